@@ -1,0 +1,1 @@
+"""Targets: what each can run, plan -> executable, read-back, export."""

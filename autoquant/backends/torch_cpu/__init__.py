@@ -1,0 +1,1 @@
+"""torch's quantized CPU engines: x86, onednn, fbgemm, qnnpack."""

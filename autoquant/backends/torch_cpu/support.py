@@ -1,0 +1,43 @@
+"""Which engine runs which scheme of which kind of op, and how."""
+
+from __future__ import annotations
+
+from autoquant.backends.torch_cpu.engines import has_fp16_linear
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import OpKind
+
+_EMBEDDINGS = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
+_RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
+_QNNPACK_LACKS = frozenset({OpKind.CONV3D, OpKind.CONV_TRANSPOSE3D, OpKind.MATMUL})
+
+
+def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
+    """Tell how `engine` runs `scheme` for ops of `kind`.
+
+    The table is checked against what the converter really makes of one-op models by
+    `tests/contract/test_torch_engines.py`.
+    """
+    if scheme is Scheme.FP32:
+        return Support.NATIVE
+    if kind in _EMBEDDINGS:
+        return _native_if(scheme is Scheme.INT8_WEIGHT_ONLY)
+    if kind in _RECURRENT:
+        return _native_if(scheme is Scheme.INT8_DYNAMIC)
+    if scheme is Scheme.INT8:
+        return _native_if(not (engine == "qnnpack" and kind in _QNNPACK_LACKS))
+    if scheme is Scheme.BF16:
+        return Support.NATIVE
+    if scheme is Scheme.INT8_DYNAMIC:
+        return _native_if(kind is OpKind.LINEAR)
+    if scheme is Scheme.FP16:
+        native = kind is OpKind.LINEAR and has_fp16_linear(engine)
+        return Support.NATIVE if native else Support.EMULATED
+    if scheme is Scheme.INT16:
+        return Support.EMULATED
+    if scheme is Scheme.INT16_WEIGHT and kind.is_weighted:
+        return Support.EMULATED
+    return Support.UNSUPPORTED
+
+
+def _native_if(condition: bool) -> Support:
+    return Support.NATIVE if condition else Support.UNSUPPORTED

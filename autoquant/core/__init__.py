@@ -1,0 +1,1 @@
+"""Values only: no torch, no clock, no network, no random state."""

@@ -1,0 +1,137 @@
+"""The frontier: candidates that no other beats, with regard to measurement noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.objectives import Objective
+from autoquant.core.pareto import hypervolume
+
+NOISE_Z = 1.96
+"""Two values differ when they are further apart than their 95% interval."""
+
+
+class Order(IntEnum):
+    """How the first of two compares with the second."""
+
+    BETTER = 1
+    TIE = 0
+    WORSE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """The candidates worth choosing between, fastest (or smallest) first.
+
+    Attributes:
+        axes: What was traded: accuracy first (output error breaks its ties), then the costs.
+        members: The candidates that stay.
+        baseline: Measurements of the float model as the user gave it.
+        objectives: What the sampler minimized; the hypervolume is over these.
+        reference: Reference point of the hypervolume, in the objectives' losses.
+        hypervolume: Volume that all measured candidates within the constraints dominate.
+    """
+
+    axes: tuple[Objective, ...]
+    members: tuple[Candidate, ...]
+    baseline: Measurements
+    objectives: tuple[Objective, ...]
+    reference: tuple[float, ...]
+    hypervolume: float
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self.members)
+
+    def __getitem__(self, index: int) -> Candidate:
+        return self.members[index]
+
+
+def find_frontier(
+    candidates: Iterable[Candidate],
+    baseline: Measurements,
+    objectives: Sequence[Objective],
+) -> Frontier:
+    """Keep the candidates that none beats.
+
+    Quality objectives become one axis, the accuracy drop, in which a tie (a difference within
+    its 95% interval) is broken by the output error; every cost objective is an axis of its own,
+    with ties by the same rule. The reference point of the hypervolume is the worst loss of each
+    objective among the candidates given.
+
+    Args:
+        candidates: Those within the constraints. Ones that failed or lack an axis are passed over.
+        baseline: Measurements of the float model.
+        objectives: What the sampler minimized.
+    """
+    axes = (Objective.ACCURACY, *(item for item in objectives if not item.is_quality))
+    needed = {item.measurement for item in (*axes, *objectives, Objective.OUTPUT_ERROR)}
+    measured = [item for item in candidates if needed <= set(item.measurements)]
+    losses = np.array(
+        [[item.loss(candidate.measurements) for item in objectives] for candidate in measured]
+    ).reshape(len(measured), len(objectives))
+    reference = losses.max(axis=0) if measured else np.zeros(len(objectives))
+    return Frontier(
+        axes=axes,
+        members=tuple(_drop_beaten(measured, axes)),
+        baseline=baseline,
+        objectives=tuple(objectives),
+        reference=tuple(float(value) for value in reference),
+        hypervolume=hypervolume(losses, reference) if measured else 0.0,
+    )
+
+
+def _drop_beaten(candidates: Sequence[Candidate], axes: Sequence[Objective]) -> list[Candidate]:
+    """Drop what an already kept candidate beats, walking from the cheapest on.
+
+    Comparison within noise is not transitive, so the walk has a fixed order: cost, then output
+    error, then number. The same candidates give the same frontier in whatever order they come.
+    """
+
+    def rank(candidate: Candidate) -> tuple[float, ...]:
+        costs = [axis.loss(candidate.measurements) for axis in axes[1:]]
+        return (*costs, Objective.OUTPUT_ERROR.loss(candidate.measurements), candidate.number)
+
+    kept: list[Candidate] = []
+    for candidate in sorted(candidates, key=rank):
+        if not any(beats(other, candidate, axes) for other in kept):
+            kept = [other for other in kept if not beats(candidate, other, axes)]
+            kept.append(candidate)
+    return kept
+
+
+def beats(first: Candidate, second: Candidate, axes: Sequence[Objective]) -> bool:
+    """Whether `first` is worse on no axis, and better on one or, all tied, the earlier."""
+    orders = [compare(first.measurements, second.measurements, axis) for axis in axes]
+    if any(order is Order.WORSE for order in orders):
+        return False
+    if any(order is Order.BETTER for order in orders):
+        return True
+    return first.number < second.number
+
+
+def compare(first: Measurements, second: Measurements, axis: Objective) -> Order:
+    """Compare on one axis; within the 95% interval is a tie, which accuracy breaks by SQNR.
+
+    The interval adds the two variances as if independent. Both were paired with float on the
+    same samples, so they are positively correlated and the interval is wide: a tie is declared
+    rather too often than too rarely.
+    """
+    name = axis.measurement
+    noise = NOISE_Z * math.hypot(first[name].stderr or 0.0, second[name].stderr or 0.0)
+    gain = axis.loss(second) - axis.loss(first)
+    if gain > noise:
+        return Order.BETTER
+    if gain < -noise:
+        return Order.WORSE
+    if axis is Objective.ACCURACY:
+        return compare(first, second, Objective.OUTPUT_ERROR)
+    return Order.TIE

@@ -1,0 +1,157 @@
+"""Measurements, and candidates that carry them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from autoquant.core.plan import Plan
+
+
+class Kind(Enum):
+    """How a number was obtained. Kinds are never mixed in one comparison.
+
+    `measured`: the real kernels ran. `emulated`: right numerics, wrong speed. `estimated`: a
+    model of the target.
+    """
+
+    MEASURED = "measured"
+    EMULATED = "emulated"
+    ESTIMATED = "estimated"
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One number with its kind.
+
+    Attributes:
+        value: In the unit that the measurement's name says.
+        kind: How it was obtained.
+        stderr: Standard error of the value, None where it is exact or unknown.
+        samples: How many samples or repetitions stand behind it, 0 where it is exact.
+    """
+
+    value: float
+    kind: Kind
+    stderr: float | None = None
+    samples: int = 0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"a measurement must be finite, got {self.value}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the measurement as JSON values."""
+        return {
+            "value": self.value,
+            "stderr": self.stderr,
+            "kind": self.kind.value,
+            "samples": self.samples,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
+        """Read back what `to_json` gave."""
+        return cls(
+            value=data["value"],
+            kind=Kind(data["kind"]),
+            stderr=data["stderr"],
+            samples=data.get("samples", 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a candidate has no measurements: data, not an exception.
+
+    Attributes:
+        reason: What happened, in one line.
+        transient: Whether the same plan may succeed when tried again (a worker died).
+    """
+
+    reason: str
+    transient: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the failure as JSON values."""
+        return {"reason": self.reason, "transient": self.transient}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        """Read back what `to_json` gave."""
+        return cls(reason=data["reason"], transient=data["transient"])
+
+
+Measurements = Mapping[str, Measurement]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A plan that was tried.
+
+    Attributes:
+        number: Its number in the search, given when it was asked for.
+        plan: What was tried.
+        origin: Where it came from (`seed:uniform-int8`, `seed:ladder-20%`, `tpe`).
+        measurements: By name: `accuracy`, `accuracy_drop`, `sqnr_db`, `kl`, `latency_ms`,
+            `speedup`, `size_bytes`, `bops_ratio`; held-out ones carry the prefix `heldout_`.
+        failure: Why there are no measurements, None for a success.
+        seconds: Seconds by phase (`build`, `quality`, `latency`...).
+        executed: By site: what the engine really ran, as read back from the executable
+            (`int8 native`, `int16 emulated`, `fp32 native`).
+    """
+
+    number: int
+    plan: Plan
+    origin: str
+    measurements: Measurements = field(default_factory=dict)
+    failure: Failure | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    executed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """The plan's digest."""
+        return self.plan.digest
+
+    def value(self, name: str) -> float:
+        """Value of one measurement.
+
+        Raises:
+            KeyError: The candidate has no such measurement; the message lists those it has.
+        """
+        if name not in self.measurements:
+            known = ", ".join(sorted(self.measurements)) or "none"
+            raise KeyError(f"candidate {self.number} has no {name!r}; it has: {known}")
+        return self.measurements[name].value
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the candidate as JSON values: one line of the history."""
+        return {
+            "number": self.number,
+            "digest": self.digest,
+            "origin": self.origin,
+            "plan": self.plan.to_json(),
+            "values": {name: item.to_json() for name, item in self.measurements.items()},
+            "failure": self.failure.to_json() if self.failure else None,
+            "seconds": dict(self.seconds),
+            "executed": dict(self.executed),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Candidate:
+        """Read back what `to_json` gave."""
+        return cls(
+            number=data["number"],
+            plan=Plan.from_json(data["plan"]),
+            origin=data["origin"],
+            measurements={
+                name: Measurement.from_json(item) for name, item in data["values"].items()
+            },
+            failure=Failure.from_json(data["failure"]) if data["failure"] else None,
+            seconds=data["seconds"],
+            executed=data["executed"],
+        )

@@ -1,0 +1,51 @@
+"""Objectives: what a search optimizes, and the measurement behind each."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from autoquant.core.measurement import Measurements
+
+
+class Objective(Enum):
+    """What a job can optimize, by the name it uses.
+
+    Each reads one measurement; `loss` turns it so that lower is better.
+    """
+
+    OUTPUT_ERROR = "output_error"
+    KL = "kl"
+    ACCURACY = "accuracy"
+    LATENCY = "latency"
+    SIZE = "size"
+    BOPS = "bops"
+
+    @property
+    def measurement(self) -> str:
+        """Name of the measurement that it reads."""
+        return _FACTS[self][0]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the measurement."""
+        return _FACTS[self][1]
+
+    @property
+    def is_quality(self) -> bool:
+        """Whether it says how right the outputs are, rather than what they cost."""
+        return self in (Objective.OUTPUT_ERROR, Objective.KL, Objective.ACCURACY)
+
+    def loss(self, measurements: Measurements) -> float:
+        """Value to minimize."""
+        value = measurements[self.measurement].value
+        return -value if self.higher_is_better else value
+
+
+_FACTS = {
+    Objective.OUTPUT_ERROR: ("sqnr_db", True),
+    Objective.KL: ("kl", False),
+    Objective.ACCURACY: ("accuracy_drop", False),
+    Objective.LATENCY: ("speedup", True),
+    Objective.SIZE: ("size_bytes", False),
+    Objective.BOPS: ("bops_ratio", False),
+}

@@ -1,0 +1,69 @@
+"""Pareto dominance and hypervolume over arrays of losses (lower is better)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def frontier_mask(losses: Floats) -> Mask:
+    """Mark the points that no other point beats.
+
+    A point is beaten when another is no worse in every objective and better in at least one;
+    of equal points all stay. Compares all pairs: O(n^2 m) time, O(n m) memory a row.
+
+    Args:
+        losses: Shape (n, m): n points, m objectives, lower is better.
+
+    Returns:
+        Shape (n,): True where the point is on the frontier.
+
+    Raises:
+        ValueError: `losses` is not two-dimensional or holds NaN.
+
+    >>> frontier_mask(np.array([[0.0, 2.0], [1.0, 1.0], [1.0, 2.0]])).tolist()
+    [True, True, False]
+    """
+    if losses.ndim != 2 or np.isnan(losses).any():
+        raise ValueError(f"losses must be (n, m) without NaN, got shape {losses.shape}")
+    mask = np.ones(len(losses), dtype=np.bool_)
+    for row, point in enumerate(losses):
+        beaten_by = (losses <= point).all(axis=1) & (losses < point).any(axis=1)
+        mask[row] = not beaten_by.any()
+    return mask
+
+
+def hypervolume(losses: Floats, reference: Floats) -> float:
+    """Volume that the points dominate, up to the reference point.
+
+    Slices along the last objective (HSO; While, Hingston, Barone and Huband, "A faster algorithm
+    for calculating hypervolume", IEEE TEVC 10(1), 2006). Exact; O(n^(m-1) log n), meant for the
+    two or three objectives of a search.
+
+    Args:
+        losses: Shape (n, m), lower is better.
+        reference: Shape (m,); points that do not beat it in every objective add nothing.
+
+    Returns:
+        Volume in the product of the objectives' units.
+
+    >>> hypervolume(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([2.0, 2.0]))
+    3.0
+    """
+    if losses.ndim != 2 or losses.shape[1:] != reference.shape:
+        raise ValueError(f"shapes do not fit: losses {losses.shape}, reference {reference.shape}")
+    inside = losses[(losses < reference).all(axis=1)]
+    if len(inside) == 0:
+        return 0.0
+    if losses.shape[1] == 1:
+        return float(reference[0] - inside.min())
+    inside = inside[np.argsort(inside[:, -1], kind="stable")]
+    upper = np.append(inside[1:, -1], reference[-1])
+    volume = 0.0
+    for count, (low, high) in enumerate(zip(inside[:, -1], upper, strict=True), start=1):
+        if high > low:
+            volume += float(high - low) * hypervolume(inside[:count, :-1], reference[:-1])
+    return volume

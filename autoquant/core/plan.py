@@ -1,0 +1,107 @@
+"""Plans: one scheme for every site."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from autoquant.core.precision import Scheme
+from autoquant.errors import PlanError
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sorted, hashable assignment of schemes to sites.
+
+    Build one with `Plan.of`, which sorts.
+
+    >>> plan = Plan.of({"fc": Scheme.INT8, "conv": Scheme.FP32})
+    >>> plan["conv"].value, plan.counts()
+    ('fp32', {'int8': 1, 'fp32': 1})
+    """
+
+    assignment: tuple[tuple[str, Scheme], ...]
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.assignment]
+        if names != sorted(set(names)):
+            raise ValueError("a plan's sites must be unique and sorted; build it with Plan.of")
+
+    @classmethod
+    def of(cls, schemes: Mapping[str, Scheme]) -> Plan:
+        """Build a plan from a mapping of site name to scheme."""
+        return cls(tuple(sorted(schemes.items())))
+
+    @cached_property
+    def schemes(self) -> Mapping[str, Scheme]:
+        """The assignment as a mapping."""
+        return dict(self.assignment)
+
+    def __getitem__(self, site: str) -> Scheme:
+        return self.schemes[site]
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hex digits that equal plans share."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def counts(self) -> dict[str, int]:
+        """Count sites by scheme, in the order of `Scheme`."""
+        counted = Counter(scheme for _, scheme in self.assignment)
+        return {scheme.value: counted[scheme] for scheme in Scheme if counted[scheme]}
+
+    def to_json(self) -> dict[str, str]:
+        """Give the plan as `{site: scheme}`."""
+        return {name: scheme.value for name, scheme in self.assignment}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, str]) -> Plan:
+        """Read `{site: scheme}`.
+
+        Raises:
+            PlanError: A scheme has no such name.
+        """
+        known = {scheme.value: scheme for scheme in Scheme}
+        for site, scheme in data.items():
+            if scheme not in known:
+                raise PlanError(
+                    f"plan: site {site!r} has the unknown scheme {scheme!r}",
+                    hint=f"choose one of {', '.join(known)}",
+                )
+        return cls.of({site: known[scheme] for site, scheme in data.items()})
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, readable by `load_plan`."""
+        document = {"format": PLAN_FORMAT, "digest": self.digest, "plan": self.to_json()}
+        Path(path).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan that `Plan.save` wrote.
+
+    Raises:
+        PlanError: The file is missing, is not a plan, or was changed so that its digest is wrong.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PlanError(f"no plan at {path}", hint="give the path of a plan.json") from error
+    except (ValueError, OSError) as error:
+        raise PlanError(f"{path} is not a plan: {error}", hint="save it with plan.save") from error
+    if not isinstance(document, dict) or not isinstance(document.get("plan"), dict):
+        raise PlanError(f"{path} is not a plan: no key 'plan'", hint="save it with plan.save")
+    plan = Plan.from_json(document["plan"])
+    if document.get("digest", plan.digest) != plan.digest:
+        raise PlanError(
+            f"{path}: digest {document['digest']!r} is not that of its plan ({plan.digest})",
+            hint="the file was edited; remove its 'digest' to accept the edit",
+        )
+    return plan

@@ -1,0 +1,158 @@
+"""Sites: the places of a model where a precision can be chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+
+class OpKind(Enum):
+    """What a site computes, as rules of search spaces and support tables name it."""
+
+    CONV1D = "conv1d"
+    CONV2D = "conv2d"
+    CONV3D = "conv3d"
+    CONV_TRANSPOSE1D = "conv_transpose1d"
+    CONV_TRANSPOSE2D = "conv_transpose2d"
+    CONV_TRANSPOSE3D = "conv_transpose3d"
+    LINEAR = "linear"
+    EMBEDDING = "embedding"
+    EMBEDDING_BAG = "embedding_bag"
+    LSTM = "lstm"
+    GRU = "gru"
+    ADD = "add"
+    MUL = "mul"
+    MATMUL = "matmul"
+    CAT = "cat"
+    POOL = "pool"
+    ACTIVATION = "activation"
+    NORM = "norm"
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the op owns a weight worth storing in fewer bits."""
+        return self not in _UNWEIGHTED
+
+
+_UNWEIGHTED = frozenset(
+    {
+        OpKind.ADD,
+        OpKind.MUL,
+        OpKind.MATMUL,
+        OpKind.CAT,
+        OpKind.POOL,
+        OpKind.ACTIVATION,
+        OpKind.NORM,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place where a precision can be chosen, addressed as a QConfigMapping addresses it.
+
+    Attributes:
+        name: The module's path, or `path:function:index` for the index-th call of a function in
+            the module at that path (an empty path is the root).
+        kind: What the site computes.
+        module: Path of the module, or of the module whose forward calls the function.
+        function: Qualified name of the function (`_operator.add`), None for a module.
+        index: Which call of the function within the module, in graph order; None for a module.
+        node: Name of the site's root node in the traced graph.
+        fused: Names of the ops that run as one with it (`conv2d, batch_norm, relu`).
+        input_shapes: Shapes of the tensors it reads, at the example batch.
+        output_shape: Shape of the tensor it writes, at the example batch.
+        macs: Multiply-accumulates for one sample.
+        parameter_count: Elements of weight and bias.
+        weight_count: Elements of the weight alone, which the scheme's weight precision stores.
+        output_range: Bounds that the op's definition puts on its output (a sigmoid's 0 and 1).
+        follows: The site that feeds it, for kinds that always take their producer's scheme (pools,
+            concatenations, activations, norms); None where it decides for itself.
+    """
+
+    name: str
+    kind: OpKind
+    module: str
+    function: str | None
+    index: int | None
+    node: str
+    fused: tuple[str, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shape: tuple[int, ...]
+    macs: int
+    parameter_count: int
+    weight_count: int
+    output_range: tuple[float, float] | None = None
+    follows: str | None = None
+
+    @property
+    def block(self) -> str:
+        """Path of the module that holds the site: its block."""
+        if self.function is not None:
+            return self.module
+        return self.module.rpartition(".")[0]
+
+    @property
+    def output_elements(self) -> int:
+        """Elements written at the example batch."""
+        return math.prod(self.output_shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the site as JSON values."""
+        return asdict(self) | {"kind": self.kind.value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Site:
+        """Read back what `to_json` gave."""
+        return cls(
+            **{
+                **data,
+                "kind": OpKind(data["kind"]),
+                "fused": tuple(data["fused"]),
+                "input_shapes": tuple(tuple(shape) for shape in data["input_shapes"]),
+                "output_shape": tuple(data["output_shape"]),
+                "output_range": tuple(data["output_range"]) if data["output_range"] else None,
+            }
+        )
+
+
+class CallType(Enum):
+    """How the traced graph calls an op."""
+
+    MODULE = "module"
+    FUNCTION = "function"
+    METHOD = "method"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """How a QConfigMapping reaches one call of the traced graph, and whose scheme it takes.
+
+    Attributes:
+        node: Name of the call in the traced graph.
+        call: Module, function or method.
+        scope: Path of the module (of the calling module, for functions and methods).
+        target: Qualified name of the function, name of the method; empty for a module.
+        index: Which call of that function within the scope; 0 for modules and methods.
+        site: The site whose scheme the call takes: its own, or, for an op that hands its input's
+            format on (flatten, reshape), its producer's. None: always fp32.
+    """
+
+    node: str
+    call: CallType
+    scope: str
+    target: str
+    index: int
+    site: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the address as JSON values."""
+        return asdict(self) | {"call": self.call.value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Address:
+        """Read back what `to_json` gave."""
+        return cls(**{**data, "call": CallType(data["call"])})

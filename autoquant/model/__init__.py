@@ -1,0 +1,1 @@
+"""The model under search: loading, capture of sites, calibration, numerics, QConfigMapping."""

@@ -1,0 +1,121 @@
+"""Calibration: the statistics of every tensor, in one pass over the float model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.sites import OpKind
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import DataError
+from autoquant.model.capture import Capture
+from autoquant.model.torch_ao.conversion import prepare
+from autoquant.model.torch_ao.observers import TensorObserver, observers_of
+from autoquant.model.torch_ao.qconfig import QuantizationSettings, build_qconfig_mapping
+
+Progress = Callable[[int], None]
+
+_NO_STATIC_INT8 = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG, OpKind.LSTM, OpKind.GRU})
+
+
+def calibrate(
+    captured: Capture,
+    batches: Sequence[tuple[Tensor, ...]],
+    progress: Progress = lambda samples: None,
+) -> CalibrationStatistics:
+    """Observe every tensor of the float model once.
+
+    Observers see the float model, so what they find does not depend on any plan. Tensors that
+    torch would observe together (an op that hands its scale on) are observed together as well as
+    alone, in the order in which torch sees them, so that a candidate built from these statistics
+    is bit-equal to one that torch prepared, calibrated and converted.
+
+    Args:
+        captured: The captured model.
+        batches: Inputs of each batch, positional.
+        progress: Called after each batch with its number of samples.
+
+    Raises:
+        DataError: A batch makes the model fail, or a tensor of it is not finite.
+    """
+    recorder = _Recorder(captured.graph, _shared_tensors(captured, batches[0]))
+    samples = 0
+    with torch.no_grad():
+        for index, inputs in enumerate(batches):
+            recorder.batch = index
+            recorder.run(*inputs)
+            samples += len(inputs[0])
+            progress(len(inputs[0]))
+    return CalibrationStatistics(
+        tensors={key: observer.statistics() for key, observer in recorder.observers.items()},
+        samples=samples,
+        digest=digest_of(captured.graph.state_dict().values(), batches),
+    )
+
+
+def digest_of(weights: Iterable[Tensor], batches: Iterable[tuple[Tensor, ...]]) -> str:
+    """Hash weights and data: equal digests stand for equal statistics."""
+    digest = hashlib.sha256()
+    for tensor in (*weights, *(item for batch in batches for item in batch)):
+        digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class _Recorder(Interpreter):
+    """Runs the graph and shows each float tensor to its observers."""
+
+    def __init__(self, graph: GraphModule, shared: Sequence[tuple[str, ...]]) -> None:
+        super().__init__(graph)
+        self.batch = 0
+        self.observers: dict[str, TensorObserver] = defaultdict(TensorObserver)
+        self._keys: dict[str, list[str]] = defaultdict(list)
+        for names in shared:
+            for name in names:
+                self._keys[name].append("+".join(names))
+
+    def run_node(self, node: Node) -> object:
+        try:
+            value: object = super().run_node(node)
+        except Exception as error:
+            raise DataError(
+                f"calibration batch {self.batch}: the model failed at {node.name}: {error}",
+                hint="give calibration batches of the shape and dtype that model.forward takes",
+            ) from error
+        if isinstance(value, Tensor) and value.is_floating_point() and node.op != "get_attr":
+            self._observe(node, value)
+        return value
+
+    def _observe(self, node: Node, value: Tensor) -> None:
+        if not torch.isfinite(value).all():
+            raise DataError(
+                f"calibration batch {self.batch}: tensor {node.name} holds NaN or infinity",
+                hint="check this batch's values and the model's weights",
+            )
+        if value.numel() == 0 or node.op == "output":
+            return
+        self.observers[node.name].observe(value)
+        for key in self._keys[node.name]:
+            self.observers[key].observe(value)
+
+
+def _shared_tensors(captured: Capture, example: tuple[Tensor, ...]) -> list[tuple[str, ...]]:
+    """Tensors that torch observes together when every site is int8, in execution order."""
+    sites = {site.name: site for site in captured.sites}
+    plan = Plan.of(
+        {
+            name: Scheme.FP32 if site.kind in _NO_STATIC_INT8 else Scheme.INT8
+            for name, site in sites.items()
+        }
+    )
+    mapping = build_qconfig_mapping(captured.addresses, sites, plan, QuantizationSettings())
+    prepared = prepare(captured.source, mapping, example, captured.leaf_modules)
+    groups = [tuple(node.name for node in nodes) for nodes in observers_of(prepared).values()]
+    return [tuple(dict.fromkeys(names)) for names in groups if len(set(names)) > 1]

@@ -1,0 +1,1 @@
+"""The only owner of `torch.ao.quantization`, which its authors deprecate: plans flow, not QConfigs."""

@@ -1,0 +1,195 @@
+"""Torch's own observers over cached statistics: the same scale and zero point, without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.ao.quantization import (
+    FixedQParamsObserver,
+    HistogramObserver,
+    MinMaxObserver,
+    ObserverBase,
+    PlaceholderObserver,
+)
+from torch.fx import GraphModule, Node
+
+from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
+
+
+class TensorObserver:
+    """Collects the statistics of one tensor, or of several that share an observer."""
+
+    def __init__(self) -> None:
+        self._histogram = HistogramObserver(dtype=torch.quint8)
+        self._low = float("inf")
+        self._high = float("-inf")
+        self._channels: tuple[Tensor, Tensor] | None = None
+        self._samples: list[tuple[Tensor, Tensor]] = []
+
+    def observe(self, tensor: Tensor) -> None:
+        """Take in one batch; the first dimension is samples, the second channels."""
+        self._histogram(tensor)
+        low, high = tensor.aminmax()
+        self._low, self._high = min(self._low, float(low)), max(self._high, float(high))
+        rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
+        self._samples.append((rows.amin(1), rows.amax(1)))
+        if tensor.ndim > 1:
+            channels = tensor.transpose(0, 1).reshape(tensor.shape[1], -1)
+            self._merge_channels(channels.amin(1), channels.amax(1))
+
+    def _merge_channels(self, low: Tensor, high: Tensor) -> None:
+        if self._channels is not None and self._channels[0].shape == low.shape:
+            low = torch.minimum(low, self._channels[0])
+            high = torch.maximum(high, self._channels[1])
+        self._channels = (low, high)
+
+    def statistics(self) -> TensorStatistics:
+        """Give what was seen."""
+        empty = torch.empty(0)
+        channel_low, channel_high = self._channels or (empty, empty)
+        return TensorStatistics(
+            low=self._low,
+            high=self._high,
+            histogram=_array(self._histogram.histogram),
+            histogram_low=float(self._histogram.min_val),
+            histogram_high=float(self._histogram.max_val),
+            channel_low=_array(channel_low),
+            channel_high=_array(channel_high),
+            sample_low=_array(torch.cat([low for low, _ in self._samples])),
+            sample_high=_array(torch.cat([high for _, high in self._samples])),
+        )
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().to(torch.float32).cpu().numpy().astype(np.float32, copy=True)
+
+
+class ScaleCache:
+    """Scale and zero point of every tensor under every observer, each computed once."""
+
+    def __init__(self, statistics: CalibrationStatistics) -> None:
+        self._statistics = statistics
+        self._known: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+    def scale(self, observer: ObserverBase, tensors: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Scale and zero point that `observer` would find, had it seen these tensors.
+
+        Args:
+            observer: A freshly prepared HistogramObserver or MinMaxObserver.
+            tensors: Node names of the tensors that it observes, in execution order.
+        """
+        bounds = (getattr(observer, "quant_min", None), getattr(observer, "quant_max", None))
+        key = (type(observer), observer.dtype, bounds, tuple(tensors))
+        if key not in self._known:
+            self._fill(observer, self.find(tensors))
+            scale, zero_point = observer.calculate_qparams()
+            self._known[key] = (scale, zero_point)
+        return self._known[key]
+
+    def find(self, tensors: Sequence[str]) -> TensorStatistics:
+        """Statistics of one tensor, or of those that share an observer.
+
+        Raises:
+            ValueError: Calibration did not foresee that these tensors share an observer.
+        """
+        names = list(dict.fromkeys(tensors))
+        found = self._statistics.tensors.get("+".join(names))
+        if found is None:
+            raise ValueError(f"no statistics for the tensors {names} under one observer")
+        return found
+
+    @staticmethod
+    def _fill(observer: ObserverBase, seen: TensorStatistics) -> None:
+        if isinstance(observer, HistogramObserver):
+            observer.histogram = torch.from_numpy(seen.histogram.copy())
+            observer.min_val = torch.tensor(seen.histogram_low)
+            observer.max_val = torch.tensor(seen.histogram_high)
+        elif isinstance(observer, MinMaxObserver):
+            observer.min_val = torch.tensor(seen.low)
+            observer.max_val = torch.tensor(seen.high)
+        else:
+            raise ValueError(f"no statistics can fill a {type(observer).__name__}")
+
+
+class KnownScale(ObserverBase):
+    """Stands in for an observer whose scale is already known."""
+
+    def __init__(self, like: ObserverBase, scale: Tensor, zero_point: Tensor) -> None:
+        super().__init__(dtype=like.dtype)
+        self.qscheme = getattr(like, "qscheme", torch.per_tensor_affine)
+        self.quant_min = getattr(like, "quant_min", None)
+        self.quant_max = getattr(like, "quant_max", None)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pass the tensor on."""
+        return x
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Give scale and zero point."""
+        return self.scale, self.zero_point
+
+
+def observers_of(prepared: GraphModule) -> dict[str, list[Node]]:
+    """List, for every activation observer of a prepared model, the nodes that it observes.
+
+    Several attributes may hold the same observer (an op that hands its scale on); the first
+    one's name stands for it.
+    """
+    first_name: dict[int, str] = {}
+    observed: dict[str, list[Node]] = {}
+    for node in prepared.graph.nodes:
+        if node.op != "call_module":
+            continue
+        module = prepared.get_submodule(str(node.target))
+        if isinstance(module, ObserverBase):
+            name = first_name.setdefault(id(module), str(node.target))
+            observed.setdefault(name, []).append(observed_tensor(prepared, node))
+    return observed
+
+
+def observed_tensor(prepared: GraphModule, node: Node) -> Node:
+    """Follow a chain of observers up to the node whose tensor they see."""
+    source = node
+    while source.op == "call_module" and isinstance(
+        prepared.get_submodule(str(source.target)), ObserverBase
+    ):
+        source = source.args[0]  # type: ignore[assignment]
+    return source
+
+
+def fill_observers(prepared: GraphModule, cache: ScaleCache) -> None:
+    """Give every observer of a freshly prepared model its known scale, in place."""
+    for name, nodes in observers_of(prepared).items():
+        observer = prepared.get_submodule(name)
+        if isinstance(observer, (PlaceholderObserver, FixedQParamsObserver)):
+            continue
+        if not isinstance(observer, ObserverBase):
+            raise ValueError(f"{name} is a {type(observer).__name__}, not an observer")
+        if nodes[0].op == "get_attr":
+            observer(_attribute(prepared, str(nodes[0].target)))
+            continue
+        scale, zero_point = cache.scale(observer, [node.name for node in nodes])
+        _replace(prepared, observer, KnownScale(observer, scale, zero_point))
+
+
+def _attribute(module: GraphModule, path: str) -> Tensor:
+    owner, _, name = path.rpartition(".")
+    found: Tensor = getattr(module.get_submodule(owner), name)
+    return found
+
+
+def _replace(prepared: GraphModule, old: ObserverBase, new: ObserverBase) -> None:
+    """Put `new` wherever `old` is called."""
+    targets: Iterable[str] = {
+        str(node.target)
+        for node in prepared.graph.nodes
+        if node.op == "call_module" and prepared.get_submodule(str(node.target)) is old
+    }
+    for target in targets:
+        prepared.set_submodule(target, new)
