@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.ao.nn.quantized import reference as nnqr
 from torch.ao.quantization import (
     ObserverBase,
-    PerChannelMinMaxObserver,
     QConfig,
     QConfigMapping,
 )
@@ -23,10 +22,11 @@ from torch.ao.quantization.quantize_fx import convert_to_reference_fx, prepare_f
 from torch.fx import GraphModule
 
 from autoquant.core.precision import Precision
-from autoquant.model.numerics import FixedFakeQuantize, fake_quantize_weight
+from autoquant.model.numerics import FixedFakeQuantize
 from autoquant.model.torch_ao.backend_config import backend_config
 from autoquant.model.torch_ao.bfloat16 import cast_to_bfloat16
 from autoquant.model.torch_ao.observers import KnownScale, ScaleCache, fill_observers
+from autoquant.model.torch_ao.rounding import round_weight
 
 FLOAT_NODE = "float_node"
 """Key of a converted node's meta: the name of the float node that it computes.
@@ -146,29 +146,8 @@ def _float_twin(reference: nn.Module, qconfig: QConfig) -> nn.Module:
     twin._parameters = dict(reference._parameters)
     twin.weight_precision = _WEIGHT_PRECISIONS[reference.weight_dtype]
     weight = reference.weight.detach()
-    twin.weight = nn.Parameter(_rounded(weight, qconfig), requires_grad=False)
+    twin.weight = nn.Parameter(round_weight(weight, qconfig), requires_grad=False)
     return twin
-
-
-def _rounded(weight: Tensor, qconfig: QConfig) -> Tensor:
-    """Round a weight as its observer says.
-
-    The observer runs here, because torch's reference modules keep no scale for int16 weights.
-    """
-    observer = qconfig.weight()
-    if observer.dtype is torch.float16:
-        return weight.to(torch.float16).to(torch.float32)
-    observer(weight)
-    scale, zero_point = observer.calculate_qparams()
-    per_channel = isinstance(observer, PerChannelMinMaxObserver)
-    return fake_quantize_weight(
-        weight,
-        scale,
-        zero_point,
-        axis=observer.ch_axis if per_channel else None,
-        low=observer.quant_min,
-        high=observer.quant_max,
-    )
 
 
 def _freeze_observers(model: GraphModule) -> None:

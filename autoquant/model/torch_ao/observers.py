@@ -74,6 +74,9 @@ class ScaleCache:
     def __init__(self, statistics: CalibrationStatistics) -> None:
         self._statistics = statistics
         self._known: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        self._shared = {
+            name: key.split("+") for key in statistics.tensors if "+" in key for name in key.split("+")
+        }
 
     def scale(self, observer: ObserverBase, tensors: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Scale and zero point that `observer` would find, had it seen these tensors.
@@ -89,6 +92,10 @@ class ScaleCache:
             scale, zero_point = observer.calculate_qparams()
             self._known[key] = (scale, zero_point)
         return self._known[key]
+
+    def sharing(self, tensor: str) -> Sequence[str]:
+        """All tensors that share an observer with this one, when all of them are quantized."""
+        return self._shared.get(tensor, [tensor])
 
     def find(self, tensors: Sequence[str]) -> TensorStatistics:
         """Statistics of one tensor, or of those that share an observer.

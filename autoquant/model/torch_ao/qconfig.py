@@ -80,7 +80,7 @@ def qconfig_for(
     if scheme is Scheme.INT8_WEIGHT_ONLY:
         return float_qparams_weight_only_qconfig
     return QConfig(
-        activation=_activation_observer(site, scheme, settings),
+        activation=activation_observer(site, scheme, settings),
         weight=_weight_observer(site, scheme),
     )
 
@@ -101,7 +101,8 @@ def leading_kind(site: Site, sites: Mapping[str, Site]) -> OpKind:
     return site.kind
 
 
-def _activation_observer(site: Site, scheme: Scheme, settings: QuantizationSettings) -> Any:
+def activation_observer(site: Site, scheme: Scheme, settings: QuantizationSettings) -> Any:
+    """Give the constructor of the observer of a site's activations under a static integer."""
     if scheme is Scheme.INT16:
         return MinMaxObserver.with_args(
             dtype=torch.int16, qscheme=torch.per_tensor_symmetric, **_INT16_RANGE

@@ -1,0 +1,254 @@
+"""The evaluator: one process's subject, backend and float reference, and what it measures."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoquant.backends.protocol import Backend, Executable
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task
+from autoquant.core.measurement import Failure, Kind, Measurement
+from autoquant.core.plan import Plan
+from autoquant.core.statistics import CalibrationStatistics, ObserverName
+from autoquant.errors import BackendError, MetricError, ModelError
+from autoquant.evaluate.latency import measure_latency
+from autoquant.evaluate.quality import (
+    FloatReference,
+    NotFiniteError,
+    measure_quality,
+    run_reference,
+)
+from autoquant.evaluate.size import plan_costs
+from autoquant.model.batches import Batch, take_samples
+from autoquant.model.capture import Capture, capture
+from autoquant.model.subject import Subject, SubjectRecipe
+
+_KEPT_EXECUTABLES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementSettings:
+    """How plans are built and measured.
+
+    Attributes:
+        engine: A torch quantized engine.
+        observer: How int8 ranges are found.
+        reduce_range: None: where this CPU needs it.
+        quality_threads: Threads of a quality evaluation.
+        latency_threads: Threads of a latency measurement.
+        latency_batch: Samples of a latency batch; None: those of the first evaluation batch.
+        latency_pairs: Interleaved pairs of a latency measurement.
+    """
+
+    engine: str
+    observer: ObserverName
+    reduce_range: bool | None = None
+    quality_threads: int = 1
+    latency_threads: int = 1
+    latency_batch: int | None = None
+    latency_pairs: int = 20
+
+
+class PlanEvaluator:
+    """Measures plans against the float model. Keeps the last executables it built.
+
+    Args:
+        subject: Model, data and metric.
+        captured: The captured model.
+        backend: Builds plans.
+        settings: How to measure.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        captured: Capture,
+        backend: Backend,
+        settings: MeasurementSettings,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._subject = subject
+        self._captured = captured
+        self._backend = backend
+        self._settings = settings
+        self._clock = clock
+        self._references: dict[Phase, FloatReference] = {}
+        self._built: OrderedDict[str, Executable] = OrderedDict()
+        self._parameters = sum(item.numel() for item in subject.model.parameters())
+        self._latency_inputs = latency_inputs(subject, settings.latency_batch)
+
+    def run(self, phase: Phase, task: Task) -> Outcome:
+        """Do one phase of one plan; what fails becomes a `Failure`."""
+        seconds: dict[str, float] = {}
+        try:
+            with self._timed("build", seconds):
+                executable = self._build(task.plan)
+            with self._timed(phase.value, seconds):
+                found = self._measure(phase, executable)
+        except (BackendError, ModelError, MetricError, NotFiniteError) as error:
+            reason = getattr(error, "message", str(error))
+            return Outcome(task.number, failure=Failure(reason), seconds=seconds)
+        if phase is Phase.QUALITY:
+            found |= plan_costs(task.plan, self._captured.sites, self._parameters)
+        return Outcome(task.number, found, seconds=seconds, executed=dict(executable.executed))
+
+    def baseline(self) -> dict[str, Measurement]:
+        """Measure the float model as the user gave it: the rival of every candidate."""
+        found = {}
+        for phase, prefix in ((Phase.QUALITY, ""), (Phase.HELDOUT, "heldout_")):
+            if phase is Phase.HELDOUT and self._subject.heldout is None:
+                continue
+            reference = self._reference(phase)
+            with _threads(self._settings.quality_threads):
+                quality = measure_quality(
+                    self._run_float, reference, self._subject.metric, Kind.MEASURED, prefix
+                )
+            name = f"{prefix}accuracy"
+            found[name] = quality[name]
+        found["size_bytes"] = Measurement(self._parameters * 4.0, Kind.ESTIMATED)
+        with _threads(self._settings.latency_threads):
+            inputs = self._latency_inputs
+            timed = measure_latency(
+                lambda: self._run_float(inputs),
+                lambda: self._run_float(inputs),
+                pairs=self._settings.latency_pairs,
+                clock=self._clock,
+            )
+        found["latency_ms"] = timed["latency_ms"]
+        return found
+
+    def _measure(self, phase: Phase, executable: Executable) -> dict[str, Measurement]:
+        if phase is Phase.LATENCY:
+            return self._latency(executable)
+        prefix = "heldout_" if phase is Phase.HELDOUT else ""
+        reference = self._reference(phase)
+        with _threads(self._settings.quality_threads):
+            return measure_quality(
+                lambda inputs: self._backend.run(executable.module, inputs),
+                reference,
+                self._subject.metric,
+                executable.kind,
+                prefix,
+            )
+
+    def _latency(self, executable: Executable) -> dict[str, Measurement]:
+        if executable.kind is not Kind.MEASURED:
+            slow = [site for site, text in executable.executed.items() if "emulated" in text]
+            raise BackendError(
+                f"the latency of a plan with emulated ops cannot be measured ({slow[0]} "
+                f"and {len(slow) - 1} more)"
+                if len(slow) > 1
+                else f"the latency of a plan with emulated ops cannot be measured ({slow[0]})",
+                hint="search with the objective bops or size, or drop the emulated schemes",
+            )
+        inputs = self._latency_inputs
+        with _threads(self._settings.latency_threads):
+            timed = measure_latency(
+                lambda: self._backend.run(executable.module, inputs),
+                lambda: self._run_float(inputs),
+                pairs=self._settings.latency_pairs,
+                clock=self._clock,
+            )
+        return {name: timed[name] for name in ("latency_ms", "speedup")}
+
+    def _build(self, plan: Plan) -> Executable:
+        known = self._built.pop(plan.digest, None)
+        executable = known or self._backend.build(plan)
+        self._built[plan.digest] = executable
+        while len(self._built) > _KEPT_EXECUTABLES:
+            self._built.popitem(last=False)
+        return executable
+
+    def _reference(self, phase: Phase) -> FloatReference:
+        if phase not in self._references:
+            heldout = self._subject.heldout
+            batches = heldout if phase is Phase.HELDOUT and heldout else self._subject.evaluation
+            with _threads(self._settings.quality_threads):
+                self._references[phase] = run_reference(
+                    self._run_float, batches, self._subject.metric
+                )
+        return self._references[phase]
+
+    def _run_float(self, inputs: tuple[Tensor, ...]) -> Any:
+        return self._backend.run(self._subject.model, inputs)
+
+    @contextmanager
+    def _timed(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
+        started = self._clock()
+        try:
+            yield
+        finally:
+            seconds[name] = self._clock() - started
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorRecipe:
+    """Picklable recipe of a `PlanEvaluator`: a worker calls it once.
+
+    Attributes:
+        subject: Loads model, data and metric.
+        statistics: From the controller's one calibration.
+        settings: How to measure.
+    """
+
+    subject: SubjectRecipe
+    statistics: CalibrationStatistics
+    settings: MeasurementSettings
+    clock: Callable[[], float] = field(default=time.perf_counter)
+
+    def __call__(self) -> Evaluator:
+        """Load the subject, capture it and give the evaluator."""
+        torch.set_num_threads(self.settings.quality_threads)
+        subject = self.subject()
+        captured = capture(subject.model, subject.example, subject.leaf_modules)
+        return build_evaluator(subject, captured, self.statistics, self.settings, self.clock)
+
+
+def build_evaluator(
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    settings: MeasurementSettings,
+    clock: Callable[[], float] = time.perf_counter,
+) -> PlanEvaluator:
+    """Build the evaluator of one process from what it has loaded."""
+    backend = TorchCpuBackend(
+        captured,
+        statistics,
+        settings.engine,
+        engine_settings(settings.engine, settings.observer, settings.reduce_range),
+        subject.example,
+    )
+    return PlanEvaluator(subject, captured, backend, settings, clock)
+
+
+def latency_inputs(subject: Subject, batch_size: int | None) -> tuple[Tensor, ...]:
+    """A batch of the wanted size, from the evaluation data, repeated where they are too few."""
+    batches = subject.evaluation
+    if batch_size is None:
+        return batches[0].inputs
+    kept: tuple[Batch, ...] = take_samples(batches, batch_size)
+    columns = zip(*(batch.inputs for batch in kept), strict=True)
+    joined = tuple(torch.cat(column) for column in columns)
+    missing = -(-batch_size // len(joined[0]))
+    return tuple(torch.cat([item] * missing)[:batch_size] for item in joined)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run with `count` torch threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

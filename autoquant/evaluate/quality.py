@@ -1,0 +1,179 @@
+"""Quality: a candidate's outputs against float on the same samples, paired."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from autoquant.core.measurement import Kind, Measurement
+from autoquant.model.batches import Batch
+from autoquant.model.subject import Metric, output_rows, score_batch
+
+Floats = npt.NDArray[np.float64]
+
+SQNR_CEILING_DB = 150.0
+"""Reported where the outputs are equal to the last bit, instead of infinity."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FloatReference:
+    """What the float model gives on a data set, computed once.
+
+    Attributes:
+        batches: The data.
+        rows: By batch, every floating output, shape (batch, elements).
+        scores: Metric scores, one a sample (or one a batch).
+        weights: Samples behind each score.
+    """
+
+    batches: tuple[Batch, ...]
+    rows: tuple[tuple[Tensor, ...], ...]
+    scores: Floats
+    weights: Floats
+
+    @property
+    def samples(self) -> int:
+        """Samples of the data set."""
+        return sum(len(batch) for batch in self.batches)
+
+
+class NotFiniteError(ValueError):
+    """A candidate's outputs hold NaN or infinity."""
+
+
+def run_reference(
+    run: Callable[[tuple[Tensor, ...]], Any], batches: tuple[Batch, ...], metric: Metric
+) -> FloatReference:
+    """Run the float model over a data set.
+
+    Args:
+        run: The float model.
+        batches: The data, with targets.
+        metric: Of the subject.
+    """
+    rows, scores = [], []
+    for batch in batches:
+        outputs = run(batch.inputs)
+        rows.append(tuple(output_rows(outputs, batch)))
+        scores.append(score_batch(metric, outputs, batch))
+    values, weights = _stack(scores, batches)
+    return FloatReference(batches, tuple(rows), values, weights)
+
+
+def measure_quality(
+    run: Callable[[tuple[Tensor, ...]], Any],
+    reference: FloatReference,
+    metric: Metric,
+    kind: Kind,
+    prefix: str = "",
+) -> dict[str, Measurement]:
+    """Measure a candidate on the reference's samples.
+
+    `accuracy` is the metric's mean; `accuracy_drop` float minus candidate, with the standard
+    error of the paired differences; `sqnr_db` = 10 log10(sum signal / sum noise) over all
+    outputs, with its standard error by the delta method for a ratio of means; `kl` the mean over
+    samples of KL(softmax(float) || softmax(candidate)) of the first output, in nats.
+
+    Args:
+        run: The candidate.
+        reference: The float model's outputs on the same samples.
+        metric: Of the subject.
+        kind: `emulated` where an op of the candidate is.
+        prefix: Put before each name (`heldout_`).
+
+    Raises:
+        NotFiniteError: The candidate's outputs hold NaN or infinity; names the batch.
+    """
+    scores, signal, noise, divergence = [], [], [], []
+    for index, (batch, expected) in enumerate(zip(reference.batches, reference.rows, strict=True)):
+        outputs = run(batch.inputs)
+        rows = output_rows(outputs, batch)
+        if not all(bool(torch.isfinite(row).all()) for row in rows):
+            raise NotFiniteError(f"outputs hold NaN or infinity on batch {index}")
+        scores.append(score_batch(metric, outputs, batch))
+        signal.append(_energy(expected))
+        noise.append(_energy([a - b for a, b in zip(expected, rows, strict=True)]))
+        divergence.append(_divergence(expected[0], rows[0]))
+    values, weights = _stack(scores, reference.batches)
+    samples = reference.samples
+    accuracy, accuracy_stderr = _mean(values, weights)
+    drop, drop_stderr = _mean(reference.scores - values, weights)
+    sqnr, sqnr_stderr = signal_to_noise_db(np.concatenate(signal), np.concatenate(noise))
+    kl, kl_stderr = _mean(np.concatenate(divergence), np.ones(samples))
+    found = {
+        "accuracy": (accuracy, accuracy_stderr),
+        "accuracy_drop": (drop, drop_stderr),
+        "sqnr_db": (sqnr, sqnr_stderr),
+        "kl": (kl, kl_stderr),
+    }
+    return {
+        prefix + name: Measurement(value, kind, stderr=stderr, samples=samples)
+        for name, (value, stderr) in found.items()
+    }
+
+
+def signal_to_noise_db(signal: Floats, noise: Floats) -> tuple[float, float]:
+    """Signal-to-quantization-noise ratio and its standard error, in decibels.
+
+    With R = sum(noise) / sum(signal), the variance of R is that of the residuals noise - R signal
+    over n mean(signal)^2 (Cochran, Sampling Techniques, 3rd ed., eq. 2.45), and the standard
+    error in decibels is 10 / ln(10) * se(R) / R.
+
+    Args:
+        signal: Shape (n,): energy of each sample's float outputs.
+        noise: Shape (n,): energy of each sample's error.
+
+    >>> signal_to_noise_db(np.array([100.0, 100.0]), np.array([1.0, 1.0]))
+    (20.0, 0.0)
+    """
+    total_signal, total_noise = float(signal.sum()), float(noise.sum())
+    if total_noise <= total_signal * 10 ** (-SQNR_CEILING_DB / 10):
+        return SQNR_CEILING_DB, 0.0
+    if total_signal == 0.0:
+        return -SQNR_CEILING_DB, 0.0
+    ratio = total_noise / total_signal
+    count = len(signal)
+    residual = noise - ratio * signal
+    spread = math.sqrt(count / max(count - 1, 1) * float((residual**2).sum())) / total_signal
+    return -10.0 * math.log10(ratio), 10.0 / math.log(10.0) * spread / ratio
+
+
+def _energy(rows: Iterable[Tensor]) -> Floats:
+    """Sum of squares of each sample over all outputs, shape (batch,)."""
+    parts = [(row.double() ** 2).sum(1) for row in rows]
+    return np.asarray(torch.stack(parts).sum(0).numpy(), dtype=np.float64)
+
+
+def _divergence(expected: Tensor, row: Tensor) -> Floats:
+    """KL(softmax(expected) || softmax(row)) of each sample, shape (batch,)."""
+    log_p = torch.log_softmax(expected.double(), 1)
+    log_q = torch.log_softmax(row.double(), 1)
+    return np.asarray((log_p.exp() * (log_p - log_q)).sum(1).numpy(), dtype=np.float64)
+
+
+def _stack(scores: Sequence[Tensor], batches: Sequence[Batch]) -> tuple[Floats, Floats]:
+    """Scores and the samples behind each; a score of a whole batch weighs as its samples."""
+    values = torch.cat(list(scores)).numpy()
+    weights = [
+        np.full(len(score), len(batch) / len(score))
+        for score, batch in zip(scores, batches, strict=True)
+    ]
+    return np.asarray(values, dtype=np.float64), np.concatenate(weights)
+
+
+def _mean(values: Floats, weights: Floats) -> tuple[float, float | None]:
+    """Weighted mean and its standard error (None for a single value)."""
+    total = float(weights.sum())
+    mean = float((values * weights).sum()) / total
+    count = len(values)
+    if count < 2:
+        return mean, None
+    squares = float(((weights * (values - mean)) ** 2).sum())
+    return mean, math.sqrt(count / (count - 1) * squares) / total

@@ -1,0 +1,61 @@
+"""Size and arithmetic of a plan, exactly, from its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autoquant.core.measurement import Kind, Measurement
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Mode, Precision, Scheme
+from autoquant.core.sites import OpKind, Site
+
+_BYTES_FP32 = 4
+
+
+def plan_costs(plan: Plan, sites: Iterable[Site], parameter_count: int) -> dict[str, Measurement]:
+    """Estimate size and bit operations.
+
+    `size_bytes` counts each weight in its scheme's format, with an fp32 scale for each output
+    channel of an integer weight; biases and all other parameters in fp32. The container of an
+    exported file is not counted. `bops_ratio` is sum(MACs * weight bits * activation bits) over
+    the same with 32 x 32 bits (van Baalen et al., "Bayesian Bits", NeurIPS 2020, sec. 4).
+
+    Args:
+        plan: A plan.
+        sites: All sites of the model.
+        parameter_count: Parameters of the whole float model.
+    """
+    size = parameter_count * _BYTES_FP32
+    operations = full = 0
+    for site in sites:
+        scheme = plan[site.name]
+        size += weight_bytes(site, scheme) - site.weight_count * _BYTES_FP32
+        operations += site.macs * scheme.weight.bits * _activation_bits(scheme)
+        full += site.macs * Precision.FP32.bits**2
+    return {
+        "size_bytes": Measurement(float(size), Kind.ESTIMATED),
+        "bops_ratio": Measurement(operations / full if full else 1.0, Kind.ESTIMATED),
+    }
+
+
+def weight_bytes(site: Site, scheme: Scheme) -> int:
+    """Bytes of a site's weight and its scales under a scheme."""
+    if not site.kind.is_weighted:
+        return 0
+    stored = site.weight_count * scheme.weight.bits // 8
+    return stored + (0 if scheme.weight.is_float else _channels(site) * _BYTES_FP32)
+
+
+def _channels(site: Site) -> int:
+    """How many scales an integer weight has."""
+    if site.kind in (OpKind.EMBEDDING, OpKind.EMBEDDING_BAG):
+        width = site.output_shape[-1] if site.output_shape else 1
+        return site.weight_count // max(width, 1)
+    if site.kind is OpKind.LINEAR:
+        return site.output_shape[-1] if site.output_shape else 1
+    return site.output_shape[1] if len(site.output_shape) > 1 else 1
+
+
+def _activation_bits(scheme: Scheme) -> int:
+    bits = scheme.activation.bits
+    return Precision.FP32.bits if scheme.mode is Mode.WEIGHT_ONLY else bits

@@ -1,0 +1,171 @@
+"""Data as the user gives it -> batches of positional inputs and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoquant.errors import DataError
+
+DEFAULT_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """One batch.
+
+    Attributes:
+        inputs: Positional inputs of the model; the first dimension of each is samples.
+        targets: What the metric compares with; None where the data have none.
+    """
+
+    inputs: tuple[Tensor, ...]
+    targets: Any = None
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+
+def read_batches(data: object, name: str, *, needs_targets: bool) -> tuple[Batch, ...]:
+    """Read and check data: `(inputs, targets)` tensors, a list of batches, or a DataLoader.
+
+    A batch is `inputs`, or `(inputs, targets)`; `inputs` is a tensor or a tuple of tensors. Bare
+    tensors are split into batches of 64.
+
+    Args:
+        data: What the user gave.
+        name: What to call it in errors (`calibration`, `evaluation`, `heldout`).
+        needs_targets: Whether a batch without targets is an error.
+
+    Raises:
+        DataError: Nothing there, or a batch is empty, not finite or of another shape; names it.
+    """
+    if isinstance(data, Tensor):
+        data = [(part,) for part in data.split(DEFAULT_BATCH_SIZE)]
+    elif _is_pair_of_tensors(data):
+        inputs, targets = data  # type: ignore[misc]
+        data = list(_split(inputs, targets, name))
+    if not isinstance(data, Iterable):
+        raise DataError(
+            f"{name}: got {type(data).__name__}",
+            hint="give (inputs, targets) tensors, a list of batches, or a DataLoader",
+        )
+    batches = tuple(_read_batch(item, f"{name} batch {n}") for n, item in enumerate(data))
+    _check(batches, name, needs_targets=needs_targets)
+    return batches
+
+
+def take_samples(batches: Sequence[Batch], count: int) -> tuple[Batch, ...]:
+    """Keep the first `count` samples, cutting the last batch where needed."""
+    kept: list[Batch] = []
+    for batch in batches:
+        if count <= 0:
+            break
+        kept.append(batch if len(batch) <= count else _cut(batch, count))
+        count -= len(kept[-1])
+    return tuple(kept)
+
+
+def _cut(batch: Batch, count: int) -> Batch:
+    targets = batch.targets
+    if targets is not None and hasattr(targets, "__getitem__"):
+        targets = targets[:count]
+    return Batch(tuple(item[:count] for item in batch.inputs), targets)
+
+
+def _is_pair_of_tensors(data: object) -> bool:
+    return (
+        isinstance(data, tuple)
+        and len(data) == 2
+        and isinstance(data[1], Tensor)
+        and (isinstance(data[0], Tensor) or _is_tensors(data[0]))
+    )
+
+
+def _is_tensors(value: object) -> bool:
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) > 0
+        and all(isinstance(item, Tensor) for item in value)
+    )
+
+
+def _split(inputs: Any, targets: Tensor, name: str) -> Iterable[tuple[Any, Tensor]]:
+    columns = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    lengths = [len(item) for item in (*columns, targets)]
+    if len(set(lengths)) != 1:
+        raise DataError(
+            f"{name}: inputs and targets have {' and '.join(map(str, lengths))} samples",
+            hint="give as many targets as inputs",
+        )
+    for start in range(0, lengths[0], DEFAULT_BATCH_SIZE):
+        part = slice(start, start + DEFAULT_BATCH_SIZE)
+        yield tuple(item[part] for item in columns), targets[part]
+
+
+def _read_batch(item: object, where: str) -> Batch:
+    if isinstance(item, Batch):
+        return item
+    if isinstance(item, Tensor):
+        return Batch((item,))
+    if isinstance(item, (tuple, list)) and len(item) == 1:
+        return Batch(_read_inputs(item[0], where))
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        return Batch(_read_inputs(item[0], where), item[1])
+    raise DataError(
+        f"{where}: got {type(item).__name__}"
+        + (f" of {len(item)} items" if isinstance(item, (tuple, list)) else ""),
+        hint="a batch is inputs or (inputs, targets); several inputs go in a tuple",
+    )
+
+
+def _read_inputs(value: object, where: str) -> tuple[Tensor, ...]:
+    if isinstance(value, Tensor):
+        return (value,)
+    if _is_tensors(value):
+        return tuple(value)  # type: ignore[arg-type]
+    raise DataError(
+        f"{where}: inputs are a {type(value).__name__}, not a tensor",
+        hint="convert them with torch.as_tensor; several inputs go in a tuple of tensors",
+    )
+
+
+def _check(batches: Sequence[Batch], name: str, *, needs_targets: bool) -> None:
+    if not batches:
+        raise DataError(f"{name}: no batches", hint="give at least one batch")
+    shapes = tuple(item.shape[1:] for item in batches[0].inputs)
+    for index, batch in enumerate(batches):
+        where = f"{name} batch {index}"
+        if any(item.ndim == 0 for item in batch.inputs) or len(batch) == 0:
+            raise DataError(f"{where} is empty", hint="drop it, or give it samples")
+        if any(len(item) != len(batch) for item in batch.inputs):
+            raise DataError(
+                f"{where}: its inputs have different numbers of samples",
+                hint="the first dimension of every input counts samples",
+            )
+        found = tuple(item.shape[1:] for item in batch.inputs)
+        if found != shapes:
+            raise DataError(
+                f"{where} has samples of shape {_show(found)}, batch 0 of {_show(shapes)}",
+                hint="give every batch samples of one shape",
+            )
+        for item in batch.inputs:
+            if item.is_floating_point() and not torch.isfinite(item).all():
+                raise DataError(f"{where} holds NaN or infinity", hint="clean the data")
+        if needs_targets and batch.targets is None:
+            raise DataError(
+                f"{where} has no targets", hint="give (inputs, targets), for the metric"
+            )
+        if isinstance(batch.targets, Tensor) and len(batch.targets) != len(batch):
+            raise DataError(
+                f"{where}: {len(batch)} inputs but {len(batch.targets)} targets",
+                hint="give as many targets as inputs",
+            )
+
+
+def _show(shapes: tuple[torch.Size, ...]) -> str:
+    return ", ".join(str(tuple(shape)) for shape in shapes)

@@ -1,0 +1,81 @@
+"""Entry points: the user's functions, by `package.module:function` or `path/file.py:function`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from autoquant.errors import JobError
+
+
+def load_entry(entry: str) -> Callable[..., Any]:
+    """Import the function that an entry point names.
+
+    A file is imported under a name derived from its path, once, with its own folder importable.
+
+    Raises:
+        JobError: The module cannot be imported or has no such function.
+    """
+    place, _, name = entry.rpartition(":")
+    try:
+        module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except JobError:
+        raise
+    except Exception as error:
+        raise JobError(
+            f"{entry}: importing {place} failed: {type(error).__name__}: {error}",
+            hint="run the file on its own with the same Python to see the whole error",
+        ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise JobError(
+            f"{entry}: {place} has no function {name!r}",
+            hint="name a function that is defined at the top of the module",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def call_entry(entry: str, arguments: dict[str, Any]) -> Any:
+    """Import an entry point and call it with its arguments from the job file.
+
+    Raises:
+        JobError: It cannot be imported, or rejects the arguments.
+    """
+    function = load_entry(entry)
+    try:
+        return function(**arguments)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            raise JobError(
+                f"{entry} does not take these arguments: {error}",
+                hint="change `arguments` in the job file, or the function's parameters",
+            ) from error
+        raise
+
+
+def _load_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"autoquant_entry_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise JobError(f"no file {path}", hint="give the path of a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,239 @@
+"""The subject: one model with its data and metric, and the recipes that load it in a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cloudpickle
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from autoquant.errors import MetricError, ModelError
+from autoquant.job import Job
+from autoquant.model.batches import Batch, read_batches, take_samples
+from autoquant.model.entry_points import call_entry, load_entry
+
+Metric = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """What is searched.
+
+    Attributes:
+        model: The float model, in eval mode.
+        calibration: Batches to calibrate on.
+        evaluation: Batches to compare candidates on.
+        heldout: Batches that the search never sees; None where there are none.
+        metric: Scores outputs against targets; higher is better.
+        leaf_modules: Paths of modules that torch.fx must not trace into.
+    """
+
+    model: nn.Module
+    calibration: tuple[Batch, ...]
+    evaluation: tuple[Batch, ...]
+    heldout: tuple[Batch, ...] | None
+    metric: Metric
+    leaf_modules: tuple[str, ...] = ()
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs of the first calibration batch."""
+        return self.calibration[0].inputs
+
+
+class SubjectRecipe(Protocol):
+    """Picklable: loads the subject in whatever process calls it."""
+
+    def __call__(self) -> Subject:
+        """Load the subject."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecipe:
+    """Loads the subject from a job's entry points."""
+
+    job: Job
+
+    def __call__(self) -> Subject:
+        """Call the entry points.
+
+        Raises:
+            AutoquantError: One of them fails or gives something unusable.
+        """
+        model_source, data = self.job.model, self.job.data
+        if model_source is None or data is None:
+            raise ValueError("a job without model and data has no recipe")
+        model = call_entry(model_source.entry, model_source.arguments)
+        sources = {
+            name: call_entry(entry.entry, {**data.arguments, **entry.arguments})
+            for name in ("calibration", "evaluation", "heldout")
+            if (entry := getattr(data, name)) is not None
+        }
+        return build_subject(
+            model,
+            calibration=sources["calibration"],
+            evaluation=sources["evaluation"],
+            heldout=sources.get("heldout"),
+            metric=load_entry(data.metric.entry),
+            leaf_modules=model_source.leaf_modules,
+            calibration_samples=self.job.calibration.samples,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldRecipe:
+    """Carries a subject that lives in this process already; pickled by value for workers."""
+
+    subject: Subject
+
+    def __call__(self) -> Subject:
+        """Give it."""
+        return self.subject
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_unpickle, (cloudpickle.dumps(self.subject),))
+
+
+def _unpickle(data: bytes) -> HeldRecipe:
+    return HeldRecipe(cloudpickle.loads(data))
+
+
+def build_subject(
+    model: object,
+    *,
+    calibration: object,
+    evaluation: object,
+    heldout: object | None,
+    metric: Metric,
+    leaf_modules: tuple[str, ...] = (),
+    calibration_samples: int | None = None,
+) -> Subject:
+    """Check model, data and metric together, and give the subject.
+
+    Raises:
+        ModelError: `model` is no module, holds NaN, or differs from call to call.
+        DataError: Data are unusable; names the batch.
+        MetricError: The metric fails on the float model's outputs.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the model is a {type(model).__name__}, not a torch.nn.Module",
+            hint="return the module itself from the model's entry point",
+        )
+    batches = read_batches(calibration, "calibration", needs_targets=False)
+    if calibration_samples is not None:
+        batches = take_samples(batches, calibration_samples)
+    subject = Subject(
+        model=model.eval(),
+        calibration=batches,
+        evaluation=read_batches(evaluation, "evaluation", needs_targets=True),
+        heldout=None
+        if heldout is None
+        else read_batches(heldout, "heldout", needs_targets=True),
+        metric=metric,
+        leaf_modules=leaf_modules,
+    )
+    _check_weights(subject.model)
+    _check_outputs(subject)
+    return subject
+
+
+def _check_weights(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"the model's {name} holds NaN or infinity", hint="load a finite checkpoint"
+            )
+
+
+def _check_outputs(subject: Subject) -> None:
+    """Run one evaluation batch twice: it must work, repeat itself, and be scored."""
+    batch = subject.evaluation[0]
+    with torch.no_grad():
+        first, second = (_forward(subject.model, batch) for _ in range(2))
+    for before, again in zip(output_rows(first, batch), output_rows(second, batch), strict=True):
+        if not torch.isfinite(before).all():
+            raise ModelError(
+                "the float model's outputs hold NaN or infinity on evaluation batch 0",
+                hint="check the checkpoint and the preprocessing of the data",
+            )
+        if not torch.equal(before, again):
+            raise ModelError(
+                "the model gives different outputs for the same batch "
+                f"(largest difference {float((before - again).abs().max()):.3g})",
+                hint="remove randomness (dropout outside eval mode, sampling) and state kept "
+                "between calls",
+            )
+    score_batch(subject.metric, first, batch)
+
+
+def _forward(model: nn.Module, batch: Batch) -> Any:
+    try:
+        return model(*batch.inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(item.shape)) for item in batch.inputs)
+        raise ModelError(
+            f"the model failed on evaluation batch 0 of shape {shapes}: "
+            f"{type(error).__name__}: {error}",
+            hint="check that the batches are what model.forward takes",
+        ) from error
+
+
+def output_rows(outputs: Any, batch: Batch) -> list[Tensor]:
+    """Every floating output as a tensor of shape (batch, elements).
+
+    Raises:
+        ModelError: There is none, or its first dimension is not the batch.
+    """
+    leaves = [
+        leaf
+        for leaf in pytree.tree_leaves(outputs)
+        if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
+    if not leaves:
+        raise ModelError(
+            f"the model returns {type(outputs).__name__} without a floating tensor",
+            hint="return logits or other floats; integers (argmax, top-k) cannot be compared",
+        )
+    for leaf in leaves:
+        if leaf.ndim == 0 or len(leaf) != len(batch):
+            raise ModelError(
+                f"an output of shape {tuple(leaf.shape)} does not start with the "
+                f"{len(batch)} samples of its batch",
+                hint="return one row for each sample",
+            )
+    return [leaf.detach().reshape(len(batch), -1) for leaf in leaves]
+
+
+def score_batch(metric: Metric, outputs: Any, batch: Batch) -> Tensor:
+    """Score one batch.
+
+    Returns:
+        Shape (batch,), one score a sample; or shape (1,) where the metric gives one number.
+
+    Raises:
+        MetricError: The metric fails, or gives neither.
+    """
+    name = getattr(metric, "__name__", type(metric).__name__)
+    try:
+        scores = torch.as_tensor(metric(outputs, batch.targets), dtype=torch.float64).detach()
+    except Exception as error:
+        raise MetricError(
+            f"metric {name!r} failed: {type(error).__name__}: {error}",
+            hint="it is called as metric(outputs, targets) with one batch of the model's outputs",
+        ) from error
+    if scores.ndim > 1 or scores.numel() not in (1, len(batch)):
+        raise MetricError(
+            f"metric {name!r} returned shape {tuple(scores.shape)} for a batch of {len(batch)}",
+            hint="return one score for each sample, or one number for the batch",
+        )
+    if not torch.isfinite(scores).all():
+        raise MetricError(
+            f"metric {name!r} returned NaN or infinity", hint="return finite scores"
+        )
+    return scores.reshape(-1)
+
