@@ -144,9 +144,7 @@ def _conv_bn(
     activation: bool = False,
 ) -> nn.Sequential:
     layers: list[nn.Module] = [
-        nn.Conv2d(
-            inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-        ),
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
     ]
     if activation:

@@ -118,7 +118,7 @@ def _batches(folder: str, split: str, samples: int | None) -> list[Batch]:
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
     except (KeyError, ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}", hint=_CONTENTS) from error
-    inputs = torch.from_numpy(images[:samples]).permute(0, 3, 1, 2).float() / 255
+    inputs = torch.from_numpy(images[:samples]).permute(0, 3, 1, 2).contiguous().float() / 255
     inputs = (inputs - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     targets = torch.from_numpy(labels[:samples]).long()
     return list(zip(inputs.split(BATCH_SIZE), targets.split(BATCH_SIZE), strict=True))

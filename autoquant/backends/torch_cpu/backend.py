@@ -29,6 +29,9 @@ from autoquant.model.torch_ao.qconfig import (
 
 _READBACK_SAMPLES = 2
 
+_FUNCTIONAL_SCHEMES = frozenset({Scheme.INT8, Scheme.BF16, Scheme.FP32})
+"""What conversion can do to `F.conv2d(x, weight)`: its weight is no module's to round."""
+
 
 def engine_settings(
     engine: str, observer: ObserverName, reduce_range: bool | None = None
@@ -79,6 +82,9 @@ class TorchCpuBackend:
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How the engine runs one scheme of one site."""
+        by_function = site.kind.is_weighted and site.function is not None
+        if by_function and scheme not in _FUNCTIONAL_SCHEMES:
+            return Support.UNSUPPORTED
         return support_of(self._engine, site.kind, scheme)
 
     def build(self, plan: Plan) -> Executable:

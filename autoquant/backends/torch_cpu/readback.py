@@ -105,12 +105,31 @@ def _describe(
     module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     inner = module[0] if isinstance(module, nn.Sequential) else module
     halves = any(item.dtype is torch.float16 for item in arrived)
-    rounded = frozenset(_rounding(model, source, spy) for source in node.all_input_nodes)
+    operands, weight = _operands(model, node, spy)
+    rounded = frozenset(_rounding(model, source, spy) for source in operands)
     return Execution(
         kernel=_kernel(node, module, arrived),
-        weight=getattr(inner, "weight_precision", None),
+        weight=getattr(inner, "weight_precision", weight),
         inputs=frozenset({Precision.FP16}) if halves else rounded,
     )
+
+
+def _operands(
+    model: GraphModule, node: Node, spy: _Spy
+) -> tuple[list[Node], Precision | None]:
+    """Activations that arrive, and the precision of a functional op's weight."""
+    second = node.args[1] if len(node.args) > 1 else None
+    if not isinstance(second, Node) or not _comes_from_attribute(second):
+        return node.all_input_nodes, None
+    precision = _rounding(model, second, spy)
+    return [node.all_input_nodes[0]], None if precision is Precision.FP32 else precision
+
+
+def _comes_from_attribute(node: Node) -> bool:
+    """Whether a tensor is a parameter, perhaps after rounding."""
+    while node.op != "get_attr" and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node.op == "get_attr"
 
 
 def _kernel(node: Node, module: nn.Module | None, arrived: tuple[Tensor, ...]) -> Scheme:

@@ -1,0 +1,36 @@
+"""The job as frozen values, and YAML -> job with all mistakes at once."""
+
+from autoquant.job.load import dump_job, load_job, shipped_spaces
+from autoquant.job.schema import (
+    BackendSettings,
+    Budget,
+    Calibration,
+    Constraints,
+    DataSource,
+    Entry,
+    Execution,
+    Job,
+    ModelSource,
+    SensitivitySettings,
+    Tracking,
+)
+from autoquant.job.space import Rule, SpaceRules
+
+__all__ = [
+    "BackendSettings",
+    "Budget",
+    "Calibration",
+    "Constraints",
+    "DataSource",
+    "Entry",
+    "Execution",
+    "Job",
+    "ModelSource",
+    "Rule",
+    "SensitivitySettings",
+    "SpaceRules",
+    "Tracking",
+    "dump_job",
+    "load_job",
+    "shipped_spaces",
+]

@@ -1,0 +1,176 @@
+"""YAML -> job, with all mistakes at once and before any model is loaded."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from autoquant.errors import JobError
+from autoquant.job.mistakes import explain
+from autoquant.job.schema import METRICS, Job
+from autoquant.job.yaml_text import parse_yaml, read_yaml_mapping
+
+_ENTRY_KEYS = ("calibration", "evaluation", "heldout", "loss", "metric")
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read, override and check a job file.
+
+    Files that the job names (entry points, the search space) are relative to the job file's
+    folder; `output` is relative to the current one.
+
+    Args:
+        path: The YAML file.
+        overrides: `dotted.key=value`, values in YAML; they replace what the file says.
+
+    Raises:
+        JobError: Whatever is wrong, all of it in one error.
+    """
+    path = Path(path)
+    document = read_yaml_mapping(path)
+    mistakes: list[str] = []
+    for override in overrides:
+        mistakes += _override(document, override)
+    mistakes += [f"{key}: is missing; add it" for key in ("model", "data") if key not in document]
+    mistakes += list(_resolve(document, path.resolve().parent))
+    document.setdefault("output", f"out/{document.get('name', path.stem)}")
+    try:
+        job = Job.model_validate(document)
+    except ValidationError as error:
+        mistakes += explain(error, Job)
+    if mistakes:
+        raise JobError.of(str(path), list(dict.fromkeys(mistakes)))
+    return job.model_copy(update={"output": job.output.resolve()})
+
+
+def dump_job(job: Job) -> str:
+    """Write a job as YAML that `load_job` reads back, with absolute paths."""
+    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def find_space(name: str, folder: Path) -> Path | None:
+    """Find a search space by path (relative to `folder`) or by the name of a shipped one."""
+    for candidate in (folder / name, Path(name)):
+        if candidate.is_file():
+            return candidate
+    for shipped in _shipped_folders():
+        candidate = shipped / f"{name}.yaml"
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def shipped_spaces() -> tuple[str, ...]:
+    """Names of the search spaces that come with autoquant."""
+    names = {file.stem for folder in _shipped_folders() for file in folder.glob("*.yaml")}
+    return tuple(sorted(names))
+
+
+def _shipped_folders() -> tuple[Path, ...]:
+    package = Path(__file__).resolve().parent.parent
+    return (package / "search_spaces", package.parent / "search_spaces")
+
+
+def _override(document: dict[str, Any], override: str) -> list[str]:
+    """Apply one `dotted.key=value`; give the mistake, if it is one."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        return [f"--set {override}: write --set dotted.key=value"]
+    section = document
+    for part in parts[:-1]:
+        inner = section.setdefault(part, {})
+        if not isinstance(inner, dict):
+            return [f"--set {override}: {part!r} is no section; its value is {inner!r}"]
+        section = inner
+    try:
+        section[parts[-1]] = parse_yaml(text, f"--set {key}")
+    except JobError as error:
+        return [error.message]
+    return []
+
+
+def _resolve(document: dict[str, Any], folder: Path) -> Iterator[str]:
+    """Make the paths of a document absolute, in place; give what is missing."""
+    space = document.get("space")
+    if isinstance(space, str):
+        found = find_space(space, folder)
+        if found is None:
+            yield (
+                f"space: no file {space!r} beside the job file, and no shipped space of that "
+                f"name; shipped: {', '.join(shipped_spaces())}"
+            )
+            document["space"] = {"schemes": ["fp32"]}
+        else:
+            try:
+                document["space"] = read_yaml_mapping(found)
+            except JobError as error:
+                yield f"space: {error.message}"
+                document["space"] = {"schemes": ["fp32"]}
+    yield from _resolve_entry(document, "model", "model", folder)
+    data = document.get("data")
+    if isinstance(data, dict):
+        for key in _ENTRY_KEYS:
+            yield from _resolve_entry(data, key, f"data.{key}", folder)
+
+
+def _resolve_entry(section: dict[str, Any], key: str, name: str, folder: Path) -> Iterator[str]:
+    value = section.get(key)
+    if isinstance(value, str):
+        value = section[key] = {"entry": value}
+    if not isinstance(value, dict) or not isinstance(value.get("entry"), str):
+        return
+    entry = METRICS.get(value["entry"], value["entry"]) if key == "metric" else value["entry"]
+    place, _, function = entry.rpartition(":")
+    if place.endswith(".py"):
+        file = (folder / place).resolve()
+        value["entry"] = f"{file}:{function}"
+        yield from _check_file(file, function, f"{name}.entry")
+    elif place:
+        value["entry"] = entry
+        yield from _check_module(place, f"{name}.entry")
+
+
+def _check_file(file: Path, function: str, name: str) -> Iterator[str]:
+    if not file.is_file():
+        yield f"{name}: no file {file}; the path is relative to the job file"
+        return
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        yield f"{name}: {file} is not valid Python: {error}"
+        return
+    defined = [item.name for item in tree.body if isinstance(item, (ast.FunctionDef, ast.ClassDef))]
+    imported = [
+        alias.asname or alias.name
+        for item in tree.body
+        if isinstance(item, (ast.ImportFrom, ast.Import))
+        for alias in item.names
+    ]
+    assigned = [
+        target.id
+        for item in tree.body
+        if isinstance(item, ast.Assign)
+        for target in item.targets
+        if isinstance(target, ast.Name)
+    ]
+    if function not in (*defined, *imported, *assigned):
+        yield f"{name}: {file} defines no {function!r}; it defines {', '.join(defined) or 'nothing'}"
+
+
+def _check_module(module: str, name: str) -> Iterator[str]:
+    try:
+        found = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        yield (
+            f"{name}: no module {module!r} can be imported; install it, or write "
+            "path/file.py:function"
+        )

@@ -1,0 +1,94 @@
+"""Pydantic's findings in plain words: one line a mistake, with key, value and mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+_WORDS = {
+    "missing": "is missing; add it",
+    "int_type": "is not a whole number",
+    "float_type": "is not a number",
+    "string_type": "is not text",
+    "bool_type": "is not true or false",
+    "dict_type": "is not a mapping of keys and values",
+    "tuple_type": "is not a list",
+    "model_type": "is not a mapping of keys and values",
+    "finite_number": "is not a finite number",
+}
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Turn a validation error into lines, in the order of the file."""
+    return list(dict.fromkeys(_line(item, model) for item in error.errors()))
+
+
+def _line(item: Any, model: type[BaseModel]) -> str:
+    location: Sequence[Any] = item["loc"]
+    key = ".".join(str(part) for part in location) or "the job"
+    kind, context, value = item["type"], item.get("ctx") or {}, item.get("input")
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key{_did_you_mean(location, model)}"
+    if kind == "missing":
+        return f"{key}: {_WORDS[kind]}"
+    return f"{key}: {_show(value)} {_problem(kind, context, item['msg'])}"
+
+
+def _problem(kind: str, context: Mapping[str, Any], message: str) -> str:
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if kind == "greater_than_equal":
+        return f"is below {context['ge']}"
+    if kind == "greater_than":
+        return f"is not above {context['gt']}"
+    if kind in ("enum", "literal_error"):
+        return f"is none of {str(context['expected']).replace(' or ', ', ')}"
+    if kind == "too_short":
+        return f"needs at least {context['min_length']} item"
+    if kind == "string_too_short":
+        return "is too short; write package.module:function or path/file.py:function"
+    if kind == "string_pattern_mismatch":
+        return "may hold letters, digits, '.', '_' and '-' only"
+    if kind == "value_error":
+        return f"is wrong: {context['error']}"
+    return f"is wrong: {message}"
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _did_you_mean(location: Sequence[Any], model: type[BaseModel]) -> str:
+    known = _keys_at(location[:-1], model)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _keys_at(path: Sequence[Any], model: type[BaseModel]) -> list[str]:
+    """Keys of the section at a location, as far as it can be followed."""
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(str(part))
+        inner = _section_of(field.annotation) if field is not None else None
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    """The section in an annotation such as `tuple[Rule, ...]` or `Entry | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in get_args(annotation):
+        found = _section_of(part)
+        if found is not None:
+            return found
+    return None

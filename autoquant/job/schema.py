@@ -1,0 +1,179 @@
+"""The job as frozen values: what to search, on what, how long, and where it is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from autoquant.core.objectives import Objective
+from autoquant.core.statistics import ObserverName
+from autoquant.job.space import SpaceRules
+
+METRICS = {name: f"autoquant.metrics:{name}" for name in ("accuracy", "top5", "mse")}
+"""Metrics that a job may name in short."""
+
+
+class Section(BaseModel):
+    """Settings that neither change nor take keys they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _entry_from_text(value: object) -> object:
+    return {"entry": value} if isinstance(value, str) else value
+
+
+def _check_entry(value: str) -> str:
+    place, _, name = value.rpartition(":")
+    if not place or not name.isidentifier():
+        raise ValueError("write package.module:function or path/file.py:function")
+    return value
+
+
+EntryText = Annotated[str, Field(min_length=3)]
+
+
+class Entry(Section):
+    """A function of the user's, and what to call it with."""
+
+    entry: EntryText
+    arguments: dict[str, Any] = {}
+
+    _form = field_validator("entry")(_check_entry)
+
+
+AnyEntry = Annotated[Entry, BeforeValidator(_entry_from_text)]
+
+
+def _metric_from_text(value: object) -> object:
+    return {"entry": METRICS.get(value, value)} if isinstance(value, str) else value
+
+
+class ModelSource(Section):
+    """Where the float model comes from."""
+
+    entry: EntryText
+    arguments: dict[str, Any] = {}
+    leaf_modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    _form = field_validator("entry")(_check_entry)
+
+
+class DataSource(Section):
+    """Where the data and the metric come from; `arguments` are given to each of the functions."""
+
+    calibration: AnyEntry
+    evaluation: AnyEntry
+    heldout: AnyEntry | None = None
+    metric: Annotated[Entry, BeforeValidator(_metric_from_text)]
+    loss: AnyEntry | None = None
+    arguments: dict[str, Any] = {}
+
+
+class Calibration(Section):
+    """How ranges are found."""
+
+    observer: Annotated[ObserverName, Field(strict=False)] = ObserverName.HISTOGRAM
+    samples: Annotated[int, Field(ge=1)] | None = None
+
+
+class SensitivitySettings(Section):
+    """How the ranking is measured."""
+
+    samples: Annotated[int, Field(ge=1)] = 128
+
+
+class BackendSettings(Section):
+    """The target, and how latency is measured on it."""
+
+    name: Literal["torch"] = "torch"
+    engine: Literal["auto", "x86", "onednn", "fbgemm", "qnnpack"] = "auto"
+    threads: Annotated[int, Field(ge=1)] = 1
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    pairs: Annotated[int, Field(ge=3)] = 20
+    reduce_range: Literal["auto", "yes", "no"] = "auto"
+
+
+class Constraints(Section):
+    """What a candidate must keep to be on the frontier."""
+
+    accuracy_drop: Annotated[float, Field(ge=0, strict=False)] | None = 0.01
+    latency_ratio: Annotated[float, Field(gt=0, strict=False)] | None = None
+    size_ratio: Annotated[float, Field(gt=0, strict=False)] | None = None
+
+
+class Budget(Section):
+    """How long to search. Seeds are always evaluated, even beyond `trials`."""
+
+    trials: Annotated[int, Field(ge=0)] = 64
+    minutes: Annotated[float, Field(gt=0, strict=False)] | None = None
+    round_size: Annotated[int, Field(ge=1)] = 8
+
+
+def _default_workers() -> int:
+    return min(2, os.cpu_count() or 1)
+
+
+class Execution(Section):
+    """Where candidates are evaluated."""
+
+    kind: Literal["ray", "local"] = "ray"
+    address: str | None = None
+    workers: Annotated[int, Field(ge=1)] = Field(default_factory=_default_workers)
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0, strict=False)] = 0.0
+    retries: Annotated[int, Field(ge=0)] = 2
+
+
+class Tracking(Section):
+    """The MLflow store."""
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str | None = None
+    tags: dict[str, str] = {}
+
+
+class Job(Section):
+    """Everything that decides a search's result.
+
+    `model` and `data` are None only for a search from Python, whose model is in memory.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    model: ModelSource | None = None
+    data: DataSource | None = None
+    calibration: Calibration = Calibration()
+    sensitivity: SensitivitySettings = SensitivitySettings()
+    backend: BackendSettings = BackendSettings()
+    space: SpaceRules
+    objectives: Annotated[
+        tuple[Annotated[Objective, Field(strict=False)], ...], Field(strict=False)
+    ] = (Objective.OUTPUT_ERROR, Objective.LATENCY)
+    constraints: Constraints = Constraints()
+    budget: Budget = Budget()
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    execution: Execution = Field(default_factory=Execution)
+    tracking: Tracking = Tracking()
+    seed: Annotated[int, Field(ge=0)] = 0
+    output: Annotated[Path, Field(strict=False)]
+
+    @field_validator("objectives")
+    @classmethod
+    def _trade(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("an objective is named twice")
+        if not any(item.is_quality for item in value) or all(item.is_quality for item in value):
+            raise ValueError(
+                "a frontier trades quality for cost: name at least one of output_error, kl, "
+                "accuracy and at least one of latency, size, bops"
+            )
+        return value
+
+    @property
+    def tracking_uri(self) -> str:
+        """The store's URI; by default an SQLite file beside the output folder."""
+        return self.tracking.uri or f"sqlite:///{self.output.resolve().parent / 'mlflow.db'}"

@@ -1,0 +1,63 @@
+"""YAML without its traps: duplicate keys are mistakes, not overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autoquant.errors import JobError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse one YAML document.
+
+    Raises:
+        JobError: It is no YAML, or a key stands twice; names the line.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise JobError(
+            f"{source}, line {line}: {error.problem}", hint="correct the YAML there"
+        ) from error
+    except yaml.YAMLError as error:
+        raise JobError(f"{source}: not YAML: {error}", hint="correct the YAML") from error
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping.
+
+    Raises:
+        JobError: It is missing, unreadable, or something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise JobError(f"no file {path}", hint="give the path of a YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"{path} cannot be read: {error}", hint="give a readable file") from error
+    document = parse_yaml(text, str(path))
+    if not isinstance(document, dict):
+        raise JobError(
+            f"{path}: holds {type(document).__name__}, not keys and values",
+            hint="see docs/job-file.md for the keys",
+        )
+    return document

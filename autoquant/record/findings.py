@@ -1,0 +1,83 @@
+"""Findings: all that a search found, as the tables, plots, the report and MLflow show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from autoquant.core.frontier import Frontier
+from autoquant.core.measurement import Candidate
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.sites import Site
+
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFacts:
+    """What a search was: plain values, kept as `search.json`.
+
+    Attributes:
+        search_id: Unique; a resumed search keeps it.
+        name: The job's name.
+        metric: Name of the user's metric.
+        target: Where the plans run, in words (`torch onednn, 1 thread, batch 64`).
+        max_drop: Largest accuracy drop allowed, in the metric's unit; None: no limit.
+        settings: What else the report and MLflow list, by dotted key (`budget.trials`).
+        notices: What the user should know of the search, one sentence each.
+    """
+
+    search_id: str
+    name: str
+    metric: str
+    target: str
+    max_drop: float | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the facts as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SearchFacts:
+        """Read back what `to_json` gave."""
+        return cls(**{**data, "notices": tuple(data["notices"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that a search found.
+
+    Attributes:
+        facts: What the search was.
+        job_text: The job as YAML.
+        environment: As `describe_environment` gave it.
+        sites: All sites, in graph order.
+        candidates: Everything that was tried, by number.
+        frontier: What is worth choosing between.
+        sensitivity: None where it was not measured.
+    """
+
+    facts: SearchFacts
+    job_text: str
+    environment: Mapping[str, Any]
+    sites: tuple[Site, ...]
+    candidates: tuple[Candidate, ...]
+    frontier: Frontier
+    sensitivity: SensitivityTable | None = None
+
+    @property
+    def failures(self) -> tuple[Candidate, ...]:
+        """Candidates that failed."""
+        return tuple(item for item in self.candidates if item.failure is not None)
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The fastest (or smallest) member within the allowed drop; None where there is none."""
+        limit = self.facts.max_drop
+        for member in self.frontier.members:
+            if limit is None or member.value("accuracy_drop") <= limit:
+                return member
+        return None

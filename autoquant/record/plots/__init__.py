@@ -1,0 +1,10 @@
+"""Plotly figures of what a search found."""
+
+from __future__ import annotations
+
+from autoquant.record.plots.pareto import pareto_figure
+from autoquant.record.plots.precision_map import precision_figure
+from autoquant.record.plots.progress import progress_figure
+from autoquant.record.plots.sensitivity import sensitivity_figure
+
+__all__ = ["pareto_figure", "precision_figure", "progress_figure", "sensitivity_figure"]

@@ -1,0 +1,144 @@
+"""Reading a result folder: needs no lock, so a running search can be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoquant.core.frontier import Frontier
+from autoquant.core.measurement import Candidate, Measurement
+from autoquant.core.precision import Scheme
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.sites import Address, Site
+from autoquant.core.space import Knob, SearchSpace
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import StorageError
+from autoquant.record import files
+from autoquant.record.findings import Findings, SearchFacts
+from autoquant.record.frontier_file import read_frontier
+from autoquant.record.history import read_history
+from autoquant.record.sensitivity_file import read_sensitivity
+from autoquant.record.statistics_file import read_statistics
+from autoquant.record.storage import damaged, read_json, read_text, well_formed
+
+
+def load_findings(folder: Path) -> Findings:
+    """Read all that a finished search found.
+
+    Raises:
+        StorageError: The folder holds no finished search, or a file of it is damaged.
+    """
+    if not folder.is_dir():
+        raise StorageError(f"no folder {folder}", hint="give the output folder of a search")
+    return Findings(
+        facts=load_facts(folder),
+        job_text=load_job_text(folder),
+        environment=load_environment(folder),
+        sites=load_sites(folder),
+        candidates=load_candidates(folder),
+        frontier=load_frontier(folder),
+        sensitivity=(
+            load_sensitivity(folder) if (folder / files.SENSITIVITY).exists() else None
+        ),
+    )
+
+
+def load_facts(folder: Path) -> SearchFacts:
+    """Read `search.json`."""
+    path = folder / files.FACTS
+    document = _document(path)
+    with well_formed(path):
+        return SearchFacts.from_json(
+            {key: value for key, value in document.items() if key != "format"}
+        )
+
+
+def load_job_text(folder: Path) -> str:
+    """Read `job.yaml`."""
+    return read_text(folder / files.JOB)
+
+
+def load_environment(folder: Path) -> Mapping[str, Any]:
+    """Read `environment.json`."""
+    return _mapping(folder / files.ENVIRONMENT)
+
+
+def load_sites(folder: Path) -> tuple[Site, ...]:
+    """Read the sites of `sites.json`, in graph order."""
+    path = folder / files.SITES
+    document = _document(path)
+    with well_formed(path):
+        return tuple(Site.from_json(item) for item in document["sites"])
+
+
+def load_addresses(folder: Path) -> tuple[Address, ...]:
+    """Read the addresses of `sites.json`, in graph order."""
+    path = folder / files.SITES
+    document = _document(path)
+    with well_formed(path):
+        return tuple(Address.from_json(item) for item in document["addresses"])
+
+
+def load_space(folder: Path) -> SearchSpace:
+    """Read `space.json`."""
+    path = folder / files.SPACE
+    document = _document(path)
+    with well_formed(path):
+        return SearchSpace(
+            tuple(
+                Knob(
+                    name=item["name"],
+                    sites=tuple(item["sites"]),
+                    schemes=tuple(Scheme(name) for name in item["schemes"]),
+                )
+                for item in document["knobs"]
+            )
+        )
+
+
+def load_baseline(folder: Path) -> dict[str, Measurement]:
+    """Read `baseline.json`."""
+    path = folder / files.BASELINE
+    document = _mapping(path)
+    with well_formed(path):
+        return {name: Measurement.from_json(item) for name, item in document.items()}
+
+
+def load_statistics(folder: Path) -> CalibrationStatistics:
+    """Read `statistics.safetensors`."""
+    return read_statistics(folder / files.STATISTICS)
+
+
+def load_sensitivity(folder: Path) -> SensitivityTable:
+    """Read `sensitivity.csv`."""
+    return read_sensitivity(folder / files.SENSITIVITY)
+
+
+def load_candidates(folder: Path) -> tuple[Candidate, ...]:
+    """Read `history.jsonl`: every candidate's last record, by number."""
+    return read_history(folder / files.HISTORY)
+
+
+def load_frontier(folder: Path) -> Frontier:
+    """Read `frontier.json`; members come whole from the history."""
+    return read_frontier(folder / files.FRONTIER, load_candidates(folder))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise damaged(path, "it holds no mapping")
+    return document
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """Read a file that carries its format's version."""
+    document = _mapping(path)
+    found = document.get("format")
+    if found != files.FORMAT:
+        raise StorageError(
+            f"{path} has the format {found}; this version reads {files.FORMAT}",
+            hint="read it with the version of autoquant that wrote it (see environment.json)",
+        )
+    return document

@@ -1,0 +1,226 @@
+"""Candidates as rows: one place for the terminal, HTML, markdown and pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from autoquant.core.measurement import Candidate, Measurement, Measurements
+from autoquant.record.wording import (
+    KIND_NOTES,
+    SPREAD_NOTE,
+    ScoreUnit,
+    bytes_text,
+    counts_text,
+    kinds_of,
+    kinds_text,
+    score_unit,
+    with_spread,
+)
+
+MEASUREMENTS = (
+    "accuracy",
+    "accuracy_drop",
+    "sqnr_db",
+    "kl",
+    "latency_ms",
+    "speedup",
+    "size_bytes",
+    "bops_ratio",
+)
+"""Names of the measurements, in the order of columns; others follow by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's head.
+
+    Attributes:
+        title: What it shows, with the unit.
+        kind: Kinds of its numbers, comma-separated; empty for text. Where there are several,
+            each cell names its own.
+    """
+
+    title: str
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateTable:
+    """Text, ready to be shown.
+
+    Attributes:
+        columns: The heads.
+        rows: One cell for each column; the first row is the float model.
+        notes: What the words and signs of this table mean, one sentence each.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """A column of numbers: its title, measurement, text, and the float model's own value."""
+
+    title: str
+    name: str
+    text: Callable[[Measurement], str]
+    baseline: str = ""
+
+
+def candidate_table(candidates: Sequence[Candidate], baseline: Measurements) -> CandidateTable:
+    """Lay candidates out, after the float model; columns that nobody has are left out.
+
+    Args:
+        candidates: In the order in which to show them.
+        baseline: Measurements of the float model.
+    """
+    everything = [baseline, *(item.measurements for item in candidates)]
+    numbers = [
+        number
+        for number in _numbers(score_unit(everything), baseline)
+        if any(number.name in item for item in everything)
+    ]
+    kinds = {number.name: kinds_of(everything, number.name) for number in numbers}
+    columns = (
+        Column("#"),
+        *(Column(number.title, kinds_text(kinds[number.name])) for number in numbers),
+        Column("ops"),
+        Column("from"),
+    )
+    mixed = {name for name, found in kinds.items() if len(found) > 1}
+    rows = [("fp32", *_baseline_cells(numbers, baseline, mixed), "", "the model as given")]
+    for item in candidates:
+        cells = [_cell(number, item.measurements, mixed) for number in numbers]
+        rows.append((str(item.number), *cells, counts_text(item.plan), item.origin))
+    used = {kind for found in kinds.values() for kind in found}
+    notes = [SPREAD_NOTE, *(KIND_NOTES[kind] for kind in KIND_NOTES if kind in used)]
+    notes += _sample_notes(candidates)
+    return CandidateTable(columns, tuple(rows), tuple(notes))
+
+
+def to_markdown(table: CandidateTable) -> str:
+    """Give a table of GitHub's markdown, with the notes below."""
+    heads = [f"{item.title} ({item.kind})" if item.kind else item.title for item in table.columns]
+    lines = [heads, ["---:" if item.kind else "---" for item in table.columns], *table.rows]
+    text = [f"| {' | '.join(_escape(cell) for cell in line)} |" for line in lines]
+    return "\n".join([*text, "", *(f"- {note}" for note in table.notes)]) + "\n"
+
+
+def to_rich(table: CandidateTable) -> RichTable:
+    """Give a table for the terminal, with the notes below."""
+    shown = RichTable(caption="\n".join(table.notes), caption_justify="left", box=None)
+    for column in table.columns:
+        head = Text.assemble(column.title, ("\n" + column.kind, "dim"))
+        shown.add_column(head, justify="right" if column.kind else "left")
+    for row in table.rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    return shown
+
+
+def candidates_frame(candidates: Iterable[Candidate]) -> pd.DataFrame:
+    """Give one row for each candidate.
+
+    Columns: `number`, `digest`, `origin`, `failure`; then for each measurement its name,
+    `<name>_stderr` and `<name>_kind`, missing where a candidate has none.
+    """
+    listed = tuple(candidates)
+    present = {name for item in listed for name in item.measurements}
+    names = [name for name in _all_names() if name in present]
+    names += sorted(present - set(names))
+    columns = ["number", "digest", "origin", "failure"]
+    columns += [name + suffix for name in names for suffix in ("", "_stderr", "_kind")]
+    return pd.DataFrame([_frame_row(item) for item in listed], columns=columns)
+
+
+def _frame_row(candidate: Candidate) -> dict[str, object]:
+    row: dict[str, object] = {
+        "number": candidate.number,
+        "digest": candidate.digest,
+        "origin": candidate.origin,
+        "failure": candidate.failure.reason if candidate.failure else None,
+    }
+    for name, item in candidate.measurements.items():
+        row |= {name: item.value, f"{name}_stderr": item.stderr, f"{name}_kind": item.kind.value}
+    return row
+
+
+def _all_names() -> tuple[str, ...]:
+    return (*MEASUREMENTS, *(f"heldout_{name}" for name in MEASUREMENTS))
+
+
+def _numbers(unit: ScoreUnit, baseline: Measurements) -> tuple[_Number, ...]:
+    factor = unit.factor
+    full = baseline["size_bytes"].value if "size_bytes" in baseline else None
+    drop_title = f"drop, {unit.drop_unit}"
+
+    def score(item: Measurement) -> str:
+        return f"{item.value * factor:.2f}" if unit is ScoreUnit.SHARE else f"{item.value:.4g}"
+
+    def drop(item: Measurement) -> str:
+        return with_spread(item, factor, 2 if unit is ScoreUnit.SHARE else 4)
+
+    def size(item: Measurement) -> str:
+        share = f" ({item.value / full:.0%})" if full else ""
+        return bytes_text(item.value) + share
+
+    def two(item: Measurement) -> str:
+        return with_spread(item)
+
+    def one(item: Measurement) -> str:
+        return with_spread(item, digits=1)
+
+    return (
+        _Number(f"accuracy, {unit.value_unit}", "accuracy", score),
+        _Number(drop_title, "accuracy_drop", drop, "0"),
+        _Number(f"held-out {drop_title}", "heldout_accuracy_drop", drop, "0"),
+        _Number("SQNR, dB", "sqnr_db", one, "exact"),
+        _Number("speedup over fp32", "speedup", two, "1"),
+        _Number("latency, ms", "latency_ms", two),
+        _Number("size", "size_bytes", size),
+        _Number("bit operations", "bops_ratio", lambda item: f"{item.value:.1%}", "100%"),
+    )
+
+
+def _baseline_cells(
+    numbers: Sequence[_Number], baseline: Measurements, mixed: set[str]
+) -> list[str]:
+    return [
+        _cell(number, baseline, mixed) if number.name in baseline else number.baseline
+        for number in numbers
+    ]
+
+
+def _cell(number: _Number, measurements: Measurements, mixed: set[str]) -> str:
+    measurement = measurements.get(number.name)
+    if measurement is None:
+        return "-"
+    text = number.text(measurement)
+    return f"{text} {measurement.kind.value}" if number.name in mixed else text
+
+
+def _sample_notes(candidates: Sequence[Candidate]) -> list[str]:
+    """Say how many samples stand behind the quality and how many pairs behind the speed."""
+    notes = []
+    for name, words in (
+        ("accuracy_drop", "Accuracy and SQNR are paired with fp32 on the same {} samples."),
+        ("heldout_accuracy_drop", "Held-out values come from {} samples the search never used."),
+        ("speedup", "Speedups are medians over {} interleaved pairs of runs."),
+    ):
+        counts = {
+            item.measurements[name].samples for item in candidates if name in item.measurements
+        } - {0}
+        if counts:
+            low, high = min(counts), max(counts)
+            notes.append(words.format(low if low == high else f"{low} to {high}"))
+    return notes
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

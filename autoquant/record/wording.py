@@ -1,0 +1,128 @@
+"""Numbers and plans in words: the one place that turns values into text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+
+from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.sites import Site
+
+KIND_NOTES = {
+    Kind.MEASURED: "measured: the real kernels ran on this machine.",
+    Kind.EMULATED: "emulated: right numerics, computed in fp32; says nothing about speed.",
+    Kind.ESTIMATED: "estimated: computed from the plan (bytes, bit operations), not timed.",
+}
+SPREAD_NOTE = "± is one standard error; a 95% interval is about twice as wide on either side."
+
+
+class ScoreUnit(Enum):
+    """How the user's metric is shown.
+
+    `share`: values in [0, 1], shown in percent, drops in percentage points. `plain`: as they are.
+    """
+
+    SHARE = "share"
+    PLAIN = "plain"
+
+    @property
+    def factor(self) -> float:
+        """What a value is multiplied by before it is shown."""
+        return 100.0 if self is ScoreUnit.SHARE else 1.0
+
+    @property
+    def drop_unit(self) -> str:
+        """Unit of a drop, for axis titles and column heads."""
+        return "points" if self is ScoreUnit.SHARE else "metric's unit"
+
+    @property
+    def value_unit(self) -> str:
+        """Unit of a value."""
+        return "%" if self is ScoreUnit.SHARE else "metric's unit"
+
+
+def score_unit(everything: Iterable[Measurements]) -> ScoreUnit:
+    """Show a metric as a share where all its values lie in [0, 1]."""
+    values = [item["accuracy"].value for item in everything if "accuracy" in item]
+    inside = all(0.0 <= value <= 1.0 for value in values)
+    return ScoreUnit.SHARE if values and inside else ScoreUnit.PLAIN
+
+
+def with_spread(measurement: Measurement, factor: float = 1.0, digits: int = 2) -> str:
+    """Give `2.91 ± 0.04`; without a known standard error the value alone.
+
+    >>> with_spread(Measurement(0.0022, Kind.MEASURED, stderr=0.0031), 100.0)
+    '0.22 ± 0.31'
+    """
+    value = f"{measurement.value * factor:.{digits}f}"
+    if float(value) == 0.0:
+        value = value.removeprefix("-")
+    if measurement.stderr is None:
+        return value
+    return f"{value} ± {measurement.stderr * factor:.{digits}f}"
+
+
+def bytes_text(size: float) -> str:
+    """Give a size with its unit.
+
+    >>> bytes_text(275_456)
+    '269 KiB'
+    """
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024 or unit == "GiB":
+            break
+    return f"{size:.0f} {unit}" if size >= 10 else f"{size:.1f} {unit}"
+
+
+def counts_text(plan: Plan) -> str:
+    """Count ops by scheme: `18 int8, 2 fp32`."""
+    return ", ".join(f"{count} {scheme}" for scheme, count in plan.counts().items())
+
+
+def main_scheme(plan: Plan) -> Scheme:
+    """Give the scheme of most sites; of equals the first in the order of `Scheme`."""
+    counts = plan.counts()
+    return Scheme(max(counts, key=lambda scheme: counts[scheme]))
+
+
+def exceptions_text(plan: Plan, sites: Sequence[Site], limit: int = 12) -> tuple[str, ...]:
+    """List the sites that do not have the main scheme, in graph order: `fc: fp32`.
+
+    >>> exceptions_text(Plan.of({"a": Scheme.INT8, "b": Scheme.FP32, "c": Scheme.INT8}), ())
+    ('b: fp32',)
+    """
+    main = main_scheme(plan)
+    order = {site.name: index for index, site in enumerate(sites)}
+    names = sorted(plan.schemes, key=lambda name: (order.get(name, len(order)), name))
+    found = [f"{name}: {plan[name].value}" for name in names if plan[name] is not main]
+    if len(found) <= limit:
+        return tuple(found)
+    return (*found[: limit - 1], f"and {len(found) - limit + 1} more")
+
+
+def uniform_label(candidate: Candidate) -> str | None:
+    """Name a uniform plan (`int8`, `fp32`); None for a mixed one.
+
+    A seed that is uniform wherever its scheme is allowed counts as uniform.
+    """
+    schemes = list(candidate.plan.counts())
+    if len(schemes) == 1:
+        return f"all {schemes[0]}"
+    _, found, name = candidate.origin.partition("uniform-")
+    return f"uniform {name}" if found else None
+
+
+def kinds_of(everything: Iterable[Measurements], name: str) -> tuple[Kind, ...]:
+    """Give the kinds that a measurement has among candidates, in the order of `Kind`."""
+    found = {item[name].kind for item in everything if name in item}
+    return tuple(kind for kind in Kind if kind in found)
+
+
+def kinds_text(kinds: Iterable[Kind]) -> str:
+    """Give `measured` or `measured, emulated`."""
+    return ", ".join(kind.value for kind in kinds)
