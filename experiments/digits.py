@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,9 +185,21 @@ def _trained_weights(recipe: Recipe) -> dict[str, Tensor]:
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
             unfinished = path.with_suffix(f".{os.getpid()}")
-            save_file(_train(recipe).state_dict(), unfinished)
+            with _one_thread():
+                save_file(_train(recipe).state_dict(), unfinished)
             unfinished.replace(path)
     return load_file(path)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread, so that the weights do not depend on the number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _train(recipe: Recipe) -> DigitsNet:

@@ -31,13 +31,15 @@ def describe_environment(folder: Path | None = None) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    installed = {name: _version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **installed}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu(info: Path) -> dict[str, Any]:

@@ -38,9 +38,7 @@ def load_findings(folder: Path) -> Findings:
         sites=load_sites(folder),
         candidates=load_candidates(folder),
         frontier=load_frontier(folder),
-        sensitivity=(
-            load_sensitivity(folder) if (folder / files.SENSITIVITY).exists() else None
-        ),
+        sensitivity=(load_sensitivity(folder) if (folder / files.SENSITIVITY).exists() else None),
     )
 
 

@@ -1,0 +1,1 @@
+"""Mixed-precision quantization search for PyTorch models."""

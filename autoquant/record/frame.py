@@ -1,0 +1,52 @@
+"""Candidates as a data frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from autoquant.core.measurement import Candidate
+
+MEASUREMENTS = (
+    "accuracy",
+    "accuracy_drop",
+    "sqnr_db",
+    "kl",
+    "latency_ms",
+    "speedup",
+    "size_bytes",
+    "bops_ratio",
+)
+"""Names of the measurements, in the order of columns; others follow by name."""
+
+
+def candidates_frame(candidates: Iterable[Candidate]) -> pd.DataFrame:
+    """Give one row for each candidate.
+
+    Columns: `number`, `digest`, `origin`, `failure`; then for each measurement its name,
+    `<name>_stderr` and `<name>_kind`, missing where a candidate has none.
+    """
+    listed = tuple(candidates)
+    present = {name for item in listed for name in item.measurements}
+    names = [name for name in _all_names() if name in present]
+    names += sorted(present - set(names))
+    columns = ["number", "digest", "origin", "failure"]
+    columns += [name + suffix for name in names for suffix in ("", "_stderr", "_kind")]
+    return pd.DataFrame([_frame_row(item) for item in listed], columns=columns)
+
+
+def _frame_row(candidate: Candidate) -> dict[str, object]:
+    row: dict[str, object] = {
+        "number": candidate.number,
+        "digest": candidate.digest,
+        "origin": candidate.origin,
+        "failure": candidate.failure.reason if candidate.failure else None,
+    }
+    for name, item in candidate.measurements.items():
+        row |= {name: item.value, f"{name}_stderr": item.stderr, f"{name}_kind": item.kind.value}
+    return row
+
+
+def _all_names() -> tuple[str, ...]:
+    return (*MEASUREMENTS, *(f"heldout_{name}" for name in MEASUREMENTS))

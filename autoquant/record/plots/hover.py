@@ -1,0 +1,56 @@
+"""What a point says when the mouse is over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from autoquant.core.measurement import Candidate
+from autoquant.core.sites import Site
+from autoquant.record.wording import (
+    ScoreUnit,
+    bytes_text,
+    counts_text,
+    exceptions_text,
+    main_scheme,
+    with_spread,
+)
+
+
+def hover_text(candidate: Candidate, sites: Sequence[Site], unit: ScoreUnit) -> str:
+    """Describe a candidate: numbers with kinds, counts, and the sites out of line.
+
+    Args:
+        candidate: A candidate.
+        sites: All sites, in graph order.
+        unit: Of the user's metric.
+
+    Returns:
+        Lines in the markup of plotly's hover labels; names are escaped.
+    """
+    lines = [f"<b>#{candidate.number}</b>  {escape(candidate.origin)}"]
+    lines += _numbers(candidate, unit)
+    lines.append(f"<br>{counts_text(candidate.plan)}")
+    exceptions = exceptions_text(candidate.plan, sites)
+    if exceptions:
+        lines.append(f"not {main_scheme(candidate.plan).value}:")
+        lines += [f"  {escape(text)}" for text in exceptions]
+    return "<br>".join(lines)
+
+
+def _numbers(candidate: Candidate, unit: ScoreUnit) -> list[str]:
+    formats = (
+        ("speedup", "{}x the speed of fp32", 1.0, 2),
+        ("latency_ms", "{} ms", 1.0, 2),
+        ("accuracy_drop", f"accuracy drop {{}} {unit.drop_unit}", unit.factor, 2),
+        ("heldout_accuracy_drop", f"held-out drop {{}} {unit.drop_unit}", unit.factor, 2),
+        ("sqnr_db", "SQNR {} dB", 1.0, 1),
+    )
+    lines = [
+        f"{words.format(with_spread(candidate.measurements[name], factor, digits))} "
+        f"<i>{candidate.measurements[name].kind.value}</i>"
+        for name, words, factor, digits in formats
+        if name in candidate.measurements
+    ]
+    size = candidate.measurements.get("size_bytes")
+    return [*lines, f"{bytes_text(size.value)} <i>{size.kind.value}</i>"] if size else lines

@@ -1,0 +1,77 @@
+"""Seeds: the plans that any sensible person would try first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.space import Knob, SearchSpace
+
+LADDER_PERCENT = (5, 10, 20, 30, 50, 75)
+_RAISE_TO = (Scheme.INT16, Scheme.BF16, Scheme.FP16, Scheme.FP32)
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A plan to try first, and why."""
+
+    plan: Plan
+    origin: str
+
+
+def seed_plans(space: SearchSpace, table: SensitivityTable) -> tuple[Seed, ...]:
+    """List the seeds: all-fp32, every uniform plan, and the ladder.
+
+    The ladder starts from the uniform plan of the cheapest scheme and raises its k percent most
+    sensitive knobs (by the noise that the scheme alone adds to the output), for growing k, to
+    each more precise scheme in turn. Equal plans are listed once, under the first origin.
+
+    Args:
+        space: The search space.
+        table: Sensitivity of its knobs.
+    """
+    seen: set[str] = set()
+    seeds = []
+    for seed in (*_uniform(space), *_ladder(space, table)):
+        if seed.plan.digest not in seen:
+            seen.add(seed.plan.digest)
+            seeds.append(seed)
+    return tuple(seeds)
+
+
+def _uniform(space: SearchSpace) -> Iterator[Seed]:
+    yield Seed(space.uniform(Scheme.FP32), "seed:uniform-fp32")
+    for scheme in space.schemes:
+        yield Seed(space.uniform(scheme), f"seed:uniform-{scheme.value}")
+
+
+def _ladder(space: SearchSpace, table: SensitivityTable) -> Iterator[Seed]:
+    base = space.schemes[0]
+    ranked = rank_knobs(space, table, base)
+    start = {knob.name: knob.schemes[0] for knob in space.knobs}
+    targets = [scheme for scheme in _RAISE_TO if scheme in space.schemes and scheme is not base]
+    for percent in LADDER_PERCENT:
+        count = max(1, round(len(ranked) * percent / 100))
+        for target in targets:
+            raised = {knob.name: _raise(knob, target) for knob in ranked[:count]}
+            plan = space.plan({**start, **raised})
+            yield Seed(plan, f"seed:ladder-{base.value}-to-{target.value}-{percent}%")
+
+
+def rank_knobs(space: SearchSpace, table: SensitivityTable, base: Scheme) -> Sequence[Knob]:
+    """Free knobs by the noise of their cheapest scheme, most sensitive first; ties in order."""
+    losses = table.losses()
+
+    def noise(knob: Knob) -> float:
+        scheme = base if base in knob.schemes else knob.schemes[0]
+        return losses.get((knob.name, scheme), 0.0)
+
+    return sorted(space.free, key=lambda knob: -noise(knob))
+
+
+def _raise(knob: Knob, target: Scheme) -> Scheme:
+    """`target` where the knob allows it, else its most precise scheme."""
+    return target if target in knob.schemes else knob.schemes[-1]

@@ -1,0 +1,180 @@
+"""Rules meet a model and a target: the search space."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
+from autoquant.core.space import Knob, SearchSpace
+from autoquant.errors import PlanError
+from autoquant.job import Rule, SpaceRules
+
+SupportOf = Callable[[Site, Scheme], Support]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundSpace:
+    """A search space, and what the user should know of how it came about."""
+
+    space: SearchSpace
+    notices: tuple[str, ...]
+
+
+def bind_space(
+    rules: SpaceRules,
+    sites: Sequence[Site],
+    agreements: Iterable[tuple[str, ...]],
+    support: SupportOf,
+    *,
+    real_kernels_only: bool,
+) -> BoundSpace:
+    """Give every site its schemes, and join the sites that must agree into knobs.
+
+    A knob may take what all of its leading sites may take; sites that follow another (a pool, an
+    activation) take what it takes.
+
+    Args:
+        rules: From the job.
+        sites: Of the model, in graph order.
+        agreements: Names of sites that must take the same scheme.
+        support: How the target runs a scheme of a site.
+        real_kernels_only: Drop what the target would only emulate: when latency is an objective,
+            an emulated op has no time to measure.
+
+    Raises:
+        PlanError: A rule matches no site, or pins a site to what the target cannot run.
+    """
+    _check_rules(rules, sites)
+    dropped: Counter[tuple[Scheme, str]] = Counter()
+    allowed = {
+        site.name: _schemes_of(site, rules, support, real_kernels_only, dropped) for site in sites
+    }
+    by_name = {site.name: site for site in sites}
+    knobs = [
+        _knob(names, by_name, allowed, rules.fallback)
+        for names in _join(sites, [*agreements, *_grouped(rules, sites)])
+    ]
+    notices = tuple(
+        f"{scheme.value}: dropped at {count} {kind} site{'s' if count > 1 else ''}, which this "
+        "engine would only emulate: the objective latency needs real kernels"
+        for (scheme, kind), count in dropped.items()
+    )
+    return BoundSpace(SearchSpace(tuple(knobs)), notices)
+
+
+def matches(rule: Rule, site: Site) -> bool:
+    """Whether a site has all of a rule's patterns."""
+    return (
+        (rule.path is None or fnmatchcase(site.name, rule.path))
+        and (rule.kind is None or rule.kind is site.kind)
+        and (rule.block is None or fnmatchcase(site.block, rule.block))
+    )
+
+
+def _check_rules(rules: SpaceRules, sites: Sequence[Site]) -> None:
+    """A rule that protects nothing is a mistake, not a rule."""
+    names = [site.name for site in sites]
+    for index, rule in enumerate(rules.rules):
+        if not any(matches(rule, site) for site in sites):
+            raise PlanError(
+                f"space.rules.{index} ({rule.describe()}) matches no site of this model",
+                hint=_nearest(rule.path or rule.block or "", names),
+            )
+    for group in rules.groups:
+        for pattern in group:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise PlanError(
+                    f"space.groups: {pattern!r} matches no site of this model",
+                    hint=_nearest(pattern, names),
+                )
+
+
+def _nearest(pattern: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(pattern.replace("*", ""), names, n=5, cutoff=0.1)
+    return f"sites are named like {', '.join(close or names[:5])}; --dry-run lists all"
+
+
+def _schemes_of(
+    site: Site,
+    rules: SpaceRules,
+    support: SupportOf,
+    real_kernels_only: bool,
+    dropped: Counter[tuple[Scheme, str]],
+) -> tuple[Scheme, ...]:
+    """Schemes that rules and target leave to one site, in the order of `Scheme`."""
+    wanted: tuple[Scheme, ...] = rules.schemes
+    pinned: Scheme | None = None
+    for rule in rules.rules:
+        if matches(rule, site):
+            pinned = rule.pin
+            wanted = rule.schemes or (() if pinned is None else (pinned,))
+    found = {scheme: support(site, scheme) for scheme in wanted}
+    if pinned is not None and found[pinned] is Support.UNSUPPORTED and site.follows is None:
+        runs = [item.value for item in Scheme if support(site, item) is not Support.UNSUPPORTED]
+        raise PlanError(
+            f"space: site {site.name!r} ({site.kind.value}) is pinned to {pinned.value}, which "
+            "this target does not run",
+            hint=f"it runs {', '.join(runs)}",
+        )
+    kept = []
+    for scheme in Scheme:
+        if scheme not in found or found[scheme] is Support.UNSUPPORTED:
+            continue
+        if real_kernels_only and found[scheme] is Support.EMULATED and pinned is None:
+            if site.follows is None:
+                dropped[scheme, site.kind.value] += 1
+            continue
+        kept.append(scheme)
+    return tuple(kept) or (rules.fallback,)
+
+
+def _grouped(rules: SpaceRules, sites: Sequence[Site]) -> list[tuple[str, ...]]:
+    """Sites that agree because the job says so."""
+    groups = [
+        tuple(s.name for s in sites if any(fnmatchcase(s.name, pattern) for pattern in group))
+        for group in rules.groups
+    ]
+    if rules.grouping == "block":
+        blocks: dict[str, list[str]] = {}
+        for site in sites:
+            blocks.setdefault(site.block, []).append(site.name)
+        groups += [tuple(names) for names in blocks.values()]
+    return groups
+
+
+def _join(sites: Sequence[Site], groups: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Join overlapping groups; names and groups in graph order."""
+    parent = {site.name: site.name for site in sites}
+
+    def find(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for group in groups:
+        for name in group[1:]:
+            parent[find(name)] = find(group[0])
+    joined: dict[str, list[str]] = {}
+    for site in sites:
+        joined.setdefault(find(site.name), []).append(site.name)
+    return [tuple(names) for names in joined.values()]
+
+
+def _knob(
+    names: tuple[str, ...],
+    sites: Mapping[str, Site],
+    allowed: Mapping[str, tuple[Scheme, ...]],
+    fallback: Scheme,
+) -> Knob:
+    """One knob; the fallback where its sites have nothing in common."""
+    leading = [name for name in names if sites[name].follows is None] or [names[0]]
+    common = [
+        scheme for scheme in Scheme if all(scheme in allowed[name] for name in leading)
+    ]
+    return Knob(names[0], names, tuple(common) or (fallback,))
