@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -47,8 +47,7 @@ def read_batches(data: object, name: str, *, needs_targets: bool) -> tuple[Batch
     if isinstance(data, Tensor):
         data = [(part,) for part in data.split(DEFAULT_BATCH_SIZE)]
     elif _is_pair_of_tensors(data):
-        inputs, targets = data  # type: ignore[misc]
-        data = list(_split(inputs, targets, name))
+        data = list(_split(*data, name=name))
     if not isinstance(data, Iterable):
         raise DataError(
             f"{name}: got {type(data).__name__}",
@@ -77,7 +76,7 @@ def _cut(batch: Batch, count: int) -> Batch:
     return Batch(tuple(item[:count] for item in batch.inputs), targets)
 
 
-def _is_pair_of_tensors(data: object) -> bool:
+def _is_pair_of_tensors(data: object) -> TypeGuard[tuple[Any, Tensor]]:
     return (
         isinstance(data, tuple)
         and len(data) == 2

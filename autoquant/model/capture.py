@@ -167,12 +167,11 @@ class _Walk:
         return node.target
 
     def _kind(self, node: Node) -> OpKind | None:
-        op = self._op(node)
         if node.op == "call_module":
-            return MODULE_KINDS.get(op)  # type: ignore[call-overload, no-any-return]
-        if node.op == "call_method":
+            return MODULE_KINDS.get(type(self.modules[str(node.target)]))
+        if node.op == "call_method" or not callable(node.target):
             return None
-        kind = FUNCTION_KINDS.get(op)  # type: ignore[call-overload]
+        kind = FUNCTION_KINDS.get(node.target)
         if kind in (OpKind.ADD, OpKind.MUL, OpKind.MATMUL):
             operands = [arg for arg in node.args[:2] if isinstance(arg, Node)]
             if len(operands) < 2 or any(_shape(arg) is None for arg in operands):

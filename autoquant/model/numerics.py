@@ -13,6 +13,9 @@ class FixedFakeQuantize(nn.Module):
     even (Jacob et al., CVPR 2018, eq. 12; the `quantize_per_tensor` of torch's decomposed ops).
     """
 
+    scale: Tensor
+    zero_point: Tensor
+
     def __init__(self, scale: Tensor, zero_point: Tensor, low: int, high: int) -> None:
         super().__init__()
         self.register_buffer("scale", scale.detach().reshape(()).to(torch.float32))

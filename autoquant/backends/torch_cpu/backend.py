@@ -146,7 +146,8 @@ class TorchCpuBackend:
         return executed
 
     def _conversion(self, plan: Plan) -> Conversion:
-        emulated, bfloat16 = [], []
+        emulated: list[str] = []
+        bfloat16: list[tuple[str, ...]] = []
         for site, groups in self._captured.members.items():
             scheme = plan[site]
             if scheme is Scheme.BF16:

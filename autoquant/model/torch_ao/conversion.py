@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,13 +142,15 @@ _WEIGHT_PRECISIONS = {
 
 def _float_twin(reference: nn.Module, qconfig: QConfig) -> nn.Module:
     """A float module of the same shape that holds the rounded weight."""
-    twin = copy.copy(reference)
+    source: Any = reference
+    twin: Any = copy.copy(reference)
     twin.__class__ = _FLOAT_TWINS[type(reference)]
     twin._parameters = dict(reference._parameters)
-    twin.weight_precision = _WEIGHT_PRECISIONS[reference.weight_dtype]
-    weight = reference.weight.detach()
+    twin.weight_precision = _WEIGHT_PRECISIONS[source.weight_dtype]
+    weight = source.weight.detach()
     twin.weight = nn.Parameter(round_weight(weight, qconfig), requires_grad=False)
-    return twin
+    float_module: nn.Module = twin
+    return float_module
 
 
 def _freeze_observers(model: GraphModule) -> None:

@@ -125,11 +125,14 @@ class ScaleCache:
 class KnownScale(ObserverBase):
     """Stands in for an observer whose scale is already known."""
 
+    scale: Tensor
+    zero_point: Tensor
+
     def __init__(self, like: ObserverBase, scale: Tensor, zero_point: Tensor) -> None:
         super().__init__(dtype=like.dtype)
         self.qscheme = getattr(like, "qscheme", torch.per_tensor_affine)
-        self.quant_min = getattr(like, "quant_min", None)
-        self.quant_max = getattr(like, "quant_max", None)
+        self.quant_min: int = getattr(like, "quant_min", 0)
+        self.quant_max: int = getattr(like, "quant_max", 0)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
 
@@ -137,7 +140,7 @@ class KnownScale(ObserverBase):
         """Pass the tensor on."""
         return x
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Give scale and zero point."""
         return self.scale, self.zero_point
 

@@ -6,7 +6,6 @@ import importlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import torch
@@ -198,7 +197,10 @@ def resolve_function(name: str) -> Callable[..., Any]:
     """
     package, *path = name.split(".")
     try:
-        found: Callable[..., Any] = reduce(getattr, path, importlib.import_module(package))
+        found: Any = importlib.import_module(package)
+        for part in path:
+            found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"no function {name!r}") from error
-    return found
+    function: Callable[..., Any] = found
+    return function

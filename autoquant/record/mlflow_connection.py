@@ -1,0 +1,165 @@
+"""Reaching an MLflow store: quickly, quietly, or with an error that names the mend."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from autoquant.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_SQLITE = "sqlite:///"
+_SQL_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_HTTP = ("http", "https")
+_CONNECT_SECONDS = 3.0
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""Defaults of the environment: MLflow's own wait for minutes, and its telemetry needs network."""
+
+_START = "start the store, check tracking.uri, or turn tracking off with tracking.enabled: false"
+
+
+def resolve_uri(uri: str) -> str:
+    """Check the form of a store's URI, and make the path of an SQLite file absolute.
+
+    Raises:
+        TrackingError: MLflow has no such kind of store, or it is one that MLflow 3 gave up.
+    """
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme == "sqlite":
+        path = uri.removeprefix(_SQLITE)
+        if path == uri or not path or path == ":memory:":
+            raise TrackingError(
+                f"tracking.uri: {uri} names no file",
+                hint="write sqlite:///mlflow.db, or sqlite:////absolute/path/mlflow.db",
+            )
+        return _SQLITE + str(Path(path).absolute())
+    if scheme in _SQL_PORTS or scheme in _HTTP or scheme == "databricks":
+        return uri
+    if scheme in ("", "file"):
+        raise TrackingError(
+            f"tracking.uri: {uri} is a folder, and MLflow 3 no longer writes to folders",
+            hint="write sqlite:///mlflow.db for a file, or http://host:5000 for a server",
+        )
+    raise TrackingError(
+        f"tracking.uri: {uri} has the unknown scheme {scheme!r}",
+        hint="known: sqlite, http, https, postgresql, mysql, mssql, databricks",
+    )
+
+
+def connect(uri: str) -> MlflowClient:
+    """Reach a store and prove it with one request; an SQLite file is made if needed.
+
+    Takes about 5 s the first time in a process (the import of mlflow) and 2.5 s more for a new
+    SQLite file; an unreachable server is given up after seconds.
+
+    Args:
+        uri: As `resolve_uri` gave it.
+
+    Raises:
+        TrackingError: The store cannot be reached, is damaged or refuses.
+    """
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    _be_quiet()
+    _probe(uri)
+    try:
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except ImportError as error:
+        raise TrackingError(
+            f"tracking.uri: {masked(uri)} needs a driver that is not installed: {error}",
+            hint="install the driver, or use an SQLite store",
+        ) from error
+    except store_errors() as error:
+        raise TrackingError(
+            f"cannot use the MLflow store {masked(uri)}: {reason(error)}", hint=_mend(uri)
+        ) from error
+    return client
+
+
+def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """Find an experiment by name, or make it; gives its id.
+
+    The artifacts of an SQLite store go to `mlartifacts` beside its file.
+
+    Raises:
+        TrackingError: The experiment was deleted, or the store refuses.
+    """
+    try:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            return str(client.create_experiment(name, artifact_location=_artifacts(uri)))
+    except store_errors() as error:
+        raise TrackingError(
+            f"cannot make the MLflow experiment {name!r}: {reason(error)}", hint=_mend(uri)
+        ) from error
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"the MLflow experiment {name!r} was deleted",
+            hint="restore it in the MLflow UI, or set another tracking.experiment",
+        )
+    return str(found.experiment_id)
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """Give what a failing store raises; errors of `requests` are `OSError`s."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, OSError)
+
+
+def reason(error: BaseException) -> str:
+    """Give the first line of an error's text, at most 300 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
+
+
+def masked(uri: str) -> str:
+    """Hide the password of a URI."""
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@") if password else uri
+
+
+def _artifacts(uri: str) -> str | None:
+    if not uri.startswith(_SQLITE):
+        return None
+    return (Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts").as_uri()
+
+
+def _probe(uri: str) -> None:
+    """Give up on an SQL server that does not listen, before MLflow's minutes of retries."""
+    parts = urlsplit(uri)
+    port = _SQL_PORTS.get(parts.scheme.partition("+")[0])
+    if port is None or parts.hostname is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port or port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise TrackingError(
+            f"cannot reach the MLflow store {masked(uri)}: {error}", hint=_START
+        ) from error
+
+
+def _mend(uri: str) -> str:
+    if uri.startswith(_SQLITE):
+        return "move that file away or make it writable, or set another tracking.uri"
+    return _START
+
+
+def _be_quiet() -> None:
+    """Keep MLflow's and Alembic's progress messages off the user's terminal."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,319 @@
+"""MLflow: one parent run for a search, a child run for each candidate.
+
+Only `MlflowClient` is used: no fluent API, no active run, nothing global.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoquant.core.measurement import Candidate
+from autoquant.errors import TrackingError
+from autoquant.record import mlflow_entities as entities
+from autoquant.record.findings import Findings, SearchFacts
+from autoquant.record.mlflow_connection import (
+    connect,
+    find_experiment,
+    masked,
+    reason,
+    resolve_uri,
+    store_errors,
+)
+from autoquant.record.plots import pareto_figure
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_LOGGER = logging.getLogger("autoquant.record")
+_RETRY_SECONDS = 60.0
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingSettings:
+    """Where and under which name a search is tracked.
+
+    Attributes:
+        uri: Of the store.
+        experiment: Name of the experiment; made if needed.
+        tags: The user's, put on the parent run.
+    """
+
+    uri: str
+    experiment: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Child:
+    """A child run, and what it last logged."""
+
+    run_id: str
+    content: str = ""
+    is_member: bool = False
+
+
+def open_recorder(
+    settings: TrackingSettings,
+    facts: SearchFacts,
+    job_text: str,
+    environment: Mapping[str, Any],
+    clock: Callable[[], float] = time.monotonic,
+) -> MlflowRecorder:
+    """Reach the store, and start the search's parent run or find it again.
+
+    Call it before any expensive work: it fails within seconds where the store cannot be used.
+
+    Args:
+        settings: Where to track.
+        facts: What the search is; its id finds the runs of a resumed search.
+        job_text: The job as YAML, kept as an artifact.
+        environment: As `describe_environment` gave it, kept as an artifact.
+        clock: Seconds, monotonic.
+
+    Raises:
+        TrackingError: The store cannot be reached, is damaged or refuses.
+    """
+    uri = resolve_uri(settings.uri)
+    client = connect(uri)
+    experiment = find_experiment(client, uri, settings.experiment)
+    try:
+        parent = _find_parent(client, experiment, facts.search_id)
+        children = _find_children(client, experiment, parent) if parent else {}
+        if parent is None:
+            tags = entities.search_tags(facts, environment, settings.tags)
+            run = client.create_run(experiment, tags=tags, run_name=facts.name)
+            parent = str(run.info.run_id)
+        _describe(client, parent, facts, job_text, environment)
+    except store_errors() as error:
+        raise TrackingError(
+            f"the MLflow store {masked(uri)} refuses: {reason(error)}",
+            hint="make the store and its artifact folder writable, or set another tracking.uri",
+        ) from error
+    return MlflowRecorder(client, experiment, parent, children, uri=uri, clock=clock)
+
+
+class MlflowRecorder:
+    """Tracks one search. Made by `open_recorder`.
+
+    A store that fails in the middle never stops the search: it is warned of once, tried again
+    each minute and at the end, and `finish` says what is missing.
+
+    Attributes:
+        uri: Of the store, absolute.
+        experiment_id: Of the experiment.
+        run_id: Of the parent run.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        run_id: str,
+        children: dict[int, _Child],
+        *,
+        uri: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self.uri = uri
+        self.experiment_id = experiment_id
+        self.run_id = run_id
+        self._client = client
+        self._children = children
+        self._clock = clock
+        self._quiet_until = float("-inf")
+        self._has_warned = False
+
+    def candidate(self, candidate: Candidate) -> None:
+        """Log a candidate as a child run; a later record of the same number updates it."""
+        if self._clock() < self._quiet_until or self._has(candidate):
+            return
+        try:
+            self._log(candidate)
+        except store_errors() as error:
+            self._quiet_until = self._clock() + _RETRY_SECONDS
+            if not self._has_warned:
+                self._has_warned = True
+                _LOGGER.warning(
+                    "MLflow refuses candidate %d (%s); the search goes on, and what is missing "
+                    "is logged at its end",
+                    candidate.number,
+                    reason(error),
+                )
+
+    def finish(
+        self,
+        findings: Findings,
+        *,
+        artifacts: Sequence[Path] = (),
+        state_dicts: Mapping[int, Path] | None = None,
+    ) -> tuple[str, ...]:
+        """Log what is still missing, mark the frontier, and end the parent run.
+
+        Args:
+            findings: All that the search found; candidates with held-out values update theirs.
+            artifacts: Files for the parent run (`sensitivity.csv`, `frontier.json`, the report).
+            state_dicts: By number of a frontier member, the file of its weights.
+
+        Returns:
+            Sentences on what the store lacks; empty when all is there.
+        """
+        self._quiet_until = float("-inf")
+        for item in findings.candidates:
+            self.candidate(item)
+        try:
+            self._mark_frontier(findings, state_dicts or {})
+            self._log_findings(findings, artifacts)
+            self._client.set_terminated(self.run_id, status="FINISHED")
+        except store_errors() as error:
+            return (self._missing(findings, f", frontier and report ({reason(error)})"),)
+        if all(self._has(item) for item in findings.candidates):
+            return ()
+        return (self._missing(findings, ""),)
+
+    def stop(self, reason: str) -> None:
+        """Mark the parent run as stopped early; resuming opens it again."""
+        try:
+            self._client.set_tag(self.run_id, "stopped", reason[:500])
+            self._client.set_terminated(self.run_id, status="KILLED")
+        except store_errors():
+            _LOGGER.warning("MLflow could not be told that the search stopped")
+
+    def _has(self, candidate: Candidate) -> bool:
+        child = self._children.get(candidate.number)
+        return child is not None and child.content == entities.content_digest(candidate)
+
+    def _log(self, candidate: Candidate) -> None:
+        is_new = candidate.number not in self._children
+        if is_new:
+            self._children[candidate.number] = self._start_child(candidate)
+        child = self._children[candidate.number]
+        _log_batch(
+            self._client,
+            child.run_id,
+            metrics=entities.candidate_metrics(candidate),
+            parameters=entities.candidate_parameters(candidate) if is_new else {},
+            tags=entities.candidate_tags(candidate),
+        )
+        status = "FAILED" if candidate.failure else "FINISHED"
+        self._client.set_terminated(child.run_id, status=status)
+        child.content = entities.content_digest(candidate)
+
+    def _start_child(self, candidate: Candidate) -> _Child:
+        started = time.time() - sum(candidate.seconds.values())
+        run = self._client.create_run(
+            self.experiment_id,
+            start_time=int(started * 1000),
+            tags=entities.child_tags(self.run_id) | {entities.NUMBER_TAG: str(candidate.number)},
+            run_name=f"#{candidate.number} {candidate.origin}",
+        )
+        return _Child(str(run.info.run_id))
+
+    def _mark_frontier(self, findings: Findings, state_dicts: Mapping[int, Path]) -> None:
+        members = {item.number: item for item in findings.frontier.members}
+        for number, child in self._children.items():
+            is_member = number in members
+            if is_member:
+                text = entities.plan_file_text(members[number])
+                self._client.log_text(child.run_id, text, "plan.json")
+            if is_member and number in state_dicts:
+                self._client.log_artifact(child.run_id, str(state_dicts[number]))
+            if is_member or child.is_member:
+                tag = str(is_member).lower()
+                self._client.set_tag(child.run_id, entities.FRONTIER_TAG, tag)
+                child.is_member = is_member
+
+    def _log_findings(self, findings: Findings, artifacts: Sequence[Path]) -> None:
+        for path in artifacts:
+            self._client.log_artifact(self.run_id, str(path))
+        page = pareto_figure(findings).to_html(include_plotlyjs=True, full_html=True)
+        self._client.log_text(self.run_id, page, "pareto.html")
+        _log_batch(
+            self._client,
+            self.run_id,
+            metrics=entities.findings_metrics(findings),
+            parameters={},
+            tags=entities.findings_tags(findings),
+        )
+
+    def _missing(self, findings: Findings, rest: str) -> str:
+        count = sum(not self._has(item) for item in findings.candidates)
+        return (
+            f"the MLflow store {masked(self.uri)} lacks {count} of "
+            f"{len(findings.candidates)} candidates{rest}; the result folder has everything"
+        )
+
+
+def _describe(
+    client: MlflowClient,
+    run_id: str,
+    facts: SearchFacts,
+    job_text: str,
+    environment: Mapping[str, Any],
+) -> None:
+    """Put the job and the environment on the parent run; parameters that it has stay."""
+    run = client.get_run(run_id)
+    parameters = entities.search_parameters(facts, environment)
+    new = {name: value for name, value in parameters.items() if name not in run.data.params}
+    client.update_run(run_id, status="RUNNING")
+    _log_batch(client, run_id, metrics={}, parameters=new, tags={})
+    client.log_text(run_id, job_text, "job.yaml")
+    client.log_dict(run_id, dict(environment), "environment.json")
+
+
+def _find_parent(client: MlflowClient, experiment: str, search_id: str) -> str | None:
+    found = client.search_runs(
+        [experiment], f"tags.`{entities.SEARCH_TAG}` = '{search_id}'", max_results=1
+    )
+    return str(found[0].info.run_id) if found else None
+
+
+def _find_children(client: MlflowClient, experiment: str, parent: str) -> dict[int, _Child]:
+    children = {}
+    for run in _all_runs(client, experiment, f"tags.`{entities.PARENT_TAG}` = '{parent}'"):
+        tags = run.data.tags
+        if entities.NUMBER_TAG in tags:
+            children[int(tags[entities.NUMBER_TAG])] = _Child(
+                str(run.info.run_id),
+                tags.get(entities.CONTENT_TAG, ""),
+                tags.get(entities.FRONTIER_TAG) == "true",
+            )
+    return children
+
+
+def _all_runs(client: MlflowClient, experiment: str, query: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_runs([experiment], query, max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _log_batch(
+    client: MlflowClient,
+    run_id: str,
+    *,
+    metrics: Mapping[str, float],
+    parameters: Mapping[str, str],
+    tags: Mapping[str, str],
+) -> None:
+    """Log everything in as few requests as MLflow's limit of 100 parameters allows."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    items = [Param(name, value) for name, value in parameters.items()]
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+        params=items[:100],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+    )
+    for start in range(100, len(items), 100):
+        client.log_batch(run_id, params=items[start : start + 100])
