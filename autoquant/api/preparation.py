@@ -1,0 +1,193 @@
+"""Everything before the first candidate: capture, calibration, engine, space, sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autoquant.analysis.sensitivity import chunk_count, list_trials, measure_sensitivity
+from autoquant.api.watch import Watch
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.core.evaluation import Phase
+from autoquant.core.objectives import Objective
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.space import SearchSpace
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import StorageError
+from autoquant.evaluate.engine_choice import time_engines
+from autoquant.evaluate.evaluator import MeasurementSettings
+from autoquant.job import Job
+from autoquant.model.calibration import calibrate, digest_of
+from autoquant.model.capture import Capture, capture
+from autoquant.model.subject import Subject
+from autoquant.model.torch_ao.observers import ScaleCache
+from autoquant.model.torch_ao.qconfig import QuantizationSettings
+from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.record.results import load_sensitivity, load_statistics
+from autoquant.search.space import bind_space
+
+FEW_SAMPLES = 100
+"""Below this many calibration samples a warning is shown."""
+
+_REDUCE_RANGE: Mapping[str, bool | None] = {"auto": None, "yes": True, "no": False}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preparation:
+    """What every candidate of a search shares.
+
+    Attributes:
+        subject: Model, data and metric.
+        captured: The captured model.
+        statistics: Of its tensors.
+        settings: How plans are built and measured; its engine is a real one.
+        quantization: What the engine decides of a QConfig.
+        space: The search space.
+        phases: What is measured of each candidate.
+        notices: What the user should know.
+    """
+
+    subject: Subject
+    captured: Capture
+    statistics: CalibrationStatistics
+    settings: MeasurementSettings
+    quantization: QuantizationSettings
+    space: SearchSpace
+    phases: tuple[Phase, ...]
+    notices: tuple[str, ...]
+
+
+def capture_subject(subject: Subject, watch: Watch) -> Capture:
+    """Trace the model and find its sites."""
+    with watch.stage("reading the model", None):
+        return capture(subject.model, subject.example, subject.leaf_modules)
+
+
+def calibrate_subject(
+    subject: Subject, captured: Capture, watch: Watch, folder: Path | None = None
+) -> CalibrationStatistics:
+    """Calibrate, or read what an earlier process found for the same weights and data."""
+    batches = [batch.inputs for batch in subject.calibration]
+    samples = sum(len(batch) for batch in subject.calibration)
+    if samples < FEW_SAMPLES:
+        watch.note(
+            f"warning: {samples} calibration samples are few; ranges settle from about "
+            f"{FEW_SAMPLES} on"
+        )
+    known = _known_statistics(folder)
+    if known is not None and known.digest == digest_of(
+        captured.graph.state_dict().values(), batches
+    ):
+        return known
+    with watch.stage("calibrating", samples) as advance:
+        return calibrate(captured, batches, advance)
+
+
+def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
+    if folder is None:
+        return None
+    try:
+        return load_statistics(folder)
+    except StorageError:
+        return None
+
+
+def measurement_settings(job: Job) -> MeasurementSettings:
+    """How a job measures; its engine may still be `auto`."""
+    return MeasurementSettings(
+        engine=job.backend.engine,
+        observer=job.calibration.observer,
+        reduce_range=_REDUCE_RANGE[job.backend.reduce_range],
+        quality_threads=job.execution.cpus_per_worker,
+        latency_threads=job.backend.threads,
+        latency_batch=job.backend.batch_size,
+        latency_pairs=job.backend.pairs,
+    )
+
+
+def choose_engine(
+    job: Job,
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    watch: Watch,
+) -> MeasurementSettings:
+    """Settle `engine: auto` by measuring all engines; others are taken as they are."""
+    settings = measurement_settings(job)
+    if settings.engine != "auto":
+        return settings
+    with watch.stage("timing the engines", None):
+        timed = time_engines(subject, captured, statistics, settings)
+    engine = next(iter(timed))
+    speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in timed.items())
+    watch.note(f"engine: {engine}, the fastest here in all-int8 over eager fp32 ({speeds})")
+    return replace(settings, engine=engine)
+
+
+def prepare(
+    job: Job, subject: Subject, watch: Watch, folder: Path | None = None, engine: str | None = None
+) -> Preparation:
+    """Do everything before the first candidate.
+
+    Args:
+        job: What to search.
+        subject: Its model, data and metric.
+        watch: Shown the progress.
+        folder: Result folder of an earlier process, whose statistics may be taken over.
+        engine: What an earlier process settled on.
+    """
+    captured = capture_subject(subject, watch)
+    statistics = calibrate_subject(subject, captured, watch, folder)
+    if engine is not None:
+        settings = replace(measurement_settings(job), engine=engine)
+    else:
+        settings = choose_engine(job, subject, captured, statistics, watch)
+    quantization = engine_settings(settings.engine, settings.observer, settings.reduce_range)
+    backend = TorchCpuBackend(
+        captured, statistics, settings.engine, quantization, subject.example
+    )
+    timed = Objective.LATENCY in job.objectives
+    bound = bind_space(
+        job.space,
+        captured.sites,
+        captured.agreements,
+        backend.support,
+        real_kernels_only=timed,
+    )
+    for notice in bound.notices:
+        watch.note(notice)
+    return Preparation(
+        subject=subject,
+        captured=captured,
+        statistics=statistics,
+        settings=settings,
+        quantization=quantization,
+        space=bound.space,
+        phases=(Phase.QUALITY, Phase.LATENCY) if timed else (Phase.QUALITY,),
+        notices=bound.notices,
+    )
+
+
+def rank_by_sensitivity(
+    job: Job, prepared: Preparation, watch: Watch, folder: Path | None = None
+) -> SensitivityTable:
+    """Measure the sensitivity of every knob, or read what an earlier process found."""
+    if folder is not None:
+        try:
+            return load_sensitivity(folder)
+        except StorageError:
+            pass
+    sites = {site.name: site for site in prepared.captured.sites}
+    samples = job.sensitivity.samples
+    rows = len(list_trials(prepared.space, sites))
+    chunks = chunk_count(prepared.subject.evaluation, samples)
+    with watch.stage("measuring sensitivity", rows * chunks) as advance:
+        return measure_sensitivity(
+            prepared.captured,
+            prepared.space,
+            SchemeRounding(sites, prepared.quantization, ScaleCache(prepared.statistics)),
+            prepared.subject.evaluation,
+            samples,
+            advance,
+        )

@@ -1,0 +1,275 @@
+"""What a search gives back: the frontier, and from each point a mapping and a model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend
+from autoquant.core.frontier import Frontier
+from autoquant.core.measurement import Candidate, Failure, Measurements
+from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.sites import Address, Site
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import PlanError
+from autoquant.model.capture import capture
+from autoquant.model.torch_ao.qconfig import QuantizationSettings, build_qconfig_mapping
+from autoquant.record.findings import Findings
+from autoquant.record.frame import candidates_frame
+from autoquant.record.plots.pareto import pareto_figure
+from autoquant.record.table import CandidateTable, candidate_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+    from torch.ao.quantization import QConfigMapping
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BuildContext:
+    """What it takes to build a plan again.
+
+    Attributes:
+        sites: Of the model.
+        addresses: How a QConfigMapping reaches each call of its graph.
+        leaf_modules: Paths that were not traced into.
+        statistics: Of its tensors.
+        engine: The torch engine of the search.
+        quantization: What the engine decides of a QConfig.
+        example: A few input samples.
+    """
+
+    sites: tuple[Site, ...]
+    addresses: tuple[Address, ...]
+    leaf_modules: tuple[str, ...]
+    statistics: CalibrationStatistics
+    engine: str
+    quantization: QuantizationSettings
+    example: tuple[Tensor, ...]
+
+
+class ResultCandidate:
+    """A candidate that can be built again.
+
+    Attributes:
+        candidate: The values: plan, measurements, origin.
+    """
+
+    def __init__(self, candidate: Candidate, context: BuildContext) -> None:
+        self.candidate = candidate
+        self._context = context
+
+    @property
+    def number(self) -> int:
+        """Its number in the search."""
+        return self.candidate.number
+
+    @property
+    def plan(self) -> Plan:
+        """The scheme of every site."""
+        return self.candidate.plan
+
+    @property
+    def digest(self) -> str:
+        """The plan's digest."""
+        return self.candidate.digest
+
+    @property
+    def origin(self) -> str:
+        """Where it came from."""
+        return self.candidate.origin
+
+    @property
+    def measurements(self) -> Measurements:
+        """All measurements by name."""
+        return self.candidate.measurements
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed, None for a success."""
+        return self.candidate.failure
+
+    @property
+    def executed(self) -> Mapping[str, str]:
+        """What each site really ran, as read back from the engine."""
+        return self.candidate.executed
+
+    def value(self, name: str) -> float:
+        """Value of a measurement (`accuracy`, `accuracy_drop`, `sqnr_db`, `speedup`...).
+
+        Raises:
+            KeyError: There is no such measurement; the message lists those that are.
+        """
+        return self.candidate.value(name)
+
+    def qconfig_mapping(self) -> QConfigMapping:
+        """Give the plan as torch's QConfigMapping, for `prepare_fx` and `convert_fx`.
+
+        Plans with int16 or fp16 sites need `backend_config=aq.backend_config()` in both calls.
+        bf16 is a cast and no quantization: torch's mapping cannot carry it, such sites are left
+        in fp32 with a warning; `quantize` casts them.
+
+        Raises:
+            PlanError: The plan has int16 weights, whose scales torch's reference modules drop.
+        """
+        context = self._context
+        wide = [name for name, item in self.plan.assignment if item is Scheme.INT16_WEIGHT]
+        if wide:
+            raise PlanError(
+                f"site {wide[0]!r} has int16 weights, whose scale torch's convert drops",
+                hint="use quantize(model), which keeps it",
+            )
+        casts = [name for name, item in self.plan.assignment if item is Scheme.BF16]
+        if casts:
+            warnings.warn(
+                f"{len(casts)} bf16 sites stay fp32 in a QConfigMapping ({casts[0]}...); "
+                "quantize(model) casts them",
+                stacklevel=2,
+            )
+        sites = {site.name: site for site in context.sites}
+        return build_qconfig_mapping(context.addresses, sites, self.plan, context.quantization)
+
+    def quantize(self, model: nn.Module) -> nn.Module:
+        """Build the plan on a model: converted, ready to run, without calibrating again.
+
+        The packed weights carry their engine, except qnnpack's: for that one set
+        `torch.backends.quantized.engine = "qnnpack"` before running.
+
+        Args:
+            model: The float model that was searched; it is not changed.
+
+        Raises:
+            PlanError: The model has other sites than the one that was searched.
+            BackendError: The engine refuses the plan on this machine.
+        """
+        context = self._context
+        captured = capture(model.eval(), context.example, context.leaf_modules)
+        _check_same_sites(context.sites, captured.sites)
+        backend = TorchCpuBackend(
+            captured, context.statistics, context.engine, context.quantization, context.example
+        )
+        return backend.build(self.plan).module
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name}={self.measurements[name].value:.4g}"
+            for name in ("accuracy", "accuracy_drop", "sqnr_db", "speedup")
+            if name in self.measurements
+        )
+        return f"<candidate {self.number} ({self.origin}): {shown}, {self.plan.counts()}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult:
+    """Everything that a search found.
+
+    Attributes:
+        findings: The values: candidates, frontier, sensitivity, environment.
+        context: What it takes to build a plan again.
+        folder: The result folder.
+    """
+
+    findings: Findings
+    context: BuildContext
+    folder: Path
+
+    @property
+    def frontier(self) -> Sequence[ResultCandidate]:
+        """The candidates worth choosing between, fastest (or smallest) first."""
+        return tuple(ResultCandidate(item, self.context) for item in self.findings.frontier)
+
+    @property
+    def candidates(self) -> Sequence[ResultCandidate]:
+        """Everything that was tried, by number."""
+        return tuple(ResultCandidate(item, self.context) for item in self.findings.candidates)
+
+    @property
+    def baseline(self) -> Measurements:
+        """Measurements of the float model."""
+        return self.findings.frontier.baseline
+
+    @property
+    def sensitivity(self) -> SensitivityTable | None:
+        """The sensitivity table."""
+        return self.findings.sensitivity
+
+    @property
+    def hypervolume(self) -> float:
+        """Hypervolume of what was found, in the objectives' losses."""
+        return self.findings.frontier.hypervolume
+
+    def __iter__(self) -> Iterator[ResultCandidate]:
+        return iter(self.frontier)
+
+    def best(self, max_drop: float | None = None) -> ResultCandidate:
+        """The cheapest frontier member within an accuracy drop.
+
+        Args:
+            max_drop: Largest allowed drop, in the metric's unit; None: the job's own limit.
+
+        Raises:
+            PlanError: No member is within it; says how near the nearest comes.
+        """
+        limit = self.findings.facts.max_drop if max_drop is None else max_drop
+        for member in self.frontier:
+            if limit is None or member.value("accuracy_drop") <= limit:
+                return member
+        nearest = min((item.value("accuracy_drop") for item in self.frontier), default=None)
+        raise PlanError(
+            f"no frontier member drops at most {limit}; "
+            + ("the frontier is empty" if nearest is None else f"the least drop is {nearest:.4g}"),
+            hint="allow a larger drop, widen the search space, or search for longer",
+        )
+
+    def table(self) -> CandidateTable:
+        """The frontier as a table."""
+        return candidate_table(self.findings.frontier.members, self.baseline)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """All candidates as a data frame; see docs/result-folder.md for its columns."""
+        return candidates_frame(self.findings.candidates)
+
+    def plot(self) -> go.Figure:
+        """The Pareto plot."""
+        return pareto_figure(self.findings)
+
+
+def frontier_axes(frontier: Frontier) -> tuple[Objective, ...]:
+    """What the frontier trades."""
+    return frontier.axes
+
+
+def _check_same_sites(searched: Sequence[Site], found: Sequence[Site]) -> None:
+    before = {(site.name, site.kind) for site in searched}
+    now = {(site.name, site.kind) for site in found}
+    if before != now:
+        different = sorted(name for name, _ in before ^ now)
+        raise PlanError(
+            f"the model has other sites than the one that was searched: {different[0]!r}"
+            + (f" and {len(different) - 1} more" if len(different) > 1 else ""),
+            hint="give the same model, with the same module names",
+        )
+
+
+def keep_example(inputs: tuple[Tensor, ...], samples: int = 2) -> tuple[Tensor, ...]:
+    """A few samples to trace with."""
+    return tuple(item[:samples].detach().clone() for item in inputs)
+
+
+def example_arrays(example: tuple[Tensor, ...]) -> dict[str, Any]:
+    """An example as arrays by position, for a file."""
+    return {str(index): item.cpu().numpy() for index, item in enumerate(example)}
+
+
+def example_from(arrays: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Read back what `example_arrays` gave."""
+    return tuple(torch.from_numpy(arrays[str(index)]) for index in range(len(arrays)))
