@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+__all__ = ["accuracy", "mse", "top5"]
+
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Score 1 where the largest logit is the target.

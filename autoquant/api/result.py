@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend
-from autoquant.core.frontier import Frontier
 from autoquant.core.measurement import Candidate, Failure, Measurements
-from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
@@ -87,6 +85,11 @@ class ResultCandidate:
     def origin(self) -> str:
         """Where it came from."""
         return self.candidate.origin
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """A few input samples of the search."""
+        return self._context.example
 
     @property
     def measurements(self) -> Measurements:
@@ -241,11 +244,6 @@ class SearchResult:
     def plot(self) -> go.Figure:
         """The Pareto plot."""
         return pareto_figure(self.findings)
-
-
-def frontier_axes(frontier: Frontier) -> tuple[Objective, ...]:
-    """What the frontier trades."""
-    return frontier.axes
 
 
 def _check_same_sites(searched: Sequence[Site], found: Sequence[Site]) -> None:

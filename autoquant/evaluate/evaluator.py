@@ -19,6 +19,7 @@ from autoquant.core.measurement import Failure, Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import BackendError, MetricError, ModelError
+from autoquant.evaluate.allocator import keep_freed_memory
 from autoquant.evaluate.latency import measure_latency
 from autoquant.evaluate.quality import (
     FloatReference,
@@ -221,6 +222,7 @@ def build_evaluator(
     clock: Callable[[], float] = time.perf_counter,
 ) -> PlanEvaluator:
     """Build the evaluator of one process from what it has loaded."""
+    keep_freed_memory()
     backend = TorchCpuBackend(
         captured,
         statistics,

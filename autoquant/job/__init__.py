@@ -1,6 +1,7 @@
 """The job as frozen values, and YAML -> job with all mistakes at once."""
 
-from autoquant.job.load import dump_job, load_job, shipped_spaces
+from autoquant.job.load import dump_job, find_space_rules, load_job, shipped_spaces
+from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import (
     BackendSettings,
     Budget,
@@ -31,6 +32,8 @@ __all__ = [
     "SpaceRules",
     "Tracking",
     "dump_job",
+    "explain_mistakes",
+    "find_space_rules",
     "load_job",
     "shipped_spaces",
 ]

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from autoquant.errors import JobError
-from autoquant.job.mistakes import explain
+from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import METRICS, Job
 from autoquant.job.yaml_text import parse_yaml, read_yaml_mapping
 
@@ -43,7 +43,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     try:
         job = Job.model_validate(document)
     except ValidationError as error:
-        mistakes += explain(error, Job)
+        mistakes += explain_mistakes(error, Job)
     if mistakes:
         raise JobError.of(str(path), list(dict.fromkeys(mistakes)))
     return job.model_copy(update={"output": job.output.resolve()})
@@ -54,16 +54,20 @@ def dump_job(job: Job) -> str:
     return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def find_space(name: str, folder: Path) -> Path | None:
-    """Find a search space by path (relative to `folder`) or by the name of a shipped one."""
-    for candidate in (folder / name, Path(name)):
+def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:
+    """Read a search space by path (relative to `folder`) or by the name of a shipped one.
+
+    Raises:
+        JobError: There is none, or it is no YAML mapping.
+    """
+    shipped = [place / f"{name}.yaml" for place in _shipped_folders()]
+    for candidate in (folder / name, *shipped):
         if candidate.is_file():
-            return candidate
-    for shipped in _shipped_folders():
-        candidate = shipped / f"{name}.yaml"
-        if candidate.is_file():
-            return candidate
-    return None
+            return read_yaml_mapping(candidate)
+    raise JobError(
+        f"no file {name!r} there, and no shipped space of that name",
+        hint=f"give a path, or one of {', '.join(shipped_spaces())}",
+    )
 
 
 def shipped_spaces() -> tuple[str, ...]:
@@ -74,7 +78,7 @@ def shipped_spaces() -> tuple[str, ...]:
 
 def _shipped_folders() -> tuple[Path, ...]:
     package = Path(__file__).resolve().parent.parent
-    return (package / "search_spaces", package.parent / "search_spaces")
+    return (package.parent / "search_spaces", package / "search_spaces")
 
 
 def _override(document: dict[str, Any], override: str) -> list[str]:
@@ -100,19 +104,11 @@ def _resolve(document: dict[str, Any], folder: Path) -> Iterator[str]:
     """Make the paths of a document absolute, in place; give what is missing."""
     space = document.get("space")
     if isinstance(space, str):
-        found = find_space(space, folder)
-        if found is None:
-            yield (
-                f"space: no file {space!r} beside the job file, and no shipped space of that "
-                f"name; shipped: {', '.join(shipped_spaces())}"
-            )
+        try:
+            document["space"] = find_space_rules(space, folder)
+        except JobError as error:
+            yield f"space: {error.message}; {error.hint}"
             document["space"] = {"schemes": ["fp32"]}
-        else:
-            try:
-                document["space"] = read_yaml_mapping(found)
-            except JobError as error:
-                yield f"space: {error.message}"
-                document["space"] = {"schemes": ["fp32"]}
     yield from _resolve_entry(document, "model", "model", folder)
     data = document.get("data")
     if isinstance(data, dict):

@@ -21,7 +21,7 @@ _WORDS = {
 }
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+def explain_mistakes(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Turn a validation error into lines, in the order of the file."""
     return list(dict.fromkeys(_line(item, model) for item in error.errors()))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from autoquant.errors import MetricError, ModelError
+from autoquant.errors import JobError, MetricError, ModelError
 from autoquant.job import Job
 from autoquant.model.batches import Batch, read_batches, take_samples
 from autoquant.model.entry_points import call_entry, load_entry
@@ -67,7 +67,7 @@ class JobRecipe:
         model_source, data = self.job.model, self.job.data
         if model_source is None or data is None:
             raise ValueError("a job without model and data has no recipe")
-        model = call_entry(model_source.entry, model_source.arguments)
+        model = load_model(self.job)
         sources = {
             name: call_entry(entry.entry, {**data.arguments, **entry.arguments})
             for name in ("calibration", "evaluation", "heldout")
@@ -82,6 +82,27 @@ class JobRecipe:
             leaf_modules=model_source.leaf_modules,
             calibration_samples=self.job.calibration.samples,
         )
+
+
+def load_model(job: Job) -> nn.Module:
+    """Call the entry point of a job's model.
+
+    Raises:
+        JobError: The job names none (it was a search from Python), or the call is wrong.
+        ModelError: It gives no module.
+    """
+    if job.model is None:
+        raise JobError(
+            "this job names no model: its search ran on one in memory",
+            hint="use autoquant.load_result(folder) and candidate.quantize(model) in Python",
+        )
+    model = call_entry(job.model.entry, job.model.arguments)
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{job.model.entry} returned a {type(model).__name__}, not a torch.nn.Module",
+            hint="return the module itself",
+        )
+    return model.eval()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 from autoquant.core.frontier import Frontier
 from autoquant.core.measurement import Candidate, Measurements
-from autoquant.core.plan import PLAN_FORMAT, Plan
+from autoquant.core.plan import Plan
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Address, Site
 from autoquant.core.space import SearchSpace
@@ -21,6 +21,7 @@ from autoquant.record.findings import SearchFacts
 from autoquant.record.frontier_file import write_frontier
 from autoquant.record.history import History, read_history
 from autoquant.record.lock import FolderLock
+from autoquant.record.plan_file import plan_file_text
 from autoquant.record.sensitivity_file import write_sensitivity
 from autoquant.record.statistics_file import write_statistics
 from autoquant.record.storage import storage_errors, write_json, write_text
@@ -174,8 +175,7 @@ class ResultFolder:
     def write_plan(self, number: int, plan: Plan) -> Path:
         """Keep one plan as `load_plan` reads it; gives its path."""
         path = files.plan_path(self.path, number)
-        document = {"format": PLAN_FORMAT, "digest": plan.digest, "plan": plan.to_json()}
-        write_json(path, document)
+        write_text(path, plan_file_text(plan))
         return path
 
     def write_report(self, html: str) -> Path:

@@ -33,7 +33,8 @@ def candidates_frame(candidates: Iterable[Candidate]) -> pd.DataFrame:
     names += sorted(present - set(names))
     columns = ["number", "digest", "origin", "failure"]
     columns += [name + suffix for name in names for suffix in ("", "_stderr", "_kind")]
-    return pd.DataFrame([_frame_row(item) for item in listed], columns=columns)
+    frame: pd.DataFrame = pd.DataFrame([_frame_row(item) for item in listed], columns=columns)
+    return frame
 
 
 def _frame_row(candidate: Candidate) -> dict[str, object]:

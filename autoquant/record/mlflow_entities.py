@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoquant.core.measurement import Candidate, Measurements
-from autoquant.core.plan import PLAN_FORMAT
 from autoquant.record.findings import Findings, SearchFacts
 from autoquant.record.summary import summarize
 from autoquant.record.table import CandidateTable, candidate_table, to_markdown
@@ -77,16 +76,6 @@ def candidate_tags(candidate: Candidate) -> dict[str, str]:
 def plan_text(candidate: Candidate) -> str:
     """Give the plan as one line of JSON."""
     return json.dumps(candidate.plan.to_json(), separators=(",", ":"))
-
-
-def plan_file_text(candidate: Candidate) -> str:
-    """Give the plan as `load_plan` reads it."""
-    document = {
-        "format": PLAN_FORMAT,
-        "digest": candidate.digest,
-        "plan": candidate.plan.to_json(),
-    }
-    return json.dumps(document, indent=2) + "\n"
 
 
 def search_tags(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from autoquant.record.mlflow_connection import (
     resolve_uri,
     store_errors,
 )
+from autoquant.record.mlflow_runs import Child, find_children, find_parent, log_batch
+from autoquant.record.plan_file import plan_file_text
 from autoquant.record.plots import pareto_figure
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("autoquant.record")
 _RETRY_SECONDS = 60.0
-_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,6 @@ class TrackingSettings:
     uri: str
     experiment: str
     tags: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Child:
-    """A child run, and what it last logged."""
-
-    run_id: str
-    content: str = ""
-    is_member: bool = False
 
 
 def open_recorder(
@@ -83,8 +75,8 @@ def open_recorder(
     client = connect(uri)
     experiment = find_experiment(client, uri, settings.experiment)
     try:
-        parent = _find_parent(client, experiment, facts.search_id)
-        children = _find_children(client, experiment, parent) if parent else {}
+        parent = find_parent(client, experiment, facts.search_id)
+        children = find_children(client, experiment, parent) if parent else {}
         if parent is None:
             tags = entities.search_tags(facts, environment, settings.tags)
             run = client.create_run(experiment, tags=tags, run_name=facts.name)
@@ -115,7 +107,7 @@ class MlflowRecorder:
         client: MlflowClient,
         experiment_id: str,
         run_id: str,
-        children: dict[int, _Child],
+        children: dict[int, Child],
         *,
         uri: str,
         clock: Callable[[], float],
@@ -193,7 +185,7 @@ class MlflowRecorder:
         if is_new:
             self._children[candidate.number] = self._start_child(candidate)
         child = self._children[candidate.number]
-        _log_batch(
+        log_batch(
             self._client,
             child.run_id,
             metrics=entities.candidate_metrics(candidate),
@@ -204,7 +196,7 @@ class MlflowRecorder:
         self._client.set_terminated(child.run_id, status=status)
         child.content = entities.content_digest(candidate)
 
-    def _start_child(self, candidate: Candidate) -> _Child:
+    def _start_child(self, candidate: Candidate) -> Child:
         started = time.time() - sum(candidate.seconds.values())
         run = self._client.create_run(
             self.experiment_id,
@@ -212,14 +204,14 @@ class MlflowRecorder:
             tags=entities.child_tags(self.run_id) | {entities.NUMBER_TAG: str(candidate.number)},
             run_name=f"#{candidate.number} {candidate.origin}",
         )
-        return _Child(str(run.info.run_id))
+        return Child(str(run.info.run_id))
 
     def _mark_frontier(self, findings: Findings, state_dicts: Mapping[int, Path]) -> None:
         members = {item.number: item for item in findings.frontier.members}
         for number, child in self._children.items():
             is_member = number in members
             if is_member:
-                text = entities.plan_file_text(members[number])
+                text = plan_file_text(members[number].plan)
                 self._client.log_text(child.run_id, text, "plan.json")
             if is_member and number in state_dicts:
                 self._client.log_artifact(child.run_id, str(state_dicts[number]))
@@ -233,11 +225,10 @@ class MlflowRecorder:
             self._client.log_artifact(self.run_id, str(path))
         page = pareto_figure(findings).to_html(include_plotlyjs=True, full_html=True)
         self._client.log_text(self.run_id, page, "pareto.html")
-        _log_batch(
+        log_batch(
             self._client,
             self.run_id,
             metrics=entities.findings_metrics(findings),
-            parameters={},
             tags=entities.findings_tags(findings),
         )
 
@@ -261,59 +252,6 @@ def _describe(
     parameters = entities.search_parameters(facts, environment)
     new = {name: value for name, value in parameters.items() if name not in run.data.params}
     client.update_run(run_id, status="RUNNING")
-    _log_batch(client, run_id, metrics={}, parameters=new, tags={})
+    log_batch(client, run_id, parameters=new)
     client.log_text(run_id, job_text, "job.yaml")
     client.log_dict(run_id, dict(environment), "environment.json")
-
-
-def _find_parent(client: MlflowClient, experiment: str, search_id: str) -> str | None:
-    found = client.search_runs(
-        [experiment], f"tags.`{entities.SEARCH_TAG}` = '{search_id}'", max_results=1
-    )
-    return str(found[0].info.run_id) if found else None
-
-
-def _find_children(client: MlflowClient, experiment: str, parent: str) -> dict[int, _Child]:
-    children = {}
-    for run in _all_runs(client, experiment, f"tags.`{entities.PARENT_TAG}` = '{parent}'"):
-        tags = run.data.tags
-        if entities.NUMBER_TAG in tags:
-            children[int(tags[entities.NUMBER_TAG])] = _Child(
-                str(run.info.run_id),
-                tags.get(entities.CONTENT_TAG, ""),
-                tags.get(entities.FRONTIER_TAG) == "true",
-            )
-    return children
-
-
-def _all_runs(client: MlflowClient, experiment: str, query: str) -> Iterator[Any]:
-    token = None
-    while True:
-        page = client.search_runs([experiment], query, max_results=_PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _log_batch(
-    client: MlflowClient,
-    run_id: str,
-    *,
-    metrics: Mapping[str, float],
-    parameters: Mapping[str, str],
-    tags: Mapping[str, str],
-) -> None:
-    """Log everything in as few requests as MLflow's limit of 100 parameters allows."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    now = int(time.time() * 1000)
-    items = [Param(name, value) for name, value in parameters.items()]
-    client.log_batch(
-        run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-        params=items[:100],
-        tags=[RunTag(name, value) for name, value in tags.items()],
-    )
-    for start in range(100, len(items), 100):
-        client.log_batch(run_id, params=items[start : start + 100])

@@ -7,17 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 from autoquant.core.measurement import Candidate
+from autoquant.core.recording import Recorder
 from autoquant.record.findings import Findings
 
 
-class CandidateRecorder(Protocol):
-    """Keeps candidates as they finish."""
-
-    def candidate(self, candidate: Candidate) -> None:
-        """Keep a candidate; a later record of the same number supersedes the earlier one."""
-
-
-class Tracker(CandidateRecorder, Protocol):
+class Tracker(Recorder, Protocol):
     """Keeps candidates as they finish, and what the search found at its end."""
 
     def finish(
@@ -47,6 +41,7 @@ class NullRecorder:
         state_dicts: Mapping[int, Path] | None = None,
     ) -> tuple[str, ...]:
         """Keep nothing; nothing is missing."""
+        del findings, artifacts, state_dicts
         return ()
 
     def stop(self, reason: str) -> None:
@@ -60,7 +55,7 @@ class JointRecorder:
         recorders: The result folder first: what it refuses, no other sees.
     """
 
-    def __init__(self, recorders: Sequence[CandidateRecorder]) -> None:
+    def __init__(self, recorders: Sequence[Recorder]) -> None:
         self._recorders = tuple(recorders)
 
     def candidate(self, candidate: Candidate) -> None:

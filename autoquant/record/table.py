@@ -18,6 +18,7 @@ from autoquant.record.wording import (
     kinds_of,
     kinds_text,
     score_unit,
+    sqnr_text,
     with_spread,
 )
 
@@ -64,15 +65,19 @@ class _Number:
 def candidate_table(candidates: Sequence[Candidate], baseline: Measurements) -> CandidateTable:
     """Lay candidates out, after the float model; columns that nobody has are left out.
 
+    Bit operations stand in for speed, and are left out where speed is known.
+
     Args:
         candidates: In the order in which to show them.
         baseline: Measurements of the float model.
     """
     everything = [baseline, *(item.measurements for item in candidates)]
+    has_speed = any("speedup" in item for item in everything)
+    left_out = {"bops_ratio"} if has_speed else set()
     numbers = [
         number
         for number in _numbers(score_unit(everything), baseline)
-        if any(number.name in item for item in everything)
+        if any(number.name in item for item in everything) and number.name not in left_out
     ]
     kinds = {number.name: kinds_of(everything, number.name) for number in numbers}
     columns = (
@@ -126,19 +131,13 @@ def _numbers(unit: ScoreUnit, baseline: Measurements) -> tuple[_Number, ...]:
         share = f" ({item.value / full:.0%})" if full else ""
         return bytes_text(item.value) + share
 
-    def two(item: Measurement) -> str:
-        return with_spread(item)
-
-    def one(item: Measurement) -> str:
-        return with_spread(item, digits=1)
-
     return (
         _Number(f"accuracy, {unit.value_unit}", "accuracy", score),
         _Number(drop_title, "accuracy_drop", drop, "0"),
         _Number(f"held-out {drop_title}", "heldout_accuracy_drop", drop, "0"),
-        _Number("SQNR, dB", "sqnr_db", one, "exact"),
-        _Number("speedup over fp32", "speedup", two, "1"),
-        _Number("latency, ms", "latency_ms", two),
+        _Number("SQNR, dB", "sqnr_db", sqnr_text, "exact"),
+        _Number("speedup", "speedup", with_spread, "1"),
+        _Number("latency, ms", "latency_ms", with_spread),
         _Number("size", "size_bytes", size),
         _Number("bit operations", "bops_ratio", lambda item: f"{item.value:.1%}", "100%"),
     )

@@ -18,6 +18,10 @@ KIND_NOTES = {
 SPREAD_NOTE = "± is one standard error; a 95% interval is about twice as wide on either side."
 
 
+EXACT_SQNR_DB = 150.0
+"""The evaluator reports this instead of infinity where outputs are equal to the last bit."""
+
+
 class ScoreUnit(Enum):
     """How the user's metric is shown.
 
@@ -62,6 +66,13 @@ def with_spread(measurement: Measurement, factor: float = 1.0, digits: int = 2) 
     if measurement.stderr is None:
         return value
     return f"{value} ± {measurement.stderr * factor:.{digits}f}"
+
+
+def sqnr_text(measurement: Measurement) -> str:
+    """Give `34.6 ± 0.3`, or `exact` where the outputs are equal to the last bit."""
+    if measurement.value >= EXACT_SQNR_DB:
+        return "exact"
+    return with_spread(measurement, digits=1)
 
 
 def bytes_text(size: float) -> str:

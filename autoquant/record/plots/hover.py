@@ -13,6 +13,7 @@ from autoquant.record.wording import (
     counts_text,
     exceptions_text,
     main_scheme,
+    sqnr_text,
     with_spread,
 )
 
@@ -44,7 +45,6 @@ def _numbers(candidate: Candidate, unit: ScoreUnit) -> list[str]:
         ("latency_ms", "{} ms", 1.0, 2),
         ("accuracy_drop", f"accuracy drop {{}} {unit.drop_unit}", unit.factor, 2),
         ("heldout_accuracy_drop", f"held-out drop {{}} {unit.drop_unit}", unit.factor, 2),
-        ("sqnr_db", "SQNR {} dB", 1.0, 1),
     )
     lines = [
         f"{words.format(with_spread(candidate.measurements[name], factor, digits))} "
@@ -52,5 +52,8 @@ def _numbers(candidate: Candidate, unit: ScoreUnit) -> list[str]:
         for name, words, factor, digits in formats
         if name in candidate.measurements
     ]
+    sqnr = candidate.measurements.get("sqnr_db")
+    if sqnr is not None:
+        lines.append(f"SQNR {sqnr_text(sqnr)} dB <i>{sqnr.kind.value}</i>")
     size = candidate.measurements.get("size_bytes")
     return [*lines, f"{bytes_text(size.value)} <i>{size.kind.value}</i>"] if size else lines

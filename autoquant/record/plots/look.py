@@ -71,7 +71,7 @@ def restyle(figure: go.Figure, *, height: int) -> go.Figure:
         "showline": True,
         "ticks": "outside",
         "tickcolor": MUTED,
-        "title": {"standoff": 12},
+        "title": {"standoff": 12, "font": {"size": 13}},
         "automargin": True,
     }
     figure.update_xaxes(**axis)

@@ -14,7 +14,7 @@ from autoquant.record.plots.axes import SQNR_AXIS, Axis, cost_axis, drop_axis
 from autoquant.record.plots.hover import hover_text
 from autoquant.record.plots.look import ACCENT, INK, KIND_SYMBOLS, MUTED, SECOND, note, restyle
 from autoquant.record.plots.window import window
-from autoquant.record.wording import ScoreUnit, score_unit, uniform_label
+from autoquant.record.wording import EXACT_SQNR_DB, ScoreUnit, score_unit, uniform_label
 
 _HEIGHT = 480
 _FAINT = "rgba(123, 135, 148, 0.55)"
@@ -124,9 +124,11 @@ def _add_points(
 
 def _label_uniform(figure: go.Figure, panel: _Panel) -> None:
     """Name the uniform plans, which everybody knows, beside their points."""
-    labelled = [(item, uniform_label(item)) for item in panel.drawable]
-    for item, label in labelled:
-        if label:
+    labelled: set[str] = set()
+    for item in panel.drawable:
+        label = uniform_label(item)
+        if label and label not in labelled:
+            labelled.add(label)
             figure.add_annotation(
                 x=panel.x.value(item),
                 y=panel.y.value(item),
@@ -150,12 +152,16 @@ def _set_axes(figure: go.Figure, panel: _Panel) -> None:
     if panel.x.is_reversed:
         figure.update_xaxes(autorange="reversed", row=1, col=panel.column)
     members = {item.number for item in panel.findings.frontier.members}
+    kept = [
+        _reach(panel.y, item)
+        for item in panel.drawable
+        if item.number in members and not _is_exact(panel.y, item)
+    ]
     visible = window(
         [panel.y.value(item) for item in panel.drawable],
-        [panel.y.value(item) for item in panel.drawable if item.number in members],
+        [edge for edges in kept for edge in edges] + _marks(panel),
+        ceiling=EXACT_SQNR_DB if panel.y is SQNR_AXIS else None,
     )
-    if visible is None:
-        return
     figure.update_yaxes(range=[visible.low, visible.high], row=1, col=panel.column)
     if visible.outside:
         figure.add_annotation(
@@ -169,6 +175,24 @@ def _set_axes(figure: go.Figure, panel: _Panel) -> None:
             showarrow=False,
             font={"size": 11, "color": MUTED},
         )
+
+
+def _reach(axis: Axis, candidate: Candidate) -> tuple[float, float]:
+    """Give both ends of a point's error bar."""
+    value, error = axis.value(candidate), axis.error(candidate)
+    return value - error, value + error
+
+
+def _is_exact(axis: Axis, candidate: Candidate) -> bool:
+    return axis is SQNR_AXIS and axis.value(candidate) >= EXACT_SQNR_DB
+
+
+def _marks(panel: _Panel) -> list[float]:
+    """Give the heights that must be seen beside the points: no change, and the limit."""
+    if panel.y is SQNR_AXIS:
+        return []
+    limit = panel.findings.facts.max_drop
+    return [0.0] if limit is None else [0.0, -limit * panel.unit.factor]
 
 
 def _mark_baseline(figure: go.Figure, panel: _Panel) -> None:
@@ -202,7 +226,7 @@ def _mark_limit(figure: go.Figure, panel: _Panel) -> None:
         y=-limit * panel.unit.factor,
         line={"color": SECOND, "width": 1.2, "dash": "dash"},
         annotation={"text": "largest drop allowed", "font": {"size": 11, "color": SECOND}},
-        annotation_position="bottom right",
+        annotation_position="top left",
         row=1,
         col=1,
     )

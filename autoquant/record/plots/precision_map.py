@@ -58,7 +58,12 @@ def precision_figure(findings: Findings) -> go.Figure:
         range=[-0.5, len(names) - 0.5],
     )
     figure.update_yaxes(
-        autorange="reversed", type="category", showgrid=False, ticks="", showline=False
+        autorange="reversed",
+        type="category",
+        showgrid=False,
+        ticklen=6,
+        tickcolor="white",
+        showline=False,
     )
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import plotly.graph_objects as go
@@ -35,13 +36,16 @@ def sensitivity_figure(table: SensitivityTable | None, top: int = 20) -> go.Figu
     figure = plain_figure(height=_FRAME_PIXELS + _ROW_PIXELS * longest)
     for index, scheme in enumerate(schemes):
         _add_scheme(figure, table, scheme, top, is_visible=index == 0)
+    orders = [[row.knob for row in list(table.ranking(scheme))[:top]] for scheme in schemes]
     figure.update_layout(
         barmode="group", bargap=0.25, bargroupgap=0.05, legend={"traceorder": "normal"}
     )
     figure.update_xaxes(title_text="Output noise, % of signal power (emulated)", rangemode="tozero")
-    figure.update_yaxes(autorange="reversed", ticks="", showline=False, type="category")
+    figure.update_yaxes(autorange="reversed", ticklen=6, tickcolor="white", showline=False)
+    figure.update_yaxes(type="category")
+    figure.update_yaxes(categoryorder="array", categoryarray=orders[0])
     if len(schemes) > 1:
-        figure.update_layout(updatemenus=[_menu(schemes)], margin={"t": 90})
+        figure.update_layout(updatemenus=[_menu(schemes, orders)], margin={"t": 90})
     return figure
 
 
@@ -61,7 +65,7 @@ def _add_scheme(
     ranked = list(table.ranking(scheme))[:top]
     parts = {(row.knob, row.part): row for row in table.rows if row.scheme is scheme}
     for part, colour in _COLOURS.items():
-        rows = [row for item in ranked if (row := parts.get((item.knob, part)))]
+        rows = [row for item in ranked if (row := _part(parts, item.knob, part))]
         figure.add_trace(
             go.Bar(
                 x=[row.noise * _PERCENT for row in rows],
@@ -92,6 +96,15 @@ def _add_scheme(
     )
 
 
+def _part(
+    parts: Mapping[tuple[str, Part], SensitivityRow], knob: str, part: Part
+) -> SensitivityRow | None:
+    """Give a knob's row; one without weights errs by its activations alone."""
+    if part is Part.ACTIVATION and (knob, Part.WEIGHT) not in parts:
+        return parts.get((knob, part), parts.get((knob, Part.BOTH)))
+    return parts.get((knob, part))
+
+
 def _hover(rows: list[SensitivityRow]) -> dict[str, Any]:
     return {
         "customdata": [[row.sqnr_db, row.scheme.value] for row in rows],
@@ -100,7 +113,7 @@ def _hover(rows: list[SensitivityRow]) -> dict[str, Any]:
     }
 
 
-def _menu(schemes: list[Scheme]) -> dict[str, Any]:
+def _menu(schemes: list[Scheme], orders: list[list[str]]) -> dict[str, Any]:
     buttons = [
         {
             "label": scheme.value,
@@ -112,7 +125,8 @@ def _menu(schemes: list[Scheme]) -> dict[str, Any]:
                         for index in range(len(schemes))
                         for _ in range(_TRACES_OF_A_SCHEME)
                     ]
-                }
+                },
+                {"yaxis.categoryarray": orders[chosen]},
             ],
         }
         for chosen, scheme in enumerate(schemes)

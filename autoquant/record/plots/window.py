@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_REACH = 3.0
-_MARGIN = 0.08
+_FENCE = 3.0
+_MARGIN = 0.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,26 +20,26 @@ class Window:
     outside: int
 
 
-def window(values: Sequence[float], kept: Sequence[float]) -> Window | None:
+def window(values: Sequence[float], kept: Sequence[float], ceiling: float | None = None) -> Window:
     """Choose a range that shows all of `kept` and most of `values`.
 
-    The range spans the central half of the values, stretched by three times its length on
-    either side (Tukey's outer fences), and never leaves a kept value out. None where all values
-    lie within: the axis then ranges by itself.
+    Values beyond Tukey's outer fences (three times the length of the central half, on either
+    side of it) stay outside unless kept; so does all that reaches the ceiling.
 
-    >>> window([0.0, 1.0, 2.0, 3.0, 4.0], [4.0]) is None
-    True
+    Args:
+        values: Positions of the points, at least one.
+        kept: Positions that must be seen.
+        ceiling: From here on a value means "no limit" and has no place on the axis.
+
     >>> window([0.0, 1.0, 2.0, 3.0, 500.0], [3.0]).outside
     1
     """
-    if not values:
-        return None
-    first, third = (float(item) for item in np.quantile(values, (0.25, 0.75)))
-    reach = _REACH * (third - first)
-    low = max(min(values), min([first - reach, *kept]))
-    high = min(max(values), max([third + reach, *kept]))
-    if third == first or (low == min(values) and high == max(values)):
-        return None
-    shown = [value for value in values if low <= value <= high]
-    margin = _MARGIN * (max(shown) - min(shown))
-    return Window(min(shown) - margin, max(shown) + margin, len(values) - len(shown))
+    below = [value for value in values if ceiling is None or value < ceiling] or list(values)
+    wanted = [value for value in kept if ceiling is None or value < ceiling]
+    first, third = (float(item) for item in np.quantile(below, (0.25, 0.75)))
+    reach = _FENCE * (third - first)
+    inside = [value for value in below if first - reach <= value <= third + reach]
+    low, high = min([*inside, *wanted]), max([*inside, *wanted])
+    margin = _MARGIN * (high - low) or 1.0
+    outside = sum(not low <= value <= high for value in values)
+    return Window(low - margin, high + margin, outside)

@@ -1,0 +1,1 @@
+"""The product in a few functions: search, load, export, and the steps on their own."""

@@ -1,0 +1,47 @@
+"""A finished search, read back from its folder without pickles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from autoquant.api.result import BuildContext, SearchResult, example_from
+from autoquant.backends.torch_cpu.backend import engine_settings
+from autoquant.core.statistics import ObserverName
+from autoquant.record.example_file import read_example
+from autoquant.record.results import (
+    load_addresses,
+    load_findings,
+    load_job_text,
+    load_sites,
+    load_statistics,
+)
+
+
+def load_result(folder: str | Path) -> SearchResult:
+    """Read everything that a search found.
+
+    Args:
+        folder: The result folder.
+
+    Raises:
+        StorageError: It holds no finished search, or a file of it is damaged.
+    """
+    folder = Path(folder)
+    findings = load_findings(folder)
+    job = yaml.safe_load(load_job_text(folder))
+    engine = str(findings.facts.settings["engine"])
+    reduce_range = bool(findings.facts.settings["reduce_range"])
+    observer = ObserverName(job["calibration"]["observer"])
+    leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
+    context = BuildContext(
+        sites=load_sites(folder),
+        addresses=load_addresses(folder),
+        leaf_modules=tuple(filter(None, leaf_modules)),
+        statistics=load_statistics(folder),
+        engine=engine,
+        quantization=engine_settings(engine, observer, reduce_range),
+        example=example_from(read_example(folder)),
+    )
+    return SearchResult(findings, context, folder)

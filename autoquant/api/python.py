@@ -1,0 +1,110 @@
+"""`autoquant.search`: a search of a model that lives in this process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from autoquant import metrics
+from autoquant.api.result import SearchResult
+from autoquant.api.search import run_search
+from autoquant.api.watch import Silent, Watch
+from autoquant.errors import JobError
+from autoquant.job import Job, explain_mistakes, find_space_rules
+from autoquant.model.subject import HeldRecipe, Metric, build_subject
+
+
+def search(
+    model: nn.Module,
+    *,
+    calibration: object,
+    evaluation: object,
+    metric: Metric = metrics.accuracy,
+    heldout: object | None = None,
+    backend: str = "auto",
+    max_drop: float | None = 0.01,
+    trials: int = 64,
+    space: str | dict[str, Any] = "server_cpu",
+    objectives: Sequence[str] = ("output_error", "latency"),
+    batch_size: int | None = None,
+    threads: int = 1,
+    sampler: str = "tpe",
+    seed: int = 0,
+    workers: int | None = None,
+    output: str | Path | None = None,
+    tracking_uri: str | None = None,
+    leaf_modules: Sequence[str] = (),
+    name: str = "search",
+    resume: bool = False,
+    watch: Watch | None = None,
+    **settings: Any,
+) -> SearchResult:
+    """Search mixed-precision plans for a model.
+
+    Args:
+        model: The trained float model; it is never changed.
+        calibration: Inputs to calibrate on: `(inputs, targets)` tensors, a tensor, a list of
+            batches, or a DataLoader.
+        evaluation: Inputs and targets to compare candidates on, in the same forms.
+        metric: `metric(outputs, targets)`, one score a sample (or one a batch), higher is better.
+        heldout: Data that only the frontier is scored on.
+        backend: A torch engine (`x86`, `onednn`, `fbgemm`, `qnnpack`), or `auto`: the fastest.
+        max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
+        trials: How many candidates, seeds included; 0: the seeds alone.
+        space: Name or path of a search space, or its rules.
+        objectives: What to optimize; see docs/job-file.md.
+        batch_size: Samples of a latency batch; None: those of the first evaluation batch.
+        threads: Threads of a latency measurement.
+        sampler: `tpe`, `nsga2` or `random`.
+        seed: Decides everything that is drawn.
+        workers: Ray workers; None: evaluate in this process.
+        output: Result folder; None: a new temporary one.
+        tracking_uri: MLflow store; None: no tracking.
+        leaf_modules: Paths that torch.fx must not trace into.
+        name: Of the search, for reports.
+        resume: Continue the search that `output` holds.
+        watch: Shown the progress.
+        settings: Any other section of a job file, as a mapping (`budget={"minutes": 5}`).
+
+    Returns:
+        The frontier, and everything that was tried.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    subject = build_subject(
+        model,
+        calibration=calibration,
+        evaluation=evaluation,
+        heldout=heldout,
+        metric=metric,
+        leaf_modules=tuple(leaf_modules),
+    )
+    document: dict[str, Any] = {
+        "name": name,
+        "space": find_space_rules(space) if isinstance(space, str) else space,
+        "objectives": list(objectives),
+        "sampler": sampler,
+        "seed": seed,
+        "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
+        "backend": {"engine": backend, "threads": threads, "batch_size": batch_size},
+        "constraints": {"accuracy_drop": max_drop},
+        "budget": {"trials": trials},
+        "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
+        "execution": {"kind": "local"} if workers is None else {"kind": "ray", "workers": workers},
+    }
+    for section, values in settings.items():
+        known = document.get(section)
+        merge = isinstance(known, dict) and isinstance(values, dict)
+        document[section] = {**known, **values} if merge else values
+    try:
+        job = Job.model_validate(document)
+    except ValidationError as error:
+        raise JobError.of("autoquant.search", explain_mistakes(error, Job)) from error
+    job = job.model_copy(update={"output": job.output.resolve()})
+    return run_search(job, HeldRecipe(subject), watch or Silent(), resume=resume)

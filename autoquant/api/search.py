@@ -1,0 +1,359 @@
+"""A search, from its job to its frontier: read `run_search` first."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoquant.api.load import load_result
+from autoquant.api.preparation import Preparation, prepare, rank_by_sensitivity
+from autoquant.api.result import BuildContext, SearchResult, example_arrays, keep_example
+from autoquant.api.settings import check_resumable, settings_of
+from autoquant.api.watch import Watch
+from autoquant.core.evaluation import Executor, Phase, Task
+from autoquant.core.frontier import Frontier, find_frontier
+from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.errors import AutoquantError, StorageError
+from autoquant.evaluate.evaluator import EvaluatorRecipe, build_evaluator
+from autoquant.execute.start import start_executor
+from autoquant.job import Job, dump_job
+from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.record import files
+from autoquant.record.environment import describe_environment
+from autoquant.record.example_file import write_example
+from autoquant.record.findings import Findings, SearchFacts
+from autoquant.record.folder import ResultFolder
+from autoquant.record.mlflow_store import TrackingSettings, open_recorder
+from autoquant.record.recorders import JointRecorder, NullRecorder, Tracker
+from autoquant.record.report import render_report
+from autoquant.record.results import load_baseline, load_facts
+from autoquant.search.constraints import Limits
+from autoquant.search.rounds import History, Rounds, StopReason
+from autoquant.search.seeds import seed_plans
+from autoquant.search.strategy import Strategy
+
+JOURNAL = "study.journal"
+
+
+def run_search(job: Job, recipe: SubjectRecipe, watch: Watch, *, resume: bool) -> SearchResult:
+    """Run a job.
+
+    Args:
+        job: What to search, and how.
+        recipe: Loads model, data and metric; workers call it too.
+        watch: Shown the progress.
+        resume: Continue the search that `job.output` holds.
+
+    Returns:
+        What was found, also when the search was interrupted.
+
+    Raises:
+        AutoquantError: A mistake that the user can mend; what was finished is kept.
+    """
+    with _open_folder(job, resume) as folder:
+        facts = _facts_of(job, folder.path, resume)
+        environment = describe_environment()
+        folder.write_facts(facts, dump_job(job))
+        folder.write_environment(environment)
+        tracker = _open_tracker(job, facts, environment)
+        try:
+            return _search(job, recipe, watch, folder, tracker, facts, environment)
+        except (AutoquantError, KeyboardInterrupt) as error:
+            tracker.stop(str(error) or "interrupted")
+            raise
+
+
+def _search(
+    job: Job,
+    recipe: SubjectRecipe,
+    watch: Watch,
+    folder: ResultFolder,
+    tracker: Tracker,
+    facts: SearchFacts,
+    environment: Mapping[str, Any],
+) -> SearchResult:
+    """The order of the work; each line consumes the values above it."""
+    with watch.stage("loading model and data", None):
+        subject = recipe()
+    known_engine = facts.settings.get("engine")
+    engine = known_engine if isinstance(known_engine, str) else None
+    prepared = prepare(job, subject, watch, folder.path, engine)
+    facts = _settle(job, facts, prepared)
+    _keep_preparation(folder, prepared, facts, dump_job(job))
+    table = rank_by_sensitivity(job, prepared, watch, folder.path)
+    folder.write_sensitivity(table)
+    baseline = _measure_baseline(subject, prepared, folder, watch)
+    limits = Limits(job.constraints, baseline)
+    strategy = Strategy(
+        prepared.space,
+        seed_plans(prepared.space, table),
+        objectives=job.objectives,
+        limits=limits,
+        sampler=job.sampler,
+        seed=job.seed,
+        journal=folder.path / JOURNAL,
+    )
+    with _executor(job, recipe, prepared, watch) as executor:
+        history = _run_rounds(job, strategy, executor, prepared, folder, tracker, watch)
+        candidates = history.candidates
+        if history.reason is not StopReason.INTERRUPTED:
+            candidates = _score_heldout(
+                subject, executor, limits, job, candidates, baseline, folder, watch
+            )
+    frontier = _frontier(job, limits, candidates, baseline)
+    if history.reason is StopReason.INTERRUPTED:
+        resume = f"interrupted; continue with --resume (kept in {folder.path})"
+        facts = replace(facts, notices=(*facts.notices, resume))
+    findings = Findings(
+        facts=facts,
+        job_text=dump_job(job),
+        environment=environment,
+        sites=prepared.captured.sites,
+        candidates=candidates,
+        frontier=frontier,
+        sensitivity=table,
+    )
+    return _finish(findings, prepared, folder, tracker, watch, history.reason)
+
+
+def _open_folder(job: Job, resume: bool) -> ResultFolder:
+    """Open the result folder; a resumed job must be the one that it holds."""
+    if not resume:
+        return ResultFolder.create(job.output)
+    folder = ResultFolder.resume(job.output)
+    try:
+        check_resumable(job, folder.path)
+    except BaseException:
+        folder.close()
+        raise
+    return folder
+
+
+def _facts_of(job: Job, folder: Path, resume: bool) -> SearchFacts:
+    """What the search is; a resumed one keeps its id and its engine."""
+    if resume:
+        try:
+            return load_facts(folder)
+        except StorageError:
+            pass
+    return SearchFacts(
+        search_id=uuid.uuid4().hex,
+        name=job.name,
+        metric=job.data.metric.entry if job.data is not None else "metric",
+        target=f"torch {job.backend.engine}",
+        max_drop=job.constraints.accuracy_drop,
+        settings=settings_of(job),
+    )
+
+
+def _settle(job: Job, facts: SearchFacts, prepared: Preparation) -> SearchFacts:
+    """Add to the facts what preparation found out."""
+    batch = job.backend.batch_size or len(prepared.subject.evaluation[0])
+    threads = job.backend.threads
+    target = (
+        f"torch {prepared.settings.engine}, {threads} thread{'s' if threads > 1 else ''}, "
+        f"batch {batch}"
+    )
+    settings = {
+        **facts.settings,
+        "engine": prepared.settings.engine,
+        "reduce_range": prepared.quantization.reduce_range,
+        "sites": len(prepared.captured.sites),
+        "knobs": len(prepared.space.free),
+        "leaf_modules": ",".join(prepared.captured.leaf_modules),
+    }
+    return replace(facts, target=target, settings=settings, notices=prepared.notices)
+
+
+def _open_tracker(job: Job, facts: SearchFacts, environment: Mapping[str, Any]) -> Tracker:
+    if not job.tracking.enabled:
+        return NullRecorder()
+    settings = TrackingSettings(
+        uri=job.tracking_uri,
+        experiment=job.tracking.experiment or job.name,
+        tags=job.tracking.tags,
+    )
+    return open_recorder(settings, facts, dump_job(job), environment)
+
+
+def _keep_preparation(
+    folder: ResultFolder, prepared: Preparation, facts: SearchFacts, job_text: str
+) -> None:
+    """Write what resuming, loading and exporting need."""
+    folder.write_facts(facts, job_text)
+    folder.write_sites(prepared.captured.sites, prepared.captured.addresses)
+    folder.write_space(prepared.space)
+    folder.write_statistics(prepared.statistics)
+    write_example(folder.path, example_arrays(keep_example(prepared.subject.example)))
+
+
+def _measure_baseline(
+    subject: Subject, prepared: Preparation, folder: ResultFolder, watch: Watch
+) -> Measurements:
+    """Measure the float model, or take over what an earlier process measured."""
+    if (folder.path / files.BASELINE).exists():
+        return load_baseline(folder.path)
+    evaluator = build_evaluator(
+        subject, prepared.captured, prepared.statistics, prepared.settings
+    )
+    with watch.stage("measuring the float model", None):
+        baseline = evaluator.baseline()
+    folder.write_baseline(baseline)
+    return baseline
+
+
+@contextmanager
+def _executor(
+    job: Job, recipe: SubjectRecipe, prepared: Preparation, watch: Watch
+) -> Iterator[Executor]:
+    """Start the workers, and stop them at the end whatever happens."""
+    factory = EvaluatorRecipe(recipe, prepared.statistics, prepared.settings)
+    threads = torch.get_num_threads()
+    with watch.stage(f"starting workers ({job.execution.kind})", None):
+        executor = start_executor(job.execution, factory)
+    try:
+        yield executor
+    finally:
+        executor.close()
+        torch.set_num_threads(threads)
+
+
+def _run_rounds(
+    job: Job,
+    strategy: Strategy,
+    executor: Executor,
+    prepared: Preparation,
+    folder: ResultFolder,
+    tracker: Tracker,
+    watch: Watch,
+) -> History:
+    known = folder.candidates()
+    for candidate in known:
+        tracker.candidate(candidate)
+    total = max(job.budget.trials, strategy.seed_count)
+    with watch.stage("searching", total) as advance:
+        counter = _Counter(advance, len(prepared.phases))
+        rounds = Rounds(
+            strategy,
+            executor,
+            phases=prepared.phases,
+            budget=job.budget,
+            known=known,
+            recorder=JointRecorder((folder, tracker, watch, counter)),
+            clock=time.monotonic,
+        )
+        advance(len(known))
+        return rounds.run()
+
+
+@dataclass
+class _Counter:
+    """Advances the progress bar when the last phase of a candidate is done."""
+
+    advance: Any
+    phase_count: int
+
+    def candidate(self, candidate: Candidate) -> None:
+        """Count a finished candidate."""
+        timed = self.phase_count == 1 or "speedup" in candidate.measurements
+        if timed or candidate.failure is not None:
+            self.advance(1)
+
+
+def _score_heldout(
+    subject: Subject,
+    executor: Executor,
+    limits: Limits,
+    job: Job,
+    candidates: Sequence[Candidate],
+    baseline: Measurements,
+    folder: ResultFolder,
+    watch: Watch,
+) -> tuple[Candidate, ...]:
+    """Score the frontier's members on data that the search never saw."""
+    by_number = {candidate.number: candidate for candidate in candidates}
+    members = [
+        item
+        for item in _frontier(job, limits, candidates, baseline)
+        if "heldout_accuracy" not in item.measurements
+    ]
+    if subject.heldout is None or not members:
+        return tuple(candidates)
+    tasks = [Task(item.number, item.plan) for item in members]
+    with watch.stage("scoring the frontier on held-out data", len(tasks)) as advance:
+        for outcome in executor.run(Phase.HELDOUT, tasks):
+            before = by_number[outcome.number]
+            scored = replace(
+                before,
+                measurements={**before.measurements, **outcome.measurements},
+                seconds={**before.seconds, "heldout": outcome.seconds.get("heldout", 0.0)},
+            )
+            by_number[outcome.number] = scored
+            folder.candidate(scored)
+            advance(1)
+    return tuple(by_number[number] for number in sorted(by_number))
+
+
+def _frontier(
+    job: Job, limits: Limits, candidates: Sequence[Candidate], baseline: Measurements
+) -> Frontier:
+    """The frontier of what keeps the constraints."""
+    kept = [candidate for candidate in candidates if limits.kept_by(candidate)]
+    return find_frontier(kept, baseline, job.objectives)
+
+
+def _finish(
+    findings: Findings,
+    prepared: Preparation,
+    folder: ResultFolder,
+    tracker: Tracker,
+    watch: Watch,
+    reason: StopReason,
+) -> SearchResult:
+    """Write and record what was found."""
+    folder.write_frontier(findings.frontier)
+    for member in findings.frontier:
+        folder.write_plan(member.number, member.plan)
+    result = SearchResult(findings, context_of(prepared), folder.path)
+    with watch.stage("writing the report", None):
+        folder.write_report(render_report(findings))
+        states = {} if reason is StopReason.INTERRUPTED else _write_states(result, prepared)
+        for gap in tracker.finish(
+            findings,
+            artifacts=[folder.path / name for name in (files.FRONTIER, files.SENSITIVITY)],
+            state_dicts=states,
+        ):
+            watch.note(gap)
+    watch.note(f"stopped: {reason.value}")
+    return load_result(folder.path)
+
+
+def _write_states(result: SearchResult, prepared: Preparation) -> dict[int, Path]:
+    """Write the state dict of every frontier member's converted model."""
+    written = {}
+    for member in result.frontier:
+        path = result.folder / files.PLANS / f"{member.number}.pt"
+        torch.save(member.quantize(prepared.subject.model).state_dict(), path)
+        written[member.number] = path
+    return written
+
+
+def context_of(prepared: Preparation) -> BuildContext:
+    """What it takes to build a plan of this search again."""
+    return BuildContext(
+        sites=prepared.captured.sites,
+        addresses=prepared.captured.addresses,
+        leaf_modules=prepared.captured.leaf_modules,
+        statistics=prepared.statistics,
+        engine=prepared.settings.engine,
+        quantization=prepared.quantization,
+        example=keep_example(prepared.subject.example),
+    )

@@ -1,0 +1,274 @@
+"""Commands. Exit codes: 0 done, 2 a mistake that the user can mend, 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from autoquant.errors import AutoquantError
+
+if TYPE_CHECKING:
+    from autoquant.api.preparation import Preparation
+    from autoquant.core.sensitivity import SensitivityTable
+    from autoquant.job import Job
+
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="autoquant",
+    help=(
+        "Find the best trade-offs between accuracy, latency and size of a PyTorch model, op by op, "
+        "on real quantized kernels.\n\n"
+        "Exit codes: 0 done; 2 a mistake that can be mended (the message says how); "
+        "130 interrupted, everything finished is kept."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+JobFile = Annotated[Path, typer.Argument(help="The job file (YAML); see docs/job-file.md.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one key of the job file, for instance budget.trials=16. May be repeated. "
+        "--budget.trials 16 means the same.",
+    ),
+]
+_DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code."""
+    console = Console(stderr=True)
+    try:
+        code = app(args=list(argv) if argv is not None else None, standalone_mode=False)
+    except AutoquantError as error:
+        console.print(f"error: {error.message}", style="red", markup=False, highlight=False)
+        if error.hint:
+            console.print(f"mend: {error.hint}", markup=False, highlight=False)
+        return EXIT_MISTAKE
+    except (KeyboardInterrupt, typer.Abort):
+        console.print("interrupted; what was finished is kept, --resume continues a search")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        shown = _usage_error(error)
+        if shown is None:
+            raise
+        console.print(shown, style="red", markup=False, highlight=False)
+        return EXIT_MISTAKE
+    return code if isinstance(code, int) else 0
+
+
+@app.command(context_settings=_DOTTED)
+def search(
+    context: typer.Context,
+    job_file: JobFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the search in the job's output folder.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print sites, space and cost estimate, and evaluate nothing."
+        ),
+    ] = False,
+) -> int:
+    """Search a job: calibrate, rank, seed, search, and write the frontier.
+
+    The result folder holds frontier.json, history.jsonl, sensitivity.csv, report.html and plans;
+    `autoquant ui` shows the search in MLflow.
+    """
+    from autoquant.api.search import run_search
+    from autoquant.model.subject import JobRecipe
+
+    job = _load(job_file, overrides, context.args)
+    terminal = _terminal()
+    if dry_run:
+        _print_dry_run(job)
+        return 0
+    result = run_search(job, JobRecipe(job), terminal, resume=resume)
+    from autoquant.record.summary import summarize
+    from autoquant.record.table import to_rich
+
+    console = Console()
+    console.print(to_rich(result.table()))
+    for note in result.table().notes:
+        console.print(note, style="dim", highlight=False, markup=False)
+    for sentence in summarize(result.findings):
+        console.print(sentence, highlight=False, markup=False)
+    console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    interrupted = any("interrupted" in text for text in result.findings.facts.notices)
+    return EXIT_INTERRUPTED if interrupted else 0
+
+
+@app.command(context_settings=_DOTTED)
+def sensitivity(
+    context: typer.Context,
+    job_file: JobFile,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Write the table as CSV here.")] = None,
+    top: Annotated[int, typer.Option(help="How many knobs to print for each scheme.")] = 10,
+) -> int:
+    """Rank the ops of a job's model by what each scheme alone does to the outputs."""
+    from autoquant.api.preparation import prepare, rank_by_sensitivity
+    from autoquant.model.subject import JobRecipe
+    from autoquant.record.sensitivity_file import write_sensitivity
+
+    job = _load(job_file, overrides, context.args)
+    terminal = _terminal()
+    with terminal.stage("loading model and data", None):
+        subject = JobRecipe(job)()
+    prepared = prepare(job, subject, terminal)
+    table = rank_by_sensitivity(job, prepared, terminal)
+    _print_sensitivity(table, prepared, top)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_sensitivity(output, table)
+        Console().print(f"table: {output}", highlight=False, soft_wrap=True)
+    return 0
+
+
+@app.command()
+def backends(
+    all_schemes: Annotated[
+        bool, typer.Option("--all", help="Also list schemes that no op of the kind runs.")
+    ] = False,
+) -> int:
+    """Print what runs here: engine x op x scheme -> native, emulated or unsupported."""
+    from autoquant.cli.support_table import support_tables
+
+    console = Console()
+    for table in support_tables(all_schemes=all_schemes):
+        console.print(table)
+    console.print(
+        "native: a real kernel runs, and its time is measured. emulated: exact numerics in "
+        "float, never timed. -: cannot run.",
+        style="dim",
+        highlight=False,
+    )
+    return 0
+
+
+@app.command()
+def export(
+    result: Annotated[Path, typer.Argument(help="The result folder of a search.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    number: Annotated[
+        int | None, typer.Option(help="Candidate to export; default: the search's best.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Export the cheapest member within this accuracy drop.")
+    ] = None,
+) -> int:
+    """Export a candidate as a TorchScript file that plain torch runs, its plan inside."""
+    from autoquant.api.export import export_torchscript
+    from autoquant.api.load import load_result
+    from autoquant.cli.candidates import find_candidate, load_model_of
+
+    loaded = load_result(result)
+    candidate = find_candidate(loaded, number, max_drop)
+    path = export_torchscript(candidate, load_model_of(result), output, loaded.context.engine)
+    Console().print(f"{path}: candidate {candidate.number}, {candidate.plan.counts()}")
+    return 0
+
+
+@app.command()
+def report(
+    result: Annotated[Path, typer.Argument(help="The result folder of a search.")],
+) -> int:
+    """Print a search's frontier again, and rewrite its report.html."""
+    from autoquant.api.load import load_result
+    from autoquant.record.report import render_report
+    from autoquant.record.storage import write_text
+    from autoquant.record.table import to_rich
+
+    loaded = load_result(result)
+    console = Console()
+    console.print(to_rich(loaded.table()))
+    write_text(result / "report.html", render_report(loaded.findings))
+    console.print(f"report: {result / 'report.html'}", highlight=False, soft_wrap=True)
+    return 0
+
+
+@app.command()
+def ui(
+    job_or_result: Annotated[
+        Path, typer.Argument(help="A job file, or the result folder of a search.")
+    ],
+    port: Annotated[int, typer.Option(help="Port on loopback; the next free one is taken.")] = 5000,
+) -> int:
+    """Start the MLflow UI of a job's store, on loopback."""
+    from autoquant.cli.candidates import tracking_uri_of
+    from autoquant.record.ui import start_ui
+
+    running = start_ui(tracking_uri_of(job_or_result), port)
+    Console().print(f"MLflow UI: {running.url} (Ctrl-C stops it)", highlight=False)
+    try:
+        return running.wait()
+    finally:
+        running.close()
+
+
+def _load(job_file: Path, overrides: list[str] | None, extra: Sequence[str]) -> Job:
+    """Load a job with `--set key=value` and `--dotted.key value` overrides."""
+    from autoquant.job import load_job
+
+    return load_job(job_file, [*(overrides or []), *_dotted(extra)])
+
+
+def _dotted(extra: Sequence[str]) -> list[str]:
+    """Read `--budget.trials 16` and `--budget.trials=16` as `budget.trials=16`."""
+    found: list[str] = []
+    words = list(extra)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or "." not in word.partition("=")[0]:
+            raise typer.BadParameter(f"unknown option {word!r}; --help lists the options")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise typer.BadParameter(f"{word} needs a value")
+            value = words.pop(0)
+        found.append(f"{name}={value}")
+    return found
+
+
+def _terminal():  # type: ignore[no-untyped-def]
+    from autoquant.cli.terminal import Terminal
+
+    return Terminal(Console(stderr=True))
+
+
+def _usage_error(error: Exception) -> str | None:
+    """A usage error of the command line in one line; None for anything else."""
+    show = getattr(error, "format_message", None)
+    return f"error: {show()}" if callable(show) else None
+
+
+def _print_dry_run(job: Job) -> None:
+    from autoquant.cli.dry_run import print_dry_run
+
+    print_dry_run(job, _terminal(), Console())
+
+
+def _print_sensitivity(table: SensitivityTable, prepared: Preparation, top: int) -> None:
+    from autoquant.cli.ranking import ranking_tables
+
+    console = Console()
+    for item in ranking_tables(table, prepared.space, top):
+        console.print(item)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

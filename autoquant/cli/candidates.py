@@ -1,0 +1,52 @@
+"""From what a command was given to a candidate, a model, a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from autoquant.api.result import ResultCandidate, SearchResult
+from autoquant.errors import PlanError
+from autoquant.job import Job, load_job
+from autoquant.model.subject import load_model
+from autoquant.record import files
+
+
+def find_candidate(
+    result: SearchResult, number: int | None, max_drop: float | None
+) -> ResultCandidate:
+    """The candidate that a command means.
+
+    Raises:
+        PlanError: There is no such candidate, or it failed.
+    """
+    if number is None:
+        return result.best(max_drop)
+    by_number = {item.number: item for item in result.candidates}
+    if number not in by_number:
+        members = ", ".join(str(item.number) for item in result.frontier)
+        raise PlanError(
+            f"no candidate {number} in {result.folder}", hint=f"frontier members: {members}"
+        )
+    failure = by_number[number].failure
+    if failure is not None:
+        raise PlanError(
+            f"candidate {number} failed: {failure.reason}", hint="choose a frontier member"
+        )
+    return by_number[number]
+
+
+def job_of(path: Path) -> Job:
+    """The job of a job file or of a result folder."""
+    return load_job(path / files.JOB if path.is_dir() else path)
+
+
+def load_model_of(folder: Path) -> nn.Module:
+    """The float model of a search, by its job's entry point."""
+    return load_model(job_of(folder))
+
+
+def tracking_uri_of(path: Path) -> str:
+    """The MLflow store of a job file or a result folder."""
+    return job_of(path).tracking_uri

@@ -1,0 +1,153 @@
+"""The report: one HTML file that needs neither network nor server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from autoquant.core.measurement import Candidate
+from autoquant.record.findings import Findings
+from autoquant.record.plots import (
+    pareto_figure,
+    precision_figure,
+    progress_figure,
+    sensitivity_figure,
+)
+from autoquant.record.plots.look import SCHEME_COLOURS
+from autoquant.record.summary import summarize
+from autoquant.record.table import candidate_table
+from autoquant.record.wording import counts_text
+
+_TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True, slots=True)
+class _Op:
+    """A row of the table of ops."""
+
+    name: str
+    kind: str
+    scheme: str
+    colour: str
+    executed: str
+    differs: bool
+    shape: str
+    macs: str
+    parameters: str
+
+
+def render_report(findings: Findings) -> str:
+    """Give the report as HTML, plotly.js included once (about 5 MB).
+
+    Everything that a user named (sites, origins, the job) is escaped.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(files(__package__).joinpath(_TEMPLATE).read_text("utf-8"))
+    return template.render(**_texts(findings), **_pictures(findings))
+
+
+def _texts(findings: Findings) -> dict[str, Any]:
+    frontier, chosen = findings.frontier, findings.chosen
+    measured = tuple(item for item in findings.candidates if item.failure is None)
+    ops = tuple(_ops(findings, chosen)) if chosen else ()
+    return {
+        "title": f"{findings.facts.name}: precision search",
+        "subtitle": _subtitle(findings),
+        "summary": summarize(findings),
+        "frontier": candidate_table(frontier.members, frontier.baseline),
+        "everything": candidate_table(measured, frontier.baseline),
+        "chosen": str(chosen.number) if chosen else "",
+        "ops": ops,
+        "differing": sum(op.differs for op in ops),
+        "failures": [_failure(item) for item in findings.failures],
+        "objectives": ", ".join(item.value.replace("_", " ") for item in frontier.objectives),
+        "sensitivity_samples": findings.sensitivity.samples if findings.sensitivity else 0,
+        "setup": tuple(_setup(findings)),
+        "job": findings.job_text,
+    }
+
+
+def _pictures(findings: Findings) -> dict[str, str]:
+    figures = {
+        "pareto": pareto_figure(findings),
+        "precision": precision_figure(findings),
+        "sensitivity": sensitivity_figure(findings.sensitivity),
+        "progress": progress_figure(findings),
+    }
+    return {
+        "plotly": get_plotlyjs(),
+        **{name: _picture(figure, name) for name, figure in figures.items()},
+    }
+
+
+def _picture(figure: go.Figure, name: str) -> str:
+    config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
+    return str(
+        figure.to_html(
+            full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config
+        )
+    )
+
+
+def _subtitle(findings: Findings) -> str:
+    cpu = findings.environment.get("cpu") or {}
+    parts = [
+        f"{len(findings.sites)} ops",
+        f"{len(findings.candidates)} candidates",
+        f"target {findings.facts.target}",
+        f"metric {findings.facts.metric}",
+        str(cpu.get("model", "")),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _ops(findings: Findings, chosen: Candidate) -> Iterator[_Op]:
+    for site in findings.sites:
+        scheme = chosen.plan.schemes.get(site.name)
+        if scheme is None:
+            continue
+        executed = chosen.executed.get(site.name, "")
+        yield _Op(
+            name=site.name,
+            kind=" + ".join(site.fused) or site.kind.value,
+            scheme=scheme.value,
+            colour=SCHEME_COLOURS[scheme],
+            executed=executed or "not read back",
+            differs=bool(executed) and executed.split()[0] != scheme.value,
+            shape=" x ".join(str(size) for size in site.output_shape),
+            macs=f"{site.macs:,}" if site.macs else "",
+            parameters=f"{site.parameter_count:,}" if site.parameter_count else "",
+        )
+
+
+def _failure(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "number": candidate.number,
+        "origin": candidate.origin,
+        "ops": counts_text(candidate.plan),
+        "reason": candidate.failure.reason if candidate.failure else "",
+    }
+
+
+def _setup(findings: Findings) -> Iterator[tuple[str, str]]:
+    """Give labels and values of settings and environment, nested keys dotted."""
+    yield "search", findings.facts.search_id
+    for name, value in findings.facts.settings.items():
+        yield name, "none" if value is None else str(value)
+    yield from _flattened(findings.environment)
+
+
+def _flattened(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            yield prefix + name, ", ".join(str(item) for item in value)
+        else:
+            yield prefix + name, "none" if value is None else str(value)
