@@ -84,7 +84,7 @@ def connect(uri: str) -> MlflowClient:
         ) from error
     except store_errors() as error:
         raise TrackingError(
-            f"cannot use the MLflow store {masked(uri)}: {reason(error)}", hint=_mend(uri)
+            f"cannot use the MLflow store {masked(uri)}: {first_line(error)}", hint=_mend(uri)
         ) from error
     return client
 
@@ -103,7 +103,7 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
             return str(client.create_experiment(name, artifact_location=_artifacts(uri)))
     except store_errors() as error:
         raise TrackingError(
-            f"cannot make the MLflow experiment {name!r}: {reason(error)}", hint=_mend(uri)
+            f"cannot make the MLflow experiment {name!r}: {first_line(error)}", hint=_mend(uri)
         ) from error
     if found.lifecycle_stage != "active":
         raise TrackingError(
@@ -121,7 +121,7 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (MlflowException, SQLAlchemyError, OSError)
 
 
-def reason(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Give the first line of an error's text, at most 300 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]

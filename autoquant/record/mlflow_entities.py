@@ -59,9 +59,8 @@ def kind_tags(measurements: Measurements, prefix: str = "") -> dict[str, str]:
 
 
 def candidate_tags(candidate: Candidate) -> dict[str, str]:
-    """Give number, kinds, plan (where it is short enough), and the reason of a failure."""
+    """Give content, kinds, plan (where it is short enough), and the reason of a failure."""
     tags = {
-        NUMBER_TAG: str(candidate.number),
         CONTENT_TAG: content_digest(candidate),
         **kind_tags(candidate.measurements),
     }
@@ -89,14 +88,13 @@ def search_tags(
         **revision,
         **tags,
         SEARCH_TAG: facts.search_id,
-        "target": facts.target,
-        "metric": facts.metric,
+        **_fact_tags(facts),
     }
 
 
-def child_tags(parent: str) -> dict[str, str]:
-    """Give the tags that make a run a child."""
-    return {PARENT_TAG: parent, **_source_tags()}
+def child_tags(parent: str, candidate: Candidate) -> dict[str, str]:
+    """Give the tags by which a candidate's run is found again."""
+    return {PARENT_TAG: parent, NUMBER_TAG: str(candidate.number), **_source_tags()}
 
 
 def search_parameters(facts: SearchFacts, environment: Mapping[str, Any]) -> dict[str, str]:
@@ -131,7 +129,11 @@ def findings_metrics(findings: Findings) -> dict[str, float]:
 
 def findings_tags(findings: Findings) -> dict[str, str]:
     """Give the parent's closing tags: kinds of its metrics, and the note that its page shows."""
-    tags = {NOTE_TAG: note_text(findings), **kind_tags(findings.frontier.baseline, "baseline.")}
+    tags = {
+        NOTE_TAG: note_text(findings),
+        **_fact_tags(findings.facts),
+        **kind_tags(findings.frontier.baseline, "baseline."),
+    }
     if findings.chosen is not None:
         tags |= {"chosen": str(findings.chosen.number)}
         tags |= kind_tags(findings.chosen.measurements, "chosen.")
@@ -161,6 +163,10 @@ def _shortened(table: CandidateTable, kept: int) -> str:
     if left_out:
         notes = (f"{left_out} more members are in the report.", *notes)
     return to_markdown(CandidateTable(table.columns, table.rows[:kept], notes))
+
+
+def _fact_tags(facts: SearchFacts) -> dict[str, str]:
+    return {"target": facts.target, "metric": facts.metric}
 
 
 def _source_tags() -> dict[str, str]:

@@ -19,8 +19,8 @@ from autoquant.record.findings import Findings, SearchFacts
 from autoquant.record.mlflow_connection import (
     connect,
     find_experiment,
+    first_line,
     masked,
-    reason,
     resolve_uri,
     store_errors,
 )
@@ -84,7 +84,7 @@ def open_recorder(
         _describe(client, parent, facts, job_text, environment)
     except store_errors() as error:
         raise TrackingError(
-            f"the MLflow store {masked(uri)} refuses: {reason(error)}",
+            f"the MLflow store {masked(uri)} refuses: {first_line(error)}",
             hint="make the store and its artifact folder writable, or set another tracking.uri",
         ) from error
     return MlflowRecorder(client, experiment, parent, children, uri=uri, clock=clock)
@@ -135,7 +135,7 @@ class MlflowRecorder:
                     "MLflow refuses candidate %d (%s); the search goes on, and what is missing "
                     "is logged at its end",
                     candidate.number,
-                    reason(error),
+                    first_line(error),
                 )
 
     def finish(
@@ -163,7 +163,7 @@ class MlflowRecorder:
             self._log_findings(findings, artifacts)
             self._client.set_terminated(self.run_id, status="FINISHED")
         except store_errors() as error:
-            return (self._missing(findings, f", frontier and report ({reason(error)})"),)
+            return (self._missing(findings, f", frontier and report ({first_line(error)})"),)
         if all(self._has(item) for item in findings.candidates):
             return ()
         return (self._missing(findings, ""),)
@@ -181,15 +181,14 @@ class MlflowRecorder:
         return child is not None and child.content == entities.content_digest(candidate)
 
     def _log(self, candidate: Candidate) -> None:
-        is_new = candidate.number not in self._children
-        if is_new:
+        if candidate.number not in self._children:
             self._children[candidate.number] = self._start_child(candidate)
         child = self._children[candidate.number]
         log_batch(
             self._client,
             child.run_id,
             metrics=entities.candidate_metrics(candidate),
-            parameters=entities.candidate_parameters(candidate) if is_new else {},
+            parameters={} if child.content else entities.candidate_parameters(candidate),
             tags=entities.candidate_tags(candidate),
         )
         status = "FAILED" if candidate.failure else "FINISHED"
@@ -201,7 +200,7 @@ class MlflowRecorder:
         run = self._client.create_run(
             self.experiment_id,
             start_time=int(started * 1000),
-            tags=entities.child_tags(self.run_id) | {entities.NUMBER_TAG: str(candidate.number)},
+            tags=entities.child_tags(self.run_id, candidate),
             run_name=f"#{candidate.number} {candidate.origin}",
         )
         return Child(str(run.info.run_id))
@@ -228,9 +227,16 @@ class MlflowRecorder:
         log_batch(
             self._client,
             self.run_id,
+            parameters=self._new_parameters(findings),
             metrics=entities.findings_metrics(findings),
             tags=entities.findings_tags(findings),
         )
+
+    def _new_parameters(self, findings: Findings) -> dict[str, str]:
+        """Give the settings that became known during the search; MLflow allows no changes."""
+        known = self._client.get_run(self.run_id).data.params
+        parameters = entities.search_parameters(findings.facts, findings.environment)
+        return {name: value for name, value in parameters.items() if name not in known}
 
     def _missing(self, findings: Findings, rest: str) -> str:
         count = sum(not self._has(item) for item in findings.candidates)

@@ -18,7 +18,13 @@ from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
-from autoquant.model.torch_ao.conversion import FLOAT_NODE, Conversion, convert, prepare
+from autoquant.model.torch_ao.conversion import (
+    FLOAT_NODE,
+    Conversion,
+    convert,
+    prepare,
+    quiet_torch,
+)
 from autoquant.model.torch_ao.observers import ScaleCache
 from autoquant.model.torch_ao.qconfig import (
     QuantizationSettings,
@@ -101,7 +107,7 @@ class TorchCpuBackend:
             try:
                 prepared = prepare(captured.source, mapping, self._example, captured.leaf_modules)
                 converted = convert(prepared, self._cache, self._conversion(plan))
-                with torch.no_grad():
+                with quiet_torch(), torch.no_grad():
                     runs = observe_execution(converted, self._roots, self._example, FLOAT_NODE)
             except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
                 raise BackendError(
@@ -112,7 +118,7 @@ class TorchCpuBackend:
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""
-        with using_engine(self._engine), torch.no_grad():
+        with using_engine(self._engine), quiet_torch(), torch.no_grad():
             return module(*inputs)
 
     def expected(self, site: str, scheme: Scheme) -> tuple[Scheme, Support]:

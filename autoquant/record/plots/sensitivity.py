@@ -42,8 +42,7 @@ def sensitivity_figure(table: SensitivityTable | None, top: int = 20) -> go.Figu
     )
     figure.update_xaxes(title_text="Output noise, % of signal power (emulated)", rangemode="tozero")
     figure.update_yaxes(autorange="reversed", ticklen=6, tickcolor="white", showline=False)
-    figure.update_yaxes(type="category")
-    figure.update_yaxes(categoryorder="array", categoryarray=orders[0])
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=orders[0])
     if len(schemes) > 1:
         figure.update_layout(updatemenus=[_menu(schemes, orders)], margin={"t": 90})
     return figure

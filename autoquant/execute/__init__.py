@@ -1,0 +1,1 @@
+"""Evaluations in this process, or on Ray workers."""

@@ -1,0 +1,30 @@
+"""The executors, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from autoquant.core.evaluation import EvaluatorFactory, Executor
+from autoquant.execute.local import LocalExecutor
+from autoquant.job import Execution
+
+
+def _start_local(execution: Execution, factory: EvaluatorFactory) -> Executor:  # noqa: ARG001
+    return LocalExecutor(factory)
+
+
+def _start_ray(execution: Execution, factory: EvaluatorFactory) -> Executor:
+    from autoquant.execute.ray_workers import RayExecutor
+
+    return RayExecutor(factory, execution)
+
+
+_EXECUTORS: Mapping[str, Callable[[Execution, EvaluatorFactory], Executor]] = {
+    "local": _start_local,
+    "ray": _start_ray,
+}
+
+
+def start_executor(execution: Execution, factory: EvaluatorFactory) -> Executor:
+    """Start the executor that a job asks for."""
+    return _EXECUTORS[execution.kind](execution, factory)
