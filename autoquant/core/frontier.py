@@ -63,8 +63,7 @@ def find_frontier(
     """Keep the candidates that none beats.
 
     Quality objectives become one axis, the accuracy drop, in which a tie (a difference within
-    its 95% interval) is broken by the output error; every cost objective is an axis of its own,
-    with ties by the same rule. The reference point of the hypervolume is the worst loss of each
+    its 95% interval) is broken by the output error; every cost objective is an axis of its own. The reference point of the hypervolume is the worst loss of each
     objective among the candidates given.
 
     Args:
@@ -119,14 +118,18 @@ def beats(first: Candidate, second: Candidate, axes: Sequence[Objective]) -> boo
 
 
 def compare(first: Measurements, second: Measurements, axis: Objective) -> Order:
-    """Compare on one axis; within the 95% interval is a tie, which accuracy breaks by SQNR.
+    """Compare on one axis.
 
-    The interval adds the two variances as if independent. Both were paired with float on the
-    same samples, so they are positively correlated and the interval is wide: a tie is declared
-    rather too often than too rarely.
+    Accuracies within the 95% interval of their difference are a tie, which SQNR breaks. The
+    interval adds the two variances as if independent; both were paired with float on the same
+    samples, so they are positively correlated and the interval is wide: a tie is declared rather
+    too often than too rarely. Costs compare as they were measured: a tie within noise would let
+    a chain of near-equal candidates drop the fastest one.
     """
     name = axis.measurement
-    noise = NOISE_Z * math.hypot(first[name].stderr or 0.0, second[name].stderr or 0.0)
+    noise = 0.0
+    if axis is Objective.ACCURACY:
+        noise = NOISE_Z * math.hypot(first[name].stderr or 0.0, second[name].stderr or 0.0)
     gain = axis.loss(second) - axis.loss(first)
     if gain > noise:
         return Order.BETTER

@@ -25,6 +25,9 @@ _PATIENCE = {
 }
 """Defaults of the environment: MLflow's own wait for minutes, and its telemetry needs network."""
 
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens the UI on runs and metrics rather than on traces of language models."""
+
 _START = "start the store, check tracking.uri, or turn tracking off with tracking.enabled: false"
 
 
@@ -100,7 +103,8 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
     try:
         found = client.get_experiment_by_name(name)
         if found is None:
-            return str(client.create_experiment(name, artifact_location=_artifacts(uri)))
+            made = client.create_experiment(name, _artifacts(uri), tags=_EXPERIMENT_TAGS)
+            return str(made)
     except store_errors() as error:
         raise TrackingError(
             f"cannot make the MLflow experiment {name!r}: {first_line(error)}", hint=_mend(uri)

@@ -17,6 +17,7 @@ SEARCH_TAG = "autoquant.search_id"
 NUMBER_TAG = "autoquant.candidate"
 CONTENT_TAG = "autoquant.content"
 FRONTIER_TAG = "frontier"
+FAILURE_TAG = "failure"
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
 
@@ -68,7 +69,7 @@ def candidate_tags(candidate: Candidate) -> dict[str, str]:
     if len(plan) <= _LONGEST_TAG:
         tags["plan"] = plan
     if candidate.failure is not None:
-        tags["failure"] = candidate.failure.reason[:_LONGEST_TAG]
+        tags[FAILURE_TAG] = candidate.failure.reason[:_LONGEST_TAG]
     return tags
 
 

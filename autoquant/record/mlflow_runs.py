@@ -24,11 +24,13 @@ class Child:
         run_id: Of the run.
         content: Digest of the candidate as logged; empty before that.
         is_member: Whether it is tagged as a member of the frontier.
+        has_failed: Whether it is tagged with a failure.
     """
 
     run_id: str
     content: str = ""
     is_member: bool = False
+    has_failed: bool = False
 
 
 def find_parent(client: MlflowClient, experiment: str, search_id: str) -> str | None:
@@ -48,7 +50,8 @@ def find_children(client: MlflowClient, experiment: str, parent: str) -> dict[in
             children[int(tags[entities.NUMBER_TAG])] = Child(
                 str(run.info.run_id),
                 tags.get(entities.CONTENT_TAG, ""),
-                tags.get(entities.FRONTIER_TAG) == "true",
+                is_member=tags.get(entities.FRONTIER_TAG) == "true",
+                has_failed=entities.FAILURE_TAG in tags,
             )
     return children
 

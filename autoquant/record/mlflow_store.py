@@ -191,6 +191,9 @@ class MlflowRecorder:
             parameters={} if child.content else entities.candidate_parameters(candidate),
             tags=entities.candidate_tags(candidate),
         )
+        if child.has_failed and candidate.failure is None:
+            self._client.delete_tag(child.run_id, entities.FAILURE_TAG)
+        child.has_failed = candidate.failure is not None
         status = "FAILED" if candidate.failure else "FINISHED"
         self._client.set_terminated(child.run_id, status=status)
         child.content = entities.content_digest(candidate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,11 @@ def load_candidates(folder: Path) -> tuple[Candidate, ...]:
 
 
 def load_frontier(folder: Path) -> Frontier:
-    """Read `frontier.json`; members come whole from the history."""
-    return read_frontier(folder / files.FRONTIER, load_candidates(folder))
+    """Read `frontier.json`; members come whole from the history, the baseline from its file."""
+    frontier = read_frontier(folder / files.FRONTIER, load_candidates(folder))
+    if not (folder / files.BASELINE).exists():
+        return frontier
+    return replace(frontier, baseline=load_baseline(folder))
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 
 from autoquant.errors import BackendError
+from autoquant.model.torch_ao.conversion import quiet_torch
 
 ENGINES = ("x86", "onednn", "fbgemm", "qnnpack")
 
@@ -48,7 +49,7 @@ def saturates(engine: str) -> bool:
     not from CPU flags.
     """
     depth = 64
-    with using_engine(engine):
+    with using_engine(engine), quiet_torch():
         inputs = torch.quantize_per_tensor(torch.full((1, depth), 255.0), 1.0, 0, torch.quint8)
         weight = torch.quantize_per_tensor(torch.full((8, depth), 127.0), 1.0, 0, torch.qint8)
         packed = torch.ops.quantized.linear_prepack(weight, None)

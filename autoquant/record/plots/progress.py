@@ -67,4 +67,5 @@ def _volumes(counted: list[Candidate], findings: Findings) -> list[float]:
         [[objective.loss(item.measurements) for objective in objectives] for item in counted]
     ).reshape(len(counted), len(objectives))
     reference = np.array(findings.frontier.reference)
-    return [hypervolume(losses[:count], reference) for count in range(1, len(counted) + 1)]
+    volumes = [hypervolume(losses[:count], reference) for count in range(1, len(counted) + 1)]
+    return [float(volume) for volume in np.maximum.accumulate(volumes)] if volumes else []

@@ -1,0 +1,86 @@
+"""The frontier regards measurement noise."""
+
+from __future__ import annotations
+
+import random
+
+from autoquant.core.frontier import Order, compare, find_frontier
+from autoquant.core.measurement import Candidate, Failure, Kind, Measurement
+from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+
+OBJECTIVES = (Objective.OUTPUT_ERROR, Objective.LATENCY)
+
+
+def candidate(
+    number: int, drop: float, sqnr: float, speedup: float, drop_stderr: float = 0.0
+) -> Candidate:
+    values = {
+        "accuracy_drop": Measurement(drop, Kind.MEASURED, drop_stderr, 100),
+        "sqnr_db": Measurement(sqnr, Kind.MEASURED, 0.0, 100),
+        "speedup": Measurement(speedup, Kind.MEASURED, 0.01, 20),
+    }
+    plan = Plan.of({f"site{number}": Scheme.INT8})
+    return Candidate(number, plan, "test", values)
+
+
+def numbers(*candidates: Candidate) -> list[int]:
+    return [item.number for item in find_frontier(candidates, {}, OBJECTIVES)]
+
+
+def test_a_slower_and_less_accurate_candidate_is_dropped() -> None:
+    assert numbers(candidate(0, 0.0, 30, 2.0), candidate(1, 0.02, 20, 1.5)) == [0]
+
+
+def test_accuracy_within_noise_is_decided_by_output_error() -> None:
+    worse = candidate(0, 0.000, 20, 2.0, drop_stderr=0.01)
+    better = candidate(1, 0.005, 40, 2.0, drop_stderr=0.01)
+    assert numbers(worse, better) == [1]
+
+
+def test_accuracy_beyond_noise_is_not_overruled_by_output_error() -> None:
+    fast = candidate(0, 0.00, 20, 3.0)
+    slow = candidate(1, 0.05, 40, 1.0)
+    assert numbers(fast, slow) == [0]
+
+
+def test_the_fastest_is_never_lost_to_a_slightly_slower_and_more_exact_one() -> None:
+    chain = [candidate(i, 0.0, 30 + i, 3.0 - 0.01 * i) for i in range(20)]
+    assert numbers(*chain)[0] == 0
+
+
+def test_equal_speeds_are_a_tie() -> None:
+    first, second = candidate(0, 0.0, 30, 2.0), candidate(1, 0.0, 20, 2.0)
+    assert compare(first.measurements, second.measurements, Objective.LATENCY) is Order.TIE
+    assert numbers(first, second) == [0]
+
+
+def test_the_order_of_candidates_does_not_matter() -> None:
+    draw = random.Random(0)
+    made = [
+        candidate(i, draw.uniform(0, 0.02), draw.uniform(10, 60), draw.uniform(1, 3), 0.004)
+        for i in range(30)
+    ]
+    shuffled = made[:]
+    draw.shuffle(shuffled)
+    assert numbers(*made) == numbers(*shuffled)
+    assert len(numbers(*made)) >= 2
+
+
+def test_failures_and_unmeasured_candidates_are_passed_over() -> None:
+    plan = Plan.of({"a": Scheme.INT8})
+    failed = Candidate(5, plan, "test", failure=Failure("broke"))
+    assert numbers(candidate(0, 0.0, 30, 2.0), failed) == [0]
+
+
+def test_members_come_fastest_first() -> None:
+    assert numbers(
+        candidate(0, 0.0, 60, 1.0), candidate(1, 0.0, 20, 3.0), candidate(2, 0.0, 40, 2.0)
+    ) == [1, 2, 0]
+
+
+def test_an_empty_history_has_an_empty_frontier() -> None:
+    frontier = find_frontier([], {}, OBJECTIVES)
+    assert len(frontier) == 0
+    assert frontier.hypervolume == 0.0

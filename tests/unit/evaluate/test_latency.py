@@ -1,0 +1,59 @@
+"""Latency is a ratio of interleaved runs, whatever the machine does meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoquant.evaluate.latency import measure_latency
+
+
+class Machine:
+    """A clock that functions move on, slower and slower."""
+
+    def __init__(self, drift: float) -> None:
+        self.now = 0.0
+        self.drift = drift
+        self.calls: list[str] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def work(self, name: str, seconds: float) -> None:
+        self.calls.append(name)
+        self.now += seconds * (1.0 + self.drift * self.now)
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.05], ids=["steady", "slowing down"])
+def test_the_ratio_survives_a_machine_that_slows_down(drift: float) -> None:
+    machine = Machine(drift)
+    found = measure_latency(
+        lambda: machine.work("candidate", 0.010),
+        lambda: machine.work("float", 0.030),
+        pairs=20,
+        clock=machine.clock,
+    )
+    assert found["speedup"].value == pytest.approx(3.0, rel=0.02)
+    assert found["speedup"].samples == 20
+
+
+def test_the_two_take_turns_in_going_first() -> None:
+    machine = Machine(0.0)
+    measure_latency(
+        lambda: machine.work("c", 0.01),
+        lambda: machine.work("f", 0.01),
+        pairs=4,
+        clock=machine.clock,
+    )
+    assert "".join(machine.calls[-8:]) == "cffccffc"
+
+
+def test_short_calls_are_bundled() -> None:
+    machine = Machine(0.0)
+    found = measure_latency(
+        lambda: machine.work("c", 0.0001),
+        lambda: machine.work("f", 0.0002),
+        pairs=3,
+        clock=machine.clock,
+    )
+    assert machine.calls.count("c") >= 3 * 20
+    assert found["latency_ms"].value == pytest.approx(0.1)

@@ -1,0 +1,42 @@
+"""Sizes and bit operations by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.evaluate.size import plan_costs
+from autoquant.model.capture import capture
+
+
+def costs(scheme: Scheme) -> tuple[float, float]:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Hardswish(), nn.Conv2d(8, 4, 1))
+    captured = capture(model, (torch.ones(2, 3, 6, 6),))
+    plan = Plan.of({site.name: scheme for site in captured.sites})
+    parameters = sum(item.numel() for item in model.parameters())
+    found = plan_costs(plan, captured.sites, parameters)
+    return found["size_bytes"].value, found["bops_ratio"].value
+
+
+def test_fp32_is_four_bytes_a_parameter() -> None:
+    # 3*8*9 + 8 and 8*4 + 4 parameters
+    assert costs(Scheme.FP32) == (4.0 * (216 + 8 + 32 + 4), 1.0)
+
+
+def test_int8_keeps_biases_and_a_scale_for_each_output_channel() -> None:
+    assert costs(Scheme.INT8) == (216 + 32 + 4 * (8 + 4) + 4 * (8 + 4), 8 * 8 / 32**2)
+
+
+def test_int16_activations_keep_int8_weights() -> None:
+    assert costs(Scheme.INT16) == (costs(Scheme.INT8)[0], 8 * 16 / 32**2)
+
+
+def test_bf16_halves_the_weights() -> None:
+    assert costs(Scheme.BF16) == (2.0 * (216 + 32) + 4 * (8 + 4), 16 * 16 / 32**2)
+
+
+def test_macs_of_a_convolution_count_every_output_position() -> None:
+    captured = capture(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), (torch.ones(2, 3, 6, 6),))
+    assert captured.sites[0].macs == 6 * 6 * 216

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autoquant.core.measurement import Candidate
+from autoquant.core.precision import Scheme
+from autoquant.errors import StorageError
+from autoquant.record.history import History, read_history
+from tests.unit.record.synthetic import make_candidate
+
+
+def candidate(number: int, drop: float = 0.001) -> Candidate:
+    return make_candidate(number, {"conv": Scheme.INT8, "fc": Scheme.FP32}, drop=drop)
+
+
+def write(path: Path, candidates: list[Candidate]) -> None:
+    history = History(path)
+    for item in candidates:
+        history.append(item)
+    history.close()
+
+
+def test_what_is_appended_is_read_back_whole(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    write(path, [candidate(0), candidate(1)])
+    write(path, [candidate(2)])
+    assert read_history(path) == (candidate(0), candidate(1), candidate(2))
+
+
+def test_a_later_record_of_a_number_supersedes_the_earlier(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    write(path, [candidate(0), candidate(1), candidate(0, drop=0.5)])
+    assert read_history(path) == (candidate(0, drop=0.5), candidate(1))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(cut=st.integers(min_value=1, max_value=400))
+def test_a_torn_last_line_costs_nothing_else(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "torn.jsonl"
+    path.unlink(missing_ok=True)
+    write(path, [candidate(0), candidate(1), candidate(2)])
+    content = path.read_bytes()
+    path.write_bytes(content[:-cut])
+    kept = (candidate(0), candidate(1), candidate(2)) if cut == 1 else (candidate(0), candidate(1))
+    assert read_history(path) == kept
+    write(path, [candidate(3)])
+    assert read_history(path) == (*kept, candidate(3))
+
+
+def test_zeros_that_a_power_cut_leaves_are_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    write(path, [candidate(0)])
+    with path.open("ab") as file:
+        file.write(b"\0" * 100)
+    write(path, [candidate(1)])
+    assert read_history(path) == (candidate(0), candidate(1))
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    write(path, [candidate(0)])
+    path.write_bytes(b'{"number": 7}\n' + path.read_bytes())
+    with pytest.raises(StorageError, match=r"history\.jsonl is damaged: line 1"):
+        read_history(path)
+
+
+def test_a_missing_history_is_empty(tmp_path: Path) -> None:
+    assert read_history(tmp_path / "history.jsonl") == ()
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_refused_write_leaves_the_history_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    history = History(path)
+    history.append(candidate(0))
+    before = path.read_bytes()
+    with (
+        largest_file(len(before) + 50),
+        pytest.raises(StorageError, match=r"cannot write .*history\.jsonl"),
+    ):
+        history.append(candidate(1))
+    assert path.read_bytes() == before
+    history.append(candidate(1))
+    history.close()
+    assert read_history(path) == (candidate(0), candidate(1))
