@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -175,12 +176,16 @@ class RayExecutor:
         yield Outcome(first.number, failure=Failure(reason, transient=True))
 
     def _hire(self) -> Any:
-        threads = str(self._execution.cpus_per_worker)
+        """Start a worker that imports from where this process does."""
+        environment = {
+            "OMP_NUM_THREADS": str(self._execution.cpus_per_worker),
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        }
         remote = ray.remote(
             num_cpus=self._execution.cpus_per_worker,
             num_gpus=self._execution.gpus_per_worker,
             max_restarts=0,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+            runtime_env={"env_vars": environment},
         )(Worker)
         return remote.remote(self._factory)
 

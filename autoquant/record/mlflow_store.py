@@ -26,7 +26,7 @@ from autoquant.record.mlflow_connection import (
 )
 from autoquant.record.mlflow_runs import Child, find_children, find_parent, log_batch
 from autoquant.record.plan_file import plan_file_text
-from autoquant.record.plots import pareto_figure
+from autoquant.record.report import render_frontier_page
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -225,8 +225,7 @@ class MlflowRecorder:
     def _log_findings(self, findings: Findings, artifacts: Sequence[Path]) -> None:
         for path in artifacts:
             self._client.log_artifact(self.run_id, str(path))
-        page = pareto_figure(findings).to_html(include_plotlyjs=True, full_html=True)
-        self._client.log_text(self.run_id, page, "pareto.html")
+        self._client.log_text(self.run_id, render_frontier_page(findings), "pareto.html")
         log_batch(
             self._client,
             self.run_id,

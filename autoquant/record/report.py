@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -14,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from autoquant.core.measurement import Candidate
 from autoquant.record.findings import Findings
 from autoquant.record.plots import (
+    Arrangement,
     pareto_figure,
     precision_figure,
     progress_figure,
@@ -24,7 +24,7 @@ from autoquant.record.summary import summarize
 from autoquant.record.table import candidate_table
 from autoquant.record.wording import counts_text
 
-_TEMPLATE = "report.html.j2"
+_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,25 @@ def render_report(findings: Findings) -> str:
 
     Everything that a user named (sites, origins, the job) is escaped.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(files(__package__).joinpath(_TEMPLATE).read_text("utf-8"))
-    return template.render(**_texts(findings), **_pictures(findings))
+    return _fill("report.html.j2", {**_texts(findings), **_pictures(findings)})
+
+
+def render_frontier_page(findings: Findings) -> str:
+    """Give the Pareto plot and the frontier's table as HTML for a narrow frame, as MLflow's."""
+    picture = pareto_figure(findings, Arrangement.STACKED)
+    return _fill(
+        "frontier.html.j2",
+        {"plotly": get_plotlyjs(), "pareto": _picture(picture, "pareto"), **_texts(findings)},
+    )
+
+
+def _fill(name: str, values: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("autoquant.record"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name).render(values)
 
 
 def _texts(findings: Findings) -> dict[str, Any]:
@@ -87,10 +103,9 @@ def _pictures(findings: Findings) -> dict[str, str]:
 
 
 def _picture(figure: go.Figure, name: str) -> str:
-    config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
     return str(
         figure.to_html(
-            full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config
+            full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=_CONFIG
         )
     )
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from autoquant.record.plots.pareto import pareto_figure
+from autoquant.record.plots.pareto import Arrangement, pareto_figure
 from autoquant.record.plots.precision_map import precision_figure
 from autoquant.record.plots.progress import progress_figure
 from autoquant.record.plots.sensitivity import sensitivity_figure
 
-__all__ = ["pareto_figure", "precision_figure", "progress_figure", "sensitivity_figure"]
+__all__ = [
+    "Arrangement",
+    "pareto_figure",
+    "precision_figure",
+    "progress_figure",
+    "sensitivity_figure",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -17,19 +18,38 @@ from autoquant.record.plots.window import window
 from autoquant.record.wording import EXACT_SQNR_DB, ScoreUnit, score_unit, uniform_label
 
 _HEIGHT = 480
+_STACKED_HEIGHT = 820
 _FAINT = "rgba(123, 135, 148, 0.55)"
 _FAINT_BAR = "rgba(123, 135, 148, 0.22)"
 
 
+class Arrangement(Enum):
+    """Where the two panels stand: side by side for a page, stacked for a narrow frame."""
+
+    SIDE_BY_SIDE = "side by side"
+    STACKED = "stacked"
+
+
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """One of the two pictures side by side."""
+    """One of the two pictures."""
 
+    row: int
     column: int
     x: Axis
     y: Axis
     findings: Findings
     unit: ScoreUnit
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Where plotly's functions find it."""
+        return {"row": self.row, "col": self.column}
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that carries the legend."""
+        return (self.row, self.column) == (1, 1)
 
     @property
     def drawable(self) -> tuple[Candidate, ...]:
@@ -41,8 +61,16 @@ class _Panel:
         )
 
 
-def pareto_figure(findings: Findings) -> go.Figure:
-    """Draw accuracy change (left) and SQNR (right) over the first cost; better is right and up.
+_PLACES = {
+    Arrangement.SIDE_BY_SIDE: ((1, 1), (1, 2)),
+    Arrangement.STACKED: ((1, 1), (2, 1)),
+}
+
+
+def pareto_figure(
+    findings: Findings, arrangement: Arrangement = Arrangement.SIDE_BY_SIDE
+) -> go.Figure:
+    """Draw accuracy change (first) and SQNR (second) over the first cost; better is right and up.
 
     All candidates are faint, the frontier is strong and connected; bars are one standard error;
     symbols tell measured from emulated and estimated quality, axis titles name all kinds.
@@ -50,10 +78,10 @@ def pareto_figure(findings: Findings) -> go.Figure:
     unit = score_unit([findings.frontier.baseline, *(c.measurements for c in findings.candidates)])
     x = cost_axis(findings)
     panels = [
-        _Panel(column, x, y, findings, unit)
-        for column, y in enumerate((drop_axis(unit), SQNR_AXIS), start=1)
+        _Panel(*place, x, y, findings, unit)
+        for place, y in zip(_PLACES[arrangement], (drop_axis(unit), SQNR_AXIS), strict=True)
     ]
-    figure = restyle(make_subplots(rows=1, cols=2, horizontal_spacing=0.09), height=_HEIGHT)
+    figure = _empty(arrangement)
     if not any(panel.drawable for panel in panels):
         return note(figure, "No candidate has both an accuracy and a cost.")
     for panel in panels:
@@ -61,6 +89,13 @@ def pareto_figure(findings: Findings) -> go.Figure:
     _mark_baseline(figure, panels[0])
     _mark_limit(figure, panels[0])
     return figure
+
+
+def _empty(arrangement: Arrangement) -> go.Figure:
+    if arrangement is Arrangement.STACKED:
+        stacked = make_subplots(rows=2, cols=1, vertical_spacing=0.1)
+        return restyle(stacked, height=_STACKED_HEIGHT)
+    return restyle(make_subplots(rows=1, cols=2, horizontal_spacing=0.09), height=_HEIGHT)
 
 
 def _draw(figure: go.Figure, panel: _Panel) -> None:
@@ -80,8 +115,7 @@ def _draw(figure: go.Figure, panel: _Panel) -> None:
             legendgroup="frontier",
             name="frontier line",
         ),
-        row=1,
-        col=panel.column,
+        **panel.place,
     )
     _add_points(figure, panel, inside, name="frontier", is_strong=True)
     _label_uniform(figure, panel)
@@ -115,10 +149,9 @@ def _add_points(
                 hovertemplate="%{hovertext}<extra></extra>",
                 name=f"{name} ({kind.value})",
                 legendgroup=f"{name} {kind.value}",
-                showlegend=panel.column == 1,
+                showlegend=panel.is_first,
             ),
-            row=1,
-            col=panel.column,
+            **panel.place,
         )
 
 
@@ -140,17 +173,16 @@ def _label_uniform(figure: go.Figure, panel: _Panel) -> None:
                 yshift=4,
                 font={"size": 11, "color": INK},
                 bgcolor="rgba(255, 255, 255, 0.7)",
-                row=1,
-                col=panel.column,
+                **panel.place,
             )
 
 
 def _set_axes(figure: go.Figure, panel: _Panel) -> None:
     measurements = [item.measurements for item in panel.drawable]
-    figure.update_xaxes(title_text=panel.x.titled(measurements), row=1, col=panel.column)
-    figure.update_yaxes(title_text=panel.y.titled(measurements), row=1, col=panel.column)
+    figure.update_xaxes(title_text=panel.x.titled(measurements), **panel.place)
+    figure.update_yaxes(title_text=panel.y.titled(measurements), **panel.place)
     if panel.x.is_reversed:
-        figure.update_xaxes(autorange="reversed", row=1, col=panel.column)
+        figure.update_xaxes(autorange="reversed", **panel.place)
     members = {item.number for item in panel.findings.frontier.members}
     kept = [
         _reach(panel.y, item)
@@ -162,16 +194,16 @@ def _set_axes(figure: go.Figure, panel: _Panel) -> None:
         [edge for edges in kept for edge in edges] + _marks(panel),
         ceiling=EXACT_SQNR_DB if panel.y is SQNR_AXIS else None,
     )
-    figure.update_yaxes(range=[visible.low, visible.high], row=1, col=panel.column)
+    figure.update_yaxes(range=[visible.low, visible.high], **panel.place)
     if visible.outside:
         figure.add_annotation(
             text=f"{visible.outside} outside this range: double-click shows all",
-            xref="x domain" if panel.column == 1 else "x2 domain",
-            yref="y domain" if panel.column == 1 else "y2 domain",
-            x=0.99,
-            y=0.99,
-            xanchor="right",
-            yanchor="top",
+            xref="x domain" if panel.is_first else "x2 domain",
+            yref="y domain" if panel.is_first else "y2 domain",
+            x=0.01,
+            y=0.01,
+            xanchor="left",
+            yanchor="bottom",
             showarrow=False,
             font={"size": 11, "color": MUTED},
         )
