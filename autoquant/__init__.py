@@ -1,19 +1,27 @@
 """Mixed-precision quantization search for PyTorch models.
 
+The public names are imported when they are first used, so that `autoquant --help` is quick.
+
 >>> import autoquant as aq
->>> sorted(aq.metrics.__all__)
-['accuracy', 'mse', 'top5']
+>>> aq.Scheme("int16").activation.bits
+16
 """
 
-from autoquant import metrics
-from autoquant.api.export import export_torchscript
-from autoquant.api.load import load_result
-from autoquant.api.python import search
-from autoquant.api.result import ResultCandidate, SearchResult
-from autoquant.core.plan import Plan, load_plan
-from autoquant.core.precision import Precision, Scheme
-from autoquant.errors import AutoquantError
-from autoquant.model.torch_ao.backend_config import backend_config
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoquant import metrics
+    from autoquant.api.export import export_torchscript
+    from autoquant.api.load import load_result
+    from autoquant.api.python import search
+    from autoquant.api.result import ResultCandidate, SearchResult
+    from autoquant.core.plan import Plan, load_plan
+    from autoquant.core.precision import Precision, Scheme
+    from autoquant.errors import AutoquantError
+    from autoquant.model.torch_ao.backend_config import backend_config
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,3 +38,26 @@ __all__ = [
     "metrics",
     "search",
 ]
+
+_HOMES = {
+    "AutoquantError": "autoquant.errors",
+    "Plan": "autoquant.core.plan",
+    "Precision": "autoquant.core.precision",
+    "ResultCandidate": "autoquant.api.result",
+    "Scheme": "autoquant.core.precision",
+    "SearchResult": "autoquant.api.result",
+    "backend_config": "autoquant.model.torch_ao.backend_config",
+    "export_torchscript": "autoquant.api.export",
+    "load_plan": "autoquant.core.plan",
+    "load_result": "autoquant.api.load",
+    "search": "autoquant.api.python",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home (PEP 562)."""
+    if name == "metrics":
+        return importlib.import_module("autoquant.metrics")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autoquant' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -78,7 +78,7 @@ class TextNet(nn.Module):
 
 
 def seeded(network: type[nn.Module]) -> nn.Module:
-    """The network with fixed random weights, in eval mode, its batch norms given real statistics."""
+    """The network in eval mode, with fixed random weights and batch-norm statistics."""
     torch.manual_seed(0)
     model = network()
     for module in model.modules():

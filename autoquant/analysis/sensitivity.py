@@ -137,7 +137,9 @@ class _Runner(Interpreter):
                 continue
             dirty.add(node)
             site = roots.get(node)
-            value = self.run_node(node) if site is None else self._run_rounded(node, site, trial, lasts)
+            value = (
+                self.run_node(node) if site is None else self._run_rounded(node, site, trial, lasts)
+            )
             if node in lasts and trial.part is not Part.WEIGHT:
                 value = self._rounding.output(lasts[node], trial.scheme, node.name, value)
             self.env[node] = value
@@ -152,9 +154,7 @@ class _Runner(Interpreter):
 
         The latter are the last node of each site, and the nodes that hand its format on.
         """
-        members = {
-            name: site for site in trial.knob.sites for name in self._inner_nodes[site]
-        }
+        members = {name: site for site in trial.knob.sites for name in self._inner_nodes[site]}
         roots = {
             self._nodes[group[0]]: self._sites[site]
             for site in trial.knob.sites
@@ -170,9 +170,7 @@ class _Runner(Interpreter):
         }
         return roots, lasts
 
-    def _run_rounded(
-        self, node: Node, site: Site, trial: Trial, own: Mapping[Node, Site]
-    ) -> Any:
+    def _run_rounded(self, node: Node, site: Site, trial: Trial, own: Mapping[Node, Site]) -> Any:
         """Run one op on rounded inputs and weights."""
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         rounded = {

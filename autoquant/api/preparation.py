@@ -144,9 +144,7 @@ def prepare(
     else:
         settings = choose_engine(job, subject, captured, statistics, watch)
     quantization = engine_settings(settings.engine, settings.observer, settings.reduce_range)
-    backend = TorchCpuBackend(
-        captured, statistics, settings.engine, quantization, subject.example
-    )
+    backend = TorchCpuBackend(captured, statistics, settings.engine, quantization, subject.example)
     timed = Objective.LATENCY in job.objectives
     bound = bind_space(
         job.space,

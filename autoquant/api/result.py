@@ -29,7 +29,8 @@ from autoquant.record.table import CandidateTable, candidate_table
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-    from torch.ao.quantization import QConfigMapping
+
+    from autoquant.model.torch_ao.qconfig import QConfigMapping
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,7 +20,6 @@ from autoquant.api.watch import Watch
 from autoquant.core.evaluation import Executor, Phase, Task
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.measurement import Candidate, Measurements
-from autoquant.core.sensitivity import SensitivityTable
 from autoquant.errors import AutoquantError, StorageError
 from autoquant.evaluate.evaluator import EvaluatorRecipe, build_evaluator
 from autoquant.execute.start import start_executor
@@ -201,9 +200,7 @@ def _measure_baseline(
     """Measure the float model, or take over what an earlier process measured."""
     if (folder.path / files.BASELINE).exists():
         return load_baseline(folder.path)
-    evaluator = build_evaluator(
-        subject, prepared.captured, prepared.statistics, prepared.settings
-    )
+    evaluator = build_evaluator(subject, prepared.captured, prepared.statistics, prepared.settings)
     with watch.stage("measuring the float model", None):
         baseline = evaluator.baseline()
     folder.write_baseline(baseline)

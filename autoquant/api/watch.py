@@ -14,7 +14,7 @@ Advance = Callable[[int], None]
 class Watch(Protocol):
     """Shows progress."""
 
-    def stage(self, title: str, total: int | None) -> "Stage":
+    def stage(self, title: str, total: int | None) -> Stage:
         """Begin a stage of `total` steps (None: unknown); leave the context to end it."""
 
     def note(self, text: str) -> None:

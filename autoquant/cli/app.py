@@ -14,10 +14,12 @@ from autoquant.errors import AutoquantError
 
 if TYPE_CHECKING:
     from autoquant.api.preparation import Preparation
+    from autoquant.cli.terminal import Terminal
     from autoquant.core.sensitivity import SensitivityTable
     from autoquant.job import Job
 
 EXIT_MISTAKE = 2
+_PIPE_WIDTH = 160
 EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
@@ -101,10 +103,8 @@ def search(
     from autoquant.record.summary import summarize
     from autoquant.record.table import to_rich
 
-    console = Console()
+    console = _console()
     console.print(to_rich(result.table()))
-    for note in result.table().notes:
-        console.print(note, style="dim", highlight=False, markup=False)
     for sentence in summarize(result.findings):
         console.print(sentence, highlight=False, markup=False)
     console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
@@ -148,7 +148,7 @@ def backends(
     """Print what runs here: engine x op x scheme -> native, emulated or unsupported."""
     from autoquant.cli.support_table import support_tables
 
-    console = Console()
+    console = _console()
     for table in support_tables(all_schemes=all_schemes):
         console.print(table)
     console.print(
@@ -194,7 +194,7 @@ def report(
     from autoquant.record.table import to_rich
 
     loaded = load_result(result)
-    console = Console()
+    console = _console()
     console.print(to_rich(loaded.table()))
     write_text(result / "report.html", render_report(loaded.findings))
     console.print(f"report: {result / 'report.html'}", highlight=False, soft_wrap=True)
@@ -244,10 +244,15 @@ def _dotted(extra: Sequence[str]) -> list[str]:
     return found
 
 
-def _terminal():  # type: ignore[no-untyped-def]
+def _terminal() -> Terminal:
     from autoquant.cli.terminal import Terminal
 
-    return Terminal(Console(stderr=True))
+    return Terminal(Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH))
+
+
+def _console() -> Console:
+    """Standard output; on a pipe wide enough for every table."""
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def _usage_error(error: Exception) -> str | None:
@@ -259,13 +264,13 @@ def _usage_error(error: Exception) -> str | None:
 def _print_dry_run(job: Job) -> None:
     from autoquant.cli.dry_run import print_dry_run
 
-    print_dry_run(job, _terminal(), Console())
+    print_dry_run(job, _terminal(), _console())
 
 
 def _print_sensitivity(table: SensitivityTable, prepared: Preparation, top: int) -> None:
     from autoquant.cli.ranking import ranking_tables
 
-    console = Console()
+    console = _console()
     for item in ranking_tables(table, prepared.space, top):
         console.print(item)
 

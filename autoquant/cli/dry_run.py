@@ -37,9 +37,7 @@ def print_dry_run(job: Job, watch: Watch, console: Console) -> None:
     trials = job.budget.trials
     total = trials * (parallel / workers + alone)
     sites = {site.name: site for site in prepared.captured.sites}
-    rows = len(list_trials(space, sites)) * chunk_count(
-        subject.evaluation, job.sensitivity.samples
-    )
+    rows = len(list_trials(space, sites)) * chunk_count(subject.evaluation, job.sensitivity.samples)
     console.print(
         f"one candidate takes about {parallel:.1f} s in parallel and {alone:.1f} s alone for its "
         f"latency; {trials} trials on {workers} worker{'s' if workers > 1 else ''} about "

@@ -63,8 +63,9 @@ def find_frontier(
     """Keep the candidates that none beats.
 
     Quality objectives become one axis, the accuracy drop, in which a tie (a difference within
-    its 95% interval) is broken by the output error; every cost objective is an axis of its own. The reference point of the hypervolume is the worst loss of each
-    objective among the candidates given.
+    its 95% interval) is broken by the output error; every cost objective is an axis of its
+    own. The reference point of the hypervolume is the worst loss of each objective among the
+    candidates given.
 
     Args:
         candidates: Those within the constraints. Ones that failed or lack an axis are passed over.

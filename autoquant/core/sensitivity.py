@@ -62,9 +62,7 @@ class SensitivityTable:
 
     def losses(self) -> Mapping[tuple[str, Scheme], float]:
         """Noise-to-signal ratio by knob and scheme, weights and activations together."""
-        return {
-            (row.knob, row.scheme): row.noise for row in self.rows if row.part is Part.BOTH
-        }
+        return {(row.knob, row.scheme): row.noise for row in self.rows if row.part is Part.BOTH}
 
     def ranking(self, scheme: Scheme) -> Sequence[SensitivityRow]:
         """Rows of one scheme, most sensitive first."""

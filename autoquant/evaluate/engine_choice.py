@@ -36,9 +36,7 @@ def time_engines(
     found: dict[str, Measurement] = {}
     reasons: list[str] = []
     for engine in engines_here():
-        evaluator = build_evaluator(
-            subject, captured, statistics, replace(settings, engine=engine)
-        )
+        evaluator = build_evaluator(subject, captured, statistics, replace(settings, engine=engine))
         outcome = evaluator.run(Phase.LATENCY, Task(0, all_int8(captured.sites, engine)))
         if outcome.failure is None:
             found[engine] = outcome.measurements["speedup"]

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from autoquant.core.evaluation import EvaluatorFactory, Outcome, Phase, Task
+from autoquant.core.evaluation import Evaluator, EvaluatorFactory, Outcome, Phase, Task
 from autoquant.core.measurement import Failure
+
+
+def run_safely(evaluator: Evaluator, phase: Phase, task: Task) -> Outcome:
+    """Do one phase of one task; whatever a plan breaks is its own failure."""
+    try:
+        return evaluator.run(phase, task)
+    except Exception as error:  # noqa: BLE001  # an engine may raise anything
+        return Outcome(task.number, failure=Failure(f"{type(error).__name__}: {error}"))
 
 
 class LocalExecutor:
@@ -21,10 +29,7 @@ class LocalExecutor:
     def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Give the outcome of each task, in their order."""
         for task in tasks:
-            try:
-                yield self._evaluator.run(phase, task)
-            except Exception as error:  # noqa: BLE001  # whatever a plan breaks is its failure
-                yield Outcome(task.number, failure=Failure(f"{type(error).__name__}: {error}"))
+            yield run_safely(self._evaluator, phase, task)
 
     def close(self) -> None:
         """Nothing to stop."""

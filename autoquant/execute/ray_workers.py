@@ -9,18 +9,20 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from autoquant.core.evaluation import Evaluator, EvaluatorFactory, Outcome, Phase, Task
 from autoquant.core.measurement import Failure
 from autoquant.errors import AutoquantError, ExecutionError
+from autoquant.execute.local import run_safely
 from autoquant.job import Execution
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
-import ray  # noqa: E402  # reads the environment when imported
+import ray  # reads the environment when imported
 
 _CONNECT_SECONDS = 5
 _IN_FLIGHT = 2
@@ -34,17 +36,14 @@ class Worker:
         self._evaluator: Evaluator | None = None
 
     def load(self) -> None:
-        """Load the subject; raises what the factory raises (a constructor's error would be lost)."""
+        """Load the subject, raising what the factory raises; a constructor would lose it."""
         self._evaluator = self._factory()
 
     def run(self, phase: Phase, task: Task) -> Outcome:
         """Do one phase of one task."""
-        try:
-            evaluator = self._evaluator or self._factory()
-            self._evaluator = evaluator
-            return evaluator.run(phase, task)
-        except Exception as error:  # noqa: BLE001  # whatever a plan breaks is its failure
-            return Outcome(task.number, failure=Failure(f"{type(error).__name__}: {error}"))
+        if self._evaluator is None:
+            self._evaluator = self._factory()
+        return run_safely(self._evaluator, phase, task)
 
 
 @dataclass(slots=True)
@@ -179,7 +178,7 @@ class RayExecutor:
         """Start a worker that imports from where this process does."""
         environment = {
             "OMP_NUM_THREADS": str(self._execution.cpus_per_worker),
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         }
         remote = ray.remote(
             num_cpus=self._execution.cpus_per_worker,

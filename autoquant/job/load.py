@@ -157,7 +157,8 @@ def _check_file(file: Path, function: str, name: str) -> Iterator[str]:
         if isinstance(target, ast.Name)
     ]
     if function not in (*defined, *imported, *assigned):
-        yield f"{name}: {file} defines no {function!r}; it defines {', '.join(defined) or 'nothing'}"
+        known = ", ".join(defined) or "nothing"
+        yield f"{name}: {file} defines no {function!r}; it defines {known}"
 
 
 def _check_module(module: str, name: str) -> Iterator[str]:

@@ -145,9 +145,7 @@ class _Walk:
                 site = self._producer_of(node)
         if site is not None:
             self.producer[node] = site
-        self.addresses.append(
-            Address(node.name, _CALLS[node.op], scope, target, index, site)
-        )
+        self.addresses.append(Address(node.name, _CALLS[node.op], scope, target, index, site))
 
     def _locate(self, node: Node) -> tuple[str, str, int]:
         """Scope, target and index, counted as torch's qconfig mapping counts them."""
@@ -226,9 +224,7 @@ class _Walk:
     ) -> Site:
         is_module = node.op == "call_module"
         module = self.modules[scope] if is_module else None
-        inputs = tuple(
-            shape for arg in node.all_input_nodes if (shape := _shape(arg)) is not None
-        )
+        inputs = tuple(shape for arg in node.all_input_nodes if (shape := _shape(arg)) is not None)
         output = _shape(node) or ()
         weight_count = weight_count_of(module) if module else _functional_weight(node)
         return Site(

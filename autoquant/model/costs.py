@@ -10,9 +10,7 @@ from torch import nn
 from autoquant.core.sites import OpKind
 
 _CONVOLUTIONS = frozenset({OpKind.CONV1D, OpKind.CONV2D, OpKind.CONV3D})
-_TRANSPOSED = frozenset(
-    {OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D}
-)
+_TRANSPOSED = frozenset({OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D})
 _RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
 
 

@@ -24,7 +24,9 @@ def load_entry(entry: str) -> Callable[..., Any]:
     """
     place, _, name = entry.rpartition(":")
     try:
-        module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        module = (
+            _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        )
     except JobError:
         raise
     except Exception as error:

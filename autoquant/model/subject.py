@@ -152,9 +152,7 @@ def build_subject(
         model=model.eval(),
         calibration=batches,
         evaluation=read_batches(evaluation, "evaluation", needs_targets=True),
-        heldout=None
-        if heldout is None
-        else read_batches(heldout, "heldout", needs_targets=True),
+        heldout=None if heldout is None else read_batches(heldout, "heldout", needs_targets=True),
         metric=metric,
         leaf_modules=leaf_modules,
     )
@@ -253,8 +251,5 @@ def score_batch(metric: Metric, outputs: Any, batch: Batch) -> Tensor:
             hint="return one score for each sample, or one number for the batch",
         )
     if not torch.isfinite(scores).all():
-        raise MetricError(
-            f"metric {name!r} returned NaN or infinity", hint="return finite scores"
-        )
+        raise MetricError(f"metric {name!r} returned NaN or infinity", hint="return finite scores")
     return scores.reshape(-1)
-

@@ -33,4 +33,6 @@ class Limits:
 
     def kept_by(self, candidate: Candidate) -> bool:
         """Whether a candidate succeeded and keeps every constraint."""
-        return candidate.failure is None and all(item <= 0 for item in self.violations(candidate).values())
+        return candidate.failure is None and all(
+            item <= 0 for item in self.violations(candidate).values()
+        )

@@ -174,7 +174,5 @@ def _knob(
 ) -> Knob:
     """One knob; the fallback where its sites have nothing in common."""
     leading = [name for name in names if sites[name].follows is None] or [names[0]]
-    common = [
-        scheme for scheme in Scheme if all(scheme in allowed[name] for name in leading)
-    ]
+    common = [scheme for scheme in Scheme if all(scheme in allowed[name] for name in leading)]
     return Knob(names[0], names, tuple(common) or (fallback,))

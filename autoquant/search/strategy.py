@@ -215,9 +215,7 @@ class Strategy:
 
     def _enqueue(self, seeds: Sequence[Seed]) -> None:
         """Enqueue the seeds that an earlier process did not."""
-        known = {
-            trial.user_attrs.get("seed") for trial in self._study.get_trials(deepcopy=False)
-        }
+        known = {trial.user_attrs.get("seed") for trial in self._study.get_trials(deepcopy=False)}
         for seed in seeds:
             if seed.plan.digest not in known:
                 self._study.enqueue_trial(

@@ -99,9 +99,7 @@ class TorchCpuBackend:
         Raises:
             BackendError: The engine refuses an op, or runs something else than planned.
         """
-        mapping = build_qconfig_mapping(
-            self._captured.addresses, self._sites, plan, self._settings
-        )
+        mapping = build_qconfig_mapping(self._captured.addresses, self._sites, plan, self._settings)
         captured = self._captured
         with using_engine(self._engine):
             try:

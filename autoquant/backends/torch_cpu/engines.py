@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -40,7 +40,7 @@ def using_engine(engine: str) -> Iterator[None]:
         torch.backends.quantized.engine = before
 
 
-@lru_cache(maxsize=None)
+@cache
 def saturates(engine: str) -> bool:
     """Whether the engine's int8 kernel overflows its 16-bit intermediate sums on this CPU.
 
@@ -58,7 +58,7 @@ def saturates(engine: str) -> bool:
     return bool((output.int_repr().float() - 200.0).abs().max() > 1.0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def has_fp16_linear(engine: str) -> bool:
     """Whether the engine has a linear kernel with fp16 weights."""
     with using_engine(engine):

@@ -99,9 +99,7 @@ class _Spy(Interpreter):
         return super().run_node(n)
 
 
-def _describe(
-    model: GraphModule, node: Node, arrived: tuple[Tensor, ...], spy: _Spy
-) -> Execution:
+def _describe(model: GraphModule, node: Node, arrived: tuple[Tensor, ...], spy: _Spy) -> Execution:
     module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     inner = module[0] if isinstance(module, nn.Sequential) else module
     halves = any(item.dtype is torch.float16 for item in arrived)
@@ -114,9 +112,7 @@ def _describe(
     )
 
 
-def _operands(
-    model: GraphModule, node: Node, spy: _Spy
-) -> tuple[list[Node], Precision | None]:
+def _operands(model: GraphModule, node: Node, spy: _Spy) -> tuple[list[Node], Precision | None]:
     """Activations that arrive, and the precision of a functional op's weight."""
     second = node.args[1] if len(node.args) > 1 else None
     if not isinstance(second, Node) or not _comes_from_attribute(second):

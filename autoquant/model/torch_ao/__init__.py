@@ -1,1 +1,1 @@
-"""The only owner of `torch.ao.quantization`, which its authors deprecate: plans flow, not QConfigs."""
+"""The only owner of `torch.ao`, which its authors deprecate: plans flow, not QConfigs."""

@@ -75,7 +75,10 @@ class ScaleCache:
         self._statistics = statistics
         self._known: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
         self._shared = {
-            name: key.split("+") for key in statistics.tensors if "+" in key for name in key.split("+")
+            name: key.split("+")
+            for key in statistics.tensors
+            if "+" in key
+            for name in key.split("+")
         }
 
     def scale(self, observer: ObserverBase, tensors: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -84,9 +84,7 @@ def qconfig_for(
     )
 
 
-def keeps_float_activations(
-    scheme: Scheme, leader: OpKind, settings: QuantizationSettings
-) -> bool:
+def keeps_float_activations(scheme: Scheme, leader: OpKind, settings: QuantizationSettings) -> bool:
     """Whether the op's neighbours see fp32, as after dynamic and weight-only kernels."""
     if scheme is Scheme.FP16:
         return settings.native_fp16_linear and leader is OpKind.LINEAR
@@ -123,9 +121,7 @@ def _weight_observer(site: Site, scheme: Scheme) -> Any:
     limits: dict[str, Any] = dict(_INT16_RANGE) if wide else {}
     dtype = torch.int16 if wide else torch.qint8
     if site.kind in _PER_TENSOR_WEIGHT:
-        return MinMaxObserver.with_args(
-            dtype=dtype, qscheme=torch.per_tensor_symmetric, **limits
-        )
+        return MinMaxObserver.with_args(dtype=dtype, qscheme=torch.per_tensor_symmetric, **limits)
     return PerChannelMinMaxObserver.with_args(
         dtype=dtype, qscheme=torch.per_channel_symmetric, **limits
     )

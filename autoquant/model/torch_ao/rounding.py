@@ -99,7 +99,9 @@ class SchemeRounding:
             return value
         observer = qconfig.activation()
         if isinstance(observer, FixedQParamsObserver) and not at_output:
-            observer = activation_observer(replace(site, output_range=None), scheme, self._settings)()
+            observer = activation_observer(
+                replace(site, output_range=None), scheme, self._settings
+            )()
         if isinstance(observer, FixedQParamsObserver):
             scale, zero_point = observer.scale, observer.zero_point
         else:

@@ -75,9 +75,7 @@ def test_outputs_are_bit_equal_to_prepare_calibrate_convert(
         mixed = (Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.FP32)
         plan = space.uniform(Scheme.INT8) if seed == 0 else random_plan(space, seed, mixed)
         ours = backend.run(backend.build(plan).module, (BATCHES[0],))
-        theirs = backend.run(
-            torch_alone(model, captured, plan, settings, engine), (BATCHES[0],)
-        )
+        theirs = backend.run(torch_alone(model, captured, plan, settings, engine), (BATCHES[0],))
         assert torch.equal(ours, theirs), f"plan {plan.to_json()}"
 
 
