@@ -100,8 +100,9 @@ def search(
     }
     for section, values in settings.items():
         known = document.get(section)
-        merge = isinstance(known, dict) and isinstance(values, dict)
-        document[section] = {**known, **values} if merge else values
+        if isinstance(known, dict) and isinstance(values, dict):
+            values = {**known, **values}
+        document[section] = values
     try:
         job = Job.model_validate(document)
     except ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from autoquant.core.measurement import Candidate
@@ -14,7 +14,7 @@ Advance = Callable[[int], None]
 class Watch(Protocol):
     """Shows progress."""
 
-    def stage(self, title: str, total: int | None) -> Stage:
+    def stage(self, title: str, total: int | None) -> AbstractContextManager[Advance]:
         """Begin a stage of `total` steps (None: unknown); leave the context to end it."""
 
     def note(self, text: str) -> None:
@@ -24,20 +24,10 @@ class Watch(Protocol):
         """Show that a candidate was measured."""
 
 
-class Stage(Protocol):
-    """A stage that is under way."""
-
-    def __enter__(self) -> Advance:
-        """Give the function that advances it."""
-
-    def __exit__(self, *error: object) -> None:
-        """End it."""
-
-
 class Silent:
     """Shows nothing."""
 
-    def stage(self, title: str, total: int | None) -> Stage:
+    def stage(self, title: str, total: int | None) -> AbstractContextManager[Advance]:
         """Do nothing."""
         return _nothing(title, total)
 

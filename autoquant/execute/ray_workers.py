@@ -235,13 +235,14 @@ def _check_listening(address: str) -> None:
 
 
 def _check_resources(execution: Execution) -> None:
-    found = ray.cluster_resources().get("CPU", 0.0)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    found_cpus, found_gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     wanted = execution.workers * execution.cpus_per_worker
     gpus = execution.workers * execution.gpus_per_worker
-    if found < wanted or ray.cluster_resources().get("GPU", 0.0) < gpus:
+    if found_cpus < wanted or found_gpus < gpus:
         raise ExecutionError(
             f"execution: {execution.workers} workers need {wanted} CPUs and {gpus:g} GPUs; "
-            f"Ray has {found:g} and {ray.cluster_resources().get('GPU', 0.0):g}",
+            f"Ray has {found_cpus:g} and {found_gpus:g}",
             hint="ask for fewer workers, or fewer cpus_per_worker or gpus_per_worker",
         )
 

@@ -28,6 +28,17 @@ from autoquant.core.precision import Mode, Scheme
 from autoquant.core.sites import Address, CallType, OpKind, Site
 from autoquant.core.statistics import ObserverName
 
+__all__ = [
+    "QConfigMapping",
+    "QuantizationSettings",
+    "activation_observer",
+    "build_qconfig_mapping",
+    "keeps_float_activations",
+    "leading_kind",
+    "qconfig_for",
+    "resolve_function",
+]
+
 _PER_TENSOR_WEIGHT = frozenset(
     {OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D}
 )

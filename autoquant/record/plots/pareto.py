@@ -109,7 +109,7 @@ def _draw(figure: go.Figure, panel: _Panel) -> None:
             x=[panel.x.value(item) for item in inside],
             y=[panel.y.value(item) for item in inside],
             mode="lines",
-            line={"color": ACCENT, "width": 2},
+            line={"color": ACCENT, "width": 1.2 if panel.is_first else 2},
             hoverinfo="skip",
             showlegend=False,
             legendgroup="frontier",
