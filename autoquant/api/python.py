@@ -100,9 +100,8 @@ def search(
     }
     for section, values in settings.items():
         known = document.get(section)
-        if isinstance(known, dict) and isinstance(values, dict):
-            values = {**known, **values}
-        document[section] = values
+        both = isinstance(known, dict) and isinstance(values, dict)
+        document[section] = known | values if both else values
     try:
         job = Job.model_validate(document)
     except ValidationError as error:

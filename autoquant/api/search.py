@@ -40,6 +40,7 @@ from autoquant.search.seeds import seed_plans
 from autoquant.search.strategy import Strategy
 
 JOURNAL = "study.journal"
+_ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
 
 
 def run_search(job: Job, recipe: SubjectRecipe, watch: Watch, *, resume: bool) -> SearchResult:
@@ -317,18 +318,18 @@ def _finish(
 ) -> SearchResult:
     """Write and record what was found."""
     folder.write_frontier(findings.frontier)
-    for member in findings.frontier:
-        folder.write_plan(member.number, member.plan)
     result = SearchResult(findings, context_of(prepared), folder.path)
     with watch.stage("writing the report", None):
         folder.write_report(render_report(findings))
         states = {} if reason is StopReason.INTERRUPTED else _write_states(result, prepared)
         for gap in tracker.finish(
             findings,
-            artifacts=[folder.path / name for name in (files.FRONTIER, files.SENSITIVITY)],
+            artifacts=[folder.path / name for name in _ARTIFACTS],
             state_dicts=states,
         ):
             watch.note(gap)
+    if reason is StopReason.INTERRUPTED:
+        tracker.stop("interrupted")
     watch.note(f"stopped: {reason.value}")
     return load_result(folder.path)
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from autoquant.core.plan import Plan
 
+SQNR_CEILING_DB = 150.0
+"""The `sqnr_db` of outputs that are equal to the last bit, instead of infinity."""
+
 
 class Kind(Enum):
     """How a number was obtained. Kinds are never mixed in one comparison.

@@ -12,14 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoquant.core.measurement import Kind, Measurement
+from autoquant.core.measurement import SQNR_CEILING_DB, Kind, Measurement
 from autoquant.model.batches import Batch
 from autoquant.model.subject import Metric, output_rows, score_batch
 
 Floats = npt.NDArray[np.float64]
-
-SQNR_CEILING_DB = 150.0
-"""Reported where the outputs are equal to the last bit, instead of infinity."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
-from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
+from autoquant.core.measurement import (
+    SQNR_CEILING_DB,
+    Candidate,
+    Kind,
+    Measurement,
+    Measurements,
+)
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import Site
@@ -16,10 +22,6 @@ KIND_NOTES = {
     Kind.ESTIMATED: "estimated: computed from the plan (bytes, bit operations), not timed.",
 }
 SPREAD_NOTE = "± is one standard error; a 95% interval is about twice as wide on either side."
-
-
-EXACT_SQNR_DB = 150.0
-"""The evaluator reports this instead of infinity where outputs are equal to the last bit."""
 
 
 class ScoreUnit(Enum):
@@ -70,7 +72,7 @@ def with_spread(measurement: Measurement, factor: float = 1.0, digits: int = 2) 
 
 def sqnr_text(measurement: Measurement) -> str:
     """Give `34.6 ± 0.3`, or `exact` where the outputs are equal to the last bit."""
-    if measurement.value >= EXACT_SQNR_DB:
+    if measurement.value >= SQNR_CEILING_DB:
         return "exact"
     return with_spread(measurement, digits=1)
 

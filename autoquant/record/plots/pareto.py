@@ -9,13 +9,13 @@ from enum import Enum
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from autoquant.core.measurement import Candidate, Kind
+from autoquant.core.measurement import SQNR_CEILING_DB, Candidate, Kind
 from autoquant.record.findings import Findings
 from autoquant.record.plots.axes import SQNR_AXIS, Axis, cost_axis, drop_axis
 from autoquant.record.plots.hover import hover_text
 from autoquant.record.plots.look import ACCENT, INK, KIND_SYMBOLS, MUTED, SECOND, note, restyle
 from autoquant.record.plots.window import window
-from autoquant.record.wording import EXACT_SQNR_DB, ScoreUnit, score_unit, uniform_label
+from autoquant.record.wording import ScoreUnit, score_unit, uniform_label
 
 _HEIGHT = 480
 _STACKED_HEIGHT = 820
@@ -192,7 +192,7 @@ def _set_axes(figure: go.Figure, panel: _Panel) -> None:
     visible = window(
         [panel.y.value(item) for item in panel.drawable],
         [edge for edges in kept for edge in edges] + _marks(panel),
-        ceiling=EXACT_SQNR_DB if panel.y is SQNR_AXIS else None,
+        ceiling=SQNR_CEILING_DB if panel.y is SQNR_AXIS else None,
     )
     figure.update_yaxes(range=[visible.low, visible.high], **panel.place)
     if visible.outside:
@@ -216,7 +216,7 @@ def _reach(axis: Axis, candidate: Candidate) -> tuple[float, float]:
 
 
 def _is_exact(axis: Axis, candidate: Candidate) -> bool:
-    return axis is SQNR_AXIS and axis.value(candidate) >= EXACT_SQNR_DB
+    return axis is SQNR_AXIS and axis.value(candidate) >= SQNR_CEILING_DB
 
 
 def _marks(panel: _Panel) -> list[float]:

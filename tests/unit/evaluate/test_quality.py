@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from autoquant import metrics
-from autoquant.core.measurement import Kind
+from autoquant.core.measurement import SQNR_CEILING_DB, Kind
 from autoquant.evaluate.quality import (
-    SQNR_CEILING_DB,
     NotFiniteError,
     measure_quality,
     run_reference,

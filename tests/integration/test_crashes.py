@@ -1,0 +1,109 @@
+"""kill -9 of the controller and of a worker: nothing finished is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from autoquant.record.history import read_history
+from tests.integration.conftest import ROOT, RunCli, WriteJob, command
+
+pytestmark = pytest.mark.slow
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
+def lines(folder: Path) -> int:
+    history = folder / "history.jsonl"
+    return len(history.read_bytes().splitlines()) if history.exists() else 0
+
+
+def members(folder: Path) -> list[tuple[str, float]]:
+    frontier = json.loads((folder / "frontier.json").read_text())
+    return [(item["digest"], item["values"]["sqnr_db"]["value"]) for item in frontier["members"]]
+
+
+def test_a_killed_search_resumes_to_the_frontier_of_an_uninterrupted_one(
+    write_job: WriteJob, run_cli: RunCli, tmp_path: Path
+) -> None:
+    whole = run_cli("search", str(write_job("whole")))
+    assert whole.returncode == 0, whole.stderr
+    job = write_job("killed")
+    process = subprocess.Popen(
+        command("search", str(job)),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_for(lambda: lines(tmp_path / "killed") >= 9 or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {item.number: item for item in read_history(tmp_path / "killed" / "history.jsonl")}
+    assert 9 <= len(finished) < 24
+    resumed = run_cli("search", str(job), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    after = {item.number: item for item in read_history(tmp_path / "killed" / "history.jsonl")}
+    for number, candidate in finished.items():
+        assert after[number].plan == candidate.plan
+        assert after[number].measurements["sqnr_db"] == candidate.measurements["sqnr_db"]
+        assert after[number].seconds["build"] == candidate.seconds["build"], "measured again"
+    assert members(tmp_path / "killed") == members(tmp_path / "whole")
+    assert len(after) == 24
+
+
+def test_a_killed_worker_costs_no_candidate(
+    write_job: WriteJob, run_cli: RunCli, tmp_path: Path
+) -> None:
+    local = run_cli("search", str(write_job("local")))
+    assert local.returncode == 0, local.stderr
+    job = write_job("wounded", execution={"kind": "ray", "workers": 2})
+    process = subprocess.Popen(
+        command("search", str(job)), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: lines(tmp_path / "wounded") >= 4 or process.poll() is not None)
+    worker = workers_below(process.pid)[0]
+    os.kill(worker, signal.SIGKILL)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    found = {c.digest: c for c in read_history(tmp_path / "wounded" / "history.jsonl")}
+    expected = {c.digest: c for c in read_history(tmp_path / "local" / "history.jsonl")}
+    assert found.keys() == expected.keys()
+    assert all(candidate.failure is None for candidate in found.values())
+    for digest, candidate in found.items():
+        assert candidate.value("accuracy") == expected[digest].value("accuracy")
+        assert candidate.value("sqnr_db") == pytest.approx(expected[digest].value("sqnr_db"))
+
+
+def workers_below(controller: int) -> list[int]:
+    """Processes of Ray actors of class Worker, below a controller."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            title = status.read_bytes().replace(b"\0", b" ")
+        except OSError:
+            continue
+        if title.startswith(b"ray::Worker") and controller in ancestors(int(status.parent.name)):
+            found.append(int(status.parent.name))
+    assert found, "no Ray worker is running"
+    return found
+
+
+def ancestors(process: int) -> list[int]:
+    found = []
+    while process > 1:
+        status = Path(f"/proc/{process}/stat").read_text()
+        process = int(status.rpartition(")")[2].split()[1])
+        found.append(process)
+    return found
