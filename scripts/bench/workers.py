@@ -12,7 +12,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from report import show
+from report import Row, show
 from stopwatch import Stopwatch
 
 from autoquant.api.result import SearchResult
@@ -64,7 +64,7 @@ def main() -> None:
     reference, _ = found["local"]
     expected = [(c.number, c.digest, c.value("accuracy")) for c in reference.candidates]
     one = found["ray, 1 worker"][1]
-    rows = [
+    rows: list[Row] = [
         {
             "executor": name,
             "rounds, s": seconds,
