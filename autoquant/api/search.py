@@ -112,6 +112,7 @@ def _search(
     if history.reason is StopReason.INTERRUPTED:
         resume = f"interrupted; continue with --resume (kept in {folder.path})"
         facts = replace(facts, notices=(*facts.notices, resume))
+        folder.write_facts(facts, dump_job(job))
     findings = Findings(
         facts=facts,
         job_text=dump_job(job),

@@ -18,6 +18,9 @@ from autoquant.evaluate.evaluator import MeasurementSettings, build_evaluator
 from autoquant.model.capture import Capture
 from autoquant.model.subject import Subject
 
+_PAIRS = 7
+"""Enough to tell engines apart: they differ by tens of percent."""
+
 
 def time_engines(
     subject: Subject,
@@ -33,10 +36,13 @@ def time_engines(
     Raises:
         BackendError: No engine runs the model in int8.
     """
+    few = min(settings.latency_pairs, _PAIRS)
     found: dict[str, Measurement] = {}
     reasons: list[str] = []
     for engine in engines_here():
-        evaluator = build_evaluator(subject, captured, statistics, replace(settings, engine=engine))
+        evaluator = build_evaluator(
+            subject, captured, statistics, replace(settings, engine=engine, latency_pairs=few)
+        )
         outcome = evaluator.run(Phase.LATENCY, Task(0, all_int8(captured.sites, engine)))
         if outcome.failure is None:
             found[engine] = outcome.measurements["speedup"]

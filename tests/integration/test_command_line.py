@@ -1,0 +1,158 @@
+"""The commands, as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoquant.cli import main
+from tests.integration.conftest import ROOT, WriteJob, command
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search on real kernels, with latency."""
+    folder = tmp_path_factory.mktemp("cli")
+    write = _writer(folder)
+    job = write(
+        "timed",
+        space={"schemes": ["int8", "fp32"]},
+        objectives=["output_error", "latency"],
+        budget={"trials": 14, "round_size": 7},
+    )
+    assert main(["search", str(job)]) == 0
+    return folder
+
+
+def _writer(folder: Path) -> WriteJob:
+    from tests.integration import conftest
+
+    return conftest.write_job.__wrapped__(folder)  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_search_leaves_everything_that_its_folder_promises(finished: Path) -> None:
+    folder = finished / "timed"
+    names = {"frontier.json", "history.jsonl", "sensitivity.csv", "report.html", "job.yaml"}
+    assert names <= {path.name for path in folder.iterdir()}
+    frontier = json.loads((folder / "frontier.json").read_text())
+    values = frontier["members"][0]["values"]
+    assert values["speedup"]["kind"] == "measured"
+    assert values["speedup"]["stderr"] is not None
+    assert frontier["members"][0]["values"]["speedup"]["value"] > 0
+    assert (folder / "plans" / f"{frontier['members'][0]['number']}.pt").exists()
+
+
+def test_report_prints_the_frontier_again(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished / "timed" / "report.html").unlink()
+    assert main(["report", str(finished / "timed")]) == 0
+    assert "speedup" in capsys.readouterr().out
+    assert (finished / "timed" / "report.html").stat().st_size > 100_000
+
+
+def test_export_writes_a_file_that_torch_loads(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.ts"
+    assert main(["export", str(finished / "timed"), "--output", str(path), "--number", "1"]) == 0
+    torch.backends.quantized.engine = "fbgemm"
+    assert torch.jit.load(str(path))(torch.ones(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_sensitivity_prints_a_ranking_and_writes_it(
+    write_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "table.csv"
+    job = write_job("ranked")
+    assert main(["sensitivity", str(job), "--output", str(output), "--top", "3"]) == 0
+    assert "int8: SQNR in dB with one knob alone" in capsys.readouterr().out
+    rows = list(csv.DictReader(line for line in output.open() if not line.startswith("#")))
+    assert {row["part"] for row in rows} == {"both", "weight", "activation"}
+
+
+def test_backends_tells_native_from_emulated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backends"]) == 0
+    shown = capsys.readouterr().out
+    assert "torch / fbgemm" in shown
+    assert "native" in shown
+    assert "emulated" in shown
+
+
+def test_a_dry_run_prints_sites_and_evaluates_nothing(
+    write_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", str(write_job("dry")), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "b1:add:0" in shown
+    assert "plans" in shown
+    assert "minutes (estimated)" in shown
+    assert not (tmp_path / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [["--set", "budget.trials=0"], ["--budget.trials", "0"], ["--budget.trials=0"]],
+    ids=["set", "dotted", "dotted with equals"],
+)
+def test_overrides_reach_the_job_and_are_kept_with_the_result(
+    write_job: WriteJob, tmp_path: Path, override: list[str]
+) -> None:
+    job = write_job("seeds", space={"schemes": ["int8", "fp32"]})
+    assert main(["search", str(job), *override]) == 0
+    lines = (tmp_path / "seeds" / "history.jsonl").read_text().splitlines()
+    origins = {json.loads(line)["origin"].partition(":")[0] for line in lines}
+    assert origins == {"seed"}
+    assert "trials: 0" in (tmp_path / "seeds" / "job.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_resume(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job("stopped", budget={"trials": 500, "round_size": 6})
+    process = subprocess.Popen(
+        command("search", str(job)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    history = tmp_path / "stopped" / "history.jsonl"
+    deadline = time.monotonic() + 120
+    while not (history.exists() and len(history.read_bytes().splitlines()) >= 4):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, shown
+    assert "--resume" in shown
+    assert (tmp_path / "stopped" / "frontier.json").exists()
+
+
+@pytest.mark.slow
+def test_ui_serves_the_store_of_a_result(finished: Path) -> None:
+    process = subprocess.Popen(
+        command("ui", str(finished / "timed"), "--port", "5871"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "http://127.0.0.1:" in line
+        url = line.split()[2]
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            assert b"MLflow" in answer.read()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
