@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -59,12 +59,19 @@ def bind_space(
         _knob(names, by_name, allowed, rules.fallback)
         for names in _join(sites, [*agreements, *_grouped(rules, sites)])
     ]
-    notices = tuple(
-        f"{scheme.value}: dropped at {count} {kind} site{'s' if count > 1 else ''}, which this "
-        "engine would only emulate: the objective latency needs real kernels"
-        for (scheme, kind), count in dropped.items()
-    )
-    return BoundSpace(SearchSpace(tuple(knobs)), notices)
+    return BoundSpace(SearchSpace(tuple(knobs)), tuple(_notices(dropped)))
+
+
+def _notices(dropped: Counter[tuple[Scheme, str]]) -> Iterator[str]:
+    """One sentence for each scheme that was dropped somewhere."""
+    for scheme in Scheme:
+        kinds = {kind: count for (item, kind), count in dropped.items() if item is scheme}
+        if kinds:
+            listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+            yield (
+                f"{scheme.value} is left out at {sum(kinds.values())} sites ({listed}): this "
+                "engine would only emulate it, and the objective latency needs real kernels."
+            )
 
 
 def matches(rule: Rule, site: Site) -> bool:

@@ -56,7 +56,7 @@ class Additive:
         self.break_after = break_after
         self.fail_all = fail_all
 
-    def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:  # noqa: ARG002
         for task in tasks:
             if len(self.evaluated) == self.break_after:
                 raise CutOffError
@@ -162,7 +162,7 @@ def test_time_ends_the_search_after_the_round() -> None:
 
 def test_a_round_of_failures_alone_stops_the_search_with_its_reason() -> None:
     kept = Kept()
-    with pytest.raises(ExecutionError, match="all 8 candidates.*no engine"):
+    with pytest.raises(ExecutionError, match=r"all 8 candidates.*no engine"):
         search(None, Additive(fail_all=True), kept)
     assert len(kept) == 8
 
