@@ -25,6 +25,7 @@ def search(
     calibration: object,
     evaluation: object,
     metric: Metric = metrics.accuracy,
+    loss: Metric | None = None,
     heldout: object | None = None,
     backend: str = "auto",
     max_drop: float | None = 0.01,
@@ -52,6 +53,7 @@ def search(
             batches, or a DataLoader.
         evaluation: Inputs and targets to compare candidates on, in the same forms.
         metric: `metric(outputs, targets)`, one score a sample (or one a batch), higher is better.
+        loss: As `metric`, but lower is better; measured beside it.
         heldout: Data that only the frontier is scored on.
         backend: A torch engine (`x86`, `onednn`, `fbgemm`, `qnnpack`), or `auto`: the fastest.
         max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
@@ -83,6 +85,7 @@ def search(
         evaluation=evaluation,
         heldout=heldout,
         metric=metric,
+        loss=loss,
         leaf_modules=tuple(leaf_modules),
     )
     document: dict[str, Any] = {

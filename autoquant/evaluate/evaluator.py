@@ -78,6 +78,9 @@ class PlanEvaluator:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._subject = subject
+        self._functions = {"accuracy": subject.metric}
+        if subject.loss is not None:
+            self._functions["loss"] = subject.loss
         self._captured = captured
         self._backend = backend
         self._settings = settings
@@ -102,6 +105,10 @@ class PlanEvaluator:
             found |= plan_costs(task.plan, self._captured.sites, self._parameters)
         return Outcome(task.number, found, seconds=seconds, executed=dict(executable.executed))
 
+    def forget(self) -> None:
+        """Drop the executables that are kept, so that the next run builds again."""
+        self._built.clear()
+
     def baseline(self) -> dict[str, Measurement]:
         """Measure the float model as the user gave it: the rival of every candidate."""
         found = {}
@@ -111,10 +118,10 @@ class PlanEvaluator:
             reference = self._reference(phase)
             with _threads(self._settings.quality_threads):
                 quality = measure_quality(
-                    self._run_float, reference, self._subject.metric, Kind.MEASURED, prefix
+                    self._run_float, reference, self._functions, Kind.MEASURED, prefix
                 )
-            name = f"{prefix}accuracy"
-            found[name] = quality[name]
+            for name in self._functions:
+                found[prefix + name] = quality[prefix + name]
         found["size_bytes"] = Measurement(self._parameters * 4.0, Kind.ESTIMATED)
         with _threads(self._settings.latency_threads):
             inputs = self._latency_inputs
@@ -136,7 +143,7 @@ class PlanEvaluator:
             return measure_quality(
                 lambda inputs: self._backend.run(executable.module, inputs),
                 reference,
-                self._subject.metric,
+                self._functions,
                 executable.kind,
                 prefix,
             )
@@ -174,9 +181,7 @@ class PlanEvaluator:
             heldout = self._subject.heldout
             batches = heldout if phase is Phase.HELDOUT and heldout else self._subject.evaluation
             with _threads(self._settings.quality_threads):
-                self._references[phase] = run_reference(
-                    self._run_float, batches, self._subject.metric
-                )
+                self._references[phase] = run_reference(self._run_float, batches, self._functions)
         return self._references[phase]
 
     def _run_float(self, inputs: tuple[Tensor, ...]) -> Any:

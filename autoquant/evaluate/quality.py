@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +20,35 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """Scores of one function.
+
+    Attributes:
+        values: One a sample, or one a batch.
+        weights: Samples behind each.
+    """
+
+    values: Floats
+    weights: Floats
+
+
+Functions = Mapping[str, Metric]
+"""What scores outputs, by the name of its measurement: `accuracy`, and perhaps `loss`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class FloatReference:
     """What the float model gives on a data set, computed once.
 
     Attributes:
         batches: The data.
         rows: By batch, every floating output, shape (batch, elements).
-        scores: Metric scores, one a sample (or one a batch).
-        weights: Samples behind each score.
+        scores: By function (the metric, the loss): scores, one a sample (or one a batch).
     """
 
     batches: tuple[Batch, ...]
     rows: tuple[tuple[Tensor, ...], ...]
-    scores: Floats
-    weights: Floats
+    scores: Mapping[str, Scores]
 
     @property
     def samples(self) -> int:
@@ -46,28 +61,30 @@ class NotFiniteError(ValueError):
 
 
 def run_reference(
-    run: Callable[[tuple[Tensor, ...]], Any], batches: tuple[Batch, ...], metric: Metric
+    run: Callable[[tuple[Tensor, ...]], Any], batches: tuple[Batch, ...], functions: Functions
 ) -> FloatReference:
     """Run the float model over a data set.
 
     Args:
         run: The float model.
         batches: The data, with targets.
-        metric: Of the subject.
+        functions: What scores its outputs.
     """
-    rows, scores = [], []
+    rows = []
+    scores: dict[str, list[Tensor]] = {name: [] for name in functions}
     for batch in batches:
         outputs = run(batch.inputs)
         rows.append(tuple(output_rows(outputs, batch)))
-        scores.append(score_batch(metric, outputs, batch))
-    values, weights = _stack(scores, batches)
-    return FloatReference(batches, tuple(rows), values, weights)
+        for name, function in functions.items():
+            scores[name].append(score_batch(function, outputs, batch))
+    stacked = {name: _stack(values, batches) for name, values in scores.items()}
+    return FloatReference(batches, tuple(rows), stacked)
 
 
 def measure_quality(
     run: Callable[[tuple[Tensor, ...]], Any],
     reference: FloatReference,
-    metric: Metric,
+    functions: Functions,
     kind: Kind,
     prefix: str = "",
 ) -> dict[str, Measurement]:
@@ -76,40 +93,40 @@ def measure_quality(
     `accuracy` is the metric's mean; `accuracy_drop` float minus candidate, with the standard
     error of the paired differences; `sqnr_db` = 10 log10(sum signal / sum noise) over all
     outputs, with its standard error by the delta method for a ratio of means; `kl` the mean over
-    samples of KL(softmax(float) || softmax(candidate)) of the first output, in nats.
+    samples of KL(softmax(float) || softmax(candidate)) of the first output, in nats; `loss` and
+    `loss_drop` are those of the user's loss, where there is one.
 
     Args:
         run: The candidate.
         reference: The float model's outputs on the same samples.
-        metric: Of the subject.
+        functions: What scored the reference.
         kind: `emulated` where an op of the candidate is.
         prefix: Put before each name (`heldout_`).
 
     Raises:
         NotFiniteError: The candidate's outputs hold NaN or infinity; names the batch.
     """
-    scores, signal, noise, divergence = [], [], [], []
+    signal, noise, divergence = [], [], []
+    scores: dict[str, list[Tensor]] = {name: [] for name in functions}
     for index, (batch, expected) in enumerate(zip(reference.batches, reference.rows, strict=True)):
         outputs = run(batch.inputs)
         rows = output_rows(outputs, batch)
         if not all(bool(torch.isfinite(row).all()) for row in rows):
             raise NotFiniteError(f"outputs hold NaN or infinity on batch {index}")
-        scores.append(score_batch(metric, outputs, batch))
+        for name, function in functions.items():
+            scores[name].append(score_batch(function, outputs, batch))
         signal.append(_energy(expected))
         noise.append(_energy([a - b for a, b in zip(expected, rows, strict=True)]))
         divergence.append(_divergence(expected[0], rows[0]))
-    values, weights = _stack(scores, reference.batches)
     samples = reference.samples
-    accuracy, accuracy_stderr = _mean(values, weights)
-    drop, drop_stderr = _mean(reference.scores - values, weights)
-    sqnr, sqnr_stderr = signal_to_noise_db(np.concatenate(signal), np.concatenate(noise))
-    kl, kl_stderr = _mean(np.concatenate(divergence), np.ones(samples))
     found = {
-        "accuracy": (accuracy, accuracy_stderr),
-        "accuracy_drop": (drop, drop_stderr),
-        "sqnr_db": (sqnr, sqnr_stderr),
-        "kl": (kl, kl_stderr),
+        "sqnr_db": signal_to_noise_db(np.concatenate(signal), np.concatenate(noise)),
+        "kl": _mean(Scores(np.concatenate(divergence), np.ones(samples))),
     }
+    for name, values in scores.items():
+        candidate, expected_scores = _stack(values, reference.batches), reference.scores[name]
+        drop = Scores(expected_scores.values - candidate.values, candidate.weights)
+        found |= {name: _mean(candidate), f"{name}_drop": _mean(drop)}
     return {
         prefix + name: Measurement(value, kind, stderr=stderr, samples=samples)
         for name, (value, stderr) in found.items()
@@ -155,22 +172,22 @@ def _divergence(expected: Tensor, row: Tensor) -> Floats:
     return np.asarray((log_p.exp() * (log_p - log_q)).sum(1).numpy(), dtype=np.float64)
 
 
-def _stack(scores: Sequence[Tensor], batches: Sequence[Batch]) -> tuple[Floats, Floats]:
+def _stack(scores: Sequence[Tensor], batches: Sequence[Batch]) -> Scores:
     """Scores and the samples behind each; a score of a whole batch weighs as its samples."""
     values = torch.cat(list(scores)).numpy()
     weights = [
         np.full(len(score), len(batch) / len(score))
         for score, batch in zip(scores, batches, strict=True)
     ]
-    return np.asarray(values, dtype=np.float64), np.concatenate(weights)
+    return Scores(np.asarray(values, dtype=np.float64), np.concatenate(weights))
 
 
-def _mean(values: Floats, weights: Floats) -> tuple[float, float | None]:
+def _mean(scores: Scores) -> tuple[float, float | None]:
     """Weighted mean and its standard error (None for a single value)."""
-    total = float(weights.sum())
-    mean = float((values * weights).sum()) / total
-    count = len(values)
+    total = float(scores.weights.sum())
+    mean = float((scores.values * scores.weights).sum()) / total
+    count = len(scores.values)
     if count < 2:
         return mean, None
-    squares = float(((weights * (values - mean)) ** 2).sum())
+    squares = float(((scores.weights * (scores.values - mean)) ** 2).sum())
     return mean, math.sqrt(count / (count - 1) * squares) / total

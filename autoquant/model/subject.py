@@ -29,6 +29,7 @@ class Subject:
         evaluation: Batches to compare candidates on.
         heldout: Batches that the search never sees; None where there are none.
         metric: Scores outputs against targets; higher is better.
+        loss: As the metric, but lower is better; measured beside it. None: not measured.
         leaf_modules: Paths of modules that torch.fx must not trace into.
     """
 
@@ -37,6 +38,7 @@ class Subject:
     evaluation: tuple[Batch, ...]
     heldout: tuple[Batch, ...] | None
     metric: Metric
+    loss: Metric | None = None
     leaf_modules: tuple[str, ...] = ()
 
     @property
@@ -79,6 +81,7 @@ class JobRecipe:
             evaluation=sources["evaluation"],
             heldout=sources.get("heldout"),
             metric=load_entry(data.metric.entry),
+            loss=None if data.loss is None else load_entry(data.loss.entry),
             leaf_modules=model_source.leaf_modules,
             calibration_samples=self.job.calibration.samples,
         )
@@ -130,6 +133,7 @@ def build_subject(
     evaluation: object,
     heldout: object | None,
     metric: Metric,
+    loss: Metric | None = None,
     leaf_modules: tuple[str, ...] = (),
     calibration_samples: int | None = None,
 ) -> Subject:
@@ -154,6 +158,7 @@ def build_subject(
         evaluation=read_batches(evaluation, "evaluation", needs_targets=True),
         heldout=None if heldout is None else read_batches(heldout, "heldout", needs_targets=True),
         metric=metric,
+        loss=loss,
         leaf_modules=leaf_modules,
     )
     _check_weights(subject.model)
@@ -187,7 +192,8 @@ def _check_outputs(subject: Subject) -> None:
                 hint="remove randomness (dropout outside eval mode, sampling) and state kept "
                 "between calls",
             )
-    score_batch(subject.metric, first, batch)
+    for function in filter(None, (subject.metric, subject.loss)):
+        score_batch(function, first, batch)
 
 
 def _forward(model: nn.Module, batch: Batch) -> Any:

@@ -29,8 +29,8 @@ def identity(inputs: tuple[Tensor, ...]) -> Tensor:
 
 
 def measure(candidate, metric=metrics.accuracy):
-    reference = run_reference(identity, BATCHES, metric)
-    return measure_quality(candidate, reference, metric, Kind.MEASURED)
+    reference = run_reference(identity, BATCHES, {"accuracy": metric})
+    return measure_quality(candidate, reference, {"accuracy": metric}, Kind.MEASURED)
 
 
 def test_an_equal_candidate_drops_nothing_and_reaches_the_ceiling() -> None:
@@ -85,11 +85,11 @@ def test_a_metric_that_gives_one_number_a_batch_is_weighted_by_samples() -> None
     def share(outputs: Tensor, targets: Tensor) -> float:
         return float((outputs.argmax(1) == targets).float().mean())
 
-    reference = run_reference(identity, batches, share)
+    reference = run_reference(identity, batches, {"accuracy": share})
     found = measure_quality(
         lambda inputs: -inputs[0] if len(inputs[0]) == 1 else inputs[0],
         reference,
-        share,
+        {"accuracy": share},
         Kind.MEASURED,
     )
     assert found["accuracy"].value == 0.75
@@ -98,3 +98,11 @@ def test_a_metric_that_gives_one_number_a_batch_is_weighted_by_samples() -> None
 def test_outputs_that_are_not_finite_name_their_batch() -> None:
     with pytest.raises(NotFiniteError, match="batch 0"):
         measure(lambda inputs: inputs[0] * float("nan"))
+
+
+def test_a_loss_is_measured_beside_the_metric() -> None:
+    functions = {"accuracy": metrics.accuracy, "loss": lambda outputs, targets: outputs.sum(1)}
+    reference = run_reference(identity, BATCHES, functions)
+    found = measure_quality(lambda inputs: inputs[0] + 0.5, reference, functions, Kind.MEASURED)
+    assert found["loss"].value == pytest.approx(1.5 + 1.0)
+    assert found["loss_drop"].value == pytest.approx(-1.0)
