@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from autoquant.analysis.sensitivity import chunk_count, list_trials, measure_sensitivity
 from autoquant.api.watch import Watch
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.torch_cpu.backend import engine_settings, site_support
+from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.evaluation import Phase
 from autoquant.core.objectives import Objective
 from autoquant.core.sensitivity import SensitivityTable
@@ -25,7 +27,7 @@ from autoquant.model.torch_ao.observers import ScaleCache
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
 from autoquant.model.torch_ao.rounding import SchemeRounding
 from autoquant.record.results import load_sensitivity, load_statistics
-from autoquant.search.space import bind_space
+from autoquant.searching.space import BoundSpace, bind_space, check_rules
 
 FEW_SAMPLES = 100
 """Below this many calibration samples a warning is shown."""
@@ -107,14 +109,13 @@ def measurement_settings(job: Job) -> MeasurementSettings:
 
 
 def choose_engine(
-    job: Job,
+    settings: MeasurementSettings,
     subject: Subject,
     captured: Capture,
     statistics: CalibrationStatistics,
     watch: Watch,
 ) -> MeasurementSettings:
     """Settle `engine: auto` by measuring all engines; others are taken as they are."""
-    settings = measurement_settings(job)
     if settings.engine != "auto":
         return settings
     with watch.stage("timing the engines", None):
@@ -138,21 +139,15 @@ def prepare(
         engine: What an earlier process settled on.
     """
     captured = capture_subject(subject, watch)
-    statistics = calibrate_subject(subject, captured, watch, folder)
+    check_rules(job.space, captured.sites)
+    settings = measurement_settings(job)
     if engine is not None:
-        settings = replace(measurement_settings(job), engine=engine)
-    else:
-        settings = choose_engine(job, subject, captured, statistics, watch)
-    quantization = engine_settings(settings.engine, settings.observer, settings.reduce_range)
-    backend = TorchCpuBackend(captured, statistics, settings.engine, quantization, subject.example)
-    timed = Objective.LATENCY in job.objectives
-    bound = bind_space(
-        job.space,
-        captured.sites,
-        captured.agreements,
-        backend.support,
-        real_kernels_only=timed,
-    )
+        settings = replace(settings, engine=engine)
+    if settings.engine != "auto":
+        _bind(job, captured, settings)  # a mistake in the space shows before calibration
+    statistics = calibrate_subject(subject, captured, watch, folder)
+    settings = choose_engine(settings, subject, captured, statistics, watch)
+    bound = _bind(job, captured, settings)
     for notice in bound.notices:
         watch.note(notice)
     return Preparation(
@@ -160,11 +155,29 @@ def prepare(
         captured=captured,
         statistics=statistics,
         settings=settings,
-        quantization=quantization,
+        quantization=engine_settings(
+            settings.engine, settings.observer, settings.reduce_range
+        ),
         space=bound.space,
-        phases=(Phase.QUALITY, Phase.LATENCY) if timed else (Phase.QUALITY,),
+        phases=(Phase.QUALITY, Phase.LATENCY) if _is_timed(job) else (Phase.QUALITY,),
         notices=bound.notices,
     )
+
+
+def _bind(job: Job, captured: Capture, settings: MeasurementSettings) -> BoundSpace:
+    """Bind the job's space to the model and its engine."""
+    with using_engine(settings.engine):
+        return bind_space(
+            job.space,
+            captured.sites,
+            captured.agreements,
+            partial(site_support, settings.engine),
+            real_kernels_only=_is_timed(job),
+        )
+
+
+def _is_timed(job: Job) -> bool:
+    return Objective.LATENCY in job.objectives
 
 
 def rank_by_sensitivity(

@@ -79,15 +79,6 @@ def search(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
-    subject = build_subject(
-        model,
-        calibration=calibration,
-        evaluation=evaluation,
-        heldout=heldout,
-        metric=metric,
-        loss=loss,
-        leaf_modules=tuple(leaf_modules),
-    )
     document: dict[str, Any] = {
         "name": name,
         "space": find_space_rules(space) if isinstance(space, str) else space,
@@ -110,4 +101,13 @@ def search(
     except ValidationError as error:
         raise JobError.of("autoquant.search", explain_mistakes(error, Job)) from error
     job = job.model_copy(update={"output": job.output.resolve()})
+    subject = build_subject(
+        model,
+        calibration=calibration,
+        evaluation=evaluation,
+        heldout=heldout,
+        metric=metric,
+        loss=loss,
+        leaf_modules=tuple(leaf_modules),
+    )
     return run_search(job, HeldRecipe(subject), watch or Silent(), resume=resume)

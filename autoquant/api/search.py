@@ -34,10 +34,10 @@ from autoquant.record.mlflow_store import TrackingSettings, open_recorder
 from autoquant.record.recorders import JointRecorder, NullRecorder, Tracker
 from autoquant.record.report import render_report
 from autoquant.record.results import load_baseline, load_facts
-from autoquant.search.constraints import Limits
-from autoquant.search.rounds import History, Rounds, StopReason
-from autoquant.search.seeds import seed_plans
-from autoquant.search.strategy import Strategy
+from autoquant.searching.constraints import Limits
+from autoquant.searching.rounds import History, Rounds, StopReason
+from autoquant.searching.seeds import seed_plans
+from autoquant.searching.strategy import Strategy
 
 JOURNAL = "study.journal"
 _ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
@@ -88,9 +88,9 @@ def _search(
     prepared = prepare(job, subject, watch, folder.path, engine)
     facts = _settle(job, facts, prepared)
     _keep_preparation(folder, prepared, facts, dump_job(job))
+    baseline = _measure_baseline(subject, prepared, folder, watch)
     table = rank_by_sensitivity(job, prepared, watch, folder.path)
     folder.write_sensitivity(table)
-    baseline = _measure_baseline(subject, prepared, folder, watch)
     limits = Limits(job.constraints, baseline)
     strategy = Strategy(
         prepared.space,

@@ -55,9 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = app(args=list(argv) if argv is not None else None, standalone_mode=False)
     except AutoquantError as error:
-        console.print(f"error: {error.message}", style="red", markup=False, highlight=False)
-        if error.hint:
-            console.print(f"mend: {error.hint}", markup=False, highlight=False)
+        _print_error(console, error)
         return EXIT_MISTAKE
     except (KeyboardInterrupt, typer.Abort):
         console.print("interrupted; what was finished is kept, --resume continues a search")
@@ -253,6 +251,15 @@ def _terminal() -> Terminal:
 def _console() -> Console:
     """Standard output; on a pipe wide enough for every table."""
     return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def _print_error(console: Console, error: AutoquantError) -> None:
+    """Print message and mend, unbroken: paths in them are there to be copied."""
+    console.print(
+        f"error: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
+    if error.hint:
+        console.print(f"mend: {error.hint}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _usage_error(error: Exception) -> str | None:

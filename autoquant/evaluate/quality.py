@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autoquant.core.measurement import SQNR_CEILING_DB, Kind, Measurement
+from autoquant.errors import ModelError
 from autoquant.model.batches import Batch
 from autoquant.model.subject import Metric, output_rows, score_batch
 
@@ -69,12 +70,21 @@ def run_reference(
         run: The float model.
         batches: The data, with targets.
         functions: What scores its outputs.
+
+    Raises:
+        ModelError: Its outputs hold NaN or infinity; names the batch.
+        MetricError: A function fails on them.
     """
     rows = []
     scores: dict[str, list[Tensor]] = {name: [] for name in functions}
     for batch in batches:
         outputs = run(batch.inputs)
         rows.append(tuple(output_rows(outputs, batch)))
+        if not all(bool(torch.isfinite(row).all()) for row in rows[-1]):
+            raise ModelError(
+                f"the float model's outputs hold NaN or infinity on batch {len(rows) - 1}",
+                hint="check that batch, and the model on it",
+            )
         for name, function in functions.items():
             scores[name].append(score_batch(function, outputs, batch))
     stacked = {name: _stack(values, batches) for name, values in scores.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -53,7 +53,7 @@ def read_batches(data: object, name: str, *, needs_targets: bool) -> tuple[Batch
             f"{name}: got {type(data).__name__}",
             hint="give (inputs, targets) tensors, a list of batches, or a DataLoader",
         )
-    batches = tuple(_read_batch(item, f"{name} batch {n}") for n, item in enumerate(data))
+    batches = tuple(_read_batches(data, name))
     _check(batches, name, needs_targets=needs_targets)
     return batches
 
@@ -106,6 +106,23 @@ def _split(inputs: Any, targets: Tensor, name: str) -> Iterable[tuple[Any, Tenso
         yield tuple(item[part] for item in columns), targets[part]
 
 
+def _read_batches(data: Iterable[object], name: str) -> Iterator[Batch]:
+    """Read one batch after the other; what the user's loader raises is its own error."""
+    items, index = iter(data), 0
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise DataError(
+                f"{name} batch {index} cannot be read: {type(error).__name__}: {error}",
+                hint="iterate over the data on their own to see the whole error",
+            ) from error
+        yield _read_batch(item, f"{name} batch {index}")
+        index += 1
+
+
 def _read_batch(item: object, where: str) -> Batch:
     if isinstance(item, Batch):
         return item
@@ -152,9 +169,18 @@ def _check(batches: Sequence[Batch], name: str, *, needs_targets: bool) -> None:
                 f"{where} has samples of shape {_show(found)}, batch 0 of {_show(shapes)}",
                 hint="give every batch samples of one shape",
             )
+        dtypes = [item.dtype for item in batch.inputs]
+        if dtypes != [item.dtype for item in batches[0].inputs]:
+            raise DataError(
+                f"{where} is of dtype {_show_types(batch)}, batch 0 of {_show_types(batches[0])}",
+                hint="give every batch inputs of one dtype",
+            )
         for item in batch.inputs:
             if item.is_floating_point() and not torch.isfinite(item).all():
-                raise DataError(f"{where} holds NaN or infinity", hint="clean the data")
+                raise DataError(
+                    f"{where} holds NaN or infinity",
+                    hint="clean the data, or mend what prepares them",
+                )
         if needs_targets and batch.targets is None:
             raise DataError(
                 f"{where} has no targets", hint="give (inputs, targets), for the metric"
@@ -164,6 +190,10 @@ def _check(batches: Sequence[Batch], name: str, *, needs_targets: bool) -> None:
                 f"{where}: {len(batch)} inputs but {len(batch.targets)} targets",
                 hint="give as many targets as inputs",
             )
+
+
+def _show_types(batch: Batch) -> str:
+    return ", ".join(str(item.dtype).removeprefix("torch.") for item in batch.inputs)
 
 
 def _show(shapes: tuple[torch.Size, ...]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
@@ -85,13 +87,13 @@ def capture(
     traced = trace_float(model, leaf_modules)
     graph = traced.module
     try:
-        with torch.no_grad():
+        with torch.no_grad(), redirect_stderr(StringIO()):  # ShapeProp prints what it raises
             ShapeProp(graph).propagate(*example_inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(item.shape)) for item in example_inputs)
         raise ModelError(
-            f"the model failed on the example inputs of shape {shapes}: {error}",
-            hint="check that the calibration batches are what model.forward takes",
+            f"the model failed on the example inputs of shape {shapes}: {error.__cause__ or error}",
+            hint="give batches of the shape and dtype that model.forward takes",
         ) from error
     walk = _Walk(graph, traced.scopes, batch=len(example_inputs[0]))
     for node in graph.graph.nodes:

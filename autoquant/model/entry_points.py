@@ -6,12 +6,13 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autoquant.errors import JobError
+from autoquant.errors import AutoquantError, JobError
 
 
 def load_entry(entry: str) -> Callable[..., Any]:
@@ -43,8 +44,13 @@ def load_entry(entry: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def call_entry(entry: str, arguments: dict[str, Any]) -> Any:
+def call_entry(entry: str, arguments: dict[str, Any], failure: type[AutoquantError]) -> Any:
     """Import an entry point and call it with its arguments from the job file.
+
+    Args:
+        entry: `package.module:function` or `path/file.py:function`.
+        arguments: By name.
+        failure: What to raise when the function itself fails.
 
     Raises:
         JobError: It cannot be imported, or rejects the arguments.
@@ -52,13 +58,20 @@ def call_entry(entry: str, arguments: dict[str, Any]) -> Any:
     function = load_entry(entry)
     try:
         return function(**arguments)
-    except TypeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+    except AutoquantError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, TypeError) and len(frames) == 1:
             raise JobError(
                 f"{entry} does not take these arguments: {error}",
                 hint="change `arguments` in the job file, or the function's parameters",
             ) from error
-        raise
+        raise failure(
+            f"{entry} failed: {type(error).__name__}: {error} "
+            f"at {frames[-1].filename}:{frames[-1].lineno}",
+            hint="mend the function, or the `arguments` that the job file gives it",
+        ) from error
 
 
 def _load_file(path: Path) -> ModuleType:

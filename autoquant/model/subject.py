@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from autoquant.errors import JobError, MetricError, ModelError
+from autoquant.errors import DataError, JobError, MetricError, ModelError
 from autoquant.job import Job
 from autoquant.model.batches import Batch, read_batches, take_samples
 from autoquant.model.entry_points import call_entry, load_entry
@@ -71,7 +71,7 @@ class JobRecipe:
             raise ValueError("a job without model and data has no recipe")
         model = load_model(self.job)
         sources = {
-            name: call_entry(entry.entry, {**data.arguments, **entry.arguments})
+            name: call_entry(entry.entry, {**data.arguments, **entry.arguments}, DataError)
             for name in ("calibration", "evaluation", "heldout")
             if (entry := getattr(data, name)) is not None
         }
@@ -92,14 +92,14 @@ def load_model(job: Job) -> nn.Module:
 
     Raises:
         JobError: The job names none (it was a search from Python), or the call is wrong.
-        ModelError: It gives no module.
+        ModelError: It fails, or gives no module.
     """
     if job.model is None:
         raise JobError(
             "this job names no model: its search ran on one in memory",
             hint="use autoquant.load_result(folder) and candidate.quantize(model) in Python",
         )
-    model = call_entry(job.model.entry, job.model.arguments)
+    model = call_entry(job.model.entry, job.model.arguments, ModelError)
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{job.model.entry} returned a {type(model).__name__}, not a torch.nn.Module",
@@ -162,7 +162,11 @@ def build_subject(
         leaf_modules=leaf_modules,
     )
     _check_weights(subject.model)
-    _check_outputs(subject)
+    _check_outputs(subject, subject.evaluation[0], "evaluation")
+    if subject.heldout is not None:
+        _check_outputs(subject, subject.heldout[0], "heldout")
+    with torch.no_grad():
+        _forward(subject.model, subject.calibration[0], "calibration")
     return subject
 
 
@@ -174,15 +178,14 @@ def _check_weights(model: nn.Module) -> None:
             )
 
 
-def _check_outputs(subject: Subject) -> None:
-    """Run one evaluation batch twice: it must work, repeat itself, and be scored."""
-    batch = subject.evaluation[0]
+def _check_outputs(subject: Subject, batch: Batch, name: str) -> None:
+    """Run the first batch of a data set twice: it must work, repeat itself, and be scored."""
     with torch.no_grad():
-        first, second = (_forward(subject.model, batch) for _ in range(2))
+        first, second = (_forward(subject.model, batch, name) for _ in range(2))
     for before, again in zip(output_rows(first, batch), output_rows(second, batch), strict=True):
         if not torch.isfinite(before).all():
             raise ModelError(
-                "the float model's outputs hold NaN or infinity on evaluation batch 0",
+                f"the float model's outputs hold NaN or infinity on {name} batch 0",
                 hint="check the checkpoint and the preprocessing of the data",
             )
         if not torch.equal(before, again):
@@ -196,15 +199,17 @@ def _check_outputs(subject: Subject) -> None:
         score_batch(function, first, batch)
 
 
-def _forward(model: nn.Module, batch: Batch) -> Any:
+def _forward(model: nn.Module, batch: Batch, name: str) -> Any:
     try:
         return model(*batch.inputs)
     except Exception as error:
-        shapes = ", ".join(str(tuple(item.shape)) for item in batch.inputs)
+        inputs = ", ".join(
+            f"{tuple(item.shape)} {str(item.dtype).removeprefix('torch.')}" for item in batch.inputs
+        )
         raise ModelError(
-            f"the model failed on evaluation batch 0 of shape {shapes}: "
+            f"the model failed on {name} batch 0 of shape {inputs}: "
             f"{type(error).__name__}: {error}",
-            hint="check that the batches are what model.forward takes",
+            hint="give batches of the shape and dtype that model.forward takes",
         ) from error
 
 

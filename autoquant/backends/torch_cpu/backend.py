@@ -56,6 +56,14 @@ def engine_settings(
     )
 
 
+def site_support(engine: str, site: Site, scheme: Scheme) -> Support:
+    """How an engine runs one scheme of one site."""
+    by_function = site.kind.is_weighted and site.function is not None
+    if by_function and scheme not in _FUNCTIONAL_SCHEMES:
+        return Support.UNSUPPORTED
+    return support_of(engine, site.kind, scheme)
+
+
 class TorchCpuBackend:
     """Builds plans for one torch engine from cached statistics.
 
@@ -88,10 +96,7 @@ class TorchCpuBackend:
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How the engine runs one scheme of one site."""
-        by_function = site.kind.is_weighted and site.function is not None
-        if by_function and scheme not in _FUNCTIONAL_SCHEMES:
-            return Support.UNSUPPORTED
-        return support_of(self._engine, site.kind, scheme)
+        return site_support(self._engine, site, scheme)
 
     def build(self, plan: Plan) -> Executable:
         """Prepare, fill the observers from the cache, convert, and read back.

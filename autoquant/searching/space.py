@@ -49,7 +49,7 @@ def bind_space(
     Raises:
         PlanError: A rule matches no site, or pins a site to what the target cannot run.
     """
-    _check_rules(rules, sites)
+    check_rules(rules, sites)
     dropped: Counter[tuple[Scheme, str]] = Counter()
     allowed = {
         site.name: _schemes_of(site, rules, support, real_kernels_only, dropped) for site in sites
@@ -83,8 +83,12 @@ def matches(rule: Rule, site: Site) -> bool:
     )
 
 
-def _check_rules(rules: SpaceRules, sites: Sequence[Site]) -> None:
-    """A rule that protects nothing is a mistake, not a rule."""
+def check_rules(rules: SpaceRules, sites: Sequence[Site]) -> None:
+    """Refuse rules and groups that mean nothing: what protects nothing is a mistake.
+
+    Raises:
+        PlanError: A pattern matches no site; names the sites that come near.
+    """
     names = [site.name for site in sites]
     for index, rule in enumerate(rules.rules):
         if not any(matches(rule, site) for site in sites):

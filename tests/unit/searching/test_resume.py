@@ -16,11 +16,11 @@ from autoquant.core.sensitivity import Part, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget, Constraints
-from autoquant.search.constraints import Limits
-from autoquant.search.rounds import History, Rounds, StopReason
-from autoquant.search.samplers import SAMPLERS
-from autoquant.search.seeds import seed_plans
-from autoquant.search.strategy import Strategy
+from autoquant.searching.constraints import Limits
+from autoquant.searching.rounds import History, Rounds, StopReason
+from autoquant.searching.samplers import SAMPLERS
+from autoquant.searching.seeds import seed_plans
+from autoquant.searching.strategy import Strategy
 
 SCHEMES = (Scheme.INT8, Scheme.INT16, Scheme.FP16, Scheme.FP32)
 NOISE = {8: 1.0, 16: 0.1, 32: 0.0}

@@ -11,7 +11,7 @@ from autoquant.core.measurement import Candidate
 from autoquant.core.recording import Recorder
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget
-from autoquant.search.strategy import Ask, Strategy
+from autoquant.searching.strategy import Ask, Strategy
 
 
 class StopReason(Enum):

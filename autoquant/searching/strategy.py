@@ -20,9 +20,9 @@ from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import SearchSpace
-from autoquant.search.constraints import Limits
-from autoquant.search.samplers import SAMPLERS
-from autoquant.search.seeds import Seed
+from autoquant.searching.constraints import Limits
+from autoquant.searching.samplers import SAMPLERS
+from autoquant.searching.seeds import Seed
 
 STUDY_NAME = "autoquant"
 _SAMPLER_TRIES = 8

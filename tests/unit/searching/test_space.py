@@ -8,7 +8,7 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
 from autoquant.errors import PlanError
 from autoquant.job import Rule, SpaceRules
-from autoquant.search.space import BoundSpace, bind_space
+from autoquant.searching.space import BoundSpace, bind_space
 
 ALL = (Scheme.INT8, Scheme.INT16, Scheme.FP32)
 
