@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -100,20 +100,32 @@ class _MeanNet(_Wrapped):
 
 class _BareNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.sqrt().cos()
+        return torch.cos(x)
 
 
 class _RatioNet(LinearNet):
-    """Float gives x / x; int8 rounds the small ones to zero, and a ratio to infinity."""
+    """In int8 the smallest values become zero, and what they divide infinity."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(16, 16, bias=False)
+        self.first = nn.Linear(16, 32, bias=False)
         nn.init.eye_(self.first.weight)
-        self.second = nn.Linear(16, 32)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.second(x / self.first(x)))
+        y = self.first(x)
+        return self.last(self.second(y)) / y[:, :4]
+
+
+class _SamePaddingNet(nn.Module):
+    """torch's quantized convolutions do not take `padding="same"`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding="same")
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.conv(x.reshape(-1, 1, 4, 4)).flatten(2).mean(2))
 
 
 class _VolumeNet(nn.Module):
@@ -156,6 +168,10 @@ def bare_model() -> nn.Module:
 
 def ratio_model() -> nn.Module:
     return seeded(_RatioNet)
+
+
+def same_padding_model() -> nn.Module:
+    return seeded(_SamePaddingNet)
 
 
 def volume_model() -> nn.Module:
@@ -211,15 +227,19 @@ def unreadable_data() -> Batches:
     raise PermissionError(13, "Permission denied", "/data/images")
 
 
-def broken_loader() -> object:
-    for batch in itertools.islice(good_data(), 2):
-        yield batch
+def broken_loader() -> Iterator[tuple[Tensor, Tensor]]:
+    yield from good_data()[:2]
     raise OSError("image-3.png is truncated")
+
+
+def overflowing() -> Batches:
+    """Finite values in the last batch that no float32 layer can sum."""
+    return [*good_data(), (torch.full((16, 16), 3e38), torch.zeros(16, dtype=torch.long))]
 
 
 def steps(count: int = 64) -> Batches:
     """Values between 0.001 and 100, which int8 cannot hold together."""
-    inputs = torch.logspace(-3, 2, count * 16).reshape(count, 16)
+    inputs = torch.logspace(-3, 2, count * 16).reshape(16, count).T
     return [(inputs, torch.zeros(count, dtype=torch.long))]
 
 

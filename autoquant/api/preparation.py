@@ -155,9 +155,7 @@ def prepare(
         captured=captured,
         statistics=statistics,
         settings=settings,
-        quantization=engine_settings(
-            settings.engine, settings.observer, settings.reduce_range
-        ),
+        quantization=engine_settings(settings.engine, settings.observer, settings.reduce_range),
         space=bound.space,
         phases=(Phase.QUALITY, Phase.LATENCY) if _is_timed(job) else (Phase.QUALITY,),
         notices=bound.notices,

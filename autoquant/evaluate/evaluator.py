@@ -18,7 +18,7 @@ from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task
 from autoquant.core.measurement import Failure, Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
-from autoquant.errors import BackendError, MetricError, ModelError
+from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
 from autoquant.evaluate.allocator import keep_freed_memory
 from autoquant.evaluate.latency import measure_latency
 from autoquant.evaluate.quality import (
@@ -99,8 +99,7 @@ class PlanEvaluator:
             with self._timed(phase.value, seconds):
                 found = self._measure(phase, executable)
         except (BackendError, ModelError, MetricError, NotFiniteError) as error:
-            reason = getattr(error, "message", str(error))
-            return Outcome(task.number, failure=Failure(reason), seconds=seconds)
+            return Outcome(task.number, failure=Failure(_reason(error)), seconds=seconds)
         if phase is Phase.QUALITY:
             found |= plan_costs(task.plan, self._captured.sites, self._parameters)
         return Outcome(task.number, found, seconds=seconds, executed=dict(executable.executed))
@@ -248,6 +247,13 @@ def latency_inputs(subject: Subject, batch_size: int | None) -> tuple[Tensor, ..
     joined = tuple(torch.cat(column) for column in columns)
     missing = -(-batch_size // len(joined[0]))
     return tuple(torch.cat([item] * missing)[:batch_size] for item in joined)
+
+
+def _reason(error: Exception) -> str:
+    """What failed and its mend, in one line."""
+    if isinstance(error, AutoquantError) and error.hint:
+        return f"{error.message}; {error.hint}"
+    return str(error)
 
 
 @contextmanager

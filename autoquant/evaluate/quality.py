@@ -122,7 +122,10 @@ def measure_quality(
         outputs = run(batch.inputs)
         rows = output_rows(outputs, batch)
         if not all(bool(torch.isfinite(row).all()) for row in rows):
-            raise NotFiniteError(f"outputs hold NaN or infinity on batch {index}")
+            raise NotFiniteError(
+                f"outputs hold NaN or infinity on batch {index}; where many plans fail so, pin "
+                "the op to a wider scheme"
+            )
         for name, function in functions.items():
             scores[name].append(score_batch(function, outputs, batch))
         signal.append(_energy(expected))

@@ -52,6 +52,29 @@ def _metric_from_text(value: object) -> object:
     return {"entry": METRICS.get(value, value)} if isinstance(value, str) else value
 
 
+def _check_metric(value: str) -> str:
+    try:
+        return _check_entry(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or one of {', '.join(METRICS)}") from error
+
+
+class Score(Section):
+    """A function that scores outputs against targets; called with these two and nothing else."""
+
+    entry: EntryText
+
+    _form = field_validator("entry")(_check_entry)
+
+
+class Metric(Section):
+    """A score where higher is better: the user's function, or the short name of a shipped one."""
+
+    entry: EntryText
+
+    _form = field_validator("entry")(_check_metric)
+
+
 class ModelSource(Section):
     """Where the float model comes from."""
 
@@ -68,8 +91,8 @@ class DataSource(Section):
     calibration: AnyEntry
     evaluation: AnyEntry
     heldout: AnyEntry | None = None
-    metric: Annotated[Entry, BeforeValidator(_metric_from_text)]
-    loss: AnyEntry | None = None
+    metric: Annotated[Metric, BeforeValidator(_metric_from_text)]
+    loss: Annotated[Score, BeforeValidator(_entry_from_text)] | None = None
     arguments: dict[str, Any] = {}
 
 
@@ -165,7 +188,7 @@ class Job(Section):
     @classmethod
     def _trade(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
         if len(set(value)) != len(value):
-            raise ValueError("an objective is named twice")
+            raise ValueError("name each objective once")
         if not any(item.is_quality for item in value) or all(item.is_quality for item in value):
             raise ValueError(
                 "a frontier trades quality for cost: name at least one of output_error, kl, "

@@ -10,6 +10,7 @@ from io import StringIO
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import _get_qualified_name
@@ -35,6 +36,8 @@ Pools and concatenations share their input's scale. Activations and norms would 
 torch's lowering runs them in int8 whenever their neighbours are, whatever their own qconfig says,
 so a plan that keeps them apart could not be honoured.
 """
+
+_FUNCTIONAL_CONVOLUTIONS = frozenset({F.conv1d, F.conv2d, F.conv3d})
 
 _CALLS = {
     "call_module": CallType.MODULE,
@@ -176,6 +179,8 @@ class _Walk:
             operands = [arg for arg in node.args[:2] if isinstance(arg, Node)]
             if len(operands) < 2 or any(_shape(arg) is None for arg in operands):
                 return None
+        if node.target in _FUNCTIONAL_CONVOLUTIONS and not _can_be_packed(node):
+            return None
         return kind
 
     def _absorbing_site(self, node: Node) -> str | None:
@@ -263,6 +268,12 @@ def _shape(node: Node) -> tuple[int, ...] | None:
 def _is_float(node: Node) -> bool:
     meta = _tensor_meta(node)
     return meta is not None and meta.dtype.is_floating_point
+
+
+def _can_be_packed(node: Node) -> bool:
+    """Whether torch can pack a functional convolution: all arguments by position, in tuples."""
+    geometry = node.args[3:6]
+    return len(node.args) == 7 and all(isinstance(item, (tuple, list)) for item in geometry)
 
 
 def _functional_weight(node: Node) -> int:

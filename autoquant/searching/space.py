@@ -47,7 +47,8 @@ def bind_space(
             an emulated op has no time to measure.
 
     Raises:
-        PlanError: A rule matches no site, or pins a site to what the target cannot run.
+        PlanError: A rule matches no site, or pins a site to what the target cannot run; or
+            emulated schemes were dropped and nothing is left to choose.
     """
     check_rules(rules, sites)
     dropped: Counter[tuple[Scheme, str]] = Counter()
@@ -59,7 +60,14 @@ def bind_space(
         _knob(names, by_name, allowed, rules.fallback)
         for names in _join(sites, [*agreements, *_grouped(rules, sites)])
     ]
-    return BoundSpace(SearchSpace(tuple(knobs)), tuple(_notices(dropped)))
+    space = SearchSpace(tuple(knobs))
+    if dropped and not space.free:
+        raise PlanError(
+            f"space: the target leaves no choice at any of the {len(sites)} sites: it would only "
+            f"emulate {', '.join(dict.fromkeys(scheme.value for scheme, _ in dropped))}",
+            hint="widen space.schemes, or replace the objective latency by size or bops",
+        )
+    return BoundSpace(space, tuple(_notices(dropped)))
 
 
 def _notices(dropped: Counter[tuple[Scheme, str]]) -> Iterator[str]:

@@ -50,7 +50,7 @@ class Functional(nn.Module):
         self.weight = nn.Parameter(torch.randn(8, 4, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(F.conv2d(x, self.weight, None, 1, 1, 1, 1))
+        return F.relu(F.conv2d(x, self.weight, None, (1, 1), (1, 1), (1, 1), 1))
 
 
 MAP = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -1,466 +1,530 @@
-"""Bad input gets an error that names the input, the value and the mend.
-
-`docs/errors.md` shows these cases to users; a test here holds the two together.
-"""
+"""Every mistake of docs/errors.md, through the public surface: what the user reads, and when."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import textwrap
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
+import yaml
 
-import autoquant as aq
 from autoquant.cli import main
-from tests.networks import LinearNet, seeded
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs" / "errors.md"
-X = torch.randn(120, 16, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(120) % 4
+pytestmark = pytest.mark.filterwarnings("ignore")
 
-
-class Counting(nn.Module):
-    """Gives something else at each call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(16, 4)
-        self.calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self.layer(x) + self.calls
-
-
-class Branching(nn.Module):
-    """torch.fx cannot follow it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) if x.sum() > 0 else self.layer(-x)
-
-
-class Labels(nn.Module):
-    """Returns integers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x).argmax(1)
-
-
-def broken_weights() -> nn.Module:
-    model = seeded(LinearNet)
-    with torch.no_grad():
-        model.last.weight[0, 0] = float("nan")
-    return model
-
-
-def nan_batch() -> list[Tensor]:
-    batches = [item.clone() for item in X.split(30)]
-    batches[2][0, 0] = float("nan")
-    return batches
-
-
-def failing_metric(outputs: Tensor, targets: Tensor) -> Tensor:
-    raise RuntimeError("no such class")
-
-
-def search(**changes: object) -> None:
-    arguments: dict[str, object] = {
-        "model": seeded(LinearNet),
-        "calibration": X,
-        "evaluation": (X, Y),
-        "backend": "fbgemm",
-        "trials": 0,
-        "space": {"schemes": ["int8", "fp32"]},
-        "objectives": ("output_error", "size"),
-        "max_drop": None,
-    }
-    aq.search(**(arguments | changes))  # type: ignore[arg-type]
+FAULTY = "tests.faulty:"
+NOTHING, READING, CALIBRATING, SENSITIVITY = (
+    "loading model and data ...",
+    "reading the model ...",
+    "calibrating ...",
+    "measuring sensitivity ...",
+)
+"""Stages of a search: a mistake must show before the one that its case names."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One bad input of `autoquant.search`, and what the user is told."""
+    """A mistake in a job: what is given, and what the user reads.
 
+    Attributes:
+        name: Test id.
+        given: The first column of docs/errors.md.
+        message: Stands in the error; `...` stands for anything.
+        mend: As `message`.
+        job: Replaces or extends sections of a good job.
+        arguments: Further words of the command line.
+        before: The stage that must not begin.
+    """
+
+    name: str
     given: str
-    changes: Callable[[], dict[str, object]]
     message: str
     mend: str
+    job: dict[str, Any] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    before: str = NOTHING
 
 
-CASES = (
+def model(name: str, **more: object) -> dict[str, Any]:
+    return {"model": {"entry": FAULTY + name, **more}}
+
+
+def data(**parts: str) -> dict[str, Any]:
+    return {"data": {part: FAULTY + name for part, name in parts.items()}}
+
+
+JOBS = [
     Case(
-        "a model that is no module",
-        lambda: {"model": print},
-        "the model is a builtin_function_or_method, not a torch.nn.Module",
-        "return the module itself",
+        "unknown-key",
+        "`budget: {trails: 8}`",
+        "budget.trails: unknown key",
+        "did you mean 'trials'?",
+        {"budget": {"trails": 8}},
     ),
     Case(
-        "a checkpoint with NaN",
-        lambda: {"model": broken_weights()},
-        "the model's last.weight holds NaN or infinity",
-        "load a finite checkpoint",
+        "wrong-type",
+        "`budget: {trials: many}`",
+        "budget.trials: 'many'",
+        "is not a whole number",
+        {"budget": {"trials": "many"}},
     ),
     Case(
-        "a model that changes with each call",
-        lambda: {"model": Counting()},
-        "the model gives different outputs for the same batch",
-        "remove randomness",
+        "out-of-range",
+        "`budget: {round_size: 0}`",
+        "budget.round_size: 0",
+        "is below 1",
+        {"budget": {"round_size": 0}},
     ),
     Case(
-        "a model with a branch on tensor values",
-        lambda: {"model": Branching()},
-        "torch.fx cannot trace the model itself (Branching)",
-        "rewrite the line without control flow",
+        "not-a-number",
+        "`constraints: {accuracy_drop: .nan}`",
+        "constraints.accuracy_drop: nan",
+        "is not a finite number",
+        {"constraints": {"accuracy_drop": float("nan")}},
     ),
     Case(
-        "a model that returns integers",
-        lambda: {"model": Labels()},
-        "the model returns Tensor without a floating tensor",
-        "return logits or other floats",
+        "several-mistakes",
+        "three mistakes at once",
+        "3 mistakes",
+        "backend.threads: 0 is below 1...sampler: 'best' is none of 'tpe', 'nsga2', 'random'"
+        "...seed: -1 is below 0",
+        {"backend": {"threads": 0}, "sampler": "best", "seed": -1},
     ),
     Case(
-        "a model without ops to quantize",
-        lambda: {"model": nn.Flatten()},
-        "the model has no op that a scheme could be chosen for",
-        "docs/sites.md",
+        "no-model",
+        "a job without `model`",
+        "model: is missing",
+        "add it",
+        {"model": None},
     ),
     Case(
-        "a leaf module that does not exist",
-        lambda: {"leaf_modules": ["layer9"]},
-        "model.leaf_modules: the model has no module 'layer9'",
-        "give a path of model.named_modules()",
+        "missing-entry-file",
+        "`model: {entry: nowhere.py:build}`",
+        "model.entry: no file .../nowhere.py",
+        "the path is relative to the job file",
+        {"model": {"entry": "nowhere.py:build"}},
     ),
     Case(
-        "no calibration batches",
-        lambda: {"calibration": []},
-        "calibration: no batches",
-        "give at least one batch",
+        "missing-function",
+        "`model: {entry: entry.py:built}`, where entry.py defines `build`",
+        "model.entry: .../entry.py defines no 'built'",
+        "it defines build",
+        {"model": {"entry": "entry.py:built"}},
     ),
     Case(
-        "an empty batch",
-        lambda: {"calibration": [X, X[:0]]},
-        "calibration batch 1 is empty",
-        "drop it, or give it samples",
+        "missing-module",
+        "`metric: no_such_package:score`",
+        "data.metric.entry: no module 'no_such_package' can be imported",
+        "install it, or write path/file.py:function",
+        {"data": {"metric": "no_such_package:score"}},
     ),
     Case(
-        "a batch with NaN",
-        lambda: {"calibration": nan_batch()},
-        "calibration batch 2 holds NaN or infinity",
-        "clean the data",
+        "no-entry-form",
+        "`metric: acuracy`",
+        "data.metric.entry: 'acuracy'",
+        "write package.module:function or path/file.py:function, or one of accuracy, top5, mse",
+        {"data": {"metric": "acuracy"}},
     ),
     Case(
-        "batches of different shapes",
-        lambda: {"calibration": [X, X[:, :8]]},
-        "calibration batch 1 has samples of shape (8,), batch 0 of (16,)",
-        "give every batch samples of one shape",
+        "unknown-engine",
+        "`backend: {engine: tensorrt}`",
+        "backend.engine: 'tensorrt'",
+        "is none of 'auto', 'x86', 'onednn', 'fbgemm', 'qnnpack'",
+        {"backend": {"engine": "tensorrt"}},
     ),
     Case(
-        "batches of a wrong shape",
-        lambda: {"evaluation": (X[:, :8], Y)},
-        "the model failed on evaluation batch 0 of shape (64, 8)",
-        "check that the batches are what model.forward takes",
+        "objectives-without-cost",
+        "`objectives: [output_error, kl]`",
+        "objectives: ['output_error', 'kl'] is wrong: a frontier trades quality for cost",
+        "at least one of latency, size, bops",
+        {"objectives": ["output_error", "kl"]},
     ),
     Case(
-        "calibration of another shape than the model takes",
-        lambda: {"calibration": X[:, :8]},
-        "the model failed on the example inputs of shape (64, 8)",
-        "check that the calibration batches are what model.forward takes",
+        "objective-twice",
+        "`objectives: [output_error, bops, bops]`",
+        "objectives: ['output_error', 'bops', 'bops'] is wrong",
+        "name each objective once",
+        {"objectives": ["output_error", "bops", "bops"]},
     ),
     Case(
-        "evaluation without targets",
-        lambda: {"evaluation": [X]},
-        "evaluation batch 0 has no targets",
-        "give (inputs, targets), for the metric",
+        "malformed-set",
+        "`--set budget.trials`",
+        "--set budget.trials",
+        "write --set dotted.key=value",
+        arguments=("--set", "budget.trials"),
     ),
     Case(
-        "more inputs than targets",
-        lambda: {"evaluation": (X, Y[:100])},
-        "evaluation: inputs and targets have 120 and 100 samples",
-        "give as many targets as inputs",
+        "unknown-option",
+        "`--trails 8`",
+        "unknown option '--trails'",
+        "--help lists the options",
+        arguments=("--trails", "8"),
     ),
     Case(
-        "data of a wrong kind",
-        lambda: {"evaluation": 3},
-        "evaluation: got int",
-        "give (inputs, targets) tensors, a list of batches, or a DataLoader",
+        "tracking-scheme",
+        "`tracking: {uri: mongodb://host/db}`",
+        "tracking.uri: mongodb://host/db has the unknown scheme 'mongodb'",
+        "known: sqlite, http, https, postgresql, mysql, mssql, databricks",
+        {"tracking": {"enabled": True, "uri": "mongodb://host/db"}},
     ),
     Case(
-        "a batch that is no tensor",
-        lambda: {"calibration": [("text", Y)]},
-        "calibration batch 0: inputs are a str, not a tensor",
-        "convert them with torch.as_tensor",
+        "nothing-to-resume",
+        "`--resume` with an empty output folder",
+        ".../out holds no search to resume",
+        "start one without --resume",
+        arguments=("--resume",),
+    ),
+]
+
+SPACES = [
+    Case(
+        "unknown-scheme",
+        "`space: {schemes: [int4, fp32]}`",
+        "space.schemes.0: 'int4'",
+        "is none of 'int8', 'int8_dynamic', 'int8_weight_only', 'int16', 'int16_weight', 'fp16'",
+        {"space": {"schemes": ["int4", "fp32"]}},
     ),
     Case(
-        "a metric that fails",
-        lambda: {"metric": failing_metric},
-        "metric 'failing_metric' failed: RuntimeError: no such class",
-        "it is called as metric(outputs, targets)",
+        "unknown-space",
+        "`space: server_gpu`",
+        "space: no file 'server_gpu' there, and no shipped space of that name",
+        "give a path, or one of ...server_cpu",
+        {"space": "server_gpu"},
     ),
     Case(
-        "a metric of a wrong shape",
-        lambda: {"metric": lambda outputs, targets: outputs},
-        "returned shape (64, 4) for a batch of 64",
-        "return one score for each sample, or one number for the batch",
+        "rule-without-pattern",
+        "`rules: [{pin: fp32}]`",
+        "space.rules.0: {'pin': 'fp32'} is wrong",
+        "a rule needs path, kind or block, to say which sites it means",
+        {"space": {"schemes": ["int8"], "rules": [{"pin": "fp32"}]}},
     ),
     Case(
-        "a metric that gives NaN",
-        lambda: {"metric": lambda outputs, targets: float("nan")},
-        "returned NaN or infinity",
-        "return finite scores",
-    ),
-    Case(
-        "an unknown engine",
-        lambda: {"backend": "tpu"},
-        "backend.engine: 'tpu' is none of 'auto', 'x86', 'onednn', 'fbgemm', 'qnnpack'",
-        "",
-    ),
-    Case(
-        "an unknown search space",
-        lambda: {"space": "nowhere"},
-        "no file 'nowhere' there, and no shipped space of that name",
-        "give a path, or one of linear_only, npu, server_cpu",
-    ),
-    Case(
-        "an unknown scheme",
-        lambda: {"space": {"schemes": ["int3"]}},
-        "space.schemes.0: 'int3' is none of 'int8'",
-        "",
-    ),
-    Case(
-        "a rule that matches no site",
-        lambda: {
-            "space": {"schemes": ["int8"], "rules": [{"path": "frist", "pin": "fp32"}]},
-        },
+        "rule-matches-no-site",
+        "`rules: [{path: frist, pin: fp32}]`",
         "space.rules.0 (path: frist) matches no site of this model",
         "sites are named like first",
+        {"space": {"schemes": ["int8"], "rules": [{"path": "frist", "pin": "fp32"}]}},
+        before=CALIBRATING,
     ),
     Case(
-        "a pin that the engine refuses",
-        lambda: {
-            "space": {
-                "schemes": ["int8"],
-                "rules": [{"path": "first", "pin": "int8_weight_only"}],
-            },
+        "pin-that-the-engine-refuses",
+        "`rules: [{path: conv, pin: int8}]` on a Conv3d with `engine: qnnpack`",
+        "space: site 'conv' (conv3d) is pinned to int8, which this target does not run",
+        "it runs int16, int16_weight, fp16, bf16, fp32",
+        {
+            **model("volume_model"),
+            "backend": {"engine": "qnnpack"},
+            "space": {"schemes": ["int8"], "rules": [{"path": "conv", "pin": "int8"}]},
         },
-        "site 'first' (linear) is pinned to int8_weight_only, which this target does not run",
-        "it runs int8, int8_dynamic",
+        before=CALIBRATING,
     ),
     Case(
-        "objectives without a cost",
-        lambda: {"objectives": ("output_error", "accuracy")},
-        "a frontier trades quality for cost",
-        "name at least one of output_error, kl, accuracy and at least one of latency, size, bops",
+        "emulated-with-latency",
+        "`schemes: [int16]` with the objective `latency`",
+        "space: the target leaves no choice at any of the 3 sites",
+        "widen space.schemes, or replace the objective latency by size or bops",
+        {"space": {"schemes": ["int16"]}, "objectives": ["output_error", "latency"]},
+        before=CALIBRATING,
+    ),
+]
+
+MODELS = [
+    Case(
+        "model-arguments",
+        "`arguments` that the model's function does not take",
+        "good_model does not take these arguments: good_model() got an unexpected keyword "
+        "argument 'width'",
+        "change `arguments` in the job file, or the function's parameters",
+        model("good_model", arguments={"width": 3}),
+        before=READING,
     ),
     Case(
-        "a negative budget",
-        lambda: {"trials": -1},
-        "budget.trials: -1 is below 0",
-        "",
+        "model-function-fails",
+        "a model function that raises",
+        "unloadable_model failed: FileNotFoundError: ...'checkpoint.pt' at .../faulty.py:",
+        "mend the function, or the `arguments` that the job file gives it",
+        model("unloadable_model"),
+        before=READING,
     ),
     Case(
-        "MLflow that does not answer",
-        lambda: {"tracking_uri": "http://127.0.0.1:9"},
-        "127.0.0.1:9",
-        "tracking.uri",
+        "no-module",
+        "a model function that returns a path",
+        "model_file returned a str, not a torch.nn.Module",
+        "return the module itself",
+        model("model_file"),
+        before=READING,
     ),
     Case(
-        "MLflow's old file store",
-        lambda: {"tracking_uri": "file:///tmp/mlruns"},
-        "file:///tmp/mlruns",
-        "sqlite:///",
+        "nan-weights",
+        "a checkpoint with NaN",
+        "the model's second.weight holds NaN or infinity",
+        "load a finite checkpoint",
+        model("nan_weights"),
+        before=READING,
     ),
     Case(
-        "a Ray cluster that does not answer",
-        lambda: {"execution": {"kind": "ray", "address": "127.0.0.1:9", "workers": 1}},
-        "execution.address: Ray 127.0.0.1:9 cannot be reached",
-        "start it with `ray start --head`, correct the address, or leave it out",
+        "nan-outputs",
+        "a float model whose outputs hold NaN",
+        "the float model's outputs hold NaN or infinity on evaluation batch 0",
+        "check the checkpoint and the preprocessing of the data",
+        model("log_model"),
+        before=READING,
     ),
-)
+    Case(
+        "nan-outputs-later",
+        "a float model whose outputs are infinite on a later batch",
+        "the float model's outputs hold NaN or infinity on batch 4",
+        "check that batch, and the model on it",
+        data(evaluation="overflowing"),
+        before=SENSITIVITY,
+    ),
+    Case(
+        "dropout",
+        "a model with dropout outside eval mode",
+        "the model gives different outputs for the same batch (largest difference ",
+        "remove randomness (dropout outside eval mode, sampling)",
+        model("dropout_model"),
+        before=READING,
+    ),
+    Case(
+        "counter",
+        "a model that counts its calls",
+        "the model gives different outputs for the same batch (largest difference 1)",
+        "and state kept between calls",
+        model("counting_model"),
+        before=READING,
+    ),
+    Case(
+        "integer-outputs",
+        "a model that returns class numbers",
+        "the model returns Tensor without a floating tensor",
+        "return logits or other floats",
+        model("class_model"),
+        before=READING,
+    ),
+    Case(
+        "one-output-a-batch",
+        "a model that returns one number for a batch",
+        "an output of shape () does not start with the 16 samples of its batch",
+        "return one row for each sample",
+        model("mean_model"),
+        before=READING,
+    ),
+    Case(
+        "untraceable",
+        "a model whose forward branches on values",
+        "torch.fx cannot trace module 'head' (_BranchingHead): ...faulty.py:...(if y.sum() > 0:)",
+        "list 'head' under model.leaf_modules to keep it whole in fp32, or rewrite the line",
+        model("branching_model"),
+        before=CALIBRATING,
+    ),
+    Case(
+        "unknown-leaf-module",
+        "`leaf_modules: [third]`",
+        "model.leaf_modules: the model has no module 'third'",
+        "give a path of model.named_modules(): first, second, last",
+        model("good_model", leaf_modules=["third"]),
+        before=CALIBRATING,
+    ),
+    Case(
+        "nothing-to-quantize",
+        "a model without an op to quantize",
+        "the model has no op that a scheme could be chosen for",
+        "sites are convolutions, linear layers",
+        model("bare_model"),
+        before=CALIBRATING,
+    ),
+]
 
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.given)
-def test_a_bad_argument_is_named_with_its_mend(case: Case, tmp_path: Path) -> None:
-    with pytest.raises(aq.AutoquantError) as caught:
-        search(output=tmp_path / "out", **case.changes())
-    assert case.message in str(caught.value)
-    assert case.mend in str(caught.value)
-    assert (
-        not (tmp_path / "out" / "history.jsonl").exists()
-        or not (tmp_path / "out" / "history.jsonl").read_text()
-    )
-
-
-def test_the_table_for_users_holds_every_case() -> None:
-    table = DOCS.read_text()
-    rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
-    assert len(rows) - 1 >= 25
-    for case in CASES:
-        assert case.given in table, case.given
-        assert case.message.replace("|", "\\|") in table, case.message
-
-
-def write_job(folder: Path, text: str = "", entry: str = "") -> Path:
-    (folder / "entry.py").write_text(
-        "import torch\nfrom tests.networks import LinearNet, seeded\n"
-        "def model():\n    return seeded(LinearNet)\n"
-        "def data():\n    return [(torch.ones(8, 16) * i, torch.arange(8) % 4)"
-        " for i in range(1, 15)]\n" + entry
-    )
-    job = folder / "job.yaml"
-    job.write_text(
-        textwrap.dedent(
-            f"""
-            name: bad
-            model: {{entry: entry.py:model}}
-            data: {{calibration: entry.py:data, evaluation: entry.py:data, metric: accuracy}}
-            backend: {{engine: fbgemm}}
-            space: {{schemes: [int8, fp32]}}
-            objectives: [output_error, size]
-            constraints: {{accuracy_drop: null}}
-            budget: {{trials: 0}}
-            execution: {{kind: local}}
-            tracking: {{enabled: false}}
-            output: {folder / "out"}
-            """
+DATA = [
+    Case(
+        "no-batches",
+        "calibration data without a batch",
+        "calibration: no batches",
+        "give at least one batch",
+        data(calibration="no_batches"),
+        before=READING,
+    ),
+    Case(
+        "empty-batch",
+        "a batch of zero samples",
+        "evaluation batch 4 is empty",
+        "drop it, or give it samples",
+        data(evaluation="empty_batch"),
+        before=READING,
+    ),
+    Case(
+        "nan-batch",
+        "a batch with NaN",
+        "calibration batch 2 holds NaN or infinity",
+        "clean the data, or mend what prepares them",
+        data(calibration="nan_batch"),
+        before=READING,
+    ),
+    Case(
+        "shapes-differ",
+        "batches of different shapes",
+        "heldout batch 4 has samples of shape (12,), batch 0 of (16,)",
+        "give every batch samples of one shape",
+        data(heldout="other_shape"),
+        before=READING,
+    ),
+    *(
+        Case(
+            f"wrong-shape-{part}",
+            f"{part} inputs of a shape that the model does not take",
+            f"the model failed on {part} batch 0 of shape (16, 3, 8, 8) float32: RuntimeError",
+            "give batches of the shape and dtype that model.forward takes",
+            data(**{part: "wrong_shape"}),
+            before=READING,
         )
-        + text
-    )
-    return job
+        for part in ("calibration", "evaluation", "heldout")
+    ),
+    Case(
+        "integers",
+        "integers where the model takes floats",
+        "the model failed on calibration batch 0 of shape (16, 16) int64: RuntimeError",
+        "give batches of the shape and dtype that model.forward takes",
+        data(calibration="integer_data"),
+        before=READING,
+    ),
+    Case(
+        "dtypes-differ",
+        "batches of different dtypes",
+        "evaluation batch 2 is of dtype int64, batch 0 of float32",
+        "give every batch inputs of one dtype",
+        data(evaluation="later_integers"),
+        before=READING,
+    ),
+    Case(
+        "targets-of-another-length",
+        "fewer targets than inputs",
+        "evaluation batch 0: 16 inputs but 15 targets",
+        "give as many targets as inputs",
+        data(evaluation="few_targets"),
+        before=READING,
+    ),
+    Case(
+        "no-targets",
+        "evaluation data without targets",
+        "evaluation batch 0 has no targets",
+        "give (inputs, targets), for the metric",
+        data(evaluation="no_targets"),
+        before=READING,
+    ),
+    Case(
+        "not-tensors",
+        "a list of file names for data",
+        "calibration batch 0: got str",
+        "a batch is inputs or (inputs, targets)",
+        data(calibration="paths"),
+        before=READING,
+    ),
+    Case(
+        "data-function-fails",
+        "a data function that raises",
+        "unreadable_data failed: PermissionError: ...'/data/images' at .../faulty.py:",
+        "mend the function, or the `arguments` that the job file gives it",
+        data(evaluation="unreadable_data"),
+        before=READING,
+    ),
+    Case(
+        "loader-fails",
+        "a loader that fails at a batch",
+        "calibration batch 2 cannot be read: OSError: image-3.png is truncated",
+        "iterate over the data on their own to see the whole error",
+        data(calibration="broken_loader"),
+        before=READING,
+    ),
+    Case(
+        "metric-raises",
+        "a metric that raises",
+        "metric 'raising_metric' failed: AttributeError: 'Tensor' object has no attribute",
+        "it is called as metric(outputs, targets) with one batch of the model's outputs",
+        data(metric="raising_metric"),
+        before=READING,
+    ),
+    Case(
+        "metric-nan",
+        "a metric that returns NaN",
+        "metric 'nan_metric' returned NaN or infinity",
+        "return finite scores",
+        data(metric="nan_metric"),
+        before=READING,
+    ),
+    Case(
+        "metric-shape",
+        "a metric that returns a matrix",
+        "metric 'matrix_metric' returned shape (16, 4) for a batch of 16",
+        "return one score for each sample, or one number for the batch",
+        data(metric="matrix_metric"),
+        before=READING,
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["search", "nowhere.yaml"], "no file nowhere.yaml"),
-        (["search", "{job}", "--set", "budget"], "--set budget: write --set dotted.key=value"),
-        (["search", "{job}", "--set", "bugdet.trials=1"], "unknown key; did you mean 'budget'?"),
-        (["search", "{job}", "--bugdet", "1"], "unknown option '--bugdet'"),
-        (["search", "{job}", "--resume"], "holds no search to resume"),
-        (["report", "{folder}/nothing"], "give the output folder of a search"),
-        (["export", "{folder}/nothing", "-o", "x.ts"], "give the output folder of a search"),
-    ],
-    ids=["no job", "set without value", "unknown key", "option", "resume", "report", "export"],
-)
-def test_the_command_line_exits_with_two_and_one_message(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+def write_job(folder: Path, changes: dict[str, Any] | None = None) -> Path:
+    """Write a good job with some sections changed."""
+    document: dict[str, Any] = {
+        "name": "job",
+        "model": {"entry": FAULTY + "good_model"},
+        "data": {
+            "calibration": FAULTY + "good_data",
+            "evaluation": FAULTY + "good_data",
+            "metric": FAULTY + "good_metric",
+        },
+        "sensitivity": {"samples": 16},
+        "backend": {"engine": "fbgemm", "pairs": 3},
+        "space": {"schemes": ["int8", "fp32"]},
+        "objectives": ["output_error", "bops"],
+        "constraints": {"accuracy_drop": None},
+        "budget": {"trials": 4, "round_size": 4},
+        "execution": {"kind": "local"},
+        "tracking": {"enabled": False},
+        "output": str(folder / "out"),
+    }
+    for key, value in (changes or {}).items():
+        both = isinstance(value, dict) and isinstance(document.get(key), dict)
+        document[key] = document[key] | value if both and key != "space" else value
+    for key in [key for key, value in document.items() if value is None]:
+        del document[key]
+    (folder / "entry.py").write_text("def build():\n    return None\n")
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def appears(fragment: str, text: str) -> bool:
+    """Whether a fragment stands in a text, `...` for anything."""
+    return re.search(".*?".join(map(re.escape, fragment.split("..."))), text, re.DOTALL) is not None
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that must end with exit code 2; gives what stands on stderr."""
+
+    def run(*arguments: object) -> str:
+        code = main([str(item) for item in arguments])
+        text = capsys.readouterr().err
+        assert code == 2, text
+        assert "Traceback" not in text
+        return text
+
+    return run
+
+
+@pytest.mark.parametrize("case", [*JOBS, *SPACES, *MODELS, *DATA], ids=lambda case: case.name)
+def test_a_mistake_in_a_job_is_named_with_its_mend_before_the_work(
+    case: Case, tmp_path: Path, refused: Refused
 ) -> None:
-    job = write_job(tmp_path)
-    filled = [item.format(job=job, folder=tmp_path) for item in arguments]
-    assert main(filled) == 2
-    shown = " ".join(capsys.readouterr().err.split())
-    assert message in shown
-    assert "Traceback" not in shown
-
-
-def test_an_entry_point_that_raises_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job = write_job(tmp_path, entry="raise OSError('no licence')\n")
-    assert main(["search", str(job)]) == 2
-    assert "OSError: no licence" in " ".join(capsys.readouterr().err.split())
-
-
-def test_arguments_that_an_entry_point_does_not_take_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job = write_job(tmp_path)
-    assert main(["search", str(job), "--set", "model.arguments.width=3"]) == 2
-    assert "unexpected keyword argument 'width'" in " ".join(capsys.readouterr().err.split())
-
-
-def test_a_folder_that_holds_a_search_is_not_overwritten(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job = write_job(tmp_path)
-    assert main(["search", str(job)]) == 0
-    assert main(["search", str(job)]) == 2
-    shown = " ".join(capsys.readouterr().err.split())
-    assert "already holds a search of 2 candidates" in shown
-    assert "--resume continues it; or choose another output" in shown
-
-
-def test_a_resumed_job_may_not_change_what_is_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job = write_job(tmp_path)
-    assert main(["search", str(job)]) == 0
-    assert main(["search", str(job), "--resume", "--set", "seed=9"]) == 2
-    assert "seed: differs from the search in this folder" in " ".join(
-        capsys.readouterr().err.split()
-    )
-
-
-def test_a_full_disk_is_named_and_what_was_finished_is_kept(tmp_path: Path) -> None:
-    job = write_job(tmp_path)
-    assert main(["search", str(job)]) == 0
-    history = tmp_path / "out" / "history.jsonl"
-    before = history.read_bytes()
-    code = (
-        "import resource, signal, sys\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from autoquant.record.history import History\n"
-        "from autoquant.core.measurement import Candidate\n"
-        "from autoquant.core.plan import Plan\n"
-        "from autoquant.core.precision import Scheme\n"
-        "from autoquant.errors import StorageError\n"
-        "from pathlib import Path\n"
-        f"path = Path({str(history)!r})\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 10},) * 2)\n"
-        "try:\n"
-        "    History(path).append(Candidate(9, Plan.of({'a': Scheme.INT8}), 'test'))\n"
-        "except StorageError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert "history.jsonl" in done.stdout
-    assert "mend:" in done.stdout
-    assert history.read_bytes() == before
-
-
-def test_nan_outputs_of_a_candidate_are_its_failure_and_no_other() -> None:
-    class Fragile(nn.Module):
-        """Divides by the distance from float, which rounding makes zero."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(16, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.layer(x)
-            return y + torch.log(y.clamp_min(-5.0) + 5.0 + 1e-30) * 0.0
-
-    model = Fragile().eval()
-    with torch.no_grad():
-        model.layer.bias.fill_(-4.99)
-        model.layer.weight.mul_(0.001)
-    result = aq.search(
-        model,
-        calibration=X,
-        evaluation=(X, Y),
-        backend="fbgemm",
-        trials=0,
-        space={"schemes": ["int8", "fp32"]},
-        objectives=("output_error", "size"),
-        max_drop=None,
-    )
-    outcomes = {item.origin: item.failure for item in result.candidates}
-    assert outcomes["seed:uniform-fp32"] is None
-    assert json.dumps([c.candidate.to_json() for c in result.candidates])
+    text = refused("search", write_job(tmp_path, case.job), *case.arguments)
+    assert appears(case.message, text), text
+    assert appears(case.mend, text), text
+    assert case.before not in text
+    assert not (tmp_path / "out" / "frontier.json").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def trace_float(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGrap
         if path not in known:
             raise ModelError(
                 f"model.leaf_modules: the model has no module {path!r}",
-                hint="give a path of model.named_modules()",
+                hint=f"give a path of model.named_modules(): {_few(filter(None, known))}",
             )
     model = copy.deepcopy(model).eval()
     _swap_ff_with_fxff(model)
@@ -85,6 +85,12 @@ def trace_float(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGrap
         fused = fuse(module, is_qat=False, backend_config=backend_config())
     scopes = {name: scope[0] for name, scope in tracer.node_name_to_scope.items()}
     return FloatGraph(module=fused, scopes=scopes)
+
+
+def _few(names: Iterable[str], count: int = 12) -> str:
+    """The first names of a list that may be long."""
+    listed = list(names)
+    return ", ".join([*listed[:count], "..."] if len(listed) > count else listed)
 
 
 def _explain(error: Exception, path: str | None, model: nn.Module) -> ModelError:

@@ -82,7 +82,7 @@ def test_the_npu_space_is_int8_int16_and_fp16_with_fp32_to_fall_back_on(path: Pa
         ("backend.threads=0", "backend.threads: 0 is below 1"),
         ("constraints.accuracy_drop=-1", "constraints.accuracy_drop: -1 is below 0"),
         ("objectives=[latency, size]", "a frontier trades quality for cost"),
-        ("objectives=[kl, kl, size]", "an objective is named twice"),
+        ("objectives=[kl, kl, size]", "name each objective once"),
         ("space={schemes: [int3]}", "space.schemes.0: 'int3' is none of 'int8'"),
         ("space={schemes: []}", "space.schemes: [] needs at least 1 item"),
         ("space={schemes: [int8], rules: [{pin: int8}]}", "a rule needs path, kind or block"),

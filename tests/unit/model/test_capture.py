@@ -102,6 +102,19 @@ def test_a_model_that_cannot_be_traced_names_the_module_and_the_line() -> None:
     assert "model.leaf_modules" in caught.value.hint
 
 
+def test_a_functional_convolution_that_torch_cannot_pack_is_no_site() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 3, 1, 1))
+            self.last = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(F.conv2d(x, self.weight))
+
+    assert list(sites(capture(Functional(), (images(2),)))) == ["last"]
+
+
 def test_leaf_modules_are_kept_whole() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 1), Branching())
     found = sites(capture(model, (images(2),), leaf_modules=("1",)))
