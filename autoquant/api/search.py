@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,12 +35,12 @@ from autoquant.record.mlflow_store import TrackingSettings, open_recorder
 from autoquant.record.recorders import JointRecorder, NullRecorder, Tracker
 from autoquant.record.report import render_report
 from autoquant.record.results import load_baseline, load_facts
+from autoquant.record.storage import write_bytes
 from autoquant.searching.constraints import Limits
 from autoquant.searching.rounds import History, Rounds, StopReason
 from autoquant.searching.seeds import seed_plans
 from autoquant.searching.strategy import Strategy
 
-JOURNAL = "study.journal"
 _ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
 
 
@@ -99,7 +100,7 @@ def _search(
         limits=limits,
         sampler=job.sampler,
         seed=job.seed,
-        journal=folder.path / JOURNAL,
+        journal=folder.path / files.JOURNAL,
     )
     with _executor(job, recipe, prepared, watch) as executor:
         history = _run_rounds(job, strategy, executor, prepared, folder, tracker, watch)
@@ -235,6 +236,7 @@ def _run_rounds(
     watch: Watch,
 ) -> History:
     known = folder.candidates()
+    _check_history(strategy.told, known, folder.path)
     for candidate in known:
         tracker.candidate(candidate)
     total = max(job.budget.trials, strategy.seed_count)
@@ -251,6 +253,17 @@ def _run_rounds(
         )
         advance(len(known))
         return rounds.run()
+
+
+def _check_history(told: Collection[int], known: Sequence[Candidate], folder: Path) -> None:
+    """Refuse a history that lost lines: a candidate is written before its study is told of it."""
+    lost = sorted(set(told) - {candidate.number for candidate in known})
+    if lost:
+        raise StorageError(
+            f"{folder / files.HISTORY} lacks {len(lost)} candidates that {files.JOURNAL} counts "
+            f"as finished; the first is {lost[0]}",
+            hint="restore it from a copy, or search again with another output",
+        )
 
 
 @dataclass
@@ -340,7 +353,9 @@ def _write_states(result: SearchResult, prepared: Preparation) -> dict[int, Path
     written = {}
     for member in result.frontier:
         path = result.folder / files.PLANS / f"{member.number}.pt"
-        torch.save(member.quantize(prepared.subject.model).state_dict(), path)
+        content = io.BytesIO()
+        torch.save(member.quantize(prepared.subject.model).state_dict(), content)
+        write_bytes(path, content.getvalue())
         written[member.number] = path
     return written
 

@@ -8,6 +8,7 @@ FORMAT = 1
 
 LOCK = ".lock"
 HISTORY = "history.jsonl"
+JOURNAL = "study.journal"
 FACTS = "search.json"
 JOB = "job.yaml"
 ENVIRONMENT = "environment.json"
@@ -19,6 +20,9 @@ SENSITIVITY = "sensitivity.csv"
 FRONTIER = "frontier.json"
 REPORT = "report.html"
 PLANS = "plans"
+
+LEFTOVERS = (JOURNAL, BASELINE, STATISTICS, SENSITIVITY)
+"""What a resumed search takes over instead of finding it out again; a new one must not."""
 
 
 def plan_path(folder: Path, number: int) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from autoquant.core.frontier import Frontier
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.plan import Plan
+from autoquant.core.refusals import storage_errors
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Address, Site
 from autoquant.core.space import SearchSpace
@@ -24,7 +25,7 @@ from autoquant.record.lock import FolderLock
 from autoquant.record.plan_file import plan_file_text
 from autoquant.record.sensitivity_file import write_sensitivity
 from autoquant.record.statistics_file import write_statistics
-from autoquant.record.storage import storage_errors, write_json, write_text
+from autoquant.record.storage import write_json, write_text
 
 FREE_BYTES_NEEDED = 64 * 2**20
 """Below this a search does not start: report, state dicts and MLflow's artifacts need it."""
@@ -65,6 +66,7 @@ class ResultFolder:
                     f"{path} already holds a search of {_count(count)}",
                     hint="--resume continues it; or choose another output",
                 )
+            _drop_leftovers(path)
             return cls(path, lock)
         except BaseException:
             lock.close()
@@ -197,6 +199,13 @@ def _lock(path: Path, free_bytes: int) -> FolderLock:
             hint="free space on that disk, or choose an output on another one",
         )
     return FolderLock(path / files.LOCK)
+
+
+def _drop_leftovers(path: Path) -> None:
+    """Remove what a search left that stopped before its first candidate; only it may take it up."""
+    with storage_errors(path, "write to"):
+        for name in files.LEFTOVERS:
+            (path / name).unlink(missing_ok=True)
 
 
 def _count(candidates: int) -> str:

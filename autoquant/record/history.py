@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from autoquant.core.measurement import Candidate
+from autoquant.core.refusals import storage_errors
 from autoquant.errors import PlanError
-from autoquant.record.storage import damaged, storage_errors
+from autoquant.record.storage import damaged
 
 
 class History:

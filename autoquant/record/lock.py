@@ -6,8 +6,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from autoquant.core.refusals import storage_errors
 from autoquant.errors import StorageError
-from autoquant.record.storage import storage_errors
 
 
 class FolderLock:

@@ -9,8 +9,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from autoquant.core.refusals import storage_errors
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
-from autoquant.record.storage import damaged, missing, storage_errors, well_formed, write_bytes
+from autoquant.record.storage import damaged, missing, well_formed, write_bytes
 
 _FORMAT = "1"
 _ARRAYS = ("histogram", "channel_low", "channel_high", "sample_low", "sample_high")

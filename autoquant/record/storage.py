@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterator
@@ -10,40 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autoquant.core.refusals import storage_errors
 from autoquant.errors import StorageError
-
-_MENDS = {
-    errno.ENOSPC: "free space on that disk, then go on with --resume; what is finished is kept",
-    errno.EDQUOT: "free some of your quota there, then go on with --resume",
-    errno.EFBIG: "raise the limit on file sizes (ulimit -f), then go on with --resume",
-    errno.EACCES: "make it writable for you, or choose another output",
-    errno.EPERM: "make it writable for you, or choose another output",
-    errno.EROFS: "that file system is read-only; choose another output",
-    errno.ENOTDIR: "a part of that path is a file; choose another output",
-    errno.EISDIR: "a folder stands where the file belongs; move it away",
-    errno.EIO: "the disk reports an error; choose an output on another one",
-}
-
-
-@contextmanager
-def storage_errors(path: Path, action: str) -> Iterator[None]:
-    """Turn what the operating system refuses into a `StorageError` with its mend.
-
-    Args:
-        path: The file or folder, named in the message.
-        action: What was tried: "write", "read", "lock".
-
-    Raises:
-        StorageError: An `OSError` came out of the block.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(
-            f"cannot {action} {path}: {reason}",
-            hint=_MENDS.get(error.errno or 0, "choose another output folder"),
-        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

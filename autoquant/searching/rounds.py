@@ -136,15 +136,19 @@ class Rounds:
 
     def _needs(self, phase: Phase, ask: Ask) -> bool:
         """Whether a phase of a plan is still to be measured."""
-        known = self._candidates.get(ask.number)
+        known = self._known(ask)
         if known is None:
             return True
         return known.failure is None and _DONE_BY[phase] not in known.measurements
 
+    def _known(self, ask: Ask) -> Candidate | None:
+        """What is known of a plan; not of another plan that an earlier process gave its number."""
+        known = self._candidates.get(ask.number)
+        return known if known is not None and known.plan == ask.plan else None
+
     def _take(self, ask: Ask, outcome: Outcome) -> None:
         """Merge what a phase found into its candidate, and have it recorded."""
-        empty = Candidate(ask.number, ask.plan, ask.origin)
-        before = self._candidates.get(ask.number, empty)
+        before = self._known(ask) or Candidate(ask.number, ask.plan, ask.origin)
         seconds = dict(before.seconds)
         for name, value in outcome.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + value

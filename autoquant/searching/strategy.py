@@ -11,8 +11,7 @@ from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.trial import Trial, TrialState
 
 from autoquant.core.measurement import Candidate
@@ -21,6 +20,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import SearchSpace
 from autoquant.searching.constraints import Limits
+from autoquant.searching.journal import ROUND, Journal
 from autoquant.searching.samplers import SAMPLERS
 from autoquant.searching.seeds import Seed
 
@@ -81,7 +81,7 @@ class Strategy:
         }
         self._study = optuna.create_study(
             study_name=STUDY_NAME,
-            storage=_open_storage(journal),
+            storage=InMemoryStorage() if journal is None else JournalStorage(Journal(journal)),
             directions=["minimize"] * len(self._objectives),
             load_if_exists=True,
         )
@@ -101,6 +101,11 @@ class Strategy:
     def asked_count(self) -> int:
         """Plans asked for so far; duplicates, which are never measured, do not count."""
         return len(self._asked)
+
+    @property
+    def told(self) -> frozenset[int]:
+        """Numbers of the candidates that it was told of."""
+        return frozenset(self._asked) - self._open_trials.keys()
 
     @property
     def unfinished(self) -> tuple[Ask, ...]:
@@ -162,7 +167,7 @@ class Strategy:
         origin = str(trial.user_attrs.get("origin", self._sampler))
         trial.set_user_attr("origin", origin)
         trial.set_user_attr("digest", plan.digest)
-        trial.set_user_attr("round", self._round)
+        trial.set_user_attr(ROUND, self._round)
         self._digests[plan.digest] = trial.number
         self._asked.append(trial.number)
         self._open_trials[trial.number] = trial
@@ -191,16 +196,12 @@ class Strategy:
         """Learn what an earlier process asked for, from the journal."""
         trials = self._study.get_trials(deepcopy=False)
         self._next_number = len(trials)
-        asked = [trial for trial in trials if "round" in trial.user_attrs]
+        asked = [trial for trial in trials if ROUND in trial.user_attrs]
         for trial in asked:
             self._digests[trial.user_attrs["digest"]] = trial.number
             self._asked.append(trial.number)
-        for trial in trials:
-            if trial.state is TrialState.RUNNING and "round" not in trial.user_attrs:
-                self._study.tell(trial.number, state=TrialState.FAIL)
-                self._study.enqueue_trial(dict(trial.params), user_attrs=dict(trial.user_attrs))
-        self._round = max((trial.user_attrs["round"] for trial in asked), default=0)
-        current = [trial for trial in asked if trial.user_attrs["round"] == self._round]
+        self._round = max((trial.user_attrs[ROUND] for trial in asked), default=0)
+        current = [trial for trial in asked if trial.user_attrs[ROUND] == self._round]
         self._round_is_closed = any(trial.state.is_finished() for trial in current)
         self._open_trials = {
             trial.number: Trial(self._study, trial._trial_id)
@@ -241,13 +242,3 @@ class Strategy:
     def _derived_seed(self) -> int:
         text = f"{self._seed}:{self._next_number}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-
-
-def _open_storage(journal: Path | None) -> BaseStorage:
-    """Open the journal. A lock that a killed process left is removed: the folder is ours alone."""
-    if journal is None:
-        return InMemoryStorage()
-    lock = journal.with_name(journal.name + ".lock")
-    lock.unlink(missing_ok=True)
-    path = str(journal)
-    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))

@@ -17,7 +17,7 @@ from autoquant.core.sites import Address, CallType
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.errors import StorageError
-from autoquant.record import results
+from autoquant.record import files, results
 from autoquant.record.findings import Findings
 from autoquant.record.folder import ResultFolder
 from tests.unit.record.synthetic import BASELINE, ENVIRONMENT, make_candidate, make_site
@@ -108,6 +108,15 @@ def test_the_plans_of_the_frontier_are_files_that_load_plan_reads(
         folder.write_frontier(findings.frontier)
     for member in findings.frontier:
         assert load_plan(tmp_path / "plans" / f"{member.number}.json") == member.plan
+
+
+def test_a_new_search_takes_nothing_over_from_one_without_candidates(tmp_path: Path) -> None:
+    with ResultFolder.create(tmp_path) as folder:
+        folder.write_baseline(BASELINE)
+        folder.write_statistics(statistics())
+        (tmp_path / files.JOURNAL).touch()
+    with ResultFolder.create(tmp_path):
+        assert not any((tmp_path / name).exists() for name in files.LEFTOVERS)
 
 
 def test_a_new_search_does_not_overwrite_an_old_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,13 @@ def test_the_sampler_beats_random_draws_where_the_optimum_is_known() -> None:
         )
 
     assert best("tpe") < best("random")
+
+
+def test_a_number_that_stood_for_another_plan_is_measured_again() -> None:
+    kept = Kept()
+    history = search(None, Additive(), kept, trials=16, knobs=3)
+    first, second = history.candidates[:2]
+    kept[:] = [*kept[2:], replace(first, number=second.number)]
+    executor = Additive()
+    assert plans(search(None, executor, kept, trials=16, knobs=3)) == plans(history)
+    assert executor.evaluated == [first.digest, second.digest]
