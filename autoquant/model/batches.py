@@ -45,7 +45,7 @@ def read_batches(data: object, name: str, *, needs_targets: bool) -> tuple[Batch
         DataError: Nothing there, or a batch is empty, not finite or of another shape; names it.
     """
     if isinstance(data, Tensor):
-        data = [(part,) for part in data.split(DEFAULT_BATCH_SIZE)]
+        data = [(part,) for part in data.split(DEFAULT_BATCH_SIZE)] if data.ndim else [(data,)]
     elif _is_pair_of_tensors(data):
         data = list(_split(*data, name=name))
     if not isinstance(data, Iterable):
@@ -95,7 +95,7 @@ def _is_tensors(value: object) -> bool:
 
 def _split(inputs: Any, targets: Tensor, name: str) -> Iterable[tuple[Any, Tensor]]:
     columns = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    lengths = [len(item) for item in (*columns, targets)]
+    lengths = [item.shape[0] if item.ndim else 0 for item in (*columns, targets)]
     if len(set(lengths)) != 1:
         raise DataError(
             f"{name}: inputs and targets have {' and '.join(map(str, lengths))} samples",
@@ -135,7 +135,7 @@ def _read_batch(item: object, where: str) -> Batch:
     raise DataError(
         f"{where}: got {type(item).__name__}"
         + (f" of {len(item)} items" if isinstance(item, (tuple, list)) else ""),
-        hint="a batch is inputs or (inputs, targets); several inputs go in a tuple",
+        hint="a batch is inputs or (inputs, targets), in tensors; several inputs go in a tuple",
     )
 
 
@@ -185,9 +185,10 @@ def _check(batches: Sequence[Batch], name: str, *, needs_targets: bool) -> None:
             raise DataError(
                 f"{where} has no targets", hint="give (inputs, targets), for the metric"
             )
-        if isinstance(batch.targets, Tensor) and len(batch.targets) != len(batch):
+        if isinstance(batch.targets, Tensor) and batch.targets.shape[:1] != (len(batch),):
+            count = batch.targets.shape[0] if batch.targets.ndim else 1
             raise DataError(
-                f"{where}: {len(batch)} inputs but {len(batch.targets)} targets",
+                f"{where}: {len(batch)} inputs but {count} targets",
                 hint="give as many targets as inputs",
             )
 

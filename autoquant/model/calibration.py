@@ -116,6 +116,6 @@ def _shared_tensors(captured: Capture, example: tuple[Tensor, ...]) -> list[tupl
         }
     )
     mapping = build_qconfig_mapping(captured.addresses, sites, plan, QuantizationSettings())
-    prepared = prepare(captured.source, mapping, example, captured.leaf_modules)
+    prepared = prepare(captured.traced, mapping, example)
     groups = [tuple(node.name for node in nodes) for nodes in observers_of(prepared).values()]
     return [tuple(dict.fromkeys(names)) for names in groups if len(set(names)) > 1]

@@ -27,7 +27,7 @@ from autoquant.model.torch_ao.op_kinds import (
     RELU_AFTER,
     RELU_TAKERS,
 )
-from autoquant.model.torch_ao.tracing import trace_float
+from autoquant.model.torch_ao.tracing import FloatGraph, trace_float
 
 _FOLLOWING = frozenset({OpKind.ACTIVATION, OpKind.NORM, OpKind.POOL, OpKind.CAT})
 """Kinds that agree with the producers of their inputs.
@@ -51,9 +51,8 @@ class Capture:
     """What can be chosen in a model.
 
     Attributes:
-        source: The float model as given, in eval mode.
         leaf_modules: Paths that are not traced into.
-        graph: The traced, fused float model; never run it in training mode, never change it.
+        traced: The traced, fused float model; never run it in training mode, never change it.
         sites: In graph order.
         addresses: One for every call of the graph, in graph order.
         agreements: Sites that must take the same scheme: shared modules are one site already;
@@ -64,14 +63,18 @@ class Capture:
         no_tensors: Names of the nodes that give no floating tensor.
     """
 
-    source: nn.Module
     leaf_modules: tuple[str, ...]
-    graph: GraphModule
+    traced: FloatGraph
     sites: tuple[Site, ...]
     addresses: tuple[Address, ...]
     agreements: tuple[tuple[str, ...], ...]
     members: Mapping[str, tuple[tuple[str, ...], ...]]
     no_tensors: frozenset[str]
+
+    @property
+    def graph(self) -> GraphModule:
+        """The traced float model, to run."""
+        return self.traced.module
 
 
 def capture(
@@ -108,9 +111,8 @@ def capture(
             "muls, matmuls, cats, pools, norms and activations; see docs/sites.md",
         )
     return Capture(
-        source=model,
         leaf_modules=tuple(leaf_modules),
-        graph=graph,
+        traced=traced,
         sites=tuple(walk.sites.values()),
         addresses=tuple(walk.addresses),
         agreements=tuple(walk.agreements),
@@ -124,7 +126,9 @@ def capture(
 class _Walk:
     """One pass over the graph in execution order."""
 
-    def __init__(self, graph: GraphModule, scopes: Mapping[str, str], batch: int) -> None:
+    def __init__(
+        self, graph: GraphModule, scopes: Mapping[str, tuple[str, type]], batch: int
+    ) -> None:
         self.modules = dict(graph.named_modules())
         self.scopes = scopes
         self.batch = batch
@@ -156,7 +160,7 @@ class _Walk:
         """Scope, target and index, counted as torch's qconfig mapping counts them."""
         if node.op == "call_module":
             return str(node.target), "", 0
-        scope = self.scopes[node.name]
+        scope, _ = self.scopes[node.name]
         if node.op == "call_method":
             return scope, str(node.target), 0
         index = self.calls[scope, node.target]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from autoquant.errors import DataError, JobError, MetricError, ModelError
-from autoquant.job import Job
+from autoquant.job import Entry, Job
 from autoquant.model.batches import Batch, read_batches, take_samples
 from autoquant.model.entry_points import call_entry, load_entry
+from autoquant.model.float_model import check_float_model
 
 Metric = Callable[[Any, Any], Any]
 
@@ -71,7 +72,7 @@ class JobRecipe:
             raise ValueError("a job without model and data has no recipe")
         model = load_model(self.job)
         sources = {
-            name: call_entry(entry.entry, {**data.arguments, **entry.arguments}, DataError)
+            name: _load_data(entry, data.arguments)
             for name in ("calibration", "evaluation", "heldout")
             if (entry := getattr(data, name)) is not None
         }
@@ -85,6 +86,14 @@ class JobRecipe:
             leaf_modules=model_source.leaf_modules,
             calibration_samples=self.job.calibration.samples,
         )
+
+
+def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
+    """Call the entry point of a data set; None would mean that the job names none."""
+    found = call_entry(entry.entry, {**shared, **entry.arguments}, DataError)
+    if found is None:
+        raise DataError(f"{entry.entry} returned None", hint="return the data that it makes")
+    return found
 
 
 def load_model(job: Job) -> nn.Module:
@@ -140,20 +149,16 @@ def build_subject(
     """Check model, data and metric together, and give the subject.
 
     Raises:
-        ModelError: `model` is no module, holds NaN, or differs from call to call.
+        ModelError: `model` is no float module, holds NaN, or differs from call to call.
         DataError: Data are unusable; names the batch.
         MetricError: The metric fails on the float model's outputs.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"the model is a {type(model).__name__}, not a torch.nn.Module",
-            hint="return the module itself from the model's entry point",
-        )
+    checked = check_float_model(model, leaf_modules)
     batches = read_batches(calibration, "calibration", needs_targets=False)
     if calibration_samples is not None:
         batches = take_samples(batches, calibration_samples)
     subject = Subject(
-        model=model.eval(),
+        model=checked.eval(),
         calibration=batches,
         evaluation=read_batches(evaluation, "evaluation", needs_targets=True),
         heldout=None if heldout is None else read_batches(heldout, "heldout", needs_targets=True),
@@ -161,21 +166,12 @@ def build_subject(
         loss=loss,
         leaf_modules=leaf_modules,
     )
-    _check_weights(subject.model)
     _check_outputs(subject, subject.evaluation[0], "evaluation")
     if subject.heldout is not None:
         _check_outputs(subject, subject.heldout[0], "heldout")
     with torch.no_grad():
         _forward(subject.model, subject.calibration[0], "calibration")
     return subject
-
-
-def _check_weights(model: nn.Module) -> None:
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(
-                f"the model's {name} holds NaN or infinity", hint="load a finite checkpoint"
-            )
 
 
 def _check_outputs(subject: Subject, batch: Batch, name: str) -> None:
@@ -250,11 +246,18 @@ def score_batch(metric: Metric, outputs: Any, batch: Batch) -> Tensor:
     """
     name = getattr(metric, "__name__", type(metric).__name__)
     try:
-        scores = torch.as_tensor(metric(outputs, batch.targets), dtype=torch.float64).detach()
+        found = metric(outputs, batch.targets)
     except Exception as error:
         raise MetricError(
             f"metric {name!r} failed: {type(error).__name__}: {error}",
             hint="it is called as metric(outputs, targets) with one batch of the model's outputs",
+        ) from error
+    try:
+        scores = torch.as_tensor(found, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MetricError(
+            f"metric {name!r} returned a {type(found).__name__}, which is no number",
+            hint="return one score for each sample, or one number for the batch",
         ) from error
     if scores.ndim > 1 or scores.numel() not in (1, len(batch)):
         raise MetricError(

@@ -108,7 +108,7 @@ class TorchCpuBackend:
         captured = self._captured
         with using_engine(self._engine):
             try:
-                prepared = prepare(captured.source, mapping, self._example, captured.leaf_modules)
+                prepared = prepare(captured.traced, mapping, self._example)
                 converted = convert(prepared, self._cache, self._conversion(plan))
                 with quiet_torch(), torch.no_grad():
                     runs = observe_execution(converted, self._roots, self._example, FLOAT_NODE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import lru_cache
 
 import torch
@@ -39,29 +38,31 @@ _FP16_OP = DTypeConfig(input_dtype=torch.float16, output_dtype=torch.float16)
 _EMULATED = (_INT16, _INT16_WEIGHT, _INT16_OP, _FP16, _FP16_OP)
 
 
-@lru_cache(maxsize=1)
-def _shared_config() -> BackendConfig:
-    config = get_native_backend_config()
-    for pattern in config.configs:
-        if _quantizes_statically(pattern):
-            pattern.dtype_configs.extend(copy.deepcopy(_EMULATED))
-    return config
-
-
 def backend_config() -> BackendConfig:
     """Give torch's native backend config with int16 and fp16 added to every static op.
 
     Pass it to torch's own `prepare_fx` and `convert_fx` together with a QConfigMapping of
     autoquant. A config of the caller's own each time: changing it changes nothing here.
     """
-    return copy.deepcopy(_shared_config())
+    config = get_native_backend_config()
+    for pattern in config.configs:
+        if _quantizes_statically(pattern):
+            # patterns share one list: a new one each, or every entry would be added many times
+            pattern.set_dtype_configs([*pattern.dtype_configs, *_EMULATED])
+    return config
+
+
+@lru_cache(maxsize=1)
+def shared_backend_config() -> BackendConfig:
+    """Give the same config, built once; never change it."""
+    return backend_config()
 
 
 def pass_through_ops() -> frozenset[object]:
     """Ops that hand their input's format on: pools, reshapes, concatenation, dropout."""
     return frozenset({nn.Dropout, F.dropout}).union(
         pattern.pattern
-        for pattern in _shared_config().configs
+        for pattern in shared_backend_config().configs
         if pattern.observation_type is ObservationType.OUTPUT_SHARE_OBSERVER_WITH_INPUT
         and not isinstance(pattern.pattern, tuple)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,17 +17,18 @@ from torch.ao.quantization import (
     QConfig,
     QConfigMapping,
 )
-from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from torch.ao.quantization.fx.lower_to_fbgemm import lower_to_fbgemm
-from torch.ao.quantization.quantize_fx import convert_to_reference_fx, prepare_fx
+from torch.ao.quantization.fx.prepare import prepare as insert_observers
+from torch.ao.quantization.quantize_fx import convert_to_reference_fx
 from torch.fx import GraphModule
 
 from autoquant.core.precision import Precision
 from autoquant.model.numerics import FixedFakeQuantize
-from autoquant.model.torch_ao.backend_config import backend_config
+from autoquant.model.torch_ao.backend_config import shared_backend_config
 from autoquant.model.torch_ao.bfloat16 import cast_to_bfloat16
 from autoquant.model.torch_ao.observers import KnownScale, ScaleCache, fill_observers
 from autoquant.model.torch_ao.rounding import round_weight
+from autoquant.model.torch_ao.tracing import FloatGraph
 
 FLOAT_NODE = "float_node"
 """Key of a converted node's meta: the name of the float node that it computes.
@@ -38,21 +39,22 @@ the name through it.
 
 
 def prepare(
-    model: nn.Module,
-    mapping: QConfigMapping,
-    example_inputs: tuple[Tensor, ...],
-    leaf_modules: Sequence[str] = (),
+    traced: FloatGraph, mapping: QConfigMapping, example_inputs: tuple[Tensor, ...]
 ) -> GraphModule:
-    """Run torch's `prepare_fx` on a copy of the model."""
+    """Insert observers into a copy of a traced, fused graph, as torch's `prepare_fx` would.
+
+    `prepare_fx` traces and fuses first, and gives the same for every plan; here that was done
+    once. The copy shares the float weights, which conversion never changes in place.
+    """
+    shared = (*traced.module.parameters(), *traced.module.buffers())
     with quiet_torch():
-        prepared: GraphModule = prepare_fx(
-            copy.deepcopy(model).eval(),
+        prepared: GraphModule = insert_observers(
+            copy.deepcopy(traced.module, {id(tensor): tensor for tensor in shared}),
             mapping,
-            example_inputs,
-            prepare_custom_config=PrepareCustomConfig().set_non_traceable_module_names(
-                list(leaf_modules)
-            ),
-            backend_config=backend_config(),
+            False,
+            traced.scopes,
+            example_inputs=example_inputs,
+            backend_config=shared_backend_config(),
         )
     return prepared
 
@@ -92,7 +94,7 @@ def convert(prepared: GraphModule, cache: ScaleCache, conversion: Conversion) ->
         attributes = prepared.meta["_observed_graph_module_attrs"]
         qconfigs, scopes = attributes.node_name_to_qconfig, attributes.node_name_to_scope
         reference = convert_to_reference_fx(
-            prepared, backend_config=backend_config(), _remove_qconfig=False
+            prepared, backend_config=shared_backend_config(), _remove_qconfig=False
         )
         for node in reference.graph.nodes:
             node.stack_trace = node.name

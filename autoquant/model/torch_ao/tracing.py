@@ -18,7 +18,7 @@ from torch.ao.quantization.quantize_fx import _attach_meta_to_node_if_not_exist,
 from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
-from autoquant.model.torch_ao.backend_config import backend_config
+from autoquant.model.torch_ao.backend_config import shared_backend_config
 
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
 
@@ -29,11 +29,11 @@ class FloatGraph:
 
     Attributes:
         module: Its graph; fused ops (conv, bn, relu) are one node at the first op's path.
-        scopes: By node name, the path of the module whose forward made the call.
+        scopes: By node name, path and class of the module whose forward made the call.
     """
 
     module: GraphModule
-    scopes: dict[str, str]
+    scopes: dict[str, tuple[str, type]]
 
 
 class _BlamingTracer(QuantizationTracer):
@@ -82,9 +82,8 @@ def trace_float(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGrap
     _attach_meta_to_node_if_not_exist(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fused = fuse(module, is_qat=False, backend_config=backend_config())
-    scopes = {name: scope[0] for name, scope in tracer.node_name_to_scope.items()}
-    return FloatGraph(module=fused, scopes=scopes)
+        fused = fuse(module, is_qat=False, backend_config=shared_backend_config())
+    return FloatGraph(module=fused, scopes=dict(tracer.node_name_to_scope))
 
 
 def _few(names: Iterable[str], count: int = 12) -> str:

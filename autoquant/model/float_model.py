@@ -1,0 +1,81 @@
+"""What can be searched: a float32 module with values, as the user wrote it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from autoquant.errors import ModelError
+
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+
+
+def check_float_model(model: object, leaf_modules: tuple[str, ...] = ()) -> nn.Module:
+    """Give a model back, if plans can be built for it.
+
+    Args:
+        model: What the user gave.
+        leaf_modules: Paths of modules that stay whole, in whatever precision they are.
+
+    Raises:
+        ModelError: It is no module, wrapped, quantized already, of another dtype than float32, or
+            holds NaN; names the module or the parameter.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the model is a {type(model).__name__}, not a torch.nn.Module",
+            hint="give the module itself, not its class, its file or its state dict",
+        )
+    _check_wrapper(model)
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith(_QUANTIZED):
+            raise ModelError(
+                f"the model is quantized already: {name!r} is a {type(module).__name__}",
+                hint="give the float model that it was made from",
+            )
+    _check_values(model)
+    _check_dtypes(model, leaf_modules)
+    return model
+
+
+def _check_wrapper(model: nn.Module) -> None:
+    """Refuse what torch.fx cannot look into."""
+    inside = None
+    if isinstance(model, torch.jit.ScriptModule):
+        inside = "the module that TorchScript was made from"
+    elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inside = "model.module, which it wraps"
+    elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        inside = "the module that was given to torch.compile"
+    if inside is not None:
+        raise ModelError(
+            f"torch.fx cannot look into a {type(model).__name__}", hint=f"give {inside}"
+        )
+
+
+def _check_values(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if is_lazy(tensor) or tensor.is_meta:
+            raise ModelError(
+                f"the model's {name} has no values yet",
+                hint="load the checkpoint; run lazy modules once on a batch",
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"the model's {name} holds NaN or infinity", hint="load a finite checkpoint"
+            )
+
+
+def _check_dtypes(model: nn.Module, leaf_modules: tuple[str, ...]) -> None:
+    """Refuse parameters whose fp32 nobody could measure; leaf modules are nobody's sites."""
+    whole = tuple(f"{path}." for path in leaf_modules)
+    for name, parameter in model.named_parameters():
+        other = parameter.is_floating_point() and parameter.dtype is not torch.float32
+        if other and not name.startswith(whole):
+            raise ModelError(
+                f"the model's {name} is {str(parameter.dtype).removeprefix('torch.')}, not float32",
+                hint="give model.float(), with data in float32",
+            )
