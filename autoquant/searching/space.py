@@ -47,8 +47,8 @@ def bind_space(
             an emulated op has no time to measure.
 
     Raises:
-        PlanError: A rule matches no site, or pins a site to what the target cannot run; or
-            emulated schemes were dropped and nothing is left to choose.
+        PlanError: A rule matches no site; a pin or the fallback is what the target cannot run
+            (or cannot time); or emulated schemes were dropped and nothing is left to choose.
     """
     check_rules(rules, sites)
     dropped: Counter[tuple[Scheme, str]] = Counter()
@@ -60,6 +60,9 @@ def bind_space(
         _knob(names, by_name, allowed, rules.fallback)
         for names in _join(sites, [*agreements, *_grouped(rules, sites)])
     ]
+    for knob in knobs:
+        if knob.schemes == (rules.fallback,):
+            _check_fallback(knob, by_name, support, real_kernels_only)
     space = SearchSpace(tuple(knobs))
     if dropped and not space.free:
         raise PlanError(
@@ -133,23 +136,48 @@ def _schemes_of(
             pinned = rule.pin
             wanted = rule.schemes or (() if pinned is None else (pinned,))
     found = {scheme: support(site, scheme) for scheme in wanted}
-    if pinned is not None and found[pinned] is Support.UNSUPPORTED and site.follows is None:
-        runs = [item.value for item in Scheme if support(site, item) is not Support.UNSUPPORTED]
-        raise PlanError(
-            f"space: site {site.name!r} ({site.kind.value}) is pinned to {pinned.value}, which "
-            "this target does not run",
-            hint=f"it runs {', '.join(runs)}",
-        )
+    if pinned is not None and site.follows is None:
+        _check_scheme(site, pinned, "is pinned to", support, real_kernels_only)
     kept = []
     for scheme in Scheme:
         if scheme not in found or found[scheme] is Support.UNSUPPORTED:
             continue
-        if real_kernels_only and found[scheme] is Support.EMULATED and pinned is None:
+        if real_kernels_only and found[scheme] is Support.EMULATED:
             if site.follows is None:
                 dropped[scheme, site.kind.value] += 1
             continue
         kept.append(scheme)
     return tuple(kept) or (rules.fallback,)
+
+
+def _check_fallback(
+    knob: Knob, sites: Mapping[str, Site], support: SupportOf, real_kernels_only: bool
+) -> None:
+    why = "is left with space.fallback"
+    for site in (sites[name] for name in knob.sites):
+        if site.follows is None:
+            _check_scheme(site, knob.schemes[0], why, support, real_kernels_only)
+
+
+def _check_scheme(
+    site: Site, scheme: Scheme, why: str, support: SupportOf, real_kernels_only: bool
+) -> None:
+    """Refuse the only scheme of a site where the target cannot run it, or cannot time it."""
+    needed = {Support.NATIVE} if real_kernels_only else {Support.NATIVE, Support.EMULATED}
+    found = support(site, scheme)
+    if found in needed:
+        return
+    what = (
+        "does not run"
+        if found is Support.UNSUPPORTED
+        else "only emulates, and the objective latency needs real kernels"
+    )
+    runs = [item.value for item in Scheme if support(site, item) in needed]
+    raise PlanError(
+        f"space: site {site.name!r} ({site.kind.value}) {why} {scheme.value}, which this target "
+        f"{what}",
+        hint=f"here it runs {', '.join(runs)}",
+    )
 
 
 def _grouped(rules: SpaceRules, sites: Sequence[Site]) -> list[tuple[str, ...]]:
