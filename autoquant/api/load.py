@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from autoquant.api.result import BuildContext, SearchResult, example_from
 from autoquant.backends.torch_cpu.backend import engine_settings
 from autoquant.core.statistics import ObserverName
+from autoquant.record import files
 from autoquant.record.example_file import read_example
 from autoquant.record.results import (
     load_addresses,
     load_findings,
-    load_job_text,
+    load_job_document,
     load_sites,
     load_statistics,
 )
+from autoquant.record.storage import well_formed
 
 
 def load_result(folder: str | Path) -> SearchResult:
@@ -27,14 +27,17 @@ def load_result(folder: str | Path) -> SearchResult:
 
     Raises:
         StorageError: It holds no finished search, or a file of it is damaged.
+        JobError: Its `job.yaml` is no YAML any more.
     """
     folder = Path(folder)
     findings = load_findings(folder)
-    job = yaml.safe_load(load_job_text(folder))
-    engine = str(findings.facts.settings["engine"])
-    reduce_range = bool(findings.facts.settings["reduce_range"])
-    observer = ObserverName(job["calibration"]["observer"])
-    leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
+    job = load_job_document(folder)
+    with well_formed(folder / files.JOB):
+        observer = ObserverName(job["calibration"]["observer"])
+    with well_formed(folder / files.FACTS):
+        engine = str(findings.facts.settings["engine"])
+        reduce_range = bool(findings.facts.settings["reduce_range"])
+        leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
     context = BuildContext(
         sites=load_sites(folder),
         addresses=load_addresses(folder),

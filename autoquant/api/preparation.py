@@ -16,7 +16,7 @@ from autoquant.core.objectives import Objective
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.errors import StorageError
+from autoquant.errors import DataError, StorageError
 from autoquant.evaluate.engine_choice import time_engines
 from autoquant.evaluate.evaluator import MeasurementSettings
 from autoquant.job import Job
@@ -69,7 +69,11 @@ def capture_subject(subject: Subject, watch: Watch) -> Capture:
 def calibrate_subject(
     subject: Subject, captured: Capture, watch: Watch, folder: Path | None = None
 ) -> CalibrationStatistics:
-    """Calibrate, or read what an earlier process found for the same weights and data."""
+    """Calibrate, or read what an earlier process found.
+
+    Raises:
+        DataError: The earlier process had other weights or other calibration data.
+    """
     batches = [batch.inputs for batch in subject.calibration]
     samples = sum(len(batch) for batch in subject.calibration)
     if samples < FEW_SAMPLES:
@@ -78,9 +82,12 @@ def calibrate_subject(
             f"{FEW_SAMPLES} on"
         )
     known = _known_statistics(folder)
-    if known is not None and known.digest == digest_of(
-        captured.graph.state_dict().values(), batches
-    ):
+    if known is not None:
+        if known.digest != digest_of(captured.graph.state_dict().values(), batches):
+            raise DataError(
+                f"the model's weights or the calibration data are not those of {folder}",
+                hint="--resume needs the same (seed what shuffles); or choose another output",
+            )
         return known
     with watch.stage("calibrating", samples) as advance:
         return calibrate(captured, batches, advance)

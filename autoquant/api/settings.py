@@ -11,7 +11,7 @@ import yaml
 from autoquant.errors import JobError
 from autoquant.job import Job, dump_job
 from autoquant.record.findings import Setting
-from autoquant.record.results import load_job_text
+from autoquant.record.results import load_job_document
 
 FREE_TO_CHANGE = ("budget", "execution", "tracking", "output", "name")
 """Sections that a resumed search may change: they do not decide what a candidate's values are."""
@@ -39,21 +39,21 @@ def check_resumable(job: Job, folder: Path) -> None:
     """Refuse to continue a search with a job that would have measured something else.
 
     Raises:
-        JobError: A section differs; names its keys.
+        JobError: A setting differs; names it with both values.
     """
-    before = yaml.safe_load(load_job_text(folder))
-    now = yaml.safe_load(dump_job(job))
+    before = dict(_flatten(load_job_document(folder), ""))
+    now = dict(_flatten(yaml.safe_load(dump_job(job)), ""))
     changed = [
-        key
-        for key in sorted({*before, *now} - set(FREE_TO_CHANGE))
-        if before.get(key) != now.get(key)
+        f"{key}: {_show(now.get(key))}, but the search in this folder has "
+        f"{_show(before.get(key))}; put it back, or choose another output"
+        for key in dict.fromkeys([*now, *before])
+        if key.partition(".")[0] not in FREE_TO_CHANGE and now.get(key) != before.get(key)
     ]
     if changed:
-        raise JobError.of(
-            f"--resume {folder}",
-            [
-                f"{key}: differs from the search in this folder; put it back, or choose another "
-                "output"
-                for key in changed
-            ],
-        )
+        raise JobError.of(f"--resume {folder}", changed)
+
+
+def _show(value: Setting | None) -> str:
+    """A setting in a message; lists of rules can be long."""
+    text = "nothing" if value in (None, "") else str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

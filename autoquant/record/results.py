@@ -15,6 +15,7 @@ from autoquant.core.sites import Address, Site
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
+from autoquant.job.yaml_text import parse_yaml
 from autoquant.record import files
 from autoquant.record.findings import Findings, SearchFacts
 from autoquant.record.frontier_file import read_frontier
@@ -56,6 +57,19 @@ def load_facts(folder: Path) -> SearchFacts:
 def load_job_text(folder: Path) -> str:
     """Read `job.yaml`."""
     return read_text(folder / files.JOB)
+
+
+def load_job_document(folder: Path) -> dict[str, Any]:
+    """Read `job.yaml` as keys and values.
+
+    Raises:
+        JobError: It is no YAML; names the line.
+    """
+    path = folder / files.JOB
+    document = parse_yaml(load_job_text(folder), str(path))
+    if not isinstance(document, dict):
+        raise damaged(path, "it holds no mapping")
+    return document
 
 
 def load_environment(folder: Path) -> Mapping[str, Any]:
