@@ -20,6 +20,7 @@ from autoquant.core.sites import Address, Site
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import PlanError
 from autoquant.model.capture import capture
+from autoquant.model.float_model import check_float_model
 from autoquant.model.torch_ao.qconfig import QuantizationSettings, build_qconfig_mapping
 from autoquant.record.findings import Findings
 from autoquant.record.frame import candidates_frame
@@ -152,11 +153,13 @@ class ResultCandidate:
             model: The float model that was searched; it is not changed.
 
         Raises:
-            PlanError: The model has other sites than the one that was searched.
+            ModelError: It is no float module, or torch.fx cannot trace it.
+            PlanError: It has other sites than the one that was searched.
             BackendError: The engine refuses the plan on this machine.
         """
         context = self._context
-        captured = capture(model.eval(), context.example, context.leaf_modules)
+        checked = check_float_model(model, context.leaf_modules)
+        captured = capture(checked.eval(), context.example, context.leaf_modules)
         _check_same_sites(context.sites, captured.sites)
         backend = TorchCpuBackend(
             captured, context.statistics, context.engine, context.quantization, context.example
@@ -221,16 +224,20 @@ class SearchResult:
             max_drop: Largest allowed drop, in the metric's unit; None: the job's own limit.
 
         Raises:
-            PlanError: No member is within it; says how near the nearest comes.
+            PlanError: No member is within it (says how near the nearest comes), or there is none.
         """
         limit = self.findings.facts.max_drop if max_drop is None else max_drop
+        if not self.frontier:
+            raise PlanError(
+                "the frontier is empty: no candidate keeps the job's constraints",
+                hint="loosen constraints, widen the search space, or search for longer",
+            )
         for member in self.frontier:
             if limit is None or member.value("accuracy_drop") <= limit:
                 return member
-        nearest = min((item.value("accuracy_drop") for item in self.frontier), default=None)
+        nearest = min(item.value("accuracy_drop") for item in self.frontier)
         raise PlanError(
-            f"no frontier member drops at most {limit}; "
-            + ("the frontier is empty" if nearest is None else f"the least drop is {nearest:.4g}"),
+            f"no frontier member drops at most {limit}; the least drop is {nearest:.4g}",
             hint="allow a larger drop, widen the search space, or search for longer",
         )
 

@@ -30,8 +30,9 @@ def check_float_model(model: object, leaf_modules: tuple[str, ...] = ()) -> nn.M
     _check_wrapper(model)
     for name, module in model.named_modules():
         if type(module).__module__.startswith(_QUANTIZED):
+            kind = f"{type(module).__module__}.{type(module).__name__}"
             raise ModelError(
-                f"the model is quantized already: {name!r} is a {type(module).__name__}",
+                f"the model is quantized already: {name or 'it'} is {kind}",
                 hint="give the float model that it was made from",
             )
     _check_values(model)
@@ -50,7 +51,8 @@ def _check_wrapper(model: nn.Module) -> None:
         inside = "the module that was given to torch.compile"
     if inside is not None:
         raise ModelError(
-            f"torch.fx cannot look into a {type(model).__name__}", hint=f"give {inside}"
+            f"the model is of {type(model).__name__}, which torch.fx cannot look into",
+            hint=f"give {inside}",
         )
 
 
