@@ -23,7 +23,7 @@ from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.errors import AutoquantError, StorageError
 from autoquant.evaluate.evaluator import EvaluatorRecipe, build_evaluator
-from autoquant.execute.start import start_executor
+from autoquant.execute.start import check_executor, start_executor
 from autoquant.job import Job, dump_job
 from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.record import files
@@ -64,6 +64,7 @@ def run_search(job: Job, recipe: SubjectRecipe, watch: Watch, *, resume: bool) -
         environment = describe_environment()
         folder.write_facts(facts, dump_job(job))
         folder.write_environment(environment)
+        check_executor(job.execution)
         tracker = _open_tracker(job, facts, environment)
         try:
             return _search(job, recipe, watch, folder, tracker, facts, environment)

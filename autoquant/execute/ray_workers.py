@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from autoquant.core.evaluation import Evaluator, EvaluatorFactory, Outcome, Phas
 from autoquant.core.measurement import Failure
 from autoquant.errors import AutoquantError, ExecutionError
 from autoquant.execute.local import run_safely
+from autoquant.execute.ray_address import check_address, unreachable
 from autoquant.job import Execution
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -24,7 +24,6 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import ray  # reads the environment when imported
 
-_CONNECT_SECONDS = 5
 _IN_FLIGHT = 2
 
 
@@ -215,23 +214,12 @@ def _connect(execution: Execution) -> bool:
             ray.init(num_cpus=wanted, **quiet)
         else:
             quiet.pop("include_dashboard")
-            _check_listening(execution.address)
+            check_address(execution.address)
             ray.init(address=execution.address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
-        where = execution.address or "on this machine"
-        raise ExecutionError(
-            f"execution.address: Ray {where} cannot be reached: {_first_line(error)}",
-            hint="start it with `ray start --head`, correct the address, or leave it out",
-        ) from error
+        raise unreachable(execution.address, _first_line(error)) from error
     _check_resources(execution)
     return True
-
-
-def _check_listening(address: str) -> None:
-    """Fail within seconds where nobody listens; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _check_resources(execution: Execution) -> None:

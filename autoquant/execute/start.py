@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from autoquant.core.evaluation import EvaluatorFactory, Executor
 from autoquant.execute.local import LocalExecutor
+from autoquant.execute.ray_address import check_address
 from autoquant.job import Execution
 
 
@@ -23,6 +24,16 @@ _EXECUTORS: Mapping[str, Callable[[Execution, EvaluatorFactory], Executor]] = {
     "local": _start_local,
     "ray": _start_ray,
 }
+
+
+def check_executor(execution: Execution) -> None:
+    """See within seconds whether the executor can be reached; before any expensive work.
+
+    Raises:
+        ExecutionError: Nobody answers at the address.
+    """
+    if execution.kind == "ray" and execution.address is not None:
+        check_address(execution.address)
 
 
 def start_executor(execution: Execution, factory: EvaluatorFactory) -> Executor:
