@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = _usage_error(error)
         if shown is None:
             raise
-        console.print(shown, style="red", markup=False, highlight=False)
+        console.print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
         return EXIT_MISTAKE
     return code if isinstance(code, int) else 0
 
@@ -116,7 +116,7 @@ def sensitivity(
     job_file: JobFile,
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="Write the table as CSV here.")] = None,
-    top: Annotated[int, typer.Option(help="How many knobs to print for each scheme.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="How many knobs to print for each scheme.")] = 10,
 ) -> int:
     """Rank the ops of a job's model by what each scheme alone does to the outputs."""
     from autoquant.api.preparation import prepare, rank_by_sensitivity
@@ -131,7 +131,6 @@ def sensitivity(
     table = rank_by_sensitivity(job, prepared, terminal)
     _print_sensitivity(table, prepared, top)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_sensitivity(output, table)
         Console().print(f"table: {output}", highlight=False, soft_wrap=True)
     return 0
@@ -204,7 +203,9 @@ def ui(
     job_or_result: Annotated[
         Path, typer.Argument(help="A job file, or the result folder of a search.")
     ],
-    port: Annotated[int, typer.Option(help="Port on loopback; the next free one is taken.")] = 5000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port on loopback; the next free one is taken.")
+    ] = 5000,
 ) -> int:
     """Start the MLflow UI of a job's store, on loopback."""
     from autoquant.cli.candidates import tracking_uri_of

@@ -36,8 +36,8 @@ class Terminal:
         return self._stage
 
     def note(self, text: str) -> None:
-        """Print one line."""
-        self._console.print(text, highlight=False, markup=False)
+        """Print one line, unbroken: it may hold a path."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def candidate(self, candidate: Candidate) -> None:
         """Show the latest candidate beside the bar; say why one failed."""

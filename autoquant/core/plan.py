@@ -69,14 +69,14 @@ class Plan:
         Raises:
             PlanError: A scheme has no such name.
         """
-        known = {scheme.value: scheme for scheme in Scheme}
+        known = [scheme.value for scheme in Scheme]
         for site, scheme in data.items():
             if scheme not in known:
                 raise PlanError(
-                    f"plan: site {site!r} has the unknown scheme {scheme!r}",
+                    f"site {site!r} has the unknown scheme {scheme!r}",
                     hint=f"choose one of {', '.join(known)}",
                 )
-        return cls.of({site: known[scheme] for site, scheme in data.items()})
+        return cls.of({site: Scheme(scheme) for site, scheme in data.items()})
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, readable by `load_plan`."""
@@ -98,7 +98,10 @@ def load_plan(path: str | Path) -> Plan:
         raise PlanError(f"{path} is not a plan: {error}", hint="save it with plan.save") from error
     if not isinstance(document, dict) or not isinstance(document.get("plan"), dict):
         raise PlanError(f"{path} is not a plan: no key 'plan'", hint="save it with plan.save")
-    plan = Plan.from_json(document["plan"])
+    try:
+        plan = Plan.from_json(document["plan"])
+    except PlanError as error:
+        raise PlanError(f"{path}: {error.message}", hint=error.hint) from error
     if document.get("digest", plan.digest) != plan.digest:
         raise PlanError(
             f"{path}: digest {document['digest']!r} is not that of its plan ({plan.digest})",

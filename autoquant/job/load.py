@@ -65,7 +65,7 @@ def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:
         if candidate.is_file():
             return read_yaml_mapping(candidate)
     raise JobError(
-        f"no file {name!r} there, and no shipped space of that name",
+        f"no search space {name!r}: no such file, and no shipped space of that name",
         hint=f"give a path, or one of {', '.join(shipped_spaces())}",
     )
 

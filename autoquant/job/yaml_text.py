@@ -56,8 +56,9 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
         raise JobError(f"{path} cannot be read: {error}", hint="give a readable file") from error
     document = parse_yaml(text, str(path))
     if not isinstance(document, dict):
+        holds = "nothing" if document is None else f"a {type(document).__name__}"
         raise JobError(
-            f"{path}: holds {type(document).__name__}, not keys and values",
+            f"{path} holds {holds}, not keys and values",
             hint="see docs/job-file.md for the keys",
         )
     return document

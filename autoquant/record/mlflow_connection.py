@@ -87,7 +87,8 @@ def connect(uri: str) -> MlflowClient:
         ) from error
     except store_errors() as error:
         raise TrackingError(
-            f"cannot use the MLflow store {masked(uri)}: {first_line(error)}", hint=_mend(uri)
+            f"cannot use the MLflow store {masked(uri)}: {first_line(_root_of(error))}",
+            hint=_mend(uri),
         ) from error
     return client
 
@@ -129,6 +130,13 @@ def first_line(error: BaseException) -> str:
     """Give the first line of an error's text, at most 300 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """What an error came from: a refused connection behind MLflow's page of text on it."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
 
 
 def masked(uri: str) -> str:

@@ -103,7 +103,7 @@ def _check_file(uri: str) -> None:
     if uri.startswith("sqlite:///") and not path.exists():
         raise TrackingError(
             f"no MLflow store at {path}",
-            hint="run a search first, or give the job (or --uri) whose store you mean",
+            hint="run a search first, or give the job file or result folder whose store you mean",
         )
 
 

@@ -169,5 +169,6 @@ def _refuse_total_failure(candidates: Sequence[Candidate]) -> None:
     if len(candidates) > 1 and len(failures) == len(candidates):
         raise ExecutionError(
             f"all {len(candidates)} candidates of a round failed; the first: {failures[0].reason}",
-            hint="mend the cause and continue with --resume; nothing finished is lost",
+            hint="once that is mended, --resume goes on with the same job; a changed job needs "
+            "another output",
         )
