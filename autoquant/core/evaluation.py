@@ -23,20 +23,44 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """What a candidate must still be able to reach for its evaluation to go on.
+
+    Attributes:
+        accuracy_drop: Largest drop that the user allows; None: any.
+        rival: Number of a candidate that certainly costs no more; None: there is none.
+        rival_sqnr_db: Its output error.
+        rival_drop: Its accuracy drop.
+        rival_drop_stderr: Standard error of that.
+    """
+
+    accuracy_drop: float | None = None
+    rival: int | None = None
+    rival_sqnr_db: float = 0.0
+    rival_drop: float = 0.0
+    rival_drop_stderr: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
-    """A plan to work on, by the number of its candidate."""
+    """A plan to work on, by the number of its candidate; without a bar it is measured whole."""
 
     number: int
     plan: Plan
+    bar: Bar | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one phase found out about one task."""
+    """What one phase found out about one task.
+
+    `stopped` says why an evaluation ended before its last sample, None where it did not.
+    """
 
     number: int
     measurements: Measurements = field(default_factory=dict)
     failure: Failure | None = None
+    stopped: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     executed: Mapping[str, str] = field(default_factory=dict)
 

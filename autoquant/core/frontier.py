@@ -68,13 +68,16 @@ def find_frontier(
     candidates given.
 
     Args:
-        candidates: Those within the constraints. Ones that failed or lack an axis are passed over.
+        candidates: Those within the constraints. Ones that failed, were stopped early or lack an
+            axis are passed over.
         baseline: Measurements of the float model.
         objectives: What the sampler minimized.
     """
     axes = (Objective.ACCURACY, *(item for item in objectives if not item.is_quality))
     needed = {item.measurement for item in (*axes, *objectives, Objective.OUTPUT_ERROR)}
-    measured = [item for item in candidates if needed <= set(item.measurements)]
+    measured = [
+        item for item in candidates if item.stopped is None and needed <= set(item.measurements)
+    ]
     losses = np.array(
         [[item.loss(candidate.measurements) for item in objectives] for candidate in measured]
     ).reshape(len(measured), len(objectives))

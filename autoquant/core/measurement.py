@@ -102,6 +102,9 @@ class Candidate:
         measurements: By name: `accuracy`, `accuracy_drop`, `sqnr_db`, `kl`, `latency_ms`,
             `speedup`, `size_bytes`, `bops_ratio`; held-out ones carry the prefix `heldout_`.
         failure: Why there are no measurements, None for a success.
+        stopped: Why something was not measured, or not on all samples (it could not have reached
+            the frontier any more); None where everything was. Such a candidate is never on the
+            frontier.
         seconds: Seconds by phase (`build`, `quality`, `latency`...).
         executed: By site: what the engine really ran, as read back from the executable
             (`int8 native`, `int16 emulated`, `fp32 native`).
@@ -112,6 +115,7 @@ class Candidate:
     origin: str
     measurements: Measurements = field(default_factory=dict)
     failure: Failure | None = None
+    stopped: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     executed: Mapping[str, str] = field(default_factory=dict)
 
@@ -140,6 +144,7 @@ class Candidate:
             "plan": self.plan.to_json(),
             "values": {name: item.to_json() for name, item in self.measurements.items()},
             "failure": self.failure.to_json() if self.failure else None,
+            "stopped": self.stopped,
             "seconds": dict(self.seconds),
             "executed": dict(self.executed),
         }
@@ -155,6 +160,7 @@ class Candidate:
                 name: Measurement.from_json(item) for name, item in data["values"].items()
             },
             failure=Failure.from_json(data["failure"]) if data["failure"] else None,
+            stopped=data.get("stopped"),
             seconds=data["seconds"],
             executed=data["executed"],
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoquant.backends.protocol import Backend, Executable
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
-from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task
+from autoquant.core.evaluation import Bar, Evaluator, Outcome, Phase, Task
 from autoquant.core.measurement import Failure, Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
@@ -97,12 +97,13 @@ class PlanEvaluator:
             with self._timed("build", seconds):
                 executable = self._build(task.plan)
             with self._timed(phase.value, seconds):
-                found = self._measure(phase, executable)
+                found, stopped = self._measure(phase, executable, task.bar)
         except (BackendError, ModelError, MetricError, NotFiniteError) as error:
             return Outcome(task.number, failure=Failure(_reason(error)), seconds=seconds)
         if phase is Phase.QUALITY:
             found |= plan_costs(task.plan, self._captured.sites, self._parameters)
-        return Outcome(task.number, found, seconds=seconds, executed=dict(executable.executed))
+        executed = dict(executable.executed)
+        return Outcome(task.number, found, stopped=stopped, seconds=seconds, executed=executed)
 
     def forget(self) -> None:
         """Drop the executables that are kept, so that the next run builds again."""
@@ -120,7 +121,7 @@ class PlanEvaluator:
                     self._run_float, reference, self._functions, Kind.MEASURED, prefix
                 )
             for name in self._functions:
-                found[prefix + name] = quality[prefix + name]
+                found[prefix + name] = quality.measurements[prefix + name]
         found["size_bytes"] = Measurement(self._parameters * 4.0, Kind.ESTIMATED)
         with _threads(self._settings.latency_threads):
             inputs = self._latency_inputs
@@ -133,19 +134,23 @@ class PlanEvaluator:
         found["latency_ms"] = timed["latency_ms"]
         return found
 
-    def _measure(self, phase: Phase, executable: Executable) -> dict[str, Measurement]:
+    def _measure(
+        self, phase: Phase, executable: Executable, bar: Bar | None
+    ) -> tuple[dict[str, Measurement], str | None]:
         if phase is Phase.LATENCY:
-            return self._latency(executable)
+            return self._latency(executable), None
         prefix = "heldout_" if phase is Phase.HELDOUT else ""
         reference = self._reference(phase)
         with _threads(self._settings.quality_threads):
-            return measure_quality(
+            quality = measure_quality(
                 lambda inputs: self._backend.run(executable.module, inputs),
                 reference,
                 self._functions,
                 executable.kind,
                 prefix,
+                bar,
             )
+        return quality.measurements, quality.stopped
 
     def _latency(self, executable: Executable) -> dict[str, Measurement]:
         if executable.kind is not Kind.MEASURED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from autoquant.core.evaluation import Bar
 from autoquant.core.measurement import SQNR_CEILING_DB, Kind, Measurement
 from autoquant.errors import ModelError
+from autoquant.evaluate.racing import look_after, why_stop
 from autoquant.model.batches import Batch
 from autoquant.model.subject import Metric, output_rows, score_batch
 
 Floats = npt.NDArray[np.float64]
+
+_ORDER_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,12 +49,18 @@ class FloatReference:
     Attributes:
         batches: The data.
         rows: By batch, every floating output, shape (batch, elements).
-        scores: By function (the metric, the loss): scores, one a sample (or one a batch).
+        scores: By function (the metric, the loss) and batch: one a sample (or one a batch).
+        signal: By batch, the energy of each sample's outputs, shape (batch,).
+        log_probabilities: By batch, log softmax of the first output in float64.
+        order: In which batches are taken: spread over the data set.
     """
 
     batches: tuple[Batch, ...]
     rows: tuple[tuple[Tensor, ...], ...]
-    scores: Mapping[str, Scores]
+    scores: Mapping[str, tuple[Tensor, ...]]
+    signal: tuple[Floats, ...]
+    log_probabilities: tuple[Tensor, ...]
+    order: tuple[int, ...]
 
     @property
     def samples(self) -> int:
@@ -87,8 +98,27 @@ def run_reference(
             )
         for name, function in functions.items():
             scores[name].append(score_batch(function, outputs, batch))
-    stacked = {name: _stack(values, batches) for name, values in scores.items()}
-    return FloatReference(batches, tuple(rows), stacked)
+    return FloatReference(
+        batches=batches,
+        rows=tuple(rows),
+        scores={name: tuple(values) for name, values in scores.items()},
+        signal=tuple(_energy(item) for item in rows),
+        log_probabilities=tuple(torch.log_softmax(item[0].double(), 1) for item in rows),
+        order=tuple(np.random.default_rng(_ORDER_SEED).permutation(len(batches)).tolist()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What was measured of a candidate.
+
+    Attributes:
+        measurements: By name.
+        stopped: Why the measurement ended before the last sample, None where it did not.
+    """
+
+    measurements: dict[str, Measurement]
+    stopped: str | None = None
 
 
 def measure_quality(
@@ -97,7 +127,8 @@ def measure_quality(
     functions: Functions,
     kind: Kind,
     prefix: str = "",
-) -> dict[str, Measurement]:
+    bar: Bar | None = None,
+) -> Quality:
     """Measure a candidate on the reference's samples.
 
     `accuracy` is the metric's mean; `accuracy_drop` float minus candidate, with the standard
@@ -106,44 +137,92 @@ def measure_quality(
     samples of KL(softmax(float) || softmax(candidate)) of the first output, in nats; `loss` and
     `loss_drop` are those of the user's loss, where there is one.
 
+    Batches are taken in a fixed order that spreads over the data set, so that a subset does not
+    depend on how the data are sorted.
+
     Args:
         run: The candidate.
         reference: The float model's outputs on the same samples.
         functions: What scored the reference.
         kind: `emulated` where an op of the candidate is.
         prefix: Put before each name (`heldout_`).
+        bar: What the candidate must be able to reach; None: measure on all samples.
 
     Raises:
         NotFiniteError: The candidate's outputs hold NaN or infinity; names the batch.
     """
-    signal, noise, divergence = [], [], []
-    scores: dict[str, list[Tensor]] = {name: [] for name in functions}
-    for index, (batch, expected) in enumerate(zip(reference.batches, reference.rows, strict=True)):
-        outputs = run(batch.inputs)
+    sums = _Sums(reference, functions, kind, prefix)
+    looks = deque(look_after(reference.samples) if bar is not None else ())
+    for index in reference.order:
+        sums.add(index, run(reference.batches[index].inputs))
+        if bar is not None and looks and looks[0] <= sums.samples < reference.samples:
+            while looks and looks[0] <= sums.samples:
+                looks.popleft()
+            found = sums.measurements()
+            reason = why_stop(bar, found)
+            if reason is not None:
+                return Quality(found, reason)
+    return Quality(sums.measurements())
+
+
+class _Sums:
+    """What was seen of a candidate so far, batch by batch."""
+
+    def __init__(
+        self, reference: FloatReference, functions: Functions, kind: Kind, prefix: str
+    ) -> None:
+        self._reference = reference
+        self._functions = functions
+        self._kind = kind
+        self._prefix = prefix
+        self._seen: list[int] = []
+        self._noise: list[Floats] = []
+        self._divergence: list[Floats] = []
+        self._scores: dict[str, list[Tensor]] = {name: [] for name in functions}
+        self.samples = 0
+
+    def add(self, index: int, outputs: Any) -> None:
+        """Take in the outputs of one batch."""
+        batch, expected = self._reference.batches[index], self._reference.rows[index]
         rows = output_rows(outputs, batch)
         if not all(bool(torch.isfinite(row).all()) for row in rows):
             raise NotFiniteError(
                 f"outputs hold NaN or infinity on batch {index}; where many plans fail so, pin "
                 "the op to a wider scheme"
             )
-        for name, function in functions.items():
-            scores[name].append(score_batch(function, outputs, batch))
-        signal.append(_energy(expected))
-        noise.append(_energy([a - b for a, b in zip(expected, rows, strict=True)]))
-        divergence.append(_divergence(expected[0], rows[0]))
-    samples = reference.samples
-    found = {
-        "sqnr_db": signal_to_noise_db(np.concatenate(signal), np.concatenate(noise)),
-        "kl": _mean(Scores(np.concatenate(divergence), np.ones(samples))),
-    }
-    for name, values in scores.items():
-        candidate, expected_scores = _stack(values, reference.batches), reference.scores[name]
-        drop = Scores(expected_scores.values - candidate.values, candidate.weights)
-        found |= {name: _mean(candidate), f"{name}_drop": _mean(drop)}
-    return {
-        prefix + name: Measurement(value, kind, stderr=stderr, samples=samples)
-        for name, (value, stderr) in found.items()
-    }
+        for name, function in self._functions.items():
+            self._scores[name].append(score_batch(function, outputs, batch))
+        self._seen.append(index)
+        self.samples += len(batch)
+        self._noise.append(_energy([a - b for a, b in zip(expected, rows, strict=True)]))
+        self._divergence.append(_divergence(self._reference.log_probabilities[index], rows[0]))
+
+    def measurements(self) -> dict[str, Measurement]:
+        """Give the measurements over what was seen, in whichever order it came."""
+        reference = self._reference
+        ranked = sorted(range(len(self._seen)), key=self._seen.__getitem__)
+        batches = [reference.batches[self._seen[item]] for item in ranked]
+        signal = [reference.signal[self._seen[item]] for item in ranked]
+        found = {
+            "sqnr_db": signal_to_noise_db(
+                np.concatenate(signal), np.concatenate([self._noise[item] for item in ranked])
+            ),
+            "kl": _mean(
+                Scores(
+                    np.concatenate([self._divergence[item] for item in ranked]),
+                    np.ones(self.samples),
+                )
+            ),
+        }
+        for name, values in self._scores.items():
+            candidate = _stack([values[item] for item in ranked], batches)
+            expected = [reference.scores[name][self._seen[item]] for item in ranked]
+            drop = Scores(_stack(expected, batches).values - candidate.values, candidate.weights)
+            found |= {name: _mean(candidate), f"{name}_drop": _mean(drop)}
+        return {
+            self._prefix + name: Measurement(value, self._kind, stderr=stderr, samples=self.samples)
+            for name, (value, stderr) in found.items()
+        }
 
 
 def signal_to_noise_db(signal: Floats, noise: Floats) -> tuple[float, float]:
@@ -178,9 +257,8 @@ def _energy(rows: Iterable[Tensor]) -> Floats:
     return np.asarray(torch.stack(parts).sum(0).numpy(), dtype=np.float64)
 
 
-def _divergence(expected: Tensor, row: Tensor) -> Floats:
-    """KL(softmax(expected) || softmax(row)) of each sample, shape (batch,)."""
-    log_p = torch.log_softmax(expected.double(), 1)
+def _divergence(log_p: Tensor, row: Tensor) -> Floats:
+    """KL(p || softmax(row)) of each sample, shape (batch,), from the logarithms of p."""
     log_q = torch.log_softmax(row.double(), 1)
     return np.asarray((log_p.exp() * (log_p - log_q)).sum(1).numpy(), dtype=np.float64)
 

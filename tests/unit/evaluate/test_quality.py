@@ -30,7 +30,7 @@ def identity(inputs: tuple[Tensor, ...]) -> Tensor:
 
 def measure(candidate, metric=metrics.accuracy):
     reference = run_reference(identity, BATCHES, {"accuracy": metric})
-    return measure_quality(candidate, reference, {"accuracy": metric}, Kind.MEASURED)
+    return measure_quality(candidate, reference, {"accuracy": metric}, Kind.MEASURED).measurements
 
 
 def test_an_equal_candidate_drops_nothing_and_reaches_the_ceiling() -> None:
@@ -91,7 +91,7 @@ def test_a_metric_that_gives_one_number_a_batch_is_weighted_by_samples() -> None
         reference,
         {"accuracy": share},
         Kind.MEASURED,
-    )
+    ).measurements
     assert found["accuracy"].value == 0.75
 
 
@@ -103,6 +103,7 @@ def test_outputs_that_are_not_finite_name_their_batch() -> None:
 def test_a_loss_is_measured_beside_the_metric() -> None:
     functions = {"accuracy": metrics.accuracy, "loss": lambda outputs, targets: outputs.sum(1)}
     reference = run_reference(identity, BATCHES, functions)
-    found = measure_quality(lambda inputs: inputs[0] + 0.5, reference, functions, Kind.MEASURED)
+    candidate = measure_quality(lambda inputs: inputs[0] + 0.5, reference, functions, Kind.MEASURED)
+    found = candidate.measurements
     assert found["loss"].value == pytest.approx(1.5 + 1.0)
     assert found["loss_drop"].value == pytest.approx(-1.0)

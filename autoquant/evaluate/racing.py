@@ -1,0 +1,57 @@
+"""When to stop measuring a candidate: as soon as it can no longer reach the frontier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from autoquant.core.evaluation import Bar
+from autoquant.core.measurement import Measurement
+
+CONFIDENCE_Z = 3.0
+"""One look errs in 0.13% of cases; at most five looks in 0.7% (Bonferroni): 99% confidence."""
+
+_LOOKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+_FEWEST_SAMPLES = 64
+
+
+def look_after(samples: int) -> tuple[int, ...]:
+    """After how many of all samples a candidate is looked at: growing subsets, each doubled."""
+    return tuple(
+        count for share in _LOOKS if (count := math.ceil(samples * share)) >= _FEWEST_SAMPLES
+    )
+
+
+def why_stop(bar: Bar, found: Mapping[str, Measurement]) -> str | None:
+    """Say why a candidate cannot reach the frontier any more, None while it can.
+
+    It cannot when its accuracy drop is beyond the constraint, or when a rival that costs no more
+    has the smaller output error while the candidate is not even one standard error ahead in
+    accuracy; each with 99% confidence over all looks.
+
+    Args:
+        bar: What it must be able to reach.
+        found: Its measurements on the samples so far, each with its standard error.
+    """
+    drop, sqnr = found["accuracy_drop"], found["sqnr_db"]
+    if bar.accuracy_drop is not None:
+        least = drop.value - CONFIDENCE_Z * (drop.stderr or 0.0)
+        if least > bar.accuracy_drop:
+            return (
+                f"accuracy drop {drop.value:.4g}, at least {least:.4g}, is beyond the limit "
+                f"{bar.accuracy_drop:g} ({_seen(sqnr)})"
+            )
+    if bar.rival is None:
+        return None
+    most = sqnr.value + CONFIDENCE_Z * (sqnr.stderr or 0.0)
+    ahead = bar.rival_drop - drop.value
+    if most < bar.rival_sqnr_db and ahead <= math.hypot(drop.stderr or 0.0, bar.rival_drop_stderr):
+        return (
+            f"SQNR {sqnr.value:.1f} dB, at most {most:.1f} dB, and candidate {bar.rival}, which "
+            f"costs no more, has {bar.rival_sqnr_db:.1f} dB ({_seen(sqnr)})"
+        )
+    return None
+
+
+def _seen(measurement: Measurement) -> str:
+    return f"after {measurement.samples} samples, 99% confidence"
