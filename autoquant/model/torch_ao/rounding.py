@@ -52,7 +52,7 @@ def round_weight(weight: Tensor, qconfig: QConfig) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Round to an integer grid and back, at a fixed scale (`FixedFakeQuantize` gives the formula)."""
+    """Round to an integer grid and back, at a fixed scale (as `FixedFakeQuantize` does)."""
 
     scale: float
     zero_point: int
