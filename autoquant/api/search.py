@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from autoquant.api.watch import Watch
 from autoquant.core.evaluation import Executor, Phase, Task
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.plan import Plan
 from autoquant.errors import AutoquantError, StorageError
 from autoquant.evaluate.evaluator import EvaluatorRecipe, build_evaluator
+from autoquant.evaluate.size import plan_costs
 from autoquant.execute.start import check_executor, start_executor
 from autoquant.job import Job, dump_job
-from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.model.subject import Subject, SubjectRecipe, parameter_count
 from autoquant.record import files
 from autoquant.record.environment import describe_environment
 from autoquant.record.example_file import write_example
@@ -37,6 +40,7 @@ from autoquant.record.report import render_report
 from autoquant.record.results import load_baseline, load_facts
 from autoquant.record.storage import write_bytes
 from autoquant.searching.constraints import Limits
+from autoquant.searching.gate import Gate
 from autoquant.searching.rounds import History, Rounds, StopReason
 from autoquant.searching.seeds import seed_plans
 from autoquant.searching.strategy import Strategy
@@ -104,7 +108,8 @@ def _search(
         journal=folder.path / files.JOURNAL,
     )
     with _executor(job, recipe, prepared, watch) as executor:
-        history = _run_rounds(job, strategy, executor, prepared, folder, tracker, watch)
+        gate = Gate(job.objectives, limits, partial(_predict, prepared))
+        history = _run_rounds(job, strategy, gate, executor, prepared, folder, tracker, watch)
         candidates = history.candidates
         if history.reason is not StopReason.INTERRUPTED:
             candidates = _score_heldout(
@@ -227,9 +232,15 @@ def _executor(
         torch.set_num_threads(threads)
 
 
+def _predict(prepared: Preparation, plan: Plan) -> Measurements:
+    """What a plan will cost, as far as it is known before it is measured."""
+    return plan_costs(plan, prepared.captured.sites, parameter_count(prepared.subject.model))
+
+
 def _run_rounds(
     job: Job,
     strategy: Strategy,
+    gate: Gate,
     executor: Executor,
     prepared: Preparation,
     folder: ResultFolder,
@@ -249,6 +260,7 @@ def _run_rounds(
             phases=prepared.phases,
             budget=job.budget,
             known=known,
+            gate=gate,
             recorder=JointRecorder((folder, tracker, watch, counter)),
             clock=time.monotonic,
         )

@@ -30,7 +30,7 @@ from autoquant.evaluate.quality import (
 from autoquant.evaluate.size import plan_costs
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture, capture
-from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.model.subject import Subject, SubjectRecipe, parameter_count
 
 _KEPT_EXECUTABLES = 16
 
@@ -87,7 +87,7 @@ class PlanEvaluator:
         self._clock = clock
         self._references: dict[Phase, FloatReference] = {}
         self._built: OrderedDict[str, Executable] = OrderedDict()
-        self._parameters = sum(item.numel() for item in subject.model.parameters())
+        self._parameters = parameter_count(subject.model)
         self._latency_inputs = latency_inputs(subject, settings.latency_batch)
 
     def run(self, phase: Phase, task: Task) -> Outcome:

@@ -96,6 +96,11 @@ def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
     return found
 
 
+def parameter_count(model: nn.Module) -> int:
+    """Elements of all parameters."""
+    return sum(item.numel() for item in model.parameters())
+
+
 def load_model(job: Job) -> nn.Module:
     """Call the entry point of a job's model.
 

@@ -11,6 +11,7 @@ from autoquant.core.measurement import Candidate
 from autoquant.core.recording import Recorder
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget
+from autoquant.searching.gate import Gate, Ruling
 from autoquant.searching.strategy import Ask, Strategy
 
 
@@ -43,6 +44,7 @@ class Rounds:
         phases: What to measure of each candidate, in order.
         budget: Trials, minutes, round size.
         known: Candidates of an earlier process; what they have is not measured again.
+        gate: Says what of a candidate is worth measuring.
         recorder: Told of each candidate after each phase.
         clock: Seconds, monotonic.
     """
@@ -55,6 +57,7 @@ class Rounds:
         phases: Sequence[Phase],
         budget: Budget,
         known: Sequence[Candidate],
+        gate: Gate,
         recorder: Recorder,
         clock: Callable[[], float],
     ) -> None:
@@ -62,9 +65,12 @@ class Rounds:
         self._executor = executor
         self._phases = tuple(phases)
         self._budget = budget
+        self._gate = gate
         self._recorder = recorder
         self._clock = clock
         self._candidates = {candidate.number: candidate for candidate in known}
+        for candidate in known:
+            gate.learn(candidate)
         self._deadline = None if budget.minutes is None else clock() + 60.0 * budget.minutes
         self._exhausted = False
 
@@ -113,11 +119,14 @@ class Rounds:
         _refuse_total_failure(candidates)
 
     def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: list[Ask]) -> Iterator[Task]:
-        """The round's plans, asked for one by one while the first are being measured."""
+        """The round's plans, asked for one by one while the first are being measured.
+
+        The bars know what was told before the round, and nothing of the round itself.
+        """
         for ask in begun:
             asks[ask.number] = ask
             if self._needs(phase, ask):
-                yield Task(ask.number, ask.plan)
+                yield self._task(ask, before=begun[0].number)
         if begun and self._strategy.round_is_closed:
             return
         for _ in range(min(self._budget.round_size - len(begun), self._room())):
@@ -127,12 +136,21 @@ class Rounds:
                 return
             asks[asked.number] = asked
             if self._needs(phase, asked):
-                yield Task(asked.number, asked.plan)
+                yield self._task(asked, before=min(asks))
+
+    def _task(self, ask: Ask, before: int) -> Task:
+        return Task(ask.number, ask.plan, self._gate.bar(ask.plan, ask.origin, before))
 
     def _pending(self, phase: Phase, asks: Mapping[int, Ask]) -> Iterator[Task]:
+        """What a later phase must still measure; the rest gets its prediction."""
         for ask in asks.values():
-            if self._needs(phase, ask):
+            if not self._needs(phase, ask):
+                continue
+            ruling = self._gate.rule_out_latency(self._candidates[ask.number])
+            if ruling is None:
                 yield Task(ask.number, ask.plan)
+            else:
+                self._keep(_estimated(self._candidates[ask.number], ruling))
 
     def _needs(self, phase: Phase, ask: Ask) -> bool:
         """Whether a phase of a plan is still to be measured."""
@@ -156,11 +174,25 @@ class Rounds:
             before,
             measurements={**before.measurements, **outcome.measurements},
             failure=outcome.failure,
+            stopped=outcome.stopped or before.stopped,
             seconds=seconds,
             executed=outcome.executed or before.executed,
         )
-        self._candidates[ask.number] = candidate
+        self._keep(candidate)
+
+    def _keep(self, candidate: Candidate) -> None:
+        self._candidates[candidate.number] = candidate
+        self._gate.learn(candidate)
         self._recorder.candidate(candidate)
+
+
+def _estimated(candidate: Candidate, ruling: Ruling) -> Candidate:
+    """A candidate whose latency is predicted instead of measured."""
+    return replace(
+        candidate,
+        measurements={**ruling.predicted, **candidate.measurements},
+        stopped=ruling.reason,
+    )
 
 
 def _refuse_total_failure(candidates: Sequence[Candidate]) -> None:

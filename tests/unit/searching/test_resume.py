@@ -18,6 +18,7 @@ from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget, Constraints
 from autoquant.searching.constraints import Limits
+from autoquant.searching.gate import Gate
 from autoquant.searching.rounds import History, Rounds, StopReason
 from autoquant.searching.samplers import SAMPLERS
 from autoquant.searching.seeds import seed_plans
@@ -98,21 +99,24 @@ def search(
     minutes: float | None = None,
 ) -> History:
     space = space_of(knobs)
+    limits = Limits(Constraints(accuracy_drop=0.02), {})
     strategy = Strategy(
         space,
         seed_plans(space, table_of(space)),
         objectives=(Objective.OUTPUT_ERROR, Objective.BOPS),
-        limits=Limits(Constraints(accuracy_drop=0.02), {}),
+        limits=limits,
         sampler=sampler,
         seed=1,
         journal=journal,
     )
+    gate = Gate((Objective.OUTPUT_ERROR, Objective.BOPS), limits, lambda plan: {})
     return Rounds(
         strategy,
         executor,
         phases=(Phase.QUALITY,),
         budget=Budget(trials=trials, round_size=8, minutes=minutes),
         known=list(kept),
+        gate=gate,
         recorder=kept,
         clock=time.monotonic,
     ).run()

@@ -1,0 +1,151 @@
+"""What of a candidate is worth measuring, given what is known of the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from autoquant.core.evaluation import Bar
+from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
+from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
+from autoquant.searching.constraints import Limits
+
+INTERVAL_Z = 2.0
+"""A predicted latency is taken to be within this many standard errors."""
+
+ALWAYS_WHOLE = "seed:uniform"
+"""Origins that begin so are rivals that any user asks for: they are measured in full."""
+
+Predict = Callable[[Plan], Measurements]
+"""What a plan will cost, by measurement (`speedup`, `size_bytes`, `bops_ratio`); a standard error
+where the prediction is not exact. A measurement that is missing is not predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """Why a candidate's latency is not measured, and what it is predicted to be."""
+
+    reason: str
+    predicted: Measurements
+
+
+class Gate:
+    """Knows the candidates so far, and says what of a new one could matter.
+
+    Args:
+        objectives: What the search minimizes.
+        limits: The user's constraints.
+        predict: What plans will cost.
+    """
+
+    def __init__(self, objectives: Sequence[Objective], limits: Limits, predict: Predict) -> None:
+        self._costs = tuple(item for item in objectives if not item.is_quality)
+        self._limits = limits
+        self._predict = predict
+        self._rivals: dict[int, Candidate] = {}
+
+    def learn(self, candidate: Candidate) -> None:
+        """Take in a candidate: a rival of later ones if it was measured whole and may be chosen."""
+        self._rivals.pop(candidate.number, None)
+        whole = candidate.stopped is None and candidate.failure is None
+        needed = {"sqnr_db", "accuracy_drop", *(item.measurement for item in self._costs)}
+        if whole and needed <= set(candidate.measurements) and self._limits.kept_by(candidate):
+            self._rivals[candidate.number] = candidate
+
+    def bar(self, plan: Plan, origin: str, before: int) -> Bar | None:
+        """What a plan must be able to reach while its quality is measured.
+
+        Args:
+            plan: The plan.
+            origin: Where it came from.
+            before: Candidates of this number and later are not looked at, so that what is
+                measured does not depend on what finished first.
+        """
+        if origin.startswith(ALWAYS_WHOLE):
+            return None
+        allowed = self._limits.constraints.accuracy_drop
+        predicted = self._predict(plan)
+        cheaper = [
+            rival
+            for number, rival in self._rivals.items()
+            if number < before and self._costs_no_more(rival, predicted)
+        ]
+        if not cheaper:
+            return Bar(accuracy_drop=allowed)
+        rival = max(cheaper, key=lambda item: (item.measurements["sqnr_db"].value, -item.number))
+        drop = rival.measurements["accuracy_drop"]
+        return Bar(
+            accuracy_drop=allowed,
+            rival=rival.number,
+            rival_sqnr_db=rival.measurements["sqnr_db"].value,
+            rival_drop=drop.value,
+            rival_drop_stderr=drop.stderr or 0.0,
+        )
+
+    def rule_out_latency(self, candidate: Candidate) -> Ruling | None:
+        """Say why a candidate's latency need not be measured; None where it must be.
+
+        It need not when the candidate was stopped, when it is beyond a constraint already, or
+        when a rival that is not slower than the fastest it may be has the better output error
+        while the candidate is not one standard error ahead in accuracy.
+        """
+        if candidate.origin.startswith(ALWAYS_WHOLE):
+            return None
+        predicted = self._predict(candidate.plan)
+        if "speedup" not in predicted:
+            return None
+        reason = candidate.stopped or self._beyond_limits(candidate)
+        if reason is None:
+            rival = self._better_rival(candidate, predicted)
+            if rival is None:
+                return None
+            speedup = predicted["speedup"]
+            reason = (
+                f"latency not measured: predicted speedup {speedup.value:.2f} "
+                f"± {speedup.stderr or 0.0:.2f}, and candidate {rival.number} is faster with less "
+                "output error"
+            )
+        return Ruling(reason, predicted)
+
+    def _beyond_limits(self, candidate: Candidate) -> str | None:
+        for name, excess in self._limits.violations(candidate).items():
+            if excess > 0:
+                return f"latency not measured: {name} is {excess:.4g} beyond its limit"
+        return None
+
+    def _better_rival(self, candidate: Candidate, predicted: Measurements) -> Candidate | None:
+        sqnr, drop = candidate.measurements["sqnr_db"], candidate.measurements["accuracy_drop"]
+        for rival in self._rivals.values():
+            other = rival.measurements["accuracy_drop"]
+            ahead = other.value - drop.value
+            if (
+                rival.measurements["sqnr_db"].value >= sqnr.value
+                and ahead <= math.hypot(drop.stderr or 0.0, other.stderr or 0.0)
+                and self._costs_no_more(rival, predicted)
+            ):
+                return rival
+        return None
+
+    def _costs_no_more(self, rival: Candidate, predicted: Measurements) -> bool:
+        """Whether a rival is at most as costly as the least that a plan may cost."""
+        for objective in self._costs:
+            guess = predicted.get(objective.measurement)
+            if guess is None:
+                return False
+            margin = INTERVAL_Z * (guess.stderr or 0.0)
+            best = guess.value + margin if objective.higher_is_better else guess.value - margin
+            least = -best if objective.higher_is_better else best
+            if objective.loss(rival.measurements) > least:
+                return False
+        return True
+
+
+def predicted_speedup(latency_ms: float, stderr_ms: float, baseline_ms: float) -> Measurements:
+    """A predicted latency as the measurements that stand in for measured ones."""
+    speedup = baseline_ms / latency_ms
+    return {
+        "latency_ms": Measurement(latency_ms, Kind.ESTIMATED, stderr=stderr_ms),
+        "speedup": Measurement(speedup, Kind.ESTIMATED, stderr=speedup * stderr_ms / latency_ms),
+    }
