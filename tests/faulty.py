@@ -46,6 +46,26 @@ def nan_weights() -> nn.Module:
     return model
 
 
+def scripted_model() -> nn.Module:
+    return torch.jit.script(good_model())
+
+
+def parallel_model() -> nn.Module:
+    return nn.DataParallel(good_model())
+
+
+def quantized_model() -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(good_model(), {nn.Linear})
+
+
+def half_model() -> nn.Module:
+    return good_model().half()
+
+
+def meta_model() -> nn.Module:
+    return good_model().to("meta")
+
+
 class _Wrapped(LinearNet):
     def forward(self, x: Tensor) -> Tensor:
         return self.change(super().forward(x))
@@ -215,6 +235,14 @@ def later_integers() -> Batches:
     return good_data()[:2] + integer_data()[2:]
 
 
+def named_inputs() -> list[dict[str, Tensor]]:
+    return [{"x": inputs} for inputs, _ in good_data()]
+
+
+def uneven_tensors() -> tuple[Tensor, Tensor]:
+    return torch.zeros(64, 16), torch.zeros(60)
+
+
 def no_targets() -> list[Tensor]:
     return [inputs for inputs, _ in good_data()]
 
@@ -225,6 +253,10 @@ def paths() -> list[str]:
 
 def unreadable_data() -> Batches:
     raise PermissionError(13, "Permission denied", "/data/images")
+
+
+def forgotten_data() -> None:
+    good_data()
 
 
 def broken_loader() -> Iterator[tuple[Tensor, Tensor]]:

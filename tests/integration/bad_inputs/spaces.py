@@ -1,0 +1,104 @@
+"""Mistakes in the search space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.integration.bad_inputs.case import CALIBRATING, Case, model
+
+
+def rule(**keys: object) -> dict[str, Any]:
+    """A space of int8 and fp32 with one rule."""
+    return {"space": {"schemes": ["int8", "fp32"], "rules": [keys]}}
+
+
+SPACES = [
+    Case(
+        "unknown-scheme",
+        "`space: {schemes: [int4, fp32]}`",
+        "space.schemes.0: 'int4' is none of 'int8', 'int8_dynamic', 'int8_weight_only', 'int16', "
+        "'int16_weight', 'fp16', 'bf16', 'fp32'",
+        job={"space": {"schemes": ["int4", "fp32"]}},
+    ),
+    Case(
+        "no-schemes",
+        "`space: {schemes: []}`",
+        "space.schemes: [] needs at least 1 item",
+        job={"space": {"schemes": []}},
+    ),
+    Case(
+        "unknown-space",
+        "`space: server_gpu`",
+        "space: no search space 'server_gpu': no such file, and no shipped space of that name",
+        "give a path, or one of linear_only, npu, server_cpu",
+        {"space": "server_gpu"},
+    ),
+    Case(
+        "rule-without-pattern",
+        "`rules: [{pin: fp32}]`",
+        "space.rules.0: {'pin': 'fp32'} is wrong",
+        "a rule needs path, kind or block, to say which sites it means",
+        rule(pin="fp32"),
+    ),
+    Case(
+        "rule-with-schemes-and-pin",
+        "`rules: [{path: first, pin: fp32, schemes: [int8]}]`",
+        "space.rules.0: {...} is wrong",
+        "a rule needs schemes or pin, and not both",
+        rule(path="first", pin="fp32", schemes=["int8"]),
+    ),
+    Case(
+        "rule-matches-no-site",
+        "`rules: [{path: frist, pin: fp32}]`",
+        "space.rules.0 (path: frist) matches no site of this model",
+        "sites are named like first, ...; --dry-run lists all",
+        rule(path="frist", pin="fp32"),
+        before=CALIBRATING,
+    ),
+    Case(
+        "group-matches-no-site",
+        "`groups: [[first, third]]`",
+        "space.groups: 'third' matches no site of this model",
+        "sites are named like first, ...; --dry-run lists all",
+        {"space": {"schemes": ["int8", "fp32"], "groups": [["first", "third"]]}},
+        before=CALIBRATING,
+    ),
+    Case(
+        "refused-pin",
+        "`rules: [{path: conv, pin: int8}]` on a Conv3d with `engine: qnnpack`",
+        "space: site 'conv' (conv3d) is pinned to int8, which this target does not run",
+        "here it runs int16, int16_weight, fp16, bf16, fp32",
+        {
+            **model("volume_model"),
+            "backend": {"engine": "qnnpack"},
+            **rule(path="conv", pin="int8"),
+        },
+        before=CALIBRATING,
+    ),
+    Case(
+        "emulated-pin",
+        "`rules: [{path: first, pin: int16}]` with the objective `latency`",
+        "space: site 'first' (linear) is pinned to int16, which this target only emulates, and the "
+        "objective latency needs real kernels",
+        "here it runs int8, int8_dynamic, ...",
+        {**rule(path="first", pin="int16"), "objectives": ["output_error", "latency"]},
+        before=CALIBRATING,
+    ),
+    Case(
+        "refused-fallback",
+        "`fallback: int8_weight_only` where linear layers are left with it",
+        "space: site 'first' (linear) is left with space.fallback int8_weight_only, which this "
+        "target does not run",
+        "here it runs int8, int8_dynamic, ...",
+        {"space": {"schemes": ["int8_weight_only"], "fallback": "int8_weight_only"}},
+        before=CALIBRATING,
+    ),
+    Case(
+        "emulated-with-latency",
+        "`schemes: [int16]` with the objective `latency`",
+        "space: the target leaves no choice at any of the 3 sites: it would only emulate int16",
+        "widen space.schemes, or replace the objective latency by size or bops",
+        {"space": {"schemes": ["int16"]}, "objectives": ["output_error", "latency"]},
+        before=CALIBRATING,
+    ),
+]
