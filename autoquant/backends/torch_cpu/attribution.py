@@ -1,0 +1,124 @@
+"""Whose time it is: the nodes of a built model by site, and by boundary between two sites."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch.fx import GraphModule, Node
+
+from autoquant.backends.torch_cpu.stamps import NodeTimes
+from autoquant.model.capture import Capture
+from autoquant.model.torch_ao.conversion import FLOAT_NODE
+
+Edge = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """The time of one built plan, in milliseconds.
+
+    Attributes:
+        ops: By site.
+        edges: By (writing site, reading site): what changes the format of the tensor between them.
+        rest: Of no site.
+    """
+
+    ops: Mapping[str, float]
+    edges: Mapping[Edge, float]
+    rest: float
+
+
+def find_edges(captured: Capture) -> tuple[Edge, ...]:
+    """List the boundaries of a model: each site with the sites whose tensors it reads.
+
+    A tensor that passes through ops which hand its format on (flatten, reshape) still comes from
+    the site that wrote it. Inputs of the model, and tensors of ops that are no site, come from
+    no site: they are always fp32, so what it costs to read them belongs to the reader.
+    """
+    owner = _owners(captured)
+    found: dict[Edge, None] = {}
+    for node in captured.graph.graph.nodes:
+        reader = owner.get(node.name)
+        for source in node.all_input_nodes:
+            writer = owner.get(source.name)
+            if reader is not None and writer is not None and reader != writer:
+                found[writer, reader] = None
+    return tuple(found)
+
+
+def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:
+    """Give each node's time to the site or the boundary that it belongs to.
+
+    A node that the float graph has too belongs to its site. A node that conversion put in
+    (quantize, dequantize, a cast, the scale that it reads) belongs to the boundary between the
+    site that wrote the tensor and the one that reads it. Torch converts a tensor once for all
+    readers of one format: the time is then divided evenly among their boundaries, so that an
+    edge's cost is the average over what the other readers happen to need. Where one side is no
+    site (the model's input or output, a pad), the time belongs to the site on the other side.
+
+    Args:
+        model: A built plan; `node.meta` names the float nodes.
+        times: Of its nodes.
+        captured: What it was built from.
+    """
+    owner = _owners(captured)
+    known = {node.name for node in captured.graph.graph.nodes}
+    inserted = {
+        node
+        for node in model.graph.nodes
+        if node.op not in ("placeholder", "output") and _float_name(node) not in known
+    }
+    ops: dict[str, float] = defaultdict(float)
+    edges: dict[Edge, float] = defaultdict(float)
+    rest = times.call_ms
+    for node in model.graph.nodes:
+        milliseconds = times.nodes.get(node.name)
+        if milliseconds is None:
+            continue
+        ends = _ends(node, inserted, owner)
+        for writer, reader in ends:
+            share = milliseconds / len(ends)
+            site = writer or reader
+            if site is None:
+                rest += share
+            elif writer is None or reader is None or writer == reader:
+                ops[site] += share
+            else:
+                edges[writer, reader] += share
+    return Parts(dict(ops), dict(edges), rest)
+
+
+def _owners(captured: Capture) -> dict[str, str]:
+    """By float node, the site whose format it has."""
+    return {item.node: item.site for item in captured.addresses if item.site is not None}
+
+
+def _float_name(node: Node) -> str:
+    return str(node.meta.get(FLOAT_NODE, node.name))
+
+
+def _ends(
+    node: Node, inserted: set[Node], owner: Mapping[str, str]
+) -> list[tuple[str | None, str | None]]:
+    """Writer and reader of the tensor that a node converts; a site's own node is both."""
+    if node not in inserted:
+        site = owner.get(_float_name(node))
+        return [(site, site)]
+    source = node
+    if node.op == "get_attr" and node.users:
+        source = next(iter(node.users))  # a scale: it belongs to the quantize that reads it
+    while source in inserted and source.all_input_nodes:
+        source = source.all_input_nodes[0]
+    writer = None if source in inserted else owner.get(_float_name(source))
+    readers = dict.fromkeys(owner.get(_float_name(end)) for end in _readers(node, inserted))
+    return [(writer, reader) for reader in readers] or [(writer, writer)]
+
+
+def _readers(node: Node, inserted: set[Node]) -> list[Node]:
+    """The nodes that take what a node gives, through further conversions."""
+    found: list[Node] = []
+    for user in node.users:
+        found.extend(_readers(user, inserted) if user in inserted else [user])
+    return found

@@ -1,0 +1,130 @@
+"""What each choice costs on this machine: a few plans, built and timed node by node."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from autoquant.backends.covering import covering_plans
+from autoquant.backends.torch_cpu.attribution import attribute, find_edges
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend
+from autoquant.backends.torch_cpu.cost_fit import TimedPlan, fit_costs
+from autoquant.backends.torch_cpu.stamps import Clock, stamp, time_nodes
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.space import SearchSpace
+from autoquant.errors import BackendError
+from autoquant.model.capture import Capture
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSettings:
+    """How much a profile may cost.
+
+    Attributes:
+        rounds: Interleaved repetitions, of 4 pairs each.
+        least_plans: Mixed plans to time at least, beside the uniform ones.
+        most_plans: Mixed plans to stop at, though some boundary was not seen.
+        seed: Of the mixed plans.
+    """
+
+    rounds: int = 3
+    least_plans: int = 12
+    most_plans: int = 32
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Profile:
+    """What the timed plans say of all others.
+
+    Attributes:
+        table: Costs in milliseconds, by site.
+        baseline_ms: The float model's time that they are relative to.
+        measured_ms: By timed plan, its whole time.
+    """
+
+    table: CostTable
+    baseline_ms: float
+    measured_ms: dict[Plan, float]
+
+
+def profile_costs(
+    captured: Capture,
+    backend: TorchCpuBackend,
+    space: SearchSpace,
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    settings: ProfileSettings | None = None,
+    clock: Clock = time.perf_counter,
+) -> Profile:
+    """Time a few plans node by node, and fit the cost of every op and boundary to them.
+
+    Times nodes where they stand, in the order, the memory and the company in which a candidate
+    runs them; an op alone in a loop finds its weights in the cache and its input in the layout
+    it likes. The number of plans grows with the square of the schemes, not with the ops.
+
+    Call it as latency is measured: with its threads, its batch, and freed memory kept.
+
+    Args:
+        captured: The captured model.
+        backend: Of the engine; builds the plans.
+        space: What may be chosen; emulated schemes would be timed as they run here.
+        model: The float model as given: the rival of every candidate, timed beside the plans.
+        inputs: The batch of the latency measurement.
+        settings: How much to time.
+        clock: Seconds. On a busy machine and with one thread, `time.thread_time` leaves out what
+            other processes take.
+
+    Raises:
+        BackendError: No plan of the space can be built.
+    """
+    settings = settings or ProfileSettings()
+    edges = find_edges(captured)
+    plans = covering_plans(
+        space,
+        edges,
+        random.Random(settings.seed),
+        least=settings.least_plans,
+        most=settings.most_plans,
+    )
+    built = _build(backend, plans)
+    models = [stamp(module, clock) for module in built.values()]
+    times, baseline_ms = time_nodes(
+        models,
+        lambda module: backend.run(module, inputs),
+        lambda: backend.run(model, inputs),
+        rounds=settings.rounds,
+        clock=clock,
+    )
+    timed = [
+        TimedPlan(plan, attribute(module, found, captured))
+        for (plan, module), found in zip(built.items(), times, strict=True)
+    ]
+    elements = {site.name: site.output_elements for site in captured.sites}
+    return Profile(
+        table=fit_costs(timed, space, edges, elements),
+        baseline_ms=baseline_ms,
+        measured_ms={plan: found.total_ms for plan, found in zip(built, times, strict=True)},
+    )
+
+
+def _build(backend: TorchCpuBackend, plans: tuple[Plan, ...]) -> dict[Plan, GraphModule]:
+    """Build the plans that the engine takes."""
+    built: dict[Plan, GraphModule] = {}
+    refusals: list[BackendError] = []
+    for plan in plans:
+        try:
+            module = backend.build(plan).module
+        except BackendError as error:
+            refusals.append(error)
+            continue
+        if isinstance(module, GraphModule):
+            built[plan] = module
+    if not built:
+        raise refusals[0]
+    return built
