@@ -74,6 +74,18 @@ class Findings:
         return tuple(item for item in self.candidates if item.failure is not None)
 
     @property
+    def stopped(self) -> tuple[Candidate, ...]:
+        """Candidates that were not measured to the end; their numbers compare with no other's."""
+        return tuple(item for item in self.candidates if item.stopped is not None)
+
+    @property
+    def comparable(self) -> tuple[Candidate, ...]:
+        """Candidates with all their numbers, on all samples."""
+        return tuple(
+            item for item in self.candidates if item.failure is None and item.stopped is None
+        )
+
+    @property
     def chosen(self) -> Candidate | None:
         """The fastest (or smallest) member within the allowed drop; None where there is none."""
         limit = self.facts.max_drop

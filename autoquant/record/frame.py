@@ -24,14 +24,14 @@ MEASUREMENTS = (
 def candidates_frame(candidates: Iterable[Candidate]) -> pd.DataFrame:
     """Give one row for each candidate.
 
-    Columns: `number`, `digest`, `origin`, `failure`; then for each measurement its name,
+    Columns: `number`, `digest`, `origin`, `failure`, `stopped`; then for each measurement its name,
     `<name>_stderr` and `<name>_kind`, missing where a candidate has none.
     """
     listed = tuple(candidates)
     present = {name for item in listed for name in item.measurements}
     names = [name for name in _all_names() if name in present]
     names += sorted(present - set(names))
-    columns = ["number", "digest", "origin", "failure"]
+    columns = ["number", "digest", "origin", "failure", "stopped"]
     columns += [name + suffix for name in names for suffix in ("", "_stderr", "_kind")]
     frame: pd.DataFrame = pd.DataFrame([_frame_row(item) for item in listed], columns=columns)
     return frame
@@ -43,6 +43,7 @@ def _frame_row(candidate: Candidate) -> dict[str, object]:
         "digest": candidate.digest,
         "origin": candidate.origin,
         "failure": candidate.failure.reason if candidate.failure else None,
+        "stopped": candidate.stopped,
     }
     for name, item in candidate.measurements.items():
         row |= {name: item.value, f"{name}_stderr": item.stderr, f"{name}_kind": item.kind.value}

@@ -18,6 +18,7 @@ NUMBER_TAG = "autoquant.candidate"
 CONTENT_TAG = "autoquant.content"
 FRONTIER_TAG = "frontier"
 FAILURE_TAG = "failure"
+STOPPED_TAG = "stopped"
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
 
@@ -60,7 +61,7 @@ def kind_tags(measurements: Measurements, prefix: str = "") -> dict[str, str]:
 
 
 def candidate_tags(candidate: Candidate) -> dict[str, str]:
-    """Give content, kinds, plan (where it is short enough), and the reason of a failure."""
+    """Give content, kinds, plan (where it is short enough), and why it failed or was stopped."""
     tags = {
         CONTENT_TAG: content_digest(candidate),
         **kind_tags(candidate.measurements),
@@ -70,6 +71,8 @@ def candidate_tags(candidate: Candidate) -> dict[str, str]:
         tags["plan"] = plan
     if candidate.failure is not None:
         tags[FAILURE_TAG] = candidate.failure.reason[:_LONGEST_TAG]
+    if candidate.stopped is not None:
+        tags[STOPPED_TAG] = candidate.stopped[:_LONGEST_TAG]
     return tags
 
 
@@ -120,6 +123,7 @@ def findings_metrics(findings: Findings) -> dict[str, float]:
         "hypervolume": findings.frontier.hypervolume,
         "candidates": len(findings.candidates),
         "failures": len(findings.failures),
+        "stopped": len(findings.stopped),
         "frontier_members": len(findings.frontier),
         **measurement_metrics(findings.frontier.baseline, "baseline."),
     }

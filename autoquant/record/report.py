@@ -70,18 +70,18 @@ def _fill(name: str, values: Mapping[str, Any]) -> str:
 
 def _texts(findings: Findings) -> dict[str, Any]:
     frontier, chosen = findings.frontier, findings.chosen
-    measured = tuple(item for item in findings.candidates if item.failure is None)
     ops = tuple(_ops(findings, chosen)) if chosen else ()
     return {
         "title": f"{findings.facts.name}: precision search",
         "subtitle": _subtitle(findings),
         "summary": summarize(findings),
         "frontier": candidate_table(frontier.members, frontier.baseline),
-        "everything": candidate_table(measured, frontier.baseline),
+        "everything": candidate_table(findings.comparable, frontier.baseline),
         "chosen": str(chosen.number) if chosen else "",
         "ops": ops,
         "differing": sum(op.differs for op in ops),
-        "failures": [_failure(item) for item in findings.failures],
+        "failures": [_explained(item) for item in findings.failures],
+        "stopped": [_explained(item) for item in findings.stopped],
         "objectives": ", ".join(item.value.replace("_", " ") for item in frontier.objectives),
         "sensitivity_samples": findings.sensitivity.samples if findings.sensitivity else 0,
         "setup": tuple(_setup(findings)),
@@ -141,12 +141,12 @@ def _ops(findings: Findings, chosen: Candidate) -> Iterator[_Op]:
         )
 
 
-def _failure(candidate: Candidate) -> dict[str, Any]:
+def _explained(candidate: Candidate) -> dict[str, Any]:
     return {
         "number": candidate.number,
         "origin": candidate.origin,
         "ops": counts_text(candidate.plan),
-        "reason": candidate.failure.reason if candidate.failure else "",
+        "reason": candidate.failure.reason if candidate.failure else candidate.stopped or "",
     }
 
 

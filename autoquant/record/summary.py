@@ -18,7 +18,12 @@ def summarize(findings: Findings) -> tuple[str, ...]:
     sentences = [_frontier_sentence(findings)]
     if findings.chosen is not None:
         sentences += _chosen_sentences(findings, findings.chosen)
-    return (*sentences, *_failure_sentences(findings), *findings.facts.notices)
+    return (
+        *sentences,
+        *_failure_sentences(findings),
+        *_stopped_sentences(findings),
+        *findings.facts.notices,
+    )
 
 
 def findings_unit(findings: Findings) -> ScoreUnit:
@@ -83,6 +88,16 @@ def _failure_sentences(findings: Findings) -> list[str]:
         return []
     noun = "1 candidate" if count == 1 else f"{count} candidates"
     return [f"{noun} failed; the reasons are listed with the failures."]
+
+
+def _stopped_sentences(findings: Findings) -> list[str]:
+    count = len(findings.stopped)
+    if count == 0:
+        return []
+    return [
+        f"{_count(count)} {'was' if count == 1 else 'were'} not measured to the end, because the "
+        "frontier was out of reach; the reasons are listed."
+    ]
 
 
 def _amount(drop: float, unit: ScoreUnit) -> str:

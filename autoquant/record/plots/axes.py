@@ -44,7 +44,7 @@ class Axis:
 def cost_axis(findings: Findings) -> Axis:
     """Give the first cost of the frontier that candidates have; size where there is none."""
     for objective in (*findings.frontier.axes[1:], Objective.SIZE):
-        if any(objective.measurement in item.measurements for item in findings.candidates):
+        if any(objective.measurement in item.measurements for item in findings.comparable):
             return _cost_axis(objective, findings.frontier.baseline)
     return _cost_axis(Objective.LATENCY, findings.frontier.baseline)
 

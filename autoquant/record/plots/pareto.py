@@ -56,7 +56,7 @@ class _Panel:
         """Candidates that have both numbers."""
         return tuple(
             item
-            for item in self.findings.candidates
+            for item in self.findings.comparable
             if {self.x.name, self.y.name} <= set(item.measurements)
         )
 

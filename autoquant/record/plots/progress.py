@@ -21,7 +21,7 @@ def progress_figure(findings: Findings) -> go.Figure:
     within the allowed accuracy drop. The shaded part is the seeds.
     """
     figure = plain_figure(height=_HEIGHT)
-    counted = [item for item in findings.candidates if _counts(item, findings)]
+    counted = [item for item in findings.comparable if _counts(item, findings)]
     volumes = _volumes(counted, findings)
     if not volumes or volumes[-1] <= 0.0:
         return note(figure, "Too few candidates to show progress.")

@@ -100,8 +100,8 @@ def test_the_terminal_shows_every_cell_and_takes_no_markup_from_names() -> None:
 def test_the_frame_has_a_column_for_each_measurement_its_error_and_its_kind() -> None:
     emulated = make_candidate(1, PLAN, kind=Kind.EMULATED, speedup=None, heldout=0.01)
     frame = candidates_frame([make_candidate(0, PLAN), emulated])
-    assert list(frame.columns[:7]) == [
-        *("number", "digest", "origin", "failure"),
+    assert list(frame.columns[:8]) == [
+        *("number", "digest", "origin", "failure", "stopped"),
         *("accuracy", "accuracy_stderr", "accuracy_kind"),
     ]
     assert frame["speedup"].tolist()[0] == 2.5
@@ -112,7 +112,8 @@ def test_the_frame_has_a_column_for_each_measurement_its_error_and_its_kind() ->
 
 
 def test_a_frame_of_nothing_still_has_its_first_columns() -> None:
-    assert list(candidates_frame([]).columns) == ["number", "digest", "origin", "failure"]
+    first = ["number", "digest", "origin", "failure", "stopped"]
+    assert list(candidates_frame([]).columns) == first
 
 
 def test_a_failure_is_a_row_of_the_frame(findings: Findings) -> None:

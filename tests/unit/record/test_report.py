@@ -162,3 +162,16 @@ def test_a_search_that_found_nothing_has_a_report(findings: Findings) -> None:
     html = render_report(empty)
     assert "None of 0 candidates is within the constraints" in html
     assert parse(html).mistakes == []
+
+
+def test_a_stopped_candidate_stands_in_a_table_of_its_own(findings: Findings) -> None:
+    why = "SQNR 20.1 dB, at most 21.0 dB, and candidate 1 has 27.4 dB (after 125 samples)"
+    stopped = replace(findings.candidates[30], stopped=why)
+    candidates = (*findings.candidates[:30], stopped, *findings.candidates[31:])
+    page = parse(render_report(replace(findings, candidates=candidates)))
+    assert [(row[0], row[3]) for row in page.rows["stopped"][1:]] == [("30", why)]
+    assert "30" not in [row[0] for row in page.rows["candidates"]]
+
+
+def test_without_stopped_candidates_there_is_no_such_table(page: Page) -> None:
+    assert "stopped" not in page.rows
