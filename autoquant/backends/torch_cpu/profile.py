@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from autoquant.backends.covering import covering_plans
+from autoquant.backends.protocol import Backend
 from autoquant.backends.torch_cpu.attribution import attribute, find_edges
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend
 from autoquant.backends.torch_cpu.cost_fit import TimedPlan, fit_costs
 from autoquant.backends.torch_cpu.stamps import Clock, stamp, time_nodes
 from autoquant.core.costs import CostTable
@@ -55,7 +55,7 @@ class Profile:
 
 def profile_costs(
     captured: Capture,
-    backend: TorchCpuBackend,
+    backend: Backend,
     space: SearchSpace,
     model: nn.Module,
     inputs: tuple[Tensor, ...],
@@ -113,7 +113,7 @@ def profile_costs(
     )
 
 
-def _build(backend: TorchCpuBackend, plans: tuple[Plan, ...]) -> dict[Plan, GraphModule]:
+def _build(backend: Backend, plans: tuple[Plan, ...]) -> dict[Plan, GraphModule]:
     """Build the plans that the engine takes."""
     built: dict[Plan, GraphModule] = {}
     refusals: list[BackendError] = []
