@@ -1,9 +1,10 @@
-"""Size and arithmetic of a plan, exactly, from its sites."""
+"""Size and arithmetic of a plan, exactly, from its sites; as numbers and as additive tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Precision, Scheme
@@ -30,12 +31,48 @@ def plan_costs(plan: Plan, sites: Iterable[Site], parameter_count: int) -> dict[
     for site in sites:
         scheme = plan[site.name]
         size += weight_bytes(site, scheme) - site.weight_count * _BYTES_FP32
-        operations += site.macs * scheme.weight.bits * _activation_bits(scheme)
-        full += site.macs * Precision.FP32.bits**2
+        operations += bit_operations(site, scheme)
+        full += bit_operations(site, Scheme.FP32)
     return {
         "size_bytes": Measurement(float(size), Kind.ESTIMATED),
         "bops_ratio": Measurement(operations / full if full else 1.0, Kind.ESTIMATED),
     }
+
+
+def size_table(sites: Iterable[Site], parameter_count: int) -> CostTable:
+    """Give the table whose `predict` is a plan's `size_bytes`, exactly.
+
+    Args:
+        sites: All sites of the model.
+        parameter_count: Parameters of the whole float model.
+    """
+    listed = tuple(sites)
+    others = parameter_count - sum(site.weight_count for site in listed)
+    ops = {
+        (site.name, scheme): float(weight_bytes(site, scheme))
+        for site in listed
+        for scheme in Scheme
+    }
+    return CostTable(float(others * _BYTES_FP32), ops, {}, Kind.ESTIMATED, "bytes")
+
+
+def bops_table(sites: Iterable[Site]) -> CostTable:
+    """Give the table whose `predict` is a plan's bit operations, exactly.
+
+    A plan's `bops_ratio` is its bit operations over those of the fp32 plan: whole numbers, so
+    that no order of adding them up changes the result.
+    """
+    ops = {
+        (site.name, scheme): float(bit_operations(site, scheme))
+        for site in sites
+        for scheme in Scheme
+    }
+    return CostTable(0.0, ops, {}, Kind.ESTIMATED, "bops")
+
+
+def bit_operations(site: Site, scheme: Scheme) -> int:
+    """MACs of a site for one sample, times weight bits, times activation bits."""
+    return site.macs * scheme.weight.bits * _activation_bits(scheme)
 
 
 def weight_bytes(site: Site, scheme: Scheme) -> int:

@@ -1,0 +1,42 @@
+"""Size and bit operations of a plan are sums over its sites, to the last byte."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.evaluate.size import bops_table, plan_costs, size_table
+from autoquant.model.capture import Capture, capture
+from tests.networks import MixedNet, images, seeded
+
+MODEL = seeded(MixedNet)
+PARAMETERS = sum(item.numel() for item in MODEL.parameters())
+
+
+@pytest.fixture(scope="module")
+def captured() -> Capture:
+    return capture(MODEL, (images(2),))
+
+
+def any_plan(captured: Capture, seed: int) -> Plan:
+    draw = random.Random(seed)
+    return Plan.of({site.name: draw.choice(list(Scheme)) for site in captured.sites})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_size_table_gives_the_size(captured: Capture, seed: int) -> None:
+    plan = any_plan(captured, seed)
+    size = plan_costs(plan, captured.sites, PARAMETERS)["size_bytes"].value
+    assert size_table(captured.sites, PARAMETERS).predict(plan) == size
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_bops_table_gives_the_ratio(captured: Capture, seed: int) -> None:
+    plan = any_plan(captured, seed)
+    full = Plan.of({site.name: Scheme.FP32 for site in captured.sites})
+    table = bops_table(captured.sites)
+    ratio = plan_costs(plan, captured.sites, PARAMETERS)["bops_ratio"].value
+    assert table.predict(plan) / table.predict(full) == ratio
