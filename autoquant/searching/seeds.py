@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
+from autoquant.searching.program import Limit
+from autoquant.searching.sweep import sweep_frontier
 
+PROGRAM_SEEDS = 12
 LADDER_PERCENT = (5, 10, 20, 30, 50, 75)
 _RAISE_TO = (Scheme.INT16, Scheme.BF16, Scheme.FP16, Scheme.FP32)
 
@@ -22,20 +26,36 @@ class Seed:
     origin: str
 
 
-def seed_plans(space: SearchSpace, table: SensitivityTable) -> tuple[Seed, ...]:
-    """List the seeds: all-fp32, every uniform plan, and the ladder.
+def seed_plans(
+    space: SearchSpace,
+    table: SensitivityTable,
+    costs: CostTable | None = None,
+    limits: Sequence[Limit] = (),
+    *,
+    program_seeds: int = PROGRAM_SEEDS,
+) -> tuple[Seed, ...]:
+    """List the seeds: all-fp32, every uniform plan, the additive model's frontier, and the ladder.
 
-    The ladder starts from the uniform plan of the cheapest scheme and raises its k percent most
-    sensitive knobs (by the noise that the scheme alone adds to the output), for growing k, to
+    The frontier (`sweep_frontier`) trades the table's additive noise for the costs, cheapest plan
+    first. The ladder starts from the uniform plan of the cheapest scheme and raises its k percent
+    most sensitive knobs (by the noise that the scheme alone adds to the output), for growing k, to
     each more precise scheme in turn. Equal plans are listed once, under the first origin.
 
     Args:
         space: The search space.
         table: Sensitivity of its knobs.
+        costs: What plans cost, over sites; None: no frontier among the seeds.
+        limits: What every plan of the frontier must keep, over sites; uniform plans and the ladder
+            are listed whether they keep them or not.
+        program_seeds: How many plans of the frontier at most.
+
+    Raises:
+        PlanError: No plan keeps the limits.
     """
     seen: set[str] = set()
     seeds = []
-    for seed in (*_uniform(space), *_ladder(space, table)):
+    program = () if costs is None else _program(space, table, costs, limits, program_seeds)
+    for seed in (*_uniform(space), *program, *_ladder(space, table)):
         if seed.plan.digest not in seen:
             seen.add(seed.plan.digest)
             seeds.append(seed)
@@ -46,6 +66,18 @@ def _uniform(space: SearchSpace) -> Iterator[Seed]:
     yield Seed(space.uniform(Scheme.FP32), "seed:uniform-fp32")
     for scheme in space.schemes:
         yield Seed(space.uniform(scheme), f"seed:uniform-{scheme.value}")
+
+
+def _program(
+    space: SearchSpace,
+    table: SensitivityTable,
+    costs: CostTable,
+    limits: Sequence[Limit],
+    count: int,
+) -> Iterator[Seed]:
+    points = sweep_frontier(space, table.losses(), costs, limits, points=count)
+    for place, point in enumerate(points, start=1):
+        yield Seed(point.plan, f"seed:program-{place}")
 
 
 def _ladder(space: SearchSpace, table: SensitivityTable) -> Iterator[Seed]:

@@ -1,0 +1,67 @@
+"""Seeds: each plan once, the additive model's frontier among them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from autoquant.core.costs import CostTable
+from autoquant.core.precision import Scheme
+from autoquant.errors import PlanError
+from autoquant.searching.program import Limit
+from autoquant.searching.seeds import PROGRAM_SEEDS, Seed, seed_plans
+from tests.unit.searching.test_resume import SCHEMES, space_of, table_of
+
+SPACE = space_of(8)
+TABLE = table_of(SPACE)
+COSTS = CostTable(
+    0.0,
+    {
+        (knob.name, scheme): scheme.activation.bits * (1.0 + i % 3)
+        for i, knob in enumerate(SPACE.knobs)
+        for scheme in SCHEMES
+    },
+    {
+        (writer.name, reader.name): {(a, b): 0.5 for a in SCHEMES for b in SCHEMES if a is not b}
+        for writer, reader in itertools.pairwise(SPACE.knobs)
+    },
+)
+SHARE = CostTable(
+    0.0, {(k.name, s): (s is Scheme.INT16) / 8 for k in SPACE.knobs for s in SCHEMES}, unit=""
+)
+
+
+def of_program(seeds: tuple[Seed, ...]) -> list[Seed]:
+    return [seed for seed in seeds if seed.origin.startswith("seed:program-")]
+
+
+def test_without_costs_there_are_uniform_plans_and_the_ladder() -> None:
+    origins = {seed.origin.partition(":")[2].partition("-")[0] for seed in seed_plans(SPACE, TABLE)}
+    assert origins == {"uniform", "ladder"}
+
+
+def test_the_frontier_comes_after_the_uniform_plans_cheapest_first() -> None:
+    seeds = seed_plans(SPACE, TABLE, COSTS)
+    kinds = [seed.origin.partition(":")[2].partition("-")[0] for seed in seeds]
+    assert [kind for kind, _ in itertools.groupby(kinds)] == ["uniform", "program", "ladder"]
+    costs = [COSTS.predict(seed.plan) for seed in of_program(seeds)]
+    assert costs == sorted(costs)
+    assert 3 <= len(costs) <= PROGRAM_SEEDS
+
+
+def test_no_plan_is_listed_twice() -> None:
+    seeds = seed_plans(SPACE, TABLE, COSTS)
+    assert len({seed.plan.digest for seed in seeds}) == len(seeds)
+
+
+def test_plans_of_the_frontier_keep_the_limits() -> None:
+    limits = (Limit("share of int16", SHARE, 0.25),)
+    seeds = of_program(seed_plans(SPACE, TABLE, COSTS, limits, program_seeds=6))
+    assert 3 <= len(seeds) <= 6
+    assert max(SHARE.predict(seed.plan) for seed in seeds) <= 0.25
+
+
+def test_limits_that_no_plan_keeps_are_refused() -> None:
+    with pytest.raises(PlanError, match="limit on cost: 1 ms is below"):
+        seed_plans(SPACE, TABLE, COSTS, (Limit("cost", COSTS, 1.0),))
