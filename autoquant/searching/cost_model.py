@@ -116,20 +116,46 @@ class CostModel:
         """The corrected costs, for an integer program: `table.predict` is `predict(...).mean`."""
         if not self.observations:
             return self.prior
-        terms, fit = self._terms, self._fit
-        pulls = np.zeros_like(terms.costs)
-        for row, weight in zip(self._rows, fit.weights, strict=True):
-            np.add.at(pulls, row, weight)
-        shared = terms.shared_parts(self._rows).T @ fit.weights
-        costs = (
-            terms.costs
-            + (fit.trust.term * terms.spreads) ** 2 * pulls
-            + fit.trust.group**2 * terms.costs * shared[terms.groups]
-        )
-        constant = self.prior.constant + self._constant_variance(fit.trust) * fit.weights.sum()
+        return self._corrected(self._terms.costs, self.prior.constant, self._fit.weights)
+
+    def draw(self, random: np.random.Generator) -> CostTable:
+        """Draw a table from the posterior: what the costs may well be.
+
+        A draw from the prior, corrected by what it gets wrong at the observations (Matheron's
+        rule; Wilson et al., "Efficiently Sampling Functions from Gaussian Process Posteriors",
+        ICML 2020, eq. 6).
+        """
+        terms, trust = self._terms, self._fit.trust
+        count = len(terms.costs)
+        factors = trust.group * random.standard_normal(int(terms.groups.max()) + 1)
+        costs = terms.costs * (1.0 + factors[terms.groups])
+        costs = costs + trust.term * terms.spreads * random.standard_normal(count)
+        spread = math.sqrt(self._constant_variance(trust))
+        constant = self.prior.constant + spread * float(random.standard_normal())
+        if not self.observations:
+            return self._corrected(costs, constant, np.zeros(0))
+        found = np.array([item.cost for item in self.observations])
+        noise = np.sqrt(self._noise(trust, slice(None))) * random.standard_normal(len(found))
+        errors = found - (constant + costs[self._rows].sum(axis=1) + noise)
+        return self._corrected(costs, constant, self._fit.inverse @ errors)
+
+    def _corrected(self, costs: Floats, constant: float, weights: Floats) -> CostTable:
+        """The table of some costs, pulled towards the observations by their weights."""
+        terms, trust = self._terms, self._fit.trust
+        if len(weights):
+            pulls = np.zeros_like(terms.costs)
+            for row, weight in zip(self._rows, weights, strict=True):
+                np.add.at(pulls, row, weight)
+            shared = terms.shared_parts(self._rows).T @ weights
+            costs = (
+                costs
+                + (trust.term * terms.spreads) ** 2 * pulls
+                + trust.group**2 * terms.costs * shared[terms.groups]
+            )
+            constant += float(self._constant_variance(trust) * weights.sum())
         return replace(
             self.prior,
-            constant=float(constant),
+            constant=constant,
             ops={key: float(costs[index]) for key, index in terms.ops.items()},
             edges={edge: _values(pairs, costs) for edge, pairs in terms.edges},
         )

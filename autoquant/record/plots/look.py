@@ -60,9 +60,16 @@ def restyle(figure: go.Figure, *, height: int) -> go.Figure:
         font={"family": _FONT, "size": 13, "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        margin={"l": 70, "r": 24, "t": 48, "b": 60},
+        margin={"l": 70, "r": 24, "t": 76, "b": 60},
         hoverlabel={"align": "left", "bgcolor": "white", "font": {"family": _FONT, "size": 12}},
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "xanchor": "left"},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.0,
+            "yanchor": "top",
+            "yref": "container",
+        },
     )
     axis = {
         "gridcolor": GRID,
