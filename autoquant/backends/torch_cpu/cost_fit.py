@@ -43,8 +43,8 @@ def fit_costs(
     arrive changes it (int8 kernels write channels last, and a float op after them runs faster
     on that): what a writer's scheme adds or takes, shrunk towards nothing, is part of the
     boundary. So a boundary costs its conversions plus what it does to its reader, and may be
-    negative. What no plan shows is filled in: an op by its fp32 cost times the ratio that the
-    scheme has elsewhere; a boundary by a line in the tensor's size, fitted over the boundaries
+    negative. What no plan shows is filled in: an op by its cost in its most precise scheme times
+    the ratio that the two schemes have elsewhere; a boundary by a line in the tensor's size, fitted over the boundaries
     of the same pair of schemes.
 
     Args:
@@ -54,7 +54,7 @@ def fit_costs(
         elements: By site, the elements that it writes.
 
     Raises:
-        ValueError: A scheme of the space was seen nowhere.
+        ValueError: A scheme of the space was seen nowhere, or a site in no scheme.
     """
     allowed = {site: knob.schemes for knob in space.knobs for site in knob.sites}
     listed = tuple(edges)
@@ -106,16 +106,15 @@ def _fill_ops(
     seen = dict(ops)
     for site, schemes in allowed.items():
         for scheme in (item for item in schemes if (site, item) not in seen):
+            known = [item for item in schemes if (site, item) in seen]
             ratios = [
-                cost / seen[other, known]
+                cost / seen[other, known[-1]]
                 for (other, found), cost in seen.items()
-                for known in schemes
-                if found is scheme and seen.get((site, known)) and seen.get((other, known))
+                if known and found is scheme and seen.get((other, known[-1]))
             ]
             if not ratios:
-                raise ValueError(f"no timed plan shows {scheme.value} beside another scheme")
-            known = next(item for item in reversed(schemes) if (site, item) in seen)
-            ops[site, scheme] = seen[site, known] * float(np.median(ratios))
+                raise ValueError(f"no timed plan shows what {scheme.value} costs at {site!r}")
+            ops[site, scheme] = seen[site, known[-1]] * float(np.median(ratios))
 
 
 def _conversion_lines(

@@ -1,0 +1,190 @@
+"""Every node's time has one owner, and a profile knows every choice and every boundary."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from autoquant.backends.torch_cpu.attribution import attribute, find_edges
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.torch_cpu.engines import engines_here
+from autoquant.backends.torch_cpu.profile import Profile, ProfileSettings, profile_costs
+from autoquant.backends.torch_cpu.stamps import NodeTimes
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.space import Knob, SearchSpace
+from autoquant.core.statistics import ObserverName
+from autoquant.model.calibration import calibrate
+from autoquant.model.capture import Capture, capture
+from tests.networks import MixedNet, images, seeded
+from tests.spaces import full_space, random_plan
+
+ENGINE = "onednn" if "onednn" in engines_here() else engines_here()[0]
+SCHEMES = (Scheme.INT8, Scheme.BF16, Scheme.FP32)
+
+
+class Residual(nn.Module):
+    """Two readers of one tensor, and an add that reads two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return torch.flatten(x + self.second(x), 1)
+
+
+def backend_of(captured: Capture) -> TorchCpuBackend:
+    statistics = calibrate(captured, [(images(8),)], lambda count: None)
+    settings = engine_settings(ENGINE, ObserverName.MINMAX)
+    return TorchCpuBackend(captured, statistics, ENGINE, settings, (images(2),))
+
+
+@pytest.fixture(scope="module")
+def residual() -> tuple[Capture, TorchCpuBackend]:
+    captured = capture(seeded(Residual), (images(2),))
+    return captured, backend_of(captured)
+
+
+def one_ms_each(model: GraphModule) -> NodeTimes:
+    names = [n.name for n in model.graph.nodes if n.op not in ("placeholder", "output")]
+    return NodeTimes(dict.fromkeys(names, 1.0), 0.5)
+
+
+def build(backend: TorchCpuBackend, plan: Plan) -> GraphModule:
+    module = backend.build(plan).module
+    assert isinstance(module, GraphModule)
+    return module
+
+
+def test_edges_lead_from_writers_to_readers(residual: tuple[Capture, TorchCpuBackend]) -> None:
+    captured, _ = residual
+    assert set(find_edges(captured)) == {
+        ("first", "second"),
+        ("first", ":add:0"),
+        ("second", ":add:0"),
+    }
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_time_is_lost(residual: tuple[Capture, TorchCpuBackend], seed: int) -> None:
+    captured, backend = residual
+    plan = random_plan(full_space(captured, backend), seed, SCHEMES)
+    module = build(backend, plan)
+    times = one_ms_each(module)
+    parts = attribute(module, times, captured)
+    total = sum(parts.ops.values()) + sum(parts.edges.values()) + parts.rest
+    assert total == pytest.approx(times.total_ms)
+
+
+def test_a_uniform_float_plan_has_no_boundaries(
+    residual: tuple[Capture, TorchCpuBackend],
+) -> None:
+    captured, backend = residual
+    plan = Plan.of({site.name: Scheme.FP32 for site in captured.sites})
+    module = build(backend, plan)
+    parts = attribute(module, one_ms_each(module), captured)
+    assert not parts.edges
+    assert parts.ops == {"first": 1.0, "second": 1.0, ":add:0": 2.0}  # it hands its format on
+
+
+def test_a_dequantize_for_two_readers_is_divided(
+    residual: tuple[Capture, TorchCpuBackend],
+) -> None:
+    captured, backend = residual
+    plan = Plan.of({"first": Scheme.INT8, "second": Scheme.FP32, ":add:0": Scheme.FP32})
+    module = build(backend, plan)
+    parts = attribute(module, one_ms_each(module), captured)
+    dequantizes = [n for n in module.graph.nodes if n.target == "dequantize"]
+    assert parts.edges["first", "second"] == parts.edges["first", ":add:0"]
+    assert sum(parts.edges.values()) == len(dequantizes)
+
+
+def test_quantize_belongs_to_the_edge_with_the_scales_that_it_reads(
+    residual: tuple[Capture, TorchCpuBackend],
+) -> None:
+    captured, backend = residual
+    plan = Plan.of({"first": Scheme.FP32, "second": Scheme.INT8, ":add:0": Scheme.FP32})
+    module = build(backend, plan)
+    parts = attribute(module, one_ms_each(module), captured)
+    assert parts.edges["first", "second"] == 3.0  # scale, zero point, quantize
+    assert parts.edges["second", ":add:0"] == 1.0  # dequantize
+
+
+@pytest.fixture(scope="module")
+def profiled() -> tuple[SearchSpace, Capture, Profile]:
+    model = seeded(MixedNet)
+    captured = capture(model, (images(4),))
+    backend = backend_of(captured)
+    space = native_space(captured, backend)
+    settings = ProfileSettings(rounds=1, least_plans=2, most_plans=6)
+    inputs = (images(4),)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        profile = profile_costs(captured, backend, space, model, inputs, settings, time.thread_time)
+    finally:
+        torch.set_num_threads(threads)
+    return space, captured, profile
+
+
+def native_space(captured: Capture, backend: TorchCpuBackend) -> SearchSpace:
+    sites = {site.name: site for site in captured.sites}
+    knobs = []
+    for knob in full_space(captured, backend).knobs:
+        schemes = tuple(
+            scheme
+            for scheme in knob.schemes
+            if all(
+                backend.expected(name, scheme)[1] is Support.NATIVE
+                for name in knob.sites
+                if sites[name].follows is None
+            )
+        )
+        knobs.append(Knob(knob.name, knob.sites, schemes))
+    return SearchSpace(tuple(knobs))
+
+
+def test_every_choice_has_a_cost(profiled: tuple[SearchSpace, Capture, Profile]) -> None:
+    space, _, profile = profiled
+    for knob in space.knobs:
+        for site in knob.sites:
+            for scheme in knob.schemes:
+                cost = profile.table.ops[site, scheme]
+                assert math.isfinite(cost)
+                assert cost >= 0.0
+
+
+def test_every_boundary_has_a_cost_seen_or_not(
+    profiled: tuple[SearchSpace, Capture, Profile],
+) -> None:
+    space, captured, profile = profiled
+    schemes = {site: knob.schemes for knob in space.knobs for site in knob.sites}
+    for edge in find_edges(captured):
+        pairs = {(a, b) for a in schemes[edge[0]] for b in schemes[edge[1]]}
+        assert set(profile.table.edges[edge]) == pairs
+        assert all(math.isfinite(cost) for cost in profile.table.edges[edge].values())
+
+
+def test_the_parts_make_up_the_whole(profiled: tuple[SearchSpace, Capture, Profile]) -> None:
+    _, _, profile = profiled
+    for plan, measured in profile.measured_ms.items():
+        # of plans that were fitted, timed once, on a machine that may be busy
+        assert profile.table.predict(plan) == pytest.approx(measured, rel=0.5)
+
+
+def test_costs_over_knobs_are_those_over_sites(
+    profiled: tuple[SearchSpace, Capture, Profile],
+) -> None:
+    space, _, profile = profiled
+    plan = random_plan(space, 7)
+    choices = Plan.of(space.choices(plan))
+    by_knob = profile.table.by_knob(space)
+    assert by_knob.predict(choices) == pytest.approx(profile.table.predict(plan))
