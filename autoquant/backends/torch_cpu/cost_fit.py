@@ -43,9 +43,9 @@ def fit_costs(
     arrive changes it (int8 kernels write channels last, and a float op after them runs faster
     on that): what a writer's scheme adds or takes, shrunk towards nothing, is part of the
     boundary. So a boundary costs its conversions plus what it does to its reader, and may be
-    negative. What no plan shows is filled in: an op by its cost in its most precise scheme times
-    the ratio that the two schemes have elsewhere; a boundary by a line in the tensor's size, fitted over the boundaries
-    of the same pair of schemes.
+    negative. What no plan shows is filled in. An op: by its cost in its most precise scheme
+    times the ratio that the two schemes have elsewhere. A boundary: by a line in the tensor's
+    size, fitted over the boundaries of the same pair of schemes.
 
     Args:
         timed: At least one plan.

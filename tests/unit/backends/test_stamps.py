@@ -39,7 +39,7 @@ class Work(nn.Module):
 
 
 class Leaves(Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return isinstance(m, Work)
 
 
