@@ -1,4 +1,4 @@
-"""Everything before the first candidate: capture, calibration, engine, space, sensitivity."""
+"""Everything before the first candidate: capture, calibration, engine, space."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from autoquant.analysis.sensitivity import chunk_count, list_trials, measure_sensitivity
 from autoquant.api.watch import Watch
 from autoquant.backends.torch_cpu.backend import engine_settings, site_support
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.evaluation import Phase
 from autoquant.core.objectives import Objective
-from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import DataError, StorageError
@@ -23,10 +21,8 @@ from autoquant.job import Job
 from autoquant.model.calibration import calibrate, digest_of
 from autoquant.model.capture import Capture, capture
 from autoquant.model.subject import Subject
-from autoquant.model.torch_ao.observers import ScaleCache
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
-from autoquant.model.torch_ao.rounding import SchemeRounding
-from autoquant.record.results import load_sensitivity, load_statistics
+from autoquant.record.results import load_statistics
 from autoquant.searching.space import BoundSpace, bind_space, check_rules
 
 FEW_SAMPLES = 100
@@ -183,27 +179,3 @@ def _bind(job: Job, captured: Capture, settings: MeasurementSettings) -> BoundSp
 
 def _is_timed(job: Job) -> bool:
     return Objective.LATENCY in job.objectives
-
-
-def rank_by_sensitivity(
-    job: Job, prepared: Preparation, watch: Watch, folder: Path | None = None
-) -> SensitivityTable:
-    """Measure the sensitivity of every knob, or read what an earlier process found."""
-    if folder is not None:
-        try:
-            return load_sensitivity(folder)
-        except StorageError:
-            pass
-    sites = {site.name: site for site in prepared.captured.sites}
-    samples = job.sensitivity.samples
-    rows = len(list_trials(prepared.space, sites))
-    chunks = chunk_count(prepared.subject.evaluation, samples)
-    with watch.stage("measuring sensitivity", rows * chunks) as advance:
-        return measure_sensitivity(
-            prepared.captured,
-            prepared.space,
-            SchemeRounding(sites, prepared.quantization, ScaleCache(prepared.statistics)),
-            prepared.subject.evaluation,
-            samples,
-            advance,
-        )

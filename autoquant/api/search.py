@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from autoquant.api.load import load_result
-from autoquant.api.preparation import Preparation, prepare, rank_by_sensitivity
+from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.result import BuildContext, SearchResult, example_arrays, keep_example
+from autoquant.api.sensitivity import rank_by_sensitivity
 from autoquant.api.settings import check_resumable, settings_of
 from autoquant.api.watch import Watch
 from autoquant.core.evaluation import Executor, Phase, Task
@@ -96,7 +97,6 @@ def _search(
     _keep_preparation(folder, prepared, facts, dump_job(job))
     baseline = _measure_baseline(subject, prepared, folder, watch)
     table = rank_by_sensitivity(job, prepared, watch, folder.path)
-    folder.write_sensitivity(table)
     limits = Limits(job.constraints, baseline)
     strategy = Strategy(
         prepared.space,

@@ -119,7 +119,8 @@ def sensitivity(
     top: Annotated[int, typer.Option(min=1, help="How many knobs to print for each scheme.")] = 10,
 ) -> int:
     """Rank the ops of a job's model by what each scheme alone does to the outputs."""
-    from autoquant.api.preparation import prepare, rank_by_sensitivity
+    from autoquant.api.preparation import prepare
+    from autoquant.api.sensitivity import rank_by_sensitivity
     from autoquant.model.subject import JobRecipe
     from autoquant.record.sensitivity_file import write_sensitivity
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from autoquant.analysis.sensitivity import chunk_count, list_trials
+from autoquant.analysis.sensitivity import count_exact_rows
 from autoquant.api.preparation import Preparation, prepare
+from autoquant.api.sensitivity import question_of
 from autoquant.api.watch import Watch
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.precision import Scheme
@@ -36,12 +37,12 @@ def print_dry_run(job: Job, watch: Watch, console: Console) -> None:
     alone = seconds.get(Phase.LATENCY.value, 0.0)
     trials = job.budget.trials
     total = trials * (parallel / workers + alone)
-    sites = {site.name: site for site in prepared.captured.sites}
-    rows = len(list_trials(space, sites)) * chunk_count(subject.evaluation, job.sensitivity.samples)
+    rows = count_exact_rows(job.sensitivity.method, question_of(job, prepared))
     console.print(
         f"one candidate takes about {parallel:.1f} s in parallel and {alone:.1f} s alone for its "
         f"latency; {trials} trials on {workers} worker{'s' if workers > 1 else ''} about "
-        f"{total / 60:.1f} minutes (estimated), after {rows} sensitivity runs"
+        f"{total / 60:.1f} minutes (estimated), after a sensitivity table with at most "
+        f"{rows} rows measured exactly"
     )
 
 

@@ -17,33 +17,69 @@ class Part(Enum):
     ACTIVATION = "activation"
 
 
+class Method(Enum):
+    """How a row was obtained.
+
+    `exact`: the knob was rounded and what lies downstream of it ran again. `gradient`: the output
+    error to first order in the rounding errors. `weights_only`: from the weights, without data.
+    """
+
+    EXACT = "exact"
+    GRADIENT = "gradient"
+    WEIGHTS_ONLY = "weights_only"
+
+
+class Procedure(Enum):
+    """How a whole table is taken.
+
+    `auto`: by gradient, and then exactly where most of the noise is. `gradient`: one forward and
+    one backward pass. `exact`: every row measured. `weights_only`: without data.
+    """
+
+    AUTO = "auto"
+    GRADIENT = "gradient"
+    EXACT = "exact"
+    WEIGHTS_ONLY = "weights_only"
+
+
+RowKey = tuple[str, Scheme, Part]
+
+
 @dataclass(frozen=True, slots=True)
 class SensitivityRow:
     """Output error against float with one knob, one scheme and one part quantized.
 
     Attributes:
         knob: Name of the knob.
-        scheme: The scheme it took; every other site stayed in fp32.
+        scheme: The scheme it took; every other site stayed as the table says.
         part: Which of its tensors were quantized.
         sqnr_db: Signal to quantization noise of the outputs, decibels; higher is better.
-        cosine: Mean over samples of the cosine similarity of the outputs.
+        cosine: Mean over samples of the cosine similarity of the outputs; None where the method
+            does not give it, as for the next three.
         mse: Mean squared error of the outputs.
         l1: Mean absolute error of the outputs.
         kl: Mean over samples of KL(softmax(float) || softmax(quantized)), nats.
         noise: Noise-to-signal power ratio: the additive loss that ranks; lower is better.
-        noise_stderr: Its standard error over samples.
+        noise_stderr: Its standard error over samples and random probes.
+        method: How the row was obtained.
     """
 
     knob: str
     scheme: Scheme
     part: Part
     sqnr_db: float
-    cosine: float
-    mse: float
-    l1: float
-    kl: float
+    cosine: float | None
+    mse: float | None
+    l1: float | None
+    kl: float | None
     noise: float
     noise_stderr: float
+    method: Method = Method.EXACT
+
+    @property
+    def key(self) -> RowKey:
+        """What the row is about."""
+        return self.knob, self.scheme, self.part
 
 
 @dataclass(frozen=True)
@@ -51,14 +87,25 @@ class SensitivityTable:
     """Rows of all knobs and schemes.
 
     Attributes:
-        rows: In the order in which they were measured.
-        method: How they were obtained.
+        rows: Knobs in graph order, each with its schemes and parts.
+        method: How they were obtained, in words.
         samples: How many samples stand behind each row.
+        digest: Hash of the model, the data and the settings that it stands for; empty: unknown.
+        around: Digest of the plan that each row changes at one knob; None: of the float model.
+        around_noise: Noise of that plan itself; 0 for the float model.
     """
 
     rows: tuple[SensitivityRow, ...]
     method: str
     samples: int
+    digest: str = ""
+    around: str | None = None
+    around_noise: float = 0.0
+
+    @property
+    def by_key(self) -> Mapping[RowKey, SensitivityRow]:
+        """Rows by knob, scheme and part."""
+        return {row.key: row for row in self.rows}
 
     def losses(self) -> Mapping[tuple[str, Scheme], float]:
         """Noise-to-signal ratio by knob and scheme, weights and activations together."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from autoquant.core.objectives import Objective
+from autoquant.core.sensitivity import Procedure
 from autoquant.core.statistics import ObserverName
 from autoquant.job.space import SpaceRules
 
@@ -104,8 +105,9 @@ class Calibration(Section):
 
 
 class SensitivitySettings(Section):
-    """How the ranking is measured."""
+    """How the ranking is measured: by which procedure, on how many evaluation samples."""
 
+    method: Annotated[Procedure, Field(strict=False)] = Procedure.AUTO
     samples: Annotated[int, Field(ge=1)] = 128
 
 

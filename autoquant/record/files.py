@@ -17,11 +17,12 @@ SPACE = "space.json"
 BASELINE = "baseline.json"
 STATISTICS = "statistics.safetensors"
 SENSITIVITY = "sensitivity.csv"
+SENSITIVITY_UNFINISHED = "sensitivity.unfinished.csv"
 FRONTIER = "frontier.json"
 REPORT = "report.html"
 PLANS = "plans"
 
-LEFTOVERS = (JOURNAL, BASELINE, STATISTICS, SENSITIVITY)
+LEFTOVERS = (JOURNAL, BASELINE, STATISTICS, SENSITIVITY, SENSITIVITY_UNFINISHED)
 """What a resumed search takes over instead of finding it out again; a new one must not."""
 
 

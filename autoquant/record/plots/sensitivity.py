@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from autoquant.core.precision import Scheme
-from autoquant.core.sensitivity import Part, SensitivityRow, SensitivityTable
+from autoquant.core.sensitivity import Method, Part, SensitivityRow, SensitivityTable
 from autoquant.record.plots.look import ACCENT, INK, SECOND, note, plain_figure
 
 _PERCENT = 100.0
@@ -16,6 +16,11 @@ _ROW_PIXELS = 26
 _FRAME_PIXELS = 150
 _COLOURS = {Part.WEIGHT: ACCENT, Part.ACTIVATION: SECOND}
 _TRACES_OF_A_SCHEME = 3
+_HOW = {
+    Method.EXACT: "emulated",
+    Method.GRADIENT: "estimated by gradient",
+    Method.WEIGHTS_ONLY: "estimated from weights alone",
+}
 
 
 def sensitivity_figure(table: SensitivityTable | None, top: int = 20) -> go.Figure:
@@ -40,7 +45,7 @@ def sensitivity_figure(table: SensitivityTable | None, top: int = 20) -> go.Figu
     figure.update_layout(
         barmode="group", bargap=0.25, bargroupgap=0.05, legend={"traceorder": "normal"}
     )
-    figure.update_xaxes(title_text="Output noise, % of signal power (emulated)", rangemode="tozero")
+    figure.update_xaxes(title_text="Output noise, % of signal power", rangemode="tozero")
     figure.update_yaxes(autorange="reversed", ticklen=6, tickcolor="white", showline=False)
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=orders[0])
     if len(schemes) > 1:
@@ -106,9 +111,9 @@ def _part(
 
 def _hover(rows: list[SensitivityRow]) -> dict[str, Any]:
     return {
-        "customdata": [[row.sqnr_db, row.scheme.value] for row in rows],
+        "customdata": [[row.sqnr_db, row.scheme.value, _HOW[row.method]] for row in rows],
         "hovertemplate": "%{y}, %{customdata[1]}<br>noise %{x:.3g}% of signal power"
-        "<br>SQNR %{customdata[0]:.1f} dB",
+        "<br>SQNR %{customdata[0]:.1f} dB<br>%{customdata[2]}",
     }
 
 

@@ -1,0 +1,104 @@
+"""The sensitivity of a job's knobs: measured, or read where an earlier process measured it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from autoquant.analysis.sensitivity import Course, count_steps, measure_sensitivity
+from autoquant.analysis.trials import Question
+from autoquant.api.preparation import Preparation
+from autoquant.api.watch import Watch
+from autoquant.core.sensitivity import Method, RowKey, SensitivityRow, SensitivityTable
+from autoquant.errors import StorageError
+from autoquant.job import Job
+from autoquant.model.batches import take_samples
+from autoquant.model.calibration import digest_of
+from autoquant.model.torch_ao.observers import ScaleCache
+from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.record import files
+from autoquant.record.sensitivity_file import read_sensitivity, write_sensitivity
+
+_NUMERICS = 1
+"""Raise it when the same question gets another answer: saved tables are then measured again."""
+
+
+def rank_by_sensitivity(
+    job: Job, prepared: Preparation, watch: Watch, folder: Path | None = None
+) -> SensitivityTable:
+    """Measure the sensitivity of every knob, or read what an earlier process found.
+
+    A saved table counts only if its digest is that of this model, these data and these settings.
+    A measurement that was interrupted goes on: exact rows are saved knob by knob.
+
+    Args:
+        job: Says by which procedure, and on how many samples.
+        prepared: The model, its space and its data.
+        watch: Shown the progress.
+        folder: Where a table may be, and where one is kept while it is measured; None: nowhere.
+    """
+    question = question_of(job, prepared)
+    procedure = job.sensitivity.method
+    digest = _digest(job, prepared, question)
+    found = _read(folder, files.SENSITIVITY, digest)
+    if found is not None:
+        return found
+    known = _read(folder, files.SENSITIVITY_UNFINISHED, digest)
+
+    def keep(table: SensitivityTable) -> None:
+        if folder is not None:
+            path = folder / files.SENSITIVITY_UNFINISHED
+            write_sensitivity(path, replace(table, digest=digest))
+
+    with watch.stage("measuring sensitivity", count_steps(procedure, question)) as advance:
+        course = Course(known=_exact_rows(known), keep=keep, progress=advance)
+        table = replace(measure_sensitivity(procedure, question, course), digest=digest)
+    if folder is not None:
+        write_sensitivity(folder / files.SENSITIVITY, table)
+        (folder / files.SENSITIVITY_UNFINISHED).unlink(missing_ok=True)
+    return table
+
+
+def question_of(job: Job, prepared: Preparation) -> Question:
+    """What a job asks of its model: the free knobs on the first evaluation samples."""
+    sites = {site.name: site for site in prepared.captured.sites}
+    return Question(
+        captured=prepared.captured,
+        space=prepared.space,
+        rounding=SchemeRounding(sites, prepared.quantization, ScaleCache(prepared.statistics)),
+        batches=prepared.subject.evaluation,
+        samples=job.sensitivity.samples,
+    )
+
+
+def _digest(job: Job, prepared: Preparation, question: Question) -> str:
+    """Hash everything that a table depends on."""
+    batches = [batch.inputs for batch in take_samples(question.batches, question.samples)]
+    content = (
+        _NUMERICS,
+        job.sensitivity.method.value,
+        digest_of(prepared.captured.graph.state_dict().values(), batches),
+        str(prepared.captured.graph.code),
+        prepared.statistics.digest,
+        repr(prepared.quantization),
+        [(knob.sites, [scheme.value for scheme in knob.schemes]) for knob in prepared.space.knobs],
+    )
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | None:
+    """Read a table if it is there, whole, and of this digest."""
+    if folder is None:
+        return None
+    try:
+        table = read_sensitivity(folder / name)
+    except StorageError:
+        return None
+    return table if table.digest == digest else None
+
+
+def _exact_rows(table: SensitivityTable | None) -> Mapping[RowKey, SensitivityRow]:
+    rows = table.rows if table is not None else ()
+    return {row.key: row for row in rows if row.method is Method.EXACT}
