@@ -34,7 +34,7 @@ def search(
     objectives: Sequence[str] = ("output_error", "latency"),
     batch_size: int | None = None,
     threads: int = 1,
-    sampler: str = "tpe",
+    sampler: str = "guided",
     seed: int = 0,
     workers: int | None = None,
     output: str | Path | None = None,
@@ -62,7 +62,7 @@ def search(
         objectives: What to optimize; see docs/job-file.md.
         batch_size: Samples of a latency batch; None: those of the first evaluation batch.
         threads: Threads of a latency measurement.
-        sampler: `tpe`, `nsga2` or `random`.
+        sampler: `guided`, `tpe`, `nsga2` or `random`; see docs/job-file.md.
         seed: Decides everything that is drawn.
         workers: Ray workers; None: evaluate in this process.
         output: Result folder; None: a new temporary one.

@@ -8,12 +8,12 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from autoquant.api.guidance import find_costs, guide
 from autoquant.api.load import load_result
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.result import BuildContext, SearchResult, example_arrays, keep_example
@@ -23,13 +23,12 @@ from autoquant.api.watch import Watch
 from autoquant.core.evaluation import Executor, Phase, Task
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.measurement import Candidate, Measurements
-from autoquant.core.plan import Plan
+from autoquant.core.objectives import Objective
 from autoquant.errors import AutoquantError, StorageError
 from autoquant.evaluate.evaluator import EvaluatorRecipe, build_evaluator
-from autoquant.evaluate.size import plan_costs
 from autoquant.execute.start import check_executor, start_executor
 from autoquant.job import Job, dump_job
-from autoquant.model.subject import Subject, SubjectRecipe, parameter_count
+from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.record import files
 from autoquant.record.environment import describe_environment
 from autoquant.record.example_file import write_example
@@ -43,7 +42,6 @@ from autoquant.record.storage import write_bytes
 from autoquant.searching.constraints import Limits
 from autoquant.searching.gate import Gate
 from autoquant.searching.rounds import History, Rounds, StopReason
-from autoquant.searching.seeds import seed_plans
 from autoquant.searching.strategy import Strategy
 
 _ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
@@ -97,19 +95,26 @@ def _search(
     _keep_preparation(folder, prepared, facts, dump_job(job))
     baseline = _measure_baseline(subject, prepared, folder, watch)
     table = rank_by_sensitivity(job, prepared, watch, folder.path)
+    costs = find_costs(job, prepared, watch, folder.path)
+    if Objective.LATENCY in costs:
+        folder.write_costs(costs[Objective.LATENCY])
     limits = Limits(job.constraints, baseline)
+    guidance = guide(job, prepared, table, costs, baseline, limits)
     strategy = Strategy(
         prepared.space,
-        seed_plans(prepared.space, table),
+        guidance.seeds,
         objectives=job.objectives,
         limits=limits,
         sampler=job.sampler,
         seed=job.seed,
         journal=folder.path / files.JOURNAL,
+        proposer=guidance.proposer,
+        known=folder.candidates(),
     )
     with _executor(job, recipe, prepared, watch) as executor:
-        gate = Gate(job.objectives, limits, partial(_predict, prepared))
-        history = _run_rounds(job, strategy, gate, executor, prepared, folder, tracker, watch)
+        history = _run_rounds(
+            job, strategy, guidance.gate, executor, prepared, folder, tracker, watch
+        )
         candidates = history.candidates
         if history.reason is not StopReason.INTERRUPTED:
             candidates = _score_heldout(
@@ -230,11 +235,6 @@ def _executor(
     finally:
         executor.close()
         torch.set_num_threads(threads)
-
-
-def _predict(prepared: Preparation, plan: Plan) -> Measurements:
-    """What a plan will cost, as far as it is known before it is measured."""
-    return plan_costs(plan, prepared.captured.sites, parameter_count(prepared.subject.model))
 
 
 def _run_rounds(

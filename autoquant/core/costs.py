@@ -51,6 +51,19 @@ class CostTable:
         )
         return self.constant + ops + edges
 
+    def scaled(self, factor: float, unit: str) -> CostTable:
+        """The same costs in another unit."""
+        return CostTable(
+            self.constant * factor,
+            {key: cost * factor for key, cost in self.ops.items()},
+            {
+                edge: {pair: cost * factor for pair, cost in pairs.items()}
+                for edge, pairs in self.edges.items()
+            },
+            self.kind,
+            unit,
+        )
+
     def by_knob(self, space: SearchSpace) -> CostTable:
         """The same costs over knobs instead of sites, as an integer program needs them.
 

@@ -116,14 +116,14 @@ class PlanEvaluator:
             if phase is Phase.HELDOUT and self._subject.heldout is None:
                 continue
             reference = self._reference(phase)
-            with _threads(self._settings.quality_threads):
+            with with_threads(self._settings.quality_threads):
                 quality = measure_quality(
                     self._run_float, reference, self._functions, Kind.MEASURED, prefix
                 )
             for name in self._functions:
                 found[prefix + name] = quality.measurements[prefix + name]
         found["size_bytes"] = Measurement(self._parameters * 4.0, Kind.ESTIMATED)
-        with _threads(self._settings.latency_threads):
+        with with_threads(self._settings.latency_threads):
             inputs = self._latency_inputs
             timed = measure_latency(
                 lambda: self._run_float(inputs),
@@ -141,7 +141,7 @@ class PlanEvaluator:
             return self._latency(executable), None
         prefix = "heldout_" if phase is Phase.HELDOUT else ""
         reference = self._reference(phase)
-        with _threads(self._settings.quality_threads):
+        with with_threads(self._settings.quality_threads):
             quality = measure_quality(
                 lambda inputs: self._backend.run(executable.module, inputs),
                 reference,
@@ -163,7 +163,7 @@ class PlanEvaluator:
                 hint="search with the objective bops or size, or drop the emulated schemes",
             )
         inputs = self._latency_inputs
-        with _threads(self._settings.latency_threads):
+        with with_threads(self._settings.latency_threads):
             timed = measure_latency(
                 lambda: self._backend.run(executable.module, inputs),
                 lambda: self._run_float(inputs),
@@ -184,7 +184,7 @@ class PlanEvaluator:
         if phase not in self._references:
             heldout = self._subject.heldout
             batches = heldout if phase is Phase.HELDOUT and heldout else self._subject.evaluation
-            with _threads(self._settings.quality_threads):
+            with with_threads(self._settings.quality_threads):
                 self._references[phase] = run_reference(self._run_float, batches, self._functions)
         return self._references[phase]
 
@@ -231,15 +231,25 @@ def build_evaluator(
     clock: Callable[[], float] = time.perf_counter,
 ) -> PlanEvaluator:
     """Build the evaluator of one process from what it has loaded."""
+    backend = build_backend(subject, captured, statistics, settings)
+    return PlanEvaluator(subject, captured, backend, settings, clock)
+
+
+def build_backend(
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    settings: MeasurementSettings,
+) -> TorchCpuBackend:
+    """Build the backend of a process that measures."""
     keep_freed_memory()
-    backend = TorchCpuBackend(
+    return TorchCpuBackend(
         captured,
         statistics,
         settings.engine,
         engine_settings(settings.engine, settings.observer, settings.reduce_range),
         subject.example,
     )
-    return PlanEvaluator(subject, captured, backend, settings, clock)
 
 
 def latency_inputs(subject: Subject, batch_size: int | None) -> tuple[Tensor, ...]:
@@ -262,7 +272,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def with_threads(count: int) -> Iterator[None]:
     """Run with `count` torch threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

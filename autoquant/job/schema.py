@@ -180,7 +180,7 @@ class Job(Section):
     ] = (Objective.OUTPUT_ERROR, Objective.LATENCY)
     constraints: Constraints = Constraints()
     budget: Budget = Budget()
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
     execution: Execution = Field(default_factory=Execution)
     tracking: Tracking = Tracking()
     seed: Annotated[int, Field(ge=0)] = 0

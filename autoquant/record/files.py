@@ -17,12 +17,13 @@ SPACE = "space.json"
 BASELINE = "baseline.json"
 STATISTICS = "statistics.safetensors"
 SENSITIVITY = "sensitivity.csv"
+COSTS = "costs.json"
 SENSITIVITY_UNFINISHED = "sensitivity.unfinished.csv"
 FRONTIER = "frontier.json"
 REPORT = "report.html"
 PLANS = "plans"
 
-LEFTOVERS = (JOURNAL, BASELINE, STATISTICS, SENSITIVITY, SENSITIVITY_UNFINISHED)
+LEFTOVERS = (JOURNAL, BASELINE, STATISTICS, SENSITIVITY, SENSITIVITY_UNFINISHED, COSTS)
 """What a resumed search takes over instead of finding it out again; a new one must not."""
 
 

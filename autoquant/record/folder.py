@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.plan import Plan
@@ -18,6 +19,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
 from autoquant.record import files
+from autoquant.record.costs_file import write_costs
 from autoquant.record.findings import SearchFacts
 from autoquant.record.frontier_file import write_frontier
 from autoquant.record.history import History, read_history
@@ -167,6 +169,10 @@ class ResultFolder:
     def write_sensitivity(self, table: SensitivityTable) -> None:
         """Keep the sensitivity table: `sensitivity.csv`."""
         write_sensitivity(self.path / files.SENSITIVITY, table)
+
+    def write_costs(self, table: CostTable) -> None:
+        """Write what each op and boundary costs."""
+        write_costs(self.path / files.COSTS, table)
 
     def write_frontier(self, frontier: Frontier) -> None:
         """Keep the frontier, `frontier.json`, and its plans, `plans/<number>.json`."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
 from autoquant.core.measurement import Candidate, Measurement
 from autoquant.core.precision import Scheme
@@ -17,6 +18,7 @@ from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
 from autoquant.job.yaml_text import parse_yaml
 from autoquant.record import files
+from autoquant.record.costs_file import read_costs
 from autoquant.record.findings import Findings, SearchFacts
 from autoquant.record.frontier_file import read_frontier
 from autoquant.record.history import read_history
@@ -121,6 +123,11 @@ def load_baseline(folder: Path) -> dict[str, Measurement]:
 def load_statistics(folder: Path) -> CalibrationStatistics:
     """Read `statistics.safetensors`."""
     return read_statistics(folder / files.STATISTICS)
+
+
+def load_costs(folder: Path) -> CostTable:
+    """Read `costs.json`."""
+    return read_costs(folder / files.COSTS)
 
 
 def load_sensitivity(folder: Path) -> SensitivityTable:

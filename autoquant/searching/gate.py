@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from autoquant.core.evaluation import Bar
-from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
+from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.searching.constraints import Limits
@@ -18,9 +19,18 @@ INTERVAL_Z = 2.0
 ALWAYS_WHOLE = "seed:uniform"
 """Origins that begin so are rivals that any user asks for: they are measured in full."""
 
-Predict = Callable[[Plan], Measurements]
-"""What a plan will cost, by measurement (`speedup`, `size_bytes`, `bops_ratio`); a standard error
-where the prediction is not exact. A measurement that is missing is not predicted."""
+
+class Costs(Protocol):
+    """Foresees costs."""
+
+    def learn(self, candidate: Candidate) -> None:
+        """Take in a candidate."""
+
+    def predict(self, plan: Plan) -> Measurements:
+        """What a plan will cost, by measurement (`speedup`, `size_bytes`, `bops_ratio`).
+
+        With a standard error where it is not exact; what is missing is not foreseen.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +47,21 @@ class Gate:
     Args:
         objectives: What the search minimizes.
         limits: The user's constraints.
-        predict: What plans will cost.
+        costs: Foresees what plans will cost.
     """
 
-    def __init__(self, objectives: Sequence[Objective], limits: Limits, predict: Predict) -> None:
-        self._costs = tuple(item for item in objectives if not item.is_quality)
+    def __init__(self, objectives: Sequence[Objective], limits: Limits, costs: Costs) -> None:
+        self._axes = tuple(item for item in objectives if not item.is_quality)
         self._limits = limits
-        self._predict = predict
+        self._costs = costs
         self._rivals: dict[int, Candidate] = {}
 
     def learn(self, candidate: Candidate) -> None:
         """Take in a candidate: a rival of later ones if it was measured whole and may be chosen."""
+        self._costs.learn(candidate)
         self._rivals.pop(candidate.number, None)
         whole = candidate.stopped is None and candidate.failure is None
-        needed = {"sqnr_db", "accuracy_drop", *(item.measurement for item in self._costs)}
+        needed = {"sqnr_db", "accuracy_drop", *(item.measurement for item in self._axes)}
         if whole and needed <= set(candidate.measurements) and self._limits.kept_by(candidate):
             self._rivals[candidate.number] = candidate
 
@@ -66,7 +77,7 @@ class Gate:
         if origin.startswith(ALWAYS_WHOLE):
             return None
         allowed = self._limits.constraints.accuracy_drop
-        predicted = self._predict(plan)
+        predicted = self._costs.predict(plan)
         cheaper = [
             rival
             for number, rival in self._rivals.items()
@@ -93,7 +104,7 @@ class Gate:
         """
         if candidate.origin.startswith(ALWAYS_WHOLE):
             return None
-        predicted = self._predict(candidate.plan)
+        predicted = self._costs.predict(candidate.plan)
         if "speedup" not in predicted:
             return None
         reason = candidate.stopped or self._beyond_limits(candidate)
@@ -130,7 +141,7 @@ class Gate:
 
     def _costs_no_more(self, rival: Candidate, predicted: Measurements) -> bool:
         """Whether a rival is at most as costly as the least that a plan may cost."""
-        for objective in self._costs:
+        for objective in self._axes:
             guess = predicted.get(objective.measurement)
             if guess is None:
                 return False
@@ -140,12 +151,3 @@ class Gate:
             if objective.loss(rival.measurements) > least:
                 return False
         return True
-
-
-def predicted_speedup(latency_ms: float, stderr_ms: float, baseline_ms: float) -> Measurements:
-    """A predicted latency as the measurements that stand in for measured ones."""
-    speedup = baseline_ms / latency_ms
-    return {
-        "latency_ms": Measurement(latency_ms, Kind.ESTIMATED, stderr=stderr_ms),
-        "speedup": Measurement(speedup, Kind.ESTIMATED, stderr=speedup * stderr_ms / latency_ms),
-    }

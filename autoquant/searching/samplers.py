@@ -29,7 +29,11 @@ def start_random(seed: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
+GUIDED = "guided"
+"""Plans come from `guided.Guide`; the sampler of that name draws where it has none."""
+
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+    GUIDED: start_random,
     "tpe": start_tpe,
     "nsga2": start_nsga2,
     "random": start_random,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import InMemoryStorage, JournalStorage
@@ -39,6 +41,18 @@ class Ask:
     origin: str
 
 
+class Proposer(Protocol):
+    """Says which plan to try next once the seeds are asked for; its only state is what it saw."""
+
+    def observe(self, candidate: Candidate, *, is_feasible: bool) -> None:
+        """Take in a candidate that the study was told of."""
+
+    def propose(
+        self, random: np.random.Generator, pending: Sequence[Plan], taken: Collection[str]
+    ) -> Plan | None:
+        """Give a plan whose digest is not taken; None: leave it to the sampler."""
+
+
 class Strategy:
     """Asks for plans and is told of candidates; its only state is the Optuna study.
 
@@ -55,6 +69,8 @@ class Strategy:
         sampler: Name of a sampler.
         seed: The job's seed.
         journal: Where the study is kept; None: in memory.
+        proposer: Asked before the sampler.
+        known: Candidates of an earlier process; the proposer sees those that the study was told of.
     """
 
     def __init__(
@@ -67,6 +83,8 @@ class Strategy:
         sampler: str,
         seed: int,
         journal: Path | None = None,
+        proposer: Proposer | None = None,
+        known: Sequence[Candidate] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -88,6 +106,9 @@ class Strategy:
         self._digests: dict[str, int] = {}
         self._asked: list[int] = []
         self._open_trials: dict[int, Trial] = {}
+        self._pending: dict[int, Plan] = {}
+        self._waiting = 0
+        self._proposer = proposer
         self._round = 0
         self._next_number = 0
         self._unfinished: list[Ask] = []
@@ -96,6 +117,9 @@ class Strategy:
         self._restore()
         self._enqueue(seeds)
         self.seed_count = len(seeds)
+        for candidate in sorted(known, key=lambda item: item.number):
+            if candidate.number in self.told:
+                self._show(candidate)
 
     @property
     def asked_count(self) -> int:
@@ -127,6 +151,8 @@ class Strategy:
         """Ask for a plan that was not asked for before; None when the space is exhausted."""
         if len(self._digests) >= self._space.plan_count:
             return None
+        if self._waiting == 0:
+            self._propose()
         for _ in range(_SAMPLER_TRIES):
             found = self._ask_once()
             if found is not None:
@@ -134,7 +160,7 @@ class Strategy:
         plan = self._draw_new()
         if plan is None:
             return None
-        self._study.enqueue_trial(self._params(plan), user_attrs={"origin": "random"})
+        self._queue(plan, origin="random")
         return self._ask_once()
 
     def tell(self, candidate: Candidate) -> None:
@@ -142,6 +168,8 @@ class Strategy:
         trial = self._open_trials.pop(candidate.number, None)
         if trial is None:
             return
+        self._pending.pop(candidate.number, None)
+        self._show(candidate)
         for name, item in candidate.measurements.items():
             trial.set_user_attr(name, item.value)
         if candidate.failure is not None:
@@ -153,10 +181,31 @@ class Strategy:
         losses = [objective.loss(candidate.measurements) for objective in self._objectives]
         self._study.tell(trial, losses)
 
+    def _show(self, candidate: Candidate) -> None:
+        if self._proposer is not None:
+            self._proposer.observe(candidate, is_feasible=self._limits.kept_by(candidate))
+
+    def _propose(self) -> None:
+        """Put the proposer's next plan in the study's queue, if it has one."""
+        if self._proposer is None:
+            return
+        plan = self._proposer.propose(
+            np.random.default_rng(self._derived_seed()),
+            tuple(self._pending.values()),
+            self._digests.keys(),
+        )
+        if plan is not None:
+            self._queue(plan, origin=self._sampler)
+
+    def _queue(self, plan: Plan, **attributes: str) -> None:
+        self._study.enqueue_trial(self._params(plan), user_attrs=attributes)
+        self._waiting += 1
+
     def _ask_once(self) -> Ask | None:
         """Ask Optuna once; a duplicate is told as failed at once."""
         self._renew_sampler()
         trial = self._study.ask(self._distributions)
+        self._waiting = max(self._waiting - 1, 0)
         self._next_number = max(self._next_number, trial.number + 1)
         plan = self._plan_of(trial.params)
         known = self._digests.get(plan.digest)
@@ -171,6 +220,7 @@ class Strategy:
         self._digests[plan.digest] = trial.number
         self._asked.append(trial.number)
         self._open_trials[trial.number] = trial
+        self._pending[trial.number] = plan
         return Ask(trial.number, plan, origin)
 
     def _draw_new(self) -> Plan | None:
@@ -196,6 +246,7 @@ class Strategy:
         """Learn what an earlier process asked for, from the journal."""
         trials = self._study.get_trials(deepcopy=False)
         self._next_number = len(trials)
+        self._waiting = sum(trial.state is TrialState.WAITING for trial in trials)
         asked = [trial for trial in trials if ROUND in trial.user_attrs]
         for trial in asked:
             self._digests[trial.user_attrs["digest"]] = trial.number
@@ -213,16 +264,14 @@ class Strategy:
             for trial in current
             if trial.state is TrialState.RUNNING
         ]
+        self._pending = {ask.number: ask.plan for ask in self._unfinished}
 
     def _enqueue(self, seeds: Sequence[Seed]) -> None:
         """Enqueue the seeds that an earlier process did not."""
         known = {trial.user_attrs.get("seed") for trial in self._study.get_trials(deepcopy=False)}
         for seed in seeds:
             if seed.plan.digest not in known:
-                self._study.enqueue_trial(
-                    self._params(seed.plan),
-                    user_attrs={"origin": seed.origin, "seed": seed.plan.digest},
-                )
+                self._queue(seed.plan, origin=seed.origin, seed=seed.plan.digest)
 
     def _plan_of(self, params: dict[str, str]) -> Plan:
         return self._space.plan(

@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 def test_defaults_fill_what_a_file_leaves_out(path: Path) -> None:
     job = load_job(path)
     assert job.objectives == (Objective.OUTPUT_ERROR, Objective.LATENCY)
-    assert job.sampler == "tpe"
+    assert job.sampler == "guided"
     assert job.output == Path("out/job").resolve()
     assert job.tracking_uri == f"sqlite:///{Path('out/mlflow.db').resolve()}"
 
@@ -78,7 +78,7 @@ def test_the_npu_space_is_int8_int16_and_fp16_with_fp32_to_fall_back_on(path: Pa
         ("budget.round_size=0", "budget.round_size: 0 is below 1"),
         ("budget.trials=eight", "budget.trials: 'eight' is not a whole number"),
         ("budget.trails=8", "budget.trails: unknown key; did you mean 'trials'?"),
-        ("sampler=gp", "sampler: 'gp' is none of 'tpe', 'nsga2', 'random'"),
+        ("sampler=gp", "sampler: 'gp' is none of 'guided', 'tpe', 'nsga2', 'random'"),
         ("backend.threads=0", "backend.threads: 0 is below 1"),
         ("constraints.accuracy_drop=-1", "constraints.accuracy_drop: -1 is below 0"),
         ("objectives=[latency, size]", "a frontier trades quality for cost"),

@@ -8,8 +8,10 @@ from autoquant.core.measurement import Candidate, Kind, Measurement, Measurement
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.space import SearchSpace
 from autoquant.job import Constraints
 from autoquant.searching.constraints import Limits
+from autoquant.searching.forecast import Forecast
 from autoquant.searching.gate import Gate
 
 PLAN = Plan.of({"a": Scheme.INT8})
@@ -33,7 +35,8 @@ def candidate(
 
 def gate(predicted: Measurements) -> Gate:
     limits = Limits(Constraints(accuracy_drop=0.01), {})
-    made = Gate((Objective.OUTPUT_ERROR, Objective.LATENCY), limits, lambda plan: predicted)
+    costs = Forecast(SearchSpace(()), lambda plan: predicted)
+    made = Gate((Objective.OUTPUT_ERROR, Objective.LATENCY), limits, costs)
     made.learn(candidate(1, 40.0, 2.0))
     made.learn(candidate(2, 30.0, 3.0))
     made.learn(candidate(3, 60.0, 3.5, drop=0.5))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Outcome, Phase, Task
 from autoquant.core.measurement import Candidate, Failure, Kind, Measurement
 from autoquant.core.objectives import Objective
@@ -18,9 +19,12 @@ from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget, Constraints
 from autoquant.searching.constraints import Limits
+from autoquant.searching.cost_model import CostModel
+from autoquant.searching.forecast import Forecast
 from autoquant.searching.gate import Gate
+from autoquant.searching.guided import CostAxis, Guide
 from autoquant.searching.rounds import History, Rounds, StopReason
-from autoquant.searching.samplers import SAMPLERS
+from autoquant.searching.samplers import GUIDED, SAMPLERS
 from autoquant.searching.seeds import seed_plans
 from autoquant.searching.strategy import Strategy
 
@@ -44,6 +48,22 @@ def table_of(space: SearchSpace) -> SensitivityTable:
         "made up",
         1,
     )
+
+
+def guide_of(space: SearchSpace) -> Guide:
+    """Proposals from models that know the truth but for a few percent."""
+    noise = {
+        (k.name, s): (int(k.name[1:]) + 1) * (NOISE[s.weight.bits] + 1e-3)
+        for k in space.knobs
+        for s in k.schemes
+    }
+    cost = {
+        (k.name, s): s.activation.bits * (1.0 + int(k.name[1:]) % 3)
+        for k in space.knobs
+        for s in k.schemes
+    }
+    axis = CostAxis(Objective.BOPS, CostTable(0.0, cost))
+    return Guide(space, CostModel(CostTable(0.0, noise)), axis)
 
 
 class CutOffError(Exception):
@@ -108,8 +128,11 @@ def search(
         sampler=sampler,
         seed=1,
         journal=journal,
+        proposer=guide_of(space) if sampler == GUIDED else None,
+        known=list(kept),
     )
-    gate = Gate((Objective.OUTPUT_ERROR, Objective.BOPS), limits, lambda plan: {})
+    costs = Forecast(space, lambda plan: {})
+    gate = Gate((Objective.OUTPUT_ERROR, Objective.BOPS), limits, costs)
     return Rounds(
         strategy,
         executor,

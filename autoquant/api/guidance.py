@@ -1,0 +1,168 @@
+"""What guides a search: costs before anything is measured, seeds, the gate and the proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from autoquant.api.preparation import Preparation
+from autoquant.api.watch import Watch
+from autoquant.core.costs import CostTable
+from autoquant.core.measurement import Measurements
+from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.space import SearchSpace
+from autoquant.errors import StorageError
+from autoquant.evaluate.cost_profile import profile_latency
+from autoquant.evaluate.size import bops_table, plan_costs, size_table
+from autoquant.job import Job
+from autoquant.model.subject import parameter_count
+from autoquant.record.results import load_costs
+from autoquant.searching.constraints import Limits
+from autoquant.searching.cost_model import CostModel, Trust
+from autoquant.searching.forecast import Forecast
+from autoquant.searching.gate import Gate
+from autoquant.searching.guided import CostAxis, Guide
+from autoquant.searching.program import Limit
+from autoquant.searching.samplers import GUIDED
+from autoquant.searching.seeds import Seed, seed_plans
+from autoquant.searching.strategy import Proposer
+
+_NOISE_TRUST = Trust(term=0.5, group=0.3, constant=0.0, misfit=0.1)
+"""Sensitivities are taken on few samples and add up only roughly: interactions are the misfit."""
+
+Costs = Mapping[Objective, CostTable]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guidance:
+    """What a search starts from and is led by.
+
+    Attributes:
+        seeds: What to try first.
+        gate: Says what of a candidate is worth measuring.
+        proposer: Says what to try next; None: the job's sampler does.
+    """
+
+    seeds: tuple[Seed, ...]
+    gate: Gate
+    proposer: Proposer | None
+
+
+def find_costs(job: Job, prepared: Preparation, watch: Watch, folder: Path | None = None) -> Costs:
+    """Find what each op costs in each objective: exactly, or for latency by timing a few plans.
+
+    Args:
+        job: Names the objectives.
+        prepared: Model, engine and space.
+        watch: Shown the progress.
+        folder: Result folder of an earlier process, whose profile is taken over.
+
+    Raises:
+        BackendError: No plan of the space can be built.
+    """
+    sites = prepared.captured.sites
+    whole = bops_table(sites)
+    full = whole.predict(Plan.of({site.name: Scheme.FP32 for site in sites}))
+    found: dict[Objective, CostTable] = {}
+    for objective in job.objectives:
+        if objective is Objective.SIZE:
+            found[objective] = size_table(sites, parameter_count(prepared.subject.model))
+        elif objective is Objective.BOPS:
+            found[objective] = whole.scaled(1.0 / max(full, 1.0), "bops_ratio")
+        elif objective is Objective.LATENCY:
+            found[objective] = _latency_costs(prepared, watch, folder)
+    return found
+
+
+def _latency_costs(prepared: Preparation, watch: Watch, folder: Path | None) -> CostTable:
+    if folder is not None:
+        try:
+            return load_costs(folder)
+        except StorageError:
+            pass
+    with watch.stage("timing ops and boundaries", None):
+        return profile_latency(
+            prepared.subject,
+            prepared.captured,
+            prepared.statistics,
+            prepared.settings,
+            prepared.space,
+        ).table
+
+
+def guide(
+    job: Job,
+    prepared: Preparation,
+    table: SensitivityTable,
+    costs: Costs,
+    baseline: Measurements,
+    limits: Limits,
+) -> Guidance:
+    """Turn sensitivities and costs into seeds, a gate and a proposer.
+
+    Args:
+        job: Objectives, constraints, sampler.
+        prepared: Model, engine and space.
+        table: Sensitivity of the space's knobs.
+        costs: From `find_costs`.
+        baseline: Measurements of the float model.
+        limits: The job's constraints.
+    """
+    space = prepared.space
+    objective, first = next(iter(costs.items()))
+    latency = costs.get(Objective.LATENCY)
+    baseline_ms = baseline["latency_ms"].value if "latency_ms" in baseline else 0.0
+    forecast = Forecast(
+        space,
+        partial(_exact_costs, prepared),
+        None if latency is None else CostModel(latency.by_knob(space)),
+        baseline_ms,
+    )
+    by_knob = first.by_knob(space)
+    is_timed = objective is Objective.LATENCY
+    axis = CostAxis(
+        objective,
+        CostModel(by_knob) if is_timed else by_knob,
+        baseline_ms=baseline_ms if is_timed else None,
+    )
+    noise = CostModel(noise_table(space, table), trust=_NOISE_TRUST)
+    return Guidance(
+        seeds=seed_plans(space, table, first, _hard_limits(job, prepared, baseline, costs)),
+        gate=Gate(job.objectives, limits, forecast),
+        proposer=Guide(space, noise, axis) if job.sampler == GUIDED else None,
+    )
+
+
+def noise_table(space: SearchSpace, table: SensitivityTable) -> CostTable:
+    """The sensitivity table as additive noise over knobs; what it lacks adds none."""
+    losses = table.losses()
+    ops = {
+        (knob.name, scheme): losses.get((knob.name, scheme), 0.0)
+        for knob in space.knobs
+        for scheme in knob.schemes
+    }
+    return CostTable(0.0, ops, unit="noise-to-signal ratio")
+
+
+def _exact_costs(prepared: Preparation, plan: Plan) -> Measurements:
+    return plan_costs(plan, prepared.captured.sites, parameter_count(prepared.subject.model))
+
+
+def _hard_limits(
+    job: Job, prepared: Preparation, baseline: Measurements, costs: Costs
+) -> tuple[Limit, ...]:
+    """The user's constraints on costs, as rows of the integer program."""
+    limits = []
+    if job.constraints.size_ratio is not None:
+        table = size_table(prepared.captured.sites, parameter_count(prepared.subject.model))
+        bound = job.constraints.size_ratio * baseline["size_bytes"].value
+        limits.append(Limit("constraints.size_ratio (bytes)", table, bound))
+    if job.constraints.latency_ratio is not None and Objective.LATENCY in costs:
+        bound = job.constraints.latency_ratio * baseline["latency_ms"].value
+        limits.append(Limit("constraints.latency_ratio (ms)", costs[Objective.LATENCY], bound))
+    return tuple(limits)
