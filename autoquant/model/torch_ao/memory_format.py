@@ -28,9 +28,8 @@ def take_channels_last(model: GraphModule, dimensions: Mapping[str, int]) -> Non
             continue
         readers = list(node.users)
         with model.graph.inserting_after(node):
-            turned = model.graph.call_method(
-                "contiguous", (node,), {"memory_format": memory_format}
-            )
+            # not `contiguous`: it leaves an image of one channel as it is, which counts as both
+            turned = model.graph.call_method("to", (node,), {"memory_format": memory_format})
         for reader in readers:
             reader.replace_input_with(node, turned)
     model.graph.lint()

@@ -28,7 +28,7 @@ def test_images_are_turned_and_nothing_else_is() -> None:
     # another kernel adds up in another order
     torch.testing.assert_close(image, expected[0], rtol=1e-4, atol=1e-5)
     assert torch.equal(row, expected[1])
-    turned = [node for node in model.graph.nodes if node.target == "contiguous"]
+    turned = [node for node in model.graph.nodes if node.target == "to"]
     assert [node.args[0].name for node in turned] == ["x"]
 
 
@@ -45,4 +45,11 @@ def test_an_input_that_nobody_reads_is_left_alone() -> None:
     graph.output(graph.call_function(torch.relu, (used,)))
     model = torch.fx.GraphModule(nn.Module(), graph)
     take_channels_last(model, {"used": 4, "unused": 4})
-    assert sum(node.target == "contiguous" for node in model.graph.nodes) == 1
+    assert sum(node.target == "to" for node in model.graph.nodes) == 1
+
+
+def test_an_image_of_one_channel_is_turned_though_it_counts_as_both() -> None:
+    model = torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(1, 4, 3)))
+    take_channels_last(model, {"input": 4, "input_1": 4})
+    output = model(torch.randn(2, 1, 8, 8))
+    assert output.is_contiguous(memory_format=torch.channels_last)
