@@ -45,7 +45,7 @@ from autoquant.searching.cost_model import CostModel, Observation
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 JOBS = {"digits": "digits.yaml", "resnet20": "resnet20_cifar10.yaml"}
 KINDS = ("random", "block-wise")
-PAIRS = {1: 60, 64: 8}
+PAIRS = {1: 80, 64: 12}
 """By batch size: about as much time for each."""
 Floats = npt.NDArray[np.float64]
 
