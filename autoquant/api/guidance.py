@@ -12,7 +12,7 @@ from autoquant.api.watch import Watch
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Measurements
 from autoquant.core.objectives import Objective
-from autoquant.core.plan import Plan
+from autoquant.core.plan import INT16_SCHEMES, Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
@@ -165,4 +165,13 @@ def _hard_limits(
     if job.constraints.latency_ratio is not None and Objective.LATENCY in costs:
         bound = job.constraints.latency_ratio * baseline["latency_ms"].value
         limits.append(Limit("constraints.latency_ratio (ms)", costs[Objective.LATENCY], bound))
+    if job.constraints.int16_share is not None:
+        sites = prepared.captured.sites
+        ops = {
+            (site.name, scheme): (scheme in INT16_SCHEMES) / len(sites)
+            for site in sites
+            for scheme in Scheme
+        }
+        table = CostTable(0.0, ops, unit="share")
+        limits.append(Limit("constraints.int16_share", table, job.constraints.int16_share))
     return tuple(limits)

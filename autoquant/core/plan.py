@@ -14,6 +14,7 @@ from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
 
 PLAN_FORMAT = 1
+INT16_SCHEMES = frozenset({Scheme.INT16, Scheme.INT16_WEIGHT})
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Plan:
         """Count sites by scheme, in the order of `Scheme`."""
         counted = Counter(scheme for _, scheme in self.assignment)
         return {scheme.value: counted[scheme] for scheme in Scheme if counted[scheme]}
+
+    @property
+    def int16_share(self) -> float:
+        """Share of the sites that compute on 16-bit integers, from 0 to 1."""
+        wide = sum(scheme in INT16_SCHEMES for _, scheme in self.assignment)
+        return wide / max(len(self.assignment), 1)
 
     def to_json(self) -> dict[str, str]:
         """Give the plan as `{site: scheme}`."""

@@ -42,6 +42,8 @@ def _problem(kind: str, context: Mapping[str, Any], message: str) -> str:
         return _WORDS[kind]
     if kind == "greater_than_equal":
         return f"is below {context['ge']}"
+    if kind == "less_than_equal":
+        return f"is above {context['le']}"
     if kind == "greater_than":
         return f"is not above {context['gt']}"
     if kind in ("enum", "literal_error"):

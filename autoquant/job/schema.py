@@ -128,6 +128,7 @@ class Constraints(Section):
     accuracy_drop: Annotated[float, Field(ge=0, strict=False)] | None = 0.01
     latency_ratio: Annotated[float, Field(gt=0, strict=False)] | None = None
     size_ratio: Annotated[float, Field(gt=0, strict=False)] | None = None
+    int16_share: Annotated[float, Field(ge=0, le=1, strict=False)] | None = None
 
 
 class Budget(Section):

@@ -29,6 +29,8 @@ class Limits:
         if limits.size_ratio is not None and "size_bytes" in found:
             ratio = found["size_bytes"].value / self.baseline["size_bytes"].value
             excess["size_ratio"] = ratio - limits.size_ratio
+        if limits.int16_share is not None:
+            excess["int16_share"] = candidate.plan.int16_share - limits.int16_share
         return excess
 
     def kept_by(self, candidate: Candidate) -> bool:
