@@ -109,7 +109,6 @@ def _search(
         seed=job.seed,
         journal=folder.path / files.JOURNAL,
         proposer=guidance.proposer,
-        known=folder.candidates(),
     )
     with _executor(job, recipe, prepared, watch) as executor:
         history = _run_rounds(

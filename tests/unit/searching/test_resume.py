@@ -129,7 +129,6 @@ def search(
         seed=1,
         journal=journal,
         proposer=guide_of(space) if sampler == GUIDED else None,
-        known=list(kept),
     )
     costs = Forecast(space, lambda plan: {})
     gate = Gate((Objective.OUTPUT_ERROR, Objective.BOPS), limits, costs)
