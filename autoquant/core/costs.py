@@ -43,7 +43,7 @@ class CostTable:
         Raises:
             KeyError: The table lacks a site of the plan under the plan's scheme.
         """
-        schemes = plan.schemes
+        schemes = dict(plan.assignment)
         ops = sum(self.ops[site, scheme] for site, scheme in plan.assignment)
         edges = sum(
             pairs.get((schemes[writer], schemes[reader]), 0.0)

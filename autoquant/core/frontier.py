@@ -97,6 +97,7 @@ def _drop_beaten(candidates: Sequence[Candidate], axes: Sequence[Objective]) -> 
 
     Comparison within noise is not transitive, so the walk has a fixed order: cost, then output
     error, then number. The same candidates give the same frontier in whatever order they come.
+    What beats a candidate is mostly found among the last that were kept.
     """
 
     def rank(candidate: Candidate) -> tuple[float, ...]:
@@ -105,7 +106,7 @@ def _drop_beaten(candidates: Sequence[Candidate], axes: Sequence[Objective]) -> 
 
     kept: list[Candidate] = []
     for candidate in sorted(candidates, key=rank):
-        if not any(beats(other, candidate, axes) for other in kept):
+        if not any(beats(other, candidate, axes) for other in reversed(kept)):
             kept = [other for other in kept if not beats(candidate, other, axes)]
             kept.append(candidate)
     return kept

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from autoquant.core.pairs import shared
 from autoquant.core.plan import Plan
 
 SQNR_CEILING_DB = 150.0
@@ -162,5 +163,5 @@ class Candidate:
             failure=Failure.from_json(data["failure"]) if data["failure"] else None,
             stopped=data.get("stopped"),
             seconds=data["seconds"],
-            executed=data["executed"],
+            executed=shared(data["executed"]),
         )

@@ -13,7 +13,8 @@ def frontier_mask(losses: Floats) -> Mask:
     """Mark the points that no other point beats.
 
     A point is beaten when another is no worse in every objective and better in at least one;
-    of equal points all stay. Compares all pairs: O(n^2 m) time, O(n m) memory a row.
+    of equal points all stay. O(n log n) time for two objectives; for more, O(n m) for each point
+    of the frontier.
 
     Args:
         losses: Shape (n, m): n points, m objectives, lower is better.
@@ -29,10 +30,26 @@ def frontier_mask(losses: Floats) -> Mask:
     """
     if losses.ndim != 2 or np.isnan(losses).any():
         raise ValueError(f"losses must be (n, m) without NaN, got shape {losses.shape}")
-    mask = np.ones(len(losses), dtype=np.bool_)
-    for row, point in enumerate(losses):
-        beaten_by = (losses <= point).all(axis=1) & (losses < point).any(axis=1)
-        mask[row] = not beaten_by.any()
+    if losses.size == 0:
+        return np.ones(len(losses), dtype=np.bool_)
+    points, place = np.unique(losses, axis=0, return_inverse=True)
+    mask = _two_dimensional(points) if points.shape[1] == 2 else _by_comparison(points)
+    return np.asarray(mask[place.ravel()])
+
+
+def _two_dimensional(points: Floats) -> Mask:
+    """Of sorted distinct points, those below all before them; the first is always one."""
+    mask = np.ones(len(points), dtype=np.bool_)
+    mask[1:] = points[1:, 1] < np.minimum.accumulate(points[:-1, 1])
+    return mask
+
+
+def _by_comparison(points: Floats) -> Mask:
+    """Of sorted distinct points, those that no one before them is below everywhere."""
+    mask = np.ones(len(points), dtype=np.bool_)
+    for row, point in enumerate(points):
+        if mask[row]:
+            mask[row + 1 :] &= ~(points[row + 1 :] >= point).all(axis=1)
     return mask
 
 
@@ -60,6 +77,7 @@ def hypervolume(losses: Floats, reference: Floats) -> float:
         return 0.0
     if losses.shape[1] == 1:
         return float(reference[0] - inside.min())
+    inside = inside[frontier_mask(inside)]
     inside = inside[np.argsort(inside[:, -1], kind="stable")]
     upper = np.append(inside[1:, -1], reference[-1])
     volume = 0.0

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import ge
 from pathlib import Path
 
+from autoquant.core.pairs import Pairs, pairs_of
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
 
@@ -32,18 +34,18 @@ class Plan:
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.assignment]
-        if names != sorted(set(names)):
+        if any(map(ge, names, names[1:])):
             raise ValueError("a plan's sites must be unique and sorted; build it with Plan.of")
 
     @classmethod
     def of(cls, schemes: Mapping[str, Scheme]) -> Plan:
         """Build a plan from a mapping of site name to scheme."""
-        return cls(tuple(sorted(schemes.items())))
+        return cls(pairs_of(schemes))
 
-    @cached_property
+    @property
     def schemes(self) -> Mapping[str, Scheme]:
-        """The assignment as a mapping."""
-        return dict(self.assignment)
+        """The assignment as a mapping; a dict of it is faster where every site is looked up."""
+        return Pairs(self.assignment)
 
     def __getitem__(self, site: str) -> Scheme:
         return self.schemes[site]
@@ -76,14 +78,14 @@ class Plan:
         Raises:
             PlanError: A scheme has no such name.
         """
-        known = [scheme.value for scheme in Scheme]
+        known = {scheme.value: scheme for scheme in Scheme}
         for site, scheme in data.items():
             if scheme not in known:
                 raise PlanError(
                     f"site {site!r} has the unknown scheme {scheme!r}",
                     hint=f"choose one of {', '.join(known)}",
                 )
-        return cls.of({site: Scheme(scheme) for site, scheme in data.items()})
+        return cls.of({site: known[scheme] for site, scheme in data.items()})
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, readable by `load_plan`."""

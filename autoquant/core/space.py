@@ -89,8 +89,9 @@ class SearchSpace:
             PlanError: The plan lacks a site, splits a knob, or chooses what is not allowed.
         """
         found: dict[str, Scheme] = {}
+        chosen = dict(plan.assignment)
         for knob in self.knobs:
-            schemes = {plan.schemes.get(site) for site in knob.sites}
+            schemes = {chosen.get(site) for site in knob.sites}
             scheme = schemes.pop()
             if schemes or scheme not in knob.schemes:
                 raise PlanError(

@@ -32,7 +32,7 @@ class Choices:
 
     def of(self, plan: Plan) -> str:
         """Write a plan of the space."""
-        schemes = plan.schemes
+        schemes = dict(plan.assignment)
         return "".join(places[schemes[name]] for name, places in self._places)
 
     def plan(self, text: str) -> Plan:

@@ -51,7 +51,7 @@ class CostTerms:
         Raises:
             KeyError: The table lacks a site of the plan under the plan's scheme.
         """
-        schemes = plan.schemes
+        schemes = dict(plan.assignment)
         chosen = [self.ops[item] for item in plan.assignment]
         chosen += [
             pairs.get((schemes[writer], schemes[reader]), self.nothing)

@@ -8,6 +8,7 @@ from enum import Enum
 
 from autoquant.core.evaluation import Executor, Outcome, Phase, Task
 from autoquant.core.measurement import Candidate
+from autoquant.core.pairs import shared
 from autoquant.core.recording import Recorder
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget
@@ -176,7 +177,7 @@ class Rounds:
             failure=outcome.failure,
             stopped=outcome.stopped or before.stopped,
             seconds=seconds,
-            executed=outcome.executed or before.executed,
+            executed=shared(outcome.executed or before.executed),
         )
         self._keep(candidate)
 

@@ -164,7 +164,7 @@ class SampledPlans:
         )
 
     def _params(self, plan: Plan) -> dict[str, str]:
-        schemes = plan.schemes
+        schemes = dict(plan.assignment)
         return {knob.name: schemes[knob.name].value for knob in self._space.free}
 
     def _plan(self, params: dict[str, str]) -> Plan:

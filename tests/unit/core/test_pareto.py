@@ -57,3 +57,18 @@ def test_points_beyond_the_reference_add_nothing() -> None:
 def test_nan_losses_are_refused() -> None:
     with pytest.raises(ValueError, match="without NaN"):
         frontier_mask(np.array([[np.nan, 0.0]]))
+
+
+@given(
+    st.integers(1, 3).flatmap(
+        lambda m: st.lists(
+            st.tuples(*[st.sampled_from([-1.0, 0.0, 0.5, 1.0, np.inf])] * m), max_size=12
+        ).map(lambda rows: np.array(rows, dtype=np.float64).reshape(len(rows), m))
+    )
+)
+def test_the_frontier_is_what_comparing_all_pairs_gives(losses: np.ndarray) -> None:
+    slow = [
+        not any((other <= point).all() and (other < point).any() for other in losses)
+        for point in losses
+    ]
+    assert frontier_mask(losses).tolist() == slow
