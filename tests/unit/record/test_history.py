@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,30 @@ def test_a_later_record_of_a_number_supersedes_the_earlier(tmp_path: Path) -> No
     path = tmp_path / "history.jsonl"
     write(path, [candidate(0), candidate(1), candidate(0, drop=0.5)])
     assert read_history(path) == (candidate(0, drop=0.5), candidate(1))
+
+
+def test_a_later_record_leaves_out_what_did_not_change(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    write(path, [candidate(0), candidate(0, drop=0.5)])
+    first, second = path.read_text().splitlines()
+    assert "plan" in json.loads(first)
+    assert "plan" not in json.loads(second)
+    assert read_history(path) == (candidate(0, drop=0.5),)
+
+
+def test_a_later_record_of_another_plan_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    other = make_candidate(0, {"conv": Scheme.FP32, "fc": Scheme.FP32})
+    write(path, [candidate(0), other])
+    assert read_history(path) == (other,)
+
+
+def test_a_record_that_refers_to_a_missing_one_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    write(path, [candidate(0), candidate(0, drop=0.5), candidate(1)])
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(StorageError, match=r"history\.jsonl is damaged: line 1"):
+        read_history(path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
