@@ -37,6 +37,8 @@ class Trust:
 
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _FACTOR_SPREAD = math.log(2.5)
+_LEAST_ERROR = 1e-12
+"""No cost is known better than to this share of the largest: a plan may cost nothing at all."""
 _JUDGES = 96
 """Observations that decide on the trust; more would cost time and change little."""
 
@@ -178,8 +180,10 @@ class CostModel:
             return _Fit(self.trust, np.zeros((0, 0)), np.zeros(0))
         trust = self._learn_trust()
         kernel = self._covariance(self._rows, self._rows, trust)
-        noise = np.diag(self._noise(trust, slice(None)))
-        inverse = np.linalg.inv(kernel + noise).astype(np.float64)
+        kernel += np.diag(self._noise(trust, slice(None)))
+        # costs may differ by ten orders of magnitude: invert the correlations, not the covariances
+        scales = np.sqrt(np.diag(kernel))
+        inverse = np.linalg.inv(kernel / np.outer(scales, scales)) / np.outer(scales, scales)
         return _Fit(trust, inverse, inverse @ self._residuals)
 
     @cached_property
@@ -225,7 +229,9 @@ class CostModel:
     def _noise(self, trust: Trust, which: slice) -> Floats:
         """Variance of each observation around the additive model."""
         stderrs = np.array([item.stderr for item in self.observations[which]])
-        noise: Floats = stderrs**2 + (trust.misfit * self._prior_means[which]) ** 2
+        costs = np.array([abs(item.cost) for item in self.observations])
+        least = _LEAST_ERROR * max(float(costs.max()), float(np.abs(self._prior_means).max()))
+        noise: Floats = stderrs**2 + (trust.misfit * self._prior_means[which]) ** 2 + least**2
         return noise
 
 
@@ -240,9 +246,11 @@ class _Fit:
 
 def _log_evidence(covariance: Floats, residuals: Floats) -> float:
     """Log density of the residuals, up to a constant; Rasmussen and Williams, eq. 2.30."""
-    factor = np.linalg.cholesky(covariance)
-    solved = np.linalg.solve(factor, residuals)
-    return -0.5 * float(solved @ solved) - float(np.log(np.diag(factor)).sum())
+    scales = np.sqrt(np.diag(covariance))
+    factor = np.linalg.cholesky(covariance / np.outer(scales, scales))
+    solved = np.linalg.solve(factor, residuals / scales)
+    determinant = float(np.log(np.diag(factor)).sum() + np.log(scales).sum())
+    return -0.5 * float(solved @ solved) - determinant
 
 
 def _values(

@@ -205,3 +205,15 @@ def test_a_thousand_knobs_of_four_schemes_are_fast() -> None:
     model.predict(plans(1, 2, truth)[0])
     # about a second of one core; a solve over its 16,000 terms would take minutes
     assert time.process_time() - started < 20.0
+
+
+def test_plans_that_cost_nothing_and_ten_orders_of_magnitude_are_taken() -> None:
+    scale = {Scheme.INT8: 1e-2, Scheme.BF16: 1e-6, Scheme.FP32: 0.0}
+    ops = {(name, scheme): scale[scheme] for name in names(6) for scheme in SCHEMES}
+    model = CostModel(CostTable(0.0, ops), trust=Trust(0.5, 0.3, 0.0, 0.1))
+    for scheme in SCHEMES:
+        plan = Plan.of(dict.fromkeys(names(6), scheme))
+        model = model.observe(plan, 12.0 * scale[scheme], 0.0)
+        assert model.predict(plan).mean == pytest.approx(12.0 * scale[scheme], rel=0.2)
+    drawn = model.draw(np.random.default_rng(0))
+    assert drawn.ops["op0", Scheme.INT8] == pytest.approx(2e-2, rel=1.0)
