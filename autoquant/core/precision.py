@@ -65,6 +65,8 @@ class Scheme(Enum):
     BF16 = "bf16"
     FP32 = "fp32"
 
+    __hash__ = object.__hash__  # Enum's own hashes the name, in Python; schemes are keys everywhere
+
     @property
     def weight(self) -> Precision:
         """Format in which weights are stored."""

@@ -49,7 +49,7 @@ class SearchSpace:
         """Knobs by name."""
         return {knob.name: knob for knob in self.knobs}
 
-    @property
+    @cached_property
     def free(self) -> tuple[Knob, ...]:
         """Knobs that leave a choice."""
         return tuple(knob for knob in self.knobs if len(knob.schemes) > 1)

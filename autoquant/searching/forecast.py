@@ -37,28 +37,25 @@ class Forecast:
         self._latency = latency
         self._baseline_ms = baseline_ms
         self._seen: dict[int, Observation] = {}
-        self._news = 0
+        self._news: dict[int, Candidate] = {}
 
     def learn(self, candidate: Candidate) -> None:
         """Take in a candidate; only a latency that was measured teaches something."""
         speedup = candidate.measurements.get("speedup")
         if self._latency is None or speedup is None or speedup.kind is Kind.ESTIMATED:
             return
-        cost = self._baseline_ms / speedup.value
-        stderr = cost * (speedup.stderr or 0.0) / speedup.value
-        choices = Plan.of(self._space.choices(candidate.plan))
-        self._news += candidate.number not in self._seen
-        self._seen[candidate.number] = Observation(choices, cost, stderr)
+        self._news.pop(candidate.number, None)
+        self._news[candidate.number] = candidate
+        if len(self._news) > _WINDOW:
+            self._news.pop(next(iter(self._news)))
 
     def predict(self, plan: Plan) -> Measurements:
         """Predict the costs of a plan; a latency has its standard error."""
         known = dict(self._exact(plan))
         if self._latency is None:
             return known
-        if self._news >= _NEWS:
-            observations = tuple(self._seen.values())[-_WINDOW:]
-            self._latency = replace(self._latency, observations=observations)
-            self._news = 0
+        if len(self._news) >= _NEWS:
+            self._latency = replace(self._latency, observations=self._observations())
         found = self._latency.predict(Plan.of(self._space.choices(plan)))
         speedup = self._baseline_ms / found.mean
         return {
@@ -68,3 +65,19 @@ class Forecast:
                 speedup, Kind.ESTIMATED, stderr=speedup * found.stderr / found.mean
             ),
         }
+
+    def _observations(self) -> tuple[Observation, ...]:
+        """The latest measurements; what is older is forgotten."""
+        for number, candidate in self._news.items():
+            self._seen.pop(number, None)
+            self._seen[number] = self._observe(candidate)
+        self._news = {}
+        for number in tuple(self._seen)[:-_WINDOW]:
+            del self._seen[number]
+        return tuple(self._seen.values())
+
+    def _observe(self, candidate: Candidate) -> Observation:
+        speedup = candidate.measurements["speedup"]
+        cost = self._baseline_ms / speedup.value
+        stderr = cost * (speedup.stderr or 0.0) / speedup.value
+        return Observation(Plan.of(self._space.choices(candidate.plan)), cost, stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,19 @@ _EPOCH = datetime(2000, 1, 1)
 _GENERATION = "NSGAIISampler:generation"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Told:
-    """A candidate as the samplers see it."""
+    """A candidate as the samplers see it; few of many are ever looked at."""
 
-    choices: dict[str, str]
+    space: SearchSpace
+    plan: Plan
     losses: tuple[float, ...]
     excess: dict[str, float]
+
+    @cached_property
+    def choices(self) -> dict[str, str]:
+        """Its scheme of each free knob."""
+        return _params(self.space, self.plan)
 
 
 class SampledPlans:
@@ -79,7 +86,7 @@ class SampledPlans:
             return
         losses = tuple(float(item.loss(candidate.measurements)) for item in self._objectives)
         excess = self._limits.violations(candidate)
-        told = _Told(self._params(candidate.plan), losses, excess)
+        told = _Told(self._space, candidate.plan, losses, excess)
         violation = sum(max(value, 0.0) for value in excess.values())
         self._window.add(candidate.number, losses, violation, told)
 
@@ -88,7 +95,7 @@ class SampledPlans:
     ) -> Plan | None:
         """Give a plan that is not taken; None after some draws that were."""
         told = [self._trial(index, item) for index, item in enumerate(self._window.items())]
-        waiting = [self._params(plan) for plan in pending]
+        waiting = [_params(self._space, plan) for plan in pending]
         for _ in range(_TRIES):
             plan = self._draw(random, told, waiting)
             if plan.digest not in taken:
@@ -163,10 +170,6 @@ class SampledPlans:
             intermediate_values={},
         )
 
-    def _params(self, plan: Plan) -> dict[str, str]:
-        schemes = dict(plan.assignment)
-        return {knob.name: schemes[knob.name].value for knob in self._space.free}
-
     def _plan(self, params: dict[str, str]) -> Plan:
         return self._space.plan(
             {
@@ -174,6 +177,11 @@ class SampledPlans:
                 for knob in self._space.knobs
             }
         )
+
+
+def _params(space: SearchSpace, plan: Plan) -> dict[str, str]:
+    schemes = dict(plan.assignment)
+    return {knob.name: schemes[knob.name].value for knob in space.free}
 
 
 class _Trials(InMemoryStorage):
