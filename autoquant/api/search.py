@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from autoquant.api.confirm import noise_notice, score_heldout, time_again
 from autoquant.api.guidance import find_costs, guide
 from autoquant.api.load import load_result
 from autoquant.api.preparation import Preparation, prepare
@@ -20,7 +22,7 @@ from autoquant.api.result import BuildContext, SearchResult, example_arrays, kee
 from autoquant.api.sensitivity import rank_by_sensitivity
 from autoquant.api.settings import check_resumable, settings_of
 from autoquant.api.watch import Watch
-from autoquant.core.evaluation import Executor, Phase, Task
+from autoquant.core.evaluation import Executor, Phase
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
@@ -115,11 +117,17 @@ def _search(
             job, strategy, guidance.gate, executor, prepared, folder, tracker, watch
         )
         candidates = history.candidates
+        find = partial(_frontier, job, limits, baseline)
         if history.reason is not StopReason.INTERRUPTED:
-            candidates = _score_heldout(
-                subject, executor, limits, job, candidates, baseline, folder, watch
-            )
-    frontier = _frontier(job, limits, candidates, baseline)
+            if Phase.LATENCY in prepared.phases:
+                candidates = time_again(candidates, find, executor, folder, watch)
+            if subject.heldout is not None:
+                candidates = score_heldout(candidates, find, executor, folder, watch)
+    frontier = find(candidates)
+    noise = noise_notice(frontier)
+    if noise is not None:
+        facts = replace(facts, notices=(*facts.notices, noise))
+        folder.write_facts(facts, dump_job(job))
     if history.reason is StopReason.INTERRUPTED:
         resume = f"interrupted; continue with --resume (kept in {folder.path})"
         facts = replace(facts, notices=(*facts.notices, resume))
@@ -292,42 +300,8 @@ class _Counter:
             self.advance(1)
 
 
-def _score_heldout(
-    subject: Subject,
-    executor: Executor,
-    limits: Limits,
-    job: Job,
-    candidates: Sequence[Candidate],
-    baseline: Measurements,
-    folder: ResultFolder,
-    watch: Watch,
-) -> tuple[Candidate, ...]:
-    """Score the frontier's members on data that the search never saw."""
-    by_number = {candidate.number: candidate for candidate in candidates}
-    members = [
-        item
-        for item in _frontier(job, limits, candidates, baseline)
-        if "heldout_accuracy" not in item.measurements
-    ]
-    if subject.heldout is None or not members:
-        return tuple(candidates)
-    tasks = [Task(item.number, item.plan) for item in members]
-    with watch.stage("scoring the frontier on held-out data", len(tasks)) as advance:
-        for outcome in executor.run(Phase.HELDOUT, tasks):
-            before = by_number[outcome.number]
-            scored = replace(
-                before,
-                measurements={**before.measurements, **outcome.measurements},
-                seconds={**before.seconds, "heldout": outcome.seconds.get("heldout", 0.0)},
-            )
-            by_number[outcome.number] = scored
-            folder.candidate(scored)
-            advance(1)
-    return tuple(by_number[number] for number in sorted(by_number))
-
-
 def _frontier(
-    job: Job, limits: Limits, candidates: Sequence[Candidate], baseline: Measurements
+    job: Job, limits: Limits, baseline: Measurements, candidates: Sequence[Candidate]
 ) -> Frontier:
     """The frontier of what keeps the constraints."""
     kept = [candidate for candidate in candidates if limits.kept_by(candidate)]
