@@ -79,6 +79,11 @@ class _LogNet(_Wrapped):
         return torch.log(y)
 
 
+class _SwishNet(_Wrapped):
+    def change(self, y: Tensor) -> Tensor:
+        return F.hardswish(y)
+
+
 class _DropoutNet(_Wrapped):
     def change(self, y: Tensor) -> Tensor:
         return F.dropout(y, 0.5, training=True)
@@ -160,6 +165,10 @@ class _VolumeNet(nn.Module):
 
 def log_model() -> nn.Module:
     return seeded(_LogNet)
+
+
+def swish_model() -> nn.Module:
+    return seeded(_SwishNet)
 
 
 def dropout_model() -> nn.Module:

@@ -22,6 +22,7 @@ class Rule(BaseModel):
         block: Glob on the path of the module that holds the site.
         schemes: What the sites may take.
         pin: The one scheme they take.
+        optional: Whether it may match no site, for spaces that serve many models.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -31,6 +32,7 @@ class Rule(BaseModel):
     block: str | None = None
     schemes: SchemeNames | None = None
     pin: SchemeName | None = None
+    optional: bool = False
 
     @model_validator(mode="after")
     def _whole(self) -> Rule:

@@ -47,8 +47,9 @@ def bind_space(
             an emulated op has no time to measure.
 
     Raises:
-        PlanError: A rule matches no site; a pin or the fallback is what the target cannot run
-            (or cannot time); or emulated schemes were dropped and nothing is left to choose.
+        PlanError: A rule matches no site, or only sites that follow others; a pin or the fallback
+            is what the target cannot run (or cannot time); or emulated schemes were dropped and
+            nothing is left to choose.
     """
     check_rules(rules, sites)
     dropped: Counter[tuple[Scheme, str]] = Counter()
@@ -98,14 +99,22 @@ def check_rules(rules: SpaceRules, sites: Sequence[Site]) -> None:
     """Refuse rules and groups that mean nothing: what protects nothing is a mistake.
 
     Raises:
-        PlanError: A pattern matches no site; names the sites that come near.
+        PlanError: A pattern matches no site (names those that come near), or all that a rule
+            matches follow other sites (names those that lead them).
     """
     names = [site.name for site in sites]
     for index, rule in enumerate(rules.rules):
-        if not any(matches(rule, site) for site in sites):
+        what = f"space.rules.{index} ({rule.describe()})"
+        matched = [site for site in sites if matches(rule, site)]
+        if not matched and not rule.optional:
             raise PlanError(
-                f"space.rules.{index} ({rule.describe()}) matches no site of this model",
+                f"{what} matches no site of this model",
                 hint=_nearest(rule.path or rule.block or "", names),
+            )
+        if matched and all(site.follows is not None for site in matched):
+            raise PlanError(
+                f"{what} changes nothing: {_leaders(matched, sites)}",
+                hint="write the rule for the leading site; those that follow take its scheme",
             )
     for group in rules.groups:
         for pattern in group:
@@ -114,6 +123,19 @@ def check_rules(rules: SpaceRules, sites: Sequence[Site]) -> None:
                     f"space.groups: {pattern!r} matches no site of this model",
                     hint=_nearest(pattern, names),
                 )
+
+
+def _leaders(followers: Sequence[Site], sites: Sequence[Site], shown: int = 3) -> str:
+    """Which sites decide for those that follow."""
+    by_name = {site.name: site for site in sites}
+    pairs = []
+    for follower in followers[:shown]:
+        leader = follower
+        while leader.follows is not None:
+            leader = by_name[leader.follows]
+        pairs.append(f"{follower.name!r} follows {leader.name!r}")
+    more = [f"{len(followers) - shown} more follow others"] if len(followers) > shown else []
+    return ", ".join([*pairs, *more])
 
 
 def _nearest(pattern: str, names: Sequence[str]) -> str:

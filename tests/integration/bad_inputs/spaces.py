@@ -56,6 +56,14 @@ SPACES = [
         before=CALIBRATING,
     ),
     Case(
+        "rule-matches-followers",
+        "`rules: [{kind: activation, pin: fp32}]` on a hard-swish behind a linear layer",
+        "space.rules.0 (kind: activation) changes nothing: ':hardswish:0' follows 'last'",
+        "write the rule for the leading site; those that follow take its scheme",
+        {**model("swish_model"), **rule(kind="activation", pin="fp32")},
+        before=CALIBRATING,
+    ),
+    Case(
         "group-matches-no-site",
         "`groups: [[first, third]]`",
         "space.groups: 'third' matches no site of this model",

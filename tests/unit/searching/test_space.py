@@ -7,8 +7,8 @@ import pytest
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
 from autoquant.errors import PlanError
-from autoquant.job import Rule, SpaceRules
-from autoquant.searching.space import BoundSpace, bind_space
+from autoquant.job import Rule, SpaceRules, find_space_rules, shipped_spaces
+from autoquant.searching.space import BoundSpace, bind_space, check_rules
 
 ALL = (Scheme.INT8, Scheme.INT16, Scheme.FP32)
 
@@ -101,14 +101,42 @@ def test_blocks_and_groups_make_sites_agree() -> None:
             SpaceRules(schemes=ALL, rules=(Rule(path="embed", pin=Scheme.INT8),)),
             "'embed' .* is pinned to int8, which this target does not run",
         ),
+        (
+            SpaceRules(schemes=ALL, rules=(Rule(kind=OpKind.ACTIVATION, pin=Scheme.FP32),)),
+            r"space.rules.0 \(kind: activation\) changes nothing: "
+            "'layer1.act' follows 'layer1.conv'",
+        ),
     ],
-    ids=["rule", "group", "pin"],
+    ids=["rule", "group", "pin", "follower"],
 )
 def test_rules_that_protect_nothing_or_cannot_hold_are_refused(
     rules: SpaceRules, message: str
 ) -> None:
     with pytest.raises(PlanError, match=message):
         bind(rules)
+
+
+def test_an_optional_rule_may_match_no_site() -> None:
+    rules = (Rule(kind=OpKind.LSTM, pin=Scheme.FP32, optional=True),)
+    assert schemes(bind(SpaceRules(schemes=ALL, rules=rules))) == schemes(
+        bind(SpaceRules(schemes=ALL))
+    )
+
+
+def test_an_optional_rule_on_followers_alone_is_refused_all_the_same() -> None:
+    rules = (Rule(path="*.act", pin=Scheme.FP32, optional=True),)
+    with pytest.raises(PlanError, match="changes nothing"):
+        bind(SpaceRules(schemes=ALL, rules=rules))
+
+
+def test_a_rule_on_leaders_and_followers_decides_for_the_leaders() -> None:
+    rules = (Rule(block="layer1", pin=Scheme.FP32),)
+    assert schemes(bind(SpaceRules(schemes=ALL, rules=rules)))["layer1.conv"] == ["fp32"]
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_every_shipped_space_fits_a_model_without_embeddings(name: str) -> None:
+    check_rules(SpaceRules.model_validate(find_space_rules(name)), SITES[:5])
 
 
 def test_a_refused_rule_names_the_nearest_sites() -> None:
