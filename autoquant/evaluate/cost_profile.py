@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from autoquant.backends.torch_cpu.profile import Profile, profile_costs
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
@@ -29,5 +31,7 @@ def profile_latency(
     """
     backend = build_backend(subject, captured, statistics, settings)
     inputs = latency_inputs(subject, settings.latency_batch)
+    # with one thread, its own time leaves out what other processes take
+    clock = time.thread_time if settings.latency_threads == 1 else time.perf_counter
     with with_threads(settings.latency_threads):
-        return profile_costs(captured, backend, space, subject.model, inputs)
+        return profile_costs(captured, backend, space, subject.model, inputs, clock=clock)

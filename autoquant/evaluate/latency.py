@@ -10,7 +10,7 @@ import numpy as np
 from autoquant.core.measurement import Kind, Measurement
 
 _WARM_UP = 2
-_SHORTEST_MS = 2.0
+_SHORTEST_MS = 10.0
 _MAD_TO_SIGMA = 1.4826
 _MEDIAN_EFFICIENCY = 1.2533
 
@@ -27,7 +27,7 @@ def measure_latency(
     The two run in turn and swap their order from pair to pair, so that a drift of the machine's
     speed meets both alike. `speedup` is the median over pairs of float time over candidate time;
     `latency_ms` the median candidate time. Their standard errors are those of a median:
-    1.2533 * 1.4826 * MAD / sqrt(pairs). Calls shorter than 2 ms are timed in bundles.
+    1.2533 * 1.4826 * MAD / sqrt(pairs). Calls shorter than 10 ms are timed in bundles.
 
     Args:
         candidate: Runs the candidate once.

@@ -25,6 +25,7 @@ from autoquant.model.torch_ao.conversion import (
     prepare,
     quiet_torch,
 )
+from autoquant.model.torch_ao.memory_format import take_channels_last
 from autoquant.model.torch_ao.observers import ScaleCache
 from autoquant.model.torch_ao.qconfig import (
     QuantizationSettings,
@@ -88,6 +89,10 @@ class TorchCpuBackend:
         self._engine = engine
         self._settings = settings
         self._example = tuple(item[:_READBACK_SAMPLES] for item in example_inputs)
+        placeholders = (n.name for n in captured.graph.graph.nodes if n.op == "placeholder")
+        self._dimensions = {
+            name: item.ndim for name, item in zip(placeholders, example_inputs, strict=True)
+        }
         self._cache = ScaleCache(statistics)
         self._sites = {site.name: site for site in captured.sites}
         self._roots = {
@@ -101,6 +106,8 @@ class TorchCpuBackend:
     def build(self, plan: Plan) -> Executable:
         """Prepare, fill the observers from the cache, convert, and read back.
 
+        The built model turns images into channels last as they come in.
+
         Raises:
             BackendError: The engine refuses an op, or runs something else than planned.
         """
@@ -110,6 +117,7 @@ class TorchCpuBackend:
             try:
                 prepared = prepare(captured.traced, mapping, self._example)
                 converted = convert(prepared, self._cache, self._conversion(plan))
+                take_channels_last(converted, self._dimensions)
                 with quiet_torch(), torch.no_grad():
                     runs = observe_execution(converted, self._roots, self._example, FLOAT_NODE)
             except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:

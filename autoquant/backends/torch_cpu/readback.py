@@ -156,6 +156,6 @@ def _rounding(model: GraphModule, source: Node, spy: _Spy) -> Precision:
     if source.op == "call_method" and source.target == "dequantize":
         (stored,) = spy.arrived[source]
         return Precision.FP16 if stored.dtype is torch.float16 else Precision.INT8
-    if source.op == "call_method" and source.target == "to" and source.args[1] is torch.float16:
+    if source.op == "call_method" and source.target == "to" and torch.float16 in source.args:
         return Precision.FP16
     return Precision.FP32
