@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,8 +26,6 @@ from autoquant.searching.space import BoundSpace, bind_space, check_rules
 
 FEW_SAMPLES = 100
 """Below this many calibration samples a warning is shown."""
-
-_REDUCE_RANGE: Mapping[str, bool | None] = {"auto": None, "yes": True, "no": False}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,10 +97,11 @@ def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
 
 def measurement_settings(job: Job) -> MeasurementSettings:
     """How a job measures; its engine may still be `auto`."""
+    reduce_range = job.backend.reduce_range
     return MeasurementSettings(
         engine=job.backend.engine,
         observer=job.calibration.observer,
-        reduce_range=_REDUCE_RANGE[job.backend.reduce_range],
+        reduce_range=None if reduce_range == "auto" else reduce_range,
         quality_threads=job.execution.cpus_per_worker,
         latency_threads=job.backend.threads,
         latency_batch=job.backend.batch_size,

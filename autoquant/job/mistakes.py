@@ -47,7 +47,7 @@ def _problem(kind: str, context: Mapping[str, Any], message: str) -> str:
     if kind == "greater_than":
         return f"is not above {context['gt']}"
     if kind in ("enum", "literal_error"):
-        return f"is none of {str(context['expected']).replace(' or ', ', ')}"
+        return f"is none of {_choices(str(context['expected']))}"
     if kind == "too_short":
         return f"needs at least {context['min_length']} item"
     if kind == "string_too_short":
@@ -57,6 +57,12 @@ def _problem(kind: str, context: Mapping[str, Any], message: str) -> str:
     if kind == "value_error":
         return f"is wrong: {context['error']}"
     return f"is wrong: {message}"
+
+
+def _choices(expected: str) -> str:
+    """What pydantic expects, as YAML writes it."""
+    words = expected.replace(" or ", ", ")
+    return words.replace("True", "true").replace("False", "false")
 
 
 def _show(value: object) -> str:

@@ -119,7 +119,7 @@ class BackendSettings(Section):
     threads: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] | None = None
     pairs: Annotated[int, Field(ge=3)] = 20
-    reduce_range: Literal["auto", "yes", "no"] = "auto"
+    reduce_range: Literal["auto", True, False] = "auto"
 
 
 class Constraints(Section):

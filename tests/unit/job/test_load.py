@@ -61,6 +61,14 @@ def test_overrides_replace_single_keys(path: Path) -> None:
     assert load_job(path).budget.trials == 64
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("yes", True), ("true", True), ("no", False), ("auto", "auto")],
+)
+def test_reduce_range_is_what_yaml_makes_of_it(path: Path, text: str, value: object) -> None:
+    assert load_job(path, [f"backend.reduce_range={text}"]).backend.reduce_range is value
+
+
 @pytest.mark.parametrize("name", shipped_spaces())
 def test_every_shipped_space_loads_by_its_name(path: Path, name: str) -> None:
     assert load_job(path, [f"space={name}"]).space.name == name
@@ -91,6 +99,7 @@ def test_the_npu_space_is_int8_int16_and_fp16_with_fp32_to_fall_back_on(path: Pa
         ("model.entry=missing.py:model", "model.entry: no file"),
         ("model.entry=model", "write package.module:function or path/file.py:function"),
         ("data.metric=no_such_package.metrics:f", "no module 'no_such_package.metrics'"),
+        ("backend.reduce_range=7", "backend.reduce_range: 7 is none of 'auto', true, false"),
         ("execution.workers=0", "execution.workers: 0 is below 1"),
         ("name=a/b", "name: 'a/b' may hold letters, digits"),
         ("budget.minutes=.inf", "budget.minutes: inf is not a finite number"),
