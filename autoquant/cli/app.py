@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from autoquant.errors import AutoquantError
 
@@ -22,8 +23,20 @@ EXIT_MISTAKE = 2
 _PIPE_WIDTH = 160
 EXIT_INTERRUPTED = 130
 
+
+class _Commands(TyperGroup):
+    """Tells an interrupt apart from an exit code; typer makes the same of both."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise typer.Abort from error
+
+
 app = typer.Typer(
     name="autoquant",
+    cls=_Commands,
     help=(
         "Find the best trade-offs between accuracy, latency and size of a PyTorch model, op by op, "
         "on real quantized kernels.\n\n"
@@ -138,16 +151,12 @@ def sensitivity(
 
 
 @app.command()
-def backends(
-    all_schemes: Annotated[
-        bool, typer.Option("--all", help="Also list schemes that no op of the kind runs.")
-    ] = False,
-) -> int:
+def backends() -> int:
     """Print what runs here: engine x op x scheme -> native, emulated or unsupported."""
     from autoquant.cli.support_table import support_tables
 
     console = _console()
-    for table in support_tables(all_schemes=all_schemes):
+    for table in support_tables():
         console.print(table)
     console.print(
         "native: a real kernel runs, and its time is measured. emulated: exact numerics in "
@@ -173,11 +182,17 @@ def export(
     from autoquant.api.export import export_torchscript
     from autoquant.api.load import load_result
     from autoquant.cli.candidates import find_candidate, load_model_of
+    from autoquant.record.wording import counts_text
 
     loaded = load_result(result)
     candidate = find_candidate(loaded, number, max_drop)
     path = export_torchscript(candidate, load_model_of(result), output, loaded.context.engine)
-    Console().print(f"{path}: candidate {candidate.number}, {candidate.plan.counts()}")
+    Console().print(
+        f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     return 0
 
 
@@ -216,6 +231,8 @@ def ui(
     Console().print(f"MLflow UI: {running.url} (Ctrl-C stops it)", highlight=False)
     try:
         return running.wait()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     finally:
         running.close()
 

@@ -19,8 +19,13 @@ def find_candidate(
     """The candidate that a command means.
 
     Raises:
-        PlanError: There is no such candidate, or it failed.
+        PlanError: There is no such candidate, it failed, or the two contradict each other.
     """
+    if number is not None and max_drop is not None:
+        raise PlanError(
+            f"--number {number} names a candidate and --max-drop {max_drop} looks for one",
+            hint="give one of them",
+        )
     if number is None:
         return result.best(max_drop)
     by_number = {item.number: item for item in result.candidates}

@@ -14,26 +14,16 @@ from autoquant.core.sites import OpKind
 _STYLES = {Support.NATIVE: "green", Support.EMULATED: "yellow", Support.UNSUPPORTED: "dim"}
 
 
-def support_tables(*, all_schemes: bool) -> Iterator[Table]:
-    """One table for each engine that runs here.
-
-    Args:
-        all_schemes: Keep columns in which nothing runs.
-    """
+def support_tables() -> Iterator[Table]:
+    """One table for each engine that runs here."""
     for engine in engines_here():
-        schemes = [
-            scheme
-            for scheme in Scheme
-            if all_schemes
-            or any(support_of(engine, kind, scheme) is not Support.UNSUPPORTED for kind in OpKind)
-        ]
         bits = "7 bits, its kernels saturate here" if saturates(engine) else "8 bits"
         table = Table(title=f"torch / {engine} (int8 activations: {bits})", title_justify="left")
         table.add_column("op")
-        for scheme in schemes:
+        for scheme in Scheme:
             table.add_column(scheme.value)
         for kind in OpKind:
-            table.add_row(kind.value, *(_cell(support_of(engine, kind, item)) for item in schemes))
+            table.add_row(kind.value, *(_cell(support_of(engine, kind, item)) for item in Scheme))
         yield table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import time
@@ -59,9 +60,12 @@ def test_report_prints_the_frontier_again(
     assert (finished / "timed" / "report.html").stat().st_size > 100_000
 
 
-def test_export_writes_a_file_that_torch_loads(finished: Path, tmp_path: Path) -> None:
-    path = tmp_path / "model.ts"
+def test_export_writes_a_file_that_torch_loads(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "[bold]model.ts"
     assert main(["export", str(finished / "timed"), "--output", str(path), "--number", "1"]) == 0
+    assert re.match(rf"{re.escape(str(path))}: candidate 1, \d+ int8\n", capsys.readouterr().out)
     torch.backends.quantized.engine = "fbgemm"
     assert torch.jit.load(str(path))(torch.ones(2, 3, 16, 16)).shape == (2, 10)
 
@@ -110,6 +114,17 @@ def test_overrides_reach_the_job_and_are_kept_with_the_result(
     origins = {json.loads(line)["origin"].partition(":")[0] for line in lines}
     assert origins == {"seed"}
     assert "trials: 0" in (tmp_path / "seeds" / "job.yaml").read_text()
+
+
+def test_ctrl_c_before_the_first_candidate_says_how_to_go_on(
+    write_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write_job("early")
+    (tmp_path / "entry.py").write_text(
+        "def model():\n    raise KeyboardInterrupt\n\ndef batches():\n    ...\n"
+    )
+    assert main(["search", str(job)]) == 130
+    assert "interrupted; what was finished is kept" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -125,6 +125,13 @@ EXPORTS = [
         lambda stage: export(stage, "--number", 1),
     ),
     Scene(
+        "number-and-drop",
+        "`autoquant export --number 0 --max-drop 0.01`",
+        "--number 0 names a candidate and --max-drop 0.01 looks for one",
+        "give one of them",
+        lambda stage: export(stage, "--number", 0, "--max-drop", 0.01),
+    ),
+    Scene(
         "no-candidate-within-the-drop",
         "`autoquant export --max-drop -1`, or `result.best(max_drop=-1)`",
         "no frontier member drops at most -1.0; the least drop is 0",
