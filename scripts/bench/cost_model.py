@@ -18,29 +18,24 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from report import Row, show
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.watch import Silent
-from autoquant.backends.protocol import Backend, Executable
+from autoquant.backends.protocol import Backend
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend
 from autoquant.backends.torch_cpu.profile import Profile, profile_costs
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import Site
 from autoquant.evaluate.allocator import keep_freed_memory
 from autoquant.evaluate.evaluator import latency_inputs
 from autoquant.evaluate.latency import measure_latency
 from autoquant.job import load_job
 from autoquant.model.subject import JobRecipe
-from autoquant.model.torch_ao.memory_format import take_channels_last
 from autoquant.searching.cost_model import CostModel, Observation
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -49,30 +44,6 @@ KINDS = ("random", "block-wise")
 PAIRS = {1: 80, 64: 12}
 """By batch size: about as much time for each."""
 Floats = npt.NDArray[np.float64]
-
-
-class ChannelsLast:
-    """A backend whose plans turn their images into channels last first."""
-
-    def __init__(self, inner: Backend, example: tuple[Tensor, ...]) -> None:
-        self.name = inner.name
-        self.inner = inner
-        self.example = example
-
-    def support(self, site: Site, scheme: Scheme) -> Support:
-        return self.inner.support(site, scheme)
-
-    def build(self, plan: Plan) -> Executable:
-        executable = self.inner.build(plan)
-        module = executable.module
-        assert isinstance(module, GraphModule)
-        names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
-        dimensions = [item.dim() for item in self.example]
-        take_channels_last(module, dict(zip(names, dimensions, strict=True)))
-        return executable
-
-    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        return self.inner.run(module, inputs)
 
 
 def draw_plans(prepared: Preparation, count: int) -> Iterator[tuple[str, Plan]]:
@@ -166,11 +137,9 @@ def bench_engine(engine: str, arguments: argparse.Namespace) -> Iterator[Row]:
     subject = JobRecipe(job)()
     prepared = prepare(job, subject, Silent())
     captured = prepared.captured
-    backend: Backend = TorchCpuBackend(
+    backend = TorchCpuBackend(
         captured, prepared.statistics, engine, prepared.quantization, subject.example
     )
-    if arguments.channels_last:
-        backend = ChannelsLast(backend, subject.example)
     drawn = list(draw_plans(prepared, arguments.plans))
     built = [backend.build(plan).module for _, plan in drawn]
     for batch in arguments.batches:
@@ -197,7 +166,6 @@ def main() -> None:
     parser.add_argument("--fits", type=int, nargs="*", default=[16, 32])
     parser.add_argument("--engines", nargs="*", default=["onednn", "fbgemm"])
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 64])
-    parser.add_argument("--channels-last", action="store_true", help="turn the images first")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
