@@ -41,6 +41,13 @@ class Pairs(Mapping[str, Value]):
     def __len__(self) -> int:
         return len(self._pairs)
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Pairs):
+            return self._pairs == other._pairs
+        return Mapping.__eq__(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         return f"Pairs({self._pairs!r})"
 

@@ -91,9 +91,9 @@ class SearchSpace:
         found: dict[str, Scheme] = {}
         chosen = dict(plan.assignment)
         for knob in self.knobs:
-            schemes = {chosen.get(site) for site in knob.sites}
-            scheme = schemes.pop()
-            if schemes or scheme not in knob.schemes:
+            scheme = chosen.get(knob.sites[0])
+            agree = all(chosen.get(site) is scheme for site in knob.sites[1:])
+            if scheme not in knob.schemes or not agree:
                 raise PlanError(
                     f"the plan does not fit knob {knob.name!r} (sites {', '.join(knob.sites)})",
                     hint=f"give all its sites one of {', '.join(s.value for s in knob.schemes)}",

@@ -145,9 +145,7 @@ class CostModel:
         """The table of some costs, pulled towards the observations by their weights."""
         terms, trust = self._terms, self._fit.trust
         if len(weights):
-            pulls = np.zeros_like(terms.costs)
-            for row, weight in zip(self._rows, weights, strict=True):
-                np.add.at(pulls, row, weight)
+            pulls = terms.pulls(self._rows, weights)
             shared = terms.shared_parts(self._rows).T @ weights
             costs = (
                 costs
@@ -168,11 +166,15 @@ class CostModel:
 
     @cached_property
     def _rows(self) -> Ints:
-        return np.stack([self._terms.of(item.plan) for item in self.observations])
+        return self._terms.rows([item.plan for item in self.observations])
+
+    @cached_property
+    def _parts(self) -> Floats:
+        return self._terms.shared_parts(self._rows)
 
     @cached_property
     def _prior_means(self) -> Floats:
-        return np.array([self.prior.predict(item.plan) for item in self.observations])
+        return np.asarray(self._terms.costs[self._rows].sum(axis=1) + self.prior.constant)
 
     @cached_property
     def _fit(self) -> _Fit:
@@ -217,10 +219,14 @@ class CostModel:
     def _covariance(self, rows: Ints, columns: Ints, trust: Trust) -> Floats:
         """Prior covariance of two lists of plans, without misfit and noise."""
         terms = self._terms
-        shared = terms.shared_parts(rows) @ terms.shared_parts(columns).T
+        shared = self._parts_of(rows) @ self._parts_of(columns).T
         own = trust.term**2 * terms.own_kernel(rows, columns)
         covariance: Floats = own + trust.group**2 * shared + self._constant_variance(trust)
         return covariance
+
+    def _parts_of(self, rows: Ints) -> Floats:
+        is_known = bool(self.observations) and rows is self._rows
+        return self._parts if is_known else self._terms.shared_parts(rows)
 
     def _constant_variance(self, trust: Trust) -> float:
         typical = float(self._prior_means.mean()) if self.observations else self.prior.constant

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ from autoquant.core.precision import Scheme
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+_FEW = 8
 _READER_SHARE = 0.1
 """How far a boundary may be off beside its own cost, as a share of the op that reads there: the
 layout in which a tensor arrives changes the speed of its reader."""
@@ -59,6 +62,18 @@ class CostTerms:
         ]
         return np.array(chosen, dtype=np.int64)
 
+    def rows(self, plans: Sequence[Plan]) -> Ints:
+        """Number the terms of several plans; those of the last call are not numbered again.
+
+        Raises:
+            KeyError: As for `of`.
+        """
+        known = self._numbered
+        rows = [known[p.digest] if p.digest in known else self.of(p) for p in plans]
+        known.clear()
+        known.update({plan.digest: row for plan, row in zip(plans, rows, strict=True)})
+        return np.stack(rows)
+
     def own_kernel(self, rows: Ints, columns: Ints) -> Floats:
         """Covariance of plans' costs when each term is off by itself, by 100%.
 
@@ -69,19 +84,42 @@ class CostTerms:
         Returns:
             Shape (p, q). O(p q k) time.
         """
-        variances = self.spreads**2
-        return np.array([((row == columns) * variances[row]).sum(axis=1) for row in rows])
+        if len(columns) < len(rows):
+            return np.asarray(self.own_kernel(columns, rows).T)
+        if len(rows) <= _FEW:
+            variances = self.spreads**2
+            return np.array([((row == columns) * variances[row]).sum(axis=1) for row in rows])
+        return np.asarray(self._loads(rows) @ self._loads(columns).T)
 
     def shared_parts(self, rows: Ints) -> Floats:
         """Shape (p, groups): how much of each plan's cost each group has."""
-        found = np.zeros((len(rows), int(self.groups.max()) + 1))
-        for index, row in enumerate(rows):
-            np.add.at(found[index], self.groups[row], self.costs[row])
+        count = int(self.groups.max()) + 1
+        places = self.groups[rows] + count * np.arange(len(rows))[:, None]
+        parts = np.bincount(
+            places.ravel(), weights=self.costs[rows].ravel(), minlength=count * len(rows)
+        )
+        return np.asarray(parts.reshape(len(rows), count), dtype=np.float64)
+
+    def pulls(self, rows: Ints, weights: Floats) -> Floats:
+        """Shape (m + 1,): the sum of the weights of the plans that each term is part of."""
+        spread = np.repeat(weights, rows.shape[1])
+        pulled = np.bincount(rows.ravel(), weights=spread, minlength=len(self.costs))
+        return np.asarray(pulled, dtype=np.float64)
+
+    def _loads(self, rows: Ints) -> Floats:
+        """Shape (p, m + 1): the spread of each plan's terms, 0 of others."""
+        found = np.zeros((len(rows), len(self.costs)))
+        np.put_along_axis(found, rows, self.spreads[rows], axis=1)
         return found
 
+    @cached_property
+    def _numbered(self) -> dict[str, Ints]:
+        return {}
 
+
+@lru_cache(maxsize=8)
 def number_terms(table: CostTable) -> CostTerms:
-    """Number the terms of a table."""
+    """Number the terms of a table; of one table once."""
     costs: list[float] = []
     spreads: list[float] = []
     groups: list[int] = []

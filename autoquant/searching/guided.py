@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -74,17 +75,28 @@ class CostAxis:
         return cost, cost * (found.stderr or 0.0) / found.value
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Point:
-    """A measured candidate in the models' units."""
+    """A measured candidate in the models' units; its row is found when it is asked for."""
 
-    row: Rows
-    choices: Plan
+    space: SearchSpace
+    options: Options
+    plan: Plan
     noise: float
     noise_stderr: float
     cost: float
     cost_stderr: float | None
     is_feasible: bool
+
+    @cached_property
+    def choices(self) -> Plan:
+        """The plan over knobs."""
+        return Plan.of(self.space.choices(self.plan))
+
+    @cached_property
+    def row(self) -> Rows:
+        """The plan as option numbers."""
+        return self.options.row(dict(self.choices.assignment))
 
 
 class Guide:
@@ -101,7 +113,9 @@ class Guide:
         self._noise = noise
         self._axis = axis
         self._options = Options(space)
-        self._points: dict[int, _Point] = {}
+        self._recent: dict[int, _Point] = {}
+        self._front: dict[int, _Point] = {}
+        self._worst = np.full(2, -math.inf)
         self._is_learnt = False
 
     def observe(self, candidate: Candidate, *, is_feasible: bool) -> None:
@@ -109,19 +123,32 @@ class Guide:
         needed = {"sqnr_db", self._axis.objective.measurement}
         if candidate.failure is not None or not needed <= set(candidate.measurements):
             return
-        choices = self._space.choices(candidate.plan)
         noise, noise_stderr = _noise_of(candidate.measurements["sqnr_db"])
         cost, cost_stderr = self._axis.cost_of(candidate)
-        self._points[candidate.number] = _Point(
-            row=self._options.row(choices),
-            choices=Plan.of(choices),
+        point = _Point(
+            self._space,
+            self._options,
+            candidate.plan,
             noise=noise,
             noise_stderr=noise_stderr,
             cost=cost,
             cost_stderr=cost_stderr,
             is_feasible=is_feasible and candidate.stopped is None,
         )
+        self._recent[candidate.number] = point
+        if len(self._recent) > _WINDOW:
+            del self._recent[min(self._recent)]
+        if point.is_feasible:
+            self._keep_on_front(candidate.number, point)
         self._is_learnt = False
+
+    def _keep_on_front(self, number: int, point: _Point) -> None:
+        """Only the frontier, and how far the feasible candidates reach, is kept for good."""
+        points = {**self._front, number: point}
+        losses = self._losses_of(tuple(points.values()))
+        kept = frontier_mask(losses)
+        self._worst = np.maximum(self._worst, losses[-1])
+        self._front = {n: p for (n, p), stays in zip(points.items(), kept, strict=True) if stays}
 
     def propose(
         self, random: np.random.Generator, pending: Sequence[Plan], taken: Collection[str]
@@ -133,18 +160,14 @@ class Guide:
             pending: Plans that were asked for and not measured: they count as drawn.
             taken: Digests of all plans that were asked for.
         """
-        feasible = [self._points[n] for n in sorted(self._points) if self._points[n].is_feasible]
-        if not feasible:
+        front = [self._front[number] for number in sorted(self._front)]
+        if not front:
             return None
         self._learn()
         noise = self._options.dense(_positive(self._noise.draw(random), self._noise.prior))
         cost = self._options.dense(self._axis.draw(random))
-        known = self._losses(
-            np.array([point.noise for point in feasible]),
-            np.array([point.cost for point in feasible]),
-        )
-        reference = np.minimum(known.max(axis=0) + _MARGIN, [math.inf, self._axis.limit])
-        front = [point for point, kept in zip(feasible, frontier_mask(known), strict=True) if kept]
+        known = self._losses_of(front)
+        reference = np.minimum(self._worst + _MARGIN, [math.inf, self._axis.limit])
         trades = trade_rows(noise, cost, _TRADES, random)
         starts = np.stack([point.row for point in front])
         moved, origins = neighbour_rows(starts, self._options.counts, _NEIGHBOURS, random)
@@ -165,7 +188,7 @@ class Guide:
         """Teach both models what was measured last."""
         if self._is_learnt:
             return
-        points = [self._points[number] for number in sorted(self._points)][-_WINDOW:]
+        points = [self._recent[number] for number in sorted(self._recent)]
         self._noise = replace(
             self._noise,
             observations=tuple(Observation(p.choices, p.noise, p.noise_stderr) for p in points),
@@ -181,6 +204,10 @@ class Guide:
             )
             self._axis = replace(self._axis, model=model)
         self._is_learnt = True
+
+    def _losses_of(self, points: Sequence[_Point]) -> Floats:
+        noise = np.array([point.noise for point in points])
+        return self._losses(noise, np.array([point.cost for point in points]))
 
     def _losses(self, noise: Floats, cost: Floats) -> Floats:
         """Both axes as losses, shape (plans, 2): minus the SQNR in dB, and the cost's loss."""
