@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from autoquant.core.evaluation import Bar
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
+from autoquant.core.pareto import frontier_mask
 from autoquant.core.plan import Plan
 from autoquant.searching.constraints import Limits
 
@@ -55,6 +58,7 @@ class Gate:
         self._limits = limits
         self._costs = costs
         self._rivals: dict[int, Candidate] = {}
+        self._settled = 0
 
     def learn(self, candidate: Candidate) -> None:
         """Take in a candidate: a rival of later ones if it was measured whole and may be chosen."""
@@ -72,8 +76,12 @@ class Gate:
             plan: The plan.
             origin: Where it came from.
             before: Candidates of this number and later are not looked at, so that what is
-                measured does not depend on what finished first.
+                measured does not depend on what finished first. Never less than in an
+                earlier call.
         """
+        if before > self._settled:
+            self._settled = before
+            self._drop_beaten()
         if origin.startswith(ALWAYS_WHOLE):
             return None
         allowed = self._limits.constraints.accuracy_drop
@@ -119,6 +127,26 @@ class Gate:
                 "output error"
             )
         return Ruling(reason, predicted)
+
+    def _drop_beaten(self) -> None:
+        """Forget rivals that another is as good as in all that a later candidate is held against.
+
+        Only among those that every later bar looks at; so that a bar costs no more the longer
+        the search is.
+        """
+        settled = [rival for number, rival in self._rivals.items() if number < self._settled]
+        losses = [
+            (
+                -rival.measurements["sqnr_db"].value,
+                rival.measurements["accuracy_drop"].value,
+                *(axis.loss(rival.measurements) for axis in self._axes),
+            )
+            for rival in settled
+        ]
+        if losses:
+            for rival, kept in zip(settled, frontier_mask(np.array(losses)), strict=True):
+                if not kept:
+                    del self._rivals[rival.number]
 
     def _beyond_limits(self, candidate: Candidate) -> str | None:
         for name, excess in self._limits.violations(candidate).items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
 from autoquant.core.objectives import Objective
@@ -94,3 +96,23 @@ def test_a_candidate_beyond_a_limit_is_not_timed() -> None:
     ruling = gate(speed(9.0)).rule_out_latency(candidate(5, 50.0, None, drop=0.02))
     assert ruling is not None
     assert "accuracy_drop is 0.01 beyond its limit" in ruling.reason
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9), st.integers(0, 3)), max_size=30),
+    st.integers(1, 9),
+)
+def test_the_bar_of_a_long_search_is_that_of_all_its_rivals(
+    rivals: list[tuple[int, int, int]], guess: int
+) -> None:
+    limits = Limits(Constraints(accuracy_drop=0.01), {})
+    costs = Forecast(SearchSpace(()), lambda plan: speed(float(guess)))
+    made = Gate((Objective.OUTPUT_ERROR, Objective.LATENCY), limits, costs)
+    for number, (sqnr, speedup, drop) in enumerate(rivals):
+        made.bar(PLAN, "tpe", before=number)
+        made.learn(candidate(number, float(sqnr), float(speedup), drop=drop / 1000))
+    bar = made.bar(PLAN, "tpe", before=len(rivals))
+    assert bar is not None
+    eligible = [sqnr for sqnr, speedup, _ in rivals if speedup >= guess]
+    assert (bar.rival is None) == (not eligible)
+    assert bar.rival_sqnr_db == max(eligible, default=0.0)
