@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from autoquant.analysis.exact import measure_exact
 from autoquant.api.preparation import Preparation
+from autoquant.api.sensitivity import question_of
 from autoquant.api.watch import Watch
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Measurements
@@ -23,7 +25,7 @@ from autoquant.job import Job
 from autoquant.model.subject import parameter_count
 from autoquant.record.results import load_costs
 from autoquant.searching.constraints import Limits
-from autoquant.searching.cost_model import CostModel, Trust
+from autoquant.searching.cost_model import CostModel, Observation, Trust
 from autoquant.searching.forecast import Forecast
 from autoquant.searching.gate import Gate
 from autoquant.searching.guided import CostAxis, Guide
@@ -34,6 +36,11 @@ from autoquant.searching.strategy import Proposer
 
 _NOISE_TRUST = Trust(term=0.5, group=0.3, constant=0.0, misfit=0.1)
 """Sensitivities are taken on few samples and add up only roughly: interactions are the misfit."""
+
+_MOST_CHANGES = 256
+"""Of a plan with more neighbours than this no sensitivities are taken around it."""
+_FEW_SAMPLES_ERROR = 0.1
+"""How far reference numerics on a few samples may be off from the engine on all."""
 
 Costs = Mapping[Objective, CostTable]
 
@@ -134,7 +141,11 @@ def guide(
     return Guidance(
         seeds=seed_plans(space, table, first, _hard_limits(job, prepared, baseline, costs)),
         gate=Gate(job.objectives, limits, forecast),
-        proposer=Guide(space, noise, axis) if job.sampler == GUIDED else None,
+        proposer=(
+            Guide(space, noise, axis, partial(_noise_around, job, prepared))
+            if job.sampler == GUIDED
+            else None
+        ),
     )
 
 
@@ -147,6 +158,24 @@ def noise_table(space: SearchSpace, table: SensitivityTable) -> CostTable:
         for scheme in knob.schemes
     }
     return CostTable(0.0, ops, unit="noise-to-signal ratio")
+
+
+def _noise_around(job: Job, prepared: Preparation, plan: Plan) -> Sequence[Observation]:
+    """Output noise of every plan one change away, by reference numerics on a few samples."""
+    space = prepared.space
+    changes = sum(len(knob.schemes) - 1 for knob in space.free)
+    if changes > _MOST_CHANGES:
+        return ()
+    choices = space.choices(plan)
+    table = measure_exact(question_of(job, prepared), around=plan)
+    return [
+        Observation(
+            Plan.of({**choices, row.knob: row.scheme}),
+            row.noise,
+            max(row.noise_stderr, _FEW_SAMPLES_ERROR * row.noise),
+        )
+        for row in table.rows
+    ]
 
 
 def _exact_costs(prepared: Preparation, plan: Plan) -> Measurements:

@@ -9,7 +9,7 @@ if the draw were the truth.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -33,8 +33,13 @@ _NEIGHBOURS = 192
 _WINDOW = 256
 _LEAST_NOISE = 1e-15
 _MARGIN = 1e-6
+_RETAKES = 2
 _LEAST_SHARE = 0.05
 """A change is never predicted to leave less than this share of what was measured."""
+
+
+Retake = Callable[[Plan], Sequence[Observation]]
+"""Noise of plans that differ from the given one in one knob; plans of the answer are over knobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +111,17 @@ class Guide:
         space: What may be drawn.
         noise: Predicts the outputs' noise-to-signal power ratio, over knobs.
         axis: The cost.
+        retake: Gives the noise of plans around one, as sensitivities taken there say: a ranking
+            of the float model misses how ops interact. None: no such thing.
     """
 
-    def __init__(self, space: SearchSpace, noise: CostModel, axis: CostAxis) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        noise: CostModel,
+        axis: CostAxis,
+        retake: Retake | None = None,
+    ) -> None:
         self._space = space
         self._noise = noise
         self._axis = axis
@@ -116,6 +129,8 @@ class Guide:
         self._recent: dict[int, _Point] = {}
         self._front: dict[int, _Point] = {}
         self._worst = np.full(2, -math.inf)
+        self._retake = retake
+        self._retaken: dict[str, tuple[Observation, ...]] = {}
         self._is_learnt = False
 
     def observe(self, candidate: Candidate, *, is_feasible: bool) -> None:
@@ -184,15 +199,23 @@ class Guide:
             known = np.concatenate([known, drawn])
         return self._first_new(rows, area_gained(losses, known, reference), taken)
 
+    def _retake_around_best(self) -> None:
+        """Retake the sensitivities around the cheapest plan that keeps the limits, if it is new."""
+        if self._retake is None or len(self._retaken) >= _RETAKES or not self._front:
+            return
+        best = min(self._front.values(), key=lambda point: point.cost)
+        if best.plan.digest not in self._retaken:
+            self._retaken[best.plan.digest] = tuple(self._retake(best.plan))
+
     def _learn(self) -> None:
         """Teach both models what was measured last."""
         if self._is_learnt:
             return
+        self._retake_around_best()
         points = [self._recent[number] for number in sorted(self._recent)]
-        self._noise = replace(
-            self._noise,
-            observations=tuple(Observation(p.choices, p.noise, p.noise_stderr) for p in points),
-        )
+        around = (item for found in self._retaken.values() for item in found)
+        measured = (Observation(p.choices, p.noise, p.noise_stderr) for p in points)
+        self._noise = replace(self._noise, observations=(*around, *measured))
         if isinstance(self._axis.model, CostModel):
             model = replace(
                 self._axis.model,

@@ -12,7 +12,7 @@ from autoquant.core.pareto import hypervolume
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
-from autoquant.searching.cost_model import CostModel, Trust
+from autoquant.searching.cost_model import CostModel, Observation, Trust
 from autoquant.searching.guided import CostAxis, Guide
 from autoquant.searching.moves import Options, neighbour_rows, trade_rows
 from autoquant.searching.staircase import area_gained
@@ -168,3 +168,26 @@ def test_draws_scatter_around_the_corrected_costs_as_far_as_the_model_says() -> 
     # 2,000 draws leave the mean uncertain by spread / 45, the spread itself by 1.6%
     assert drawn.mean() == pytest.approx(prediction.mean, abs=spread / 10)
     assert drawn.std() == pytest.approx(spread, rel=0.08)
+
+
+def test_sensitivities_are_retaken_around_the_cheapest_feasible_plan_twice_at_most() -> None:
+    noise, cost = truth(11)
+    asked: list[Plan] = []
+
+    def retake(plan: Plan) -> list[Observation]:
+        asked.append(plan)
+        return [Observation(Plan.of(SPACE.choices(plan)), noise.predict(plan), 1e-9)]
+
+    axis = CostAxis(Objective.LATENCY, CostModel(cost), 20.0)
+    guide, draw = Guide(SPACE, CostModel(noise), axis, retake), np.random.default_rng(0)
+    speeds = [(Scheme.INT8, False), (Scheme.FP32, True), (Scheme.BF16, True)]
+    for number, (scheme, is_feasible) in enumerate(speeds):
+        candidate = measure(number, SPACE.uniform(scheme), noise, cost)
+        guide.observe(candidate, is_feasible=is_feasible)
+        guide.propose(draw, (), ())
+        guide.propose(draw, (), ())
+    assert asked == [SPACE.uniform(Scheme.FP32), SPACE.uniform(Scheme.BF16)]
+    cheap = {**SPACE.choices(SPACE.uniform(Scheme.BF16)), "k0": Scheme.INT8}
+    guide.observe(measure(3, SPACE.plan(cheap), noise, cost), is_feasible=True)
+    guide.propose(draw, (), ())
+    assert len(asked) == 2
