@@ -104,6 +104,11 @@ class ResultCandidate:
         return self.candidate.failure
 
     @property
+    def stopped(self) -> str | None:
+        """Why it was not measured to the end, None where it was."""
+        return self.candidate.stopped
+
+    @property
     def executed(self) -> Mapping[str, str]:
         """What each site really ran, as read back from the engine."""
         return self.candidate.executed
@@ -159,7 +164,7 @@ class ResultCandidate:
         """
         context = self._context
         checked = check_float_model(model, context.leaf_modules)
-        captured = capture(checked.eval(), context.example, context.leaf_modules)
+        captured = capture(checked, context.example, context.leaf_modules)
         _check_same_sites(context.sites, captured.sites)
         backend = TorchCpuBackend(
             captured, context.statistics, context.engine, context.quantization, context.example

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -37,6 +39,13 @@ def check_float_model(model: object, leaf_modules: tuple[str, ...] = ()) -> nn.M
             )
     _check_values(model)
     _check_dtypes(model, leaf_modules)
+    return model
+
+
+def in_eval_mode(model: nn.Module) -> nn.Module:
+    """Give a model in eval mode: itself where it is, else a copy, so that nothing is changed."""
+    if any(module.training for module in model.modules()):
+        return copy.deepcopy(model).eval()
     return model
 
 

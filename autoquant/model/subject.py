@@ -15,7 +15,7 @@ from autoquant.errors import DataError, JobError, MetricError, ModelError
 from autoquant.job import Entry, Job
 from autoquant.model.batches import Batch, read_batches, take_samples
 from autoquant.model.entry_points import call_entry, load_entry
-from autoquant.model.float_model import check_float_model
+from autoquant.model.float_model import check_float_model, in_eval_mode
 
 Metric = Callable[[Any, Any], Any]
 
@@ -119,7 +119,7 @@ def load_model(job: Job) -> nn.Module:
             f"{job.model.entry} returned a {type(model).__name__}, not a torch.nn.Module",
             hint="return the module itself",
         )
-    return model.eval()
+    return model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +163,7 @@ def build_subject(
     if calibration_samples is not None:
         batches = take_samples(batches, calibration_samples)
     subject = Subject(
-        model=checked.eval(),
+        model=in_eval_mode(checked),
         calibration=batches,
         evaluation=read_batches(evaluation, "evaluation", needs_targets=True),
         heldout=None if heldout is None else read_batches(heldout, "heldout", needs_targets=True),

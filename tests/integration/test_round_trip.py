@@ -76,6 +76,17 @@ def test_quantize_gives_the_outputs_that_were_scored(
     assert result.baseline["accuracy"].value == 1.0
 
 
+def test_a_model_in_training_mode_is_left_so_and_gives_the_same(mixed: aq.ResultCandidate) -> None:
+    training = seeded(MixedNet)
+    training.b1.bn1.train()
+    with torch.no_grad():
+        found = mixed.quantize(training)(EVALUATION)
+        expected = mixed.quantize(seeded(MixedNet))(EVALUATION)
+    assert torch.equal(found, expected)
+    assert training.b1.bn1.training
+    assert not training.training
+
+
 def test_the_mapping_reaches_the_reported_accuracy_with_torch_alone(
     mixed: aq.ResultCandidate,
 ) -> None:
