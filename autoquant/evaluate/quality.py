@@ -134,8 +134,8 @@ def measure_quality(
     `accuracy` is the metric's mean; `accuracy_drop` float minus candidate, with the standard
     error of the paired differences; `sqnr_db` = 10 log10(sum signal / sum noise) over all
     outputs, with its standard error by the delta method for a ratio of means; `kl` the mean over
-    samples of KL(softmax(float) || softmax(candidate)) of the first output, in nats; `loss` and
-    `loss_drop` are those of the user's loss, where there is one.
+    samples of KL(softmax(float) || softmax(candidate)) of the first output, in nats; `loss` is the
+    mean of the user's loss, where there is one, and `loss_rise` candidate minus float.
 
     Batches are taken in a fixed order that spreads over the data set, so that a subset does not
     depend on how the data are sorted.
@@ -217,12 +217,19 @@ class _Sums:
         for name, values in self._scores.items():
             candidate = _stack([values[item] for item in ranked], batches)
             expected = [reference.scores[name][self._seen[item]] for item in ranked]
-            drop = Scores(_stack(expected, batches).values - candidate.values, candidate.weights)
-            found |= {name: _mean(candidate), f"{name}_drop": _mean(drop)}
+            change, values = _worsening(name, _stack(expected, batches).values, candidate.values)
+            found |= {name: _mean(candidate), change: _mean(Scores(values, candidate.weights))}
         return {
             self._prefix + name: Measurement(value, self._kind, stderr=stderr, samples=self.samples)
             for name, (value, stderr) in found.items()
         }
+
+
+def _worsening(name: str, expected: Floats, candidate: Floats) -> tuple[str, Floats]:
+    """The change for the worse, under the name that says which way that is."""
+    if name == "loss":
+        return "loss_rise", candidate - expected
+    return f"{name}_drop", expected - candidate
 
 
 def signal_to_noise_db(signal: Floats, noise: Floats) -> tuple[float, float]:

@@ -100,10 +100,10 @@ def test_outputs_that_are_not_finite_name_their_batch() -> None:
         measure(lambda inputs: inputs[0] * float("nan"))
 
 
-def test_a_loss_is_measured_beside_the_metric() -> None:
+def test_a_larger_loss_is_a_rise_and_worse_as_a_drop_is() -> None:
     functions = {"accuracy": metrics.accuracy, "loss": lambda outputs, targets: outputs.sum(1)}
     reference = run_reference(identity, BATCHES, functions)
     candidate = measure_quality(lambda inputs: inputs[0] + 0.5, reference, functions, Kind.MEASURED)
     found = candidate.measurements
     assert found["loss"].value == pytest.approx(1.5 + 1.0)
-    assert found["loss_drop"].value == pytest.approx(-1.0)
+    assert found["loss_rise"].value == pytest.approx(1.0)
