@@ -217,8 +217,8 @@ class _Sums:
         for name, values in self._scores.items():
             candidate = _stack([values[item] for item in ranked], batches)
             expected = [reference.scores[name][self._seen[item]] for item in ranked]
-            change, values = _worsening(name, _stack(expected, batches).values, candidate.values)
-            found |= {name: _mean(candidate), change: _mean(Scores(values, candidate.weights))}
+            change, worse = _worsening(name, _stack(expected, batches).values, candidate.values)
+            found |= {name: _mean(candidate), change: _mean(Scores(worse, candidate.weights))}
         return {
             self._prefix + name: Measurement(value, self._kind, stderr=stderr, samples=self.samples)
             for name, (value, stderr) in found.items()
