@@ -62,10 +62,10 @@ class Site:
         function: Qualified name of the function (`_operator.add`), None for a module.
         index: Which call of the function within the module, in graph order; None for a module.
         node: Name of the site's root node in the traced graph.
-        fused: Names of the ops that run as one with it (`conv2d, batch_norm, relu`).
+        fused: Names of the ops that run as one with it (`Conv2d`, `ReLU`; a batch norm is folded).
         input_shapes: Shapes of the tensors it reads, at the example batch.
         output_shape: Shape of the tensor it writes, at the example batch.
-        macs: Multiply-accumulates for one sample.
+        macs: Multiply-accumulates for one sample, over all calls of the module.
         parameter_count: Elements of weight and bias.
         weight_count: Elements of the weight alone, which the scheme's weight precision stores.
         output_range: Bounds that the op's definition puts on its output (a sigmoid's 0 and 1).

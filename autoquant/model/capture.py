@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from typing import Any
 
@@ -216,9 +216,10 @@ class _Walk:
         if kind in _FOLLOWING:
             feeding = [self.producer[n] for n in node.all_input_nodes if n in self.producer]
         self.members.setdefault(name, []).append([node.name])
-        if name not in self.sites:
-            follows = feeding[0] if feeding else None
-            self.sites[name] = self._describe(node, name, kind, scope, target, index, follows)
+        follows = feeding[0] if feeding else None
+        site = self._describe(node, name, kind, scope, target, index, follows)
+        before = self.sites.get(name)
+        self.sites[name] = site if before is None else replace(before, macs=before.macs + site.macs)
         if feeding:
             self.agreements.append((name, *dict.fromkeys(feeding)))
         return name

@@ -47,6 +47,20 @@ def test_a_module_called_twice_is_one_site(captured: Capture) -> None:
     assert captured.members["pool"] == (("pool",), ("pool_1",))
 
 
+def test_the_macs_of_a_module_are_those_of_all_its_calls() -> None:
+    class Repeated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(x)[:, :, ::2])
+
+    site = sites(capture(Repeated(), (images(4),)))["conv"]
+    assert site.macs == (16 * 16 + 8 * 16) * 3 * 3
+    assert site.output_shape == (4, 3, 16, 16)
+
+
 def test_pools_cats_and_activations_agree_with_their_producers(captured: Capture) -> None:
     assert ("pool", "b1:add:0") in captured.agreements
     assert (":cat:0", "pool") in captured.agreements
