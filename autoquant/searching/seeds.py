@@ -36,7 +36,8 @@ def seed_plans(
 ) -> tuple[Seed, ...]:
     """List the seeds: all-fp32, every uniform plan, the additive model's frontier, and the ladder.
 
-    The frontier (`sweep_frontier`) trades the table's additive noise for the costs, cheapest plan
+    Where no knob can choose fp32, the first seed is the plan of the most precise schemes. The
+    frontier (`sweep_frontier`) trades the table's additive noise for the costs, cheapest plan
     first. The ladder starts from the uniform plan of the cheapest scheme and raises its k percent
     most sensitive knobs (by the noise that the scheme alone adds to the output), for growing k, to
     each more precise scheme in turn. Equal plans are listed once, under the first origin.
@@ -63,7 +64,9 @@ def seed_plans(
 
 
 def _uniform(space: SearchSpace) -> Iterator[Seed]:
-    yield Seed(space.uniform(Scheme.FP32), "seed:uniform-fp32")
+    has_fp32 = any(Scheme.FP32 in knob.schemes for knob in space.free or space.knobs)
+    first = "uniform-fp32" if has_fp32 else "most-precise"
+    yield Seed(space.uniform(Scheme.FP32), f"seed:{first}")
     for scheme in space.schemes:
         yield Seed(space.uniform(scheme), f"seed:uniform-{scheme.value}")
 

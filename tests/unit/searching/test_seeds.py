@@ -8,6 +8,7 @@ import pytest
 
 from autoquant.core.costs import CostTable
 from autoquant.core.precision import Scheme
+from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import PlanError
 from autoquant.searching.program import Limit
 from autoquant.searching.seeds import PROGRAM_SEEDS, Seed, seed_plans
@@ -39,6 +40,16 @@ def of_program(seeds: tuple[Seed, ...]) -> list[Seed]:
 def test_without_costs_there_are_uniform_plans_and_the_ladder() -> None:
     origins = {seed.origin.partition(":")[2].partition("-")[0] for seed in seed_plans(SPACE, TABLE)}
     assert origins == {"uniform", "ladder"}
+
+
+def test_only_a_plan_of_fp32_is_called_so() -> None:
+    narrow = SearchSpace(
+        tuple(Knob(knob.name, knob.sites, (Scheme.INT8, Scheme.INT16)) for knob in SPACE.knobs)
+    )
+    assert seed_plans(SPACE, TABLE)[0].origin == "seed:uniform-fp32"
+    first = seed_plans(narrow, TABLE)[0]
+    assert first.origin == "seed:most-precise"
+    assert set(first.plan.schemes.values()) == {Scheme.INT16}
 
 
 def test_the_frontier_comes_after_the_uniform_plans_cheapest_first() -> None:
