@@ -20,7 +20,7 @@ from autoquant.api.load import load_result
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.result import BuildContext, SearchResult, example_arrays, keep_example
 from autoquant.api.sensitivity import rank_by_sensitivity
-from autoquant.api.settings import check_resumable, settings_of
+from autoquant.api.settings import check_resumable, settings_after, settings_of
 from autoquant.api.watch import Watch
 from autoquant.core.evaluation import Executor, Phase
 from autoquant.core.frontier import Frontier, find_frontier
@@ -32,6 +32,7 @@ from autoquant.execute.start import check_executor, start_executor
 from autoquant.job import Job, dump_job
 from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.record import files
+from autoquant.record.background import BackgroundTracker
 from autoquant.record.environment import describe_environment
 from autoquant.record.example_file import write_example
 from autoquant.record.findings import Findings, SearchFacts
@@ -158,12 +159,15 @@ def _open_folder(job: Job, resume: bool) -> ResultFolder:
 
 
 def _facts_of(job: Job, folder: Path, resume: bool) -> SearchFacts:
-    """What the search is; a resumed one keeps its id and its engine."""
+    """What the search is; a resumed one keeps its id and what its preparation settled."""
     if resume:
         try:
-            return load_facts(folder)
+            known = load_facts(folder)
         except StorageError:
             pass
+        else:
+            settings = settings_after(job, known.settings, folder)
+            return replace(known, name=job.name, settings=settings)
     return SearchFacts(
         search_id=uuid.uuid4().hex,
         name=job.name,
@@ -201,7 +205,7 @@ def _open_tracker(job: Job, facts: SearchFacts, environment: Mapping[str, Any]) 
         experiment=job.tracking.experiment or job.name,
         tags=job.tracking.tags,
     )
-    return open_recorder(settings, facts, dump_job(job), environment)
+    return BackgroundTracker(open_recorder(settings, facts, dump_job(job), environment))
 
 
 def _keep_preparation(

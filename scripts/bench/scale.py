@@ -33,6 +33,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.job import Budget, Constraints
 from autoquant.record import files
+from autoquant.record.background import BackgroundTracker
 from autoquant.record.findings import SearchFacts
 from autoquant.record.folder import ResultFolder
 from autoquant.record.mlflow_store import TrackingSettings, open_recorder
@@ -233,7 +234,7 @@ def open_tracker(folder: Path, wanted: bool) -> Tracker:
         search_id="scale", name="scale", metric="none", target="none", max_drop=0.02, settings={}
     )
     settings = TrackingSettings(f"sqlite:///{folder / 'mlflow.db'}", "scale")
-    return open_recorder(settings, facts, "", {})
+    return BackgroundTracker(open_recorder(settings, facts, "", {}))
 
 
 def main() -> None:
@@ -257,6 +258,9 @@ def main() -> None:
             started = time.perf_counter()
             history = search.run()
             print(f"{len(history.candidates)} trials in {time.perf_counter() - started:.0f} s")
+            started = time.perf_counter()
+            tracker.stop("finished")
+            print(f"tracker: {time.perf_counter() - started:.1f} s behind")
         started = time.perf_counter()
         frontier = find_frontier(history.candidates, {}, OBJECTIVES)
         print(f"frontier of {len(frontier)}: {time.perf_counter() - started:.2f} s")
@@ -270,6 +274,7 @@ def main() -> None:
                 tracker.candidate(candidate)
             open_search(arguments, truth, folder, tracker, meter)
             print(f"resume: {time.perf_counter() - started:.1f} s")
+            tracker.stop("finished")
     show("scale", [meter.row(0), meter.row(9)], arguments.json)
 
 
