@@ -24,6 +24,19 @@ def settings_of(job: Job) -> dict[str, Setting]:
     return dict(_flatten(document, ""))
 
 
+def settings_after(job: Job, known: Mapping[str, Setting], folder: Path) -> dict[str, Setting]:
+    """Every setting of a resumed search: the job's own, and what its preparation had found out.
+
+    Args:
+        job: The job that resumes it.
+        known: Settings of the search so far.
+        folder: Its result folder, which still holds the job so far.
+    """
+    before = dict(_flatten(load_job_document(folder), ""))
+    settled = {key: value for key, value in known.items() if key not in before}
+    return {**settled, **settings_of(job)}
+
+
 def _flatten(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Setting]]:
     for key, item in value.items():
         name = f"{prefix}{key}"

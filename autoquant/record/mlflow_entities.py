@@ -21,6 +21,7 @@ FAILURE_TAG = "failure"
 STOPPED_TAG = "stopped"
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
+RESUMED_PREFIX = "resumed."
 
 _LONGEST_TAG = 5000
 _LONGEST_NOTE = 7500

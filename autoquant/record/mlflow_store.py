@@ -255,11 +255,20 @@ def _describe(
     job_text: str,
     environment: Mapping[str, Any],
 ) -> None:
-    """Put the job and the environment on the parent run; parameters that it has stay."""
+    """Put the job and the environment on the parent run.
+
+    MLflow lets no parameter change: what a resumed search has otherwise goes into tags.
+    """
     run = client.get_run(run_id)
     parameters = entities.search_parameters(facts, environment)
-    new = {name: value for name, value in parameters.items() if name not in run.data.params}
+    first, tags = run.data.params, run.data.tags
+    new = {name: value for name, value in parameters.items() if name not in first}
+    changed = {
+        entities.RESUMED_PREFIX + name: value
+        for name, value in parameters.items()
+        if value != tags.get(entities.RESUMED_PREFIX + name, first.get(name, value))
+    }
     client.update_run(run_id, status="RUNNING")
-    log_batch(client, run_id, parameters=new)
+    log_batch(client, run_id, parameters=new, tags=changed)
     client.log_text(run_id, job_text, "job.yaml")
     client.log_dict(run_id, dict(environment), "environment.json")

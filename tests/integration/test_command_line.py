@@ -116,6 +116,23 @@ def test_overrides_reach_the_job_and_are_kept_with_the_result(
     assert "trials: 0" in (tmp_path / "seeds" / "job.yaml").read_text()
 
 
+def test_a_resumed_search_shows_the_settings_that_it_was_resumed_with(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    schemes = {"schemes": ["int8", "fp32"]}
+    job = write_job("again", space=schemes, budget={"trials": 0, "minutes": 9})
+    assert main(["search", str(job)]) == 0
+    first = json.loads((tmp_path / "again" / "search.json").read_text())
+    job = write_job("again", space=schemes, budget={"trials": 1})
+    assert main(["search", str(job), "--resume", "--set", "name=renamed"]) == 0
+    second = json.loads((tmp_path / "again" / "search.json").read_text())
+    assert (second["name"], second["settings"]["budget.trials"]) == ("renamed", 1)
+    assert "budget.minutes" not in second["settings"]
+    for kept in ("engine", "reduce_range", "sites", "knobs", "leaf_modules"):
+        assert second["settings"][kept] == first["settings"][kept]
+    assert second["search_id"] == first["search_id"]
+
+
 def test_ctrl_c_before_the_first_candidate_says_how_to_go_on(
     write_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,6 +162,17 @@ def test_a_resumed_search_logs_nothing_twice(uri: str, client: MlflowClient) -> 
     assert sorted(children(client, second)) == ["0", "1"]
 
 
+def test_what_a_resumed_search_changed_stands_in_tags(uri: str, client: MlflowClient) -> None:
+    settings = TrackingSettings(uri, experiment="changed")
+    for trials in (8, 16, 8):
+        facts = replace(FACTS, search_id="changed", settings={"budget.trials": trials})
+        run_id = open_recorder(settings, facts, JOB, {}).run_id
+        run = client.get_run(run_id)
+        assert run.data.params["budget.trials"] == "8"
+        shown = run.data.tags.get("resumed.budget.trials", run.data.params["budget.trials"])
+        assert shown == str(trials)
+
+
 def test_two_searches_of_one_job_have_a_parent_each(uri: str) -> None:
     settings = TrackingSettings(uri, experiment="twice")
     runs = {
