@@ -7,6 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 import ray  # reads the environment when imported
 
 _IN_FLIGHT = 2
+_TOKEN_NOTICE = "ray._private.authentication.authentication_token_setup"
+"""Logs at every start, as a warning, that Ray keeps strangers out of the cluster."""
 
 
 class Worker:
@@ -211,7 +214,8 @@ def _connect(execution: Execution) -> bool:
     }
     try:
         if execution.address is None:
-            ray.init(num_cpus=wanted, **quiet)
+            with _quiet(_TOKEN_NOTICE):
+                ray.init(num_cpus=wanted, **quiet)
         else:
             quiet.pop("include_dashboard")
             check_address(execution.address)
@@ -220,6 +224,18 @@ def _connect(execution: Execution) -> bool:
         raise unreachable(execution.address, _first_line(error)) from error
     _check_resources(execution)
     return True
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger say no more than errors."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check_resources(execution: Execution) -> None:

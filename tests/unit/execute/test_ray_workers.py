@@ -87,6 +87,16 @@ def test_more_cpus_than_the_cluster_has_are_refused_with_both_numbers(tmp_path: 
         start_executor(Execution(workers=3, cpus_per_worker=2), Mortal(str(tmp_path)))
 
 
+def test_the_own_cluster_starts_without_a_word_and_keeps_its_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray.shutdown()
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    start_executor(Execution(workers=1), Mortal(str(tmp_path))).close()
+    assert caplog.text == ""
+    assert os.environ.get("RAY_AUTH_MODE") != "disabled"
+
+
 def test_an_address_where_nobody_listens_fails_within_seconds(tmp_path: Path) -> None:
     ray.shutdown()
     with socket.socket() as free:
