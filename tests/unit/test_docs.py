@@ -15,6 +15,9 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind
 from autoquant.job import Job, load_job, shipped_spaces
 from autoquant.model.torch_ao.op_kinds import FUNCTION_KINDS, MODULE_KINDS
+from autoquant.record import files
+from autoquant.record.example_file import NAME as EXAMPLE
+from autoquant.record.sensitivity_file import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -95,6 +98,25 @@ def test_every_key_of_a_job_is_described(key: str) -> None:
 @pytest.mark.parametrize("name", [*(scheme.value for scheme in Scheme), *shipped_spaces()])
 def test_every_scheme_and_shipped_space_is_described(name: str) -> None:
     assert f"| `{name}` |" in text_of("search-spaces.md")
+
+
+FILES = [value for name, value in vars(files).items() if name.isupper() and isinstance(value, str)]
+
+
+@pytest.mark.parametrize("name", [*FILES, EXAMPLE])
+def test_every_file_of_a_result_folder_is_described(name: str) -> None:
+    head = name if name != files.PLANS else f"{name}/<number>.pt"
+    assert f"| `{head}` |" in text_of("result-folder.md")
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_every_column_of_the_sensitivity_file_is_described(column: str) -> None:
+    line = next(
+        text
+        for text in text_of("result-folder.md").splitlines()
+        if text.startswith("- `sensitivity.csv`")
+    )
+    assert f"`{column}`" in line
 
 
 @pytest.mark.parametrize("kind", list(OpKind), ids=lambda kind: kind.value)
