@@ -1,0 +1,350 @@
+"""ResNet-20, plain and with outlier channels, by NNCF, by ModelOpt and by autoquant.
+
+    python scripts/bench/peers.py --folder data/cifar10
+
+Each peer is installed from the package registry into an environment of its own below `--venvs`,
+which is kept. All tools get the same 256 calibration images, compare on validation images and may
+lose 0.005 of accuracy; test images are held out.
+
+Speedup is over the same model in eager fp32 torch, batch 64, one thread: the median of interleaved
+pairs, timed anew after the search. `over OpenVINO fp32` is over OpenVINO's own fp32. What cannot be
+executed is simulated. Seconds and CPU seconds are of the whole search, calibration included; ours
+runs in one process. `at NNCF's accuracy` is the fastest member of our frontier that reaches the
+held-out accuracy of NNCF's result; it looks at held-out data and so is no choice that a user has.
+`images` are those of validation and those held out; drop is that of validation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+from peer_subjects import MAX_DROP, OUTLIERS, PAIRS, PLAIN, load
+from report import Row, show
+
+from autoquant import metrics
+from autoquant.api.preparation import Preparation, prepare
+from autoquant.api.result import ResultCandidate, SearchResult
+from autoquant.api.search import run_search
+from autoquant.api.watch import Silent
+from autoquant.core.evaluation import Phase, Task
+from autoquant.core.measurement import Measurement
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.evaluate.evaluator import PlanEvaluator, build_evaluator
+from autoquant.job import Job, load_job
+from autoquant.model.subject import HeldRecipe, Subject, build_subject
+
+ROOT = Path(__file__).parents[2]
+JOB = ROOT / "experiments" / "resnet20_cifar10.yaml"
+TORCH = "torch==2.13.0"
+PATIENCE_S = 360
+HEADS = (
+    "subject",
+    "images",
+    "tool",
+    "result",
+    "validation",
+    "held out",
+    "drop",
+    "speedup",
+    "over OpenVINO fp32",
+    "evaluations",
+    "s",
+    "CPU s",
+    "plan",
+)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A tool of somebody else.
+
+    Attributes:
+        name: In the table, and of its environment.
+        packages: What its environment needs besides torch.
+        script: What runs in its environment.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    script: str
+
+
+NNCF = Peer("nncf", ("nncf", "openvino", "safetensors"), "nncf_run.py")
+MODELOPT = Peer(
+    "nvidia-modelopt",
+    # requests and huggingface_hub: it imports both and asks for neither
+    ("nvidia-modelopt", "safetensors", "requests", "huggingface_hub"),
+    "modelopt_run.py",
+)
+
+
+class PeerFailedError(Exception):
+    """A peer does not install or does not run; says why in one line."""
+
+
+def install(peer: Peer, venvs: Path) -> Path:
+    """Give the Python of a peer's environment; make the environment where there is none."""
+    folder = venvs / peer.name
+    python = folder / "bin" / "python"
+    complete = folder / "complete"
+    if not complete.exists():
+        _call([sys.executable, "-m", "venv", str(folder)], "no environment")
+        for packages in ((TORCH,), (TORCH, *peer.packages)):
+            _call([str(python), "-m", "pip", "install", "-q", *packages], "does not install")
+        complete.touch()
+    version = _call([str(python), "-c", "import torch; print(torch.__version__)"], "no torch")
+    listed = _call([str(python), "-m", "pip", "list", "--format=freeze"], "no list of packages")
+    cuda = [line for line in listed.splitlines() if line.startswith(("nvidia-cu", "triton"))]
+    if cuda or not version.strip().endswith("+cpu"):
+        raise PeerFailedError(f"a CUDA build came in: torch {version.strip()} {' '.join(cuda)}")
+    named = [line for line in listed.splitlines() if line.split("==")[0] in peer.packages]
+    print(f"{peer.name}: {', '.join(named)}, torch {version.strip()}", flush=True)
+    return python
+
+
+def _call(command: Sequence[str], failure: str, env: Mapping[str, str] | None = None) -> str:
+    """Run a command; what it prints."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=env
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PeerFailedError(f"{failure}: not done after {PATIENCE_S} s") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise PeerFailedError(f"{failure}: {lines[-1]}")
+    return done.stdout
+
+
+def run_peer(
+    peer: Peer, subject: str, arguments: argparse.Namespace, *more: str
+) -> list[dict[str, Any]]:
+    """Run a peer's script in its environment; the rows that it writes."""
+    python = install(peer, arguments.venvs)
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "rows.json"
+        command = [
+            str(python),
+            str(ROOT / "scripts" / "bench" / "peer_runs" / peer.script),
+            *("--folder", str(arguments.folder.resolve()), "--subject", subject),
+            *("--validation", str(arguments.validation), "--heldout", str(arguments.heldout)),
+            *("--output", str(output), *more),
+        ]
+        path = os.pathsep.join((str(ROOT), str(ROOT / "scripts" / "bench")))
+        _call(command, "does not run", {**os.environ, "PYTHONPATH": path})
+        rows: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))
+    return rows
+
+
+class Bench:
+    """Our own measurements of plans of one subject, and what the peers are held against."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        self.name = name
+        data = load(name, arguments.folder, arguments.validation, arguments.heldout)
+        self.subject: Subject = build_subject(
+            data.model,
+            calibration=data.calibration,
+            evaluation=data.validation,
+            heldout=data.heldout,
+            metric=metrics.accuracy,
+        )
+        self.trials: int = arguments.trials
+        self.images = f"{arguments.validation} + {arguments.heldout}"
+
+    def search(self) -> tuple[SearchResult, dict[str, float]]:
+        """Run the job's search; its result with its seconds and CPU seconds."""
+        with tempfile.TemporaryDirectory() as scratch:
+            wall, cpu = time.perf_counter(), time.process_time()
+            result = run_search(
+                self._job(Path(scratch) / "out"), HeldRecipe(self.subject), Silent(), resume=False
+            )
+            spent = {"s": time.perf_counter() - wall, "CPU s": time.process_time() - cpu}
+        return result, spent
+
+    def prepare(self, engine: str) -> None:
+        """Get ready to measure plans on an engine."""
+        with tempfile.TemporaryDirectory() as scratch:
+            job = self._job(Path(scratch) / "out")
+            prepared: Preparation = prepare(job, self.subject, Silent(), engine=engine)
+        settings = replace(prepared.settings, latency_pairs=PAIRS)
+        self.evaluator: PlanEvaluator = build_evaluator(
+            self.subject, prepared.captured, prepared.statistics, settings
+        )
+        self.sites = tuple(site.name for site in prepared.captured.sites)
+        baseline = self.evaluator.baseline()
+        self.fp32 = baseline["accuracy"].value
+        self.fp32_heldout = baseline["heldout_accuracy"].value
+
+    def measure(self, plan: Plan) -> dict[str, str | float | int]:
+        """Measure a plan's columns."""
+        found: dict[str, Measurement] = {}
+        for phase in (Phase.QUALITY, Phase.HELDOUT, Phase.LATENCY):
+            outcome = self.evaluator.run(phase, Task(0, plan))
+            if outcome.failure is not None:
+                return {"plan": f"failed: {outcome.failure.reason}"}
+            found |= outcome.measurements
+        return {
+            "validation": found["accuracy"].value,
+            "held out": found["heldout_accuracy"].value,
+            "drop": self.fp32 - found["accuracy"].value,
+            "speedup": _with_error(found["speedup"].value, found["speedup"].stderr or 0.0),
+            "plan": _counts(plan),
+        }
+
+    def row(self, tool: str, result: str, values: Mapping[str, str | float | int]) -> Row:
+        """A row of the table; accuracies with four digits, gaps as dashes."""
+        filled = {
+            "subject": self.name,
+            "images": self.images,
+            "tool": tool,
+            "result": result,
+            **values,
+        }
+        row: dict[str, str | float | int] = {head: filled.get(head, "-") for head in HEADS}
+        for head in ("validation", "held out", "drop"):
+            if isinstance(row[head], float):
+                row[head] = f"{row[head]:.4f}"
+        return row
+
+    def _job(self, output: Path) -> Job:
+        return load_job(
+            JOB,
+            [
+                "backend.engine=auto",
+                "execution.kind=local",
+                f"constraints.accuracy_drop={MAX_DROP}",
+                f"budget.trials={self.trials}",
+                f"output={output}",
+            ],
+        )
+
+
+def compare(name: str, arguments: argparse.Namespace) -> list[Row]:
+    """All rows of one subject."""
+    bench = Bench(name, arguments)
+    result, spent = bench.search()
+    engine = result.context.engine
+    bench.prepare(engine)
+    fp32: dict[str, str | float | int] = {
+        "validation": bench.fp32,
+        "held out": bench.fp32_heldout,
+        "speedup": "1",
+    }
+    rows = [bench.row("torch", "eager fp32", fp32)]
+    rows += _nncf_rows(bench, arguments)
+    rows += _modelopt_rows(bench, arguments, engine)
+    best = result.best(max_drop=MAX_DROP)
+    counted: dict[str, str | float | int] = {"evaluations": len(result.candidates), **spent}
+    rows.append(bench.row("autoquant", f"best ({engine})", bench.measure(best.plan) | counted))
+    controlled = [row for row in rows if str(row["result"]).startswith("accuracy control")]
+    for target in sorted({str(row["held out"]) for row in controlled}):
+        member = _fastest(result, float(target))
+        values = {"plan": "none reaches it"} if member is None else bench.measure(member.plan)
+        rows.append(bench.row("autoquant", f"at NNCF's accuracy, {target}", values))
+    return rows
+
+
+def _nncf_rows(bench: Bench, arguments: argparse.Namespace) -> list[Row]:
+    try:
+        found = run_peer(NNCF, bench.name, arguments)
+    except PeerFailedError as error:
+        return [bench.row(NNCF.name, str(error), {})]
+    return [
+        bench.row(
+            "OpenVINO" if "OpenVINO" in item["result"] else NNCF.name,
+            item["result"],
+            _shared_columns(bench, item)
+            | {
+                "speedup": _with_error(item["speedup"], item["speedup_stderr"]),
+                "over OpenVINO fp32": item["over own fp32"],
+                "plan": ", ".join(f"{kind} {n}" for kind, n in sorted(item["executed"].items())),
+            },
+        )
+        for item in found
+    ]
+
+
+def _modelopt_rows(bench: Bench, arguments: argparse.Namespace, engine: str) -> list[Row]:
+    """Each plan as ModelOpt simulates it, and carried over to torch's engine."""
+    bits = ("--bits", *(f"{item:g}" for item in arguments.bits))
+    try:
+        found = run_peer(MODELOPT, bench.name, arguments, *bits)
+    except PeerFailedError as error:
+        return [bench.row(MODELOPT.name, str(error), {})]
+    rows = []
+    for item in found:
+        kept = item["kept"]
+        simulated = {"speedup": "simulated", "plan": f"kept: {', '.join(kept) or 'none'}"}
+        rows.append(
+            bench.row(MODELOPT.name, item["result"], _shared_columns(bench, item) | simulated)
+        )
+        plan = Plan.of({s: Scheme.FP32 if s in kept else Scheme.INT8 for s in bench.sites})
+        label = f"{item['result']}, plan carried over ({engine})"
+        rows.append(bench.row(MODELOPT.name, label, bench.measure(plan)))
+    return rows
+
+
+def _shared_columns(bench: Bench, item: Mapping[str, Any]) -> dict[str, str | float | int]:
+    """The columns that every peer writes."""
+    columns: dict[str, str | float | int] = {
+        "validation": item["validation"],
+        "held out": item["heldout"],
+        "drop": bench.fp32 - item["validation"],
+    }
+    names = {"evaluations": "evaluations", "seconds": "s", "cpu": "CPU s"}
+    return columns | {head: item[name] for name, head in names.items() if name in item}
+
+
+def _fastest(result: SearchResult, target: float) -> ResultCandidate | None:
+    """The fastest frontier member with at least this held-out accuracy."""
+    able = [m for m in result.frontier if m.value("heldout_accuracy") >= target - 1e-4]
+    return max(able, key=lambda member: member.value("speedup"), default=None)
+
+
+def _counts(plan: Plan) -> str:
+    return ", ".join(f"{scheme} {count}" for scheme, count in plan.counts().items())
+
+
+def _with_error(value: float, stderr: float) -> str:
+    return f"{value:.2f} ± {stderr:.2f}"
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="the CIFAR-10 folder")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    parser.add_argument("--venvs", type=Path, default=cache / "autoquant-peers")
+    parser.add_argument("--validation", type=int, default=2000, help="images")
+    parser.add_argument("--heldout", type=int, default=3000, help="images")
+    parser.add_argument("--bits", type=float, nargs="+", default=[9.5], help="for ModelOpt")
+    parser.add_argument("--trials", type=int, default=32)
+    parser.add_argument("--subjects", nargs="+", choices=(PLAIN, OUTLIERS))
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    for name in arguments.subjects or (PLAIN, OUTLIERS):
+        rows += compare(name, arguments)
+        show("peers", rows, arguments.json)  # after each subject, for a run may be cut short
+
+
+if __name__ == "__main__":
+    main()
