@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,39 @@ class EncoderLayer(nn.Module):
         return mixed.transpose(1, 2).flatten(2)
 
 
-def tiny_encoder(steps: int = 150) -> nn.Module:
+class DeepNet(nn.Module):
+    """Many narrow convolutions, each around a shortcut.
+
+    Args:
+        depth: Convolutions; each with its add makes two sites.
+        width: Channels.
+    """
+
+    def __init__(self, depth: int, width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(ShortcutLayer(width) for _ in range(depth)))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give outputs of shape (batch, 10) for images of shape (batch, width, height, width)."""
+        outputs: Tensor = self.head(self.layers(images).mean((2, 3)))
+        return outputs
+
+
+class ShortcutLayer(nn.Module):
+    """A convolution and a relu around a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give images of the same shape."""
+        changes: Tensor = torch.relu(self.conv(images))
+        return images + 0.1 * changes
+
+
+def tiny_encoder(steps: int = 60) -> nn.Module:
     """A `TinyEncoder` after a short training on synthetic sequences; always the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -111,9 +144,11 @@ def scale_channels(
         readers: All modules that read the tensor.
         count: How many channels.
     """
+    first: Any = writers[0]
     with torch.no_grad():
-        largest = writers[0].weight.abs().reshape(len(writers[0].weight), -1).sum(1)
+        largest = first.weight.abs().reshape(len(first.weight), -1).sum(1)
         channels = largest.topk(count).indices
+        module: Any
         for module in writers:
             module.weight[channels] *= OUTLIER_SCALE
             module.bias[channels] *= OUTLIER_SCALE
