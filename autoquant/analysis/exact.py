@@ -163,8 +163,8 @@ class _Runner:
                 choices.pop(site, None)
             else:
                 choices[site] = (trial.scheme, trial.part)
-        values = self._run.run_again(chunk.values, reached, choices, shared)
-        return output_rows(values[self._marked.nodes[-1]], chunk.batch)
+        outputs = self._run.run_again(chunk.values, reached, choices, shared)
+        return output_rows(outputs, chunk.batch)
 
     def _equal_trials(self, reached: Sequence[Node], trials: Sequence[Trial]) -> list[list[Trial]]:
         """Group trials that round every tensor equally; bf16's own kernels are like no other."""

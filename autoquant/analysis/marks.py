@@ -30,6 +30,7 @@ class MarkedGraph:
         roots: By node, the site whose inputs and weights are rounded there.
         writers: By node, the site whose scheme its output is rounded to: the last op of a site,
             and the ops that hand its format on.
+        last_reads: By node, what it is the last to read.
         in_place: Nodes that write into their first argument.
         knob_of: Knob names by site name.
     """
@@ -39,6 +40,7 @@ class MarkedGraph:
     nodes: tuple[Node, ...]
     roots: Mapping[Node, Site]
     writers: Mapping[Node, Site]
+    last_reads: Mapping[Node, tuple[Node, ...]]
     in_place: frozenset[Node]
     knob_of: Mapping[str, str]
 
@@ -109,9 +111,19 @@ def mark(captured: Capture, space: SearchSpace) -> MarkedGraph:
             and address.node not in inner
             and gives_float(nodes[address.node])
         },
+        last_reads=_last_reads(graph),
         in_place=in_place,
         knob_of={site: knob.name for knob in space.knobs for site in knob.sites},
     )
+
+
+def _last_reads(graph: Graph) -> Mapping[Node, tuple[Node, ...]]:
+    reads: dict[Node, tuple[Node, ...]] = {}
+    seen: set[Node] = set()
+    for node in reversed(graph.nodes):
+        reads[node] = tuple(source for source in node.all_input_nodes if source not in seen)
+        seen.update(node.all_input_nodes)
+    return reads
 
 
 def _in_place_nodes(module: GraphModule) -> Iterable[Node]:

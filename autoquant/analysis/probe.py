@@ -21,6 +21,10 @@ from autoquant.model.batches import Batch
 from autoquant.model.subject import output_rows
 from autoquant.model.torch_ao.rounding import Format
 
+EVERY = 4
+"""Rounding errors of activations are formed for every fourth sample of a chunk: with thousands of
+elements in each they are many all the same, and forming them would cost more than the passes."""
+
 
 class Probe(Interpreter):
     """Measures the power that each rounding error has at the outputs, to first order.
@@ -129,11 +133,12 @@ class Probe(Interpreter):
     def _take_activation(self, node: Node, value: Tensor, gradient: Tensor) -> None:
         """Form a tensor's rounding errors, and take their powers."""
         gradients = {WHOLE: gradient, **self._gradients.pop(node, {})}
+        some = value[::EVERY]
         for how, readers in self._terms.activations[node].items():
-            error = how(value).sub_(value)
+            error = how(some).sub_(some)
             for reader in readers:
                 if reader in gradients:
-                    powers = _sample_powers(error, gradients[reader])
+                    powers = _powers_of_samples(error, gradients[reader][::EVERY])
                     self._sample_powers[node, how, reader].append(powers)
 
     def _parameters(self, node: Node) -> Mapping[str, Tensor]:
@@ -194,7 +199,7 @@ class Probe(Interpreter):
         return error
 
 
-def _sample_powers(error: Tensor, gradient: Tensor) -> Tensor:
+def _powers_of_samples(error: Tensor, gradient: Tensor) -> Tensor:
     """sum_c (sum_{i in c} g_i d_i)^2 of each sample; channels are dimension 1 of images, else last.
 
     Args:

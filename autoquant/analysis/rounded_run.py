@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,15 +67,17 @@ class RoundedRun(Interpreter):
             float_values: From `run_float`; inputs and weights are taken from there.
             choices: Of every site.
         """
-        computed = [
-            node for node in self._marked.nodes if node.op not in ("placeholder", "get_attr")
-        ]
-        return self.run_again(float_values, computed, choices, Shared())
+        self.env = dict(float_values)
+        shared = Shared()
+        for node in self._marked.nodes:
+            if node.op not in ("placeholder", "get_attr"):
+                self.env[node] = self._compute(node, choices, float_values, shared)
+        return dict(self.env)
 
     def run_again(
-        self, values: Values, nodes: Iterable[Node], choices: Choices, shared: Shared
-    ) -> Values:
-        """Compute some nodes again, on top of known values.
+        self, values: Values, nodes: Collection[Node], choices: Choices, shared: Shared
+    ) -> Any:
+        """The model's outputs after a change, on top of known values.
 
         Args:
             values: Values of all nodes before the change.
@@ -84,15 +86,23 @@ class RoundedRun(Interpreter):
             shared: Rounded tensors of `values`, extended by this run.
         """
         self.env = dict(values)
+        computed: set[Node] = set()
         for node in nodes:
-            site = self._marked.roots.get(node)
-            choice = choices.get(site.name) if site else None
-            if site is None or choice is None:
-                value = self._call(node, *self.fetch_args_kwargs_from_env(node))
-            else:
-                value = self._call_rounded(node, site, choice, choices, values, shared)
-            self.env[node] = self._round_output(node, value, choices)
-        return self.env
+            self.env[node] = self._compute(node, choices, values, shared)
+            computed.add(node)
+            for done in self._marked.last_reads[node]:
+                if done in computed:  # its memory is warm: the next op may have it
+                    self.env[done] = None
+        return self.env[self._marked.nodes[-1]]
+
+    def _compute(self, node: Node, choices: Choices, before: Values, shared: Shared) -> Any:
+        site = self._marked.roots.get(node)
+        choice = choices.get(site.name) if site else None
+        if site is None or choice is None:
+            value = self.run_node(node)
+        else:
+            value = self._call_rounded(node, site, choice, choices, before, shared)
+        return self._round_output(node, value, choices)
 
     def _call(self, node: Node, args: Any, kwargs: Any) -> Any:
         """Run one node; an op that would write into its input writes into a copy."""

@@ -24,9 +24,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
-PICTURE = ROOT / "docs" / "images" / "pareto.png"
-awaits_picture = pytest.mark.xfail(not PICTURE.exists(), reason="the README's picture is missing")
-
 page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 
 
@@ -70,11 +67,7 @@ def sections_in(annotation: object, mark: str = "") -> Iterator[tuple[type[BaseM
         yield from (pair for part in get_args(annotation) for pair in sections_in(part, mark))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(PAGES[0], marks=awaits_picture), *PAGES[1:]],
-    ids=[path.stem for path in PAGES],
-)
+@page
 def test_every_relative_link_leads_to_a_file_and_a_heading(path: Path) -> None:
     broken = []
     for link in links(path):
