@@ -220,7 +220,7 @@ def _connect(execution: Execution) -> bool:
             quiet.pop("include_dashboard")
             check_address(execution.address)
             ray.init(address=execution.address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray's own time-out is a bare Exception
         raise unreachable(execution.address, _first_line(error)) from error
     _check_resources(execution)
     return True
