@@ -146,7 +146,7 @@ class CostModel:
         terms, trust = self._terms, self._fit.trust
         if len(weights):
             pulls = terms.pulls(self._rows, weights)
-            shared = terms.shared_parts(self._rows).T @ weights
+            shared = self._parts.T @ weights
             costs = (
                 costs
                 + (trust.term * terms.spreads) ** 2 * pulls
@@ -199,6 +199,12 @@ class CostModel:
         own = self._terms.own_kernel(rows, rows)
         parts = self._terms.shared_parts(rows)
         shared = parts @ parts.T
+        misfits = {
+            factor: np.diag(
+                self._noise(replace(self.trust, misfit=self.trust.misfit * factor), judges)
+            )
+            for factor in _FACTORS
+        }
         best, chosen = -math.inf, self.trust
         for factors in itertools.product(_FACTORS, repeat=3):
             term, group, misfit = factors
@@ -209,7 +215,7 @@ class CostModel:
                 misfit=self.trust.misfit * misfit,
             )
             kernel = trust.term**2 * own + trust.group**2 * shared
-            kernel += self._constant_variance(trust) + np.diag(self._noise(trust, judges))
+            kernel += self._constant_variance(trust) + misfits[misfit]
             prior = sum((math.log(item) / _FACTOR_SPREAD) ** 2 for item in factors)
             found = _log_evidence(kernel, residuals) - 0.5 * prior
             if found > best:

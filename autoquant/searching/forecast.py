@@ -8,7 +8,7 @@ from dataclasses import replace
 from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
-from autoquant.searching.cost_model import CostModel, Observation
+from autoquant.searching.cost_model import CostModel, Observation, Prediction
 
 _NEWS = 8
 """The latency model is fitted again after this many measurements."""
@@ -38,6 +38,7 @@ class Forecast:
         self._baseline_ms = baseline_ms
         self._seen: dict[int, Observation] = {}
         self._news: dict[int, Candidate] = {}
+        self._latest: dict[str, Prediction] = {}
 
     def learn(self, candidate: Candidate) -> None:
         """Take in a candidate; only a latency that was measured teaches something."""
@@ -56,7 +57,13 @@ class Forecast:
             return known
         if len(self._news) >= _NEWS:
             self._latency = replace(self._latency, observations=self._observations())
-        found = self._latency.predict(Plan.of(self._space.choices(plan)))
+            self._latest = {}
+        found = self._latest.pop(plan.digest, None)
+        if found is None:
+            found = self._latency.predict(Plan.of(self._space.choices(plan)))
+        self._latest[plan.digest] = found
+        if len(self._latest) > _WINDOW:
+            del self._latest[next(iter(self._latest))]
         speedup = self._baseline_ms / found.mean
         return {
             **known,

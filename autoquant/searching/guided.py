@@ -131,6 +131,7 @@ class Guide:
         self._worst = np.full(2, -math.inf)
         self._retake = retake
         self._retaken: dict[str, tuple[Observation, ...]] = {}
+        self._pending: dict[str, Rows] = {}
         self._is_learnt = False
 
     def observe(self, candidate: Candidate, *, is_feasible: bool) -> None:
@@ -194,7 +195,7 @@ class Guide:
             np.concatenate([cost.predict(trades), shifted_cost]),
         )
         if pending:
-            waiting = np.stack([self._options.row(self._space.choices(p)) for p in pending])
+            waiting = self._rows_of(pending)
             drawn = self._losses(noise.predict(waiting), cost.predict(waiting))
             known = np.concatenate([known, drawn])
         return self._first_new(rows, area_gained(losses, known, reference), taken)
@@ -227,6 +228,17 @@ class Guide:
             )
             self._axis = replace(self._axis, model=model)
         self._is_learnt = True
+
+    def _rows_of(self, pending: Sequence[Plan]) -> Rows:
+        """Rows of the plans that are being measured; those of the last call are kept."""
+        rows = [
+            self._pending[plan.digest]
+            if plan.digest in self._pending
+            else self._options.row(self._space.choices(plan))
+            for plan in pending
+        ]
+        self._pending = {p.digest: row for p, row in zip(pending, rows, strict=True)}
+        return np.stack(rows)
 
     def _losses_of(self, points: Sequence[_Point]) -> Floats:
         noise = np.array([point.noise for point in points])
