@@ -222,7 +222,11 @@ def _connect(execution: Execution) -> bool:
             ray.init(address=execution.address, **quiet)
     except Exception as error:  # Ray's own time-out is a bare Exception
         raise unreachable(execution.address, _first_line(error)) from error
-    _check_resources(execution)
+    try:
+        _check_resources(execution)
+    except ExecutionError:
+        ray.shutdown()
+        raise
     return True
 
 

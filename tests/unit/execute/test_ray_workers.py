@@ -97,6 +97,13 @@ def test_the_own_cluster_starts_without_a_word_and_keeps_its_token(
     assert os.environ.get("RAY_AUTH_MODE") != "disabled"
 
 
+def test_a_cluster_of_its_own_that_is_too_small_is_stopped(tmp_path: Path) -> None:
+    ray.shutdown()
+    with pytest.raises(ExecutionError, match="1000 GPUs"):
+        start_executor(Execution(workers=1, gpus_per_worker=1000), Mortal(str(tmp_path)))
+    assert not ray.is_initialized()
+
+
 def test_an_address_where_nobody_listens_fails_within_seconds(tmp_path: Path) -> None:
     ray.shutdown()
     with socket.socket() as free:
