@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
 
 from autoquant.analysis.marks import mark
 from autoquant.analysis.output_error import ratio_and_error, row_of_noise
-from autoquant.analysis.probe import EVERY, Probe
+from autoquant.analysis.probe import Probe
 from autoquant.analysis.rounding_terms import RoundingTerms
 from autoquant.analysis.trials import Question, Trial
 from autoquant.core.sensitivity import Method, Part, RowKey, SensitivityRow, SensitivityTable
@@ -28,6 +28,7 @@ _PARTS = {
 def measure_gradient(
     question: Question,
     *,
+    parts: Collection[Part] = tuple(Part),
     seed: int = 0,
     memory_bytes: int = MEMORY_BYTES,
     progress: Callable[[int], None] = lambda samples: None,
@@ -42,27 +43,29 @@ def measure_gradient(
 
     Args:
         question: Model, knobs and data.
+        parts: What counts as rounded; what is left out adds nothing to any row.
         seed: Of the random signs.
         memory_bytes: What the tensors of the network for one chunk of samples may take; autograd
             keeps about as much again, and rounding errors of weights are kept up to this size.
         progress: Called with the number of samples done.
     """
     marked = mark(question.captured, question.space)
-    terms = RoundingTerms(marked, question.space, question.rounding)
+    terms = RoundingTerms(marked, question.space, question.rounding, parts)
     probe = Probe(marked, terms, torch.Generator().manual_seed(seed), memory_bytes)
     signals: list[Tensor] = []
     for batch in question.chunks(memory_bytes):
         signals.append(probe.measure(batch))
         progress(len(batch))
-    powers = _powers_by_row(probe, signals)
+    signal = torch.cat(signals)
+    powers = _powers_by_row(probe, signal)
     return SensitivityTable(
         rows=tuple(_row(trial, powers) for trial in question.trials()),
         method=METHOD,
-        samples=sum(len(signal) for signal in signals),
+        samples=len(signal),
     )
 
 
-def _powers_by_row(probe: Probe, signals: Sequence[Tensor]) -> dict[RowKey, tuple[float, float]]:
+def _powers_by_row(probe: Probe, signal: Tensor) -> dict[RowKey, tuple[float, float]]:
     """Noise-to-signal ratio and standard error of the activations, weights and biases of a row."""
     activations: dict[RowKey, Tensor] = {}
     for rows, power in probe.activation_powers():
@@ -72,11 +75,12 @@ def _powers_by_row(probe: Probe, signals: Sequence[Tensor]) -> dict[RowKey, tupl
     for rows, power in probe.weight_powers():
         for key in rows:
             channels[key].append(power)
-    total = float(torch.cat(list(signals)).sum())
-    some = torch.cat([signal[::EVERY] for signal in signals])
     return {
-        **{key: ratio_and_error(power, some) for key, power in activations.items()},
-        **{key: _ratio_of_channels(torch.cat(found), total) for key, found in channels.items()},
+        **{key: ratio_and_error(power, signal) for key, power in activations.items()},
+        **{
+            key: _ratio_of_channels(torch.cat(found), float(signal.sum()))
+            for key, found in channels.items()
+        },
     }
 
 

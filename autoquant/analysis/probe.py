@@ -16,31 +16,21 @@ from torch.utils import _pytree as pytree
 
 from autoquant.analysis.marks import MarkedGraph
 from autoquant.analysis.rounded_run import is_float
+from autoquant.analysis.rounding_power import powers_of_channels, powers_of_samples
 from autoquant.analysis.rounding_terms import WHOLE, RoundingTerms, Rows, Terms
 from autoquant.model.batches import Batch
 from autoquant.model.subject import output_rows
 from autoquant.model.torch_ao.rounding import Format
-
-EVERY = 4
-"""Rounding errors of activations are formed for every fourth sample of a chunk: with thousands of
-elements in each they are many all the same, and forming them would cost more than the passes."""
 
 
 class Probe(Interpreter):
     """Measures the power that each rounding error has at the outputs, to first order.
 
     With signs v drawn for all outputs, g = J^T v is known for every tensor after one backward
-    pass, and E_v[(g . d)^2] = ||J d||^2 for a rounding error d (Hutchinson's estimator; Avron and
-    Toledo, J. ACM 58(2), 2011, section 2). Errors of different channels count as uncorrelated:
-
-        ||J d||^2 = E_v[sum_c (sum_{i in c} g_i d_i)^2],
-
-    which keeps the correlations within a channel and averages over channels what one draw of v
-    leaves to chance. The channels of a weight are its rows (its outputs); its gradient is the sum
-    over the samples of a chunk, whose signs are independent, so that the expectation is the sum
-    of the samples' powers.
-
-    Rounding errors are formed in hooks, tensor by tensor, when the gradient arrives.
+    pass, and E[(g . d)^2] = ||J d||^2 for a rounding error d (Hutchinson's estimator; Avron and
+    Toledo, J. ACM 58(2), 2011, section 2). Errors of different channels count as uncorrelated,
+    which averages over channels what one draw of v leaves to chance; `rounding_power` has the
+    equations. Rounding errors are formed in hooks, tensor by tensor, when the gradient arrives.
 
     Args:
         marked: The graph.
@@ -61,6 +51,7 @@ class Probe(Interpreter):
         self._terms = terms
         self._draw = draw
         self._memory_left = memory_bytes
+        self._samples = 0
         self._errors: dict[tuple[str, Format], Tensor] = {}
         self._states: dict[str, Mapping[str, Tensor]] = {}
         self._apart = {node: terms.readers_apart(node) for node in terms.activations}
@@ -71,6 +62,7 @@ class Probe(Interpreter):
 
     def measure(self, batch: Batch) -> Tensor:
         """Probe one chunk; gives the power of each sample's float outputs."""
+        self._samples = len(batch)
         inputs = [
             item.detach().requires_grad_() if is_float(item) else item for item in batch.inputs
         ]
@@ -133,13 +125,13 @@ class Probe(Interpreter):
     def _take_activation(self, node: Node, value: Tensor, gradient: Tensor) -> None:
         """Form a tensor's rounding errors, and take their powers."""
         gradients = {WHOLE: gradient, **self._gradients.pop(node, {})}
-        some = value[::EVERY]
         for how, readers in self._terms.activations[node].items():
-            error = how(some).sub_(some)
-            for reader in readers:
-                if reader in gradients:
-                    powers = _powers_of_samples(error, gradients[reader][::EVERY])
-                    self._sample_powers[node, how, reader].append(powers)
+            present = [reader for reader in readers if reader in gradients]
+            powers = powers_of_samples(
+                how, value, [gradients[reader] for reader in present], self._samples
+            )
+            for reader, power in zip(present, powers, strict=True):
+                self._sample_powers[node, how, reader].append(power)
 
     def _parameters(self, node: Node) -> Mapping[str, Tensor]:
         """The node's parameters as leaves of their own; those that schemes round are watched."""
@@ -183,8 +175,8 @@ class Probe(Interpreter):
         gradient, leaf.grad = leaf.grad, None
         if gradient is not None:
             for how in self._weight_terms[name]:
-                product = gradient * self._weight_error(name, how, leaf.detach())
-                powers = product.reshape(len(product), -1).sum(1).square_()
+                error = self._weight_error(name, how, leaf.detach())
+                powers = powers_of_channels(error, gradient)
                 self._channel_powers[name, how].append(powers)
 
     def _weight_error(self, name: str, how: Format, weight: Tensor) -> Tensor:
@@ -197,23 +189,3 @@ class Probe(Interpreter):
             self._memory_left -= size
             self._errors[name, how] = error
         return error
-
-
-def _powers_of_samples(error: Tensor, gradient: Tensor) -> Tensor:
-    """sum_c (sum_{i in c} g_i d_i)^2 of each sample; channels are dimension 1 of images, else last.
-
-    Args:
-        error: Shape (samples, channels, height, width...) or (samples, ..., channels).
-        gradient: As `error`.
-
-    Returns:
-        Shape (samples,).
-    """
-    product = error * gradient
-    if product.ndim > 3:
-        dots = product.flatten(2).sum(2)
-    elif product.ndim == 3:
-        dots = product.sum(1)
-    else:
-        dots = product.reshape(len(product), -1)
-    return dots.square_().sum(1)

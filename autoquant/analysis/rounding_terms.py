@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch.fx import Node
@@ -34,13 +34,23 @@ class RoundingTerms:
         marked: The graph.
         space: Its knobs.
         rounding: How schemes round tensors.
+        parts: What is listed; the others have no terms.
     """
 
-    def __init__(self, marked: MarkedGraph, space: SearchSpace, rounding: SchemeRounding) -> None:
+    def __init__(
+        self,
+        marked: MarkedGraph,
+        space: SearchSpace,
+        rounding: SchemeRounding,
+        parts: Collection[Part] = tuple(Part),
+    ) -> None:
         self._marked = marked
         self._rounding = rounding
         self._knobs = {site: knob for knob in space.free for site in knob.sites}
-        self.activations: Mapping[Node, Terms] = self._activation_terms()
+        self._parts = parts
+        self.activations: Mapping[Node, Terms] = (
+            self._activation_terms() if Part.ACTIVATION in parts else {}
+        )
 
     def readers_apart(self, source: Node) -> frozenset[str]:
         """Names of the readers of a tensor whose rounding is not that of all its readers."""
@@ -62,7 +72,7 @@ class RoundingTerms:
         """Terms of the biases of the site at a node: bf16 kernels alone round them."""
         terms = _empty()
         for _, knob in self._free_site(node):
-            if Scheme.BF16 in knob.schemes:
+            if Scheme.BF16 in knob.schemes and Part.BOTH in self._parts:
                 row = (knob.name, Scheme.BF16, Part.BOTH)
                 terms[Cast(torch.bfloat16)][WHOLE].append(row)
         return terms

@@ -1,81 +1,58 @@
-"""Weights-only sensitivity: a first look that needs neither data nor calibration."""
+"""Weights-only sensitivity: a first look that needs no data."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 
+import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule
+from torch.fx.passes.shape_prop import TensorMetadata
 
-from autoquant.analysis.marks import MarkedGraph, mark
-from autoquant.analysis.output_error import row_of_noise
-from autoquant.analysis.rounded_run import is_float, weights_of
+from autoquant.analysis.gradient import measure_gradient
 from autoquant.analysis.trials import Question
-from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Method, Part, SensitivityTable
-from autoquant.core.sites import Site
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.batches import Batch
 
-METHOD = "relative rounding error of the weights; activations are not looked at"
+METHOD = "weights alone, to first order on normal noise as inputs; activations are not looked at"
+_SAMPLES = 32
+_TOKENS = 2
 
 
-def measure_weights(question: Question) -> SensitivityTable:
-    """Give the relative rounding error of the weights of each knob and scheme.
+def measure_weights(question: Question, *, seed: int = 0) -> SensitivityTable:
+    """Estimate the output error that rounding the weights of each knob causes, without data.
 
-        noise = sum ||dW||^2 / sum ||W||^2 over the weights of the knob.
-
-    That is the noise-to-signal ratio at the op's output for inputs that are uncorrelated and of
-    one variance. What lies between the op and the network's outputs, and everything that
-    activations do, is left out: a heuristic for a first look. A knob without weights has no row,
-    and a row for both parts is that of the weights.
+    The gradient method (`measure_gradient`) on standard normal noise in place of the data, with
+    the errors of the weights alone. A heuristic for a first look: real inputs excite other
+    channels, and what activations do is left out, so a row of both parts is that of the weights
+    and a knob without weights has none. Integer inputs are drawn from 0 and 1, which every
+    vocabulary has.
 
     Args:
         question: Model and knobs; its data are not looked at.
+        seed: Of the noise and of the random signs.
     """
-    marked = mark(question.captured, question.space)
-    weights = _weights_by_site(marked)
-    rows = []
-    for trial in question.trials():
-        found = [(marked.sites[name], item) for name in trial.knob.sites for item in weights[name]]
-        if found and trial.part is not Part.ACTIVATION:
-            noise = _relative_error(found, trial.scheme, question.rounding)
-            rows.append(row_of_noise(trial, noise, 0.0, Method.WEIGHTS_ONLY))
-    return SensitivityTable(rows=tuple(rows), method=METHOD, samples=0)
+    draw = torch.Generator().manual_seed(seed)
+    inputs = tuple(_noise(question.captured.graph, draw))
+    noise = replace(question, batches=(Batch(inputs),), samples=_SAMPLES)
+    table = measure_gradient(noise, parts=(Part.WEIGHT,), seed=seed)
+    weighted = {row.knob for row in table.rows if row.part is Part.WEIGHT}
+    rows = tuple(
+        replace(row, method=Method.WEIGHTS_ONLY)
+        for row in table.rows
+        if row.knob in weighted and row.part is not Part.ACTIVATION
+    )
+    return SensitivityTable(rows=rows, method=METHOD, samples=0)
 
 
-def _relative_error(
-    weights: Sequence[tuple[Site, Tensor]], scheme: Scheme, rounding: SchemeRounding
-) -> float:
-    """Divide sum ||dW||^2 by sum ||W||^2."""
-    error = sum(_power(rounding.weight(site, scheme, weight) - weight) for site, weight in weights)
-    signal = sum(_power(weight) for _, weight in weights)
-    return error / signal if signal else 0.0
-
-
-def _power(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())
-
-
-def _weights_by_site(marked: MarkedGraph) -> Mapping[str, list[Tensor]]:
-    """By site name, its weights: of a module, or read by a functional op; each once."""
-    found: dict[str, list[Tensor]] = defaultdict(list)
-    seen: set[tuple[str, str]] = set()
-    for node, site in marked.roots.items():
-        sources = [node] if node.op == "call_module" else node.all_input_nodes
-        for source in sources:
-            if (site.name, str(source.target)) not in seen:
-                seen.add((site.name, str(source.target)))
-                found[site.name] += _weights_at(marked, source)
-    return found
-
-
-def _weights_at(marked: MarkedGraph, node: Node) -> list[Tensor]:
-    if node.op == "call_module":
-        module = marked.module.get_submodule(str(node.target))
-        return [parameter.detach() for _, parameter in weights_of(module)]
-    if node.op == "get_attr":
-        owner, _, name = str(node.target).rpartition(".")
-        value = getattr(marked.module.get_submodule(owner), name)
-        return [value.detach()] if is_float(value) and value.ndim > 1 else []
-    return []
+def _noise(graph: GraphModule, draw: torch.Generator) -> Iterator[Tensor]:
+    """Draw each input of the model, of the shape of its example."""
+    for node in graph.graph.nodes:
+        meta = node.meta.get("tensor_meta")
+        if node.op == "placeholder" and isinstance(meta, TensorMetadata):
+            shape = (_SAMPLES, *meta.shape[1:])
+            if meta.dtype.is_floating_point:
+                yield torch.randn(shape, generator=draw).to(meta.dtype)
+            else:
+                yield torch.randint(0, _TOKENS, shape, generator=draw).to(meta.dtype)

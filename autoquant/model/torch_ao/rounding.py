@@ -60,6 +60,16 @@ class Grid:
     low: int
     high: int
 
+    @property
+    def lowest(self) -> float:
+        """Values below are clipped."""
+        return (self.low - self.zero_point) * self.scale
+
+    @property
+    def highest(self) -> float:
+        """Values above are clipped."""
+        return (self.high - self.zero_point) * self.scale
+
     def __call__(self, value: Tensor) -> Tensor:
         """Round each element; shape as given.
 
