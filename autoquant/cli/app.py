@@ -11,16 +11,15 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
 from autoquant.errors import AutoquantError
 
 if TYPE_CHECKING:
     from autoquant.api.preparation import Preparation
-    from autoquant.cli.terminal import Terminal
     from autoquant.core.sensitivity import SensitivityTable
     from autoquant.job import Job
 
 EXIT_MISTAKE = 2
-_PIPE_WIDTH = 160
 EXIT_INTERRUPTED = 130
 
 
@@ -49,18 +48,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-JobFile = Annotated[Path, typer.Argument(help="The job file (YAML); see docs/job-file.md.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override one key of the job file, for instance budget.trials=16. May be repeated. "
-        "--budget.trials 16 means the same.",
-    ),
-]
-_DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
@@ -82,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-@app.command(context_settings=_DOTTED)
+@app.command(context_settings=DOTTED)
 def search(
     context: typer.Context,
     job_file: JobFile,
@@ -105,16 +92,16 @@ def search(
     from autoquant.api.search import run_search
     from autoquant.model.subject import JobRecipe
 
-    job = _load(job_file, overrides, context.args)
-    terminal = _terminal()
+    job = load_with(job_file, overrides, context.args)
+    watch = terminal()
     if dry_run:
         _print_dry_run(job)
         return 0
-    result = run_search(job, JobRecipe(job), terminal, resume=resume)
+    result = run_search(job, JobRecipe(job), watch, resume=resume)
     from autoquant.record.summary import summarize
     from autoquant.record.table import to_rich
 
-    console = _console()
+    console = stdout()
     console.print(to_rich(result.table()))
     for sentence in summarize(result.findings):
         console.print(sentence, highlight=False, markup=False)
@@ -123,7 +110,7 @@ def search(
     return EXIT_INTERRUPTED if interrupted else 0
 
 
-@app.command(context_settings=_DOTTED)
+@app.command(context_settings=DOTTED)
 def sensitivity(
     context: typer.Context,
     job_file: JobFile,
@@ -137,12 +124,12 @@ def sensitivity(
     from autoquant.model.subject import JobRecipe
     from autoquant.record.sensitivity_file import write_sensitivity
 
-    job = _load(job_file, overrides, context.args)
-    terminal = _terminal()
-    with terminal.stage("loading model and data", None):
+    job = load_with(job_file, overrides, context.args)
+    watch = terminal()
+    with watch.stage("loading model and data", None):
         subject = JobRecipe(job)()
-    prepared = prepare(job, subject, terminal)
-    table = rank_by_sensitivity(job, prepared, terminal)
+    prepared = prepare(job, subject, watch)
+    table = rank_by_sensitivity(job, prepared, watch)
     _print_sensitivity(table, prepared, top)
     if output is not None:
         write_sensitivity(output, table)
@@ -155,7 +142,7 @@ def backends() -> int:
     """Print what runs here: engine x op x scheme -> native, emulated or unsupported."""
     from autoquant.cli.support_table import support_tables
 
-    console = _console()
+    console = stdout()
     for table in support_tables():
         console.print(table)
     console.print(
@@ -207,7 +194,7 @@ def report(
     from autoquant.record.table import to_rich
 
     loaded = load_result(result)
-    console = _console()
+    console = stdout()
     console.print(to_rich(loaded.table()))
     write_text(result / "report.html", render_report(loaded.findings))
     console.print(f"report: {result / 'report.html'}", highlight=False, soft_wrap=True)
@@ -237,41 +224,6 @@ def ui(
         running.close()
 
 
-def _load(job_file: Path, overrides: list[str] | None, extra: Sequence[str]) -> Job:
-    """Load a job with `--set key=value` and `--dotted.key value` overrides."""
-    from autoquant.job import load_job
-
-    return load_job(job_file, [*(overrides or []), *_dotted(extra)])
-
-
-def _dotted(extra: Sequence[str]) -> list[str]:
-    """Read `--budget.trials 16` and `--budget.trials=16` as `budget.trials=16`."""
-    found: list[str] = []
-    words = list(extra)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or "." not in word.partition("=")[0]:
-            raise typer.BadParameter(f"unknown option {word!r}; --help lists the options")
-        name, equals, value = word[2:].partition("=")
-        if not equals:
-            if not words:
-                raise typer.BadParameter(f"{word} needs a value")
-            value = words.pop(0)
-        found.append(f"{name}={value}")
-    return found
-
-
-def _terminal() -> Terminal:
-    from autoquant.cli.terminal import Terminal
-
-    return Terminal(Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH))
-
-
-def _console() -> Console:
-    """Standard output; on a pipe wide enough for every table."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-
-
 def _print_error(console: Console, error: AutoquantError) -> None:
     """Print message and mend, unbroken: paths in them are there to be copied."""
     console.print(
@@ -290,13 +242,13 @@ def _usage_error(error: Exception) -> str | None:
 def _print_dry_run(job: Job) -> None:
     from autoquant.cli.dry_run import print_dry_run
 
-    print_dry_run(job, _terminal(), _console())
+    print_dry_run(job, terminal(), stdout())
 
 
 def _print_sensitivity(table: SensitivityTable, prepared: Preparation, top: int) -> None:
     from autoquant.cli.ranking import ranking_tables
 
-    console = _console()
+    console = stdout()
     for item in ranking_tables(table, prepared.space, top):
         console.print(item)
 

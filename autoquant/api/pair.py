@@ -1,0 +1,125 @@
+"""A float model and one plan of it, built: what the debugging steps look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from autoquant.api.load import load_result
+from autoquant.api.preparation import Preparation, prepare
+from autoquant.api.watch import Watch
+from autoquant.backends.protocol import Executable
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend, site_support
+from autoquant.backends.torch_cpu.engines import engines_here
+from autoquant.core.plan import Plan, load_plan
+from autoquant.core.precision import Scheme
+from autoquant.errors import PlanError
+from autoquant.evaluate.evaluator import build_backend
+from autoquant.job import Job, SpaceRules
+from autoquant.model.subject import Subject
+from autoquant.searching.space import bind_space
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """A float model and a plan of it.
+
+    Attributes:
+        prepared: The float model, captured and calibrated, with its data.
+        plan: What was built.
+        backend: Built it, and runs it.
+        executable: The converted model, and what each site really runs.
+    """
+
+    prepared: Preparation
+    plan: Plan
+    backend: TorchCpuBackend
+    executable: Executable
+
+
+def prepare_untimed(job: Job, subject: Subject, watch: Watch) -> Preparation:
+    """Prepare without timing engines: `engine: auto` takes the first that runs here."""
+    engine = engines_here()[0] if job.backend.engine == "auto" else None
+    return prepare(job, subject, watch, engine=engine)
+
+
+def build_pair(prepared: Preparation, plan: Plan, watch: Watch) -> Pair:
+    """Build a plan beside its float model.
+
+    Raises:
+        BackendError: The engine refuses the plan.
+    """
+    settings = prepared.settings
+    with watch.stage("building the plan", None):
+        backend = build_backend(prepared.subject, prepared.captured, prepared.statistics, settings)
+        executable = backend.build(plan)
+    return Pair(prepared, plan, backend, executable)
+
+
+def find_plan(text: str, prepared: Preparation) -> Plan:
+    """The plan that a user means.
+
+    Args:
+        text: A scheme's name (`uniform_plan`), a file that `Plan.save` wrote, a result folder (its
+            best member), or `folder:number`, one of its candidates.
+        prepared: The model that the plan must fit.
+
+    Raises:
+        PlanError: It is none of these, or names other sites than the model has.
+    """
+    plan = _plan_of(text, prepared)
+    missing = {site.name for site in prepared.captured.sites} ^ set(plan.schemes)
+    if missing:
+        raise PlanError(
+            f"--plan {text}: its sites are not those of the model: {min(missing)!r}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+            hint="give a plan of this very model",
+        )
+    return plan
+
+
+def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
+    """One scheme wherever the engine runs or emulates it, whatever the job's space; fp32 elsewhere.
+
+    Raises:
+        PlanError: The engine runs it nowhere.
+    """
+    captured = prepared.captured
+    bound = bind_space(
+        SpaceRules(schemes=(scheme, Scheme.FP32)),
+        captured.sites,
+        captured.agreements,
+        partial(site_support, prepared.settings.engine),
+        real_kernels_only=False,
+    )
+    plan = bound.space.uniform(scheme)
+    if scheme.value not in plan.counts():
+        raise PlanError(
+            f"{prepared.settings.engine} runs {scheme.value} at no op of this model",
+            hint="`autoquant backends` lists what runs here",
+        )
+    return plan
+
+
+def _plan_of(text: str, prepared: Preparation) -> Plan:
+    schemes = {scheme.value: scheme for scheme in Scheme}
+    if text in schemes:
+        return uniform_plan(schemes[text], prepared)
+    folder, _, number = text.rpartition(":")
+    if folder and number.isdigit() and Path(folder).is_dir():
+        found = {item.number: item.plan for item in load_result(folder).candidates}
+        if int(number) not in found:
+            raise PlanError(
+                f"--plan {text}: {folder} has no candidate {number}",
+                hint=f"it has 0 to {max(found, default=0)}",
+            )
+        return found[int(number)]
+    if Path(text).is_dir():
+        return load_result(text).best().plan
+    if not Path(text).exists():
+        raise PlanError(
+            f"--plan {text}: no such scheme, file or result folder",
+            hint=f"schemes: {', '.join(schemes)}",
+        )
+    return load_plan(text)

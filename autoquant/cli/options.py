@@ -1,0 +1,75 @@
+"""What the commands share: job file, overrides, and where they print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from autoquant.cli.terminal import Terminal
+    from autoquant.job import Job
+
+JobFile = Annotated[Path, typer.Argument(help="The job file (YAML); see docs/job-file.md.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one key of the job file, for instance budget.trials=16. May be repeated. "
+        "--budget.trials 16 means the same.",
+    ),
+]
+PlanText = Annotated[
+    str,
+    typer.Option(
+        "--plan",
+        metavar="PLAN",
+        help="What to build: a scheme for all ops (int8), a plan.json, a result folder (its best), "
+        "or FOLDER:NUMBER, one of its candidates.",
+    ),
+]
+DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Context settings of a command that takes `--budget.trials 16`."""
+
+_PIPE_WIDTH = 160
+
+
+def load_with(job_file: Path, overrides: list[str] | None, extra: Sequence[str]) -> Job:
+    """Load a job with `--set key=value` and `--dotted.key value` overrides."""
+    from autoquant.job import load_job
+
+    return load_job(job_file, [*(overrides or []), *_dotted(extra)])
+
+
+def terminal() -> Terminal:
+    """Progress, on standard error."""
+    from autoquant.cli.terminal import Terminal
+
+    return Terminal(Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH))
+
+
+def stdout() -> Console:
+    """Standard output; on a pipe wide enough for every table."""
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def _dotted(extra: Sequence[str]) -> list[str]:
+    """Read `--budget.trials 16` and `--budget.trials=16` as `budget.trials=16`."""
+    found: list[str] = []
+    words = list(extra)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or "." not in word.partition("=")[0]:
+            raise typer.BadParameter(f"unknown option {word!r}; --help lists the options")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise typer.BadParameter(f"{word} needs a value")
+            value = words.pop(0)
+        found.append(f"{name}={value}")
+    return found
