@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autoquant.api.result import BuildContext, SearchResult, example_from
 from autoquant.backends.torch_cpu.backend import engine_settings
+from autoquant.core.kernels import Kernels
 from autoquant.core.statistics import ObserverName
 from autoquant.record import files
 from autoquant.record.example_file import read_example
@@ -13,6 +14,7 @@ from autoquant.record.results import (
     load_addresses,
     load_findings,
     load_job_document,
+    load_kernels,
     load_sites,
     load_statistics,
 )
@@ -44,6 +46,7 @@ def load_result(folder: str | Path) -> SearchResult:
         leaf_modules=tuple(filter(None, leaf_modules)),
         statistics=load_statistics(folder),
         engine=engine,
+        kernels=load_kernels(folder) if (folder / files.KERNELS).exists() else Kernels(),
         quantization=engine_settings(engine, observer, reduce_range),
         example=example_from(read_example(folder)),
     )

@@ -8,20 +8,23 @@ from pathlib import Path
 
 from autoquant.api.watch import Watch
 from autoquant.backends.torch_cpu.backend import engine_settings, site_support
-from autoquant.backends.torch_cpu.engines import using_engine
+from autoquant.backends.torch_cpu.engines import saturates, using_engine
+from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.evaluation import Phase
+from autoquant.core.kernels import Kernels
 from autoquant.core.objectives import Objective
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import DataError, StorageError
 from autoquant.evaluate.engine_choice import time_engines
 from autoquant.evaluate.evaluator import MeasurementSettings
+from autoquant.evaluate.kernel_choice import time_kernels
 from autoquant.job import Job
 from autoquant.model.calibration import calibrate, digest_of
 from autoquant.model.capture import Capture, capture
 from autoquant.model.subject import Subject
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
-from autoquant.record.results import load_statistics
+from autoquant.record.results import load_kernels, load_statistics
 from autoquant.searching.space import BoundSpace, bind_space, check_rules
 
 FEW_SAMPLES = 100
@@ -96,7 +99,7 @@ def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
 
 
 def measurement_settings(job: Job) -> MeasurementSettings:
-    """How a job measures; its engine may still be `auto`."""
+    """How a job measures; its engine may still be `auto` or `per-op`."""
     reduce_range = job.backend.reduce_range
     return MeasurementSettings(
         engine=job.backend.engine,
@@ -116,7 +119,16 @@ def choose_engine(
     statistics: CalibrationStatistics,
     watch: Watch,
 ) -> MeasurementSettings:
-    """Settle `engine: auto` by measuring all engines; others are taken as they are."""
+    """Settle `engine: auto` by measuring all engines; others are taken as they are.
+
+    `per-op` converts for the first of its engines, and packs the weights of some ops for another.
+    """
+    if settings.engine == "per-op":
+        engines = engines_side_by_side()
+        reduce_range = settings.reduce_range
+        if reduce_range is None:
+            reduce_range = any(saturates(engine) for engine in engines)
+        return replace(settings, engine=engines[0], reduce_range=reduce_range)
     if settings.engine != "auto":
         return settings
     with watch.stage("timing the engines", None):
@@ -144,13 +156,18 @@ def prepare(
     settings = measurement_settings(job)
     if engine is not None:
         settings = replace(settings, engine=engine)
-    if settings.engine != "auto":
+    if settings.engine not in ("auto", "per-op"):
         _bind(job, captured, settings)  # a mistake in the space shows before calibration
     statistics = calibrate_subject(subject, captured, watch, folder)
     settings = choose_engine(settings, subject, captured, statistics, watch)
     bound = _bind(job, captured, settings)
     for notice in bound.notices:
         watch.note(notice)
+    if job.backend.engine == "per-op":
+        kernels = _known_kernels(folder) or _time_kernels(
+            job, subject, captured, statistics, settings, watch
+        )
+        settings = replace(settings, kernels=kernels)
     return Preparation(
         subject=subject,
         captured=captured,
@@ -161,6 +178,35 @@ def prepare(
         phases=(Phase.QUALITY, Phase.LATENCY) if _is_timed(job) else (Phase.QUALITY,),
         notices=bound.notices,
     )
+
+
+def _known_kernels(folder: Path | None) -> Kernels | None:
+    if folder is None:
+        return None
+    try:
+        return load_kernels(folder)
+    except StorageError:
+        return None
+
+
+def _time_kernels(
+    job: Job,
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    settings: MeasurementSettings,
+    watch: Watch,
+) -> Kernels:
+    """Settle `engine: per-op` by profiling the model on each engine."""
+    spaces = {
+        engine: _bind(job, captured, replace(settings, engine=engine)).space
+        for engine in engines_side_by_side()
+    }
+    with watch.stage("timing the kernels of each engine", None):
+        kernels = time_kernels(subject, captured, statistics, settings, spaces)
+    shares = ", ".join(f"{count} on {engine}" for engine, count in kernels.counts().items())
+    watch.note(f"kernels: each op takes the faster one ({shares})")
+    return kernels
 
 
 def _bind(job: Job, captured: Capture, settings: MeasurementSettings) -> BoundSpace:

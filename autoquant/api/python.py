@@ -55,7 +55,8 @@ def search(
         metric: `metric(outputs, targets)`, one score a sample (or one a batch), higher is better.
         loss: As `metric`, but lower is better; measured beside it.
         heldout: Data that only the frontier is scored on.
-        backend: A torch engine (`x86`, `onednn`, `fbgemm`, `qnnpack`), or `auto`: the fastest.
+        backend: A torch engine (`x86`, `onednn`, `fbgemm`, `qnnpack`), `auto`: the fastest, or
+            `per-op`: the faster kernel of each op.
         max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
         trials: How many candidates, seeds included; 0: the seeds alone.
         space: Name or path of a search space, or its rules.

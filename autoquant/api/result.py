@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend
+from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Candidate, Failure, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -44,6 +45,7 @@ class BuildContext:
         leaf_modules: Paths that were not traced into.
         statistics: Of its tensors.
         engine: The torch engine of the search.
+        kernels: Ops that take another engine's kernel.
         quantization: What the engine decides of a QConfig.
         example: A few input samples.
     """
@@ -53,6 +55,7 @@ class BuildContext:
     leaf_modules: tuple[str, ...]
     statistics: CalibrationStatistics
     engine: str
+    kernels: Kernels
     quantization: QuantizationSettings
     example: tuple[Tensor, ...]
 
@@ -167,7 +170,12 @@ class ResultCandidate:
         captured = capture(checked, context.example, context.leaf_modules)
         _check_same_sites(context.sites, captured.sites)
         backend = TorchCpuBackend(
-            captured, context.statistics, context.engine, context.quantization, context.example
+            captured,
+            context.statistics,
+            context.engine,
+            context.quantization,
+            context.example,
+            context.kernels,
         )
         return backend.build(self.plan).module
 

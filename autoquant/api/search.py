@@ -182,9 +182,9 @@ def _settle(job: Job, facts: SearchFacts, prepared: Preparation) -> SearchFacts:
     """Add to the facts what preparation found out."""
     batch = job.backend.batch_size or len(prepared.subject.evaluation[0])
     threads = job.backend.threads
+    engines = prepared.settings.kernels.counts() or [prepared.settings.engine]
     target = (
-        f"torch {prepared.settings.engine}, {threads} thread{'s' if threads > 1 else ''}, "
-        f"batch {batch}"
+        f"torch {'+'.join(engines)}, {threads} thread{'s' if threads > 1 else ''}, batch {batch}"
     )
     settings = {
         **facts.settings,
@@ -216,6 +216,8 @@ def _keep_preparation(
     folder.write_sites(prepared.captured.sites, prepared.captured.addresses)
     folder.write_space(prepared.space)
     folder.write_statistics(prepared.statistics)
+    if prepared.settings.kernels.choices:
+        folder.write_kernels(prepared.settings.kernels)
     write_example(folder.path, example_arrays(keep_example(prepared.subject.example)))
 
 
@@ -358,6 +360,7 @@ def context_of(prepared: Preparation) -> BuildContext:
         leaf_modules=prepared.captured.leaf_modules,
         statistics=prepared.statistics,
         engine=prepared.settings.engine,
+        kernels=prepared.settings.kernels,
         quantization=prepared.quantization,
         example=keep_example(prepared.subject.example),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from autoquant.backends.protocol import Backend, Executable
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
 from autoquant.core.evaluation import Bar, Evaluator, Outcome, Phase, Task
+from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Failure, Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
@@ -47,6 +48,7 @@ class MeasurementSettings:
         latency_threads: Threads of a latency measurement.
         latency_batch: Samples of a latency batch; None: those of the first evaluation batch.
         latency_pairs: Interleaved pairs of a latency measurement.
+        kernels: Ops that take another engine's kernel.
     """
 
     engine: str
@@ -56,6 +58,7 @@ class MeasurementSettings:
     latency_threads: int = 1
     latency_batch: int | None = None
     latency_pairs: int = 20
+    kernels: Kernels = field(default_factory=Kernels)
 
 
 class PlanEvaluator:
@@ -249,6 +252,7 @@ def build_backend(
         settings.engine,
         engine_settings(settings.engine, settings.observer, settings.reduce_range),
         subject.example,
+        settings.kernels,
     )
 
 

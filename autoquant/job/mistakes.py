@@ -34,6 +34,8 @@ def _line(item: Any, model: type[BaseModel]) -> str:
         return f"{key}: unknown key{_did_you_mean(location, model)}"
     if kind == "missing":
         return f"{key}: {_WORDS[kind]}"
+    if kind == "value_error" and not location:
+        return str(context["error"])  # of several keys at once: it names them
     return f"{key}: {_show(value)} {_problem(kind, context, item['msg'])}"
 
 

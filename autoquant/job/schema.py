@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from autoquant.core.objectives import Objective
 from autoquant.core.sensitivity import Procedure
@@ -115,7 +115,7 @@ class BackendSettings(Section):
     """The target, and how latency is measured on it."""
 
     name: Literal["torch"] = "torch"
-    engine: Literal["auto", "x86", "onednn", "fbgemm", "qnnpack"] = "auto"
+    engine: Literal["auto", "per-op", "x86", "onednn", "fbgemm", "qnnpack"] = "auto"
     threads: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] | None = None
     pairs: Annotated[int, Field(ge=3)] = 20
@@ -198,6 +198,15 @@ class Job(Section):
                 "accuracy and at least one of latency, size, bops"
             )
         return value
+
+    @model_validator(mode="after")
+    def _timed_kernels(self) -> Job:
+        if self.backend.engine == "per-op" and Objective.LATENCY not in self.objectives:
+            raise ValueError(
+                "backend.engine: per-op takes the faster kernel of each op, which needs latency "
+                "among the objectives; choose auto, or add latency"
+            )
+        return self
 
     @property
     def tracking_uri(self) -> str:

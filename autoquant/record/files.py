@@ -18,12 +18,13 @@ BASELINE = "baseline.json"
 STATISTICS = "statistics.safetensors"
 SENSITIVITY = "sensitivity.csv"
 COSTS = "costs.json"
+KERNELS = "kernels.json"
 SENSITIVITY_UNFINISHED = "sensitivity.unfinished.csv"
 FRONTIER = "frontier.json"
 REPORT = "report.html"
 PLANS = "plans"
 
-LEFTOVERS = (JOURNAL, BASELINE, STATISTICS, SENSITIVITY, SENSITIVITY_UNFINISHED, COSTS)
+LEFTOVERS = (JOURNAL, BASELINE, STATISTICS, SENSITIVITY, SENSITIVITY_UNFINISHED, COSTS, KERNELS)
 """What a resumed search takes over instead of finding it out again; a new one must not."""
 
 

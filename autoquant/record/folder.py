@@ -10,6 +10,7 @@ from typing import Any
 
 from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
+from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.refusals import storage_errors
@@ -23,6 +24,7 @@ from autoquant.record.costs_file import write_costs
 from autoquant.record.findings import SearchFacts
 from autoquant.record.frontier_file import write_frontier
 from autoquant.record.history import History, read_history
+from autoquant.record.kernels_file import write_kernels
 from autoquant.record.lock import FolderLock
 from autoquant.record.plan_file import plan_file_text
 from autoquant.record.sensitivity_file import write_sensitivity
@@ -126,6 +128,10 @@ class ResultFolder:
     def candidates(self) -> tuple[Candidate, ...]:
         """Read all candidates of the history, by number."""
         return read_history(self.path / files.HISTORY)
+
+    def write_kernels(self, kernels: Kernels) -> None:
+        """Write whose kernel each op takes."""
+        write_kernels(self.path / files.KERNELS, kernels)
 
     def write_facts(self, facts: SearchFacts, job_text: str) -> None:
         """Keep what the search is: `search.json` and `job.yaml`."""

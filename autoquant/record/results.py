@@ -9,6 +9,7 @@ from typing import Any
 
 from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
+from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Candidate, Measurement
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
@@ -22,6 +23,7 @@ from autoquant.record.costs_file import read_costs
 from autoquant.record.findings import Findings, SearchFacts
 from autoquant.record.frontier_file import read_frontier
 from autoquant.record.history import read_history
+from autoquant.record.kernels_file import read_kernels
 from autoquant.record.sensitivity_file import read_sensitivity
 from autoquant.record.statistics_file import read_statistics
 from autoquant.record.storage import damaged, read_json, read_text, well_formed
@@ -110,6 +112,11 @@ def load_space(folder: Path) -> SearchSpace:
                 for item in document["knobs"]
             )
         )
+
+
+def load_kernels(folder: Path) -> Kernels:
+    """Read `kernels.json`; only a search that mixes engines has one."""
+    return read_kernels(folder / files.KERNELS)
 
 
 def load_baseline(folder: Path) -> dict[str, Measurement]:

@@ -70,7 +70,13 @@ def lay(name: str, job: Job, records: Path) -> Ground:
     """Prepare a model: calibrate, rank, profile, and list the seeds."""
     subject = JobRecipe(job)()
     prepared = prepare(job, subject, Silent())
-    evaluator = build_evaluator(subject, prepared.captured, prepared.statistics, prepared.settings)
+    evaluator = build_evaluator(
+        subject,
+        prepared.captured,
+        prepared.statistics,
+        prepared.settings,
+        time.thread_time,  # one thread: leaves out what other processes take
+    )
     baseline = evaluator.baseline()
     table = rank_by_sensitivity(job, prepared, Silent())
     costs = find_costs(job, prepared, Silent())

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from autoquant.backends.protocol import Executable
 from autoquant.backends.torch_cpu.engines import has_fp16_linear, saturates, using_engine
+from autoquant.backends.torch_cpu.packing import pack_for
 from autoquant.backends.torch_cpu.readback import Execution, observe_execution
 from autoquant.backends.torch_cpu.support import support_of
+from autoquant.core.kernels import Kernels
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
@@ -74,6 +76,7 @@ class TorchCpuBackend:
         engine: A torch quantized engine.
         settings: From `engine_settings`.
         example_inputs: One batch.
+        kernels: Ops that take another engine's kernel.
     """
 
     def __init__(
@@ -83,11 +86,13 @@ class TorchCpuBackend:
         engine: str,
         settings: QuantizationSettings,
         example_inputs: tuple[Tensor, ...],
+        kernels: Kernels | None = None,
     ) -> None:
         self.name = f"torch/{engine}"
         self._captured = captured
         self._engine = engine
         self._settings = settings
+        self._kernels = kernels or Kernels()
         self._example = tuple(item[:_READBACK_SAMPLES] for item in example_inputs)
         placeholders = (n.name for n in captured.graph.graph.nodes if n.op == "placeholder")
         self._dimensions = {
@@ -117,6 +122,7 @@ class TorchCpuBackend:
             try:
                 prepared = prepare(captured.traced, mapping, self._example)
                 converted = convert(prepared, self._cache, self._conversion(plan))
+                pack_for(converted, self._kernels.of(plan), self._roots)
                 take_channels_last(converted, self._dimensions)
                 with quiet_torch(), torch.no_grad():
                     runs = observe_execution(converted, self._roots, self._example, FLOAT_NODE)

@@ -1,65 +1,70 @@
-"""Which engine's kernel is faster, op by op."""
+"""`engine: per-op`: the faster engine of each op."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
+from autoquant.backends.torch_cpu.engines import engines_here, has_fp16_linear
 from autoquant.backends.torch_cpu.profile import Profile
-from autoquant.core.plan import Plan
+from autoquant.core.kernels import Kernels
 from autoquant.core.precision import Scheme
+from autoquant.core.sites import Site
+from autoquant.errors import BackendError
+
+_PACKED = (Scheme.INT8, Scheme.INT8_DYNAMIC)
+"""Schemes whose kernel comes with the packed weight."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class KernelChoice:
-    """The faster engine of each op, for one plan.
+def engines_side_by_side() -> tuple[str, ...]:
+    """The engines whose kernels can share one model, the one that converts it first.
 
-    Attributes:
-        engines: By site, the engine whose kernel takes least time there.
-        cost: Predicted time of the plan with these kernels, over the float model's.
-        single: By engine, predicted time of the plan with all its kernels, over the float model's.
-    """
-
-    engines: Mapping[str, str]
-    cost: float
-    single: Mapping[str, float]
-
-
-def choose_kernels(profiles: Mapping[str, Profile], plan: Plan) -> KernelChoice:
-    """Choose an engine for every op of a plan, by the profiles of several engines.
-
-    Packed weights carry their engine, so ops packed for fbgemm and for onednn run side by side
-    in one model; what passes between them are the same quantized tensors. So each op may take
-    the faster kernel of its own. Costs are compared relative to each profile's float model, and
-    boundaries are taken as the first profile has them: no engine converts faster than another.
-
-    Args:
-        profiles: By engine, of the same model, space, batch and threads; at least one.
-        plan: What the ops compute in.
+    qnnpack's read other tensors; x86 is a rule of thumb that picks one of these two.
 
     Raises:
-        ValueError: There is no profile.
+        BackendError: There are fewer than two here.
     """
-    if not profiles:
-        raise ValueError("choosing kernels takes the profile of at least one engine")
-    engines = {site: _fastest(profiles, site, scheme) for site, scheme in plan.assignment}
-    first = next(iter(profiles))
-    single = {
-        engine: profile.table.predict(plan) / profile.baseline_ms
-        for engine, profile in profiles.items()
-    }
-    gained = sum(
-        _share(profiles[first], site, scheme) - _share(profiles[engines[site]], site, scheme)
-        for site, scheme in plan.assignment
+    found = sorted(
+        (engine for engine in ("fbgemm", "onednn") if engine in engines_here()),
+        key=lambda engine: not has_fp16_linear(engine),
     )
-    return KernelChoice(engines, single[first] - gained, single)
+    if len(found) < 2:
+        raise BackendError(
+            "backend.engine: per-op needs fbgemm and onednn, and this torch build has "
+            f"{found[0] if found else 'neither'}",
+            hint="choose auto",
+        )
+    return tuple(found)
 
 
-def _fastest(profiles: Mapping[str, Profile], site: str, scheme: Scheme) -> str:
-    """The engine that takes least; the first of equals."""
-    return min(profiles, key=lambda engine: _share(profiles[engine], site, scheme))
+def choose_kernels(profiles: Mapping[str, Profile], sites: Iterable[Site]) -> Kernels:
+    """Take the faster engine of each op and scheme.
+
+    Packed weights carry their engine, so ops packed for fbgemm and for onednn run side by side
+    in one model; what passes between them are the same quantized tensors. Costs are compared
+    relative to each profile's float model: the machine may have been busier in one of them.
+
+    Args:
+        profiles: By engine, of the same model, batch and threads; the first of equals is taken.
+        sites: Of the model.
+
+    Returns:
+        A choice for each op with a weight, and each scheme that packs it.
+    """
+    return Kernels(
+        tuple(
+            (site.name, scheme, min(costs, key=lambda engine: costs[engine]))
+            for site in sorted(sites, key=lambda site: site.name)
+            if site.kind.is_weighted
+            for scheme in _PACKED
+            if (costs := _shares(profiles, site.name, scheme))
+        )
+    )
 
 
-def _share(profile: Profile, site: str, scheme: Scheme) -> float:
-    """An op's time over that of the float model."""
-    return profile.table.ops[site, scheme] / profile.baseline_ms
+def _shares(profiles: Mapping[str, Profile], site: str, scheme: Scheme) -> dict[str, float]:
+    """By engine that runs it, an op's time over that of the float model."""
+    return {
+        engine: profile.table.ops[site, scheme] / profile.baseline_ms
+        for engine, profile in profiles.items()
+        if (site, scheme) in profile.table.ops
+    }

@@ -163,8 +163,17 @@ KEYS = [
     Case(
         "unknown-engine",
         "`backend: {engine: tensorrt}`",
-        "backend.engine: 'tensorrt' is none of 'auto', 'x86', 'onednn', 'fbgemm', 'qnnpack'",
+        "backend.engine: 'tensorrt' is none of 'auto', 'per-op', 'x86', 'onednn', 'fbgemm', "
+        "'qnnpack'",
         job={"backend": {"engine": "tensorrt"}},
+    ),
+    Case(
+        "kernels-without-latency",
+        "`backend: {engine: per-op}` without the objective `latency`",
+        "backend.engine: per-op takes the faster kernel of each op, which needs latency among the "
+        "objectives",
+        "choose auto, or add latency",
+        {"backend": {"engine": "per-op"}},
     ),
     Case(
         "objectives-without-cost",

@@ -1,43 +1,113 @@
-"""Each op takes the faster engine's kernel."""
+"""Each op takes the faster engine's kernel, and computes what that engine computes."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.backends.torch_cpu.kernels import choose_kernels
 from autoquant.backends.torch_cpu.profile import Profile
 from autoquant.core.costs import CostTable
+from autoquant.core.kernels import Kernels
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
+from autoquant.core.statistics import CalibrationStatistics, ObserverName
+from autoquant.model.calibration import calibrate
+from autoquant.model.capture import Capture, capture
+from tests.networks import MixedNet, images, seeded
 
-PLAN = Plan.of({"conv": Scheme.INT8, "fc": Scheme.INT8})
+ENGINES = ("fbgemm", "onednn")
+needs_both = pytest.mark.skipif(
+    not set(ENGINES) <= set(engines_here()), reason="this torch build lacks fbgemm or onednn"
+)
+Calibrated = tuple[Capture, CalibrationStatistics]
 
 
-def profile(conv: float, fc: float, baseline_ms: float) -> Profile:
-    ops = {("conv", Scheme.INT8): conv, ("fc", Scheme.INT8): fc}
-    edges = {("conv", "fc"): {(Scheme.INT8, Scheme.INT8): 0.5}}
-    return Profile(CostTable(1.0, ops, edges), baseline_ms, {})
+@pytest.fixture(scope="module")
+def calibrated() -> Calibrated:
+    captured = capture(seeded(MixedNet), (images(2),))
+    return captured, calibrate(captured, [(images(8),)])
 
 
-def test_the_faster_kernel_of_each_op_is_taken() -> None:
-    chosen = choose_kernels(
-        {"onednn": profile(2.0, 4.0, 10.0), "fbgemm": profile(3.0, 1.0, 10.0)}, PLAN
+def profile(costs: dict[str, float], baseline_ms: float) -> Profile:
+    ops = {(site, Scheme.INT8): cost for site, cost in costs.items()}
+    return Profile(CostTable(1.0, ops, {}), baseline_ms, {})
+
+
+def weighted(captured: Capture) -> list[Site]:
+    return [site for site in captured.sites if site.kind.is_weighted]
+
+
+def backend_of(calibrated: Calibrated, engine: str, kernels: Kernels) -> TorchCpuBackend:
+    captured, statistics = calibrated
+    settings = engine_settings(engine, ObserverName.MINMAX, reduce_range=False)
+    return TorchCpuBackend(captured, statistics, engine, settings, (images(2),), kernels)
+
+
+def int8_plan(calibrated: Calibrated) -> Plan:
+    backend = backend_of(calibrated, ENGINES[0], Kernels())
+    return Plan.of(
+        {
+            site.name: Scheme.INT8
+            if backend.support(site, Scheme.INT8) is Support.NATIVE
+            else Scheme.FP32
+            for site in calibrated[0].sites
+        }
     )
-    assert chosen.engines == {"conv": "onednn", "fc": "fbgemm"}
-    assert chosen.single == {"onednn": pytest.approx(0.75), "fbgemm": pytest.approx(0.55)}
-    assert chosen.cost == pytest.approx((1.0 + 2.0 + 1.0 + 0.5) / 10.0)
 
 
-def test_costs_are_relative_to_the_float_model_of_their_own_profile() -> None:
-    chosen = choose_kernels({"a": profile(2.0, 2.0, 10.0), "b": profile(3.0, 3.0, 20.0)}, PLAN)
-    assert set(chosen.engines.values()) == {"b"}
+def test_the_faster_kernel_of_each_op_is_taken(calibrated: Calibrated) -> None:
+    first, second = (site.name for site in weighted(calibrated[0])[:2])
+    chosen = choose_kernels(
+        {
+            "onednn": profile({first: 2.0, second: 4.0}, 10.0),
+            "fbgemm": profile({first: 3.0, second: 1.0}, 10.0),
+        },
+        calibrated[0].sites,
+    )
+    plan = Plan.of({first: Scheme.INT8, second: Scheme.INT8})
+    assert chosen.of(plan) == {first: "onednn", second: "fbgemm"}
+    assert chosen.of(Plan.of({first: Scheme.FP32, second: Scheme.INT8})) == {second: "fbgemm"}
 
 
-def test_one_engine_is_a_choice_too() -> None:
-    chosen = choose_kernels({"a": profile(2.0, 2.0, 10.0)}, PLAN)
-    assert chosen.cost == chosen.single["a"]
+def test_costs_are_relative_to_the_float_model_of_their_own_profile(
+    calibrated: Calibrated,
+) -> None:
+    name = weighted(calibrated[0])[0].name
+    chosen = choose_kernels(
+        {"a": profile({name: 2.0}, 10.0), "b": profile({name: 3.0}, 20.0)}, calibrated[0].sites
+    )
+    assert chosen.counts() == {"b": 1}
 
 
-def test_no_engine_is_none() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        choose_kernels({}, PLAN)
+def test_an_engine_that_does_not_run_an_op_is_not_taken(calibrated: Calibrated) -> None:
+    first, second = (site.name for site in weighted(calibrated[0])[:2])
+    chosen = choose_kernels(
+        {"a": profile({first: 9.0}, 1.0), "b": profile({second: 1.0}, 1.0)}, calibrated[0].sites
+    )
+    assert sorted(engine for _, _, engine in chosen.choices) == ["a", "b"]
+
+
+def test_kernels_survive_json() -> None:
+    kernels = Kernels((("conv", Scheme.INT8, "onednn"), ("fc", Scheme.INT8_DYNAMIC, "fbgemm")))
+    assert Kernels.from_json(kernels.to_json()) == kernels
+
+
+@needs_both
+def test_all_ops_packed_for_the_other_engine_compute_what_it_computes(
+    calibrated: Calibrated,
+) -> None:
+    plan = int8_plan(calibrated)
+    all_other = Kernels(tuple((site, Scheme.INT8, "onednn") for site, _ in plan.assignment))
+    own = backend_of(calibrated, "onednn", Kernels())
+    mixed = backend_of(calibrated, "fbgemm", all_other)
+    base = backend_of(calibrated, "fbgemm", Kernels())
+    inputs = (images(64),)
+    expected = own.run(own.build(plan).module, inputs)
+    found = mixed.run(mixed.build(plan).module, inputs)
+    assert torch.equal(found, expected)
+    # engines round differently here and there; were they equal, the line above would say nothing
+    assert not torch.equal(found, base.run(base.build(plan).module, inputs))
