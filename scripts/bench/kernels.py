@@ -1,0 +1,92 @@
+"""What it gains to take the faster kernel of each op, over one engine for the whole model.
+
+    python scripts/bench/kernels.py digits
+    python scripts/bench/kernels.py resnet20 --folder data/cifar10
+
+The all-int8 plan, one thread, each model in turn with the float model, by the CPU time of the
+thread. The kernels are chosen as `engine: per-op` chooses them, before what is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from cost_model import EXPERIMENTS, JOBS
+from report import Row, show
+
+from autoquant.api.pair import uniform_plan
+from autoquant.api.preparation import Preparation, prepare
+from autoquant.api.watch import Silent
+from autoquant.core.evaluation import Phase, Task
+from autoquant.core.kernels import Kernels
+from autoquant.core.precision import Scheme
+from autoquant.evaluate.allocator import keep_freed_memory
+from autoquant.evaluate.evaluator import build_evaluator
+from autoquant.job import load_job
+from autoquant.model.subject import JobRecipe
+
+PAIRS = 40
+
+
+def bench_batch(model: str, batch: int, folder: Path | None) -> Iterator[Row]:
+    """Choose kernels at one batch size, and time the plan with them and without."""
+    overrides = ["backend.engine=per-op", f"backend.batch_size={batch}"]
+    if folder is not None:
+        overrides += [f"model.arguments.folder={folder}", f"data.arguments.folder={folder}"]
+    job = load_job(EXPERIMENTS / JOBS[model], overrides)
+    prepared = prepare(job, JobRecipe(job)(), Silent())
+    chosen = prepared.settings.kernels
+    counts = {
+        engine: sum(scheme is Scheme.INT8 and e == engine for _, scheme, e in chosen.choices)
+        for engine in chosen.counts()
+    }
+    for engine, kernels in (
+        ("fbgemm", Kernels()),
+        ("onednn", Kernels()),
+        (prepared.settings.engine, chosen),
+    ):
+        mixed = bool(kernels.choices)
+        shown = ", ".join(f"{count} {name}" for name, count in counts.items())
+        yield {
+            "batch": batch,
+            "kernels": f"per-op ({shown})" if mixed else engine,
+            "time over fp32": time_plan(prepared, engine, kernels),
+        }
+
+
+def time_plan(prepared: Preparation, engine: str, kernels: Kernels) -> str:
+    """Time of the all-int8 plan over that of the float model, with its standard error."""
+    settings = replace(prepared.settings, engine=engine, kernels=kernels, latency_pairs=PAIRS)
+    evaluator = build_evaluator(
+        prepared.subject, prepared.captured, prepared.statistics, settings, time.thread_time
+    )
+    task = Task(0, uniform_plan(Scheme.INT8, prepared))
+    found = evaluator.run(Phase.LATENCY, task).measurements["speedup"]
+    error = (found.stderr or 0.0) / found.value**2
+    return f"{1 / found.value:.3f} ± {error:.3f}"
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=list(JOBS))
+    parser.add_argument("--folder", type=Path, help="of weights and images, for resnet20")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 64])
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    folder = None if arguments.folder is None else arguments.folder.resolve()
+    rows = [
+        row for batch in arguments.batches for row in bench_batch(arguments.model, batch, folder)
+    ]
+    show("kernels", rows, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
