@@ -69,14 +69,23 @@ def find_plan(text: str, prepared: Preparation) -> Plan:
         PlanError: It is none of these, or names other sites than the model has.
     """
     plan = _plan_of(text, prepared)
+    check_sites(plan, prepared, f"--plan {text}")
+    return plan
+
+
+def check_sites(plan: Plan, prepared: Preparation, name: str) -> None:
+    """Refuse a plan of another model; `name` says in the error which one.
+
+    Raises:
+        PlanError: It names other sites than the model has.
+    """
     missing = {site.name for site in prepared.captured.sites} ^ set(plan.schemes)
     if missing:
         raise PlanError(
-            f"--plan {text}: its sites are not those of the model: {min(missing)!r}"
+            f"{name}: its sites are not those of the model: {min(missing)!r}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
             hint="give a plan of this very model",
         )
-    return plan
 
 
 def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:

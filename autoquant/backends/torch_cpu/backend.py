@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from autoquant.backends.protocol import Executable
 from autoquant.backends.torch_cpu.engines import has_fp16_linear, saturates, using_engine
 from autoquant.backends.torch_cpu.packing import pack_for
 from autoquant.backends.torch_cpu.readback import Execution, observe_execution
 from autoquant.backends.torch_cpu.support import support_of
+from autoquant.backends.torch_cpu.tensor_types import OpTypes, observe_types
 from autoquant.core.kernels import Kernels
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.qconfigs import QConfigFacts
 from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import BackendError
@@ -24,19 +29,23 @@ from autoquant.model.torch_ao.conversion import (
     FLOAT_NODE,
     Conversion,
     convert,
+    convert_observed,
     prepare,
     quiet_torch,
 )
 from autoquant.model.torch_ao.memory_format import take_channels_last
 from autoquant.model.torch_ao.observers import ScaleCache
 from autoquant.model.torch_ao.qconfig import (
+    QConfigMapping,
     QuantizationSettings,
     build_qconfig_mapping,
     keeps_float_activations,
     leading_kind,
 )
+from autoquant.model.torch_ao.qconfig_facts import qconfigs_by_node
 
 _READBACK_SAMPLES = 2
+_REFUSALS = (RuntimeError, ValueError, AssertionError, NotImplementedError)
 
 _FUNCTIONAL_SCHEMES = frozenset({Scheme.INT8, Scheme.BF16, Scheme.FP32})
 """What conversion can do to `F.conv2d(x, weight)`: its weight is no module's to round."""
@@ -65,6 +74,27 @@ def site_support(engine: str, site: Site, scheme: Scheme) -> Support:
     if by_function and scheme not in _FUNCTIONAL_SCHEMES:
         return Support.UNSUPPORTED
     return support_of(engine, site.kind, scheme)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examination:
+    """What was configured, and what a converted model really runs.
+
+    Attributes:
+        module: The converted model.
+        qconfigs: By call of the float graph, what torch was asked for.
+        schemes: By site, the scheme that this is; None where it is none of autoquant's.
+        runs: By site, what it runs; a site that the graph lost is missing.
+        honoured: By site, whether that is the scheme.
+        types: By call of the float graph, the types of its tensors.
+    """
+
+    module: GraphModule
+    qconfigs: Mapping[str, QConfigFacts | None]
+    schemes: Mapping[str, Scheme | None]
+    runs: Mapping[str, Execution]
+    honoured: Mapping[str, bool]
+    types: Mapping[str, OpTypes]
 
 
 class TorchCpuBackend:
@@ -116,22 +146,47 @@ class TorchCpuBackend:
         Raises:
             BackendError: The engine refuses an op, or runs something else than planned.
         """
-        mapping = build_qconfig_mapping(self._captured.addresses, self._sites, plan, self._settings)
-        captured = self._captured
-        with using_engine(self._engine):
-            try:
-                prepared = prepare(captured.traced, mapping, self._example)
-                converted = convert(prepared, self._cache, self._conversion(plan))
-                pack_for(converted, self._kernels.of(plan), self._roots)
-                take_channels_last(converted, self._dimensions)
-                with quiet_torch(), torch.no_grad():
-                    runs = observe_execution(converted, self._roots, self._example, FLOAT_NODE)
-            except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
-                raise BackendError(
-                    f"{self.name} refuses plan {plan.digest}: {_first_line(error)}",
-                    hint="pin the op that it names to fp32 in the search space",
-                ) from error
+        with self._refusing(f"plan {plan.digest}"):
+            prepared = self._prepare(self._mapping(plan))
+            converted = convert(prepared, self._cache, self._conversion(plan.schemes))
+            pack_for(converted, self._kernels.of(plan), self._roots)
+            runs = self._read_back(converted)
         return Executable(module=converted, executed=self._compare(plan, runs))
+
+    def examine(self, plan: Plan) -> Examination:
+        """Build a plan and say what runs, whether or not it is what was planned.
+
+        Raises:
+            BackendError: The engine refuses an op.
+        """
+        with self._refusing(f"plan {plan.digest}"):
+            prepared = self._prepare(self._mapping(plan))
+            qconfigs = qconfigs_by_node(prepared)
+            converted = convert(prepared, self._cache, self._conversion(plan.schemes))
+            pack_for(converted, self._kernels.of(plan), self._roots)
+            return self._examination(converted, qconfigs, plan.schemes)
+
+    def examine_mapping(
+        self, mapping: QConfigMapping, batches: Iterable[tuple[Tensor, ...]]
+    ) -> Examination:
+        """Prepare, calibrate and convert with a mapping of the user's own, and say what runs.
+
+        Args:
+            mapping: With any observers.
+            batches: Inputs that the observers see.
+
+        Raises:
+            BackendError: torch or the engine refuses the mapping.
+        """
+        with self._refusing("the QConfigMapping"):
+            prepared = self._prepare(mapping)
+            qconfigs = qconfigs_by_node(prepared)
+            schemes = {name: self._scheme_of(name, qconfigs) for name in self._sites}
+            with quiet_torch(), torch.no_grad():
+                for inputs in batches:
+                    prepared(*inputs)
+            converted = convert_observed(prepared, self._conversion(schemes))
+            return self._examination(converted, qconfigs, schemes)
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""
@@ -168,14 +223,61 @@ class TorchCpuBackend:
             )
         return executed
 
-    def _conversion(self, plan: Plan) -> Conversion:
+    def _mapping(self, plan: Plan) -> QConfigMapping:
+        return build_qconfig_mapping(self._captured.addresses, self._sites, plan, self._settings)
+
+    def _prepare(self, mapping: QConfigMapping) -> GraphModule:
+        return prepare(self._captured.traced, mapping, self._example)
+
+    def _read_back(self, converted: GraphModule) -> dict[str, Execution]:
+        """Turn a converted model to channels last, in place, and see what its sites run."""
+        take_channels_last(converted, self._dimensions)
+        with quiet_torch(), torch.no_grad():
+            return observe_execution(converted, self._roots, self._example, FLOAT_NODE)
+
+    def _examination(
+        self,
+        converted: GraphModule,
+        qconfigs: Mapping[str, QConfigFacts | None],
+        schemes: Mapping[str, Scheme | None],
+    ) -> Examination:
+        runs = self._read_back(converted)
+        with quiet_torch(), torch.no_grad():
+            types = observe_types(converted, self._example, FLOAT_NODE)
+        honoured = {
+            site: scheme is not None
+            and site in runs
+            and runs[site].honours(*self.expected(site, scheme))
+            for site, scheme in schemes.items()
+        }
+        return Examination(converted, qconfigs, schemes, runs, honoured, types)
+
+    def _scheme_of(self, site: str, qconfigs: Mapping[str, QConfigFacts | None]) -> Scheme | None:
+        """The scheme that a QConfig means for a site."""
+        chosen = self._sites[site]
+        facts = qconfigs.get(chosen.node)
+        return Scheme.FP32 if facts is None else facts.scheme(is_weighted=chosen.kind.is_weighted)
+
+    @contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """Use the engine, and turn what it and torch raise into a refusal."""
+        with using_engine(self._engine):
+            try:
+                yield
+            except _REFUSALS as error:
+                raise BackendError(
+                    f"{self.name} refuses {what}: {_first_line(error)}",
+                    hint="pin the op that it names to fp32 in the search space",
+                ) from error
+
+    def _conversion(self, schemes: Mapping[str, Scheme | None]) -> Conversion:
         emulated: list[str] = []
         bfloat16: list[tuple[str, ...]] = []
         for site, groups in self._captured.members.items():
-            scheme = plan[site]
+            scheme = schemes[site]
             if scheme is Scheme.BF16:
                 bfloat16.extend(groups)
-            elif self.support(self._sites[site], scheme) is Support.EMULATED:
+            elif scheme is not None and self.support(self._sites[site], scheme) is Support.EMULATED:
                 emulated.extend(group[0] for group in groups)
         return Conversion(
             emulated=frozenset(emulated),

@@ -25,10 +25,10 @@ _TORCH_FOLDER = str(Path(torch.__file__).parent)
 
 @dataclass(frozen=True, slots=True)
 class FloatGraph:
-    """The traced, fused float model.
+    """The traced float model.
 
     Attributes:
-        module: Its graph; fused ops (conv, bn, relu) are one node at the first op's path.
+        module: Its graph; where it is fused, conv, bn and relu are one node at the conv's path.
         scopes: By node name, path and class of the module whose forward made the call.
     """
 
@@ -65,6 +65,23 @@ def trace_float(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGrap
     Raises:
         ModelError: The model cannot be traced; names the module and the line.
     """
+    apart = trace_unfused(model, leaf_modules)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fused = fuse(apart.module, is_qat=False, backend_config=shared_backend_config())
+    return FloatGraph(module=fused, scopes=apart.scopes)
+
+
+def trace_unfused(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGraph:
+    """Trace a copy of `model` in eval mode, every op a node of its own.
+
+    Args:
+        model: Any float module.
+        leaf_modules: Paths of modules that are not traced into; they stay in fp32 as a whole.
+
+    Raises:
+        ModelError: The model cannot be traced; names the module and the line.
+    """
     known = dict(model.named_modules())
     for path in leaf_modules:
         if path not in known:
@@ -80,10 +97,7 @@ def trace_float(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGrap
     except Exception as error:
         raise _explain(error, tracer.failed_path, model) from error
     _attach_meta_to_node_if_not_exist(module)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fused = fuse(module, is_qat=False, backend_config=shared_backend_config())
-    return FloatGraph(module=fused, scopes=dict(tracer.node_name_to_scope))
+    return FloatGraph(module=module, scopes=dict(tracer.node_name_to_scope))
 
 
 def _few(names: Iterable[str], count: int = 12) -> str:
