@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from autoquant.api.load import load_result
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.watch import Watch
 from autoquant.backends.protocol import Executable
@@ -115,6 +114,8 @@ def _plan_of(text: str, prepared: Preparation) -> Plan:
     schemes = {scheme.value: scheme for scheme in Scheme}
     if text in schemes:
         return uniform_plan(schemes[text], prepared)
+    from autoquant.api.load import load_result  # half a second of pandas and plotly
+
     folder, _, number = text.rpartition(":")
     if folder and number.isdigit() and Path(folder).is_dir():
         found = {item.number: item.plan for item in load_result(folder).candidates}

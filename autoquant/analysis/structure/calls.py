@@ -101,7 +101,7 @@ def find_uncalled(model: nn.Module, counts: CallCounts) -> Iterator[Concern]:
             owning,
             f"never called in a forward pass, with {elements:,} parameters",
             "what is configured for them has no effect, and the model's size counts their weights",
-            "delete them for inference (`del model.aux`), or call them if they were forgotten",
+            f"delete them for inference (del model.{owning[0]}), or call them if forgotten",
         )
     if counts.by_weight:
         yield note(

@@ -39,13 +39,12 @@ def list_ops(captured: Capture, examined: Examination) -> Iterator[OpRow]:
 
 def _site_row(site: Site, address: Address, examined: Examination, types: OpTypes | None) -> OpRow:
     observer = _activation(examined, address.node)
-    run = examined.runs.get(site.name)
     return OpRow(
         name=site.name,
         node=address.node,
         kind=site.kind.value,
         configured=_configured(site, address.node, examined),
-        runs="nothing: it is gone" if run is None else str(run),
+        runs=examined.executed[site.name],
         inputs=types.inputs if types else (),
         output=types.output if types else "",
         axis=observer.axis if observer else None,

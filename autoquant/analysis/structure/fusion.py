@@ -66,9 +66,6 @@ def _norm_gap(node: Node, modules: Mapping[str, nn.Module]) -> Iterator[Concern]
     elif isinstance(modules[str(feeding.target)], nn.Sequential):
         reason = "a relu stands between"
         mend = "fold this batch norm into the op that reads it, or pin it to fp32"
-    elif getattr(norm, "running_mean", None) is None:
-        reason = "the batch norm keeps no running statistics"
-        mend = "train it with track_running_stats=True"
     elif len(feeding.users) > 1:
         reason = f"{_readers(feeding, node)} reads the output of {_path(feeding)} too"
         mend = f"give that reader a copy of {_path(feeding)}, or let it read the batch norm"
@@ -136,8 +133,13 @@ def _feeding(node: Node, modules: Mapping[str, nn.Module]) -> tuple[list[Node], 
 
 def _is_norm(node: Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return isinstance(modules[str(node.target)], _NORMS)
+        return isinstance(_first(modules[str(node.target)]), _NORMS)
     return node.target is F.batch_norm
+
+
+def _first(module: nn.Module) -> nn.Module:
+    """The first op of a fused module."""
+    return next(module.children(), module) if isinstance(module, nn.Sequential) else module
 
 
 def _is_relu(node: Node, modules: Mapping[str, nn.Module]) -> bool:
@@ -149,9 +151,7 @@ def _is_relu(node: Node, modules: Mapping[str, nn.Module]) -> bool:
 def _is_weighted(node: Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op != "call_module":
         return node.target in _FUNCTIONAL
-    module = modules[str(node.target)]
-    first = next(module.children(), module) if isinstance(module, nn.Sequential) else module
-    return isinstance(first, _WEIGHTED)
+    return isinstance(_first(modules[str(node.target)]), _WEIGHTED)
 
 
 def _takes_relu(node: Node, modules: Mapping[str, nn.Module]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 from torch.fx import Node
+from torch.utils import _pytree as pytree
 
 from autoquant.core.concerns import Concern, Topic, attention, note
 from autoquant.model.capture import Capture
@@ -96,7 +97,11 @@ def _misspelled(captured: Capture) -> Iterator[Concern]:
     for node in captured.graph.graph.nodes:
         if node.op not in ("call_function", "call_method") or node.target not in _SPELLINGS:
             continue
-        operands = [item for item in node.all_input_nodes if item.name not in captured.no_tensors]
+        operands = [
+            item
+            for item in pytree.tree_leaves(node.args)
+            if isinstance(item, Node) and item.name not in captured.no_tensors
+        ]
         if len(operands) > 1:
             found.setdefault(node.target, []).append(node.name)
     for target, names in found.items():

@@ -84,7 +84,7 @@ class Examination:
         module: The converted model.
         qconfigs: By call of the float graph, what torch was asked for.
         schemes: By site, the scheme that this is; None where it is none of autoquant's.
-        runs: By site, what it runs; a site that the graph lost is missing.
+        executed: By site, what really runs, as in `Executable`.
         honoured: By site, whether that is the scheme.
         types: By call of the float graph, the types of its tensors.
     """
@@ -92,7 +92,7 @@ class Examination:
     module: GraphModule
     qconfigs: Mapping[str, QConfigFacts | None]
     schemes: Mapping[str, Scheme | None]
-    runs: Mapping[str, Execution]
+    executed: Mapping[str, str]
     honoured: Mapping[str, bool]
     types: Mapping[str, OpTypes]
 
@@ -125,8 +125,8 @@ class TorchCpuBackend:
         self._kernels = kernels or Kernels()
         self._example = tuple(item[:_READBACK_SAMPLES] for item in example_inputs)
         placeholders = (n.name for n in captured.graph.graph.nodes if n.op == "placeholder")
-        self._dimensions = {
-            name: item.ndim for name, item in zip(placeholders, example_inputs, strict=True)
+        self._dimensions = {  # arguments with a default come after the inputs
+            name: item.ndim for name, item in zip(placeholders, example_inputs, strict=False)
         }
         self._cache = ScaleCache(statistics)
         self._sites = {site.name: site for site in captured.sites}
@@ -209,11 +209,10 @@ class TorchCpuBackend:
         executed: dict[str, str] = {}
         wrong: list[str] = []
         for site, planned in plan.assignment:
-            scheme, support = self.expected(site, planned)
-            wanted = f"{scheme.value} {support.value}"
-            honoured = site in runs and runs[site].honours(scheme, support)
-            executed[site] = wanted if honoured else str(runs.get(site, "nothing"))
+            honoured, executed[site] = self._judge(site, planned, runs.get(site))
             if not honoured:
+                scheme, support = self.expected(site, planned)
+                wanted = f"{scheme.value} {support.value}"
                 wrong.append(f"{site} is planned as {wanted} but runs {executed[site]}")
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -244,13 +243,19 @@ class TorchCpuBackend:
         runs = self._read_back(converted)
         with quiet_torch(), torch.no_grad():
             types = observe_types(converted, self._example, FLOAT_NODE)
-        honoured = {
-            site: scheme is not None
-            and site in runs
-            and runs[site].honours(*self.expected(site, scheme))
-            for site, scheme in schemes.items()
-        }
-        return Examination(converted, qconfigs, schemes, runs, honoured, types)
+        executed, honoured = {}, {}
+        for site, scheme in schemes.items():
+            honoured[site], executed[site] = self._judge(site, scheme, runs.get(site))
+        return Examination(converted, qconfigs, schemes, executed, honoured, types)
+
+    def _judge(self, site: str, planned: Scheme | None, run: Execution | None) -> tuple[bool, str]:
+        """Whether what runs is what was planned, and what it is in words."""
+        if planned is None or run is None:
+            return False, "nothing" if run is None else str(run)
+        scheme, support = self.expected(site, planned)
+        if run.honours(scheme, support):
+            return True, f"{scheme.value} {support.value}"
+        return False, str(run)
 
     def _scheme_of(self, site: str, qconfigs: Mapping[str, QConfigFacts | None]) -> Scheme | None:
         """The scheme that a QConfig means for a site."""

@@ -118,6 +118,8 @@ def _output(model: GraphModule, node: Node, dtype: str) -> str:
             return f"{_grid(model, readers[0])} in float32"
         if readers[0].target is torch.quantize_per_tensor:
             return f"{str(readers[0].args[3]).removeprefix('torch.')} in float32"
+        if readers[0].target == "to" and torch.float16 in readers[0].args:
+            return "float16 in float32"
     return dtype
 
 
@@ -126,6 +128,12 @@ def _weight(model: GraphModule, node: Node) -> WeightType | None:
         return None
     module = model.get_submodule(str(node.target))
     inner: Any = module[0] if isinstance(module, nn.Sequential) else module
+    if hasattr(inner, "get_weight"):  # a dynamic LSTM or GRU; all its weights are alike
+        return _describe(next(iter(inner.get_weight().values())))
+    if isinstance(inner, nn.RNNBase):
+        return _describe(next(inner.parameters()))
+    if getattr(getattr(inner, "_packed_params", None), "dtype", None) is torch.float16:
+        return WeightType("float16")
     weight = getattr(inner, "weight", None)
     if callable(weight) and not isinstance(weight, Tensor):
         return _describe(weight())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch.ao.quantization import FakeQuantizeBase, QConfig, QConfigMapping
 from torch.fx import GraphModule
 
 from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
+from autoquant.core.sites import CallType
 from autoquant.model.capture import Capture
+from autoquant.model.torch_ao.qconfig import resolve_function
 
 
 def qconfigs_by_node(prepared: GraphModule) -> Mapping[str, QConfigFacts | None]:
@@ -45,29 +48,25 @@ def _observer(constructor: Callable[[], Any]) -> ObserverFacts:
 
 
 def unmatched_entries(mapping: QConfigMapping, captured: Capture) -> Iterator[str]:
-    """Entries of a mapping that reach nothing of the traced model, in words."""
-    modules = dict(captured.graph.named_modules())
-    called = {node.target for node in captured.graph.graph.nodes}
-    types = {type(modules[str(item)]) for item in called if str(item) in modules}
-    inner = {
-        type(part)
-        for item in called
-        if str(item) in modules
-        for part in modules[str(item)].children()
-    }
-    scopes = {path for path, _ in captured.traced.scopes.values()}
-    reached = {str(item) for item in called if isinstance(item, str)} | scopes
-    reached |= {path.rpartition(".")[0] for path in reached}
+    """Entries of a mapping that name a module or a call and reach nothing, in words.
+
+    A fused model has no batch norm or relu left to reach. Object types are not looked at: a
+    mapping for many models lists types that one model lacks.
+    """
+    reached = {address.scope for address in captured.addresses}
     for path in mapping.module_name_qconfigs:
         if not any(item == path or item.startswith(f"{path}.") for item in reached):
             yield f"module name {path!r}"
-    for kind in mapping.object_type_qconfigs:
-        if kind not in called and kind not in types and kind not in inner:
-            yield f"object type {getattr(kind, '__name__', kind)}"
-    known = {(item.scope, item.target, item.index) for item in captured.addresses}
+    for pattern in mapping.module_name_regex_qconfigs:
+        if not any(re.match(pattern, item) for item in reached):
+            yield f"module names like {pattern!r}"
+    calls = {
+        (address.scope, resolve_function(address.target), address.index)
+        for address in captured.addresses
+        if address.call is CallType.FUNCTION
+    }
     for path, function, index in mapping.module_name_object_type_order_qconfigs:
-        home = getattr(function, "__module__", "")
-        name = getattr(function, "__name__", "")
-        same = [item for item in known if item[0] == path and item[2] == index]
-        if not any(item[1].rpartition(".")[2] == name for item in same):
-            yield f"call {index} of {home}.{name} in module {path!r}"
+        modules = any(item.scope == path and not item.target for item in captured.addresses)
+        if (path, function, index) not in calls and not modules:
+            name = getattr(function, "__name__", str(function))
+            yield f"call {index} of {name} in module {path!r}"

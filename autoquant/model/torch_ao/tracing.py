@@ -68,7 +68,13 @@ def trace_float(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGrap
     apart = trace_unfused(model, leaf_modules)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fused = fuse(apart.module, is_qat=False, backend_config=shared_backend_config())
+        try:
+            fused = fuse(apart.module, is_qat=False, backend_config=shared_backend_config())
+        except AssertionError as error:
+            raise ModelError(
+                f"torch cannot fold the model's batch norms: {error}",
+                hint="train them with track_running_stats=True, or use another norm",
+            ) from error
     return FloatGraph(module=fused, scopes=apart.scopes)
 
 
@@ -92,6 +98,7 @@ def trace_unfused(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGr
     model = copy.deepcopy(model).eval()
     _swap_ff_with_fxff(model)
     tracer = _BlamingTracer(list(leaf_modules), [])
+    tracer.record_stack_traces = False  # nobody reads them, and torch imports dynamo to write them
     try:
         module = GraphModule(model, tracer.trace(model))
     except Exception as error:
