@@ -82,6 +82,16 @@ class AtOperator(Apart):
         return y @ y
 
 
+@torch.fx.wrap
+def scaled(x: Tensor) -> Tensor:
+    return x * 2.0
+
+
+class Wrapped(Apart):
+    def features(self, x: Tensor) -> Tensor:
+        return scaled(super().features(x))
+
+
 class Attention(Apart):
     """torch traces nothing of `nn.MultiheadAttention`, nor does autoquant."""
 
@@ -160,6 +170,19 @@ class SharedBlock(nn.Module):
     def forward(self, x: Tensor, scale: float = 2.0) -> Tensor:
         y = self.block(self.block(x) * scale)
         y = self.tail(self.second(y) + self.first(x))
+        return self.head(y.mean((2, 3)))
+
+
+class SharedBelow(nn.Module):
+    """A forward that calls a module of its child, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"conv": nn.Conv2d(3, 3, 1), "act": nn.Tanh()})
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.parts["conv"](self.parts["act"](self.parts["conv"](x)))
         return self.head(y.mean((2, 3)))
 
 

@@ -104,6 +104,7 @@ class _Splitter:
         calls: Counter[str] = Counter()
         renamed = False
         for node in graph.nodes:
+            node.type = None  # annotations that are text would keep the module from being pickled
             if node.op != "call_module":
                 continue
             target = str(node.target)

@@ -13,16 +13,18 @@ from torch.fx import GraphModule
 from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
 from autoquant.core.sites import CallType
 from autoquant.model.capture import Capture
+from autoquant.model.torch_ao.conversion import quiet_torch
 from autoquant.model.torch_ao.qconfig import resolve_function
 
 
 def qconfigs_by_node(prepared: GraphModule) -> Mapping[str, QConfigFacts | None]:
     """What torch configured for each call of a prepared graph, by the float node's name."""
     attributes = prepared.meta["_observed_graph_module_attrs"]
-    return {
-        name: None if qconfig is None else describe(qconfig)
-        for name, qconfig in attributes.node_name_to_qconfig.items()
-    }
+    with quiet_torch():
+        return {
+            name: None if qconfig is None else describe(qconfig)
+            for name, qconfig in attributes.node_name_to_qconfig.items()
+        }
 
 
 def describe(qconfig: QConfig) -> QConfigFacts:
