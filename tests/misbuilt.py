@@ -187,13 +187,14 @@ class SharedBelow(nn.Module):
 
 
 class Ranked(Apart):
-    """Returns logits, the classes of the best two and the best one."""
+    """Returns logits, the classes of the best two, the best and the worst one."""
 
     def forward(self, x: Tensor) -> dict[str, object]:
         logits = super().forward(x)
         values, indices = torch.topk(logits, 2, dim=1)
         best = torch.softmax(logits, 1).argmax(1)
-        return {"logits": logits, "top": (values, indices), "best": best}
+        last = logits.sort(1).indices[:, :1].int()
+        return {"logits": logits, "top": (values, indices), "best": best, "last": last}
 
 
 class Uncomparable(Apart):

@@ -28,14 +28,15 @@ def check(
         bool, typer.Option("--json", help="Print the whole report as JSON, for scripts.")
     ] = False,
 ) -> int:
-    """Check a job's model and settings before any search: is it fit for quantization?
+    """Check whether a job's model and settings are fit for quantization.
 
-    Looks for ops that could be fused and are not, ops that no scheme reaches, modules that are
-    never called or must be split, outputs that cannot be compared, suspicious settings, and what
-    was configured and did not take effect. Prints how every op and weight really runs, read back
-    from the converted model. Needs the model and its calibration data; 100 samples are used.
+    Looks for ops that could be fused and are not, ops that no scheme reaches,
+    modules that are never called or must be split, outputs that cannot be
+    compared, suspicious settings, and what was configured without effect.
+    Prints how every op and weight really runs, read back from the converted
+    model. Needs the model and its calibration data; 100 samples are used.
 
-    Exit code: 0 nothing needs attention, 1 something does, 2 a mistake in the job.
+    Exit code: 0 nothing needs attention, 1 something does, 2 a mistake.
 
     autoquant check experiments/digits.yaml
 

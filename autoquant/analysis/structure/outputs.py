@@ -34,7 +34,7 @@ RANKING = frozenset(
 
 _STEPS = frozenset(
     {
-        *("getitem", "long", "int", "bool", "float", "to", "type", "cpu", "detach"),
+        *("getattr", "getitem", "long", "int", "bool", "float", "to", "type", "cpu", "detach"),
         *("squeeze", "unsqueeze", "flatten", "reshape", "view"),
     }
 )

@@ -44,9 +44,10 @@ def test_top_k_and_argmax_are_replaced_by_the_tensor_before_them() -> None:
 
 def test_each_replacement_is_told_once_and_is_no_fault() -> None:
     concerns = comparable(nets.misbuilt(nets.Ranked())).concerns
-    assert [item.severity for item in concerns] == [Severity.NOTE, Severity.NOTE]
+    assert [item.severity for item in concerns] == [Severity.NOTE] * 3
     assert "topk is part of this output; head" in concerns[0].what
     assert "argmax is part of this output; softmax" in concerns[1].what
+    assert "sort is part of this output; head" in concerns[2].what
 
 
 def test_the_capture_that_was_given_still_returns_what_the_model_returns() -> None:
