@@ -8,19 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from autoquant import metrics
-from autoquant.analysis.structure.calls import CallCounts, count_calls, describe_once, find_uncalled
+from autoquant.analysis.structure.calls import (
+    CallCounts,
+    count_calls,
+    describe_once,
+    find_uncalled,
+    outermost,
+)
 from autoquant.analysis.structure.configuration import (
     find_ineffective,
     list_ops,
     list_weights,
     refused,
 )
+from autoquant.analysis.structure.faithful import find_unfaithful
 from autoquant.analysis.structure.fusion import find_gaps
 from autoquant.analysis.structure.hidden import find_hidden
 from autoquant.analysis.structure.outputs import with_comparable_outputs
@@ -33,7 +38,7 @@ from autoquant.api.preparation import FEW_SAMPLES, Preparation
 from autoquant.api.watch import Silent, Watch
 from autoquant.backends.torch_cpu.backend import Examination
 from autoquant.backends.torch_cpu.engines import saturates
-from autoquant.core.concerns import Concern, Severity, Topic, attention
+from autoquant.core.concerns import Concern, Severity
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.structure import CheckReport, ModuleCalls
@@ -53,8 +58,6 @@ CHECK_SAMPLES = FEW_SAMPLES
 _EXAMPLE_SAMPLES = 3
 _UNTIMED = (Objective.OUTPUT_ERROR, Objective.SIZE)
 """Without latency, what is only emulated counts too."""
-_SAME = 1e-3
-"""Relative difference up to which the traced model counts as the model; fusion rounds anew."""
 
 
 def check(
@@ -192,7 +195,9 @@ def _structure(
     torn = tuple(fused_differently(apart))
     shared = tuple(compare_calls(model, counts, apart, captured.graph, prepared.statistics))
     concerns = [
-        *_unfaithful(prepared, example, torn),
+        *find_unfaithful(
+            model, captured.graph, example, [outermost(path, counts) for path in torn]
+        ),
         *find_gaps(captured),
         *find_hidden(captured),
         *find_uncalled(model, counts),
@@ -206,38 +211,6 @@ def _in_order(
 ) -> tuple[ModuleCalls, ...]:
     found = {row.path: row for row in (*describe_once(model, counts), *shared)}
     return tuple(found[path] for path, _ in model.named_modules() if path in found)
-
-
-def _unfaithful(
-    prepared: Preparation, example: tuple[Tensor, ...], torn: Sequence[str]
-) -> Iterator[Concern]:
-    """Find that the traced, fused model computes something else than the model."""
-    with torch.no_grad():
-        given = _floats(prepared.subject.model(*example))
-        traced = _floats(prepared.captured.graph(*example))
-    apart = [
-        float((one - other).abs().max() / one.abs().max().clamp_min(1e-12))
-        for one, other in zip(given, traced, strict=False)
-        if one.shape == other.shape and one.numel()
-    ]
-    if len(given) == len(traced) == len(apart) and max(apart, default=0.0) <= _SAME:
-        return
-    yield attention(
-        Topic.FUSION,
-        torn or ("the whole model",),
-        f"the traced, fused model gives other outputs (off by {max(apart, default=1.0):.1%} of the "
-        "largest value)",
-        "every number of a search would be about another function than the model's",
-        f"model = aq.split_shared(model, {list(torn)!r})"
-        if torn
-        else "remove state and control flow that depend on the call, or list the module that has "
-        "them under leaf_modules",
-    )
-
-
-def _floats(outputs: object) -> list[Tensor]:
-    leaves = pytree.tree_leaves(outputs)
-    return [item for item in leaves if isinstance(item, Tensor) and item.is_floating_point()]
 
 
 def _build(
@@ -261,7 +234,7 @@ def _build(
         else:
             examined = backend.examine(chosen)
     except BackendError as error:
-        return _Built(name, None, (refused(error.message),))
+        return _Built(name, None, (refused(error.message, error.hint),))
     return _Built(name, examined, tuple(_judge(prepared, examined, unmatched)))
 
 

@@ -113,6 +113,13 @@ def find_uncalled(model: nn.Module, counts: CallCounts) -> Iterator[Concern]:
         )
 
 
+def outermost(path: str, counts: CallCounts) -> str:
+    """The outermost module around a path that is itself called several times."""
+    parts = path.split(".")
+    outer = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return next(item for item in outer if counts.calls.get(item, 0) > 1)
+
+
 def _is_unused(model: nn.Module, path: str, counts: CallCounts) -> bool:
     """Whether neither the module nor anything in it is called or read."""
     module = model.get_submodule(path)

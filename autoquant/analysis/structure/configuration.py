@@ -148,12 +148,12 @@ def _grouped(ops: Sequence[OpRow]) -> Mapping[tuple[str, str], list[str]]:
     return found
 
 
-def refused(reason: str) -> Concern:
+def refused(reason: str, mend: str) -> Concern:
     """The concern of a configuration that the engine refuses as a whole."""
     return attention(
         Topic.CONFIGURATION,
         ("the whole model",),
         reason,
         "no quantized model can be built from this configuration",
-        "pin the op that the message names to fp32 in the search space",
+        mend,
     )

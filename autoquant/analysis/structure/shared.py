@@ -24,7 +24,7 @@ import numpy.typing as npt
 from torch import nn
 from torch.fx import GraphModule
 
-from autoquant.analysis.structure.calls import CallCounts
+from autoquant.analysis.structure.calls import CallCounts, outermost
 from autoquant.analysis.structure.torn import calls_by_path, fused_differently
 from autoquant.core.concerns import Concern, Topic, attention, note
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
@@ -142,7 +142,7 @@ def find_shared(
                 (row.path,),
                 f"{row.kind} is called {row.count} times and must be split: {reason}",
                 why,
-                f"model = aq.split_shared(model, [{_outermost(row.path, counts)!r}])",
+                f"model = aq.split_shared(model, [{outermost(row.path, counts)!r}])",
             )
     staying = [row for row in rows if row.verdict is Verdict.MAY_STAY]
     if staying:
@@ -170,10 +170,3 @@ def _cost(row: ModuleCalls) -> str:
         f"the narrowest call loses {row.bits_lost:.1f} bits to a shared scale "
         f"(outputs differ by {row.distance:.2f} in Kolmogorov-Smirnov distance)"
     )
-
-
-def _outermost(path: str, counts: CallCounts) -> str:
-    """The outermost module around a path that is itself called several times."""
-    parts = path.split(".")
-    outer = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    return next(item for item in outer if counts.calls.get(item, 0) > 1)

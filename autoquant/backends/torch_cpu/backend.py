@@ -148,7 +148,7 @@ class TorchCpuBackend:
         """
         with self._refusing(f"plan {plan.digest}"):
             prepared = self._prepare(self._mapping(plan))
-            converted = convert(prepared, self._cache, self._conversion(plan.schemes))
+            converted = convert(prepared, self._cache, self._conversion(dict(plan.assignment)))
             pack_for(converted, self._kernels.of(plan), self._roots)
             runs = self._read_back(converted)
         return Executable(module=converted, executed=self._compare(plan, runs))
@@ -162,9 +162,9 @@ class TorchCpuBackend:
         with self._refusing(f"plan {plan.digest}"):
             prepared = self._prepare(self._mapping(plan))
             qconfigs = qconfigs_by_node(prepared)
-            converted = convert(prepared, self._cache, self._conversion(plan.schemes))
+            converted = convert(prepared, self._cache, self._conversion(dict(plan.assignment)))
             pack_for(converted, self._kernels.of(plan), self._roots)
-            return self._examination(converted, qconfigs, plan.schemes)
+            return self._examination(converted, qconfigs, dict(plan.assignment))
 
     def examine_mapping(
         self, mapping: QConfigMapping, batches: Iterable[tuple[Tensor, ...]]
@@ -179,7 +179,13 @@ class TorchCpuBackend:
             BackendError: torch or the engine refuses the mapping.
         """
         with self._refusing("the QConfigMapping"):
-            prepared = self._prepare(mapping)
+            try:
+                prepared = self._prepare(mapping)
+            except LookupError as error:
+                raise BackendError(
+                    f"torch refuses the QConfigMapping: {_first_line(error)}",
+                    hint="give all types of modules that are fused (Conv2d, ReLU) one QConfig",
+                ) from error
             qconfigs = qconfigs_by_node(prepared)
             schemes = {name: self._scheme_of(name, qconfigs) for name in self._sites}
             with quiet_torch(), torch.no_grad():

@@ -13,7 +13,7 @@ from torch import nn
 import autoquant as aq
 from autoquant.errors import AutoquantError, JobError, PlanError
 from tests import misbuilt as nets
-from tests.faulty import same_padding_model
+from tests.faulty import counting_model, same_padding_model
 from tests.networks import LinearNet, MixedNet, images, seeded
 
 
@@ -39,6 +39,12 @@ def test_a_wrongly_fused_model_is_found_and_the_mend_mends_it() -> None:
         "model = aq.split_shared(model, ['conv'])"
     }
     assert not aq.check(aq.split_shared(model, ["conv"]), images(16)).needs_attention
+
+
+def test_a_model_that_changes_with_its_calls_is_not_what_was_traced() -> None:
+    inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    found = [item.what for item in aq.check(counting_model(), inputs).concerns]
+    assert any("the traced, fused model gives other outputs" in text for text in found)
 
 
 def test_a_shared_module_inside_a_shared_block_names_the_block_to_split() -> None:

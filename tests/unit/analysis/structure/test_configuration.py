@@ -136,6 +136,16 @@ def test_entries_that_reach_something_are_not_found() -> None:
     assert concerns(mapped(mapping), Topic.CONFIGURATION) == []
 
 
+def test_a_mapping_that_torch_refuses_is_a_finding_with_its_mend() -> None:
+    mapping = QConfigMapping().set_object_type(
+        nn.Conv2d, QConfig(activation=UINT8, weight=INT8_WEIGHT)
+    )
+    report = aq.check(nets.misbuilt(nets.Apart()), images(8), mapping=mapping)
+    (concern,) = report.concerns
+    assert "torch refuses the QConfigMapping" in concern.what
+    assert "one QConfig" in concern.mend
+
+
 def test_a_per_tensor_weight_of_a_mapping_is_suspicious() -> None:
     coarse = QConfig(activation=UINT8, weight=default_weight_observer)
     report = mapped(QConfigMapping().set_module_name("stem", coarse))
