@@ -40,13 +40,10 @@ def find_gaps(captured: Capture) -> Iterator[Concern]:
     """Find batch norms and relus that stay apart from the op that feeds them."""
     graph = captured.graph
     modules = dict(graph.named_modules())
-    absorbed = {
-        name for groups in captured.members.values() for group in groups for name in group[1:]
-    }
     for node in graph.graph.nodes:
         if _is_norm(node, modules):
             yield from _norm_gap(node, modules)
-        elif _is_relu(node, modules) and node.name not in absorbed:
+        elif _is_relu(node, modules):
             yield from _relu_gap(node, modules)
 
 
