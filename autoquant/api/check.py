@@ -36,8 +36,8 @@ from autoquant.analysis.structure.torn import fused_differently
 from autoquant.api.pair import check_sites, find_plan, prepare_untimed
 from autoquant.api.preparation import FEW_SAMPLES, Preparation
 from autoquant.api.watch import Silent, Watch
-from autoquant.backends.torch_cpu.backend import Examination
 from autoquant.backends.torch_cpu.engines import saturates
+from autoquant.backends.torch_cpu.examination import Examination
 from autoquant.core.concerns import Concern, Severity
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan

@@ -10,7 +10,8 @@ from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.watch import Watch
 from autoquant.backends.protocol import Executable
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend, site_support
-from autoquant.backends.torch_cpu.engines import engines_here
+from autoquant.backends.torch_cpu.engines import engines_here, saturates
+from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
@@ -38,9 +39,18 @@ class Pair:
 
 
 def prepare_untimed(job: Job, subject: Subject, watch: Watch) -> Preparation:
-    """Prepare without timing engines: `engine: auto` takes the first that runs here."""
-    engine = engines_here()[0] if job.backend.engine == "auto" else None
-    return prepare(job, subject, watch, engine=engine)
+    """Prepare without timing anything.
+
+    `engine: auto` takes the first that runs here, `per-op` the first of its engines for all ops.
+    """
+    if job.backend.engine == "auto":
+        return prepare(job, subject, watch, engine=engines_here()[0])
+    if job.backend.engine == "per-op":
+        engines, known = engines_side_by_side(), job.backend.reduce_range
+        reduce_range = any(map(saturates, engines)) if known == "auto" else known
+        settings = {"engine": engines[0], "reduce_range": reduce_range}
+        job = job.model_copy(update={"backend": job.backend.model_copy(update=settings)})
+    return prepare(job, subject, watch)
 
 
 def build_pair(prepared: Preparation, plan: Plan, watch: Watch) -> Pair:

@@ -72,6 +72,15 @@ def test_a_setting_of_the_job_is_judged(
     assert "set backend.reduce_range: auto" in capsys.readouterr().out
 
 
+def test_kernels_of_several_engines_are_not_timed(
+    write_job: WriteJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = {"engine": "per-op"}
+    job = write_job(backend=backend, objectives=["output_error", "latency"])
+    assert main(["check", str(job)]) == 0
+    assert "timing" not in capsys.readouterr().err
+
+
 def test_evaluation_data_are_not_needed(write_job: WriteJob) -> None:
     job = write_job()
     entry = job.parent / "entry.py"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from autoquant.backends.torch_cpu.backend import Examination
+from autoquant.backends.torch_cpu.examination import Examination
 from autoquant.backends.torch_cpu.tensor_types import OpTypes
 from autoquant.core.concerns import Concern, Topic, attention
 from autoquant.core.precision import Scheme

@@ -26,8 +26,8 @@ def find_quantized_tail(
 ) -> Iterator[Concern]:
     """Find quantization after a softmax without weights behind it, and after NMS-like ops.
 
-    Ops with weights behind them are no post-processing: a softmax there is attention, and where
-    its own output is quantized that is a note.
+    With weights behind it a softmax is a part of the network (an attention layer): where its own
+    output is quantized that is a note.
 
     Args:
         captured: The float model.

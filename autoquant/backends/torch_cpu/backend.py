@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +12,11 @@ from torch.fx import GraphModule
 
 from autoquant.backends.protocol import Executable
 from autoquant.backends.torch_cpu.engines import has_fp16_linear, saturates, using_engine
+from autoquant.backends.torch_cpu.examination import Examination
 from autoquant.backends.torch_cpu.packing import pack_for
 from autoquant.backends.torch_cpu.readback import Execution, observe_execution
 from autoquant.backends.torch_cpu.support import support_of
-from autoquant.backends.torch_cpu.tensor_types import OpTypes, observe_types
+from autoquant.backends.torch_cpu.tensor_types import observe_types
 from autoquant.core.kernels import Kernels
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -76,27 +76,6 @@ def site_support(engine: str, site: Site, scheme: Scheme) -> Support:
     return support_of(engine, site.kind, scheme)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Examination:
-    """What was configured, and what a converted model really runs.
-
-    Attributes:
-        module: The converted model.
-        qconfigs: By call of the float graph, what torch was asked for.
-        schemes: By site, the scheme that this is; None where it is none of autoquant's.
-        executed: By site, what really runs, as in `Executable`.
-        honoured: By site, whether that is the scheme.
-        types: By call of the float graph, the types of its tensors.
-    """
-
-    module: GraphModule
-    qconfigs: Mapping[str, QConfigFacts | None]
-    schemes: Mapping[str, Scheme | None]
-    executed: Mapping[str, str]
-    honoured: Mapping[str, bool]
-    types: Mapping[str, OpTypes]
-
-
 class TorchCpuBackend:
     """Builds plans for one torch engine from cached statistics.
 
@@ -148,8 +127,7 @@ class TorchCpuBackend:
         """
         with self._refusing(f"plan {plan.digest}"):
             prepared = self._prepare(self._mapping(plan))
-            converted = convert(prepared, self._cache, self._conversion(dict(plan.assignment)))
-            pack_for(converted, self._kernels.of(plan), self._roots)
+            converted = self._convert(prepared, plan)
             runs = self._read_back(converted)
         return Executable(module=converted, executed=self._compare(plan, runs))
 
@@ -162,8 +140,7 @@ class TorchCpuBackend:
         with self._refusing(f"plan {plan.digest}"):
             prepared = self._prepare(self._mapping(plan))
             qconfigs = qconfigs_by_node(prepared)
-            converted = convert(prepared, self._cache, self._conversion(dict(plan.assignment)))
-            pack_for(converted, self._kernels.of(plan), self._roots)
+            converted = self._convert(prepared, plan)
             return self._examination(converted, qconfigs, dict(plan.assignment))
 
     def examine_mapping(
@@ -233,6 +210,11 @@ class TorchCpuBackend:
 
     def _prepare(self, mapping: QConfigMapping) -> GraphModule:
         return prepare(self._captured.traced, mapping, self._example)
+
+    def _convert(self, prepared: GraphModule, plan: Plan) -> GraphModule:
+        converted = convert(prepared, self._cache, self._conversion(dict(plan.assignment)))
+        pack_for(converted, self._kernels.of(plan), self._roots)
+        return converted
 
     def _read_back(self, converted: GraphModule) -> dict[str, Execution]:
         """Turn a converted model to channels last, in place, and see what its sites run."""
