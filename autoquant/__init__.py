@@ -14,43 +14,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoquant import metrics
+    from autoquant.analysis.structure.splitting import split_shared
+    from autoquant.api.check import check
     from autoquant.api.export import export_torchscript
     from autoquant.api.load import load_result
     from autoquant.api.python import search
     from autoquant.api.result import ResultCandidate, SearchResult
     from autoquant.core.plan import Plan, load_plan
     from autoquant.core.precision import Precision, Scheme
+    from autoquant.core.structure import CheckReport
     from autoquant.errors import AutoquantError
     from autoquant.model.torch_ao.backend_config import backend_config
 
 __version__ = "0.1.0"
 __all__ = [
     "AutoquantError",
+    "CheckReport",
     "Plan",
     "Precision",
     "ResultCandidate",
     "Scheme",
     "SearchResult",
     "backend_config",
+    "check",
     "export_torchscript",
     "load_plan",
     "load_result",
     "metrics",
     "search",
+    "split_shared",
 ]
 
 _HOMES = {
     "AutoquantError": "autoquant.errors",
+    "CheckReport": "autoquant.core.structure",
     "Plan": "autoquant.core.plan",
     "Precision": "autoquant.core.precision",
     "ResultCandidate": "autoquant.api.result",
     "Scheme": "autoquant.core.precision",
     "SearchResult": "autoquant.api.result",
     "backend_config": "autoquant.model.torch_ao.backend_config",
+    "check": "autoquant.api.check",
     "export_torchscript": "autoquant.api.export",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",
     "search": "autoquant.api.python",
+    "split_shared": "autoquant.analysis.structure.splitting",
 }
 
 

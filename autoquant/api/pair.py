@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from autoquant.api.load import load_result
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.watch import Watch
 from autoquant.backends.protocol import Executable
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend, site_support
-from autoquant.backends.torch_cpu.engines import engines_here
+from autoquant.backends.torch_cpu.engines import engines_here, saturates
+from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
@@ -39,9 +39,18 @@ class Pair:
 
 
 def prepare_untimed(job: Job, subject: Subject, watch: Watch) -> Preparation:
-    """Prepare without timing engines: `engine: auto` takes the first that runs here."""
-    engine = engines_here()[0] if job.backend.engine == "auto" else None
-    return prepare(job, subject, watch, engine=engine)
+    """Prepare without timing anything.
+
+    `engine: auto` takes the first that runs here, `per-op` the first of its engines for all ops.
+    """
+    if job.backend.engine == "auto":
+        return prepare(job, subject, watch, engine=engines_here()[0])
+    if job.backend.engine == "per-op":
+        engines, known = engines_side_by_side(), job.backend.reduce_range
+        reduce_range = any(map(saturates, engines)) if known == "auto" else known
+        settings = {"engine": engines[0], "reduce_range": reduce_range}
+        job = job.model_copy(update={"backend": job.backend.model_copy(update=settings)})
+    return prepare(job, subject, watch)
 
 
 def build_pair(prepared: Preparation, plan: Plan, watch: Watch) -> Pair:
@@ -69,14 +78,23 @@ def find_plan(text: str, prepared: Preparation) -> Plan:
         PlanError: It is none of these, or names other sites than the model has.
     """
     plan = _plan_of(text, prepared)
+    check_sites(plan, prepared, f"--plan {text}")
+    return plan
+
+
+def check_sites(plan: Plan, prepared: Preparation, name: str) -> None:
+    """Refuse a plan of another model; `name` says in the error which one.
+
+    Raises:
+        PlanError: It names other sites than the model has.
+    """
     missing = {site.name for site in prepared.captured.sites} ^ set(plan.schemes)
     if missing:
         raise PlanError(
-            f"--plan {text}: its sites are not those of the model: {min(missing)!r}"
+            f"{name}: its sites are not those of the model: {min(missing)!r}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
             hint="give a plan of this very model",
         )
-    return plan
 
 
 def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
@@ -106,6 +124,8 @@ def _plan_of(text: str, prepared: Preparation) -> Plan:
     schemes = {scheme.value: scheme for scheme in Scheme}
     if text in schemes:
         return uniform_plan(schemes[text], prepared)
+    from autoquant.api.load import load_result  # half a second of pandas and plotly
+
     folder, _, number = text.rpartition(":")
     if folder and number.isdigit() and Path(folder).is_dir():
         found = {item.number: item.plan for item in load_result(folder).candidates}

@@ -1,4 +1,4 @@
-"""Commands. Exit codes: 0 done, 2 a mistake that the user can mend, 130 interrupted."""
+"""Commands. Exit codes: 0 done, 1 `check` found something, 2 a mistake, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from autoquant.cli.check import check
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
 from autoquant.errors import AutoquantError
 
@@ -39,7 +40,8 @@ app = typer.Typer(
     help=(
         "Find the best trade-offs between accuracy, latency and size of a PyTorch model, op by op, "
         "on real quantized kernels.\n\n"
-        "Exit codes: 0 done; 2 a mistake that can be mended (the message says how); "
+        "Exit codes: 0 done; 1 `check` found something that needs attention; 2 a mistake "
+        "that can be mended (the message says how); "
         "130 interrupted, everything finished is kept."
     ),
     no_args_is_help=True,
@@ -135,6 +137,9 @@ def sensitivity(
         write_sensitivity(output, table)
         Console().print(f"table: {output}", highlight=False, soft_wrap=True)
     return 0
+
+
+app.command(context_settings=DOTTED)(check)
 
 
 @app.command()

@@ -88,6 +88,24 @@ class JobRecipe:
         )
 
 
+def load_calibration(job: Job) -> tuple[Batch, ...]:
+    """Call the entry point of a job's calibration data alone.
+
+    Raises:
+        JobError: The job names none (it was a search from Python), or the call is wrong.
+        DataError: It fails, or gives something unusable.
+    """
+    if job.data is None:
+        raise JobError(
+            "this job names no data: its search ran on some in memory",
+            hint="give a job file that names them, or use the Python function",
+        )
+    found = _load_data(job.data.calibration, job.data.arguments)
+    batches = read_batches(found, "calibration", needs_targets=False)
+    samples = job.calibration.samples
+    return batches if samples is None else take_samples(batches, samples)
+
+
 def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
     """Call the entry point of a data set; None would mean that the job names none."""
     found = call_entry(entry.entry, {**shared, **entry.arguments}, DataError)

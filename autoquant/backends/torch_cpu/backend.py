@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from autoquant.backends.protocol import Executable
 from autoquant.backends.torch_cpu.engines import has_fp16_linear, saturates, using_engine
+from autoquant.backends.torch_cpu.examination import Examination
 from autoquant.backends.torch_cpu.packing import pack_for
 from autoquant.backends.torch_cpu.readback import Execution, observe_execution
 from autoquant.backends.torch_cpu.support import support_of
+from autoquant.backends.torch_cpu.tensor_types import observe_types
 from autoquant.core.kernels import Kernels
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.qconfigs import QConfigFacts
 from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import BackendError
@@ -24,19 +29,23 @@ from autoquant.model.torch_ao.conversion import (
     FLOAT_NODE,
     Conversion,
     convert,
+    convert_observed,
     prepare,
     quiet_torch,
 )
 from autoquant.model.torch_ao.memory_format import take_channels_last
 from autoquant.model.torch_ao.observers import ScaleCache
 from autoquant.model.torch_ao.qconfig import (
+    QConfigMapping,
     QuantizationSettings,
     build_qconfig_mapping,
     keeps_float_activations,
     leading_kind,
 )
+from autoquant.model.torch_ao.qconfig_facts import qconfigs_by_node
 
 _READBACK_SAMPLES = 2
+_REFUSALS = (RuntimeError, ValueError, AssertionError, NotImplementedError)
 
 _FUNCTIONAL_SCHEMES = frozenset({Scheme.INT8, Scheme.BF16, Scheme.FP32})
 """What conversion can do to `F.conv2d(x, weight)`: its weight is no module's to round."""
@@ -95,8 +104,8 @@ class TorchCpuBackend:
         self._kernels = kernels or Kernels()
         self._example = tuple(item[:_READBACK_SAMPLES] for item in example_inputs)
         placeholders = (n.name for n in captured.graph.graph.nodes if n.op == "placeholder")
-        self._dimensions = {
-            name: item.ndim for name, item in zip(placeholders, example_inputs, strict=True)
+        self._dimensions = {  # arguments with a default come after the inputs
+            name: item.ndim for name, item in zip(placeholders, example_inputs, strict=False)
         }
         self._cache = ScaleCache(statistics)
         self._sites = {site.name: site for site in captured.sites}
@@ -116,22 +125,51 @@ class TorchCpuBackend:
         Raises:
             BackendError: The engine refuses an op, or runs something else than planned.
         """
-        mapping = build_qconfig_mapping(self._captured.addresses, self._sites, plan, self._settings)
-        captured = self._captured
-        with using_engine(self._engine):
-            try:
-                prepared = prepare(captured.traced, mapping, self._example)
-                converted = convert(prepared, self._cache, self._conversion(plan))
-                pack_for(converted, self._kernels.of(plan), self._roots)
-                take_channels_last(converted, self._dimensions)
-                with quiet_torch(), torch.no_grad():
-                    runs = observe_execution(converted, self._roots, self._example, FLOAT_NODE)
-            except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
-                raise BackendError(
-                    f"{self.name} refuses plan {plan.digest}: {_first_line(error)}",
-                    hint="pin the op that it names to fp32 in the search space",
-                ) from error
+        with self._refusing(f"plan {plan.digest}"):
+            prepared = self._prepare(self._mapping(plan))
+            converted = self._convert(prepared, plan)
+            runs = self._read_back(converted)
         return Executable(module=converted, executed=self._compare(plan, runs))
+
+    def examine(self, plan: Plan) -> Examination:
+        """Build a plan and say what runs, whether or not it is what was planned.
+
+        Raises:
+            BackendError: The engine refuses an op.
+        """
+        with self._refusing(f"plan {plan.digest}"):
+            prepared = self._prepare(self._mapping(plan))
+            qconfigs = qconfigs_by_node(prepared)
+            converted = self._convert(prepared, plan)
+            return self._examination(converted, qconfigs, dict(plan.assignment))
+
+    def examine_mapping(
+        self, mapping: QConfigMapping, batches: Iterable[tuple[Tensor, ...]]
+    ) -> Examination:
+        """Prepare, calibrate and convert with a mapping of the user's own, and say what runs.
+
+        Args:
+            mapping: With any observers.
+            batches: Inputs that the observers see.
+
+        Raises:
+            BackendError: torch or the engine refuses the mapping.
+        """
+        with self._refusing("the QConfigMapping"):
+            try:
+                prepared = self._prepare(mapping)
+            except LookupError as error:
+                raise BackendError(
+                    f"torch refuses the QConfigMapping: {_first_line(error)}",
+                    hint="give all types of modules that are fused (Conv2d, ReLU) one QConfig",
+                ) from error
+            qconfigs = qconfigs_by_node(prepared)
+            schemes = {name: self._scheme_of(name, qconfigs) for name in self._sites}
+            with quiet_torch(), torch.no_grad():
+                for inputs in batches:
+                    prepared(*inputs)
+            converted = convert_observed(prepared, self._conversion(schemes))
+            return self._examination(converted, qconfigs, schemes)
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""
@@ -154,11 +192,10 @@ class TorchCpuBackend:
         executed: dict[str, str] = {}
         wrong: list[str] = []
         for site, planned in plan.assignment:
-            scheme, support = self.expected(site, planned)
-            wanted = f"{scheme.value} {support.value}"
-            honoured = site in runs and runs[site].honours(scheme, support)
-            executed[site] = wanted if honoured else str(runs.get(site, "nothing"))
+            honoured, executed[site] = self._judge(site, planned, runs.get(site))
             if not honoured:
+                scheme, support = self.expected(site, planned)
+                wanted = f"{scheme.value} {support.value}"
                 wrong.append(f"{site} is planned as {wanted} but runs {executed[site]}")
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -168,14 +205,72 @@ class TorchCpuBackend:
             )
         return executed
 
-    def _conversion(self, plan: Plan) -> Conversion:
+    def _mapping(self, plan: Plan) -> QConfigMapping:
+        return build_qconfig_mapping(self._captured.addresses, self._sites, plan, self._settings)
+
+    def _prepare(self, mapping: QConfigMapping) -> GraphModule:
+        return prepare(self._captured.traced, mapping, self._example)
+
+    def _convert(self, prepared: GraphModule, plan: Plan) -> GraphModule:
+        converted = convert(prepared, self._cache, self._conversion(dict(plan.assignment)))
+        pack_for(converted, self._kernels.of(plan), self._roots)
+        return converted
+
+    def _read_back(self, converted: GraphModule) -> dict[str, Execution]:
+        """Turn a converted model to channels last, in place, and see what its sites run."""
+        take_channels_last(converted, self._dimensions)
+        with quiet_torch(), torch.no_grad():
+            return observe_execution(converted, self._roots, self._example, FLOAT_NODE)
+
+    def _examination(
+        self,
+        converted: GraphModule,
+        qconfigs: Mapping[str, QConfigFacts | None],
+        schemes: Mapping[str, Scheme | None],
+    ) -> Examination:
+        runs = self._read_back(converted)
+        with quiet_torch(), torch.no_grad():
+            types = observe_types(converted, self._example, FLOAT_NODE)
+        executed, honoured = {}, {}
+        for site, scheme in schemes.items():
+            honoured[site], executed[site] = self._judge(site, scheme, runs.get(site))
+        return Examination(converted, qconfigs, schemes, executed, honoured, types)
+
+    def _judge(self, site: str, planned: Scheme | None, run: Execution | None) -> tuple[bool, str]:
+        """Whether what runs is what was planned, and what it is in words."""
+        if planned is None or run is None:
+            return False, "nothing" if run is None else str(run)
+        scheme, support = self.expected(site, planned)
+        if run.honours(scheme, support):
+            return True, f"{scheme.value} {support.value}"
+        return False, str(run)
+
+    def _scheme_of(self, site: str, qconfigs: Mapping[str, QConfigFacts | None]) -> Scheme | None:
+        """The scheme that a QConfig means for a site."""
+        chosen = self._sites[site]
+        facts = qconfigs.get(chosen.node)
+        return Scheme.FP32 if facts is None else facts.scheme(is_weighted=chosen.kind.is_weighted)
+
+    @contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """Use the engine, and turn what it and torch raise into a refusal."""
+        with using_engine(self._engine):
+            try:
+                yield
+            except _REFUSALS as error:
+                raise BackendError(
+                    f"{self.name} refuses {what}: {_first_line(error)}",
+                    hint="pin the op that it names to fp32 in the search space",
+                ) from error
+
+    def _conversion(self, schemes: Mapping[str, Scheme | None]) -> Conversion:
         emulated: list[str] = []
         bfloat16: list[tuple[str, ...]] = []
         for site, groups in self._captured.members.items():
-            scheme = plan[site]
+            scheme = schemes[site]
             if scheme is Scheme.BF16:
                 bfloat16.extend(groups)
-            elif self.support(self._sites[site], scheme) is Support.EMULATED:
+            elif scheme is not None and self.support(self._sites[site], scheme) is Support.EMULATED:
                 emulated.extend(group[0] for group in groups)
         return Conversion(
             emulated=frozenset(emulated),

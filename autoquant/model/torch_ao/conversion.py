@@ -19,6 +19,7 @@ from torch.ao.quantization import (
 )
 from torch.ao.quantization.fx.lower_to_fbgemm import lower_to_fbgemm
 from torch.ao.quantization.fx.prepare import prepare as insert_observers
+from torch.ao.quantization.observer import UniformQuantizationObserverBase
 from torch.ao.quantization.quantize_fx import convert_to_reference_fx
 from torch.fx import GraphModule
 
@@ -91,6 +92,20 @@ def convert(prepared: GraphModule, cache: ScaleCache, conversion: Conversion) ->
     """
     with quiet_torch():
         fill_observers(prepared, cache)
+    return convert_observed(prepared, conversion)
+
+
+def convert_observed(prepared: GraphModule, conversion: Conversion) -> GraphModule:
+    """Convert a prepared model whose observers have seen what they must, or know their scale.
+
+    Args:
+        prepared: From `prepare`, with any observers; consumed.
+        conversion: What is not lowered to the engine.
+
+    Returns:
+        As `convert`.
+    """
+    with quiet_torch():
         attributes = prepared.meta["_observed_graph_module_attrs"]
         qconfigs, scopes = attributes.node_name_to_qconfig, attributes.node_name_to_scope
         reference = convert_to_reference_fx(
@@ -161,12 +176,11 @@ def _freeze_observers(model: GraphModule) -> None:
         if node.op != "call_module":
             continue
         observer = model.get_submodule(str(node.target))
-        if isinstance(observer, KnownScale):
+        if isinstance(observer, (KnownScale, UniformQuantizationObserverBase)):
+            scale, zero_point = observer.calculate_qparams()
             model.set_submodule(
                 str(node.target),
-                FixedFakeQuantize(
-                    observer.scale, observer.zero_point, observer.quant_min, observer.quant_max
-                ),
+                FixedFakeQuantize(scale, zero_point, observer.quant_min, observer.quant_max),
             )
         elif isinstance(observer, ObserverBase):
             raise ValueError(f"convert left the observer {node.target} in the graph")

@@ -202,7 +202,7 @@ def resolve_function(name: str) -> Callable[..., Any]:
     Raises:
         ValueError: There is none.
     """
-    package, *path = name.split(".")
+    package, *path = name.split(".") if "." in name else ("builtins", name)
     try:
         found: Any = importlib.import_module(package)
         for part in path:

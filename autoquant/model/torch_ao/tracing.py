@@ -25,10 +25,10 @@ _TORCH_FOLDER = str(Path(torch.__file__).parent)
 
 @dataclass(frozen=True, slots=True)
 class FloatGraph:
-    """The traced, fused float model.
+    """The traced float model.
 
     Attributes:
-        module: Its graph; fused ops (conv, bn, relu) are one node at the first op's path.
+        module: Its graph; where it is fused, conv, bn and relu are one node at the conv's path.
         scopes: By node name, path and class of the module whose forward made the call.
     """
 
@@ -65,6 +65,29 @@ def trace_float(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGrap
     Raises:
         ModelError: The model cannot be traced; names the module and the line.
     """
+    apart = trace_unfused(model, leaf_modules)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            fused = fuse(apart.module, is_qat=False, backend_config=shared_backend_config())
+        except AssertionError as error:
+            raise ModelError(
+                f"torch cannot fold the model's batch norms: {error}",
+                hint="train them with track_running_stats=True, or use another norm",
+            ) from error
+    return FloatGraph(module=fused, scopes=apart.scopes)
+
+
+def trace_unfused(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGraph:
+    """Trace a copy of `model` in eval mode, every op a node of its own.
+
+    Args:
+        model: Any float module.
+        leaf_modules: Paths of modules that are not traced into; they stay in fp32 as a whole.
+
+    Raises:
+        ModelError: The model cannot be traced; names the module and the line.
+    """
     known = dict(model.named_modules())
     for path in leaf_modules:
         if path not in known:
@@ -75,15 +98,13 @@ def trace_float(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGrap
     model = copy.deepcopy(model).eval()
     _swap_ff_with_fxff(model)
     tracer = _BlamingTracer(list(leaf_modules), [])
+    tracer.record_stack_traces = False  # nobody reads them, and torch imports dynamo to write them
     try:
         module = GraphModule(model, tracer.trace(model))
     except Exception as error:
         raise _explain(error, tracer.failed_path, model) from error
     _attach_meta_to_node_if_not_exist(module)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fused = fuse(module, is_qat=False, backend_config=shared_backend_config())
-    return FloatGraph(module=fused, scopes=dict(tracer.node_name_to_scope))
+    return FloatGraph(module=module, scopes=dict(tracer.node_name_to_scope))
 
 
 def _few(names: Iterable[str], count: int = 12) -> str:

@@ -1,0 +1,1 @@
+"""Structure: what of a model's graph and configuration stands in the way of quantization."""

@@ -1,0 +1,263 @@
+"""`autoquant.check`: is a model's structure, and its configuration, fit for quantization?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from autoquant import metrics
+from autoquant.analysis.structure.calls import (
+    CallCounts,
+    count_calls,
+    describe_once,
+    find_uncalled,
+    outermost,
+)
+from autoquant.analysis.structure.configuration import (
+    find_ineffective,
+    list_ops,
+    list_weights,
+    refused,
+)
+from autoquant.analysis.structure.faithful import find_unfaithful
+from autoquant.analysis.structure.fusion import find_gaps
+from autoquant.analysis.structure.hidden import find_hidden
+from autoquant.analysis.structure.outputs import with_comparable_outputs
+from autoquant.analysis.structure.settings import Configured, find_suspicious
+from autoquant.analysis.structure.shared import compare_calls, find_shared
+from autoquant.analysis.structure.tail import find_quantized_tail
+from autoquant.analysis.structure.torn import fused_differently
+from autoquant.api.pair import check_sites, find_plan, prepare_untimed
+from autoquant.api.preparation import FEW_SAMPLES, Preparation
+from autoquant.api.watch import Silent, Watch
+from autoquant.backends.torch_cpu.engines import saturates
+from autoquant.backends.torch_cpu.examination import Examination
+from autoquant.core.concerns import Concern, Severity
+from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
+from autoquant.core.structure import CheckReport, ModuleCalls
+from autoquant.errors import BackendError, JobError
+from autoquant.evaluate.evaluator import build_backend
+from autoquant.job import Job, explain_mistakes, find_space_rules
+from autoquant.model.batches import Batch, read_batches, take_samples
+from autoquant.model.float_model import check_float_model, in_eval_mode
+from autoquant.model.subject import Subject, load_calibration, load_model
+from autoquant.model.torch_ao.qconfig import QConfigMapping
+from autoquant.model.torch_ao.qconfig_facts import unmatched_entries
+from autoquant.model.torch_ao.tracing import trace_unfused
+
+CHECK_SAMPLES = FEW_SAMPLES
+"""Calibration samples that a check looks at: enough for ranges to settle, and quick."""
+
+_EXAMPLE_SAMPLES = 3
+_UNTIMED = (Objective.OUTPUT_ERROR, Objective.SIZE)
+"""Without latency, what is only emulated counts too."""
+
+
+def check(
+    model: nn.Module,
+    calibration: object,
+    *,
+    plan: Plan | str | Path = "int8",
+    mapping: QConfigMapping | None = None,
+    backend: str = "auto",
+    observer: str = "histogram",
+    reduce_range: str | bool = "auto",
+    leaf_modules: Sequence[str] = (),
+    watch: Watch | None = None,
+) -> CheckReport:
+    """Check the structure and the configuration of a model that lives in this process.
+
+    Args:
+        model: The float model; it is never changed.
+        calibration: Inputs, as `autoquant.search` takes them; the first 100 samples are used.
+        plan: What to configure: a plan, a scheme for all ops, or a plan's file or result folder.
+        mapping: A QConfigMapping to look at in the place of a plan. It is prepared with
+            `autoquant.backend_config()`, calibrated on the same samples and converted.
+        backend: A torch engine, or `auto`: the first that runs here.
+        observer: How a plan finds int8 ranges: `histogram` or `minmax`.
+        reduce_range: Seven bits for a plan's int8 activations; `auto`: where this CPU needs it.
+        leaf_modules: Paths that torch.fx must not trace into.
+        watch: Shown the progress.
+
+    Returns:
+        What was found; `report.needs_attention` says whether somebody must act.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    job = _job_of(backend, observer, reduce_range)
+    batches = read_batches(calibration, "calibration", needs_targets=False)
+    checked = check_float_model(model, tuple(leaf_modules))
+    return _check(
+        job, _subject(checked, batches, tuple(leaf_modules)), plan, mapping, watch or Silent()
+    )
+
+
+def check_job(job: Job, plan: str, watch: Watch) -> CheckReport:
+    """Check the model and the settings of a job under one of its plans.
+
+    Args:
+        job: Names model and calibration data; evaluation data and metric are not needed.
+        plan: As `find_plan` takes it.
+        watch: Shown the progress.
+    """
+    with watch.stage("loading model and data", None):
+        leaf_modules = job.model.leaf_modules if job.model is not None else ()
+        model = check_float_model(load_model(job), leaf_modules)
+        subject = _subject(model, load_calibration(job), leaf_modules)
+    return _check(job, subject, plan, None, watch)
+
+
+def _job_of(engine: str, observer: str, reduce_range: str | bool) -> Job:
+    document: dict[str, Any] = {
+        "name": "check",
+        "space": find_space_rules("server_cpu"),
+        "output": tempfile.gettempdir(),
+        "backend": {"engine": engine, "reduce_range": reduce_range},
+        "calibration": {"observer": observer},
+    }
+    try:
+        return Job.model_validate(document)
+    except ValidationError as error:
+        raise JobError.of("autoquant.check", explain_mistakes(error, Job)) from error
+
+
+def _subject(
+    model: nn.Module, batches: tuple[Batch, ...], leaf_modules: tuple[str, ...]
+) -> Subject:
+    """A subject without evaluation: what a check looks at may not be fit for one."""
+    kept = take_samples(batches, CHECK_SAMPLES)
+    return Subject(
+        model=in_eval_mode(model),
+        calibration=kept,
+        evaluation=(),
+        heldout=None,
+        metric=metrics.accuracy,
+        leaf_modules=leaf_modules,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Built:
+    """What was configured, and what came of it."""
+
+    name: str
+    examined: Examination | None
+    concerns: tuple[Concern, ...]
+
+
+def _check(
+    job: Job,
+    subject: Subject,
+    plan: Plan | str | Path,
+    mapping: QConfigMapping | None,
+    watch: Watch,
+) -> CheckReport:
+    untimed = job.model_copy(update={"objectives": _UNTIMED})
+    prepared = prepare_untimed(untimed, subject, watch)
+    example = tuple(item[:_EXAMPLE_SAMPLES] for item in subject.example)
+    with watch.stage("looking at the structure", None):
+        modules, structure = _structure(prepared, example)
+        comparable = with_comparable_outputs(prepared.captured, example)
+    with watch.stage("reading back the configuration", None):
+        built = _build(prepared, plan, mapping)
+    examined, captured = built.examined, prepared.captured
+    return CheckReport(
+        concerns=_attention_first([*structure, *comparable.concerns, *built.concerns]),
+        modules=modules,
+        outputs=comparable.outputs,
+        ops=tuple(list_ops(captured, examined)) if examined else (),
+        weights=tuple(list_weights(captured, examined)) if examined else (),
+        engine=prepared.settings.engine,
+        configuration=built.name,
+        samples=prepared.statistics.samples,
+    )
+
+
+def _attention_first(concerns: Sequence[Concern]) -> tuple[Concern, ...]:
+    return tuple(sorted(concerns, key=lambda item: item.severity is Severity.NOTE))
+
+
+def _structure(
+    prepared: Preparation, example: tuple[Tensor, ...]
+) -> tuple[tuple[ModuleCalls, ...], list[Concern]]:
+    """Fusion, hidden ops and calls."""
+    model, captured = prepared.subject.model, prepared.captured
+    counts = count_calls(model, example)
+    apart = trace_unfused(model, captured.leaf_modules).module
+    torn = tuple(fused_differently(apart))
+    shared = tuple(compare_calls(model, counts, apart, captured.graph, prepared.statistics))
+    concerns = [
+        *find_unfaithful(
+            model, captured.graph, example, [outermost(path, counts) for path in torn]
+        ),
+        *find_gaps(captured),
+        *find_hidden(captured),
+        *find_uncalled(model, counts),
+        *find_shared(shared, torn, counts),
+    ]
+    return _in_order(model, counts, shared), concerns
+
+
+def _in_order(
+    model: nn.Module, counts: CallCounts, shared: Sequence[ModuleCalls]
+) -> tuple[ModuleCalls, ...]:
+    found = {row.path: row for row in (*describe_once(model, counts), *shared)}
+    return tuple(found[path] for path, _ in model.named_modules() if path in found)
+
+
+def _build(
+    prepared: Preparation, plan: Plan | str | Path, mapping: QConfigMapping | None
+) -> _Built:
+    """Configure, convert, read back, and judge."""
+    subject, settings = prepared.subject, prepared.settings
+    backend = build_backend(subject, prepared.captured, prepared.statistics, settings)
+    unmatched: tuple[str, ...] = ()
+    if mapping is not None:
+        name = "QConfigMapping"
+        unmatched = tuple(unmatched_entries(mapping, prepared.captured))
+    else:
+        chosen = _find(plan, prepared)
+        counted = ", ".join(f"{count} {scheme}" for scheme, count in chosen.counts().items())
+        name = f"plan {chosen.digest} ({counted})"
+    try:
+        if mapping is not None:
+            batches = [batch.inputs for batch in subject.calibration]
+            examined = backend.examine_mapping(mapping, batches)
+        else:
+            examined = backend.examine(chosen)
+    except BackendError as error:
+        return _Built(name, None, (refused(error.message, error.hint),))
+    return _Built(name, examined, tuple(_judge(prepared, examined, unmatched)))
+
+
+def _find(plan: Plan | str | Path, prepared: Preparation) -> Plan:
+    if not isinstance(plan, Plan):
+        return find_plan(str(plan), prepared)
+    check_sites(plan, prepared, "plan")
+    return plan
+
+
+def _judge(
+    prepared: Preparation, examined: Examination, unmatched: Sequence[str]
+) -> Iterator[Concern]:
+    captured, engine = prepared.captured, prepared.settings.engine
+    ops, weights = list_ops(captured, examined), list_weights(captured, examined)
+    yield from find_ineffective(tuple(ops), tuple(weights), unmatched)
+    configured = [
+        Configured(
+            site=site,
+            qconfig=examined.qconfigs.get(site.node),
+            output=captured.members[site.name][0][-1],
+        )
+        for site in captured.sites
+    ]
+    yield from find_suspicious(configured, prepared.statistics, engine, saturates=saturates(engine))
+    yield from find_quantized_tail(captured, examined.schemes)

@@ -1,0 +1,33 @@
+"""What was configured beside what a converted model really runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch.fx import GraphModule
+
+from autoquant.backends.torch_cpu.tensor_types import OpTypes
+from autoquant.core.precision import Scheme
+from autoquant.core.qconfigs import QConfigFacts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examination:
+    """What was configured, and what a converted model really runs.
+
+    Attributes:
+        module: The converted model.
+        qconfigs: By call of the float graph, what torch was asked for.
+        schemes: By site, the scheme that this is; None where it is none of autoquant's.
+        executed: By site, what really runs, as in `Executable`.
+        honoured: By site, whether that is the scheme.
+        types: By call of the float graph, the types of its tensors.
+    """
+
+    module: GraphModule
+    qconfigs: Mapping[str, QConfigFacts | None]
+    schemes: Mapping[str, Scheme | None]
+    executed: Mapping[str, str]
+    honoured: Mapping[str, bool]
+    types: Mapping[str, OpTypes]

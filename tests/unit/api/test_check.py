@@ -1,0 +1,109 @@
+"""`aq.check`: healthy models are clean, and mistakes are refused before anything runs."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import autoquant as aq
+from autoquant.errors import AutoquantError, JobError, PlanError
+from tests import misbuilt as nets
+from tests.faulty import counting_model, same_padding_model
+from tests.networks import LinearNet, MixedNet, images, seeded
+
+
+@pytest.mark.parametrize("build", [lambda: seeded(MixedNet), lambda: nets.misbuilt(nets.Apart())])
+def test_a_healthy_model_needs_no_attention(build: type[nn.Module]) -> None:
+    report = aq.check(build(), images(16))
+    assert not report.needs_attention, report.concerns
+
+
+def test_the_model_is_not_changed() -> None:
+    model = seeded(MixedNet).train()
+    before = copy.deepcopy(model.state_dict())
+    aq.check(model, images(16))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_wrongly_fused_model_is_found_and_the_mend_mends_it() -> None:
+    model = nets.misbuilt(nets.SharedBehindNorms())
+    report = aq.check(model, images(16))
+    assert any("gives other outputs" in item.what for item in report.concerns)
+    assert {item.mend for item in report.concerns if item.where == ("conv",)} == {
+        "model = aq.split_shared(model, ['conv'])"
+    }
+    assert not aq.check(aq.split_shared(model, ["conv"]), images(16)).needs_attention
+
+
+def test_a_model_that_changes_with_its_calls_is_not_what_was_traced() -> None:
+    inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    found = [item.what for item in aq.check(counting_model(), inputs).concerns]
+    assert any("the traced, fused model gives other outputs" in text for text in found)
+
+
+def test_a_shared_module_inside_a_shared_block_names_the_block_to_split() -> None:
+    model = nets.misbuilt(nets.SharedBlock())
+    mends = {item.where: item.mend for item in aq.check(model, images(16)).concerns}
+    assert mends["block.conv",] == "model = aq.split_shared(model, ['block'])"
+    assert not aq.check(aq.split_shared(model), images(16)).needs_attention
+
+
+def test_what_needs_attention_comes_first() -> None:
+    order = [
+        item.severity.value
+        for item in aq.check(nets.misbuilt(nets.Ranked()), images(8), reduce_range=True).concerns
+    ]
+    assert order == sorted(order)
+    assert set(order) == {"attention", "note"}
+
+
+def test_a_model_that_reads_its_shapes_and_has_default_arguments_is_checked() -> None:
+    assert "x.shape[0]" in inspect.getsource(nets.Uncomparable.forward)
+    assert "scale: float = 2.0" in inspect.getsource(nets.SharedBlock.forward)
+    for network in (nets.Uncomparable, nets.SharedBlock):
+        assert aq.check(nets.misbuilt(network()), images(8)).ops
+
+
+def test_an_engine_that_refuses_the_plan_is_a_finding() -> None:
+    inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    report = aq.check(same_padding_model(), inputs)
+    assert report.needs_attention
+    assert report.ops == ()
+    assert "refuses plan" in report.concerns[0].what
+
+
+def test_the_report_is_json() -> None:
+    report = aq.check(nets.misbuilt(nets.Ranked()), images(8))
+    document = json.loads(json.dumps(report.to_json()))
+    assert document["outputs"][0]["compared"] == "head"
+    assert document["needs_attention"] is False
+    assert len(document["ops"]) == len(report.ops)
+
+
+def test_a_plan_value_is_checked_and_a_foreign_one_is_refused() -> None:
+    plan = aq.Plan.of({"first": aq.Scheme.INT8, "second": aq.Scheme.FP32, "last": aq.Scheme.INT8})
+    inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    report = aq.check(seeded(LinearNet), inputs, plan=plan)
+    assert [row.runs for row in report.ops if row.runs][:2] == ["int8 native", "fp32 native"]
+    with pytest.raises(PlanError, match="its sites are not those"):
+        aq.check(seeded(MixedNet), images(4), plan=plan)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"backend": "tpu"}, JobError),
+        ({"observer": "magic"}, JobError),
+        ({"plan": "int4"}, PlanError),
+    ],
+    ids=["backend", "observer", "plan"],
+)
+def test_wrong_arguments_are_refused(settings: dict[str, str], error: type[AutoquantError]) -> None:
+    with pytest.raises(error):
+        aq.check(seeded(MixedNet), images(4), **settings)
