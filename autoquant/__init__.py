@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoquant import metrics
+    from autoquant.api.calibrate import compare_observers
     from autoquant.api.export import export_torchscript
     from autoquant.api.load import load_result
     from autoquant.api.python import search
@@ -32,6 +33,7 @@ __all__ = [
     "Scheme",
     "SearchResult",
     "backend_config",
+    "compare_observers",
     "export_torchscript",
     "load_plan",
     "load_result",
@@ -47,6 +49,7 @@ _HOMES = {
     "Scheme": "autoquant.core.precision",
     "SearchResult": "autoquant.api.result",
     "backend_config": "autoquant.model.torch_ao.backend_config",
+    "compare_observers": "autoquant.api.calibrate",
     "export_torchscript": "autoquant.api.export",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -16,11 +16,20 @@ class ObserverName(Enum):
     """How the range of an int8 activation is found.
 
     `histogram`: torch's HistogramObserver, which clips where that lowers the expected squared
-    error. `minmax`: the full range seen.
+    error. `minmax`: the full range seen. `moving_average`: torch's MovingAverageMinMaxObserver,
+    the ranges of the batches averaged. `percentile`: a share of the values at either end is
+    clipped. `kl`: least divergence of what is rounded from what was seen. `mse`: least squared
+    error, over all ranges. `mix`: for each tensor the one of these with the least error at the
+    model's outputs.
     """
 
     HISTOGRAM = "histogram"
     MINMAX = "minmax"
+    MOVING_AVERAGE = "moving_average"
+    PERCENTILE = "percentile"
+    KL = "kl"
+    MSE = "mse"
+    MIX = "mix"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -38,6 +47,9 @@ class TensorStatistics:
         channel_high: Shape (channels,): largest value of each channel.
         sample_low: Shape (samples,): smallest value of each sample.
         sample_high: Shape (samples,): largest value of each sample.
+        batch_low: Shape (batches,): smallest value of each tensor that the observer was shown, in
+            that order; empty where an older version calibrated.
+        batch_high: Shape (batches,): largest value of each.
     """
 
     low: float
@@ -49,6 +61,8 @@ class TensorStatistics:
     channel_high: Array
     sample_low: Array
     sample_high: Array
+    batch_low: Array = field(default_factory=lambda: np.empty(0, np.float32))
+    batch_high: Array = field(default_factory=lambda: np.empty(0, np.float32))
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:
@@ -59,6 +73,8 @@ class TensorStatistics:
             self.channel_high,
             self.sample_low,
             self.sample_high,
+            self.batch_low,
+            self.batch_high,
         ):
             array.setflags(write=False)
 

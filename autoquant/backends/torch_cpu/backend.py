@@ -16,6 +16,7 @@ from autoquant.backends.torch_cpu.support import support_of
 from autoquant.core.kernels import Kernels
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.ranges import RangeRules
 from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import BackendError
@@ -43,7 +44,10 @@ _FUNCTIONAL_SCHEMES = frozenset({Scheme.INT8, Scheme.BF16, Scheme.FP32})
 
 
 def engine_settings(
-    engine: str, observer: ObserverName, reduce_range: bool | None = None
+    engine: str,
+    observer: ObserverName,
+    reduce_range: bool | None = None,
+    ranges: RangeRules | None = None,
 ) -> QuantizationSettings:
     """Settings for one engine on this CPU.
 
@@ -51,11 +55,13 @@ def engine_settings(
         engine: A torch quantized engine.
         observer: How int8 ranges are found.
         reduce_range: None: only where the engine's kernels saturate on this CPU.
+        ranges: What differs from site to site; None: nothing.
     """
     return QuantizationSettings(
         observer=observer,
         reduce_range=saturates(engine) if reduce_range is None else reduce_range,
         native_fp16_linear=has_fp16_linear(engine),
+        ranges=ranges or RangeRules(),
     )
 
 
@@ -98,7 +104,7 @@ class TorchCpuBackend:
         self._dimensions = {
             name: item.ndim for name, item in zip(placeholders, example_inputs, strict=True)
         }
-        self._cache = ScaleCache(statistics)
+        self._cache = ScaleCache(statistics, settings.ranges.fixed_tensors)
         self._sites = {site.name: site for site in captured.sites}
         self._roots = {
             group[0]: site for site, groups in captured.members.items() for group in groups

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.ao.nn.quantized import reference as nnqr
 from torch.ao.quantization import (
+    FixedQParamsObserver,
     ObserverBase,
     QConfig,
     QConfigMapping,
@@ -161,7 +162,7 @@ def _freeze_observers(model: GraphModule) -> None:
         if node.op != "call_module":
             continue
         observer = model.get_submodule(str(node.target))
-        if isinstance(observer, KnownScale):
+        if isinstance(observer, (KnownScale, FixedQParamsObserver)):
             model.set_submodule(
                 str(node.target),
                 FixedFakeQuantize(
