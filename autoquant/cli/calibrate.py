@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdout, terminal
-from autoquant.core.statistics import ObserverName
+from autoquant.core.observers import ObserverName
 
 if TYPE_CHECKING:
     from autoquant.core.calibrations import CalibrationTable

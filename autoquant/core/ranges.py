@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autoquant.core.statistics import ObserverName
+from autoquant.core.observers import ObserverName
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from pydantic import (
 )
 
 from autoquant.core.objectives import Objective
+from autoquant.core.observers import ObserverName
 from autoquant.core.sensitivity import Procedure
-from autoquant.core.statistics import ObserverName
 from autoquant.job.space import SpaceRules
 
 METRICS = {name: f"autoquant.metrics:{name}" for name in ("accuracy", "top5", "mse")}

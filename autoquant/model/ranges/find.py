@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from autoquant.core.statistics import ObserverName
+from autoquant.core.observers import ObserverName
 from autoquant.model.ranges.density import Density, Range
 from autoquant.model.ranges.kl import kl_range
 from autoquant.model.ranges.mse import mse_range

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from autoquant.core.calibrations import CalibrationTable
-from autoquant.core.statistics import ObserverName
+from autoquant.core.observers import ObserverName
 from autoquant.record.plots.look import MUTED, plain_figure
 from autoquant.record.wording import kinds_of, kinds_text
 
