@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,11 +35,12 @@ def seed_plans(
     *,
     program_seeds: int = PROGRAM_SEEDS,
 ) -> tuple[Seed, ...]:
-    """List the seeds: all-fp32, every uniform plan, the additive model's frontier, and the ladder.
+    """List the seeds: all-fp32, the additive model's frontier, every uniform plan, and the ladder.
 
     Where no knob can choose fp32, the first seed is the plan of the most precise schemes. The
-    frontier (`sweep_frontier`) trades the table's additive noise for the costs, cheapest plan
-    first. The ladder starts from the uniform plan of the cheapest scheme and raises its k percent
+    frontier (`sweep_frontier`) trades the table's additive noise for the costs; its ends come
+    first, then what halves the widest gap, so that it is covered evenly wherever a search is
+    stopped. The ladder starts from the uniform plan of the cheapest scheme and raises its k percent
     most sensitive knobs (by the noise that the scheme alone adds to the output), for growing k, to
     each more precise scheme in turn. Equal plans are listed once, under the first origin.
 
@@ -56,7 +58,8 @@ def seed_plans(
     seen: set[str] = set()
     seeds = []
     program = () if costs is None else _program(space, table, costs, limits, program_seeds)
-    for seed in (*_uniform(space), *program, *_ladder(space, table)):
+    uniform = tuple(_uniform(space))
+    for seed in (*uniform[:1], *program, *uniform[1:], *_ladder(space, table)):
         if seed.plan.digest not in seen:
             seen.add(seed.plan.digest)
             seeds.append(seed)
@@ -79,8 +82,24 @@ def _program(
     count: int,
 ) -> Iterator[Seed]:
     points = sweep_frontier(space, table.losses(), costs, limits, points=count)
-    for place, point in enumerate(points, start=1):
-        yield Seed(point.plan, f"seed:program-{place}")
+    for place in _halving(len(points)):
+        yield Seed(points[place].plan, f"seed:program-{place + 1}")
+
+
+def _halving(count: int) -> Iterator[int]:
+    """Give 0 to count - 1: the ends, then the middles of ever shorter gaps.
+
+    >>> list(_halving(6))
+    [0, 5, 2, 1, 3, 4]
+    """
+    yield from range(count)[:: max(count - 1, 1)]
+    gaps = deque([(0, count - 1)])
+    while gaps:
+        low, high = gaps.popleft()
+        middle = (low + high) // 2
+        if middle > low:
+            yield middle
+            gaps += [(low, middle), (middle, high)]
 
 
 def _ladder(space: SearchSpace, table: SensitivityTable) -> Iterator[Seed]:

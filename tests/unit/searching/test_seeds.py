@@ -52,12 +52,20 @@ def test_only_a_plan_of_fp32_is_called_so() -> None:
     assert set(first.plan.schemes.values()) == {Scheme.INT16}
 
 
-def test_the_frontier_comes_after_the_uniform_plans_cheapest_first() -> None:
-    seeds = seed_plans(SPACE, TABLE, COSTS)
-    kinds = [seed.origin.partition(":")[2].partition("-")[0] for seed in seeds]
-    assert [kind for kind, _ in itertools.groupby(kinds)] == ["uniform", "program", "ladder"]
-    costs = [COSTS.predict(seed.plan) for seed in of_program(seeds)]
-    assert costs == sorted(costs)
+def test_the_frontier_comes_right_after_fp32() -> None:
+    kinds = [s.origin.partition(":")[2].partition("-")[0] for s in seed_plans(SPACE, TABLE, COSTS)]
+    grouped = [kind for kind, _ in itertools.groupby(kinds)]
+    assert grouped[:2] == ["uniform", "program"]
+    assert grouped[-1] == "ladder"
+
+
+def test_the_frontiers_ends_come_before_its_middle() -> None:
+    found = of_program(seed_plans(SPACE, TABLE, COSTS))
+    costs = [COSTS.predict(seed.plan) for seed in found]
+    assert len(costs) > 3
+    assert {costs[0], costs[1]} == {min(costs), max(costs)}
+    by_place = sorted(found, key=lambda seed: int(seed.origin.rpartition("-")[2]))
+    assert [COSTS.predict(seed.plan) for seed in by_place] == sorted(costs)
     assert 3 <= len(costs) <= PROGRAM_SEEDS
 
 
