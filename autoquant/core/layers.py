@@ -110,7 +110,7 @@ class LayerError:
         l1: Mean absolute error.
         kl: Mean over samples of KL(softmax(float) || softmax(quantized)), nats; None for weights.
         max_absolute: Largest absolute error.
-        max_relative: Largest |error| / |float|, over the elements where float is not zero.
+        max_relative: Largest |error| / max(|float|, m / 256), m the largest |float| of the sample.
         max_steps: Largest absolute error in units of the scale; None where there is no scale.
     """
 

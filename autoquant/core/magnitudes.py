@@ -15,10 +15,12 @@ DROPPED_BITS = 19
 
 BIN_COUNT = 1 << (32 - DROPPED_BITS)
 _HALF = BIN_COUNT // 2
-_LOWER: Floats = (
-    (np.arange(_HALF + 1, dtype=np.uint32) << DROPPED_BITS).view(np.float32).astype(np.float64)
+_FINITE = 255 << (23 - DROPPED_BITS)
+_LOWER: Floats = np.append(
+    (np.arange(_FINITE, dtype=np.uint32) << DROPPED_BITS).view(np.float32).astype(np.float64),
+    float(np.finfo(np.float32).max),
 )
-_FINITE = int(np.searchsorted(_LOWER, np.inf))
+"""Lower edges of the finite bins, and the upper edge of the last one."""
 _FP16_MANTISSA_BITS = 10
 _FP16_SMALLEST_EXPONENT = -14
 _FP16_LARGEST = 65504.0
@@ -61,7 +63,7 @@ class Magnitudes:
         index = int(np.searchsorted(reached, share * reached[-1]))
         before = reached[index - 1] if index else 0
         inside = (share * reached[-1] - before) / max(folded[index], 1)
-        return float(_LOWER[index] + min(max(inside, 0.0), 1.0) * (_edge(index + 1) - _LOWER[index]))
+        return float(_LOWER[index] + min(max(inside, 0.0), 1.0) * (_LOWER[index + 1] - _LOWER[index]))
 
     def power(self) -> float:
         """Mean square of the values."""
@@ -83,7 +85,7 @@ class Magnitudes:
         steps = 2.0 ** (exponents - _FP16_MANTISSA_BITS)
         noise = np.where(middles < steps / 2, middles**2, steps**2 / 12)
         folded = self._folded()
-        if folded[: len(middles)][middles > _FP16_LARGEST].any():
+        if folded[:_FINITE][middles > _FP16_LARGEST].any():
             return float("inf")
         return self._mean(noise)
 
@@ -91,8 +93,8 @@ class Magnitudes:
         """Mean squared error of clipping to `[low, high]`, values spread evenly within a bin."""
         if not self.total:
             return 0.0
-        above = _excess(_LOWER[:_FINITE], _edges_above(), high)
-        below = _excess(_LOWER[:_FINITE], _edges_above(), -low)
+        above = _excess(_LOWER[:-1], _LOWER[1:], high)
+        below = _excess(_LOWER[:-1], _LOWER[1:], -low)
         positive, negative = self.counts[:_FINITE], self.counts[_HALF : _HALF + _FINITE]
         return float((positive * above + negative * below).sum() / self.total)
 
@@ -105,8 +107,8 @@ class Magnitudes:
         Returns:
             Shape (n,).
         """
-        lower = np.concatenate([-_edges_above()[::-1], _LOWER[:_FINITE]])
-        upper = np.concatenate([-_LOWER[:_FINITE][::-1], _edges_above()])
+        lower = np.concatenate([-_LOWER[1:][::-1], _LOWER[:-1]])
+        upper = np.concatenate([-_LOWER[:-1][::-1], _LOWER[1:]])
         negative = self.counts[_HALF : _HALF + _FINITE][::-1]
         counts = np.concatenate([negative, self.counts[:_FINITE]]).astype(np.float64)
         kept = counts > 0
@@ -124,20 +126,9 @@ class Magnitudes:
         return float((self._folded()[:_FINITE] * values).sum() / max(self.total, 1))
 
 
-def _edge(index: int) -> float:
-    return float(_LOWER[min(index, _FINITE - 1)])
-
-
-def _edges_above() -> Floats:
-    """Upper edges of the finite bins; the last one is closed at float32's largest value."""
-    edges = _LOWER[1 : _FINITE + 1].copy()
-    edges[-1] = float(np.finfo(np.float32).max)
-    return edges
-
-
 def _middles() -> Floats:
     """Middles of the finite bins; zero for the first, which holds zero and subnormals."""
-    middles = (_LOWER[:_FINITE] + _edges_above()) / 2
+    middles = (_LOWER[:-1] + _LOWER[1:]) / 2
     middles[0] = 0.0
     return np.asarray(middles, dtype=np.float64)
 

@@ -5,40 +5,48 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoquant.analysis.output_error import ratio_and_error, to_decibels
+from autoquant.analysis.output_error import to_decibels
 from autoquant.core.layers import LayerError, Moments
 from autoquant.core.magnitudes import BIN_COUNT, DROPPED_BITS, Magnitudes
+
+Floats = npt.NDArray[np.float64]
 
 _CHUNK = 1 << 16
 """Elements that are looked at together: few enough to stay in a core's cache."""
 
-_EXPONENT_LIMIT = 500.0
+_COUNTED = 8
+"""Of so many chunks, one goes into the histograms."""
+
+_EXPONENT_LIMIT = 80.0
+_RESOLUTION = 256.0
+_LONG = 512
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class PairSums:
     """What was seen of one tensor in both models.
 
-    Sums are taken in double precision, chunk by chunk. Values that are not finite on either side
-    count as zero on both, and are counted.
+    Sums are taken in double precision. Values that are not finite on either side count as zero
+    on both, and are counted.
     """
 
     def __init__(self) -> None:
         self.elements = 0
         self.samples = 0
         self.not_finite = 0
+        self.peaks: Tensor | None = None
+        """Largest magnitude of each channel of the float tensor; None: it has no channels."""
         self._sums = dict.fromkeys(
             ("signal", "noise", "cross", "value", "error", "absolute", "cosine", "kl"), 0.0
         )
-        self._low = [math.inf, math.inf]
-        self._high = [-math.inf, -math.inf]
-        self._max_absolute = 0.0
-        self._max_relative = 0.0
-        self._peaks: Tensor | None = None
+        self._low, self._high = [math.inf, math.inf], [-math.inf, -math.inf]
+        self._max_absolute = self._max_relative = 0.0
         self._counts = torch.zeros(2, BIN_COUNT, dtype=torch.int64)
+        self._chunks = 0
 
     def add(self, expected: Tensor, found: Tensor, batch: int) -> None:
         """Take in one batch.
@@ -49,96 +57,95 @@ class PairSums:
                 what they stand for.
             batch: How many samples it holds, in the first dimension (else it counts as one).
         """
-        found = found.dequantize() if found.is_quantized else found.float()
-        expected, found = _in_one_layout(expected.detach().float(), found.detach())
-        rows = batch if expected.ndim and len(expected) == batch else 1
-        self._add_peaks(expected)
-        first, second = (_flat(item).reshape(rows, -1) for item in (expected, found))
-        self.samples += rows
-        step = max(1, _CHUNK // max(first.shape[1], 1))
-        for start in range(0, rows, step):
-            self._add_rows(first[start : start + step], second[start : start + step])
-
-    def _add_peaks(self, value: Tensor) -> None:
-        """Largest magnitude of each channel: dimension 1 of images, the last one of others."""
-        if value.ndim < 2 or value.numel() == 0:
+        if not expected.numel():
             return
-        axis = 1 if value.ndim > 3 else value.ndim - 1
-        others = [item for item in range(value.ndim) if item != axis]
-        peaks = torch.maximum(value.amax(others), -value.amin(others))
-        if self._peaks is None or self._peaks.shape != peaks.shape:
-            self._peaks = peaks
-        else:
-            self._peaks = torch.maximum(self._peaks, peaks)
+        rows = batch if expected.ndim and len(expected) == batch else 1
+        first, second = _flat_rows(expected.detach().float(), found.detach(), rows)
+        self.elements += first.numel()
+        self.samples += rows
+        step = max(1, _CHUNK // first.shape[1])
+        parts = [
+            self._add_chunk(first[start : start + step], second[start : start + step])
+            for start in range(0, rows, step)
+        ]
+        self._add_rows(np.concatenate([sums for sums, _ in parts], 1))
+        self._add_peaks(_channel_peaks(torch.stack([top for _, top in parts]).amax(0), expected))
 
-    def _add_rows(self, expected: Tensor, found: Tensor) -> None:
-        for side, value in enumerate((expected, found)):
-            low, high = (float(item) for item in value.aminmax())
-            if not (math.isfinite(low) and math.isfinite(high)):
-                self._add_rows(*self._finite(expected, found))
-                return
-            self._low[side] = min(self._low[side], low)
-            self._high[side] = max(self._high[side], high)
-        self.elements += expected.numel()
-        self._count(0, expected)
-        self._count(1, found)
-        self._add_errors(expected, found)
+    def _add_chunk(self, expected: Tensor, found: Tensor) -> tuple[Floats, Tensor]:
+        """Take in some samples.
+
+        Returns:
+            Their sums (signal, cross, noise, divergence), shape (4, samples); the largest
+            magnitude at each position of a sample, shape (elements,).
+        """
+        found = found.dequantize() if found.is_quantized else found.float()
+        error = found - expected  # rounds by 6e-8 of itself, whatever the values are
+        value, wide = expected.double(), error.double()
+        total, excess = float(value.sum()), float(wide.sum())
+        if not math.isfinite(total + excess):
+            return self._add_chunk(*self._finite(expected, found))
+        self._sums["value"] += total
+        self._sums["error"] += excess
+        top = self._add_range(expected, found)
+        if self._chunks % _COUNTED == 0:
+            self._count(expected, found)
+        self._chunks += 1
+        signal = _dots(value, value)
+        absolute = error.abs()
+        largest = float(absolute.max())
+        if not largest:
+            return np.stack([signal, *np.zeros((3, len(signal)))]), top
+        self._max_absolute = max(self._max_absolute, largest)
+        self._sums["absolute"] += float(absolute.sum(dtype=torch.float64))
+        self._max_relative = max(self._max_relative, _relative(expected, absolute))
+        cross, noise = _dots(value, wide), _dots(wide, wide)
+        divergence = _divergence(expected, error, largest)
+        return np.stack([signal, cross, noise, divergence]), top
 
     def _finite(self, expected: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
         wrong = ~(torch.isfinite(expected) & torch.isfinite(found))
         self.not_finite += int(wrong.sum())
         return expected.masked_fill(wrong, 0.0), found.masked_fill(wrong, 0.0)
 
-    def _count(self, side: int, value: Tensor) -> None:
-        bins = value.contiguous().view(torch.int32) >> DROPPED_BITS
-        bins.bitwise_and_(BIN_COUNT - 1)
-        self._counts[side] += torch.bincount(bins.reshape(-1), minlength=BIN_COUNT)
+    def _add_range(self, expected: Tensor, found: Tensor) -> Tensor:
+        """Take in minima and maxima; gives the largest magnitude at each position."""
+        low, high = expected.amin(0), expected.amax(0)
+        for side, (least, most) in enumerate(((low.min(), high.max()), found.aminmax())):
+            self._low[side] = min(self._low[side], float(least))
+            self._high[side] = max(self._high[side], float(most))
+        return torch.maximum(high, -low)
 
-    def _add_errors(self, expected: Tensor, found: Tensor) -> None:
-        value = expected.double()
-        error = found.double().sub_(value)
-        signal = torch.linalg.vecdot(value, value)
-        cross = torch.linalg.vecdot(value, error)
-        noise = torch.linalg.vecdot(error, error)
-        absolute = error.abs()
-        largest = float(absolute.max())
-        sums = self._sums
-        sums["signal"] += float(signal.sum())
-        sums["noise"] += float(noise.sum())
-        sums["cross"] += float(cross.sum())
-        sums["value"] += float(value.sum())
-        sums["error"] += float(error.sum())
-        sums["absolute"] += float(absolute.sum())
-        sums["cosine"] += float(_cosine(signal, cross, noise).sum())
-        self._max_absolute = max(self._max_absolute, largest)
-        if largest:
-            sums["kl"] += float(_divergence(value, error, largest).sum())
-            relative = absolute.float().div_(_nonzero(expected)).max()
-            self._max_relative = max(self._max_relative, float(relative))
+    def _add_peaks(self, peaks: Tensor | None) -> None:
+        if peaks is not None and self.peaks is not None and self.peaks.shape == peaks.shape:
+            peaks = torch.maximum(self.peaks, peaks)
+        self.peaks = peaks
 
-    @property
-    def peaks(self) -> Tensor | None:
-        """Largest magnitude of each channel of the float tensor; None: it has no channels."""
-        return self._peaks
+    def _count(self, expected: Tensor, found: Tensor) -> None:
+        for side, value in enumerate((expected, found)):
+            bins = value.contiguous().view(torch.int32) >> DROPPED_BITS
+            bins.bitwise_and_(BIN_COUNT - 1)
+            self._counts[side] += torch.bincount(bins.reshape(-1), minlength=BIN_COUNT)
 
-    @property
-    def noise(self) -> float:
-        """Mean squared error."""
-        return self._sums["noise"] / max(self.elements, 1)
+    def _add_rows(self, sums: Floats) -> None:
+        signal, cross, noise, divergence = sums
+        other = np.maximum(signal + 2 * cross + noise, 0.0)
+        scale = np.maximum(np.sqrt(signal), 1e-8) * np.maximum(np.sqrt(other), 1e-8)
+        self._sums["signal"] += float(signal.sum())
+        self._sums["cross"] += float(cross.sum())
+        self._sums["noise"] += float(noise.sum())
+        self._sums["kl"] += float(divergence.sum())
+        self._sums["cosine"] += float(np.clip((signal + cross) / scale, -1.0, 1.0).sum())
 
     def error(self, scale: float | None, *, divergence: bool = True) -> LayerError:
         """Give how far apart they are; `divergence` is left out where softmax means nothing."""
         sums, count = self._sums, max(self.elements, 1)
-        ratio, _ = ratio_and_error(
-            torch.tensor([sums["noise"]], dtype=torch.float64),
-            torch.tensor([sums["signal"]], dtype=torch.float64),
-        )
+        samples = max(self.samples, 1)
         return LayerError(
-            sqnr_db=max(to_decibels(ratio), -to_decibels(0.0)),
-            cosine=sums["cosine"] / max(self.samples, 1),
+            sqnr_db=_sqnr(sums["signal"], sums["noise"]),
+            cosine=sums["cosine"] / samples,
             mse=sums["noise"] / count,
             l1=sums["absolute"] / count,
-            kl=sums["kl"] / max(self.samples, 1) if divergence else None,
+            kl=sums["kl"] / samples if divergence else None,
             max_absolute=self._max_absolute,
             max_relative=self._max_relative,
             max_steps=self._max_absolute / scale if scale else None,
@@ -161,40 +168,70 @@ class PairSums:
         return first, second
 
 
-def _in_one_layout(expected: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
-    """Both tensors, elements in the same order in memory."""
+def _sqnr(signal: float, noise: float) -> float:
+    """Signal to noise in decibels, within what `to_decibels` can say."""
+    if noise and not signal:
+        return -to_decibels(0.0)
+    return max(to_decibels(noise / signal if signal else 0.0), -to_decibels(0.0))
+
+
+def _flat_rows(expected: Tensor, found: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Both tensors as (rows, elements), elements in the same order in memory."""
     if expected.stride() != found.stride():
-        found = torch.empty_like(expected).copy_(found)
-    return expected, found
+        found = found.dequantize() if found.is_quantized else found
+        found = torch.empty_like(expected, dtype=found.dtype).copy_(found)
+    return _flat(expected).reshape(rows, -1), _flat(found).reshape(rows, -1)
+
+
+def _is_channels_last(value: Tensor) -> bool:
+    last = _CHANNELS_LAST.get(value.ndim)
+    return last is not None and value.is_contiguous(memory_format=last)
 
 
 def _flat(value: Tensor) -> Tensor:
     """Samples first, then all elements in whichever order they lie in memory."""
-    last = _CHANNELS_LAST.get(value.ndim)
-    if last is not None and value.is_contiguous(memory_format=last):
-        return value.movedim(1, -1)
-    return value.contiguous()
+    return value.movedim(1, -1) if _is_channels_last(value) else value.contiguous()
 
 
-def _nonzero(value: Tensor) -> Tensor:
-    """Magnitudes, infinite where zero."""
-    sizes = value.abs()
-    return sizes.masked_fill_(sizes == 0, math.inf)
+def _channel_peaks(peaks: Tensor, shaped: Tensor) -> Tensor | None:
+    """Largest magnitude of each channel: dimension 1 of images, the last one of others.
+
+    Args:
+        peaks: Shape (elements of a sample,): over samples, in the order of memory.
+        shaped: The tensor that they come from.
+    """
+    if shaped.ndim < 2 or shaped.numel() != peaks.numel() * len(shaped):
+        return None
+    if shaped.ndim > 3 and not _is_channels_last(shaped):
+        return peaks.reshape(shaped.shape[1], -1).amax(1)
+    return peaks.reshape(-1, shaped.shape[1 if shaped.ndim > 3 else -1]).amax(0)
 
 
-def _cosine(signal: Tensor, cross: Tensor, noise: Tensor) -> Tensor:
-    """Cosine similarity of each row, from sums over x^2, x e and e^2 of y = x + e."""
-    other = (signal + 2 * cross + noise).clamp_min(0.0)
-    scale = signal.sqrt().clamp_min(1e-8) * other.sqrt().clamp_min(1e-8)
-    return ((signal + cross) / scale).clamp(-1.0, 1.0)
+def _dots(first: Tensor, second: Tensor) -> Floats:
+    """Dot product of each pair of rows, shape (rows,)."""
+    rows, others = first.numpy(), second.numpy()
+    if first.shape[1] < _LONG:
+        return np.asarray(np.einsum("ij,ij->i", rows, others), dtype=np.float64)
+    return np.array([one @ two for one, two in zip(rows, others, strict=True)], dtype=np.float64)
 
 
-def _divergence(value: Tensor, error: Tensor, largest: float) -> Tensor:
-    """KL(softmax(x) || softmax(x + e)) of each row: log E_p[exp e] - E_p[e]."""
+def _relative(expected: Tensor, absolute: Tensor) -> float:
+    """Largest |e| / max(|x|, m / 256), m the largest |x| of the sample; `absolute` is consumed."""
+    sizes = expected.abs()
+    floor = sizes.amax(1, keepdim=True).div_(_RESOLUTION).clamp_min_(torch.finfo(sizes.dtype).tiny)
+    return float(absolute.div_(torch.maximum(sizes, floor, out=sizes)).max())
+
+
+def _divergence(value: Tensor, error: Tensor, largest: float) -> Floats:
+    """KL(softmax(x) || softmax(x + e)) of each row: log(1 + E_p[exp(e) - 1]) - E_p[e].
+
+    Taken in single precision: in this form small errors lose nothing, where a difference of two
+    logarithms of softmax would lose all. `error` is consumed.
+    """
     if largest < _EXPONENT_LIMIT:
         p = torch.softmax(value, 1)
-        mean = torch.linalg.vecdot(p, error)
-        return (torch.linalg.vecdot(p, error.exp()).log() - mean).clamp_min(0.0)
-    log_p = torch.log_softmax(value, 1)
-    log_q = torch.log_softmax(value + error, 1)
-    return (log_p.exp() * (log_p - log_q)).sum(1)
+        mean = _dots(p, error)
+        return np.maximum(np.log1p(_dots(p, error.expm1_())) - mean, 0.0)
+    log_p = torch.log_softmax(value.double(), 1)
+    log_q = torch.log_softmax(value.double() + error.double(), 1)
+    return np.asarray((log_p.exp() * (log_p - log_q)).sum(1).numpy(), dtype=np.float64)
