@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoquant import metrics
+    from autoquant.api.compare import compare
     from autoquant.api.export import export_torchscript
     from autoquant.api.load import load_result
     from autoquant.api.python import search
     from autoquant.api.result import ResultCandidate, SearchResult
+    from autoquant.core.layers import LayerComparison
     from autoquant.core.plan import Plan, load_plan
     from autoquant.core.precision import Precision, Scheme
     from autoquant.errors import AutoquantError
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AutoquantError",
+    "LayerComparison",
     "Plan",
     "Precision",
     "ResultCandidate",
     "Scheme",
     "SearchResult",
     "backend_config",
+    "compare",
     "export_torchscript",
     "load_plan",
     "load_result",
@@ -41,12 +45,14 @@ __all__ = [
 
 _HOMES = {
     "AutoquantError": "autoquant.errors",
+    "LayerComparison": "autoquant.core.layers",
     "Plan": "autoquant.core.plan",
     "Precision": "autoquant.core.precision",
     "ResultCandidate": "autoquant.api.result",
     "Scheme": "autoquant.core.precision",
     "SearchResult": "autoquant.api.result",
     "backend_config": "autoquant.model.torch_ao.backend_config",
+    "compare": "autoquant.api.compare",
     "export_torchscript": "autoquant.api.export",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from autoquant.cli.compare import compare
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
 from autoquant.errors import AutoquantError
 
@@ -135,6 +136,9 @@ def sensitivity(
         write_sensitivity(output, table)
         Console().print(f"table: {output}", highlight=False, soft_wrap=True)
     return 0
+
+
+app.command(context_settings=DOTTED)(compare)
 
 
 @app.command()

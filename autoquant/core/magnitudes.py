@@ -63,7 +63,9 @@ class Magnitudes:
         index = int(np.searchsorted(reached, share * reached[-1]))
         before = reached[index - 1] if index else 0
         inside = (share * reached[-1] - before) / max(folded[index], 1)
-        return float(_LOWER[index] + min(max(inside, 0.0), 1.0) * (_LOWER[index + 1] - _LOWER[index]))
+        return float(
+            _LOWER[index] + min(max(inside, 0.0), 1.0) * (_LOWER[index + 1] - _LOWER[index])
+        )
 
     def power(self) -> float:
         """Mean square of the values."""

@@ -122,9 +122,7 @@ class _Side:
             found.graph, found.pairs, self._see, feeds_float=mode.feeds_float
         )
 
-    def run(
-        self, values: Mapping[str, Any], batch: Batch, inputs: tuple[torch.Tensor, ...]
-    ) -> Any:
+    def run(self, values: Mapping[str, Any], batch: Batch, inputs: tuple[torch.Tensor, ...]) -> Any:
         """Run one batch; gives the outputs."""
         self._batch = len(batch)
         self._quantized.expected = values

@@ -57,8 +57,7 @@ def _type_of(model: GraphModule, node: Node) -> str:
     if node.op == "placeholder":
         return "input"
     if node.op != "call_module":
-        name = str(node.target) if isinstance(node.target, str) else _function(node.target)
-        return name
+        return str(node.target) if isinstance(node.target, str) else _function(node.target)
     module = model.get_submodule(str(node.target))
     package = type(module).__module__
     if isinstance(module, nn.Sequential):

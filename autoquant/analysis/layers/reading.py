@@ -97,9 +97,9 @@ class _Book:
         cause = max(parts, key=lambda item: parts[item])
         share = parts[cause] / row.error.mse if row.error.mse else 0.0
         if share < _EXPLAINED:
-            return _of_inputs(row, inputs)
+            return _of_inputs(inputs)
         if cause is Cause.INHERITED:
-            return _inherited(row, max(inputs, key=self._ratio)[0])
+            return _inherited(max(inputs, key=self._ratio)[0])
         return _SENTENCES[cause](row)
 
     def _find(self, row: LayerRow, feed: tuple[str, int]) -> tuple[LayerRow, Distribution]:
@@ -145,7 +145,7 @@ def _read_weight(row: LayerRow) -> Reading | None:
     return Reading(Cause.WEIGHTS, evidence, "store it in int16 (int16_weight) or fp16")
 
 
-def _of_weights(row: LayerRow) -> Reading:
+def _of_weights(row: LayerRow) -> Reading:  # noqa: ARG001
     return Reading(
         Cause.WEIGHTS,
         "its weight's rounding alone makes an error of this size",
@@ -182,7 +182,7 @@ def _outliers(row: LayerRow) -> Reading:
     )
 
 
-def _of_inputs(row: LayerRow, inputs: Iterable[tuple[LayerRow, Distribution]]) -> Reading:
+def _of_inputs(inputs: Iterable[tuple[LayerRow, Distribution]]) -> Reading:
     """Where no part explains the error: an input's outliers hide its other channels."""
     guilty = [item for item, _ in inputs if item.format.scale is not None and _has_outliers(item)]
     if guilty:
@@ -199,7 +199,7 @@ def _of_inputs(row: LayerRow, inputs: Iterable[tuple[LayerRow, Distribution]]) -
     )
 
 
-def _inherited(row: LayerRow, source: LayerRow) -> Reading:
+def _inherited(source: LayerRow) -> Reading:
     return Reading(
         Cause.INHERITED,
         f"its input {source.label} is at {source.error.sqnr_db:.1f} dB already",

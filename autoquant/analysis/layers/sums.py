@@ -18,8 +18,9 @@ Floats = npt.NDArray[np.float64]
 _CHUNK = 1 << 16
 """Elements that are looked at together: few enough to stay in a core's cache."""
 
-_COUNTED = 8
-"""Of so many chunks, one goes into the histograms."""
+_WHOLE = 8
+_SPARSE = 32
+"""After the first chunks, one in so many goes into the histograms and stands for all."""
 
 _EXPONENT_LIMIT = 80.0
 _RESOLUTION = 256.0
@@ -39,7 +40,8 @@ class PairSums:
         self.samples = 0
         self.not_finite = 0
         self.peaks: Tensor | None = None
-        """Largest magnitude of each channel of the float tensor; None: it has no channels."""
+        """Largest magnitude of each channel of the float tensor, over the chunks that are sampled;
+        None: it has no channels."""
         self._sums = dict.fromkeys(
             ("signal", "noise", "cross", "value", "error", "absolute", "cosine", "kl"), 0.0
         )
@@ -64,70 +66,58 @@ class PairSums:
         self.elements += first.numel()
         self.samples += rows
         step = max(1, _CHUNK // first.shape[1])
-        parts = [
-            self._add_chunk(first[start : start + step], second[start : start + step])
-            for start in range(0, rows, step)
-        ]
-        self._add_rows(np.concatenate([sums for sums, _ in parts], 1))
-        self._add_peaks(_channel_peaks(torch.stack([top for _, top in parts]).amax(0), expected))
+        for start in range(0, rows, step):
+            self._add_chunk(expected, first[start : start + step], second[start : start + step])
 
-    def _add_chunk(self, expected: Tensor, found: Tensor) -> tuple[Floats, Tensor]:
-        """Take in some samples.
-
-        Returns:
-            Their sums (signal, cross, noise, divergence), shape (4, samples); the largest
-            magnitude at each position of a sample, shape (elements,).
-        """
+    def _add_chunk(self, shaped: Tensor, expected: Tensor, found: Tensor) -> None:
+        """Take in some samples, as rows of a tensor that is shaped like `shaped`."""
         found = found.dequantize() if found.is_quantized else found.float()
         error = found - expected  # rounds by 6e-8 of itself, whatever the values are
         value, wide = expected.double(), error.double()
         total, excess = float(value.sum()), float(wide.sum())
         if not math.isfinite(total + excess):
-            return self._add_chunk(*self._finite(expected, found))
+            return self._add_chunk(shaped, *self._finite(expected, found))
         self._sums["value"] += total
         self._sums["error"] += excess
-        top = self._add_range(expected, found)
-        if self._chunks % _COUNTED == 0:
-            self._count(expected, found)
-        self._chunks += 1
+        self._add_range(expected, found)
+        self._sample(shaped, expected, found)
         signal = _dots(value, value)
         absolute = error.abs()
         largest = float(absolute.max())
         if not largest:
-            return np.stack([signal, *np.zeros((3, len(signal)))]), top
+            return self._add_rows(signal, *np.zeros((3, len(signal))))
         self._max_absolute = max(self._max_absolute, largest)
         self._sums["absolute"] += float(absolute.sum(dtype=torch.float64))
         self._max_relative = max(self._max_relative, _relative(expected, absolute))
         cross, noise = _dots(value, wide), _dots(wide, wide)
-        divergence = _divergence(expected, error, largest)
-        return np.stack([signal, cross, noise, divergence]), top
+        return self._add_rows(signal, cross, noise, _divergence(expected, error, largest))
 
     def _finite(self, expected: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
         wrong = ~(torch.isfinite(expected) & torch.isfinite(found))
         self.not_finite += int(wrong.sum())
         return expected.masked_fill(wrong, 0.0), found.masked_fill(wrong, 0.0)
 
-    def _add_range(self, expected: Tensor, found: Tensor) -> Tensor:
-        """Take in minima and maxima; gives the largest magnitude at each position."""
-        low, high = expected.amin(0), expected.amax(0)
-        for side, (least, most) in enumerate(((low.min(), high.max()), found.aminmax())):
-            self._low[side] = min(self._low[side], float(least))
-            self._high[side] = max(self._high[side], float(most))
-        return torch.maximum(high, -low)
+    def _add_range(self, expected: Tensor, found: Tensor) -> None:
+        for side, value in enumerate((expected, found)):
+            low, high = value.aminmax()
+            self._low[side] = min(self._low[side], float(low))
+            self._high[side] = max(self._high[side], float(high))
+
+    def _sample(self, shaped: Tensor, expected: Tensor, found: Tensor) -> None:
+        """Take chunks into histograms and peaks: all at first, then one that stands for many."""
+        weight = 1 if self._chunks < _WHOLE else _SPARSE
+        if self._chunks % weight == 0:
+            self._counts += weight * torch.stack([_bins(expected), _bins(found)])
+            self._add_peaks(_channel_peaks(expected, shaped))
+        self._chunks += 1
 
     def _add_peaks(self, peaks: Tensor | None) -> None:
         if peaks is not None and self.peaks is not None and self.peaks.shape == peaks.shape:
             peaks = torch.maximum(self.peaks, peaks)
         self.peaks = peaks
 
-    def _count(self, expected: Tensor, found: Tensor) -> None:
-        for side, value in enumerate((expected, found)):
-            bins = value.contiguous().view(torch.int32) >> DROPPED_BITS
-            bins.bitwise_and_(BIN_COUNT - 1)
-            self._counts[side] += torch.bincount(bins.reshape(-1), minlength=BIN_COUNT)
-
-    def _add_rows(self, sums: Floats) -> None:
-        signal, cross, noise, divergence = sums
+    def _add_rows(self, signal: Floats, cross: Floats, noise: Floats, divergence: Floats) -> None:
+        """Take in sums of each sample: x^2, x e, e^2, and its divergence."""
         other = np.maximum(signal + 2 * cross + noise, 0.0)
         scale = np.maximum(np.sqrt(signal), 1e-8) * np.maximum(np.sqrt(other), 1e-8)
         self._sums["signal"] += float(signal.sum())
@@ -193,18 +183,26 @@ def _flat(value: Tensor) -> Tensor:
     return value.movedim(1, -1) if _is_channels_last(value) else value.contiguous()
 
 
-def _channel_peaks(peaks: Tensor, shaped: Tensor) -> Tensor | None:
+def _channel_peaks(rows: Tensor, shaped: Tensor) -> Tensor | None:
     """Largest magnitude of each channel: dimension 1 of images, the last one of others.
 
     Args:
-        peaks: Shape (elements of a sample,): over samples, in the order of memory.
-        shaped: The tensor that they come from.
+        rows: Shape (samples, elements), elements in the order of memory.
+        shaped: The tensor that they are rows of.
     """
-    if shaped.ndim < 2 or shaped.numel() != peaks.numel() * len(shaped):
+    if shaped.ndim < 2 or shaped.numel() != rows.shape[1] * len(shaped):
         return None
+    peaks = torch.maximum(rows.amax(0), -rows.amin(0))
     if shaped.ndim > 3 and not _is_channels_last(shaped):
         return peaks.reshape(shaped.shape[1], -1).amax(1)
     return peaks.reshape(-1, shaped.shape[1 if shaped.ndim > 3 else -1]).amax(0)
+
+
+def _bins(value: Tensor) -> Tensor:
+    """How many values fall into each bin of `Magnitudes`, shape (8192,)."""
+    bins = value.contiguous().view(torch.int32) >> DROPPED_BITS
+    bins.bitwise_and_(BIN_COUNT - 1)
+    return torch.bincount(bins.reshape(-1), minlength=BIN_COUNT)
 
 
 def _dots(first: Tensor, second: Tensor) -> Floats:

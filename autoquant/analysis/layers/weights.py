@@ -109,4 +109,5 @@ def _precision(found: GraphModule, kernel: Node) -> str | None:
 
 
 def _node(graph: GraphModule, name: str) -> Node:
-    return next(node for node in graph.graph.nodes if node.name == name)
+    found: Node = next(node for node in graph.graph.nodes if node.name == name)
+    return found

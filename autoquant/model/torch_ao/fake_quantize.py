@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.ao.quantization import FakeQuantizeBase, ObserverBase, disable_observer
+from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
 from autoquant.model.numerics import FixedFakeQuantize
@@ -43,7 +45,7 @@ def grid_of(module: nn.Module) -> FakeGrid | None:
         bits = (module.high - module.low).bit_length()
         return FakeGrid(bits, module.scale, module.zero_point, module.low, module.high)
     if isinstance(module, FakeQuantizeBase) and bool(module.fake_quant_enabled[0]):
-        observer = getattr(module, "activation_post_process", module)
+        observer: Any = getattr(module, "activation_post_process", module)
         low, high = int(observer.quant_min), int(observer.quant_max)
         return FakeGrid(
             (high - low).bit_length(),
@@ -55,7 +57,12 @@ def grid_of(module: nn.Module) -> FakeGrid | None:
     return None
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
+def holds_fake_quantize(model: nn.Module) -> bool:
+    """Whether some of its roundings are simulated in float."""
+    return any(grid_of(module) is not None for module in model.modules())
+
+
+def frozen_copy(model: GraphModule) -> GraphModule:
     """A copy in eval mode whose observers no longer follow the data.
 
     Raises:
@@ -64,7 +71,9 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     frozen = copy.deepcopy(model).eval()
     frozen.apply(disable_observer)
     inner = {
-        id(part) for item in frozen.modules() if isinstance(item, FakeQuantizeBase)
+        id(part)
+        for item in frozen.modules()
+        if isinstance(item, FakeQuantizeBase)
         for part in item.children()
     }
     for name, module in frozen.named_modules():

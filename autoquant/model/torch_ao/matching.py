@@ -37,9 +37,7 @@ def match_ops(expected: GraphModule, found: GraphModule) -> Sequence[Match]:
         ModelError: The graphs are not of one model.
     """
     try:
-        pairs = get_matching_subgraph_pairs(
-            expected, found, get_base_name_to_sets_of_related_ops()
-        )
+        pairs = get_matching_subgraph_pairs(expected, found, get_base_name_to_sets_of_related_ops())
     except Exception as error:
         raise ModelError(
             "the ops of the quantized model do not pair with those of the float model: "
