@@ -26,6 +26,7 @@ from autoquant.core.layers import (
 )
 from autoquant.core.magnitudes import Magnitudes
 from autoquant.core.measurement import Kind
+from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
 from autoquant.model.batches import Batch
 from autoquant.model.subject import output_rows
@@ -73,6 +74,9 @@ def compare_layers(
         weights: Whether to compare weights too.
         progress: Called after each batch with its number of samples.
 
+    Returns:
+        Under n-shadows without the ops that stay in fp32.
+
     Raises:
         ModelError: The models return no floating tensor.
     """
@@ -88,6 +92,7 @@ def compare_layers(
             progress(len(batch))
     rows = [row for side in sides for row in side.rows()]
     if mode is ComparisonMode.N_SHADOWS:
+        rows = [item for item in rows if item[0].scheme is not Scheme.FP32]
         order = {node.name: index for index, node in enumerate(expected.graph.nodes)}
         rows.sort(key=lambda row: order[row[0].tensor])
     weighed = [weight_rows(expected, item.graph, item.pairs) if weights else () for item in found]

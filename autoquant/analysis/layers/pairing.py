@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.fx import GraphModule, Node
@@ -58,7 +58,10 @@ def pair_plan(captured: Capture, converted: GraphModule, plan: Plan) -> tuple[Op
         if node.op not in ("get_attr", "placeholder", "output") and not _rounds(converted, node):
             made.setdefault(node.meta.get(FLOAT_NODE, ""), []).append(node)
     sites = {site.name: site for site in captured.sites}
-    pairs = list(_input_pairs(captured.graph, converted))
+    pairs = [
+        replace(pair, scheme=_reader_scheme(captured, plan, pair.expected[0]))
+        for pair in _input_pairs(captured.graph, converted)
+    ]
     for name, groups in captured.members.items():
         for call, group in enumerate(groups):
             nodes = [item for member in group for item in made.get(member, [])]
@@ -89,9 +92,11 @@ def pair_graphs(captured: Capture, quantized: GraphModule) -> tuple[OpPair, ...]
     pairs = list(_input_pairs(captured.graph, quantized))
     for match in match_ops(captured.graph, quantized):
         name = owner.get(match.expected[0], match.expected[0])
-        rounding = _rounding_behind(quantized, nodes[match.found[-1]])
-        site = sites.get(name)
-        pairs.append(OpPair(name, calls[name], site, None, match.expected, match.found, rounding))
+        found = tuple(item for item in match.found if not _rounds(quantized, nodes[item]))
+        rounding = _rounding_behind(quantized, nodes[found[-1]])
+        pairs.append(
+            OpPair(name, calls[name], sites.get(name), None, match.expected, found, rounding)
+        )
         calls[name] += 1
     return _in_order(captured.graph, pairs)
 
@@ -145,6 +150,13 @@ def _input_pairs(expected: GraphModule, found: GraphModule) -> Iterator[OpPair]:
         if any(_rounds(found, item) for item in _named(found, rounding)):
             name = f"input {given.name}"
             yield OpPair(name, 0, None, None, (given.name,), (taken.name,), rounding)
+
+
+def _reader_scheme(captured: Capture, plan: Plan, placeholder: str) -> Scheme | None:
+    """Scheme of the first op that reads an input, for which the input is rounded."""
+    roots = {group[0]: site for site, groups in captured.members.items() for group in groups}
+    node = next(item for item in captured.graph.graph.nodes if item.name == placeholder)
+    return next((plan[roots[user.name]] for user in node.users if user.name in roots), None)
 
 
 def _named(graph: GraphModule, names: Sequence[str]) -> list[Node]:

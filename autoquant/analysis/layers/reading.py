@@ -24,6 +24,9 @@ _TAIL = 4.0
 _CHANNEL_SPREAD = 8.0
 """From here on a few values, or channels, cost the others two, or three, of their bits."""
 
+_WIDE = 4.0
+"""From here on a scale was made for other data: reduced range alone doubles what is spanned."""
+
 _EXPLAINED = 0.25
 
 Key = tuple[str, int, Scheme | None]
@@ -164,6 +167,16 @@ def _out_of_range(row: LayerRow) -> Reading:
 
 
 def _too_coarse(row: LayerRow) -> Reading:
+    low, high = row.expected.low, row.expected.high
+    width = _width(row)
+    if width >= _WIDE:
+        return Reading(
+            Cause.TOO_COARSE,
+            f"float values span [{low:.3g}, {high:.3g}], 1/{width:.0f} of what the scale spans, "
+            f"in steps of {row.format.scale or 0:.3g}",
+            "calibrate on data like these: over their own range int8 would be at "
+            f"{row.sqnr_estimates['int8']:.0f} dB (estimated)",
+        )
     if _has_outliers(row):
         return _outliers(row)
     return Reading(
@@ -172,6 +185,14 @@ def _too_coarse(row: LayerRow) -> Reading:
         f"rms {row.expected.power**0.5:.3g}",
         _finer(row),
     )
+
+
+def _width(row: LayerRow) -> float:
+    """What a format spans over what the float values span."""
+    if row.format.low is None or row.format.high is None:
+        return 1.0
+    span = max(row.expected.high, 0.0) - min(row.expected.low, 0.0)
+    return (row.format.high - row.format.low) / span if span else 1.0
 
 
 def _outliers(row: LayerRow) -> Reading:

@@ -79,8 +79,12 @@ def fake_quantize_scales(model: GraphModule, node: Node) -> Tensor | None:
 
 
 def _leading(module: nn.Module) -> nn.Module:
-    """The module that owns the weight: the first of a fused float pair, or itself."""
-    return module[0] if isinstance(module, nn.Sequential) else module
+    """The module that owns the weight: the first of a fused float pair, or itself.
+
+    Fused modules of quantization-aware training are sequences by class alone.
+    """
+    is_pair = isinstance(module, nn.Sequential) and not hasattr(module, "weight")
+    return module[0] if is_pair else module  # type: ignore[index]
 
 
 def _fake_quantized(module: Any) -> Tensor:
