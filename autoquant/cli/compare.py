@@ -15,7 +15,7 @@ from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdou
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from autoquant.core.layers import LayerComparison, LayerRow
+    from autoquant.core.layers import Cause, LayerComparison, LayerRow
 
 
 def compare(
@@ -129,6 +129,7 @@ def _write(found: LayerComparison, path: Path, name: str) -> None:
 
 
 def _print(found: LayerComparison, *, weights: bool) -> None:
+    from autoquant.core.layers import Cause
     from autoquant.record.layers_table import said
 
     console = stdout()
@@ -141,11 +142,24 @@ def _print(found: LayerComparison, *, weights: bool) -> None:
             f"cosine {found.output.cosine:.5f}, KL {found.output.kl:.3g}",
             highlight=False,
         )
+    inherited = [row for row in found.findings if _cause(row) is Cause.INHERITED]
     for row in found.findings:
-        text = f"{row.label} ({row.part.value}, {row.error.sqnr_db:.1f} dB): {said(row)}"
-        console.print(text, highlight=False, markup=False)
+        if row not in inherited:
+            text = f"{row.label} ({row.part.value}, {row.error.sqnr_db:.1f} dB): {said(row)}"
+            console.print(text, highlight=False, markup=False)
+    if inherited:
+        console.print(
+            f"{len(inherited)} ops inherit the error of ops before them, from "
+            f"{inherited[0].label} on; --mode shadowed shows each op's own",
+            highlight=False,
+            markup=False,
+        )
     if not found.findings:
         console.print("no op is further from float than 20 dB", highlight=False)
+
+
+def _cause(row: LayerRow) -> Cause | None:
+    return None if row.reading is None else row.reading.cause
 
 
 def _table(rows: tuple[LayerRow, ...], title: str) -> Table:

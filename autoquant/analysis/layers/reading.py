@@ -199,7 +199,7 @@ def _outliers(row: LayerRow) -> Reading:
     return Reading(
         Cause.OUTLIERS,
         _outlier_evidence(row),
-        f"clip by percentile, equalise the channels, or {_finer(row)}",
+        f"{_outlier_advice(row)}, or {_finer(row)}",
     )
 
 
@@ -211,7 +211,7 @@ def _of_inputs(inputs: Iterable[tuple[LayerRow, Distribution]]) -> Reading:
         return Reading(
             Cause.OUTLIERS,
             f"its input {worst.label}: {_outlier_evidence(worst)}",
-            f"equalise the channels of {worst.label}, clip it by percentile, or {_finer(worst)}",
+            f"{_outlier_advice(worst)} there, or {_finer(worst)}",
         )
     return Reading(
         Cause.UNEXPLAINED,
@@ -245,6 +245,13 @@ def _outlier_evidence(row: LayerRow) -> str:
     if row.channel_spread >= _CHANNEL_SPREAD:
         return f"a channel reaches {row.channel_spread:.0f} times the median one and sets the scale"
     return f"the largest value is {row.tail:.0f} times what 99.9% of them keep to"
+
+
+def _outlier_advice(row: LayerRow) -> str:
+    """Clipping mends single values; of a whole channel it would destroy the signal."""
+    if row.channel_spread >= _CHANNEL_SPREAD:
+        return "equalise the channels"
+    return "calibrate by percentile"
 
 
 def _finer(row: LayerRow) -> str:
