@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+from pydantic import ValidationError
 from torch import nn
 from torch.fx import GraphModule
 
@@ -19,8 +20,8 @@ from autoquant.core.layers import ComparisonMode, LayerComparison
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.errors import DataError, ModelError, PlanError
-from autoquant.job import Job
+from autoquant.errors import DataError, JobError, ModelError, PlanError
+from autoquant.job import Job, explain_mistakes
 from autoquant.model.batches import Batch, read_batches, take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.float_model import check_float_model, in_eval_mode
@@ -73,14 +74,7 @@ def compare(
     subject = _subject(model, given if calibration is None else calibration, batches, leaf_modules)
     if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
         return _compare_graph(subject, quantized, way, watch, weights=weights)
-    job = Job.model_validate(
-        {
-            "name": "compare",
-            "space": {"schemes": ["int8", "fp32"]},
-            "output": ".",
-            "backend": {"engine": backend},
-        }
-    )
+    job = _job(backend)
     prepared = prepare_untimed(job, subject, watch)
     plans = _plans_of(quantized, schemes, prepared)
     return compare_plans(prepared, plans, batches, way, watch, weights=weights)
@@ -226,6 +220,20 @@ def _subject(
         metric=metrics.accuracy,
         leaf_modules=leaves,
     )
+
+
+def _job(backend: str) -> Job:
+    """A job for one engine; nothing of it is searched."""
+    document = {
+        "name": "compare",
+        "space": {"schemes": ["int8", "fp32"]},
+        "output": ".",
+        "backend": {"engine": backend},
+    }
+    try:
+        return Job.model_validate(document)
+    except ValidationError as error:
+        raise JobError.of("autoquant.compare", explain_mistakes(error, Job)) from error
 
 
 def _mode_of(mode: str, schemes: Sequence[str]) -> ComparisonMode:

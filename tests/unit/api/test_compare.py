@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,14 @@ from torch.ao.quantization.quantize_fx import (
 from torch.fx import GraphModule
 
 import autoquant as aq
+from autoquant.cli import main
 from autoquant.cli.compare import read_indices
 from autoquant.core.layers import Cause, LayerComparison, LayerRow
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
-from autoquant.errors import DataError, ModelError, PlanError
+from autoquant.errors import DataError, JobError, ModelError, PlanError
 from autoquant.record.layers_report import render_layers
+from autoquant.model.torch_ao.tracing import trace_float
 from tests.faulty import chain_model, class_model, outlier_model
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 
@@ -151,11 +154,23 @@ def test_fake_quantized_models_show_rounded_outputs_and_folded_weights() -> None
     assert [row.op for row in found.rows] == [row.op for row in converted.rows]
     for simulated, native in zip(found.rows, converted.rows, strict=True):
         assert simulated.error.sqnr_db == pytest.approx(native.error.sqnr_db, abs=1.5)
-    for simulated, native in zip(found.weights, converted.weights, strict=True):
-        # the converted scales differ in their last digits, and a weight of 128 elements is small
-        assert simulated.error.sqnr_db == pytest.approx(native.error.sqnr_db, abs=0.5)
+    assert [row.op for row in found.weights] == [row.op for row in converted.weights]
     assert all(torch.equal(value, scales[name]) for name, value in prepared.state_dict().items())
     assert (found.kind, converted.kind) == (Kind.EMULATED, Kind.MEASURED)
+
+
+@pytest.mark.parametrize("op", ["stem", "b1.conv1", "b1.fc1", "head"])
+def test_weights_in_training_are_folded_and_rounded_at_their_own_scale(op: str) -> None:
+    model = seeded(MixedNet)
+    prepared = prepared_for_training(model, DATA)
+    found = next(row for row in aq.compare(model, prepared, DATA).weights if row.op == op)
+    module = trace_float(model).module.get_submodule(op)
+    folded = (module[0] if isinstance(module, nn.Sequential) else module).weight.double()
+    scale = prepared.get_submodule(op).weight_fake_quant.scale.double()
+    scale = scale.reshape(-1, *[1] * (folded.ndim - 1))
+    error = (folded / scale).round().clamp(-128, 127) * scale - folded
+    sqnr = 10 * torch.log10(folded.square().sum() / error.square().sum())
+    assert found.error.sqnr_db == pytest.approx(float(sqnr), abs=0.02)
 
 
 def test_reference_models_agree_with_native_ones() -> None:
@@ -282,6 +297,8 @@ def test_mistakes_are_named() -> None:
         aq.compare(model, "int8", DATA, mode="shadow")
     with pytest.raises(ModelError, match=r"not a torch\.fx\.GraphModule"):
         aq.compare(model, copy.deepcopy(model), DATA)
+    with pytest.raises(JobError, match="engine"):
+        aq.compare(model, "int8", DATA, backend="gpu")
     with pytest.raises(ModelError, match="integers"):
         aq.compare(class_model(), "int8", torch.randn(8, 16))
 
@@ -317,3 +334,29 @@ def test_json_holds_what_rows_hold() -> None:
     marked = [row for row in document["activations"] if row["reading"]]
     assert len(marked) == len([row for row in found.rows if row.reading])
     assert {row["reading"]["cause"] for row in marked} <= {cause.value for cause in Cause}
+
+
+def test_the_command_prints_json_and_writes_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"""
+name: compared
+model: tests.faulty:good_model
+data:
+  calibration: tests.faulty:good_data
+  evaluation: tests.faulty:good_data
+  metric: tests.faulty:good_metric
+space: {{schemes: [int8, fp32]}}
+output: {tmp_path / "out"}
+"""
+    )
+    page = tmp_path / "page.html"
+    words = ["compare", str(job), "--json", "--indices", "3,17", "--html", str(page)]
+    assert main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["samples"] == 2
+    assert [row["op"] for row in document["weights"]] == ["first", "second", "last"]
+    assert "compared: layer by layer" in page.read_text()
+    assert main(["compare", str(job), "--indices", "64"]) == 2
