@@ -25,8 +25,8 @@ from autoquant.core.layers import Cause, LayerComparison, LayerRow
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
 from autoquant.errors import DataError, JobError, ModelError, PlanError
-from autoquant.record.layers_report import render_layers
 from autoquant.model.torch_ao.tracing import trace_float
+from autoquant.record.layers_report import render_layers
 from tests.faulty import chain_model, class_model, outlier_model
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 
