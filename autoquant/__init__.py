@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from autoquant.analysis.structure.splitting import split_shared
     from autoquant.api.calibrate import compare_observers
     from autoquant.api.check import check
+    from autoquant.api.compare import compare
     from autoquant.api.export import export_torchscript
     from autoquant.api.load import load_result
     from autoquant.api.python import search
     from autoquant.api.result import ResultCandidate, SearchResult
+    from autoquant.core.layers import LayerComparison
     from autoquant.core.plan import Plan, load_plan
     from autoquant.core.precision import Precision, Scheme
     from autoquant.core.structure import CheckReport
@@ -31,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AutoquantError",
     "CheckReport",
+    "LayerComparison",
     "Plan",
     "Precision",
     "ResultCandidate",
@@ -38,6 +41,7 @@ __all__ = [
     "SearchResult",
     "backend_config",
     "check",
+    "compare",
     "compare_observers",
     "export_torchscript",
     "load_plan",
@@ -50,6 +54,7 @@ __all__ = [
 _HOMES = {
     "AutoquantError": "autoquant.errors",
     "CheckReport": "autoquant.core.structure",
+    "LayerComparison": "autoquant.core.layers",
     "Plan": "autoquant.core.plan",
     "Precision": "autoquant.core.precision",
     "ResultCandidate": "autoquant.api.result",
@@ -58,6 +63,7 @@ _HOMES = {
     "backend_config": "autoquant.model.torch_ao.backend_config",
     "check": "autoquant.api.check",
     "compare_observers": "autoquant.api.calibrate",
+    "compare": "autoquant.api.compare",
     "export_torchscript": "autoquant.api.export",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",

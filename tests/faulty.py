@@ -301,3 +301,35 @@ def matrix_metric(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def text_metric(outputs: Tensor, targets: Tensor) -> str:
     return "good"
+
+
+# Faults of quantization: models that are right in float
+
+
+class ChainNet(nn.Module):
+    """Three convolutions in a row and a linear head."""
+
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.third = nn.Conv2d(channels, channels, 3, padding=1)
+        self.last = nn.Linear(channels, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.third(F.relu(self.second(F.relu(self.first(x))))))
+        return self.last(x.mean((2, 3)))
+
+
+def chain_model() -> nn.Module:
+    return seeded(ChainNet)
+
+
+def outlier_model(factor: float = 256.0, channels: int = 2) -> nn.Module:
+    """The same function as `chain_model`, with outlier channels between its first two layers."""
+    model = chain_model()
+    with torch.no_grad():
+        model.first.weight[:channels] *= factor
+        model.first.bias[:channels] *= factor
+        model.second.weight[:, :channels] /= factor
+    return model

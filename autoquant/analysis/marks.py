@@ -87,7 +87,7 @@ def mark(captured: Capture, space: SearchSpace) -> MarkedGraph:
     output = graph.graph_copy(captured.graph.graph, {})
     graph.output(output)
     module = GraphModule(captured.graph, graph)
-    in_place = frozenset(_in_place_nodes(module))
+    in_place = frozenset(in_place_nodes(module))
     for node in in_place:
         _redirect_later_readers(graph, node)
     sites = {site.name: site for site in captured.sites}
@@ -126,7 +126,8 @@ def _last_reads(graph: Graph) -> Mapping[Node, tuple[Node, ...]]:
     return reads
 
 
-def _in_place_nodes(module: GraphModule) -> Iterable[Node]:
+def in_place_nodes(module: GraphModule) -> Iterable[Node]:
+    """Nodes that write into their first argument."""
     for node in module.graph.nodes:
         if node.op == "call_module":
             called = module.get_submodule(str(node.target))

@@ -47,19 +47,20 @@ def render_report(findings: Findings) -> str:
 
     Everything that a user named (sites, origins, the job) is escaped.
     """
-    return _fill("report.html.j2", {**_texts(findings), **_pictures(findings)})
+    return fill_template("report.html.j2", {**_texts(findings), **_pictures(findings)})
 
 
 def render_frontier_page(findings: Findings) -> str:
     """Give the Pareto plot and the frontier's table as HTML for a narrow frame, as MLflow's."""
     picture = pareto_figure(findings, Arrangement.STACKED)
-    return _fill(
+    return fill_template(
         "frontier.html.j2",
-        {"plotly": get_plotlyjs(), "pareto": _picture(picture, "pareto"), **_texts(findings)},
+        {"plotly": get_plotlyjs(), "pareto": picture_html(picture, "pareto"), **_texts(findings)},
     )
 
 
-def _fill(name: str, values: Mapping[str, Any]) -> str:
+def fill_template(name: str, values: Mapping[str, Any]) -> str:
+    """Render a template of this package; what is not marked safe is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("autoquant.record"),
         autoescape=True,
@@ -98,11 +99,12 @@ def _pictures(findings: Findings) -> dict[str, str]:
     }
     return {
         "plotly": get_plotlyjs(),
-        **{name: _picture(figure, name) for name, figure in figures.items()},
+        **{name: picture_html(figure, name) for name, figure in figures.items()},
     }
 
 
-def _picture(figure: go.Figure, name: str) -> str:
+def picture_html(figure: go.Figure, name: str) -> str:
+    """Give a figure as a part of a page that holds plotly.js already."""
     return str(
         figure.to_html(
             full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=_CONFIG

@@ -59,13 +59,15 @@ def test_the_frontier_comes_right_after_fp32() -> None:
     assert grouped[-1] == "ladder"
 
 
-def test_the_frontiers_ends_come_before_its_middle() -> None:
+def test_the_frontier_is_covered_from_its_ends_inwards() -> None:
     found = of_program(seed_plans(SPACE, TABLE, COSTS))
     costs = [COSTS.predict(seed.plan) for seed in found]
     assert len(costs) > 3
-    assert {costs[0], costs[1]} == {min(costs), max(costs)}
+    rising = sorted(costs)  # the other end is all-fp32, which is listed as a uniform plan
+    assert costs[0] == rising[0]
+    assert costs[1] in rising[len(rising) // 3 :]
     by_place = sorted(found, key=lambda seed: int(seed.origin.rpartition("-")[2]))
-    assert [COSTS.predict(seed.plan) for seed in by_place] == sorted(costs)
+    assert [COSTS.predict(seed.plan) for seed in by_place] == rising
     assert 3 <= len(costs) <= PROGRAM_SEEDS
 
 

@@ -1,0 +1,258 @@
+"""`autoquant.compare`: a quantized model beside its float model, op by op."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from pydantic import ValidationError
+from torch import nn
+from torch.fx import GraphModule
+
+from autoquant import metrics
+from autoquant.analysis.layers.comparison import QuantizedGraph, compare_layers
+from autoquant.analysis.layers.pairing import pair_graphs, pair_plan
+from autoquant.api.pair import Pair, build_pair, find_plan, prepare_untimed, uniform_plan
+from autoquant.api.preparation import Preparation, capture_subject
+from autoquant.api.watch import Silent, Watch
+from autoquant.backends.torch_cpu.engines import using_engine
+from autoquant.core.layers import ComparisonMode, LayerComparison
+from autoquant.core.measurement import Kind
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.errors import DataError, JobError, ModelError, PlanError
+from autoquant.job import Job, explain_mistakes
+from autoquant.model.batches import Batch, read_batches, take_samples
+from autoquant.model.capture import Capture
+from autoquant.model.float_model import check_float_model, in_eval_mode
+from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.model.torch_ao.conversion import quiet_torch
+from autoquant.model.torch_ao.fake_quantize import frozen_copy, holds_fake_quantize
+
+
+def compare(
+    model: nn.Module,
+    quantized: nn.Module | Plan | str,
+    data: object,
+    *,
+    calibration: object | None = None,
+    mode: str = "unshadowed",
+    schemes: Sequence[str] = (),
+    samples: int | None = None,
+    indices: Sequence[int] | None = None,
+    weights: bool = True,
+    backend: str = "auto",
+    leaf_modules: Sequence[str] = (),
+    watch: Watch | None = None,
+) -> LayerComparison:
+    """Compare a quantized model with its float model, op by op in execution order.
+
+    Args:
+        model: The trained float model; it is never changed.
+        quantized: What to compare: a model that torch's FX mode quantized (prepare_qat_fx,
+            convert_fx or convert_to_reference_fx; it is never changed), or a plan, or a scheme's
+            name, which are built from `calibration`.
+        data: Inputs to compare on: a tensor, `(inputs, targets)`, a list of batches, a DataLoader.
+        calibration: Inputs to calibrate on, where `quantized` is a plan or a scheme; None: `data`.
+        mode: `unshadowed`: each model on its own activations. `shadowed`: every quantized op is
+            fed the float model's activations. `n-shadows`: so for each of `schemes`.
+        schemes: What to compare under `n-shadows`; `quantized` is then not looked at.
+        samples: How many samples to compare, from the first on; None: all.
+        indices: Which samples to compare (the worst ones, perhaps); None: all.
+        weights: Whether to compare weights too.
+        backend: A torch engine, where a plan is built; `auto`: the first that runs here.
+        leaf_modules: Paths that torch.fx must not trace into.
+        watch: Shown the progress.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    way = _mode_of(mode, schemes)
+    watch = watch or Silent()
+    given = read_batches(data, "data", needs_targets=False)
+    batches = choose_samples(given, samples, indices)
+    subject = _subject(model, given if calibration is None else calibration, batches, leaf_modules)
+    if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
+        return _compare_graph(subject, quantized, way, watch, weights=weights)
+    job = _job(backend)
+    prepared = prepare_untimed(job, subject, watch)
+    plans = _plans_of(quantized, schemes, prepared)
+    return compare_plans(prepared, plans, batches, way, watch, weights=weights)
+
+
+def compare_job(
+    job: Job,
+    recipe: SubjectRecipe,
+    plan: str,
+    watch: Watch,
+    *,
+    mode: str = "unshadowed",
+    schemes: Sequence[str] = (),
+    samples: int | None = None,
+    indices: Sequence[int] | None = None,
+) -> LayerComparison:
+    """Compare a plan of a job's model on its evaluation data; arguments as for `compare`.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    way = _mode_of(mode, schemes)
+    with watch.stage("loading model and data", None):
+        subject = recipe()
+    batches = choose_samples(subject.evaluation, samples, indices)
+    prepared = prepare_untimed(job, subject, watch)
+    plans = _plans_of(plan, schemes, prepared)
+    return compare_plans(prepared, plans, batches, way, watch)
+
+
+def compare_plans(
+    prepared: Preparation,
+    plans: Sequence[Plan],
+    batches: Sequence[Batch],
+    mode: ComparisonMode,
+    watch: Watch,
+    *,
+    weights: bool = True,
+) -> LayerComparison:
+    """Build plans and compare them with their float model: one, or several under n-shadows.
+
+    Raises:
+        BackendError: The engine refuses a plan.
+    """
+    pairs = [build_pair(prepared, plan, watch) for plan in plans]
+    emulated = any(pair.executable.kind is Kind.EMULATED for pair in pairs)
+    return _run(
+        prepared.captured,
+        [_graph_of(pair) for pair in pairs],
+        batches,
+        mode,
+        watch,
+        kind=Kind.EMULATED if emulated else Kind.MEASURED,
+        weights=weights,
+        engine=prepared.settings.engine,
+    )
+
+
+def choose_samples(
+    batches: Sequence[Batch], samples: int | None, indices: Sequence[int] | None
+) -> tuple[Batch, ...]:
+    """The first samples, or those of the given positions, in ascending order.
+
+    Raises:
+        DataError: A position lies outside the data.
+    """
+    if indices is None:
+        return tuple(batches) if samples is None else take_samples(batches, samples)
+    total = sum(len(batch) for batch in batches)
+    outside = [index for index in indices if not 0 <= index < total]
+    if outside or not indices:
+        raise DataError(
+            f"indices: {outside[0]} is not a sample" if outside else "indices: none given",
+            hint=f"the data hold samples 0 to {total - 1}",
+        )
+    wanted, chosen, start = sorted(set(indices)), [], 0
+    for batch in batches:
+        inside = [index - start for index in wanted if start <= index < start + len(batch)]
+        if inside:
+            chosen.append(Batch(tuple(item[inside] for item in batch.inputs)))
+        start += len(batch)
+    return tuple(chosen)
+
+
+def _compare_graph(
+    subject: Subject,
+    quantized: nn.Module,
+    mode: ComparisonMode,
+    watch: Watch,
+    *,
+    weights: bool,
+) -> LayerComparison:
+    """Compare a model that torch quantized."""
+    if not isinstance(quantized, GraphModule):
+        raise ModelError(
+            f"the quantized model is a {type(quantized).__name__}, not a torch.fx.GraphModule",
+            hint="quantize it in FX graph mode (prepare_fx, prepare_qat_fx, convert_fx), or give "
+            "a plan",
+        )
+    captured = capture_subject(subject, watch)
+    frozen = frozen_copy(quantized)
+    found = QuantizedGraph(frozen, pair_graphs(captured, frozen))
+    kind = Kind.EMULATED if holds_fake_quantize(frozen) else Kind.MEASURED
+    return _run(captured, [found], subject.evaluation, mode, watch, kind=kind, weights=weights)
+
+
+def _run(
+    captured: Capture,
+    found: Sequence[QuantizedGraph],
+    batches: Sequence[Batch],
+    mode: ComparisonMode,
+    watch: Watch,
+    *,
+    kind: Kind,
+    weights: bool,
+    engine: str | None = None,
+) -> LayerComparison:
+    samples = sum(len(batch) for batch in batches)
+    chosen = using_engine(engine) if engine is not None else nullcontext()
+    with watch.stage("comparing layers", samples) as advance, chosen, quiet_torch():
+        return compare_layers(
+            captured.graph, found, batches, mode, kind=kind, weights=weights, progress=advance
+        )
+
+
+def _graph_of(pair: Pair) -> QuantizedGraph:
+    module = pair.executable.module
+    if not isinstance(module, GraphModule):
+        raise ValueError("the torch backend builds graphs")
+    return QuantizedGraph(module, pair_plan(pair.prepared.captured, module, pair.plan))
+
+
+def _subject(
+    model: nn.Module, calibration: object, batches: tuple[Batch, ...], leaf_modules: Sequence[str]
+) -> Subject:
+    """The model and its data; there is nothing to score."""
+    leaves = tuple(leaf_modules)
+    return Subject(
+        model=in_eval_mode(check_float_model(model, leaves)),
+        calibration=read_batches(calibration, "calibration", needs_targets=False),
+        evaluation=batches,
+        heldout=None,
+        metric=metrics.accuracy,
+        leaf_modules=leaves,
+    )
+
+
+def _job(backend: str) -> Job:
+    """A job for one engine; nothing of it is searched."""
+    document = {
+        "name": "compare",
+        "space": {"schemes": ["int8", "fp32"]},
+        "output": ".",
+        "backend": {"engine": backend},
+    }
+    try:
+        return Job.model_validate(document)
+    except ValidationError as error:
+        raise JobError.of("autoquant.compare", explain_mistakes(error, Job)) from error
+
+
+def _mode_of(mode: str, schemes: Sequence[str]) -> ComparisonMode:
+    known = {item.value: item for item in ComparisonMode}
+    if mode not in known:
+        raise PlanError(f"mode {mode!r} is unknown", hint=f"choose one of {', '.join(known)}")
+    if known[mode] is ComparisonMode.N_SHADOWS and not schemes:
+        raise PlanError("n-shadows needs schemes to compare", hint="give schemes, as int8, int16")
+    if known[mode] is not ComparisonMode.N_SHADOWS and schemes:
+        raise PlanError(f"{mode} compares one plan", hint="give mode n-shadows with schemes")
+    return known[mode]
+
+
+def _plans_of(quantized: object, schemes: Sequence[str], prepared: Preparation) -> list[Plan]:
+    """The plans to build: one for each scheme, or the one that is meant."""
+    known = {scheme.value: scheme for scheme in Scheme}
+    for name in schemes:
+        if name not in known:
+            raise PlanError(f"scheme {name!r} is unknown", hint=f"choose of {', '.join(known)}")
+    if schemes:
+        return [uniform_plan(known[name], prepared) for name in dict.fromkeys(schemes)]
+    return [quantized if isinstance(quantized, Plan) else find_plan(str(quantized), prepared)]

@@ -1,0 +1,183 @@
+"""`autoquant compare`: a plan beside its float model, op by op."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdout, terminal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autoquant.core.layers import Cause, LayerComparison, LayerRow
+
+
+def compare(
+    context: typer.Context,
+    job_file: JobFile,
+    plan: PlanText = "int8",
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="What quantized ops are fed. unshadowed: each model its own activations, so that "
+            "errors pile up; shadowed: the float model's activations, so that each op shows its "
+            "own error; n-shadows: so for several --schemes at once."
+        ),
+    ] = "unshadowed",
+    schemes: Annotated[
+        str, typer.Option(help="For n-shadows, comma-separated: int8,int16,fp16.")
+    ] = "",
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="How many evaluation samples; default: all.")
+    ] = None,
+    indices: Annotated[
+        str | None,
+        typer.Option(
+            help="Which evaluation samples: 3,17 or a file of numbers (the worst ones, perhaps)."
+        ),
+    ] = None,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Print the weights' table too.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write tables and pictures here.")] = None,
+    overrides: Overrides = None,
+) -> int:
+    """Compare a plan with the float model op by op: where is the error, and why.
+
+    Ops are listed in execution order. Those below 20 dB of SQNR are read: out of range (values
+    clip; the range needed is told), too coarse (which dtype would do), outliers (few values or
+    channels set the scale), weights, or inherited from an op before.
+
+    Start unshadowed, on the samples that come out worst; then look at the ops where the SQNR falls
+    with --mode shadowed.
+    """
+    from autoquant.api.compare import compare_job
+    from autoquant.model.subject import JobRecipe
+
+    job = load_with(job_file, overrides, context.args)
+    chosen = None if indices is None else read_indices(indices)
+    watch = terminal()
+    found = compare_job(
+        job,
+        JobRecipe(job),
+        plan,
+        watch,
+        mode=mode,
+        schemes=[name for name in schemes.split(",") if name],
+        samples=samples,
+        indices=chosen,
+    )
+    if html is not None:
+        _write(found, html, job.name)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return 0
+    _print(found, weights=weights)
+    if html is not None:
+        stdout().print(f"report: {html}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def read_indices(text: str) -> list[int]:
+    """Read `3,17`, or the numbers in a file of any layout (text or JSON).
+
+    Raises:
+        DataError: It is neither.
+    """
+    from autoquant.errors import DataError
+
+    if re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
+        return [int(item) for item in text.split(",")]
+    try:
+        content = Path(text).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"--indices {text}: neither numbers nor a file that can be read",
+            hint="give 3,17 or a file that holds such numbers",
+        ) from error
+    found = list(_numbers(content))
+    if not found:
+        raise DataError(f"--indices {text}: the file holds no indices", hint="one number a line")
+    return found
+
+
+def _numbers(content: str) -> Iterator[int]:
+    """Numbers of a JSON list, of the lists under `indices` of a JSON object, or of plain text."""
+    try:
+        document = json.loads(content)
+    except ValueError:
+        yield from (int(item) for item in re.findall(r"\d+", content))
+        return
+    values = document.get("indices", ()) if isinstance(document, dict) else document
+    for item in values if isinstance(values, list) else [values]:
+        if isinstance(item, int):
+            yield item
+
+
+def _write(found: LayerComparison, path: Path, name: str) -> None:
+    from autoquant.record.layers_report import render_layers
+    from autoquant.record.storage import write_text
+
+    write_text(path, render_layers(found, name))
+
+
+def _print(found: LayerComparison, *, weights: bool) -> None:
+    from autoquant.core.layers import Cause
+    from autoquant.record.layers_table import said
+
+    console = stdout()
+    console.print(_table(found.rows, f"activations, {found.mode.value}, {found.samples} samples"))
+    if weights:
+        console.print(_table(found.weights, "weights, batch norms folded"))
+    if found.output is not None:
+        console.print(
+            f"outputs ({found.kind.value}): SQNR {found.output.sqnr_db:.1f} dB, "
+            f"cosine {found.output.cosine:.5f}, KL {found.output.kl:.3g}",
+            highlight=False,
+        )
+    inherited = [row for row in found.findings if _cause(row) is Cause.INHERITED]
+    for row in found.findings:
+        if row not in inherited:
+            text = f"{row.label} ({row.part.value}, {row.error.sqnr_db:.1f} dB): {said(row)}"
+            console.print(text, highlight=False, markup=False)
+    if inherited:
+        console.print(
+            f"{len(inherited)} ops inherit the error of ops before them, from "
+            f"{inherited[0].label} on; --mode shadowed shows each op's own",
+            highlight=False,
+            markup=False,
+        )
+    if not found.findings:
+        console.print("no op is further from float than 20 dB", highlight=False)
+
+
+def _cause(row: LayerRow) -> Cause | None:
+    return None if row.reading is None else row.reading.cause
+
+
+def _table(rows: tuple[LayerRow, ...], title: str) -> Table:
+    from rich.table import Table
+
+    from autoquant.record.layers_table import SHORT, cells
+
+    columns = dict(SHORT)
+    if len({row.scheme for row in rows}) > 1:
+        columns = {
+            "op": columns.pop("op"),
+            "scheme": lambda row: row.scheme.value if row.scheme else "",
+            **columns,
+        }
+    shown = Table(title=title, title_justify="left", box=None)
+    for head in columns:
+        is_text = head in ("op", "scheme", "type", "dtype")
+        shown.add_column(head, justify="left" if is_text else "right")
+    for line in cells(rows, columns):
+        shown.add_row(*line)
+    return shown
