@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from autoquant import metrics
     from autoquant.analysis.structure.splitting import split_shared
     from autoquant.api.check import check
+    from autoquant.api.examine import sensitivity
     from autoquant.api.export import export_torchscript
     from autoquant.api.load import load_result
     from autoquant.api.python import search
     from autoquant.api.result import ResultCandidate, SearchResult
     from autoquant.core.plan import Plan, load_plan
     from autoquant.core.precision import Precision, Scheme
+    from autoquant.core.raising import raise_most_sensitive
     from autoquant.core.structure import CheckReport
     from autoquant.errors import AutoquantError
     from autoquant.model.torch_ao.backend_config import backend_config
@@ -41,7 +43,9 @@ __all__ = [
     "load_plan",
     "load_result",
     "metrics",
+    "raise_most_sensitive",
     "search",
+    "sensitivity",
     "split_shared",
 ]
 
@@ -58,7 +62,9 @@ _HOMES = {
     "export_torchscript": "autoquant.api.export",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",
+    "raise_most_sensitive": "autoquant.core.raising",
     "search": "autoquant.api.python",
+    "sensitivity": "autoquant.api.examine",
     "split_shared": "autoquant.analysis.structure.splitting",
 }
 

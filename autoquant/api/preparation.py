@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from autoquant.api.templates import Template, check_fit, check_sites
 from autoquant.api.watch import Watch
 from autoquant.backends.torch_cpu.backend import engine_settings, site_support
 from autoquant.backends.torch_cpu.engines import saturates, using_engine
@@ -140,7 +142,12 @@ def choose_engine(
 
 
 def prepare(
-    job: Job, subject: Subject, watch: Watch, folder: Path | None = None, engine: str | None = None
+    job: Job,
+    subject: Subject,
+    watch: Watch,
+    folder: Path | None = None,
+    engine: str | None = None,
+    templates: Sequence[Template] = (),
 ) -> Preparation:
     """Do everything before the first candidate.
 
@@ -150,17 +157,24 @@ def prepare(
         watch: Shown the progress.
         folder: Result folder of an earlier process, whose statistics may be taken over.
         engine: What an earlier process settled on.
+        templates: Plans that must fit the model and the space.
+
+    Raises:
+        PlanError: A rule or a template does not fit.
     """
     captured = capture_subject(subject, watch)
     check_rules(job.space, captured.sites)
+    check_sites(templates, captured.sites)
     settings = measurement_settings(job)
     if engine is not None:
         settings = replace(settings, engine=engine)
     if settings.engine not in ("auto", "per-op"):
-        _bind(job, captured, settings)  # a mistake in the space shows before calibration
+        bound = _bind(job, captured, settings)  # a mistake in the space shows before calibration
+        check_fit(templates, bound.space)
     statistics = calibrate_subject(subject, captured, watch, folder)
     settings = choose_engine(settings, subject, captured, statistics, watch)
     bound = _bind(job, captured, settings)
+    check_fit(templates, bound.space)
     for notice in bound.notices:
         watch.note(notice)
     if job.backend.engine == "per-op":

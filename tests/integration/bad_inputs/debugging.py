@@ -1,0 +1,102 @@
+"""Plans among the seeds, chosen samples, raised plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import autoquant as aq
+from tests.integration.bad_inputs.case import CALIBRATING, READING, SEARCHING, Case, Scene
+from tests.integration.bad_inputs.stage import Stage, write_job
+
+SITES = ("first", "second", "last")
+
+
+def search_from(stage: Stage, plan: dict[str, str]) -> str:
+    """Search a good job with a plan among its seeds."""
+    path = stage.folder / "plan.json"
+    aq.Plan.from_json(plan).save(path)
+    return stage.command("search", write_job(stage.folder, {"seeds": [str(path)]}))
+
+
+def rank(stage: Stage, *words: object, **changes: Any) -> str:
+    """Rank the ops of a good job, with more words on the command line."""
+    return stage.command("sensitivity", write_job(stage.folder, changes), *words)
+
+
+SEEDS = [
+    Case(
+        "missing-seed",
+        "`seeds: [nowhere.json]`",
+        "seeds.0: no plan at .../nowhere.json",
+        "give the path of a plan.json",
+        {"seeds": ["nowhere.json"]},
+    ),
+    Scene(
+        "seed-is-no-plan",
+        "a file among `seeds` that holds no plan",
+        "seeds.0: .../entry.json is not a plan: no key 'plan'",
+        "save it with plan.save",
+        lambda stage: stage.command(
+            "search",
+            write_job(stage.folder, {"seeds": [str(stage.write("entry.json", "{}"))]}),
+        ),
+    ),
+    Scene(
+        "seed-of-another-model",
+        "a plan among `seeds` of another model",
+        "seeds.0 (.../plan.json) lacks the site 'last'",
+        "give a plan of this very model; --dry-run lists its sites",
+        lambda stage: search_from(stage, dict.fromkeys(SITES[:2], "int8")),
+        before=CALIBRATING,
+    ),
+    Scene(
+        "seed-beyond-the-space",
+        "a plan among `seeds` with a scheme that the space does not allow",
+        "seeds.0 (.../plan.json): the plan does not fit knob 'first' (sites first)",
+        "give all its sites one of int8, fp32",
+        lambda stage: search_from(stage, dict.fromkeys(SITES, "bf16")),
+        before=CALIBRATING,
+    ),
+    Scene(
+        "seed-from-python",
+        "`aq.search(..., seeds=[plan])` with a plan of another model",
+        "seeds.0 names the site 'strange', which this model does not have",
+        "give a plan of this very model; --dry-run lists its sites",
+        lambda stage: stage.refused_search(
+            seeds=[aq.Plan.from_json(dict.fromkeys((*SITES, "strange"), "int8"))]
+        ),
+        before=SEARCHING,
+    ),
+]
+
+RANKINGS = [
+    Scene(
+        "index-outside",
+        "`autoquant sensitivity --indices 3,900`, with 64 samples",
+        "no sample 900 among 64",
+        "samples are numbered from 0 to 63",
+        lambda stage: rank(stage, "--indices", "3,900"),
+        before=READING,
+    ),
+    Scene(
+        "indices-nowhere",
+        "`autoquant sensitivity --indices bad.json`, which is not there",
+        "--indices bad.json: neither numbers nor a file",
+        "write 3,17 or give a JSON file",
+        lambda stage: rank(stage, "--indices", "bad.json"),
+    ),
+    Scene(
+        "ratio-to-nowhere",
+        "`autoquant sensitivity --ratio 0.2` without `--output`",
+        "--ratio makes a plan, and no file to write it to",
+        "add -o plan.json",
+        lambda stage: rank(stage, "--ratio", "0.2"),
+    ),
+    Scene(
+        "ratio-of-no-scheme",
+        "`autoquant sensitivity --ratio 0.2 --scheme int16` in a space without int16",
+        "--ratio raises int8 ops to int16, and this search space has no int16",
+        "it has int8, fp32; --scheme names another, --set space=npu has int8, int16 and fp16",
+        lambda stage: rank(stage, "--ratio", "0.2", "-o", "plan.json"),
+    ),
+]
