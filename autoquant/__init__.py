@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autoquant.api.load import load_result
     from autoquant.api.python import search
     from autoquant.api.result import ResultCandidate, SearchResult
+    from autoquant.api.tune import tune
     from autoquant.core.plan import Plan, load_plan
     from autoquant.core.precision import Precision, Scheme
     from autoquant.core.raising import raise_most_sensitive
@@ -47,6 +48,7 @@ __all__ = [
     "search",
     "sensitivity",
     "split_shared",
+    "tune",
 ]
 
 _HOMES = {
@@ -65,6 +67,7 @@ _HOMES = {
     "raise_most_sensitive": "autoquant.core.raising",
     "search": "autoquant.api.python",
     "sensitivity": "autoquant.api.examine",
+    "tune": "autoquant.api.tune",
     "split_shared": "autoquant.analysis.structure.splitting",
 }
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from autoquant.cli.check import check
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
 from autoquant.cli.sensitivity import sensitivity
+from autoquant.cli.tune import tune
 from autoquant.errors import AutoquantError
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def search(
 
 
 app.command(context_settings=DOTTED)(sensitivity)
+app.command(context_settings=DOTTED)(tune)
 
 
 app.command(context_settings=DOTTED)(check)

@@ -23,6 +23,10 @@ SENSITIVITY_UNFINISHED = "sensitivity.unfinished.csv"
 FRONTIER = "frontier.json"
 REPORT = "report.html"
 PLANS = "plans"
+TUNE = "tune.json"
+TUNE_REPORT = "tune.md"
+TUNED = "tuned.json"
+TUNING = "tuning"
 
 LEFTOVERS = (JOURNAL, BASELINE, STATISTICS, SENSITIVITY, SENSITIVITY_UNFINISHED, COSTS, KERNELS)
 """What a resumed search takes over instead of finding it out again; a new one must not."""
