@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -140,6 +141,7 @@ def guide(
         objective,
         CostModel(by_knob) if is_timed else by_knob,
         baseline_ms=baseline_ms if is_timed else None,
+        limit=_axis_limit(job, objective),
     )
     noise = CostModel(noise_table(space, table), trust=_NOISE_TRUST)
     return Guidance(
@@ -157,6 +159,12 @@ def guide(
             else None
         ),
     )
+
+
+def _axis_limit(job: Job, objective: Objective) -> float:
+    """The largest share of int16 ops that is worth proposing; other costs are not limited here."""
+    share = job.constraints.int16_share
+    return share if objective is Objective.INT16_SHARE and share is not None else math.inf
 
 
 def noise_table(space: SearchSpace, table: SensitivityTable) -> CostTable:

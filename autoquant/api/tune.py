@@ -104,7 +104,7 @@ def _walk(
             f"{attempt.verdict.value}"
         )
 
-    walk = Walk(prepared.space, table, measurer, goal=goal, refine=refine, show=show)
+    walk = Walk(prepared.space, table, measurer.measure, goal=goal, refine=refine, show=show)
     return walk.run()
 
 

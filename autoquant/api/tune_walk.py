@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from autoquant.api.tune_measure import PlanMeasurer
+from autoquant.core.measurement import Candidate
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.raising import raise_knobs
@@ -14,6 +14,9 @@ from autoquant.core.tuning import Attempt, Stage, TuneReport, Verdict, fewest_in
 from autoquant.searching.bisection import fewest, narrow, rank_by_gain
 
 SCHEMES = (Scheme.INT8, Scheme.INT16, Scheme.FP16)
+
+Measure = Callable[[Plan, str], Candidate]
+"""Measures a plan of some origin on all evaluation samples."""
 
 Refine = Callable[[SearchSpace, Attempt], Sequence[Attempt]]
 """Searches a space for plans with fewer int16 ops than an attempt that was taken."""
@@ -25,7 +28,7 @@ class Walk:
     Args:
         space: What the target allows.
         table: Sensitivity of its knobs.
-        measurer: Measures plans.
+        measure: Measures a plan.
         goal: Largest accuracy drop, in the metric's unit.
         refine: Searches from where bisection ended.
         show: Told of each attempt.
@@ -35,7 +38,7 @@ class Walk:
         self,
         space: SearchSpace,
         table: SensitivityTable,
-        measurer: PlanMeasurer,
+        measure: Measure,
         *,
         goal: float,
         refine: Refine,
@@ -43,7 +46,7 @@ class Walk:
     ) -> None:
         self._space = narrow(space, SCHEMES, {})
         self._table = table
-        self._measurer = measurer
+        self._measure_plan = measure
         self._goal = goal
         self._refine = refine
         self._show = show
@@ -124,7 +127,7 @@ class Walk:
         return raise_knobs(self._space, plan, knobs, Scheme.FP16)
 
     def _measure(self, stage: Stage, plan: Plan, why: str) -> Attempt:
-        candidate = self._measurer.measure(plan, f"tune:{stage.name.lower()}")
+        candidate = self._measure_plan(plan, f"tune:{stage.name.lower()}")
         attempt = Attempt(stage, why, candidate, judge(candidate, self._goal))
         self._keep(attempt)
         return attempt

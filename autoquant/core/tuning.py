@@ -122,9 +122,11 @@ def judge_drop(drop: Measurement, goal: float) -> Verdict:
 
 
 def fewest_int16(attempts: Sequence[Attempt]) -> Attempt:
-    """The attempt with the smallest int16 share; of equal ones the smallest drop, then the first.
+    """The attempt with the smallest int16 share, the first of equal ones.
+
+    Their drops decide nothing: of many that meet the goal the best is the luckiest.
 
     Raises:
         ValueError: There are no attempts.
     """
-    return min(attempts, key=lambda item: (item.plan.int16_share, item.drop))
+    return min(attempts, key=lambda item: item.plan.int16_share)
