@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import autoquant as aq
+from autoquant.record.lock import FolderLock
+from tests import faulty
 from tests.integration.bad_inputs.case import CALIBRATING, READING, SEARCHING, Case, Scene
 from tests.integration.bad_inputs.stage import Stage, write_job
 
@@ -21,6 +24,18 @@ def search_from(stage: Stage, plan: dict[str, str]) -> str:
 def rank(stage: Stage, *words: object, **changes: Any) -> str:
     """Rank the ops of a good job, with more words on the command line."""
     return stage.command("sensitivity", write_job(stage.folder, changes), *words)
+
+
+def tune(stage: Stage, **changes: Any) -> str:
+    """Tune a good job with some sections changed."""
+    return stage.command("tune", write_job(stage.folder, changes))
+
+
+def tune_twice(stage: Stage) -> str:
+    folder = stage.folder / "out" / "tuning"
+    folder.mkdir(parents=True)
+    with closing(FolderLock(folder / ".lock")):
+        return tune(stage, space="npu", constraints={"accuracy_drop": 0.01})
 
 
 SEEDS = [
@@ -66,6 +81,44 @@ SEEDS = [
             seeds=[aq.Plan.from_json(dict.fromkeys((*SITES, "strange"), "int8"))]
         ),
         before=SEARCHING,
+    ),
+]
+
+TUNING = [
+    Scene(
+        "no-goal",
+        "`autoquant tune` of a job with `accuracy_drop: null`",
+        "constraints.accuracy_drop: null is no goal to tune for",
+        "give the largest accuracy drop that you accept, for instance 0.01",
+        lambda stage: tune(stage, space="npu"),
+    ),
+    Scene(
+        "nothing-between-int8-and-fp32",
+        "`autoquant tune` in a space without int16",
+        "space: tuning goes from int8 to int16 and fp16, and 'inline' has no int16",
+        "--set space=npu has int8, int16 and fp16",
+        lambda stage: tune(stage, constraints={"accuracy_drop": 0.01}),
+    ),
+    Scene(
+        "goal-from-python",
+        "`aq.tune(..., max_drop=-1)`",
+        "constraints.accuracy_drop: -1 is below 0",
+        "",
+        lambda stage: stage.raised(
+            lambda: aq.tune(
+                faulty.good_model(),
+                calibration=faulty.good_data(),
+                evaluation=faulty.good_data(),
+                max_drop=-1,
+            )
+        ),
+    ),
+    Scene(
+        "tuning-in-use",
+        "`autoquant tune` into a folder that another process tunes into",
+        ".../tuning is in use by process ...",
+        "wait until that search ends (or stop it), or choose another output",
+        tune_twice,
     ),
 ]
 

@@ -35,6 +35,7 @@ TABLES: Mapping[str, Sequence[Case | Scene]] = {
     "Candidates": candidates.CANDIDATES,
     "Plans among the seeds": debugging.SEEDS,
     "Sensitivity": debugging.RANKINGS,
+    "Tuning": debugging.TUNING,
     "Results": [*results.RESULTS, *results.EXPORTS, *results.PLANS],
 }
 """By heading of docs/errors.md, in its order."""

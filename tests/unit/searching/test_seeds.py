@@ -37,6 +37,16 @@ def of_program(seeds: tuple[Seed, ...]) -> list[Seed]:
     return [seed for seed in seeds if seed.origin.startswith("seed:program-")]
 
 
+def test_templates_follow_the_uniform_plans_under_their_numbers_and_equal_ones_are_not_twice() -> (
+    None
+):
+    mixed = SPACE.plan({knob.name: SCHEMES[place % 2] for place, knob in enumerate(SPACE.knobs)})
+    templates = (SPACE.uniform(Scheme.INT8), mixed)
+    origins = {seed.plan: seed.origin for seed in seed_plans(SPACE, TABLE, templates=templates)}
+    assert origins[mixed] == "seed:template-2"
+    assert origins[templates[0]] == "seed:uniform-int8"
+
+
 def test_without_costs_there_are_uniform_plans_and_the_ladder() -> None:
     origins = {seed.origin.partition(":")[2].partition("-")[0] for seed in seed_plans(SPACE, TABLE)}
     assert origins == {"uniform", "ladder"}
