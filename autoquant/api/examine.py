@@ -23,6 +23,7 @@ from autoquant.core.dual import find_dual_ops
 from autoquant.core.sensitivity import Part, Procedure, SensitivityTable
 from autoquant.core.sensitivity_report import SensitivityReport
 from autoquant.core.tail import Tail, read_tail, tail_of
+from autoquant.errors import PlanError
 from autoquant.job import Job, find_space_rules
 from autoquant.model.picked import pick_samples
 from autoquant.model.subject import Metric, Subject, build_subject
@@ -38,6 +39,7 @@ def examine_sensitivity(
     *,
     indices: Sequence[int] | None = None,
     metric_rows: int = METRIC_ROWS,
+    needed: Sequence[str] = (),
 ) -> SensitivityReport:
     """Rank the knobs, and look for what stands out.
 
@@ -48,15 +50,18 @@ def examine_sensitivity(
         indices: Evaluation samples to look at; None: the first `sensitivity.samples` for output
             error, all for the metric.
         metric_rows: For how many of the noisiest rows the metric is measured.
+        needed: Schemes that the space must leave to some op.
 
     Raises:
         DataError: An index is outside the data.
+        PlanError: The space leaves a needed scheme to no op.
     """
     if indices is not None:
         subject = replace(subject, evaluation=pick_samples(subject.evaluation, indices))
         whole = job.sensitivity.model_copy(update={"samples": len(set(indices))})
         job = job.model_copy(update={"sensitivity": whole})
     prepared = prepare_untimed(job, subject, watch)
+    _check_schemes(prepared, needed)
     table = rank_by_sensitivity(job, prepared, watch)
     return SensitivityReport(
         table=table,
@@ -66,6 +71,17 @@ def examine_sensitivity(
         tail=_measure_tail(job, prepared, table, watch),
         dual=find_dual_ops(table, prepared.space.schemes[0]),
     )
+
+
+def _check_schemes(prepared: Preparation, needed: Sequence[str]) -> None:
+    known = [scheme.value for scheme in prepared.space.schemes]
+    for name in needed:
+        if name not in known:
+            raise PlanError(
+                f"no op of this model may take {name} here; what is left is {', '.join(known)}",
+                hint="while latency is an objective, what the engine only emulates is left out: "
+                "--set objectives=[output_error,bops]",
+            )
 
 
 def _measure_tail(

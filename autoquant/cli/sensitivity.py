@@ -68,7 +68,14 @@ def sensitivity(
     watch = terminal()
     with watch.stage("loading model and data", None):
         subject = JobRecipe(job)()
-    report = examine_sensitivity(job, subject, watch, indices=places, metric_rows=metric_rows)
+    report = examine_sensitivity(
+        job,
+        subject,
+        watch,
+        indices=places,
+        metric_rows=metric_rows,
+        needed=() if ratio is None else ("int8", scheme),
+    )
     written = _write(report, ratio, scheme, output)
     if as_json:
         _print_json(report)

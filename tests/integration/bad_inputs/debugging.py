@@ -8,7 +8,14 @@ from typing import Any
 import autoquant as aq
 from autoquant.record.lock import FolderLock
 from tests import faulty
-from tests.integration.bad_inputs.case import CALIBRATING, READING, SEARCHING, Case, Scene
+from tests.integration.bad_inputs.case import (
+    CALIBRATING,
+    READING,
+    SEARCHING,
+    SENSITIVITY,
+    Case,
+    Scene,
+)
 from tests.integration.bad_inputs.stage import Stage, write_job
 
 SITES = ("first", "second", "last")
@@ -151,5 +158,19 @@ RANKINGS = [
         "--ratio raises int8 ops to int16, and this search space has no int16",
         "it has int8, fp32; --scheme names another, --set space=npu has int8, int16 and fp16",
         lambda stage: rank(stage, "--ratio", "0.2", "-o", "plan.json"),
+    ),
+    Scene(
+        "ratio-of-an-emulated-scheme",
+        "the same in a space with int16, with the objective `latency`",
+        "no op of this model may take int16 here; what is left is int8, fp16",
+        "while latency is an objective, what the engine only emulates is left out: --set "
+        "objectives=[output_error,bops]",
+        lambda stage: rank(
+            stage,
+            *("--ratio", "0.2", "-o", "plan.json"),
+            space="npu",
+            objectives=["output_error", "latency"],
+        ),
+        before=SENSITIVITY,
     ),
 ]
