@@ -104,6 +104,7 @@ def fingerprint(job: Job, prepared: Preparation) -> str:
         prepared.statistics.digest,
         prepared.settings.engine,
         repr(prepared.quantization),
+        repr(prepared.settings.kernels),
         f"{getattr(metric, '__module__', '')}.{getattr(metric, '__qualname__', type(metric))}",
         None if job.data is None else job.data.model_dump(mode="json"),
     )
