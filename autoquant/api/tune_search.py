@@ -19,7 +19,7 @@ from autoquant.core.tuning import Attempt, Stage, judge
 from autoquant.job import Job
 from autoquant.model.subject import parameter_count
 from autoquant.searching.constraints import Limits
-from autoquant.searching.rounds import Rounds
+from autoquant.searching.rounds import Rounds, StopReason
 from autoquant.searching.seeds import Seed
 from autoquant.searching.strategy import Strategy
 
@@ -85,10 +85,12 @@ class FewerInt16:
                 recorder=_Counter(advance),
                 clock=time.monotonic,
             )
-            candidates = rounds.run().candidates
+            history = rounds.run()
+        if history.reason is StopReason.INTERRUPTED:
+            raise KeyboardInterrupt  # what was measured is kept; another run goes on
         return [
             Attempt(Stage.SEARCH, item.origin, item, judge(item, self.goal))
-            for item in candidates
+            for item in history.candidates
             if item.plan != start.plan
         ]
 

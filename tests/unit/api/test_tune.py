@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import autoquant as aq
+from autoquant.api.watch import Silent
 from autoquant.core.tuning import Stage, TuneReport
 from tests.networks import LinearNet, seeded
 
@@ -102,3 +103,21 @@ def test_the_report_says_what_was_tried_and_its_plans_seed_a_search(
     assert found[again.plan] == "seed:template-1"
     assert len(document["plans"]) == len({item["digest"] for item in document["plans"]}) >= 2
     assert report.plan == again.plan
+
+
+def test_an_interrupted_run_keeps_what_it_measured_and_another_goes_on(
+    report: TuneReport, tmp_path: Path
+) -> None:
+    class Impatient(Silent):
+        def note(self, text: str) -> None:
+            if text.startswith(Stage.INT8.value):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        aq.tune(with_outliers(), **arguments(tmp_path, watch=Impatient()))
+    (kept,) = (tmp_path / "tuning").glob("evaluated-*.jsonl")
+    first = kept.read_bytes()
+    assert len(first.splitlines()) == 2
+    again = aq.tune(with_outliers(), **arguments(tmp_path))
+    assert kept.read_bytes().startswith(first)
+    assert again.plan == report.plan
