@@ -67,8 +67,8 @@ _HOMES = {
     "raise_most_sensitive": "autoquant.core.raising",
     "search": "autoquant.api.python",
     "sensitivity": "autoquant.api.examine",
-    "tune": "autoquant.api.tune",
     "split_shared": "autoquant.analysis.structure.splitting",
+    "tune": "autoquant.api.tune",
 }
 
 
