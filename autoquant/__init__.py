@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoquant import metrics
     from autoquant.analysis.structure.splitting import split_shared
+    from autoquant.api.calibrate import compare_observers
     from autoquant.api.check import check
     from autoquant.api.examine import sensitivity
     from autoquant.api.export import export_torchscript
@@ -40,6 +41,7 @@ __all__ = [
     "SearchResult",
     "backend_config",
     "check",
+    "compare_observers",
     "export_torchscript",
     "load_plan",
     "load_result",
@@ -61,6 +63,7 @@ _HOMES = {
     "SearchResult": "autoquant.api.result",
     "backend_config": "autoquant.model.torch_ao.backend_config",
     "check": "autoquant.api.check",
+    "compare_observers": "autoquant.api.calibrate",
     "export_torchscript": "autoquant.api.export",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",

@@ -15,6 +15,7 @@ from autoquant.record.results import (
     load_findings,
     load_job_document,
     load_kernels,
+    load_ranges,
     load_sites,
     load_statistics,
 )
@@ -36,6 +37,7 @@ def load_result(folder: str | Path) -> SearchResult:
     job = load_job_document(folder)
     with well_formed(folder / files.JOB):
         observer = ObserverName(job["calibration"]["observer"])
+        ranges = load_ranges(folder) if "percentile" in job["calibration"] else None
     with well_formed(folder / files.FACTS):
         engine = str(findings.facts.settings["engine"])
         reduce_range = bool(findings.facts.settings["reduce_range"])
@@ -47,7 +49,7 @@ def load_result(folder: str | Path) -> SearchResult:
         statistics=load_statistics(folder),
         engine=engine,
         kernels=load_kernels(folder) if (folder / files.KERNELS).exists() else Kernels(),
-        quantization=engine_settings(engine, observer, reduce_range),
+        quantization=engine_settings(engine, observer, reduce_range, ranges),
         example=example_from(read_example(folder)),
     )
     return SearchResult(findings, context, folder)

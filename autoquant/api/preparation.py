@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from autoquant.api.ranges import settle_ranges
 from autoquant.api.templates import Template, check_fit, check_sites
 from autoquant.api.watch import Watch
-from autoquant.backends.torch_cpu.backend import engine_settings, site_support
+from autoquant.backends.torch_cpu.backend import site_support
 from autoquant.backends.torch_cpu.engines import saturates, using_engine
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.evaluation import Phase
@@ -24,6 +25,7 @@ from autoquant.evaluate.kernel_choice import time_kernels
 from autoquant.job import Job
 from autoquant.model.calibration import calibrate, digest_of
 from autoquant.model.capture import Capture, capture
+from autoquant.model.range_rules import bind_ranges
 from autoquant.model.subject import Subject
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
 from autoquant.record.results import load_kernels, load_statistics
@@ -165,7 +167,8 @@ def prepare(
     captured = capture_subject(subject, watch)
     check_rules(job.space, captured.sites)
     check_sites(templates, captured.sites)
-    settings = measurement_settings(job)
+    ranges = bind_ranges(job.calibration, captured, subject.example)
+    settings = replace(measurement_settings(job), ranges=ranges)
     if engine is not None:
         settings = replace(settings, engine=engine)
     if settings.engine not in ("auto", "per-op"):
@@ -173,6 +176,7 @@ def prepare(
         check_fit(templates, bound.space)
     statistics = calibrate_subject(subject, captured, watch, folder)
     settings = choose_engine(settings, subject, captured, statistics, watch)
+    settings = settle_ranges(settings, captured, statistics, subject.calibration, watch, folder)
     bound = _bind(job, captured, settings)
     check_fit(templates, bound.space)
     for notice in bound.notices:
@@ -187,7 +191,7 @@ def prepare(
         captured=captured,
         statistics=statistics,
         settings=settings,
-        quantization=engine_settings(settings.engine, settings.observer, settings.reduce_range),
+        quantization=settings.quantization,
         space=bound.space,
         phases=(Phase.QUALITY, Phase.LATENCY) if _is_timed(job) else (Phase.QUALITY,),
         notices=bound.notices,

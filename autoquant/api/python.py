@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def search(
     output: str | Path | None = None,
     tracking_uri: str | None = None,
     leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
     name: str = "search",
     resume: bool = False,
     watch: Watch | None = None,
@@ -72,6 +73,7 @@ def search(
         output: Result folder; None: a new temporary one.
         tracking_uri: MLflow store; None: no tracking.
         leaf_modules: Paths that torch.fx must not trace into.
+        ranges: The section `calibration` of a job file (`{"observer": "mse"}`).
         name: Of the search, for reports.
         resume: Continue the search that `output` holds.
         watch: Shown the progress.
@@ -89,6 +91,7 @@ def search(
         "objectives": list(objectives),
         "sampler": sampler,
         "seed": seed,
+        "calibration": dict(ranges or {}),
         "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
         "backend": {"engine": backend, "threads": threads, "batch_size": batch_size},
         "constraints": {"accuracy_drop": max_drop},

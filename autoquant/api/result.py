@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend
 from autoquant.core.kernels import Kernels
@@ -22,7 +23,12 @@ from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import PlanError
 from autoquant.model.capture import capture
 from autoquant.model.float_model import check_float_model
-from autoquant.model.torch_ao.qconfig import QuantizationSettings, build_qconfig_mapping
+from autoquant.model.torch_ao.observers import ScaleCache, fill_observers
+from autoquant.model.torch_ao.qconfig import (
+    QuantizationSettings,
+    build_qconfig_mapping,
+    carries,
+)
 from autoquant.record.findings import Findings
 from autoquant.record.frame import candidates_frame
 from autoquant.record.plots.pareto import pareto_figure
@@ -129,7 +135,9 @@ class ResultCandidate:
 
         Plans with int16 or fp16 sites need `backend_config=aq.backend_config()` in both calls.
         bf16 is a cast and no quantization: torch's mapping cannot carry it, such sites are left
-        in fp32 with a warning; `quantize` casts them.
+        in fp32 with a warning; `quantize` casts them. torch has one observer for what a site
+        writes and what it reads as float: a fixed range that would reach both is left to
+        `fix_scales`, with a warning.
 
         Raises:
             PlanError: The plan has int16 weights, whose scales torch's reference modules drop.
@@ -148,8 +156,30 @@ class ResultCandidate:
                 "quantize(model) casts them",
                 stacklevel=2,
             )
+        fixed = context.quantization.ranges.fixed
+        left = [item.name for item in fixed if not carries(item, self.plan)]
+        if left:
+            warnings.warn(
+                f"a QConfigMapping cannot carry the fixed range of {', '.join(left)}; after "
+                "prepare_fx call fix_scales(prepared), or use quantize(model)",
+                stacklevel=2,
+            )
         sites = {site.name: site for site in context.sites}
         return build_qconfig_mapping(context.addresses, sites, self.plan, context.quantization)
+
+    def fix_scales(self, prepared: GraphModule) -> None:
+        """Give the observers of a model that torch prepared the scales of the search, in place.
+
+        It needs no calibration then: `convert_fx` may follow. All fixed ranges are honoured.
+
+        Args:
+            prepared: From `prepare_fx` with this candidate's `qconfig_mapping()`.
+
+        Raises:
+            ValueError: It has tensors that the search did not calibrate.
+        """
+        ranges = self._context.quantization.ranges
+        fill_observers(prepared, ScaleCache(self._context.statistics, ranges.fixed_tensors))
 
     def quantize(self, model: nn.Module) -> nn.Module:
         """Build the plan on a model: converted, ready to run, without calibrating again.

@@ -230,6 +230,7 @@ def _keep_preparation(
     folder.write_statistics(prepared.statistics)
     if prepared.settings.kernels.choices:
         folder.write_kernels(prepared.settings.kernels)
+    folder.write_ranges(prepared.quantization.ranges)
     write_example(folder.path, example_arrays(keep_example(prepared.subject.example)))
 
 

@@ -11,6 +11,7 @@ from autoquant.analysis.sensitivity import Course, count_steps, measure_sensitiv
 from autoquant.analysis.trials import Question
 from autoquant.api.preparation import Preparation
 from autoquant.api.watch import Watch
+from autoquant.core.ranges import RangeRules
 from autoquant.core.sensitivity import Method, RowKey, SensitivityRow, SensitivityTable
 from autoquant.errors import StorageError
 from autoquant.job import Job
@@ -65,10 +66,11 @@ def rank_by_sensitivity(
 def question_of(job: Job, prepared: Preparation) -> Question:
     """What a job asks of its model: the free knobs on the first evaluation samples."""
     sites = {site.name: site for site in prepared.captured.sites}
+    cache = ScaleCache(prepared.statistics, prepared.quantization.ranges.fixed_tensors)
     return Question(
         captured=prepared.captured,
         space=prepared.space,
-        rounding=SchemeRounding(sites, prepared.quantization, ScaleCache(prepared.statistics)),
+        rounding=SchemeRounding(sites, prepared.quantization, cache),
         batches=prepared.subject.evaluation,
         samples=job.sensitivity.samples,
     )
@@ -85,8 +87,15 @@ def _digest(job: Job, prepared: Preparation, question: Question) -> str:
         prepared.statistics.digest,
         repr(prepared.quantization),
         [(knob.sites, [scheme.value for scheme in knob.schemes]) for knob in prepared.space.knobs],
+        *_range_content(prepared),
     )
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _range_content(prepared: Preparation) -> tuple[str, ...]:
+    """What a job says of ranges beside the observer; nothing where it says nothing."""
+    ranges = prepared.quantization.ranges
+    return () if ranges == RangeRules() else (repr(ranges),)
 
 
 def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | None:

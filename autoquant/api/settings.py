@@ -9,12 +9,16 @@ from typing import Any
 import yaml
 
 from autoquant.errors import JobError
-from autoquant.job import Job, dump_job
+from autoquant.job import Calibration, Job, dump_job
 from autoquant.record.findings import Setting
 from autoquant.record.results import load_job_document
 
 FREE_TO_CHANGE = ("budget", "execution", "tracking", "output", "name")
 """Sections that a resumed search may change: they do not decide what a candidate's values are."""
+
+
+BY_PATTERN = ("calibration.sites", "calibration.fixed_ranges")
+"""Mappings whose keys are globs: each is one setting, since MLflow takes no `*` in a name."""
 
 
 def settings_of(job: Job) -> dict[str, Setting]:
@@ -40,7 +44,10 @@ def settings_after(job: Job, known: Mapping[str, Setting], folder: Path) -> dict
 def _flatten(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Setting]]:
     for key, item in value.items():
         name = f"{prefix}{key}"
-        if isinstance(item, Mapping):
+        if name in BY_PATTERN:
+            if item:
+                yield name, "; ".join(f"{pattern}: {found}" for pattern, found in item.items())
+        elif isinstance(item, Mapping):
             yield from _flatten(item, f"{name}.")
         elif isinstance(item, list):
             yield name, ", ".join(str(part) for part in item)
@@ -54,7 +61,7 @@ def check_resumable(job: Job, folder: Path) -> None:
     Raises:
         JobError: A setting differs; names it with both values.
     """
-    before = dict(_flatten(load_job_document(folder), ""))
+    before = dict(_flatten(_completed(load_job_document(folder)), ""))
     now = dict(_flatten(yaml.safe_load(dump_job(job)), ""))
     changed = [
         f"{key}: {_show(now.get(key))}, but the search in this folder has "
@@ -64,6 +71,12 @@ def check_resumable(job: Job, folder: Path) -> None:
     ]
     if changed:
         raise JobError.of(f"--resume {folder}", changed)
+
+
+def _completed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's document with the calibration settings that an earlier version did not know."""
+    known = Calibration().model_dump(mode="json")
+    return {**document, "calibration": {**known, **document.get("calibration", {})}}
 
 
 def _show(value: Setting | None) -> str:

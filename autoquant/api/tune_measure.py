@@ -105,6 +105,7 @@ def fingerprint(job: Job, prepared: Preparation) -> str:
         prepared.settings.engine,
         repr(prepared.quantization),
         repr(prepared.settings.kernels),
+        repr(prepared.settings.ranges),
         f"{getattr(metric, '__module__', '')}.{getattr(metric, '__qualname__', type(metric))}",
         None if job.data is None else job.data.model_dump(mode="json"),
     )

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from autoquant.cli.calibrate import calibrate
 from autoquant.cli.check import check
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
 from autoquant.cli.sensitivity import sensitivity
@@ -117,6 +118,7 @@ app.command(context_settings=DOTTED)(tune)
 
 
 app.command(context_settings=DOTTED)(check)
+app.command(context_settings=DOTTED)(calibrate)
 
 
 @app.command()

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from autoquant.core.observers import ObserverName
+
+__all__ = ["Array", "CalibrationStatistics", "ObserverName", "TensorStatistics"]
+
 Array = npt.NDArray[np.float32]
-
-
-class ObserverName(Enum):
-    """How the range of an int8 activation is found.
-
-    `histogram`: torch's HistogramObserver, which clips where that lowers the expected squared
-    error. `minmax`: the full range seen.
-    """
-
-    HISTOGRAM = "histogram"
-    MINMAX = "minmax"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -38,6 +30,9 @@ class TensorStatistics:
         channel_high: Shape (channels,): largest value of each channel.
         sample_low: Shape (samples,): smallest value of each sample.
         sample_high: Shape (samples,): largest value of each sample.
+        batch_low: Shape (batches,): smallest value of each tensor that the observer was shown, in
+            that order; empty where an older version calibrated.
+        batch_high: Shape (batches,): largest value of each.
     """
 
     low: float
@@ -49,6 +44,8 @@ class TensorStatistics:
     channel_high: Array
     sample_low: Array
     sample_high: Array
+    batch_low: Array = field(default_factory=lambda: np.empty(0, np.float32))
+    batch_high: Array = field(default_factory=lambda: np.empty(0, np.float32))
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:
@@ -59,6 +56,8 @@ class TensorStatistics:
             self.channel_high,
             self.sample_low,
             self.sample_high,
+            self.batch_low,
+            self.batch_high,
         ):
             array.setflags(write=False)
 

@@ -18,6 +18,7 @@ from autoquant.core.evaluation import Bar, Evaluator, Outcome, Phase, Task
 from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Failure, Kind, Measurement
 from autoquant.core.plan import Plan
+from autoquant.core.ranges import RangeRules
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
 from autoquant.evaluate.allocator import keep_freed_memory
@@ -32,6 +33,7 @@ from autoquant.evaluate.size import plan_costs
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture, capture
 from autoquant.model.subject import Subject, SubjectRecipe, parameter_count
+from autoquant.model.torch_ao.qconfig import QuantizationSettings
 
 _KEPT_EXECUTABLES = 16
 
@@ -43,6 +45,7 @@ class MeasurementSettings:
     Attributes:
         engine: A torch quantized engine.
         observer: How int8 ranges are found.
+        ranges: What differs from site to site, and what is known beforehand.
         reduce_range: None: where this CPU needs it.
         quality_threads: Threads of a quality evaluation.
         latency_threads: Threads of a latency measurement.
@@ -59,6 +62,12 @@ class MeasurementSettings:
     latency_batch: int | None = None
     latency_pairs: int = 20
     kernels: Kernels = field(default_factory=Kernels)
+    ranges: RangeRules = field(default_factory=RangeRules)
+
+    @property
+    def quantization(self) -> QuantizationSettings:
+        """What these settings and the engine decide of a QConfig."""
+        return engine_settings(self.engine, self.observer, self.reduce_range, self.ranges)
 
 
 class PlanEvaluator:
@@ -250,7 +259,7 @@ def build_backend(
         captured,
         statistics,
         settings.engine,
-        engine_settings(settings.engine, settings.observer, settings.reduce_range),
+        settings.quantization,
         subject.example,
         settings.kernels,
     )

@@ -6,11 +6,19 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from autoquant.core.objectives import Objective
+from autoquant.core.observers import ObserverName
 from autoquant.core.sensitivity import Procedure
-from autoquant.core.statistics import ObserverName
 from autoquant.job.space import SpaceRules
 
 METRICS = {name: f"autoquant.metrics:{name}" for name in ("accuracy", "top5", "mse")}
@@ -97,10 +105,24 @@ class DataSource(Section):
     arguments: dict[str, Any] = {}
 
 
+def _check_range(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError(f"its low end {value[0]:g} is not below its high end {value[1]:g}")
+    return value
+
+
+Number = Annotated[float, Field(strict=False)]
+KnownRange = Annotated[tuple[Number, Number], Field(strict=False), AfterValidator(_check_range)]
+
+
 class Calibration(Section):
-    """How ranges are found."""
+    """How ranges are found; `sites` and `fixed_ranges` are by glob, later ones win."""
 
     observer: Annotated[ObserverName, Field(strict=False)] = ObserverName.HISTOGRAM
+    percentile: Annotated[float, Field(gt=50, le=100, strict=False)] = 99.99
+    averaging: Annotated[float, Field(gt=0, le=1, strict=False)] = 0.01
+    sites: dict[str, Annotated[ObserverName, Field(strict=False)]] = {}
+    fixed_ranges: dict[str, KnownRange] = {}
     samples: Annotated[int, Field(ge=1)] | None = None
 
 

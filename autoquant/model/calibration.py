@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -45,19 +45,44 @@ def calibrate(
     Raises:
         DataError: A batch makes the model fail, or a tensor of it is not finite.
     """
-    recorder = _Recorder(captured.graph, _shared_tensors(captured, batches[0]))
+    *_, (_, statistics) = calibrations(captured, batches, {len(batches)}, progress)
+    return statistics
+
+
+def calibrations(
+    captured: Capture,
+    batches: Sequence[tuple[Tensor, ...]],
+    counts: Collection[int],
+    progress: Progress = lambda samples: None,
+) -> Iterator[tuple[int, CalibrationStatistics]]:
+    """Observe as `calibrate` does, and give what was seen after so many batches, in one pass.
+
+    Args:
+        captured: The captured model.
+        batches: Inputs of each batch, positional.
+        counts: After how many batches to look; each at least 1.
+        progress: Called after each batch with its number of samples.
+
+    Raises:
+        DataError: As `calibrate`.
+    """
+    recorder = _Recorder(captured.graph, shared_tensors(captured, batches[0]))
     samples = 0
-    with torch.no_grad():
-        for index, inputs in enumerate(batches):
-            recorder.batch = index
+    for index, inputs in enumerate(batches):
+        recorder.batch = index
+        with torch.no_grad():
             recorder.run(*inputs)
-            samples += len(inputs[0])
-            progress(len(inputs[0]))
-    return CalibrationStatistics(
-        tensors={key: observer.statistics() for key, observer in recorder.observers.items()},
-        samples=samples,
-        digest=digest_of(captured.graph.state_dict().values(), batches),
-    )
+        samples += len(inputs[0])
+        progress(len(inputs[0]))
+        if index + 1 in counts:
+            yield (
+                index + 1,
+                CalibrationStatistics(
+                    tensors={key: item.statistics() for key, item in recorder.observers.items()},
+                    samples=samples,
+                    digest=digest_of(captured.graph.state_dict().values(), batches[: index + 1]),
+                ),
+            )
 
 
 def digest_of(weights: Iterable[Tensor], batches: Iterable[tuple[Tensor, ...]]) -> str:
@@ -106,7 +131,7 @@ class _Recorder(Interpreter):
             self.observers[key].observe(value)
 
 
-def _shared_tensors(captured: Capture, example: tuple[Tensor, ...]) -> list[tuple[str, ...]]:
+def shared_tensors(captured: Capture, example: tuple[Tensor, ...]) -> list[tuple[str, ...]]:
     """Tensors that torch observes together when every site is int8, in execution order."""
     sites = {site.name: site for site in captured.sites}
     plan = Plan.of(

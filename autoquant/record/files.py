@@ -16,6 +16,7 @@ SITES = "sites.json"
 SPACE = "space.json"
 BASELINE = "baseline.json"
 STATISTICS = "statistics.safetensors"
+RANGES = "ranges.json"
 SENSITIVITY = "sensitivity.csv"
 COSTS = "costs.json"
 KERNELS = "kernels.json"
@@ -28,7 +29,16 @@ TUNE_REPORT = "tune.md"
 TUNED = "tuned.json"
 TUNING = "tuning"
 
-LEFTOVERS = (JOURNAL, BASELINE, STATISTICS, SENSITIVITY, SENSITIVITY_UNFINISHED, COSTS, KERNELS)
+LEFTOVERS = (
+    JOURNAL,
+    BASELINE,
+    STATISTICS,
+    RANGES,
+    SENSITIVITY,
+    SENSITIVITY_UNFINISHED,
+    COSTS,
+    KERNELS,
+)
 """What a resumed search takes over instead of finding it out again; a new one must not."""
 
 

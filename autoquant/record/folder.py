@@ -13,6 +13,7 @@ from autoquant.core.frontier import Frontier
 from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.plan import Plan
+from autoquant.core.ranges import RangeRules
 from autoquant.core.refusals import storage_errors
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Address, Site
@@ -171,6 +172,10 @@ class ResultFolder:
     def write_statistics(self, statistics: CalibrationStatistics) -> None:
         """Keep what calibration saw: `statistics.safetensors`."""
         write_statistics(self.path / files.STATISTICS, statistics)
+
+    def write_ranges(self, ranges: RangeRules) -> None:
+        """Keep what decides the ranges of single sites: `ranges.json`."""
+        write_json(self.path / files.RANGES, {"format": files.FORMAT, **ranges.to_json()})
 
     def write_sensitivity(self, table: SensitivityTable) -> None:
         """Keep the sensitivity table: `sensitivity.csv`."""

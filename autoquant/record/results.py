@@ -12,6 +12,7 @@ from autoquant.core.frontier import Frontier
 from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Candidate, Measurement
 from autoquant.core.precision import Scheme
+from autoquant.core.ranges import RangeRules
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Address, Site
 from autoquant.core.space import Knob, SearchSpace
@@ -138,6 +139,14 @@ def load_baseline(folder: Path) -> dict[str, Measurement]:
 def load_statistics(folder: Path) -> CalibrationStatistics:
     """Read `statistics.safetensors`."""
     return read_statistics(folder / files.STATISTICS)
+
+
+def load_ranges(folder: Path) -> RangeRules:
+    """Read `ranges.json`; folders of earlier versions have none."""
+    path = folder / files.RANGES
+    document = _document(path)
+    with well_formed(path):
+        return RangeRules.from_json(document)
 
 
 def load_costs(folder: Path) -> CostTable:

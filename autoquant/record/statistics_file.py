@@ -15,6 +15,8 @@ from autoquant.record.storage import damaged, missing, well_formed, write_bytes
 
 _FORMAT = "1"
 _ARRAYS = ("histogram", "channel_low", "channel_high", "sample_low", "sample_high")
+_LATER_ARRAYS = ("batch_low", "batch_high")
+"""What files of earlier versions lack."""
 _SCALARS = ("low", "high", "histogram_low", "histogram_high")
 
 
@@ -31,7 +33,7 @@ def write_statistics(path: Path, statistics: CalibrationStatistics) -> None:
     scalars = [[getattr(item, name) for name in _SCALARS] for item in tensors]
     arrays = {"scalars": np.asarray(scalars, dtype=np.float64).reshape(-1, len(_SCALARS))}
     for index, item in enumerate(tensors):
-        for name in _ARRAYS:
+        for name in (*_ARRAYS, *_LATER_ARRAYS):
             arrays[f"{name}/{index}"] = np.ascontiguousarray(getattr(item, name))
     metadata = {
         "format": _FORMAT,
@@ -58,10 +60,15 @@ def read_statistics(path: Path) -> CalibrationStatistics:
         ):
             metadata = file.metadata() or {}
             scalars = file.get_tensor("scalars")
+            names = set(file.keys())
             tensors = {
                 key: TensorStatistics(
                     **dict(zip(_SCALARS, scalars[index].tolist(), strict=True)),
-                    **{name: file.get_tensor(f"{name}/{index}") for name in _ARRAYS},
+                    **{
+                        name: file.get_tensor(f"{name}/{index}")
+                        for name in (*_ARRAYS, *_LATER_ARRAYS)
+                        if name in _ARRAYS or f"{name}/{index}" in names
+                    },
                 )
                 for index, key in enumerate(json.loads(metadata["tensors"]))
             }

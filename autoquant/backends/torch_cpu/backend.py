@@ -21,6 +21,7 @@ from autoquant.core.kernels import Kernels
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.qconfigs import QConfigFacts
+from autoquant.core.ranges import RangeRules
 from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import BackendError
@@ -52,7 +53,10 @@ _FUNCTIONAL_SCHEMES = frozenset({Scheme.INT8, Scheme.BF16, Scheme.FP32})
 
 
 def engine_settings(
-    engine: str, observer: ObserverName, reduce_range: bool | None = None
+    engine: str,
+    observer: ObserverName,
+    reduce_range: bool | None = None,
+    ranges: RangeRules | None = None,
 ) -> QuantizationSettings:
     """Settings for one engine on this CPU.
 
@@ -60,11 +64,13 @@ def engine_settings(
         engine: A torch quantized engine.
         observer: How int8 ranges are found.
         reduce_range: None: only where the engine's kernels saturate on this CPU.
+        ranges: What differs from site to site; None: nothing.
     """
     return QuantizationSettings(
         observer=observer,
         reduce_range=saturates(engine) if reduce_range is None else reduce_range,
         native_fp16_linear=has_fp16_linear(engine),
+        ranges=ranges or RangeRules(),
     )
 
 
@@ -107,7 +113,7 @@ class TorchCpuBackend:
         self._dimensions = {  # arguments with a default come after the inputs
             name: item.ndim for name, item in zip(placeholders, example_inputs, strict=False)
         }
-        self._cache = ScaleCache(statistics)
+        self._cache = ScaleCache(statistics, settings.ranges.fixed_tensors)
         self._sites = {site.name: site for site in captured.sites}
         self._roots = {
             group[0]: site for site, groups in captured.members.items() for group in groups

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.ao.nn.quantized import reference as nnqr
 from torch.ao.quantization import (
+    FixedQParamsObserver,
     ObserverBase,
     QConfig,
     QConfigMapping,
@@ -170,13 +171,18 @@ def _float_twin(reference: nn.Module, qconfig: QConfig) -> nn.Module:
     return float_module
 
 
+_WITH_SCALE = (KnownScale, FixedQParamsObserver, UniformQuantizationObserverBase)
+
+
 def _freeze_observers(model: GraphModule) -> None:
     """Replace the int16 observers that convert leaves in the graph by their fake-quantize."""
     for node in list(model.graph.nodes):
         if node.op != "call_module":
             continue
         observer = model.get_submodule(str(node.target))
-        if isinstance(observer, (KnownScale, UniformQuantizationObserverBase)):
+        if isinstance(
+            observer, (KnownScale, FixedQParamsObserver, UniformQuantizationObserverBase)
+        ):
             scale, zero_point = observer.calculate_qparams()
             model.set_submodule(
                 str(node.target),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.ao.quantization import (
     FixedQParamsObserver,
     HistogramObserver,
-    MinMaxObserver,
     ObserverBase,
     PlaceholderObserver,
 )
 from torch.fx import GraphModule, Node
 
+from autoquant.core.ranges import FixedRange
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
+from autoquant.model.torch_ao.range_observers import fill, fixed_scale, signature
 
 
 class TensorObserver:
@@ -29,12 +30,14 @@ class TensorObserver:
         self._high = float("-inf")
         self._channels: tuple[Tensor, Tensor] | None = None
         self._samples: list[tuple[Tensor, Tensor]] = []
+        self._batches: list[tuple[Tensor, Tensor]] = []
 
     def observe(self, tensor: Tensor) -> None:
         """Take in one batch; the first dimension is samples, the second channels."""
         self._histogram(tensor)
         low, high = tensor.aminmax()
         self._low, self._high = min(self._low, float(low)), max(self._high, float(high))
+        self._batches.append((low, high))
         rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
         self._samples.append((rows.amin(1), rows.amax(1)))
         if tensor.ndim > 1:
@@ -61,6 +64,8 @@ class TensorObserver:
             channel_high=_array(channel_high),
             sample_low=_array(torch.cat([low for low, _ in self._samples])),
             sample_high=_array(torch.cat([high for _, high in self._samples])),
+            batch_low=_array(torch.stack([low for low, _ in self._batches])),
+            batch_high=_array(torch.stack([high for _, high in self._batches])),
         )
 
 
@@ -69,10 +74,18 @@ def _array(tensor: Tensor) -> Any:
 
 
 class ScaleCache:
-    """Scale and zero point of every tensor under every observer, each computed once."""
+    """Scale and zero point of every tensor under every observer, each computed once.
 
-    def __init__(self, statistics: CalibrationStatistics) -> None:
+    Args:
+        statistics: What calibration saw.
+        fixed: By node name, ranges that are known beforehand, whatever it saw.
+    """
+
+    def __init__(
+        self, statistics: CalibrationStatistics, fixed: Mapping[str, FixedRange] | None = None
+    ) -> None:
         self._statistics = statistics
+        self._fixed = dict(fixed or {})
         self._known: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
         self._shared = {
             name: key.split("+")
@@ -88,12 +101,14 @@ class ScaleCache:
             observer: A freshly prepared HistogramObserver or MinMaxObserver.
             tensors: Node names of the tensors that it observes, in execution order.
         """
-        bounds = (getattr(observer, "quant_min", None), getattr(observer, "quant_max", None))
-        key = (type(observer), observer.dtype, bounds, tuple(tensors))
+        key = (*signature(observer), tuple(tensors))
         if key not in self._known:
-            self._fill(observer, self.find(tensors))
-            scale, zero_point = observer.calculate_qparams()
-            self._known[key] = (scale, zero_point)
+            fixed = next((self._fixed[name] for name in tensors if name in self._fixed), None)
+            if fixed is None:
+                fill(observer, self.find(tensors))
+                self._known[key] = observer.calculate_qparams()
+            else:
+                self._known[key] = fixed_scale(observer, fixed.low, fixed.high)
         return self._known[key]
 
     def sharing(self, tensor: str) -> Sequence[str]:
@@ -111,18 +126,6 @@ class ScaleCache:
         if found is None:
             raise ValueError(f"no statistics for the tensors {names} under one observer")
         return found
-
-    @staticmethod
-    def _fill(observer: ObserverBase, seen: TensorStatistics) -> None:
-        if isinstance(observer, HistogramObserver):
-            observer.histogram = torch.from_numpy(seen.histogram.copy())
-            observer.min_val = torch.tensor(seen.histogram_low)
-            observer.max_val = torch.tensor(seen.histogram_high)
-        elif isinstance(observer, MinMaxObserver):
-            observer.min_val = torch.tensor(seen.low)
-            observer.max_val = torch.tensor(seen.high)
-        else:
-            raise ValueError(f"no statistics can fill a {type(observer).__name__}")
 
 
 class KnownScale(ObserverBase):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.ao.quantization import (
     FixedQParamsObserver,
-    HistogramObserver,
     MinMaxObserver,
     PerChannelMinMaxObserver,
     PlaceholderObserver,
@@ -22,11 +22,14 @@ from torch.ao.quantization import (
     float_qparams_weight_only_qconfig,
     per_channel_dynamic_qconfig,
 )
+from torch.ao.quantization.observer import UniformQuantizationObserverBase
 
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Scheme
+from autoquant.core.ranges import FixedRange, RangeRules
 from autoquant.core.sites import Address, CallType, OpKind, Site
 from autoquant.core.statistics import ObserverName
+from autoquant.model.torch_ao.range_observers import fixed_observer, range_observer
 
 __all__ = [
     "QConfigMapping",
@@ -51,6 +54,7 @@ class QuantizationSettings:
 
     Attributes:
         observer: How int8 activation ranges are found.
+        ranges: What differs from site to site, and what is known beforehand.
         reduce_range: Seven bits for int8 activations, for CPUs whose kernels saturate.
         native_fp16_linear: Whether the engine has an fp16 linear kernel; else fp16 is emulated.
     """
@@ -58,6 +62,7 @@ class QuantizationSettings:
     observer: ObserverName = ObserverName.HISTOGRAM
     reduce_range: bool = False
     native_fp16_linear: bool = False
+    ranges: RangeRules = field(default_factory=RangeRules, repr=False)
 
 
 def qconfig_for(
@@ -121,8 +126,11 @@ def activation_observer(site: Site, scheme: Scheme, settings: QuantizationSettin
         return FixedQParamsObserver.with_args(
             scale=scale, zero_point=round(-low / scale), dtype=torch.quint8
         )
-    kind = HistogramObserver if settings.observer is ObserverName.HISTOGRAM else MinMaxObserver
-    return kind.with_args(dtype=torch.quint8, reduce_range=settings.reduce_range)
+    return range_observer(
+        settings.ranges.observer(site.name, settings.observer),
+        settings.ranges,
+        reduce_range=settings.reduce_range,
+    )
 
 
 def _weight_observer(site: Site, scheme: Scheme) -> Any:
@@ -163,7 +171,8 @@ def build_qconfig_mapping(
         if site is None:
             return None
         chosen = sites[site]
-        return qconfig_for(chosen, plan[site], settings, leading_kind(chosen, sites))
+        qconfig = qconfig_for(chosen, plan[site], settings, leading_kind(chosen, sites))
+        return _with_fixed_range(qconfig, settings.ranges.fixed_at(site), plan)
 
     for address in addresses:
         if address.call is CallType.METHOD:
@@ -186,6 +195,35 @@ def build_qconfig_mapping(
         else:
             mapping.set_object_type(method, qconfig)
     return mapping
+
+
+def _with_fixed_range(
+    qconfig: QConfig | None, fixed: FixedRange | None, plan: Plan
+) -> QConfig | None:
+    """Give a site its fixed range where torch would apply it to nothing else.
+
+    torch has one observer for what a site writes and what it reads as float: where it reads
+    float, that tensor would get the range too.
+    """
+    if qconfig is None or fixed is None or not carries(fixed, plan):
+        return qconfig
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's about its own reduce_range
+        observer = qconfig.activation()
+    if not isinstance(observer, UniformQuantizationObserverBase):
+        return qconfig
+    return QConfig(activation=fixed_observer(observer, fixed), weight=qconfig.weight)
+
+
+def carries(fixed: FixedRange, plan: Plan) -> bool:
+    """Whether a QConfigMapping can carry a fixed range: an op's, which reads no float tensor."""
+    scheme = plan.schemes.get(fixed.name)
+    return scheme is not None and all(
+        name is not None
+        and plan[name].mode is Mode.STATIC
+        and plan[name].activation is scheme.activation
+        for name in fixed.reads
+    )
 
 
 def _common_site(choices: list[tuple[str, Scheme] | None]) -> str | None:

@@ -103,6 +103,13 @@ RESUMES = [
         lambda stage: stage.resume("--set", "seed=9"),
     ),
     Scene(
+        "resumed-with-other-ranges",
+        "`--resume --set calibration.observer=mse`",
+        "calibration.observer: mse, but the search in this folder has histogram",
+        "put it back, or choose another output",
+        lambda stage: stage.resume("--set", "calibration.observer=mse"),
+    ),
+    Scene(
         "resumed-data-changed",
         "`resume=True` with other calibration data, or other weights",
         "the model's weights or the calibration data are not those of .../out",

@@ -110,3 +110,61 @@ SPACES = [
         before=CALIBRATING,
     ),
 ]
+
+
+def ranges(**keys: object) -> dict[str, Any]:
+    """The section of a job that says how ranges are found."""
+    return {"calibration": keys}
+
+
+RANGES = [
+    Case(
+        "unknown-observer",
+        "`calibration: {observer: max}`",
+        "calibration.observer: 'max' is none of 'histogram', 'minmax', 'moving_average', "
+        "'percentile', 'kl', 'mse', 'mix'",
+        job=ranges(observer="max"),
+    ),
+    Case(
+        "percentile-too-high",
+        "`calibration: {observer: percentile, percentile: 101}`",
+        "calibration.percentile: 101 is above 100",
+        job=ranges(observer="percentile", percentile=101),
+    ),
+    Case(
+        "percentile-too-low",
+        "`calibration: {observer: percentile, percentile: 0.01}`",
+        "calibration.percentile: 0.01 is not above 50",
+        job=ranges(observer="percentile", percentile=0.01),
+    ),
+    Case(
+        "empty-range",
+        "`fixed_ranges: {inputs.x: [200, 0]}`",
+        "calibration.fixed_ranges.inputs.x: [200, 0] is wrong: its low end 200 is not below its "
+        "high end 0",
+        job=ranges(fixed_ranges={"inputs.x": [200, 0]}),
+    ),
+    Case(
+        "half-a-range",
+        "`fixed_ranges: {inputs.x: [200]}`",
+        "calibration.fixed_ranges.inputs.x.1: is missing",
+        "add it",
+        job=ranges(fixed_ranges={"inputs.x": [200]}),
+    ),
+    Case(
+        "observer-of-no-site",
+        "`calibration: {sites: {frist: mse}}`",
+        "calibration.sites: 'frist' matches nothing in this model",
+        "names are like first, ...; search --dry-run lists all sites",
+        ranges(sites={"frist": "mse"}),
+        before=CALIBRATING,
+    ),
+    Case(
+        "range-of-no-input",
+        "`fixed_ranges: {inputs.speed: [0, 200]}` where the input is `x`",
+        "calibration.fixed_ranges: 'inputs.speed' matches nothing in this model",
+        "names are like ...inputs.x...; search --dry-run lists all sites",
+        ranges(fixed_ranges={"inputs.speed": [0, 200]}),
+        before=CALIBRATING,
+    ),
+]

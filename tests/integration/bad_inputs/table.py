@@ -26,6 +26,7 @@ TABLES: Mapping[str, Sequence[Case | Scene]] = {
     "The job file": [*jobs.FILES, *jobs.KEYS],
     "Entry points": jobs.ENTRY_POINTS,
     "The search space": spaces.SPACES,
+    "Ranges": spaces.RANGES,
     "The model": [*models.LOADING, *models.RUNNING, *models.TRACING],
     "Data": datasets.DATA,
     "The metric": datasets.METRICS,

@@ -1,0 +1,202 @@
+"""Observers and amounts of calibration data compared, on one plan."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from autoquant import metrics
+from autoquant.api.pair import find_plan, prepare_untimed
+from autoquant.api.preparation import Preparation
+from autoquant.api.ranges import settle_ranges
+from autoquant.api.watch import Silent, Watch
+from autoquant.core.calibrations import CalibrationRow, CalibrationTable
+from autoquant.core.plan import Plan
+from autoquant.core.statistics import CalibrationStatistics, ObserverName
+from autoquant.errors import JobError
+from autoquant.evaluate.evaluator import MeasurementSettings, build_backend, with_threads
+from autoquant.evaluate.quality import FloatReference, measure_quality, run_reference
+from autoquant.job import Job, explain_mistakes
+from autoquant.model.batches import Batch, take_samples
+from autoquant.model.calibration import calibrations
+from autoquant.model.subject import Metric, build_subject
+
+EVALUATED = 512
+"""Evaluation samples behind a row, unless said otherwise."""
+
+_FIRST_STEPS = 10
+_WANTED_STEPS = 128
+_NAMES = ("sqnr_db", "accuracy", "accuracy_drop")
+
+
+def compare_observers(
+    model: nn.Module,
+    *,
+    calibration: object,
+    evaluation: object,
+    metric: Metric = metrics.accuracy,
+    plan: str = "int8",
+    observers: Sequence[ObserverName | str] = tuple(ObserverName),
+    step: int | None = None,
+    samples: int = EVALUATED,
+    ranges: Mapping[str, Any] | None = None,
+    engine: str = "auto",
+    watch: Watch | None = None,
+) -> CalibrationTable:
+    """Compare how a plan does under observers and amounts of calibration data.
+
+    Args:
+        model: The trained float model; it is never changed.
+        calibration: Inputs: tensors, a list of batches, or a DataLoader.
+        evaluation: Inputs and targets, in the same forms.
+        metric: `metric(outputs, targets)`, higher is better.
+        plan: A scheme for all ops, a plan file, or a result folder.
+        observers: Which to compare.
+        step: Samples of a calibration step; None: so few that there are about 128 steps.
+        samples: Evaluation samples behind each row.
+        ranges: The section `calibration` of a job file (`{"percentile": 99.9}`).
+        engine: A torch engine; `auto`: the first that runs here.
+        watch: Shown the progress.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    document = {
+        "name": "calibrate",
+        "space": {"schemes": ["int8", "fp32"]},
+        "calibration": dict(ranges or {}),
+        "backend": {"engine": engine},
+        "output": tempfile.gettempdir(),
+    }
+    try:
+        job = Job.model_validate(document)
+    except ValidationError as error:
+        raise JobError.of("compare_observers", explain_mistakes(error, Job)) from error
+    subject = build_subject(
+        model, calibration=calibration, evaluation=evaluation, heldout=None, metric=metric
+    )
+    watch = watch or Silent()
+    prepared = prepare_untimed(job, subject, watch)
+    return compare_calibrations(
+        prepared,
+        find_plan(plan, prepared),
+        watch,
+        observers=tuple(map(ObserverName, observers)),
+        step=step,
+        samples=samples,
+    )
+
+
+def compare_calibrations(
+    prepared: Preparation,
+    plan: Plan,
+    watch: Watch,
+    *,
+    observers: Sequence[ObserverName] = tuple(ObserverName),
+    step: int | None = None,
+    samples: int = EVALUATED,
+) -> CalibrationTable:
+    """Measure a plan under each observer, from the first 10, 20, 40... steps and from all.
+
+    The float model is calibrated once; it is looked at after each amount. Fixed ranges of the job
+    hold; what it says of single sites does not, since each observer is tried for all of them.
+
+    Args:
+        prepared: Model and data.
+        plan: What to build.
+        watch: Shown the progress.
+        observers: Which to compare.
+        step: Samples of a step, at most those of a batch; None: about 128 steps.
+        samples: Evaluation samples behind each row.
+    """
+    steps = list(_steps(prepared.subject.calibration, step))
+    amounts = _amounts(len(steps))
+    total = sum(len(inputs[0]) for inputs in steps)
+    with watch.stage("calibrating step by step", total) as advance:
+        found = list(calibrations(prepared.captured, steps, set(amounts), advance))
+    trial = _Trial(prepared, plan, samples)
+    rows = []
+    with watch.stage("measuring observers", len(observers) * len(found)) as advance:
+        for observer in observers:
+            for count, statistics in found:
+                rows.append(trial.measure(observer, count, statistics))
+                advance(1)
+    evaluated = trial.reference.samples
+    return CalibrationTable(rows=tuple(rows), plan=dict(plan.counts()), evaluated=evaluated)
+
+
+class _Trial:
+    """Measures one plan again and again, against the same float outputs."""
+
+    def __init__(self, prepared: Preparation, plan: Plan, samples: int) -> None:
+        self._prepared = prepared
+        self._plan = plan
+        self._batches = take_samples(prepared.subject.evaluation, samples)
+        self.reference = self._run_float()
+
+    def measure(
+        self, observer: ObserverName, steps: int, statistics: CalibrationStatistics
+    ) -> CalibrationRow:
+        """Measure the plan with the ranges that an observer finds in some statistics."""
+        settings = self._settings(observer, statistics)
+        subject = self._prepared.subject
+        backend = build_backend(subject, self._prepared.captured, statistics, settings)
+        executable = backend.build(self._plan)
+        with with_threads(settings.quality_threads):
+            quality = measure_quality(
+                lambda inputs: backend.run(executable.module, inputs),
+                self.reference,
+                {"accuracy": subject.metric},
+                executable.kind,
+            )
+        chosen = Counter(item.value for _, item in settings.ranges.sites)
+        return CalibrationRow(
+            observer=observer,
+            steps=steps,
+            samples=statistics.samples,
+            measurements={name: quality.measurements[name] for name in _NAMES},
+            chosen=dict(chosen.most_common()),
+        )
+
+    def _settings(
+        self, observer: ObserverName, statistics: CalibrationStatistics
+    ) -> MeasurementSettings:
+        before = self._prepared.settings
+        alone = replace(before, observer=observer, ranges=replace(before.ranges, sites=()))
+        seen = take_samples(self._prepared.subject.calibration, statistics.samples)
+        return settle_ranges(alone, self._prepared.captured, statistics, seen, Silent())
+
+    def _run_float(self) -> FloatReference:
+        subject, settings = self._prepared.subject, self._prepared.settings
+        backend = build_backend(
+            subject, self._prepared.captured, self._prepared.statistics, settings
+        )
+        with with_threads(settings.quality_threads):
+            return run_reference(
+                lambda inputs: backend.run(subject.model, inputs),
+                self._batches,
+                {"accuracy": subject.metric},
+            )
+
+
+def _steps(batches: Sequence[Batch], size: int | None) -> Iterator[tuple[Tensor, ...]]:
+    """The inputs in steps, none of which spans two batches."""
+    size = size or max(1, sum(map(len, batches)) // _WANTED_STEPS)
+    for batch in batches:
+        yield from zip(*(item.split(size) for item in batch.inputs), strict=True)
+
+
+def _amounts(steps: int) -> tuple[int, ...]:
+    """10, 20, 40... steps, and all; fewer than 20 steps begin with one."""
+    first = _FIRST_STEPS if steps >= 2 * _FIRST_STEPS else 1
+    doubled = []
+    while first < steps:
+        doubled.append(first)
+        first *= 2
+    return (*doubled, steps)

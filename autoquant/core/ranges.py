@@ -1,0 +1,93 @@
+"""Which range each tensor's grid has: the rules of a job, bound to the sites of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autoquant.core.observers import ObserverName
+
+
+@dataclass(frozen=True, slots=True)
+class FixedRange:
+    """A range that is known beforehand, whatever calibration saw.
+
+    Attributes:
+        name: The site that writes the tensors, or `inputs.<name>` for an input of the model.
+        low: Smallest value, in the tensor's unit.
+        high: Largest value.
+        tensors: Node names of the tensors that have it.
+        reads: Sites that write what the site reads, None for what no site writes; empty for an
+            input.
+    """
+
+    name: str
+    low: float
+    high: float
+    tensors: tuple[str, ...]
+    reads: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRules:
+    """What decides ranges beside the observer that all sites have.
+
+    Attributes:
+        percentile: Of the observer `percentile`: this share of the values, in percent, lies below
+            the upper end, and as many above the lower.
+        averaging: Of the observer `moving_average`: weight of the newest batch.
+        sites: Observers of single sites, by name.
+        fixed: Ranges that are known beforehand.
+    """
+
+    percentile: float = 99.99
+    averaging: float = 0.01
+    sites: tuple[tuple[str, ObserverName], ...] = ()
+    fixed: tuple[FixedRange, ...] = ()
+
+    def observer(self, site: str, default: ObserverName) -> ObserverName:
+        """The observer of a site; `mix` counts as `histogram` until it is settled."""
+        found = dict(self.sites).get(site, default)
+        return ObserverName.HISTOGRAM if found is ObserverName.MIX else found
+
+    def fixed_at(self, site: str) -> FixedRange | None:
+        """The fixed range of what a site writes, None where it has none."""
+        return next((item for item in self.fixed if item.name == site), None)
+
+    @property
+    def fixed_tensors(self) -> dict[str, FixedRange]:
+        """Fixed ranges by the node names of their tensors."""
+        return {tensor: item for item in self.fixed for tensor in item.tensors}
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the rules as JSON values."""
+        return {
+            "percentile": self.percentile,
+            "averaging": self.averaging,
+            "sites": {name: observer.value for name, observer in self.sites},
+            "fixed": [asdict(item) for item in self.fixed],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RangeRules:
+        """Read back what `to_json` gave."""
+        return cls(
+            percentile=float(data["percentile"]),
+            averaging=float(data["averaging"]),
+            sites=tuple((name, ObserverName(item)) for name, item in data["sites"].items()),
+            fixed=tuple(
+                FixedRange(
+                    name=str(item["name"]),
+                    low=float(item["low"]),
+                    high=float(item["high"]),
+                    tensors=tuple(item["tensors"]),
+                    reads=tuple(item["reads"]),
+                )
+                for item in data["fixed"]
+            ),
+        )
