@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from autoquant.api.calibrate import compare_observers
     from autoquant.api.check import check
     from autoquant.api.compare import compare
+    from autoquant.api.examine import sensitivity
     from autoquant.api.export import export_torchscript
     from autoquant.api.load import load_result
     from autoquant.api.python import search
     from autoquant.api.result import ResultCandidate, SearchResult
+    from autoquant.api.tune import tune
     from autoquant.core.layers import LayerComparison
     from autoquant.core.plan import Plan, load_plan
     from autoquant.core.precision import Precision, Scheme
+    from autoquant.core.raising import raise_most_sensitive
     from autoquant.core.structure import CheckReport
     from autoquant.errors import AutoquantError
     from autoquant.model.torch_ao.backend_config import backend_config
@@ -47,8 +50,11 @@ __all__ = [
     "load_plan",
     "load_result",
     "metrics",
+    "raise_most_sensitive",
     "search",
+    "sensitivity",
     "split_shared",
+    "tune",
 ]
 
 _HOMES = {
@@ -67,8 +73,11 @@ _HOMES = {
     "export_torchscript": "autoquant.api.export",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",
+    "raise_most_sensitive": "autoquant.core.raising",
     "search": "autoquant.api.python",
+    "sensitivity": "autoquant.api.examine",
     "split_shared": "autoquant.analysis.structure.splitting",
+    "tune": "autoquant.api.tune",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +15,13 @@ from autoquant.api.watch import Watch
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Measurements
 from autoquant.core.objectives import Objective
-from autoquant.core.plan import INT16_SCHEMES, Plan
+from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.errors import StorageError
 from autoquant.evaluate.cost_profile import profile_latency
-from autoquant.evaluate.size import bops_table, plan_costs, size_table
+from autoquant.evaluate.size import bops_table, int16_table, plan_costs, size_table
 from autoquant.job import Job
 from autoquant.model.subject import parameter_count
 from autoquant.record.results import load_costs
@@ -81,6 +82,8 @@ def find_costs(job: Job, prepared: Preparation, watch: Watch, folder: Path | Non
             found[objective] = size_table(sites, parameter_count(prepared.subject.model))
         elif objective is Objective.BOPS:
             found[objective] = whole.scaled(1.0 / max(full, 1.0), "bops_ratio")
+        elif objective is Objective.INT16_SHARE:
+            found[objective] = int16_table(sites)
         elif objective is Objective.LATENCY:
             found[objective] = _latency_costs(prepared, watch, folder)
     return found
@@ -109,6 +112,7 @@ def guide(
     costs: Costs,
     baseline: Measurements,
     limits: Limits,
+    templates: Sequence[Plan] = (),
 ) -> Guidance:
     """Turn sensitivities and costs into seeds, a gate and a proposer.
 
@@ -119,6 +123,7 @@ def guide(
         costs: From `find_costs`.
         baseline: Measurements of the float model.
         limits: The job's constraints.
+        templates: The user's own plans, tried among the seeds.
     """
     space = prepared.space
     objective, first = next(iter(costs.items()))
@@ -136,10 +141,17 @@ def guide(
         objective,
         CostModel(by_knob) if is_timed else by_knob,
         baseline_ms=baseline_ms if is_timed else None,
+        limit=_axis_limit(job, objective),
     )
     noise = CostModel(noise_table(space, table), trust=_NOISE_TRUST)
     return Guidance(
-        seeds=seed_plans(space, table, first, _hard_limits(job, prepared, baseline, costs)),
+        seeds=seed_plans(
+            space,
+            table,
+            first,
+            _hard_limits(job, prepared, baseline, costs),
+            templates=templates,
+        ),
         gate=Gate(job.objectives, limits, forecast),
         proposer=(
             Guide(space, noise, axis, partial(_noise_around, job, prepared))
@@ -147,6 +159,12 @@ def guide(
             else None
         ),
     )
+
+
+def _axis_limit(job: Job, objective: Objective) -> float:
+    """The largest share of int16 ops that is worth proposing; other costs are not limited here."""
+    share = job.constraints.int16_share
+    return share if objective is Objective.INT16_SHARE and share is not None else math.inf
 
 
 def noise_table(space: SearchSpace, table: SensitivityTable) -> CostTable:
@@ -195,12 +213,6 @@ def _hard_limits(
         bound = job.constraints.latency_ratio * baseline["latency_ms"].value
         limits.append(Limit("constraints.latency_ratio (ms)", costs[Objective.LATENCY], bound))
     if job.constraints.int16_share is not None:
-        sites = prepared.captured.sites
-        ops = {
-            (site.name, scheme): (scheme in INT16_SCHEMES) / len(sites)
-            for site in sites
-            for scheme in Scheme
-        }
-        table = CostTable(0.0, ops, unit="share")
+        table = int16_table(prepared.captured.sites)
         limits.append(Limit("constraints.int16_share", table, job.constraints.int16_share))
     return tuple(limits)

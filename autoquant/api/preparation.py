@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from autoquant.api.ranges import settle_ranges
+from autoquant.api.templates import Template, check_fit, check_sites
 from autoquant.api.watch import Watch
 from autoquant.backends.torch_cpu.backend import site_support
 from autoquant.backends.torch_cpu.engines import saturates, using_engine
@@ -142,7 +144,12 @@ def choose_engine(
 
 
 def prepare(
-    job: Job, subject: Subject, watch: Watch, folder: Path | None = None, engine: str | None = None
+    job: Job,
+    subject: Subject,
+    watch: Watch,
+    folder: Path | None = None,
+    engine: str | None = None,
+    templates: Sequence[Template] = (),
 ) -> Preparation:
     """Do everything before the first candidate.
 
@@ -152,19 +159,26 @@ def prepare(
         watch: Shown the progress.
         folder: Result folder of an earlier process, whose statistics may be taken over.
         engine: What an earlier process settled on.
+        templates: Plans that must fit the model and the space.
+
+    Raises:
+        PlanError: A rule or a template does not fit.
     """
     captured = capture_subject(subject, watch)
     check_rules(job.space, captured.sites)
+    check_sites(templates, captured.sites)
     ranges = bind_ranges(job.calibration, captured, subject.example)
     settings = replace(measurement_settings(job), ranges=ranges)
     if engine is not None:
         settings = replace(settings, engine=engine)
     if settings.engine not in ("auto", "per-op"):
-        _bind(job, captured, settings)  # a mistake in the space shows before calibration
+        bound = _bind(job, captured, settings)  # a mistake in the space shows before calibration
+        check_fit(templates, bound.space)
     statistics = calibrate_subject(subject, captured, watch, folder)
     settings = choose_engine(settings, subject, captured, statistics, watch)
     settings = settle_ranges(settings, captured, statistics, subject.calibration, watch, folder)
     bound = _bind(job, captured, settings)
+    check_fit(templates, bound.space)
     for notice in bound.notices:
         watch.note(notice)
     if job.backend.engine == "per-op":

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import nn
 
 from autoquant import metrics
+from autoquant.api.document import job_of, merge
 from autoquant.api.result import SearchResult
 from autoquant.api.search import run_search
+from autoquant.api.templates import load_templates
 from autoquant.api.watch import Silent, Watch
-from autoquant.errors import JobError
-from autoquant.job import Job, explain_mistakes, find_space_rules
+from autoquant.core.plan import Plan
+from autoquant.job import find_space_rules
 from autoquant.model.subject import HeldRecipe, Metric, build_subject
 
 
@@ -36,6 +37,7 @@ def search(
     threads: int = 1,
     sampler: str = "guided",
     seed: int = 0,
+    seeds: Sequence[Plan | str | Path] = (),
     workers: int | None = None,
     output: str | Path | None = None,
     tracking_uri: str | None = None,
@@ -66,6 +68,7 @@ def search(
         threads: Threads of a latency measurement.
         sampler: `guided`, `tpe`, `nsga2` or `random`; see docs/job-file.md.
         seed: Decides everything that is drawn.
+        seeds: Plans to try first, or files of plans: `aq.raise_most_sensitive`, `tune.json`.
         workers: Ray workers; None: evaluate in this process.
         output: Result folder; None: a new temporary one.
         tracking_uri: MLflow store; None: no tracking.
@@ -96,15 +99,9 @@ def search(
         "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
         "execution": {"kind": "local"} if workers is None else {"kind": "ray", "workers": workers},
     }
-    for section, values in settings.items():
-        known = document.get(section)
-        both = isinstance(known, dict) and isinstance(values, dict)
-        document[section] = known | values if both else values
-    try:
-        job = Job.model_validate(document)
-    except ValidationError as error:
-        raise JobError.of("autoquant.search", explain_mistakes(error, Job)) from error
-    job = job.model_copy(update={"output": job.output.resolve()})
+    merge(document, settings)
+    job = job_of(document, "autoquant.search")
+    templates = load_templates(seeds)
     subject = build_subject(
         model,
         calibration=calibration,
@@ -114,4 +111,6 @@ def search(
         loss=loss,
         leaf_modules=tuple(leaf_modules),
     )
-    return run_search(job, HeldRecipe(subject), watch or Silent(), resume=resume)
+    return run_search(
+        job, HeldRecipe(subject), watch or Silent(), resume=resume, templates=templates
+    )

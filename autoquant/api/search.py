@@ -21,6 +21,7 @@ from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.result import BuildContext, SearchResult, example_arrays, keep_example
 from autoquant.api.sensitivity import rank_by_sensitivity
 from autoquant.api.settings import check_resumable, settings_after, settings_of
+from autoquant.api.templates import Template, load_templates
 from autoquant.api.watch import Watch
 from autoquant.core.evaluation import Executor, Phase
 from autoquant.core.frontier import Frontier, find_frontier
@@ -50,7 +51,14 @@ from autoquant.searching.strategy import Strategy
 _ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
 
 
-def run_search(job: Job, recipe: SubjectRecipe, watch: Watch, *, resume: bool) -> SearchResult:
+def run_search(
+    job: Job,
+    recipe: SubjectRecipe,
+    watch: Watch,
+    *,
+    resume: bool,
+    templates: Sequence[Template] = (),
+) -> SearchResult:
     """Run a job.
 
     Args:
@@ -58,6 +66,7 @@ def run_search(job: Job, recipe: SubjectRecipe, watch: Watch, *, resume: bool) -
         recipe: Loads model, data and metric; workers call it too.
         watch: Shown the progress.
         resume: Continue the search that `job.output` holds.
+        templates: Plans to try among the seeds, after those of `job.seeds`.
 
     Returns:
         What was found, also when the search was interrupted.
@@ -65,6 +74,7 @@ def run_search(job: Job, recipe: SubjectRecipe, watch: Watch, *, resume: bool) -
     Raises:
         AutoquantError: A mistake that the user can mend; what was finished is kept.
     """
+    templates = (*load_templates(job.seeds), *templates)
     with _open_folder(job, resume) as folder:
         facts = _facts_of(job, folder.path, resume)
         environment = describe_environment()
@@ -73,7 +83,7 @@ def run_search(job: Job, recipe: SubjectRecipe, watch: Watch, *, resume: bool) -
         check_executor(job.execution)
         tracker = _open_tracker(job, facts, environment)
         try:
-            return _search(job, recipe, watch, folder, tracker, facts, environment)
+            return _search(job, recipe, watch, folder, tracker, facts, environment, templates)
         except (AutoquantError, KeyboardInterrupt) as error:
             tracker.stop(str(error) or "interrupted")
             raise
@@ -87,13 +97,14 @@ def _search(
     tracker: Tracker,
     facts: SearchFacts,
     environment: Mapping[str, Any],
+    templates: Sequence[Template],
 ) -> SearchResult:
     """The order of the work; each line consumes the values above it."""
     with watch.stage("loading model and data", None):
         subject = recipe()
     known_engine = facts.settings.get("engine")
     engine = known_engine if isinstance(known_engine, str) else None
-    prepared = prepare(job, subject, watch, folder.path, engine)
+    prepared = prepare(job, subject, watch, folder.path, engine, templates)
     facts = _settle(job, facts, prepared)
     _keep_preparation(folder, prepared, facts, dump_job(job))
     baseline = _measure_baseline(subject, prepared, folder, watch)
@@ -102,7 +113,8 @@ def _search(
     if Objective.LATENCY in costs:
         folder.write_costs(costs[Objective.LATENCY])
     limits = Limits(job.constraints, baseline)
-    guidance = guide(job, prepared, table, costs, baseline, limits)
+    plans = [template.plan for template in templates]
+    guidance = guide(job, prepared, table, costs, baseline, limits, plans)
     strategy = Strategy(
         prepared.space,
         guidance.seeds,

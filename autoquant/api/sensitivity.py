@@ -31,8 +31,9 @@ def rank_by_sensitivity(
 ) -> SensitivityTable:
     """Measure the sensitivity of every knob, or read what an earlier process found.
 
-    A saved table counts only if its digest is that of this model, these data and these settings.
-    A measurement that was interrupted goes on: exact rows are saved knob by knob.
+    The table carries its space. A saved table counts only if its digest is that of this model,
+    these data and these settings. A measurement that was interrupted goes on: exact rows are saved
+    knob by knob.
 
     Args:
         job: Says by which procedure, and on how many samples.
@@ -45,7 +46,7 @@ def rank_by_sensitivity(
     digest = _digest(job, prepared, question)
     found = _read(folder, files.SENSITIVITY, digest)
     if found is not None:
-        return found
+        return replace(found, space=prepared.space)
     known = _read(folder, files.SENSITIVITY_UNFINISHED, digest)
 
     def keep(table: SensitivityTable) -> None:
@@ -59,7 +60,7 @@ def rank_by_sensitivity(
     if folder is not None:
         write_sensitivity(folder / files.SENSITIVITY, table)
         (folder / files.SENSITIVITY_UNFINISHED).unlink(missing_ok=True)
-    return table
+    return replace(table, space=prepared.space)
 
 
 def question_of(job: Job, prepared: Preparation) -> Question:

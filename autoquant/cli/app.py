@@ -15,11 +15,11 @@ from autoquant.cli.calibrate import calibrate
 from autoquant.cli.check import check
 from autoquant.cli.compare import compare
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
+from autoquant.cli.sensitivity import sensitivity
+from autoquant.cli.tune import tune
 from autoquant.errors import AutoquantError
 
 if TYPE_CHECKING:
-    from autoquant.api.preparation import Preparation
-    from autoquant.core.sensitivity import SensitivityTable
     from autoquant.job import Job
 
 EXIT_MISTAKE = 2
@@ -114,31 +114,8 @@ def search(
     return EXIT_INTERRUPTED if interrupted else 0
 
 
-@app.command(context_settings=DOTTED)
-def sensitivity(
-    context: typer.Context,
-    job_file: JobFile,
-    overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option(help="Write the table as CSV here.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many knobs to print for each scheme.")] = 10,
-) -> int:
-    """Rank the ops of a job's model by what each scheme alone does to the outputs."""
-    from autoquant.api.preparation import prepare
-    from autoquant.api.sensitivity import rank_by_sensitivity
-    from autoquant.model.subject import JobRecipe
-    from autoquant.record.sensitivity_file import write_sensitivity
-
-    job = load_with(job_file, overrides, context.args)
-    watch = terminal()
-    with watch.stage("loading model and data", None):
-        subject = JobRecipe(job)()
-    prepared = prepare(job, subject, watch)
-    table = rank_by_sensitivity(job, prepared, watch)
-    _print_sensitivity(table, prepared, top)
-    if output is not None:
-        write_sensitivity(output, table)
-        Console().print(f"table: {output}", highlight=False, soft_wrap=True)
-    return 0
+app.command(context_settings=DOTTED)(sensitivity)
+app.command(context_settings=DOTTED)(tune)
 
 
 app.command(context_settings=DOTTED)(check)
@@ -252,14 +229,6 @@ def _print_dry_run(job: Job) -> None:
     from autoquant.cli.dry_run import print_dry_run
 
     print_dry_run(job, terminal(), stdout())
-
-
-def _print_sensitivity(table: SensitivityTable, prepared: Preparation, top: int) -> None:
-    from autoquant.cli.ranking import ranking_tables
-
-    console = stdout()
-    for item in ranking_tables(table, prepared.space, top):
-        console.print(item)
 
 
 if __name__ == "__main__":

@@ -8,29 +8,31 @@ from rich.table import Table
 
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Method, Part, SensitivityTable
-from autoquant.core.space import SearchSpace
+from autoquant.core.sensitivity_report import SensitivityReport
+from autoquant.record.wording import ScoreUnit, kinds_of, kinds_text, score_unit, with_spread
 
 
-def ranking_tables(table: SensitivityTable, space: SearchSpace, top: int) -> Iterator[Table]:
+def ranking_tables(report: SensitivityReport, top: int) -> Iterator[Table]:
     """One ranking for each scheme, most sensitive knob first.
 
     Args:
-        table: What was measured.
-        space: For how many sites a knob holds.
+        report: What was measured.
         top: How many knobs to list.
     """
-    rows = table.by_key
+    table, space = report.table, report.space
+    rows, unit = table.by_key, score_unit(report.metric.values())
     for scheme in space.schemes:
         ranking = table.ranking(scheme)
         if not ranking or scheme is Scheme.FP32:
             continue
         shown = Table(
             title=f"{scheme.value}: SQNR in dB with one knob alone in {scheme.value} "
-            f"({_how(table)})",
+            f"({_how(table)}{_which(report)})",
             title_justify="left",
         )
-        for head in ("knob", "sites", "both", "weights", "activations", "cosine", "method"):
-            shown.add_column(head, justify="left" if head in ("knob", "method") else "right")
+        for head in ("knob", "sites", "both", "weights", "activations", "cosine", _drop_head(unit)):
+            shown.add_column(head, justify="left" if head == "knob" else "right")
+        shown.add_column("method")
         for row in ranking[:top]:
             parts = [rows.get((row.knob, scheme, part)) for part in Part]
             shown.add_row(
@@ -38,11 +40,37 @@ def ranking_tables(table: SensitivityTable, space: SearchSpace, top: int) -> Ite
                 str(len(space.by_name[row.knob].sites)),
                 *(f"{item.sqnr_db:.1f}" if item else "" for item in parts),
                 "-" if row.cosine is None else f"{row.cosine:.6f}",
+                _drop(report, row.knob, scheme, unit),
                 row.method.value,
             )
         if len(ranking) > top:
             shown.caption = f"and {len(ranking) - top} less sensitive ones; --top lists more"
         yield shown
+
+
+def metric_note(report: SensitivityReport) -> str | None:
+    """Which rows' metric was measured, how, and on how much; None where none was."""
+    if not report.metric:
+        return None
+    drop = next(iter(report.metric.values()))["accuracy_drop"]
+    kinds = kinds_text(kinds_of(report.metric.values(), "accuracy_drop"))
+    return (
+        f"metric drop: of the {len(report.metric)} noisiest rows over all schemes ({kinds}; "
+        f"{drop.samples} samples, paired with fp32; ± is one standard error)."
+    )
+
+
+def _drop_head(unit: ScoreUnit) -> str:
+    return f"metric drop, {unit.drop_unit}"
+
+
+def _drop(report: SensitivityReport, knob: str, scheme: Scheme, unit: ScoreUnit) -> str:
+    found = report.metric.get((knob, scheme))
+    return "" if found is None else with_spread(found["accuracy_drop"], unit.factor)
+
+
+def _which(report: SensitivityReport) -> str:
+    return "" if report.indices is None else ", chosen"
 
 
 def _how(table: SensitivityTable) -> str:

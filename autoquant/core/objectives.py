@@ -19,6 +19,7 @@ class Objective(Enum):
     LATENCY = "latency"
     SIZE = "size"
     BOPS = "bops"
+    INT16_SHARE = "int16_share"
 
     @property
     def measurement(self) -> str:
@@ -48,4 +49,5 @@ _FACTS = {
     Objective.LATENCY: ("speedup", True),
     Objective.SIZE: ("size_bytes", False),
     Objective.BOPS: ("bops_ratio", False),
+    Objective.INT16_SHARE: ("int16_share", False),
 }

@@ -99,12 +99,32 @@ def load_plan(path: str | Path) -> Plan:
     Raises:
         PlanError: The file is missing, is not a plan, or was changed so that its digest is wrong.
     """
+    return _plan_of(_read(path), path)
+
+
+def load_plans(path: str | Path) -> tuple[Plan, ...]:
+    """Read the plans of a file: one that `Plan.save` wrote, or all `plans` of a `tune.json`.
+
+    Raises:
+        PlanError: The file is missing, or holds no plans, or was changed.
+    """
+    document = _read(path)
+    if not isinstance(document, dict) or not isinstance(document.get("plans"), list):
+        return (_plan_of(document, path),)
+    return tuple(_plan_of(item, path) for item in document["plans"])
+
+
+def _read(path: str | Path) -> object:
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document: object = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise PlanError(f"no plan at {path}", hint="give the path of a plan.json") from error
     except (ValueError, OSError) as error:
         raise PlanError(f"{path} is not a plan: {error}", hint="save it with plan.save") from error
+    return document
+
+
+def _plan_of(document: object, path: str | Path) -> Plan:
     if not isinstance(document, dict) or not isinstance(document.get("plan"), dict):
         raise PlanError(f"{path} is not a plan: no key 'plan'", hint="save it with plan.save")
     try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from autoquant.core.precision import Scheme
+from autoquant.core.space import SearchSpace
 
 
 class Part(Enum):
@@ -93,6 +94,7 @@ class SensitivityTable:
         digest: Hash of the model, the data and the settings that it stands for; empty: unknown.
         around: Digest of the plan that each row changes at one knob; None: of the float model.
         around_noise: Noise of that plan itself; 0 for the float model.
+        space: The knobs that the rows are of; None where a file did not say.
     """
 
     rows: tuple[SensitivityRow, ...]
@@ -101,6 +103,7 @@ class SensitivityTable:
     digest: str = ""
     around: str | None = None
     around_noise: float = 0.0
+    space: SearchSpace | None = field(default=None, compare=False, repr=False)
 
     @property
     def by_key(self) -> Mapping[RowKey, SensitivityRow]:

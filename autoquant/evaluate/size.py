@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind, Measurement
-from autoquant.core.plan import Plan
+from autoquant.core.plan import INT16_SCHEMES, Plan
 from autoquant.core.precision import Mode, Precision, Scheme
 from autoquant.core.sites import OpKind, Site
 
@@ -14,7 +14,7 @@ _BYTES_FP32 = 4
 
 
 def plan_costs(plan: Plan, sites: Iterable[Site], parameter_count: int) -> dict[str, Measurement]:
-    """Estimate size and bit operations.
+    """Estimate size, bit operations and the share of ops on 16-bit integers.
 
     `size_bytes` counts each weight in its scheme's format, with an fp32 scale for each output
     channel of an integer weight; biases and all other parameters in fp32. The container of an
@@ -36,6 +36,7 @@ def plan_costs(plan: Plan, sites: Iterable[Site], parameter_count: int) -> dict[
     return {
         "size_bytes": Measurement(float(size), Kind.ESTIMATED),
         "bops_ratio": Measurement(operations / full if full else 1.0, Kind.ESTIMATED),
+        "int16_share": Measurement(plan.int16_share, Kind.ESTIMATED),
     }
 
 
@@ -68,6 +69,17 @@ def bops_table(sites: Iterable[Site]) -> CostTable:
         for scheme in Scheme
     }
     return CostTable(0.0, ops, {}, Kind.ESTIMATED, "bops")
+
+
+def int16_table(sites: Iterable[Site]) -> CostTable:
+    """Give the table whose `predict` is a plan's `int16_share`."""
+    listed = tuple(sites)
+    ops = {
+        (site.name, scheme): (scheme in INT16_SCHEMES) / len(listed)
+        for site in listed
+        for scheme in Scheme
+    }
+    return CostTable(0.0, ops, {}, Kind.ESTIMATED, "share")
 
 
 def bit_operations(site: Site, scheme: Scheme) -> int:

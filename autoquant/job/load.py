@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from autoquant.errors import JobError
+from autoquant.core.plan import load_plans
+from autoquant.errors import JobError, PlanError
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import METRICS, Job
 from autoquant.job.yaml_text import parse_yaml, read_yaml_mapping
@@ -23,7 +24,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """Read, override and check a job file.
 
     Files that the job names (entry points, the search space) are relative to the job file's
-    folder; `output` is relative to the current one.
+    folder; `output` and `seeds` are relative to the current one.
 
     Args:
         path: The YAML file.
@@ -109,11 +110,26 @@ def _resolve(document: dict[str, Any], folder: Path) -> Iterator[str]:
         except JobError as error:
             yield f"space: {error.message}; {error.hint}"
             document["space"] = {"schemes": ["fp32"]}
+    yield from _resolve_seeds(document)
     yield from _resolve_entry(document, "model", "model", folder)
     data = document.get("data")
     if isinstance(data, dict):
         for key in _ENTRY_KEYS:
             yield from _resolve_entry(data, key, f"data.{key}", folder)
+
+
+def _resolve_seeds(document: dict[str, Any]) -> Iterator[str]:
+    """Each seed is a file of plans that can be read."""
+    seeds = document.get("seeds")
+    if not isinstance(seeds, list):
+        return
+    for index, seed in enumerate(seeds):
+        if isinstance(seed, str):
+            path = seeds[index] = str(Path(seed).resolve())
+            try:
+                load_plans(path)
+            except PlanError as error:
+                yield f"seeds.{index}: {error.message}; {error.hint}"
 
 
 def _resolve_entry(section: dict[str, Any], key: str, name: str, folder: Path) -> Iterator[str]:

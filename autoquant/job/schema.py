@@ -203,6 +203,7 @@ class Job(Section):
     ] = (Objective.OUTPUT_ERROR, Objective.LATENCY)
     constraints: Constraints = Constraints()
     budget: Budget = Budget()
+    seeds: Annotated[tuple[Annotated[Path, Field(strict=False)], ...], Field(strict=False)] = ()
     sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
     execution: Execution = Field(default_factory=Execution)
     tracking: Tracking = Tracking()
@@ -217,7 +218,7 @@ class Job(Section):
         if not any(item.is_quality for item in value) or all(item.is_quality for item in value):
             raise ValueError(
                 "a frontier trades quality for cost: name at least one of output_error, kl, "
-                "accuracy and at least one of latency, size, bops"
+                "accuracy and at least one of latency, size, bops, int16_share"
             )
         return value
 

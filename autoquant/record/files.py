@@ -24,6 +24,10 @@ SENSITIVITY_UNFINISHED = "sensitivity.unfinished.csv"
 FRONTIER = "frontier.json"
 REPORT = "report.html"
 PLANS = "plans"
+TUNE = "tune.json"
+TUNE_REPORT = "tune.md"
+TUNED = "tuned.json"
+TUNING = "tuning"
 
 LEFTOVERS = (
     JOURNAL,

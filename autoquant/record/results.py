@@ -45,8 +45,16 @@ def load_findings(folder: Path) -> Findings:
         sites=load_sites(folder),
         candidates=load_candidates(folder),
         frontier=load_frontier(folder),
-        sensitivity=(load_sensitivity(folder) if (folder / files.SENSITIVITY).exists() else None),
+        sensitivity=_sensitivity(folder),
     )
+
+
+def _sensitivity(folder: Path) -> SensitivityTable | None:
+    """The table with the knobs that it is of; None where there is none."""
+    if not (folder / files.SENSITIVITY).exists():
+        return None
+    space = load_space(folder) if (folder / files.SPACE).exists() else None
+    return replace(load_sensitivity(folder), space=space)
 
 
 def load_facts(folder: Path) -> SearchFacts:

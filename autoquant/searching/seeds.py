@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.raising import raised_scheme, rank_knobs
 from autoquant.core.sensitivity import SensitivityTable
-from autoquant.core.space import Knob, SearchSpace
+from autoquant.core.space import SearchSpace
 from autoquant.searching.program import Limit
 from autoquant.searching.sweep import sweep_frontier
 
@@ -33,16 +34,18 @@ def seed_plans(
     costs: CostTable | None = None,
     limits: Sequence[Limit] = (),
     *,
+    templates: Sequence[Plan] = (),
     program_seeds: int = PROGRAM_SEEDS,
 ) -> tuple[Seed, ...]:
-    """List the seeds: all-fp32, the additive model's frontier, every uniform plan, and the ladder.
+    """List the seeds: all-fp32, the user's templates, the additive frontier, uniforms, the ladder.
 
-    Where no knob can choose fp32, the first seed is the plan of the most precise schemes. The
-    frontier (`sweep_frontier`) trades the table's additive noise for the costs; its ends come
-    first, then what halves the widest gap, so that it is covered evenly wherever a search is
-    stopped. The ladder starts from the uniform plan of the cheapest scheme and raises its k percent
-    most sensitive knobs (by the noise that the scheme alone adds to the output), for growing k, to
-    each more precise scheme in turn. Equal plans are listed once, under the first origin.
+    The first seed is all-fp32, or where no knob can choose it the plan of the most precise
+    schemes. The frontier (`sweep_frontier`) trades the table's additive noise for the costs; its
+    ends come first, then what halves the widest gap, so that it is covered evenly wherever a
+    search is stopped. The ladder starts from the uniform plan of the cheapest scheme and raises its
+    k percent most sensitive knobs (by the noise that the scheme alone adds to the output), for
+    growing k, to each more precise scheme in turn. Equal plans are listed once: as a uniform plan
+    where they are one, else under the first origin.
 
     Args:
         space: The search space.
@@ -50,6 +53,7 @@ def seed_plans(
         costs: What plans cost, over sites; None: no frontier among the seeds.
         limits: What every plan of the frontier must keep, over sites; uniform plans and the ladder
             are listed whether they keep them or not.
+        templates: The user's own plans, of this space.
         program_seeds: How many plans of the frontier at most.
 
     Raises:
@@ -58,11 +62,13 @@ def seed_plans(
     seen: set[str] = set()
     seeds = []
     program = () if costs is None else _program(space, table, costs, limits, program_seeds)
+    own = (Seed(plan, f"seed:template-{place}") for place, plan in enumerate(templates, start=1))
     uniform = tuple(_uniform(space))
-    for seed in (*uniform[:1], *program, *uniform[1:], *_ladder(space, table)):
+    named = {seed.plan.digest: seed for seed in reversed(uniform)}
+    for seed in (*uniform[:1], *own, *program, *uniform[1:], *_ladder(space, table)):
         if seed.plan.digest not in seen:
             seen.add(seed.plan.digest)
-            seeds.append(seed)
+            seeds.append(named.get(seed.plan.digest, seed))
     return tuple(seeds)
 
 
@@ -110,22 +116,6 @@ def _ladder(space: SearchSpace, table: SensitivityTable) -> Iterator[Seed]:
     for percent in LADDER_PERCENT:
         count = max(1, round(len(ranked) * percent / 100))
         for target in targets:
-            raised = {knob.name: _raise(knob, target) for knob in ranked[:count]}
+            raised = {knob.name: raised_scheme(knob, target) for knob in ranked[:count]}
             plan = space.plan({**start, **raised})
             yield Seed(plan, f"seed:ladder-{base.value}-to-{target.value}-{percent}%")
-
-
-def rank_knobs(space: SearchSpace, table: SensitivityTable, base: Scheme) -> Sequence[Knob]:
-    """Free knobs by the noise of their cheapest scheme, most sensitive first; ties in order."""
-    losses = table.losses()
-
-    def noise(knob: Knob) -> float:
-        scheme = base if base in knob.schemes else knob.schemes[0]
-        return losses.get((knob.name, scheme), 0.0)
-
-    return sorted(space.free, key=lambda knob: -noise(knob))
-
-
-def _raise(knob: Knob, target: Scheme) -> Scheme:
-    """`target` where the knob allows it, else its most precise scheme."""
-    return target if target in knob.schemes else knob.schemes[-1]

@@ -54,6 +54,8 @@ def _cost_axis(objective: Objective, baseline: Measurements) -> Axis:
         return Axis("speedup", "Speedup over fp32, times")
     if objective is Objective.BOPS:
         return Axis("bops_ratio", "Bit operations, % of fp32", 100.0, is_reversed=True)
+    if objective is Objective.INT16_SHARE:
+        return Axis("int16_share", "Ops on 16-bit integers, %", 100.0, is_reversed=True)
     if "size_bytes" in baseline:
         share = 100.0 / baseline["size_bytes"].value
         return Axis("size_bytes", "Size, % of fp32", share, is_reversed=True)

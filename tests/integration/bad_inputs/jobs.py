@@ -179,7 +179,8 @@ KEYS = [
         "objectives-without-cost",
         "`objectives: [output_error, kl]`",
         "objectives: ['output_error', 'kl'] is wrong: a frontier trades quality for cost",
-        "name at least one of output_error, kl, accuracy and at least one of latency, size, bops",
+        "name at least one of output_error, kl, accuracy and at least one of latency, size, "
+        "bops, int16_share",
         {"objectives": ["output_error", "kl"]},
     ),
     Case(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from tests.integration.bad_inputs import (
     candidates,
     datasets,
+    debugging,
     disks,
     folders,
     jobs,
@@ -33,6 +34,9 @@ TABLES: Mapping[str, Sequence[Case | Scene]] = {
     "The output folder": [*folders.OUTPUTS, *disks.DISKS],
     "Resuming": folders.RESUMES,
     "Candidates": candidates.CANDIDATES,
+    "Plans among the seeds": debugging.SEEDS,
+    "Sensitivity": debugging.RANKINGS,
+    "Tuning": debugging.TUNING,
     "Results": [*results.RESULTS, *results.EXPORTS, *results.PLANS],
 }
 """By heading of docs/errors.md, in its order."""

@@ -8,7 +8,7 @@ import pytest
 
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.evaluate.size import bops_table, plan_costs, size_table
+from autoquant.evaluate.size import bops_table, int16_table, plan_costs, size_table
 from autoquant.model.capture import Capture, capture
 from tests.networks import MixedNet, images, seeded
 
@@ -40,3 +40,11 @@ def test_the_bops_table_gives_the_ratio(captured: Capture, seed: int) -> None:
     table = bops_table(captured.sites)
     ratio = plan_costs(plan, captured.sites, PARAMETERS)["bops_ratio"].value
     assert table.predict(plan) / table.predict(full) == ratio
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_int16_table_gives_the_share(captured: Capture, seed: int) -> None:
+    plan = any_plan(captured, seed)
+    share = plan_costs(plan, captured.sites, PARAMETERS)["int16_share"].value
+    assert share == plan.int16_share
+    assert int16_table(captured.sites).predict(plan) == pytest.approx(share, rel=1e-12)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import JobError
 from autoquant.job import dump_job, load_job, shipped_spaces
@@ -45,6 +46,20 @@ def test_entry_files_are_relative_to_the_job_file(path: Path) -> None:
     job = load_job(path)
     assert job.model is not None
     assert job.model.entry == f"{path.parent / 'entry.py'}:model"
+
+
+def test_seeds_are_relative_to_the_current_folder_and_kept_with_the_job(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Plan.of({"a": Scheme.INT8}).save(elsewhere / "plan.json")
+    monkeypatch.chdir(elsewhere)
+    job = load_job(path, ["seeds=[plan.json]"])
+    assert job.seeds == (elsewhere / "plan.json",)
+    (tmp_path / "again.yaml").write_text(dump_job(job))
+    monkeypatch.chdir(tmp_path)
+    assert load_job(tmp_path / "again.yaml") == job
 
 
 def test_a_dumped_job_loads_as_the_same_job(path: Path, tmp_path: Path) -> None:

@@ -1,0 +1,189 @@
+"""`autoquant tune`: the staged method for int8, int16 and fp16."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autoquant import metrics
+from autoquant.api.document import job_of, merge
+from autoquant.api.pair import prepare_untimed
+from autoquant.api.preparation import Preparation
+from autoquant.api.sensitivity import rank_by_sensitivity
+from autoquant.api.tune_measure import PlanMeasurer, fingerprint
+from autoquant.api.tune_search import FewerInt16
+from autoquant.api.tune_walk import Walk
+from autoquant.api.watch import Silent, Watch
+from autoquant.core.objectives import Objective
+from autoquant.core.precision import Scheme
+from autoquant.core.refusals import storage_errors
+from autoquant.core.tuning import Attempt, TuneReport
+from autoquant.errors import JobError, PlanError
+from autoquant.job import Job, find_space_rules
+from autoquant.model.subject import HeldRecipe, Metric, SubjectRecipe, build_subject
+from autoquant.record import files
+from autoquant.record.evaluated import EvaluatedPlans
+from autoquant.record.lock import FolderLock
+from autoquant.record.tune_folder import write_tuning
+from autoquant.record.wording import counts_text
+
+
+def run_tune(job: Job, recipe: SubjectRecipe, watch: Watch) -> TuneReport:
+    """Walk the stages of a job, and write what was tried into its output folder.
+
+    Plans that an earlier run measured, on the same model, data and engine, are not measured again.
+    The job's objectives are not looked at: what costs is the share of ops in int16.
+
+    Args:
+        job: Goal (`constraints.accuracy_drop`), space, budget of the search.
+        recipe: Loads model, data and metric.
+        watch: Shown the progress.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; what was measured is kept.
+    """
+    goal = _check(job)
+    job = job.model_copy(update={"objectives": (Objective.OUTPUT_ERROR, Objective.INT16_SHARE)})
+    folder = job.output / files.TUNING
+    with storage_errors(folder, "write to"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with closing(FolderLock(folder / files.LOCK)):
+        with watch.stage("loading model and data", None):
+            subject = recipe()
+        prepared = prepare_untimed(job, subject, watch)
+        with EvaluatedPlans(folder, fingerprint(job, prepared)) as kept:
+            if len(kept):
+                watch.note(f"{len(kept)} plans were measured before and are not measured again")
+            measurer = PlanMeasurer(prepared, kept)
+            report = _walk(job, goal, prepared, measurer, watch, folder)
+            report = _score_heldout(report, measurer, watch)
+        write_tuning(job.output, report, job.name)
+    return report
+
+
+def _check(job: Job) -> float:
+    """Refuse what tuning cannot work on, before anything is loaded; gives the goal."""
+    goal = job.constraints.accuracy_drop
+    if goal is None:
+        raise JobError(
+            "constraints.accuracy_drop: null is no goal to tune for",
+            hint="give the largest accuracy drop that you accept, for instance 0.01",
+        )
+    missing = [s.value for s in (Scheme.INT8, Scheme.INT16) if s not in job.space.schemes]
+    if missing:
+        raise PlanError(
+            f"space: tuning goes from int8 to int16 and fp16, and {job.space.name!r} has no "
+            f"{' and no '.join(missing)}",
+            hint="--set space=npu has int8, int16 and fp16",
+        )
+    return goal
+
+
+def _walk(
+    job: Job,
+    goal: float,
+    prepared: Preparation,
+    measurer: PlanMeasurer,
+    watch: Watch,
+    folder: Path,
+) -> TuneReport:
+    table = rank_by_sensitivity(job, prepared, watch, folder)
+    refine = FewerInt16(job, prepared, table, measurer, goal, watch)
+
+    def show(attempt: Attempt) -> None:
+        found = attempt.candidate.measurements.get("accuracy_drop")
+        drop = "" if found is None else f", drop {found.value:.4g}"
+        watch.note(
+            f"{attempt.stage.value}, {attempt.why} ({counts_text(attempt.plan)}){drop}: "
+            f"{attempt.verdict.value}"
+        )
+
+    walk = Walk(prepared.space, table, measurer.measure, goal=goal, refine=refine, show=show)
+    return walk.run()
+
+
+def _score_heldout(report: TuneReport, measurer: PlanMeasurer, watch: Watch) -> TuneReport:
+    """Score the chosen plan, and no other, on data that no stage looked at."""
+    chosen = report.chosen
+    if chosen is None:
+        return report
+    with watch.stage("scoring held-out data", None):
+        scored = replace(chosen, candidate=measurer.score_heldout(chosen.candidate))
+    attempts, results = (
+        tuple(scored if item is chosen else item for item in items)
+        for items in (report.attempts, report.results)
+    )
+    return replace(report, attempts=attempts, results=results, chosen=scored)
+
+
+def tune(
+    model: nn.Module,
+    *,
+    calibration: object,
+    evaluation: object,
+    metric: Metric = metrics.accuracy,
+    heldout: object | None = None,
+    max_drop: float = 0.01,
+    trials: int = 24,
+    space: str | dict[str, Any] = "npu",
+    backend: str = "auto",
+    seed: int = 0,
+    output: str | Path | None = None,
+    leaf_modules: Sequence[str] = (),
+    name: str = "tune",
+    watch: Watch | None = None,
+    **settings: Any,
+) -> TuneReport:
+    """Find the plan with the fewest int16 ops (and fp16 ops) that keeps the accuracy.
+
+    Args:
+        model: The trained float model; it is never changed.
+        calibration: Inputs to calibrate on, as `aq.search` takes them.
+        evaluation: Inputs and targets to compare plans on.
+        metric: `metric(outputs, targets)`, higher is better.
+        heldout: Data that the chosen plan alone is scored on.
+        max_drop: The goal: the largest accuracy drop, in the metric's unit.
+        trials: How many plans the search may measure after the bisection; 0: no search.
+        space: A search space with int8 and int16, and fp16 where the target has it.
+        backend: A torch engine; `auto`: the first that runs here.
+        seed: Decides everything that is drawn.
+        output: Where the report and all measured plans are kept; None: a new temporary folder.
+        leaf_modules: Paths that torch.fx must not trace into.
+        name: For the report.
+        watch: Shown the progress.
+        settings: Any other section of a job file, as a mapping.
+
+    Returns:
+        What was tried and why; `.plan` is the plan, None where the goal is out of reach.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    document: dict[str, Any] = {
+        "name": name,
+        "space": find_space_rules(space) if isinstance(space, str) else space,
+        "objectives": ["output_error", "int16_share"],
+        "seed": seed,
+        "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
+        "backend": {"engine": backend},
+        "constraints": {"accuracy_drop": max_drop},
+        "budget": {"trials": trials},
+    }
+    merge(document, settings)
+    job = job_of(document, "autoquant.tune")
+    _check(job)
+    subject = build_subject(
+        model,
+        calibration=calibration,
+        evaluation=evaluation,
+        heldout=heldout,
+        metric=metric,
+        leaf_modules=tuple(leaf_modules),
+    )
+    return run_tune(job, HeldRecipe(subject), watch or Silent())

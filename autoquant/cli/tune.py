@@ -1,0 +1,59 @@
+"""`autoquant tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from autoquant.cli.options import JobFile, Overrides, load_with, stdout, terminal
+
+if TYPE_CHECKING:
+    from autoquant.core.tuning import TuneReport
+
+
+def tune(context: typer.Context, job_file: JobFile, overrides: Overrides = None) -> int:
+    """Find the fewest int16 and fp16 ops that keep the accuracy, stage by stage.
+
+    All int16 first (if that fails, the fewest fp16 ops beside it), then all int8, then as few int16
+    ops as meet the goal: by bisection on the sensitivity ranking, and by a search from there. The
+    goal is the job's constraints.accuracy_drop, the search's budget its budget.trials.
+
+    Plans that were measured before are not measured again: run it again to go on.
+    """
+    from autoquant.api.tune import run_tune
+    from autoquant.model.subject import JobRecipe
+    from autoquant.record import files
+
+    job = load_with(job_file, overrides, context.args)
+    report = run_tune(job, JobRecipe(job), terminal())
+    _print(report, job.output / files.TUNE, job_file)
+    return 0
+
+
+def _print(report: TuneReport, path: Path, job_file: Path) -> None:
+    from rich.table import Table
+
+    from autoquant.core.tuning import RULE
+    from autoquant.record import files
+    from autoquant.record.tune_report import HEADS, tune_rows, tune_sentences, tune_unit
+
+    console = stdout()
+    table = Table()
+    for head in HEADS:
+        shown = f"drop, {tune_unit(report).drop_unit}" if head == "drop" else head
+        table.add_column(shown, justify="right" if head in ("int16 share", "drop") else "left")
+    for row in tune_rows(report):
+        table.add_row(*row)
+    console.print(table)
+    for sentence in (*tune_sentences(report), RULE):
+        console.print(sentence, highlight=False, markup=False)
+    lines = [f"report: {path.with_name(files.TUNE_REPORT)}"]
+    if report.chosen is not None:
+        lines += [
+            f"plan: {path.with_name(files.TUNED)}",
+            f"search on from it: autoquant search {job_file} --set 'seeds=[{path}]'",
+        ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
