@@ -82,6 +82,7 @@ def test_program_plans_are_numbered_from_the_cheapest_on() -> None:
     found.sort(key=lambda seed: int(seed.origin.rpartition("-")[2]))
     costs = [COSTS.predict(seed.plan) for seed in found]
     assert costs == sorted(costs)
+    assert 3 <= len(costs) <= PROGRAM_SEEDS
 
 
 def test_no_plan_is_listed_twice() -> None:
