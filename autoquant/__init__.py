@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from autoquant.api.check import check
     from autoquant.api.compare import compare
     from autoquant.api.export import export_torchscript
+    from autoquant.api.finetune import finetune
+    from autoquant.api.finetune_result import FinetuneResult
     from autoquant.api.load import load_result
     from autoquant.api.python import search
     from autoquant.api.result import ResultCandidate, SearchResult
@@ -34,6 +36,7 @@ __all__ = [
     "AutoquantError",
     "CheckReport",
     "LayerComparison",
+    "FinetuneResult",
     "Plan",
     "Precision",
     "ResultCandidate",
@@ -44,6 +47,7 @@ __all__ = [
     "compare",
     "compare_observers",
     "export_torchscript",
+    "finetune",
     "load_plan",
     "load_result",
     "metrics",
@@ -55,6 +59,7 @@ _HOMES = {
     "AutoquantError": "autoquant.errors",
     "CheckReport": "autoquant.core.structure",
     "LayerComparison": "autoquant.core.layers",
+    "FinetuneResult": "autoquant.api.finetune_result",
     "Plan": "autoquant.core.plan",
     "Precision": "autoquant.core.precision",
     "ResultCandidate": "autoquant.api.result",
@@ -65,6 +70,7 @@ _HOMES = {
     "compare_observers": "autoquant.api.calibrate",
     "compare": "autoquant.api.compare",
     "export_torchscript": "autoquant.api.export",
+    "finetune": "autoquant.api.finetune",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",
     "search": "autoquant.api.python",
