@@ -82,8 +82,8 @@ class Calibration(Section):
     observer: Annotated[ObserverName, Field(strict=False)] = ObserverName.HISTOGRAM
     percentile: Annotated[float, Field(gt=50, le=100, strict=False)] = 99.99
     averaging: Annotated[float, Field(gt=0, le=1, strict=False)] = 0.01
-    sites: dict[str, Annotated[ObserverName, Field(strict=False)]] = {}
-    fixed_ranges: dict[str, KnownRange] = {}
+    sites: dict[str, Annotated[ObserverName, Field(strict=False)]] = Field(default_factory=dict)
+    fixed_ranges: dict[str, KnownRange] = Field(default_factory=dict)
     samples: Annotated[int, Field(ge=1)] | None = None
 
 

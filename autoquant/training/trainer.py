@@ -78,7 +78,7 @@ class Trainer:
         for end in self._check_points(state.step, steps):
             mean = self._steps(state, optimizer, batches, end, steps, advance)
             if not math.isfinite(mean):
-                state = replace(state, stopped=f"the loss was no longer finite before step {end}")
+                state = replace(state, stopped=f"it diverged before step {end}")
                 keep(state)
                 return state
             state = self._check(state, optimizer, end, steps, mean)
@@ -120,7 +120,7 @@ class Trainer:
         steps: int,
         advance: Advance,
     ) -> float:
-        """Train up to a check; gives the mean loss, infinite as soon as one loss is not finite."""
+        """Train up to a check; gives the mean loss, infinite once losses or weights are not finite."""
         total = 0.0
         for step in range(state.step, end):
             _set_rate(optimizer, state.learning_rate * self.schedule(step / steps))
@@ -132,14 +132,15 @@ class Trainer:
         return total / (end - state.step)
 
     def _step(self, optimizer: Optimizer, batch: Batch) -> float:
+        parameters = list(self.twin.weights.trainable().values())
         optimizer.zero_grad(set_to_none=True)
         loss = batch_loss(self.objective.loss, self.twin(batch.inputs), batch)
         torch.autograd.backward(loss)
         if self.settings.gradient_norm is not None:
-            parameters = self.twin.weights.trainable().values()
             nn.utils.clip_grad_norm_(parameters, self.settings.gradient_norm)
         optimizer.step()
-        return float(loss.detach())
+        is_finite = all(bool(torch.isfinite(item).all()) for item in parameters)
+        return float(loss.detach()) if is_finite else math.inf
 
     def _check(
         self, state: TrainingState, optimizer: Optimizer, end: int, steps: int, mean: float
