@@ -120,7 +120,7 @@ class Trainer:
         steps: int,
         advance: Advance,
     ) -> float:
-        """Train up to a check; gives the mean loss, infinite once losses or weights are not finite."""
+        """Train up to a check; gives the mean loss, infinite once it diverges."""
         total = 0.0
         for step in range(state.step, end):
             _set_rate(optimizer, state.learning_rate * self.schedule(step / steps))

@@ -8,6 +8,7 @@ from tests.integration.bad_inputs import (
     candidates,
     datasets,
     disks,
+    finetuning,
     folders,
     jobs,
     models,
@@ -33,6 +34,7 @@ TABLES: Mapping[str, Sequence[Case | Scene]] = {
     "The output folder": [*folders.OUTPUTS, *disks.DISKS],
     "Resuming": folders.RESUMES,
     "Candidates": candidates.CANDIDATES,
+    "Fine-tuning": finetuning.FINETUNING,
     "Results": [*results.RESULTS, *results.EXPORTS, *results.PLANS],
 }
 """By heading of docs/errors.md, in its order."""

@@ -22,6 +22,7 @@ from tests.networks import LinearNet, seeded
 
 PLAN = {"first": "int8", "second": "int16", "last": "int8"}
 FLOAT = {"first": "fp32", "second": "fp32", "last": "fp32"}
+DIVERGING = aq.Plan.from_json(FLOAT)
 BATCHES = [
     (inputs, (inputs[:, :4] + 0.5 * inputs[:, 4:8]).argmax(1))
     for inputs in torch.randn(8, 32, 16, generator=torch.Generator().manual_seed(5))
@@ -44,7 +45,7 @@ class Interrupting(Silent):
         self._left = after
 
     @contextmanager
-    def stage(self, title: str, total: int | None) -> Iterator[Advance]:  # type: ignore[override]
+    def stage(self, title: str, total: int | None) -> Iterator[Advance]:  # type: ignore[override]  # noqa: ARG002
         yield self._advance if title == "fine-tuning" else lambda steps: None
 
     def _advance(self, steps: int) -> None:
@@ -145,7 +146,7 @@ def test_all_steps_stay_within_the_share_of_the_float_training(tmp_path: Path) -
 
 
 def test_the_probe_takes_the_rate_with_the_lowest_loss(tmp_path: Path) -> None:
-    result = finetune(tmp_path, plan=aq.Plan.from_json(FLOAT), learning_rates=(1e-7, 0.05, 1e30))
+    result = finetune(tmp_path, plan=DIVERGING, learning_rates=(1e-7, 0.05, 1e30))
     losses = {trial.learning_rate: trial.loss for trial in result.trials}
     assert losses[1e30] is None
     assert losses[0.05] < losses[1e-7]
@@ -191,7 +192,7 @@ def number(outputs: Tensor, targets: Tensor) -> Tensor:
         ({"share": 0.005, "learning_rates": (1, 2, 3)}, JobError, "leave none after 3 runs"),
         ({"shares": 0.1}, JobError, "did you mean 'share'"),
         ({"learning_rates": (0.0,)}, JobError, "learning_rates.0: 0.0 is not above 0"),
-        ({"plan": aq.Plan.from_json(FLOAT), "learning_rates": (1e30, 1e35)}, DataError, "diverges at every learning rate"),
+        ({"plan": DIVERGING, "learning_rates": (1e30, 1e35)}, DataError, "diverges at every"),
         ({"loss": number}, MetricError, "'number' returned a tensor without a gradient"),
         ({"loss": lambda o, t: o}, MetricError, r"returned shape \(32, 4\) for a batch of 32"),
         ({"train_loader": [(torch.rand(4, 3), BATCHES[0][1][:4])]}, DataError, "training batch 0"),

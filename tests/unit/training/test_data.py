@@ -60,7 +60,7 @@ def test_skipped_batches_leave_those_after_them_as_they_were(
 def test_each_epoch_has_an_order_of_its_own() -> None:
     found = rows(TrainingData(SOURCES["loader"](), 0), 6)
     assert found[:3] != found[3:]
-    assert sorted(sum(found[3:], [])) == INPUTS.flatten().tolist()
+    assert sorted(value for row in found[3:] for value in row) == INPUTS.flatten().tolist()
 
 
 def test_reading_leaves_the_global_generator_as_it_was() -> None:

@@ -140,7 +140,7 @@ def test_a_trained_model_is_captured_with_the_very_weights_of_its_training(
     weights = mixed.weights(batch_norm)
     with torch.no_grad():
         for parameter in weights.trainable().values():
-            parameter += 0.01 * torch.randn_like(parameter)
+            parameter.add_(0.01 * torch.randn_like(parameter))
     trained = dict(weights.graph_parameters())
     again = dict(capture(weights.model, (mixed.inputs,)).graph.named_parameters())
     assert all(torch.equal(trained[name], again[name]) for name in again)
@@ -185,7 +185,7 @@ def test_ranges_follow_the_weights_when_they_are_updated(mixed: Subject) -> None
     twin = mixed.twin("int8", weights)
     with torch.no_grad():
         for parameter in weights.model.get_submodule("bn").parameters():
-            parameter *= 3.0
+            parameter.mul_(3.0)
     before = twin.statistics.tensors["stem"].high
     twin.calibrate([(mixed.inputs,)])
     assert twin.statistics.tensors["stem"].high == pytest.approx(3 * before, rel=1e-5)
