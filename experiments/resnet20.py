@@ -49,14 +49,19 @@ def model(folder: str = "data/cifar10", outlier_scale: float = 1.0) -> nn.Module
 
 
 def training(folder: str = "data/cifar10", batch_size: int = BATCH_SIZE) -> Augmented:
-    """Give all images of the training split that the folder has, augmented as in the paper."""
-    images, labels = _tensors(folder, "calibration", None)
-    return Augmented(images, labels, batch_size)
+    """Give all images of the training split that the folder has, mirrored and shifted.
+
+    They are few (512), so their targets are not the labels, which would soon be learnt by heart,
+    but the probabilities that the trained network gives each class (Hinton et al., arXiv
+    1503.02531, at temperature 1).
+    """
+    images, _ = _tensors(folder, "calibration", None)
+    return Augmented(images, model(folder), batch_size)
 
 
-def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Give what training lowered: one number for the batch."""
-    return F.cross_entropy(logits, labels)
+def loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Give the cross entropy of a batch against labels, or against probabilities."""
+    return F.cross_entropy(logits, targets)
 
 
 def calibration(folder: str = "data/cifar10", samples: int = 256) -> list[Batch]:
@@ -75,30 +80,33 @@ def heldout(folder: str = "data/cifar10", samples: int | None = None) -> list[Ba
 
 
 class Augmented:
-    """Shuffled batches of one epoch each time it is read, mirrored by chance and shifted.
+    """Shuffled batches of one epoch each time it is read, with a network's probabilities.
 
     Each image is mirrored with probability one half; a batch is padded by 4 pixels each side and
     cropped at one place.
 
     Args:
         images: Shape (samples, 3, 32, 32).
-        labels: Shape (samples,).
+        teacher: Gives logits of shape (batch, classes).
         batch_size: Of all batches but the last.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
+    def __init__(self, images: Tensor, teacher: nn.Module, batch_size: int) -> None:
         self._images = images
-        self._labels = labels
+        self._teacher = teacher
         self._batch_size = batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         """Draw everything from torch's global generator."""
-        for chosen in torch.randperm(len(self._labels)).split(self._batch_size):
+        for chosen in torch.randperm(len(self._images)).split(self._batch_size):
             images = self._images[chosen]
             mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
             images = F.pad(torch.where(mirrored, images.flip(3), images), (4, 4, 4, 4))
             down, right = torch.randint(0, 9, (2,)).tolist()
-            yield images[:, :, down : down + 32, right : right + 32], self._labels[chosen]
+            images = images[:, :, down : down + 32, right : right + 32]
+            with torch.no_grad():
+                probabilities = torch.softmax(self._teacher(images), 1)
+            yield images, probabilities
 
 
 class ResNet20(nn.Module):

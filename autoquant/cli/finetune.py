@@ -59,9 +59,19 @@ def finetune(
 def finetune_tables(result: FinetuneResult) -> Iterator[Table | str]:
     """What was tried, how training went, and what came of it."""
     if result.trials:
+        yield (
+            f"learning rates tried, {result.trials[0].steps} steps each "
+            "(emulated, on the evaluation data):"
+        )
         yield _probe_table(result)
+    yield (
+        f"training, {result.steps} steps with those of the probe "
+        "(emulated, on the evaluation data):"
+    )
     yield _check_table(result)
     for recovery in result.recoveries:
+        about = ", which chose the weights" if recovery.data == "evaluation" else ""
+        yield f"{recovery.data} data{about}, {recovery.float_score.samples} samples:"
         yield _recovery_table(recovery)
         yield _sentence(recovery)
     if result.stopped:
@@ -70,10 +80,7 @@ def finetune_tables(result: FinetuneResult) -> Iterator[Table | str]:
 
 
 def _probe_table(result: FinetuneResult) -> Table:
-    table = _table(
-        f"learning rates tried, {result.trials[0].steps} steps each (emulated, evaluation data)",
-        ("learning rate", "ranges", "loss", "accuracy", ""),
-    )
+    table = _table("learning rate", "ranges", "loss", "accuracy", "")
     for trial in result.trials:
         taken = (trial.learning_rate, trial.ranges.value) == (result.learning_rate, result.ranges)
         table.add_row(
@@ -87,10 +94,7 @@ def _probe_table(result: FinetuneResult) -> Table:
 
 
 def _check_table(result: FinetuneResult) -> Table:
-    table = _table(
-        f"training: {result.steps} steps, those of the probe included (emulated, evaluation data)",
-        ("step", "learning rate", "training loss", "loss", "accuracy", ""),
-    )
+    table = _table("step", "learning rate", "training loss", "loss", "accuracy", "")
     for check in result.checks:
         table.add_row(
             str(check.step),
@@ -104,11 +108,7 @@ def _check_table(result: FinetuneResult) -> Table:
 
 
 def _recovery_table(recovery: Recovery) -> Table:
-    about = ", which chose the weights" if recovery.data == "evaluation" else ""
-    table = _table(
-        f"{recovery.data} data{about}: {recovery.float_score.samples} samples",
-        ("model", "accuracy", "drop against float", "figures"),
-    )
+    table = _table("model", "accuracy", "drop against float", "figures")
     table.add_row("float", _with_error(recovery.float_score), "", recovery.float_score.kind.value)
     for name, standing in (
         ("plan before training", recovery.before),
@@ -130,8 +130,8 @@ def _sentence(recovery: Recovery) -> str:
     )
 
 
-def _table(title: str, heads: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(*heads: str) -> Table:
+    table = Table()
     for head in heads:
         numeric = head not in ("model", "ranges", "figures", "")
         table.add_column(head, justify="right" if numeric else "left")

@@ -134,7 +134,8 @@ class Trainer:
     def _step(self, optimizer: Optimizer, batch: Batch) -> float:
         parameters = list(self.twin.weights.trainable().values())
         optimizer.zero_grad(set_to_none=True)
-        loss = batch_loss(self.objective.loss, self.twin(batch.inputs), batch)
+        with torch.enable_grad():  # data that yield within no_grad would leave it on
+            loss = batch_loss(self.objective.loss, self.twin(batch.inputs), batch)
         torch.autograd.backward(loss)
         if self.settings.gradient_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self.settings.gradient_norm)
