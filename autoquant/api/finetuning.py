@@ -9,20 +9,18 @@ from typing import Any
 
 import torch
 
-from autoquant.api.export import write_torchscript
+from autoquant.api.finetune_outcome import build_outcome
 from autoquant.api.finetune_result import FinetuneResult
-from autoquant.api.pair import Pair, build_pair
+from autoquant.api.pair import build_pair
 from autoquant.api.preparation import Preparation
 from autoquant.api.watch import Watch
-from autoquant.core.finetuning import Recovery, Trial
+from autoquant.core.finetuning import Trial
 from autoquant.core.plan import Plan
 from autoquant.errors import AutoquantError, DataError
-from autoquant.evaluate.evaluator import build_backend, with_threads
-from autoquant.evaluate.recovery import Runs, measure_recovery
+from autoquant.evaluate.evaluator import with_threads
 from autoquant.job import Job, TrainingSettings
-from autoquant.model.capture import capture
 from autoquant.model.subject import Subject
-from autoquant.record.finetune_folder import FINDINGS, QUANTIZED, FinetuneFolder
+from autoquant.record.finetune_folder import FINDINGS, FinetuneFolder
 from autoquant.record.mlflow_finetune import (
     FinetuneTracker,
     NullFinetuneTracker,
@@ -127,7 +125,7 @@ def finetune_plan(
     try:
         with with_threads(prepared.settings.quality_threads):
             state = _train(task, trainer, folder, identity, tracker, watch)
-            result = _finish(trainer, state, pair, folder, watch)
+            result = build_outcome(trainer, state, pair, folder, watch)
     except (AutoquantError, KeyboardInterrupt) as error:
         tracker.stop(str(error) or "interrupted")
         raise
@@ -190,90 +188,6 @@ def _probe(settings: TrainingSettings, trainer: Trainer, watch: Watch) -> Traini
             hint="list lower learning_rates, or set gradient_norm",
         )
     return state
-
-
-def _finish(
-    trainer: Trainer,
-    state: TrainingState,
-    pair: Pair,
-    folder: FinetuneFolder | None,
-    watch: Watch,
-) -> FinetuneResult:
-    """Build the plan from the best weights by the normal backend, and compare."""
-    prepared = pair.prepared
-    trainer.take(state.best_weights, state.ranges)
-    with torch.no_grad(), watch.stage("building the trained plan", None):
-        model = trainer.twin.weights.model.requires_grad_(False)
-        captured = capture(model, prepared.subject.example, prepared.subject.leaf_modules)
-        backend = build_backend(
-            prepared.subject, captured, trainer.twin.statistics, prepared.settings
-        )
-        executable = backend.build(pair.plan)
-    runs = Runs(
-        float_model=lambda inputs: pair.backend.run(prepared.subject.model, inputs),
-        before=lambda inputs: pair.backend.run(pair.executable.module, inputs),
-        after=lambda inputs: backend.run(executable.module, inputs),
-        emulated=lambda inputs: backend.run(_Emulated(trainer.twin), inputs),
-        trained_float=lambda inputs: backend.run(model, inputs),
-        kind=executable.kind,
-    )
-    result = FinetuneResult(
-        plan=pair.plan,
-        model=model,
-        quantized=executable.module,
-        statistics=trainer.twin.statistics,
-        learning_rate=state.learning_rate,
-        ranges=state.ranges.value,
-        trials=state.trials,
-        checks=state.checks,
-        best=state.best,
-        steps=state.step + sum(trial.steps for trial in state.trials),
-        stopped=state.stopped,
-        recoveries=_recoveries(runs, prepared.subject, watch),
-        folder=folder.path if folder else None,
-    )
-    if folder is not None:
-        _keep(folder, result, prepared)
-    return result
-
-
-class _Emulated(torch.nn.Module):
-    """The twin as a module."""
-
-    def __init__(self, twin: Twin) -> None:
-        super().__init__()
-        self._twin = twin
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        return self._twin(inputs)
-
-
-def _recoveries(runs: Runs, subject: Subject, watch: Watch) -> tuple[Recovery, ...]:
-    sets = [("evaluation", subject.evaluation)]
-    if subject.heldout is not None:
-        sets.append(("heldout", subject.heldout))
-    found = []
-    with watch.stage("comparing before and after", len(sets)) as advance:
-        for name, batches in sets:
-            found.append(measure_recovery(runs, batches, subject.metric, name))
-            advance(1)
-    return tuple(found)
-
-
-def _keep(folder: FinetuneFolder, result: FinetuneResult, prepared: Preparation) -> None:
-    """Write what was found, and the quantized model as a TorchScript file."""
-    folder.write_findings(
-        result.to_json(), result.plan, result.statistics, result.model.state_dict()
-    )
-    engine = prepared.settings.engine
-    write_torchscript(
-        result.quantized,
-        prepared.subject.example,
-        folder.path / QUANTIZED,
-        engine,
-        result.to_json() | {"engine": engine},
-        "the trained plan",
-    )
 
 
 def _identity(job: Job, task: Task, prepared: Preparation, plan: Plan) -> str:

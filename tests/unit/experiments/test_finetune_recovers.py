@@ -24,14 +24,14 @@ def test_a_plan_that_loses_two_points_gets_more_than_half_back_on_images_never_s
     tmp_path: Path,
 ) -> None:
     result = aq.finetune(
-        entry("model")(width=16, outlier_scale=64.0),
+        entry("model")(width=16, outlier_scale=40.0),
         "int8",
         entry("training")(),
         entry("loss"),
         float_steps=190,
         share=0.5,
         checks=4,
-        learning_rates=(1e-3,),
+        learning_rates=(1e-4, 3e-4),
         calibration=entry("calibration")(),
         evaluation=entry("evaluation")(),
         heldout=entry("heldout")(),
@@ -45,3 +45,4 @@ def test_a_plan_that_loses_two_points_gets_more_than_half_back_on_images_never_s
     assert found.gain.stderr is not None
     assert found.gain.value > 3 * found.gain.stderr
     assert result.steps <= 0.5 * 190
+    print(found)
