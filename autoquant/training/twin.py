@@ -66,7 +66,7 @@ class Twin:
 
     def take_ranges(self, statistics: CalibrationStatistics) -> None:
         """Round activations on the scales that calibration found."""
-        cache = ScaleCache(statistics)
+        cache = ScaleCache(statistics, self._settings.ranges.fixed_tensors)
         mapping = build_qconfig_mapping(
             self._captured.addresses, self._sites, self._plan, self._settings
         )
