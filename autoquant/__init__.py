@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from autoquant.api.compare import compare
     from autoquant.api.examine import sensitivity
     from autoquant.api.export import export_torchscript
+    from autoquant.api.finetune import finetune
+    from autoquant.api.finetune_result import FinetuneResult
     from autoquant.api.load import load_result
     from autoquant.api.python import search
     from autoquant.api.result import ResultCandidate, SearchResult
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AutoquantError",
     "CheckReport",
+    "FinetuneResult",
     "LayerComparison",
     "Plan",
     "Precision",
@@ -47,6 +50,7 @@ __all__ = [
     "compare",
     "compare_observers",
     "export_torchscript",
+    "finetune",
     "load_plan",
     "load_result",
     "metrics",
@@ -60,6 +64,7 @@ __all__ = [
 _HOMES = {
     "AutoquantError": "autoquant.errors",
     "CheckReport": "autoquant.core.structure",
+    "FinetuneResult": "autoquant.api.finetune_result",
     "LayerComparison": "autoquant.core.layers",
     "Plan": "autoquant.core.plan",
     "Precision": "autoquant.core.precision",
@@ -68,9 +73,10 @@ _HOMES = {
     "SearchResult": "autoquant.api.result",
     "backend_config": "autoquant.model.torch_ao.backend_config",
     "check": "autoquant.api.check",
-    "compare_observers": "autoquant.api.calibrate",
     "compare": "autoquant.api.compare",
+    "compare_observers": "autoquant.api.calibrate",
     "export_torchscript": "autoquant.api.export",
+    "finetune": "autoquant.api.finetune",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",
     "raise_most_sensitive": "autoquant.core.raising",

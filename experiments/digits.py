@@ -2,7 +2,8 @@
 
 A job file names these functions as its entry points; copy this file to start an experiment of
 your own. `model` gives the trained network, `calibration`, `evaluation` and `heldout` give lists
-of `(inputs, targets)` batches. Nothing here knows that the network will be quantized.
+of `(inputs, targets)` batches. `training`, `loss` and `learning_rate` are those of the float
+training, for `autoquant finetune`. Nothing here knows that the network will be quantized.
 
 The first call trains the network (under a minute) and keeps the weights in the folder that the
 environment variable AUTOQUANT_CACHE names, `~/.cache/autoquant` by default.
@@ -11,10 +12,12 @@ environment variable AUTOQUANT_CACHE names, `~/.cache/autoquant` by default.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 import torch
@@ -31,6 +34,7 @@ SPLIT_SEED = 0
 TRAINING_COUNT, EVALUATION_COUNT = 901, 448
 CALIBRATION_COUNT = 256
 BATCH_SIZE = 64
+ONE_CYCLE_WARMUP = 0.3  # share of the steps, torch's default
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,18 @@ class Recipe:
     seed: int = 0
 
 
-def model(width: int = 48) -> nn.Module:
+def model(width: int = 48, outlier_scale: float = 1.0) -> nn.Module:
     """Give the trained network, in eval mode; the first call for a width trains it.
 
     Args:
         width: Channels of the first stage; the second has twice as many.
+        outlier_scale: Above 1, two channels of the last shortcut are scaled by it where they are
+            written, and unscaled where they are read: the same function, which int8 finds hard.
     """
     recipe = Recipe(width)
     network = DigitsNet(width)
     network.load_state_dict(_trained_weights(recipe))
+    _scale_shortcut(network, outlier_scale)
     return network.eval()
 
 
@@ -69,6 +76,44 @@ def evaluation() -> list[Batch]:
 def heldout() -> list[Batch]:
     """Give 448 images that neither training nor the search saw."""
     return _batches(*_split()[2])
+
+
+def training() -> Augmented:
+    """Give the 901 training images, shuffled and shifted anew each time they are read."""
+    images, labels = _split()[0]
+    return Augmented(images, labels, Recipe.batch_size)
+
+
+def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Give what training lowered: one number for the batch."""
+    return F.cross_entropy(logits, labels, label_smoothing=0.1)
+
+
+def learning_rate(progress: float) -> float:
+    """Give the learning rate of the float training after its warm-up: half a cosine."""
+    fall = (progress - ONE_CYCLE_WARMUP) / (1 - ONE_CYCLE_WARMUP)
+    return Recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(max(fall, 0.0), 1.0)))
+
+
+class Augmented:
+    """Batches of one epoch each time it is read, every batch shifted by up to a pixel each way.
+
+    Args:
+        images: Shape (samples, 1, height, width).
+        labels: Shape (samples,).
+        batch_size: Of all batches but the last.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
+        self._images = images
+        self._labels = labels
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Draw order and shifts from torch's global generator."""
+        for chosen in torch.randperm(len(self._labels)).split(self._batch_size):
+            down, right = torch.randint(-1, 2, (2,)).tolist()
+            yield self._images[chosen].roll((down, right), dims=(2, 3)), self._labels[chosen]
 
 
 class DigitsNet(nn.Module):
@@ -210,18 +255,28 @@ def _train(recipe: Recipe) -> DigitsNet:
         steps = recipe.epochs * -(-len(labels) // recipe.batch_size)
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps)
-        for inputs, targets in _augmented(images, labels, recipe):
-            loss = F.cross_entropy(network(inputs), targets, label_smoothing=0.1)
+        epoch = Augmented(images, labels, recipe.batch_size)
+        for inputs, targets in chain.from_iterable(repeat(epoch, recipe.epochs)):
             optimizer.zero_grad()
-            loss.backward()
+            loss(network(inputs), targets).backward()
             optimizer.step()
             schedule.step()
     return network
 
 
-def _augmented(images: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[Batch]:
-    """Give shuffled batches of each epoch, every batch shifted by up to a pixel each way."""
-    for _ in range(recipe.epochs):
-        for chosen in torch.randperm(len(labels)).split(recipe.batch_size):
-            down, right = torch.randint(-1, 2, (2,)).tolist()
-            yield images[chosen].roll((down, right), dims=(2, 3)), labels[chosen]
+def _scale_shortcut(network: DigitsNet, scale: float) -> None:
+    """Scale two channels of the last shortcut and unscale what reads them, in place."""
+    blocks = network.blocks
+    writers = [blocks.get_submodule("1.project.1"), blocks.get_submodule("2.project.1")]
+    readers = [blocks.get_submodule("2.expand.0"), network.head]
+    channels = _weight_of(writers[0]).abs().topk(2).indices
+    with torch.no_grad():
+        for module in writers:
+            for parameter in module.parameters():
+                parameter[channels] *= scale
+        for module in readers:
+            _weight_of(module)[:, channels] /= scale
+
+
+def _weight_of(module: nn.Module) -> Tensor:
+    return module.get_parameter("weight")

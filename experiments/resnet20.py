@@ -9,6 +9,7 @@ The folder holds two files:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,39 @@ STD = (0.229, 0.224, 0.225)
 BATCH_SIZE = 64
 
 
-def model(folder: str = "data/cifar10") -> nn.Module:
+def model(folder: str = "data/cifar10", outlier_scale: float = 1.0) -> nn.Module:
     """Give the trained network, in eval mode.
+
+    Args:
+        folder: Holds the weights.
+        outlier_scale: Above 1, two channels within a block of each stage are scaled by it where
+            they are written, and unscaled where they are read: the same function, which int8
+            finds hard.
 
     Raises:
         DataError: The folder has no weights.
     """
     network = ResNet20()
     network.load_state_dict(load_file(_find(folder, WEIGHTS)))
+    for stage in (network.layer1, network.layer2, network.layer3):
+        _scale_channels(stage.get_submodule("1"), outlier_scale)
     return network.eval()
+
+
+def training(folder: str = "data/cifar10", batch_size: int = BATCH_SIZE) -> Augmented:
+    """Give all images of the training split that the folder has, mirrored and shifted.
+
+    They are few (512), so their targets are not the labels, which would soon be learnt by heart,
+    but the probabilities that the trained network gives each class (Hinton et al., arXiv
+    1503.02531, at temperature 1).
+    """
+    images, _ = _tensors(folder, "calibration", None)
+    return Augmented(images, model(folder), batch_size)
+
+
+def loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Give the cross entropy of a batch against labels, or against probabilities."""
+    return F.cross_entropy(logits, targets)
 
 
 def calibration(folder: str = "data/cifar10", samples: int = 256) -> list[Batch]:
@@ -52,6 +77,36 @@ def evaluation(folder: str = "data/cifar10", samples: int | None = None) -> list
 def heldout(folder: str = "data/cifar10", samples: int | None = None) -> list[Batch]:
     """Give the test images, which the search never sees."""
     return _batches(folder, "test", samples)
+
+
+class Augmented:
+    """Shuffled batches of one epoch each time it is read, with a network's probabilities.
+
+    Each image is mirrored with probability one half; a batch is padded by 4 pixels each side and
+    cropped at one place.
+
+    Args:
+        images: Shape (samples, 3, 32, 32).
+        teacher: Gives logits of shape (batch, classes).
+        batch_size: Of all batches but the last.
+    """
+
+    def __init__(self, images: Tensor, teacher: nn.Module, batch_size: int) -> None:
+        self._images = images
+        self._teacher = teacher
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Draw everything from torch's global generator."""
+        for chosen in torch.randperm(len(self._images)).split(self._batch_size):
+            images = self._images[chosen]
+            mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
+            images = F.pad(torch.where(mirrored, images.flip(3), images), (4, 4, 4, 4))
+            down, right = torch.randint(0, 9, (2,)).tolist()
+            images = images[:, :, down : down + 32, right : right + 32]
+            with torch.no_grad():
+                probabilities = torch.softmax(self._teacher(images), 1)
+            yield images, probabilities
 
 
 class ResNet20(nn.Module):
@@ -111,7 +166,22 @@ def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     )
 
 
+def _scale_channels(block: nn.Module, scale: float) -> None:
+    """Scale the two largest channels between a block's convolutions, in place."""
+    norm, reader = block.get_submodule("bn1"), block.get_submodule("conv2")
+    channels = norm.get_parameter("weight").abs().topk(2).indices
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter[channels] *= scale
+        reader.get_parameter("weight")[:, channels] /= scale
+
+
 def _batches(folder: str, split: str, samples: int | None) -> list[Batch]:
+    inputs, targets = _tensors(folder, split, samples)
+    return list(zip(inputs.split(BATCH_SIZE), targets.split(BATCH_SIZE), strict=True))
+
+
+def _tensors(folder: str, split: str, samples: int | None) -> Batch:
     path = _find(folder, IMAGES)
     try:
         with np.load(path) as arrays:
@@ -120,8 +190,7 @@ def _batches(folder: str, split: str, samples: int | None) -> list[Batch]:
         raise DataError(f"{path} cannot be read: {error}", hint=_CONTENTS) from error
     inputs = torch.from_numpy(images[:samples]).permute(0, 3, 1, 2).contiguous().float() / 255
     inputs = (inputs - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    targets = torch.from_numpy(labels[:samples]).long()
-    return list(zip(inputs.split(BATCH_SIZE), targets.split(BATCH_SIZE), strict=True))
+    return inputs, torch.from_numpy(labels[:samples]).long()
 
 
 _CONTENTS = (

@@ -13,7 +13,7 @@ from autoquant.job import Calibration, Job, dump_job
 from autoquant.record.findings import Setting
 from autoquant.record.results import load_job_document
 
-FREE_TO_CHANGE = ("budget", "execution", "tracking", "output", "name")
+FREE_TO_CHANGE = ("budget", "execution", "finetune", "tracking", "output", "name")
 """Sections that a resumed search may change: they do not decide what a candidate's values are."""
 
 

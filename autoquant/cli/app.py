@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from autoquant.cli.calibrate import calibrate
 from autoquant.cli.check import check
 from autoquant.cli.compare import compare
+from autoquant.cli.finetune import finetune
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
 from autoquant.cli.sensitivity import sensitivity
 from autoquant.cli.tune import tune
@@ -121,6 +122,7 @@ app.command(context_settings=DOTTED)(tune)
 app.command(context_settings=DOTTED)(check)
 app.command(context_settings=DOTTED)(calibrate)
 app.command(context_settings=DOTTED)(compare)
+app.command(context_settings=DOTTED)(finetune)
 
 
 @app.command()

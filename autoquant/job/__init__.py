@@ -1,5 +1,6 @@
 """The job as frozen values, and YAML -> job with all mistakes at once."""
 
+from autoquant.job.finetuning import Finetuning, TrainingSettings
 from autoquant.job.load import dump_job, find_space_rules, load_job, shipped_spaces
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import (
@@ -8,13 +9,13 @@ from autoquant.job.schema import (
     Calibration,
     Constraints,
     DataSource,
-    Entry,
     Execution,
     Job,
     ModelSource,
     SensitivitySettings,
     Tracking,
 )
+from autoquant.job.section import Entry
 from autoquant.job.space import Rule, SpaceRules
 
 __all__ = [
@@ -25,12 +26,14 @@ __all__ = [
     "DataSource",
     "Entry",
     "Execution",
+    "Finetuning",
     "Job",
     "ModelSource",
     "Rule",
     "SensitivitySettings",
     "SpaceRules",
     "Tracking",
+    "TrainingSettings",
     "dump_job",
     "explain_mistakes",
     "find_space_rules",

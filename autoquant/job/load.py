@@ -17,7 +17,10 @@ from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import METRICS, Job
 from autoquant.job.yaml_text import parse_yaml, read_yaml_mapping
 
-_ENTRY_KEYS = ("calibration", "evaluation", "heldout", "loss", "metric")
+_ENTRY_KEYS = {
+    "data": ("calibration", "evaluation", "heldout", "loss", "metric"),
+    "finetune": ("data", "loss", "float_schedule"),
+}
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -112,10 +115,11 @@ def _resolve(document: dict[str, Any], folder: Path) -> Iterator[str]:
             document["space"] = {"schemes": ["fp32"]}
     yield from _resolve_seeds(document)
     yield from _resolve_entry(document, "model", "model", folder)
-    data = document.get("data")
-    if isinstance(data, dict):
-        for key in _ENTRY_KEYS:
-            yield from _resolve_entry(data, key, f"data.{key}", folder)
+    for name, keys in _ENTRY_KEYS.items():
+        section = document.get(name)
+        if isinstance(section, dict):
+            for key in keys:
+                yield from _resolve_entry(section, key, f"{name}.{key}", folder)
 
 
 def _resolve_seeds(document: dict[str, Any]) -> Iterator[str]:

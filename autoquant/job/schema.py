@@ -6,55 +6,24 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from autoquant.core.objectives import Objective
 from autoquant.core.observers import ObserverName
 from autoquant.core.sensitivity import Procedure
+from autoquant.job.finetuning import Finetuning
+from autoquant.job.section import (
+    AnyEntry,
+    EntryText,
+    Score,
+    Section,
+    check_entry,
+    entry_from_text,
+)
 from autoquant.job.space import SpaceRules
 
 METRICS = {name: f"autoquant.metrics:{name}" for name in ("accuracy", "top5", "mse")}
 """Metrics that a job may name in short."""
-
-
-class Section(BaseModel):
-    """Settings that neither change nor take keys they do not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def _entry_from_text(value: object) -> object:
-    return {"entry": value} if isinstance(value, str) else value
-
-
-def _check_entry(value: str) -> str:
-    place, _, name = value.rpartition(":")
-    if not place or not name.isidentifier():
-        raise ValueError("write package.module:function or path/file.py:function")
-    return value
-
-
-EntryText = Annotated[str, Field(min_length=3)]
-
-
-class Entry(Section):
-    """A function of the user's, and what to call it with."""
-
-    entry: EntryText
-    arguments: dict[str, Any] = {}
-
-    _form = field_validator("entry")(_check_entry)
-
-
-AnyEntry = Annotated[Entry, BeforeValidator(_entry_from_text)]
 
 
 def _metric_from_text(value: object) -> object:
@@ -63,17 +32,9 @@ def _metric_from_text(value: object) -> object:
 
 def _check_metric(value: str) -> str:
     try:
-        return _check_entry(value)
+        return check_entry(value)
     except ValueError as error:
         raise ValueError(f"{error}, or one of {', '.join(METRICS)}") from error
-
-
-class Score(Section):
-    """A function that scores outputs against targets; called with these two and nothing else."""
-
-    entry: EntryText
-
-    _form = field_validator("entry")(_check_entry)
 
 
 class Metric(Section):
@@ -88,10 +49,10 @@ class ModelSource(Section):
     """Where the float model comes from."""
 
     entry: EntryText
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     leaf_modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
-    _form = field_validator("entry")(_check_entry)
+    _form = field_validator("entry")(check_entry)
 
 
 class DataSource(Section):
@@ -101,8 +62,8 @@ class DataSource(Section):
     evaluation: AnyEntry
     heldout: AnyEntry | None = None
     metric: Annotated[Metric, BeforeValidator(_metric_from_text)]
-    loss: Annotated[Score, BeforeValidator(_entry_from_text)] | None = None
-    arguments: dict[str, Any] = {}
+    loss: Annotated[Score, BeforeValidator(entry_from_text)] | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 def _check_range(value: tuple[float, float]) -> tuple[float, float]:
@@ -121,8 +82,8 @@ class Calibration(Section):
     observer: Annotated[ObserverName, Field(strict=False)] = ObserverName.HISTOGRAM
     percentile: Annotated[float, Field(gt=50, le=100, strict=False)] = 99.99
     averaging: Annotated[float, Field(gt=0, le=1, strict=False)] = 0.01
-    sites: dict[str, Annotated[ObserverName, Field(strict=False)]] = {}
-    fixed_ranges: dict[str, KnownRange] = {}
+    sites: dict[str, Annotated[ObserverName, Field(strict=False)]] = Field(default_factory=dict)
+    fixed_ranges: dict[str, KnownRange] = Field(default_factory=dict)
     samples: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -182,7 +143,7 @@ class Tracking(Section):
     enabled: bool = True
     uri: str | None = None
     experiment: str | None = None
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default_factory=dict)
 
 
 class Job(Section):
@@ -204,6 +165,7 @@ class Job(Section):
     constraints: Constraints = Constraints()
     budget: Budget = Budget()
     seeds: Annotated[tuple[Annotated[Path, Field(strict=False)], ...], Field(strict=False)] = ()
+    finetune: Finetuning | None = None
     sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
     execution: Execution = Field(default_factory=Execution)
     tracking: Tracking = Tracking()

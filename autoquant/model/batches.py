@@ -58,6 +58,19 @@ def read_batches(data: object, name: str, *, needs_targets: bool) -> tuple[Batch
     return batches
 
 
+def stream_batches(data: Iterable[object], name: str) -> Iterator[Batch]:
+    """Read batches with targets one by one, each checked as it comes; nothing is kept.
+
+    Raises:
+        DataError: A batch is unusable, or has no targets; names it.
+    """
+    first: Batch | None = None
+    for index, batch in enumerate(_read_batches(data, name)):
+        first = batch if first is None else first
+        _check_batch(batch, first, f"{name} batch {index}", needs_targets=True)
+        yield batch
+
+
 def take_samples(batches: Sequence[Batch], count: int) -> tuple[Batch, ...]:
     """Keep the first `count` samples, cutting the last batch where needed."""
     kept: list[Batch] = []
@@ -153,44 +166,46 @@ def _read_inputs(value: object, where: str) -> tuple[Tensor, ...]:
 def _check(batches: Sequence[Batch], name: str, *, needs_targets: bool) -> None:
     if not batches:
         raise DataError(f"{name}: no batches", hint="give at least one batch")
-    shapes = tuple(item.shape[1:] for item in batches[0].inputs)
     for index, batch in enumerate(batches):
-        where = f"{name} batch {index}"
-        if any(item.ndim == 0 for item in batch.inputs) or len(batch) == 0:
-            raise DataError(f"{where} is empty", hint="drop it, or give it samples")
-        if any(len(item) != len(batch) for item in batch.inputs):
+        _check_batch(batch, batches[0], f"{name} batch {index}", needs_targets=needs_targets)
+
+
+def _check_batch(batch: Batch, first: Batch, where: str, *, needs_targets: bool) -> None:
+    """Refuse a batch that is empty, not finite, or unlike the first one."""
+    shapes = tuple(item.shape[1:] for item in first.inputs)
+    if any(item.ndim == 0 for item in batch.inputs) or len(batch) == 0:
+        raise DataError(f"{where} is empty", hint="drop it, or give it samples")
+    if any(len(item) != len(batch) for item in batch.inputs):
+        raise DataError(
+            f"{where}: its inputs have different numbers of samples",
+            hint="the first dimension of every input counts samples",
+        )
+    found = tuple(item.shape[1:] for item in batch.inputs)
+    if found != shapes:
+        raise DataError(
+            f"{where} has samples of shape {_show(found)}, batch 0 of {_show(shapes)}",
+            hint="give every batch samples of one shape",
+        )
+    dtypes = [item.dtype for item in batch.inputs]
+    if dtypes != [item.dtype for item in first.inputs]:
+        raise DataError(
+            f"{where} is of dtype {_show_types(batch)}, batch 0 of {_show_types(first)}",
+            hint="give every batch inputs of one dtype",
+        )
+    for item in batch.inputs:
+        if item.is_floating_point() and not torch.isfinite(item).all():
             raise DataError(
-                f"{where}: its inputs have different numbers of samples",
-                hint="the first dimension of every input counts samples",
+                f"{where} holds NaN or infinity",
+                hint="clean the data, or mend what prepares them",
             )
-        found = tuple(item.shape[1:] for item in batch.inputs)
-        if found != shapes:
-            raise DataError(
-                f"{where} has samples of shape {_show(found)}, batch 0 of {_show(shapes)}",
-                hint="give every batch samples of one shape",
-            )
-        dtypes = [item.dtype for item in batch.inputs]
-        if dtypes != [item.dtype for item in batches[0].inputs]:
-            raise DataError(
-                f"{where} is of dtype {_show_types(batch)}, batch 0 of {_show_types(batches[0])}",
-                hint="give every batch inputs of one dtype",
-            )
-        for item in batch.inputs:
-            if item.is_floating_point() and not torch.isfinite(item).all():
-                raise DataError(
-                    f"{where} holds NaN or infinity",
-                    hint="clean the data, or mend what prepares them",
-                )
-        if needs_targets and batch.targets is None:
-            raise DataError(
-                f"{where} has no targets", hint="give (inputs, targets), for the metric"
-            )
-        if isinstance(batch.targets, Tensor) and batch.targets.shape[:1] != (len(batch),):
-            count = batch.targets.shape[0] if batch.targets.ndim else 1
-            raise DataError(
-                f"{where}: {len(batch)} inputs but {count} targets",
-                hint="give as many targets as inputs",
-            )
+    if needs_targets and batch.targets is None:
+        raise DataError(f"{where} has no targets", hint="give (inputs, targets), for the metric")
+    if isinstance(batch.targets, Tensor) and batch.targets.shape[:1] != (len(batch),):
+        count = batch.targets.shape[0] if batch.targets.ndim else 1
+        raise DataError(
+            f"{where}: {len(batch)} inputs but {count} targets",
+            hint="give as many targets as inputs",
+        )
 
 
 def _show_types(batch: Batch) -> str:

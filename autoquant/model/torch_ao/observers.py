@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.ao.quantization import (
     FixedQParamsObserver,
     HistogramObserver,
@@ -191,7 +191,7 @@ def fill_observers(prepared: GraphModule, cache: ScaleCache) -> None:
             observer(_attribute(prepared, str(nodes[0].target)))
             continue
         scale, zero_point = cache.scale(observer, [node.name for node in nodes])
-        _replace(prepared, observer, KnownScale(observer, scale, zero_point))
+        replace_observer(prepared, observer, KnownScale(observer, scale, zero_point))
 
 
 def _attribute(module: GraphModule, path: str) -> Tensor:
@@ -200,7 +200,7 @@ def _attribute(module: GraphModule, path: str) -> Tensor:
     return found
 
 
-def _replace(prepared: GraphModule, old: ObserverBase, new: ObserverBase) -> None:
+def replace_observer(prepared: GraphModule, old: ObserverBase, new: nn.Module) -> None:
     """Put `new` wherever `old` is called."""
     targets: Iterable[str] = {
         str(node.target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,11 @@ def round_weight(weight: Tensor, qconfig: QConfig) -> Tensor:
         return weight.to(torch.float16).to(torch.float32)
     if observer.dtype is torch.float32:
         return weight
+    return round_on_its_grid(weight, observer)
+
+
+def round_on_its_grid(weight: Tensor, observer: Any) -> Tensor:
+    """Round a weight to the grid that a fresh observer finds for it; the observer is used up."""
     observer(weight)
     scale, zero_point = observer.calculate_qparams()
     per_channel = isinstance(observer, PerChannelMinMaxObserver)

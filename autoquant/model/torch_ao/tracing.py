@@ -20,6 +20,7 @@ from torch.fx import GraphModule
 from autoquant.errors import ModelError
 from autoquant.model.torch_ao.backend_config import shared_backend_config
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
 
 
@@ -30,10 +31,13 @@ class FloatGraph:
     Attributes:
         module: Its graph; where it is fused, conv, bn and relu are one node at the conv's path.
         scopes: By node name, path and class of the module whose forward made the call.
+        folded: By path of a convolution or linear layer, path of the batch norm that fusing
+            folded into it.
     """
 
     module: GraphModule
     scopes: dict[str, tuple[str, type]]
+    folded: dict[str, str]
 
 
 class _BlamingTracer(QuantizationTracer):
@@ -75,7 +79,8 @@ def trace_float(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGrap
                 f"torch cannot fold the model's batch norms: {error}",
                 hint="train them with track_running_stats=True, or use another norm",
             ) from error
-    return FloatGraph(module=fused, scopes=apart.scopes)
+    folded = _folded_batch_norms(apart.module, fused)
+    return FloatGraph(module=fused, scopes=apart.scopes, folded=folded)
 
 
 def trace_unfused(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGraph:
@@ -104,7 +109,19 @@ def trace_unfused(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGr
     except Exception as error:
         raise _explain(error, tracer.failed_path, model) from error
     _attach_meta_to_node_if_not_exist(module)
-    return FloatGraph(module=module, scopes=dict(tracer.node_name_to_scope))
+    return FloatGraph(module=module, scopes=dict(tracer.node_name_to_scope), folded={})
+
+
+def _folded_batch_norms(before: GraphModule, fused: GraphModule) -> dict[str, str]:
+    """Batch norms that fusing took out of the graph, by the path of the layer that they follow."""
+    kept = {node.target for node in fused.graph.nodes if node.op == "call_module"}
+    return {
+        str(node.args[0].target): str(node.target)
+        for node in before.graph.nodes
+        if node.op == "call_module"
+        and node.target not in kept
+        and isinstance(before.get_submodule(str(node.target)), _BATCH_NORMS)
+    }
 
 
 def _few(names: Iterable[str], count: int = 12) -> str:

@@ -9,6 +9,7 @@ from tests.integration.bad_inputs import (
     datasets,
     debugging,
     disks,
+    finetuning,
     folders,
     jobs,
     models,
@@ -37,6 +38,7 @@ TABLES: Mapping[str, Sequence[Case | Scene]] = {
     "Plans among the seeds": debugging.SEEDS,
     "Sensitivity": debugging.RANKINGS,
     "Tuning": debugging.TUNING,
+    "Fine-tuning": finetuning.FINETUNING,
     "Results": [*results.RESULTS, *results.EXPORTS, *results.PLANS],
 }
 """By heading of docs/errors.md, in its order."""

@@ -115,3 +115,11 @@ def test_the_seed_alone_decides_the_weights(
         torch.manual_seed(seed)
         found.append(entry("model")(4).state_dict())
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_an_epoch_of_training_shows_every_image_once_in_another_order_each_time() -> None:
+    training = entry("training")()
+    first, second = (torch.cat([targets for _, targets in training]) for _ in range(2))
+    assert len(first) == 901
+    assert torch.equal(first.sort().values, second.sort().values)
+    assert not torch.equal(first, second)

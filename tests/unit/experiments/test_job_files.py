@@ -21,6 +21,9 @@ def test_a_job_file_loads_and_its_entry_points_exist(path: Path) -> None:
     for entry in (job.data.calibration, job.data.evaluation, job.data.heldout, job.data.metric):
         assert callable(load_entry(entry.entry))
     assert callable(load_entry(job.model.entry))
+    if job.finetune is not None:
+        assert callable(load_entry(job.finetune.data.entry))
+        assert callable(load_entry(job.finetune.loss.entry))
 
 
 def test_no_two_experiments_write_to_one_folder() -> None:

@@ -100,3 +100,23 @@ def test_the_published_weights_reach_their_published_accuracy() -> None:
         scores = torch.cat([accuracy(network(x), y) for x, y in entry("heldout")(FOLDER)])
     assert len(scores) == 3000
     assert float(scores.mean()) == pytest.approx(0.87, abs=0.002)  # kernels round differently
+
+
+def test_training_images_come_with_the_networks_probabilities_anew_each_epoch(
+    small_folder: Path,
+) -> None:
+    training = entry("training")(str(small_folder), batch_size=32)
+    first, second = list(training), list(training)
+    assert [len(images) for images, _ in first] == [32, 32, 6]
+    assert not torch.equal(first[0][0], second[0][0])
+    for images, targets in first:
+        assert images.shape[1:] == (3, 32, 32)
+        assert torch.allclose(targets.sum(1), torch.ones(len(images)))
+
+
+def test_scaled_channels_change_no_output(small_folder: Path) -> None:
+    images = entry("evaluation")(str(small_folder))[0][0]
+    with torch.no_grad():
+        plain = entry("model")(str(small_folder))(images)
+        scaled = entry("model")(str(small_folder), outlier_scale=64.0)(images)
+    assert torch.allclose(plain, scaled, atol=1e-5)  # powers of two: only the order of sums differs

@@ -1,0 +1,190 @@
+"""`autoquant.finetune` and `autoquant finetune`: quantization-aware training of a plan."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from autoquant import metrics
+from autoquant.api.finetune_result import FinetuneResult
+from autoquant.api.finetuning import Task, check_task, finetune_plan, make_task
+from autoquant.api.pair import find_plan, prepare_untimed
+from autoquant.api.preparation import Preparation
+from autoquant.api.watch import Silent, Watch
+from autoquant.core.plan import Plan
+from autoquant.errors import DataError, JobError, PlanError
+from autoquant.job import Job, TrainingSettings, explain_mistakes
+from autoquant.model.entry_points import call_entry, load_entry
+from autoquant.model.subject import JobRecipe, Metric, build_subject
+from autoquant.record.finetune_folder import FinetuneFolder
+from autoquant.training.objective import Loss
+from autoquant.training.schedule import Schedule
+
+FOLDER = "finetune"
+"""Where `autoquant finetune` writes, within the job's output folder."""
+
+
+def finetune(
+    model: nn.Module,
+    plan: Plan | str,
+    train_loader: object,
+    loss: Loss,
+    *,
+    float_steps: int,
+    calibration: object,
+    evaluation: object,
+    metric: Metric = metrics.accuracy,
+    heldout: object | None = None,
+    backend: str = "auto",
+    float_schedule: Schedule | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    resume: bool = False,
+    tracking_uri: str | None = None,
+    leaf_modules: Sequence[str] = (),
+    name: str = "finetune",
+    watch: Watch | None = None,
+    **settings: Any,
+) -> FinetuneResult:
+    """Train a plan, quantization-aware, and build it with the trained weights.
+
+    The forward pass rounds what the converted model quantizes, on the scales of calibration; the
+    backward pass takes rounding for the identity (Jacob et al., CVPR 2018, sec. 3). Sites in fp32
+    are left alone. A learning-rate probe runs first; the weights with the best metric on the
+    evaluation data are kept, those before training among them.
+
+    Args:
+        model: The trained float model; it is never changed.
+        plan: What to train: a plan, a scheme's name (`int8`), or what `--plan` takes.
+        train_loader: A DataLoader, a list of `(inputs, targets)` batches, an object that can be
+            iterated over again and again, or a pair of tensors, which is shuffled.
+        loss: `loss(outputs, targets)`: a tensor of one number, or one for each sample.
+        float_steps: How many steps the float training took; `share` of them is the limit.
+        calibration: Inputs to calibrate on.
+        evaluation: Inputs and targets that choose learning rate and weights.
+        metric: `metric(outputs, targets)`, higher is better.
+        heldout: Data that neither training nor any choice sees: report these figures.
+        backend: A torch engine, or `auto`: the first that runs here.
+        float_schedule: Learning rate of the float training by its progress from 0 to 1, whose last
+            part is followed; None: half a cosine.
+        seed: Of the order of a DataLoader or of tensors, and of augmentation by torch.
+        output: Folder for checkpoint and findings; None: a new temporary one.
+        resume: Go on where the checkpoint in `output` stands.
+        tracking_uri: MLflow store; None: no tracking.
+        leaf_modules: Paths that torch.fx must not trace into.
+        name: Of the run in MLflow.
+        watch: Shown the progress.
+        settings: Other keys of a job's section `finetune` (`share`, `steps`, `learning_rates`,
+            `optimizer`, `batch_norm`, `ranges`...); see docs/job-file.md.
+
+    Returns:
+        The trained float model, the plan as the engine runs it, and what was measured.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    try:
+        chosen = TrainingSettings.model_validate({"float_steps": float_steps, **settings})
+    except ValidationError as error:
+        mistakes = explain_mistakes(error, TrainingSettings)
+        raise JobError.of("autoquant.finetune", mistakes) from error
+    job = _job_in_memory(name, backend, seed, output, tracking_uri)
+    folder = FinetuneFolder(job.output, resume=resume)
+    subject = build_subject(
+        model,
+        calibration=calibration,
+        evaluation=evaluation,
+        heldout=heldout,
+        metric=metric,
+        leaf_modules=tuple(leaf_modules),
+    )
+    task = make_task(chosen, train_loader, loss, float_schedule, seed)
+    check_task(task, subject)
+    watch = watch or Silent()
+    prepared = prepare_untimed(job, subject, watch)
+    found = find_plan(plan, prepared) if isinstance(plan, str) else _fitting(plan, prepared)
+    return finetune_plan(job, task, prepared, found, folder, watch)
+
+
+def run_finetune(
+    job: Job, plan: str, watch: Watch, *, output: Path | None = None, resume: bool = False
+) -> FinetuneResult:
+    """Fine-tune a plan of a job, as its section `finetune` says.
+
+    Args:
+        job: With a section `finetune`.
+        plan: What `--plan` takes.
+        watch: Shown the progress.
+        output: Where to write; None: `finetune` within the job's output folder.
+        resume: Go on where the checkpoint there stands.
+
+    Raises:
+        JobError: The job has no such section.
+        AutoquantError: Another mistake that can be mended.
+    """
+    folder = FinetuneFolder(output or job.output / FOLDER, resume=resume)
+    task = _task_of(job)
+    with watch.stage("loading model and data", None):
+        subject = JobRecipe(job)()
+    check_task(task, subject)
+    prepared = prepare_untimed(job, subject, watch)
+    return finetune_plan(job, task, prepared, find_plan(plan, prepared), folder, watch)
+
+
+def _task_of(job: Job) -> Task:
+    """Call the entry points of the section `finetune`."""
+    section = job.finetune
+    if section is None or job.data is None:
+        raise JobError(
+            f"job {job.name!r} has no section finetune",
+            hint="add finetune: {data: ..., loss: ..., float_steps: ...}; see docs/job-file.md",
+        )
+    arguments = {**job.data.arguments, **section.data.arguments}
+    source = call_entry(section.data.entry, arguments, DataError)
+    schedule = section.float_schedule
+    return make_task(
+        section,
+        source,
+        load_entry(section.loss.entry),
+        None if schedule is None else _bound(schedule.entry, schedule.arguments),
+        job.seed,
+        {"arguments": {name: repr(value) for name, value in arguments.items()}},
+    )
+
+
+def _bound(entry: str, arguments: dict[str, Any]) -> Schedule:
+    function = load_entry(entry)
+    return lambda progress: function(progress, **arguments)
+
+
+def _job_in_memory(
+    name: str, engine: str, seed: int, output: str | Path | None, tracking_uri: str | None
+) -> Job:
+    document = {
+        "name": name,
+        "space": {"schemes": ["int8", "fp32"]},
+        "backend": {"engine": engine},
+        "seed": seed,
+        "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
+        "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
+    }
+    try:
+        return Job.model_validate(document)
+    except ValidationError as error:
+        raise JobError.of("autoquant.finetune", explain_mistakes(error, Job)) from error
+
+
+def _fitting(plan: Plan, prepared: Preparation) -> Plan:
+    """The plan, if its sites are those of the model."""
+    missing = {site.name for site in prepared.captured.sites} ^ set(plan.schemes)
+    if missing:
+        raise PlanError(
+            f"the plan's sites are not those of the model: {min(missing)!r}",
+            hint="give a plan of this very model",
+        )
+    return plan

@@ -1,0 +1,219 @@
+"""The order of a fine-tuning: train a plan, build it by the engine, compare with what it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from autoquant.api.finetune_outcome import build_outcome
+from autoquant.api.finetune_result import FinetuneResult
+from autoquant.api.pair import build_pair
+from autoquant.api.preparation import Preparation
+from autoquant.api.watch import Watch
+from autoquant.core.finetuning import Trial
+from autoquant.core.plan import Plan
+from autoquant.errors import AutoquantError, DataError
+from autoquant.evaluate.evaluator import with_threads
+from autoquant.job import Job, TrainingSettings
+from autoquant.model.subject import Subject
+from autoquant.record.finetune_folder import FINDINGS, FinetuneFolder
+from autoquant.record.mlflow_finetune import (
+    FinetuneTracker,
+    NullFinetuneTracker,
+    open_finetune_tracker,
+)
+from autoquant.record.mlflow_store import TrackingSettings
+from autoquant.training.data import TrainingData
+from autoquant.training.objective import Loss, Objective, batch_loss
+from autoquant.training.probe import begin, probe
+from autoquant.training.schedule import Schedule, cosine, tail_of
+from autoquant.training.state import TrainingState, dump_state, load_state
+from autoquant.training.trainer import Trainer
+from autoquant.training.twin import Twin
+from autoquant.training.weights import TrainableWeights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """What a fine-tuning needs beside a model and a plan.
+
+    Attributes:
+        settings: How to train.
+        data: Training batches.
+        loss: What training lowers.
+        schedule: Of the learning rate.
+        sources: What is known of where they come from; a resumed fine-tuning must have the same.
+    """
+
+    settings: TrainingSettings
+    data: TrainingData
+    loss: Loss
+    schedule: Schedule
+    sources: dict[str, Any] = field(default_factory=dict)
+
+
+def make_task(
+    settings: TrainingSettings,
+    source: object,
+    loss: Loss,
+    float_schedule: Schedule | None,
+    seed: int,
+    sources: dict[str, Any] | None = None,
+) -> Task:
+    """Gather a task; the schedule is the tail of the float training's, or a cosine."""
+    schedule: Schedule = cosine
+    if float_schedule is not None:
+        schedule = tail_of(float_schedule, min(settings.training_steps / settings.float_steps, 1.0))
+    return Task(settings, TrainingData(source, seed), loss, schedule, sources or {})
+
+
+def check_task(task: Task, subject: Subject) -> None:
+    """Run one training batch through the float model, before anything expensive.
+
+    Raises:
+        DataError: The batch is unusable, or the model fails on it.
+        MetricError: The loss fails on its outputs, or cannot be lowered.
+    """
+    batch = task.data.first()
+    with torch.enable_grad():
+        try:
+            outputs = subject.model(*batch.inputs)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(item.shape)) for item in batch.inputs)
+            raise DataError(
+                f"the model failed on training batch 0 of shape {shapes}: "
+                f"{type(error).__name__}: {error}",
+                hint="give batches of the shape and dtype that model.forward takes",
+            ) from error
+        batch_loss(task.loss, outputs, batch)
+    first = subject.evaluation[0]
+    with torch.no_grad():
+        batch_loss(task.loss, subject.model(*first.inputs), first)
+
+
+def finetune_plan(
+    job: Job,
+    task: Task,
+    prepared: Preparation,
+    plan: Plan,
+    folder: FinetuneFolder | None,
+    watch: Watch,
+) -> FinetuneResult:
+    """Train a plan, build it with the trained weights, and compare.
+
+    Args:
+        job: How to calibrate, build and measure.
+        task: How to train, on what.
+        prepared: The float model, captured and calibrated.
+        plan: What to train.
+        folder: Where to keep checkpoint and findings; one that holds a checkpoint is continued.
+        watch: Shown the progress.
+
+    Raises:
+        DataError: Every learning rate of the probe diverges.
+        BackendError: The engine refuses the plan.
+    """
+    pair = build_pair(prepared, plan, watch)
+    identity = _identity(job, task, prepared, plan)
+    resumes = folder is not None and folder.read_checkpoint() is not None
+    tracker = _open_tracker(job, task, plan, identity, resumes=resumes)
+    trainer = _trainer(task, prepared, plan)
+    try:
+        with with_threads(prepared.settings.quality_threads):
+            state = _train(task, trainer, folder, identity, tracker, watch)
+            result = build_outcome(trainer, state, pair, folder, watch)
+    except (AutoquantError, KeyboardInterrupt) as error:
+        tracker.stop(str(error) or "interrupted")
+        raise
+    tracker.finish(result.recoveries, [folder.path / FINDINGS] if folder else [])
+    return result
+
+
+def _trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
+    subject, captured = prepared.subject, prepared.captured
+    weights = TrainableWeights(subject.model, captured.traced, task.settings.batch_norm)
+    return Trainer(
+        twin=Twin(captured, plan, prepared.quantization, weights, subject.example),
+        data=task.data,
+        objective=Objective(task.loss, subject.metric, subject.evaluation),
+        calibration=[batch.inputs for batch in subject.calibration],
+        statistics=prepared.statistics,
+        settings=task.settings,
+        schedule=task.schedule,
+    )
+
+
+def _train(
+    task: Task,
+    trainer: Trainer,
+    folder: FinetuneFolder | None,
+    identity: str,
+    tracker: FinetuneTracker,
+    watch: Watch,
+) -> TrainingState:
+    """Probe and train, or go on where a checkpoint stands."""
+
+    def keep(state: TrainingState) -> None:
+        if folder is not None:
+            folder.write_checkpoint(dump_state(state, identity))
+        tracker.checks(state.checks)
+
+    content = folder.read_checkpoint() if folder is not None else None
+    if folder is not None and content is not None:
+        state = load_state(content, identity, str(folder.checkpoint_path))
+    else:
+        state = _probe(task.settings, trainer, watch)
+        keep(state)
+    steps = task.settings.training_steps
+    with watch.stage("fine-tuning", steps) as advance:
+        advance(state.step)
+        return trainer.run(state, steps, advance, keep)
+
+
+def _probe(settings: TrainingSettings, trainer: Trainer, watch: Watch) -> TrainingState:
+    start, count = trainer.start(), len(settings.candidates)
+    trials: tuple[Trial, ...] = ()
+    if settings.probe_steps:
+        with watch.stage("probing learning rates", settings.probe_steps * count) as advance:
+            trials = probe(trainer, start, settings.candidates, settings.probe_steps, advance)
+    state = begin(trainer, start, trials, settings.candidates[0])
+    if state is None:
+        raise DataError(
+            "the loss diverges at every learning rate that was tried: "
+            + ", ".join(f"{rate:g}" for rate in settings.learning_rates),
+            hint="list lower learning_rates, or set gradient_norm",
+        )
+    return state
+
+
+def _identity(job: Job, task: Task, prepared: Preparation, plan: Plan) -> str:
+    """Equal for fine-tunings that do the same; `statistics.digest` stands for model and data."""
+    facts = {
+        "settings": task.settings.model_dump(mode="json"),
+        "sources": task.sources,
+        "plan": plan.digest,
+        "statistics": prepared.statistics.digest,
+        "engine": prepared.settings.engine,
+        "seed": job.seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _open_tracker(
+    job: Job, task: Task, plan: Plan, identity: str, *, resumes: bool
+) -> FinetuneTracker:
+    if not job.tracking.enabled:
+        return NullFinetuneTracker()
+    settings = TrackingSettings(
+        uri=job.tracking_uri,
+        experiment=job.tracking.experiment or job.name,
+        tags=job.tracking.tags,
+    )
+    parameters = {name: str(value) for name, value in task.settings.model_dump(mode="json").items()}
+    parameters |= {"plan": plan.digest, "seed": str(job.seed)}
+    name = f"finetune {job.name}"
+    return open_finetune_tracker(settings, name, identity, parameters, resumes=resumes)

@@ -1,0 +1,142 @@
+"""`autoquant finetune`: the command and its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdout, terminal
+
+if TYPE_CHECKING:
+    from autoquant.api.finetune_result import FinetuneResult
+    from autoquant.core.finetuning import Recovery
+    from autoquant.core.measurement import Measurement
+
+
+def finetune(
+    context: typer.Context,
+    job_file: JobFile,
+    plan: PlanText,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write; default: `finetune` in the job's output folder."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the checkpoint in that folder stands.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> int:
+    """Train a plan, quantization-aware, and say how much of what it had lost comes back.
+
+    Where `search` finds no plan that is accurate enough, train one: short runs choose a learning
+    rate, the rest of the steps follow a falling one, and the weights with the best metric on the
+    evaluation data are kept. The trained plan is then built by the real engine: the accuracy that
+    counts is `after`, on the held-out data. The job's section `finetune` names training data,
+    loss and steps (docs/job-file.md).
+
+    The folder holds weights.pt (for your model's load_state_dict), quantized.pt (runs in plain
+    torch), plan.json, finetune.json and the checkpoint.
+    """
+    from autoquant.api.finetune import run_finetune
+
+    job = load_with(job_file, overrides, context.args)
+    result = run_finetune(job, plan, terminal(), output=output, resume=resume)
+    console = stdout()
+    if as_json:
+        console.print_json(json.dumps(result.to_json()))
+        return 0
+    for item in finetune_tables(result):
+        console.print(item, highlight=False)
+    return 0
+
+
+def finetune_tables(result: FinetuneResult) -> Iterator[Table | str]:
+    """What was tried, how training went, and what came of it."""
+    if result.trials:
+        yield (
+            f"learning rates tried, {result.trials[0].steps} steps each "
+            "(emulated, on the evaluation data):"
+        )
+        yield _probe_table(result)
+    yield (
+        f"training, {result.steps} steps with those of the probe "
+        "(emulated, on the evaluation data):"
+    )
+    yield _check_table(result)
+    for recovery in result.recoveries:
+        about = ", which chose the weights" if recovery.data == "evaluation" else ""
+        yield f"{recovery.data} data{about}, {recovery.float_score.samples} samples:"
+        yield _recovery_table(recovery)
+        yield _sentence(recovery)
+    if result.stopped:
+        yield f"training ended early: {result.stopped}"
+    yield f"written: {result.folder}"
+
+
+def _probe_table(result: FinetuneResult) -> Table:
+    table = _table("learning rate", "ranges", "loss", "accuracy", "")
+    for trial in result.trials:
+        taken = (trial.learning_rate, trial.ranges.value) == (result.learning_rate, result.ranges)
+        table.add_row(
+            f"{trial.learning_rate:g}",
+            trial.ranges.value,
+            "diverged" if trial.loss is None else f"{trial.loss:.4f}",
+            "" if trial.metric is None else f"{trial.metric:.4f}",
+            "taken" if taken else "",
+        )
+    return table
+
+
+def _check_table(result: FinetuneResult) -> Table:
+    table = _table("step", "learning rate", "training loss", "loss", "accuracy", "")
+    for check in result.checks:
+        table.add_row(
+            str(check.step),
+            f"{check.learning_rate:.2g}",
+            "" if check.training_loss is None else f"{check.training_loss:.4f}",
+            f"{check.loss:.4f}",
+            f"{check.metric:.4f}",
+            "kept" if check == result.best else "",
+        )
+    return table
+
+
+def _recovery_table(recovery: Recovery) -> Table:
+    table = _table("model", "accuracy", "drop against float", "figures")
+    table.add_row("float", _with_error(recovery.float_score), "", recovery.float_score.kind.value)
+    for name, standing in (
+        ("plan before training", recovery.before),
+        ("plan after training", recovery.after),
+        ("the same, fake-quantized", recovery.emulated),
+        ("float with the trained weights", recovery.trained_float),
+    ):
+        score, drop = _with_error(standing.score), _with_error(standing.drop)
+        table.add_row(name, score, drop, standing.score.kind.value)
+    return table
+
+
+def _sentence(recovery: Recovery) -> str:
+    share = recovery.recovered_share
+    of_loss = "" if share is None else f", {share:.0%} of what the plan had lost"
+    return (
+        f"gain {_with_error(recovery.gain)}{of_loss}; engine minus fake-quantized "
+        f"{_with_error(recovery.gap)}, outputs {recovery.gap_sqnr_db.value:.1f} dB apart"
+    )
+
+
+def _table(*heads: str) -> Table:
+    table = Table()
+    for head in heads:
+        numeric = head not in ("model", "ranges", "figures", "")
+        table.add_column(head, justify="right" if numeric else "left")
+    return table
+
+
+def _with_error(item: Measurement) -> str:
+    return f"{item.value:.4f}" if item.stderr is None else f"{item.value:.4f} ± {item.stderr:.4f}"

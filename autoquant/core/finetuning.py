@@ -1,0 +1,175 @@
+"""Fine-tuning a plan as values: what can be chosen, and what was tried and found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from autoquant.core.measurement import Measurement
+
+
+class BatchNorm(Enum):
+    """What becomes of batch norms that run as part of the layer before them.
+
+    Their running statistics never change. `frozen`: weight and bias of the norm are trained beside
+    those of the layer. `folded`: the norm is folded into the layer first, and what is trained are
+    the weights and biases that the engine stores.
+    """
+
+    FROZEN = "frozen"
+    FOLDED = "folded"
+
+
+class Ranges(Enum):
+    """What becomes of the ranges of activations.
+
+    `frozen`: those of calibration stand. `updated`: calibration is repeated on the weights at
+    every check. `both`: the learning-rate probe tries both.
+    """
+
+    FROZEN = "frozen"
+    UPDATED = "updated"
+    BOTH = "both"
+
+    @property
+    def tried(self) -> tuple[Ranges, ...]:
+        """What the probe has to try."""
+        return (Ranges.FROZEN, Ranges.UPDATED) if self is Ranges.BOTH else (self,)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A look at a training, all of it emulated: the fake-quantized model was asked.
+
+    Attributes:
+        step: Steps done so far; 0 is the plan before training.
+        learning_rate: Of the last step.
+        training_loss: Mean since the check before; None at step 0.
+        loss: On the evaluation data.
+        metric: On the evaluation data, higher is better.
+    """
+
+    step: int
+    learning_rate: float
+    training_loss: float | None
+    loss: float
+    metric: float
+
+    def is_better_than(self, other: Check) -> bool:
+        """Whether it scores higher, or as high with a lower loss."""
+        return (self.metric, -self.loss) > (other.metric, -other.loss)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the check as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Check:
+        """Read back what `to_json` gave."""
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One short run of the learning-rate probe.
+
+    Attributes:
+        learning_rate: At its start.
+        ranges: Frozen or updated.
+        steps: How long it ran.
+        loss: On the evaluation data at its end (emulated); None: the training diverged.
+        metric: On the evaluation data at its end (emulated); None: the training diverged.
+    """
+
+    learning_rate: float
+    ranges: Ranges
+    steps: int
+    loss: float | None
+    metric: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the trial as JSON values."""
+        return asdict(self) | {"ranges": self.ranges.value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        """Read back what `to_json` gave."""
+        return cls(**{**data, "ranges": Ranges(data["ranges"])})
+
+
+def pick_trial(trials: tuple[Trial, ...]) -> Trial | None:
+    """The trial that ends with the lowest loss, the first of equal ones; None: all diverged."""
+    finished = [trial for trial in trials if trial.loss is not None]
+    return min(finished, key=lambda trial: trial.loss or 0.0, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one model does on a data set.
+
+    Attributes:
+        score: The metric's mean, higher is better.
+        drop: Float minus this model, paired, with its standard error.
+    """
+
+    score: Measurement
+    drop: Measurement
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the standing as JSON values."""
+        return {"score": self.score.to_json(), "drop": self.drop.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What fine-tuning did for a plan on one data set, all on the same samples.
+
+    Attributes:
+        data: Which data set (`evaluation`, which also chose the weights, or `heldout`).
+        float_score: Of the float model as the user gave it.
+        before: The plan on the engine, before training.
+        after: The plan on the engine, after training.
+        emulated: The fake-quantized model that was trained.
+        trained_float: The float model with the trained weights: what training itself did.
+        gain: `after` minus `before`, paired.
+        gap: Engine minus fake-quantized, paired.
+        gap_sqnr_db: Outputs of the fake-quantized model against those of the engine.
+    """
+
+    data: str
+    float_score: Measurement
+    before: Standing
+    after: Standing
+    emulated: Standing
+    trained_float: Standing
+    gain: Measurement
+    gap: Measurement
+    gap_sqnr_db: Measurement
+
+    @property
+    def recovered_share(self) -> float | None:
+        """Gain over what the plan had lost before; None where it had lost nothing."""
+        lost = self.before.drop.value
+        return self.gain.value / lost if lost > 0.0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the recovery as JSON values."""
+        return {
+            "data": self.data,
+            "float": self.float_score.to_json(),
+            **{
+                name: standing.to_json()
+                for name, standing in (
+                    ("before", self.before),
+                    ("after", self.after),
+                    ("emulated", self.emulated),
+                    ("trained_float", self.trained_float),
+                )
+            },
+            "gain": self.gain.to_json(),
+            "recovered_share": self.recovered_share,
+            "gap": self.gap.to_json(),
+            "gap_sqnr_db": self.gap_sqnr_db.to_json(),
+        }
