@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from autoquant.backends.torch_cpu.kernels import choose_kernels
+from autoquant.backends.torch_cpu.kernels import choose_kernels, kernels_of
+from autoquant.core.evaluation import Phase, Task
 from autoquant.core.kernels import Kernels
+from autoquant.core.measurement import Measurement
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import BackendError
 from autoquant.evaluate.cost_profile import profile_latency
-from autoquant.evaluate.evaluator import MeasurementSettings
+from autoquant.evaluate.engine_choice import all_int8
+from autoquant.evaluate.evaluator import MeasurementSettings, build_evaluator
 from autoquant.model.capture import Capture
 from autoquant.model.subject import Subject
+
+MIXED = "per op"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TimedKernels:
+    """What was chosen, and what it was chosen from.
+
+    Attributes:
+        kernels: The fastest choice.
+        speedups: Of the all-int8 plan over eager fp32, fastest first: by engine, and `per op`.
+    """
+
+    kernels: Kernels
+    speedups: Mapping[str, Measurement]
 
 
 def time_kernels(
@@ -21,18 +40,21 @@ def time_kernels(
     statistics: CalibrationStatistics,
     settings: MeasurementSettings,
     spaces: Mapping[str, SearchSpace],
-) -> Kernels:
-    """Profile the model on each engine, and choose a kernel for every op and scheme.
+) -> TimedKernels:
+    """Profile the model on each engine, choose a kernel for every op, and time the choice.
+
+    The all-int8 plan with the chosen kernels must beat the same plan on either engine alone: what
+    ops take in two profiles does not tell what they take beside one another.
 
     Args:
         subject: Model and data.
         captured: The captured model.
         statistics: Of its tensors.
-        settings: How latency is measured; the engine is replaced.
+        settings: How latency is measured; its engine converts the model.
         spaces: By engine, what it can run.
 
     Raises:
-        BackendError: An engine can build no plan.
+        BackendError: An engine can build no plan, or none runs the all-int8 plan.
     """
     profiles = {
         engine: profile_latency(
@@ -40,4 +62,21 @@ def time_kernels(
         )
         for engine, space in spaces.items()
     }
-    return choose_kernels(profiles, captured.sites)
+    options = {engine: kernels_of(engine, captured.sites) for engine in spaces}
+    options[MIXED] = choose_kernels(profiles, captured.sites)
+    task = Task(0, all_int8(captured.sites, settings.engine))
+    found: dict[str, Measurement] = {}
+    for name, kernels in options.items():
+        evaluator = build_evaluator(
+            subject, captured, statistics, replace(settings, kernels=kernels)
+        )
+        outcome = evaluator.run(Phase.LATENCY, task)
+        if outcome.failure is None:
+            found[name] = outcome.measurements["speedup"]
+    if not found:
+        raise BackendError(
+            "backend.engine: per-op: no engine runs this model in int8",
+            hint="name an engine, and pin the op that it refuses to fp32",
+        )
+    ranked = dict(sorted(found.items(), key=lambda item: -item[1].value))
+    return TimedKernels(options[next(iter(ranked))], ranked)

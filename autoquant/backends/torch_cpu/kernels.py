@@ -61,6 +61,18 @@ def choose_kernels(profiles: Mapping[str, Profile], sites: Iterable[Site]) -> Ke
     )
 
 
+def kernels_of(engine: str, sites: Iterable[Site]) -> Kernels:
+    """Give every op with a weight the kernel of one engine."""
+    return Kernels(
+        tuple(
+            (site.name, scheme, engine)
+            for site in sorted(sites, key=lambda site: site.name)
+            if site.kind.is_weighted
+            for scheme in _PACKED
+        )
+    )
+
+
 def _shares(profiles: Mapping[str, Profile], site: str, scheme: Scheme) -> dict[str, float]:
     """By engine that runs it, an op's time over that of the float model."""
     return {
