@@ -33,6 +33,12 @@ PlanText = Annotated[
         "or FOLDER:NUMBER, one of its candidates.",
     ),
 ]
+DataName = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="SET", help="Which data of the job: evaluation, calibration or heldout."
+    ),
+]
 DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of a command that takes `--budget.trials 16`."""
 

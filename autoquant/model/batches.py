@@ -58,16 +58,21 @@ def read_batches(data: object, name: str, *, needs_targets: bool) -> tuple[Batch
     return batches
 
 
-def stream_batches(data: Iterable[object], name: str) -> Iterator[Batch]:
-    """Read batches with targets one by one, each checked as it comes; nothing is kept.
+def stream_batches(data: object, name: str, *, needs_targets: bool) -> Iterator[Batch]:
+    """Read what `read_batches` reads one batch after the other, each checked as it comes.
+
+    Batches of an iterable are not kept.
 
     Raises:
-        DataError: A batch is unusable, or has no targets; names it.
+        DataError: A batch is unusable, or lacks targets that are needed; names it.
     """
+    if isinstance(data, Tensor) or _is_pair_of_tensors(data) or not isinstance(data, Iterable):
+        yield from read_batches(data, name, needs_targets=needs_targets)
+        return
     first: Batch | None = None
     for index, batch in enumerate(_read_batches(data, name)):
         first = batch if first is None else first
-        _check_batch(batch, first, f"{name} batch {index}", needs_targets=True)
+        _check_batch(batch, first, f"{name} batch {index}", needs_targets=needs_targets)
         yield batch
 
 

@@ -89,7 +89,7 @@ class TrainingData:
             if isinstance(self._source, DataLoader) and self._source.generator is not None:
                 self._source.generator.manual_seed(seed)
             found = 0
-            for batch in stream_batches(self._source, NAME):
+            for batch in stream_batches(self._source, NAME, needs_targets=True):
                 found += 1
                 yield batch
             if found == 0:

@@ -1,0 +1,1 @@
+"""Which samples a quantized model gets most wrong."""

@@ -1,0 +1,97 @@
+"""Bad cases of a pair, and `autoquant.find_bad_cases` for models in this process."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoquant.analysis.badcases.find import Run
+from autoquant.analysis.badcases.find import find_bad_cases as find_among
+from autoquant.api.pair import Pair
+from autoquant.api.watch import Silent, Watch
+from autoquant.core.badcases import BadCases
+from autoquant.errors import DataError
+from autoquant.model.batches import Batch, stream_batches
+from autoquant.model.float_model import check_float_model, in_eval_mode
+from autoquant.model.subject import Subject
+
+TOP = 10
+"""How many samples are kept for each output and metric, unless said otherwise."""
+
+
+def find_bad_cases(
+    model: nn.Module,
+    quantized: nn.Module,
+    data: object,
+    *,
+    top: int = TOP,
+    watch: Watch | None = None,
+) -> BadCases:
+    """Find the samples on which a quantized model is furthest from its float model.
+
+    Takes one batch after the other; memory does not depend on how many there are.
+
+    Args:
+        model: The float model; it is never changed.
+        quantized: Its quantized version, from wherever it comes: `candidate.quantize(model)`,
+            torch's `convert_fx`, a fake-quantized model in eval mode.
+        data: Inputs: tensors, a list of batches, or a DataLoader; targets are not needed.
+        top: How many samples to keep for each output and metric.
+        watch: Shown the progress.
+
+    Raises:
+        ModelError: The outputs cannot be compared.
+        DataError: A batch is empty, not finite or of another shape than the first.
+    """
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    run_float = partial(_call, in_eval_mode(check_float_model(model)))
+    batches = stream_batches(data, "data", needs_targets=False)
+    with (watch or Silent()).stage("comparing outputs", None) as advance:
+        return find_among(run_float, partial(_call, quantized), batches, top, advance)
+
+
+def bad_cases_of(pair: Pair, data: str, top: int, watch: Watch) -> BadCases:
+    """Find the bad cases of a pair.
+
+    Args:
+        pair: Float model and plan, built.
+        data: Which of the job's data sets: `evaluation`, `calibration`, `heldout`.
+        top: How many samples to keep for each output and metric.
+        watch: Shown the progress.
+    """
+    batches = data_set(pair.prepared.subject, data)
+    with watch.stage("comparing outputs", sum(map(len, batches))) as advance:
+        return find_among(*runs_of(pair), batches, top, advance)
+
+
+def runs_of(pair: Pair) -> tuple[Run, Run]:
+    """What calls the float model and the plan, both on the plan's engine."""
+    run = pair.backend.run
+    return partial(run, pair.prepared.subject.model), partial(run, pair.executable.module)
+
+
+def data_set(subject: Subject, name: str) -> tuple[Batch, ...]:
+    """One of a job's data sets, by its name there.
+
+    Raises:
+        DataError: There is none of this name.
+    """
+    sets = {
+        "evaluation": subject.evaluation,
+        "calibration": subject.calibration,
+        "heldout": subject.heldout,
+    }
+    found = sets.get(name)
+    if found is None:
+        known = ", ".join(key for key, value in sets.items() if value is not None)
+        raise DataError(f"--data {name}: the job has no such data", hint=f"it has {known}")
+    return found
+
+
+def _call(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    with torch.no_grad():
+        return module(*inputs)

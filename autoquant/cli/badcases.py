@@ -1,0 +1,132 @@
+"""`autoquant badcases`: the worst samples of a plan, and their tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from autoquant.cli.options import (
+    DataName,
+    JobFile,
+    Overrides,
+    PlanText,
+    load_with,
+    stdout,
+    terminal,
+)
+
+if TYPE_CHECKING:
+    from autoquant.core.badcases import BadCases
+
+
+def badcases(
+    context: typer.Context,
+    job_file: JobFile,
+    plan: PlanText = "int8",
+    overrides: Overrides = None,
+    top: Annotated[
+        int, typer.Option(min=1, help="How many samples to keep for each output and metric.")
+    ] = 10,
+    data: DataName = "evaluation",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the samples here, as JSON.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the picture here, as an HTML page.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> int:
+    """Find the samples on which a plan is furthest from the float model.
+
+    Runs both over a data set and ranks the samples of every output by cosine similarity, mean
+    squared and mean absolute error, KL divergence and SQNR. Few bad samples among good ones are
+    outliers; where most are bad, the data do not matter, and an op is to blame.
+
+    autoquant badcases experiments/digits.yaml --plan int8 --output badcases.json
+
+    autoquant diagnose experiments/digits.yaml --plan int8    # why, and what to do
+    """
+    from autoquant.api.badcases import bad_cases_of
+    from autoquant.api.pair import build_pair, find_plan, prepare_untimed
+    from autoquant.model.subject import JobRecipe
+    from autoquant.record.storage import write_json, write_text
+
+    job = load_with(job_file, overrides, context.args)
+    watch = terminal()
+    with watch.stage("loading model and data", None):
+        subject = JobRecipe(job)()
+    prepared = prepare_untimed(job, subject, watch)
+    pair = build_pair(prepared, find_plan(plan, prepared), watch)
+    cases = bad_cases_of(pair, data, top, watch)
+    document = {"data": data, "plan": pair.plan.digest, **cases.to_json()}
+    if output is not None:
+        write_json(output, document)
+    if plot is not None:
+        from autoquant.record.plots.sample_sqnr import sample_sqnr_figure
+
+        write_text(plot, sample_sqnr_figure(cases).to_html(include_plotlyjs=True))
+        watch.note(f"picture: {plot}")
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+        return 0
+    console = stdout()
+    for table in bad_case_tables(cases):
+        console.print(table)
+    console.print(summary(cases), highlight=False)
+    if output is not None:
+        console.print(f"samples: {output}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def bad_case_tables(cases: BadCases) -> Iterator[Table]:
+    """Worst index by output and metric; its value; the worst over outputs, rank by rank."""
+    from autoquant.core.badcases import OutputMetric
+
+    yield _by_output(cases, "worst sample of each output", "{0.index}")
+    yield _by_output(cases, "its value", "{0.value:.4g}")
+    table = _table("worst over outputs", "rank")
+    ranked = [cases.over_outputs(metric) for metric in OutputMetric]
+    named = len(cases.outputs) > 1
+    for rank in range(max(len(cases.worst[key]) for key in cases.worst)):
+        cells = [
+            f"#{case.index}  {case.value:.4g}" + (f"  {name}" if named else "")
+            for name, case in (row[rank] for row in ranked)
+        ]
+        table.add_row(str(rank + 1), *cells)
+    yield table
+
+
+def summary(cases: BadCases) -> str:
+    """What the distribution over samples says."""
+    worst = cases.sqnr.quantile(0.0)
+    return (
+        f"SQNR of the outputs: {cases.sqnr_db:.1f} dB over all {cases.samples} samples; of one "
+        f"sample {cases.sqnr.quantile(0.5):.1f} dB in the median, {worst:.1f} dB at worst."
+    )
+
+
+def _by_output(cases: BadCases, title: str, form: str) -> Table:
+    table = _table(title, "output")
+    from autoquant.core.badcases import OutputMetric
+
+    for name in cases.outputs:
+        table.add_row(name, *(form.format(cases.worst[name, metric][0]) for metric in OutputMetric))
+    return table
+
+
+def _table(title: str, first: str) -> Table:
+    from autoquant.core.badcases import OutputMetric
+
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for metric in OutputMetric:
+        table.add_column(_HEADS[metric.value], justify="right")
+    return table
+
+
+_HEADS = {"cosine": "cosine", "mse": "MSE", "l1": "L1", "kl": "KL (nats)", "sqnr": "SQNR (dB)"}
