@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoquant import metrics
     from autoquant.analysis.structure.splitting import split_shared
+    from autoquant.api.badcases import find_bad_cases
     from autoquant.api.calibrate import compare_observers
     from autoquant.api.check import check
     from autoquant.api.compare import compare
+    from autoquant.api.diagnose import diagnose
     from autoquant.api.examine import sensitivity
     from autoquant.api.export import export_torchscript
     from autoquant.api.finetune import finetune
@@ -49,7 +51,9 @@ __all__ = [
     "check",
     "compare",
     "compare_observers",
+    "diagnose",
     "export_torchscript",
+    "find_bad_cases",
     "finetune",
     "load_plan",
     "load_result",
@@ -75,7 +79,9 @@ _HOMES = {
     "check": "autoquant.api.check",
     "compare": "autoquant.api.compare",
     "compare_observers": "autoquant.api.calibrate",
+    "diagnose": "autoquant.api.diagnose",
     "export_torchscript": "autoquant.api.export",
+    "find_bad_cases": "autoquant.api.badcases",
     "finetune": "autoquant.api.finetune",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",

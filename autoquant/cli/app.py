@@ -11,9 +11,11 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from autoquant.cli.badcases import badcases
 from autoquant.cli.calibrate import calibrate
 from autoquant.cli.check import check
 from autoquant.cli.compare import compare
+from autoquant.cli.diagnose import diagnose
 from autoquant.cli.finetune import finetune
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
 from autoquant.cli.sensitivity import sensitivity
@@ -123,6 +125,8 @@ app.command(context_settings=DOTTED)(check)
 app.command(context_settings=DOTTED)(calibrate)
 app.command(context_settings=DOTTED)(compare)
 app.command(context_settings=DOTTED)(finetune)
+app.command(context_settings=DOTTED)(badcases)
+app.command(context_settings=DOTTED)(diagnose)
 
 
 @app.command()

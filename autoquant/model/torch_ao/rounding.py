@@ -122,6 +122,11 @@ class WeightGrid:
     high: int
     qconfig: QConfig = field(compare=False)
 
+    @property
+    def is_per_channel(self) -> bool:
+        """Whether each output channel has a scale of its own."""
+        return issubclass(self.observer, PerChannelMinMaxObserver)
+
     def __call__(self, weight: Tensor) -> Tensor:
         """Round each element; shape as given."""
         return round_weight(weight, self.qconfig)

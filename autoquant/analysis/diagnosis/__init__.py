@@ -1,0 +1,1 @@
+"""Why a quantized model is wrong, and what to do about it."""

@@ -1,0 +1,51 @@
+"""The few samples on which what-ifs are tried, and the one number made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autoquant.core.diagnosis import Pattern
+from autoquant.model.batches import Batch, take_samples
+from autoquant.model.picked import pick_samples
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProbeSet:
+    """Typical samples, and behind them the bad ones.
+
+    Attributes:
+        batch: All of them, without targets.
+        typical: How many come first.
+        pattern: Whether the typical or the bad ones count.
+    """
+
+    batch: Batch
+    typical: int
+    pattern: Pattern
+
+    def loss(self, noise: Tensor) -> float:
+        """Median noise of the typical samples; where few are bad, the mean of the bad ones.
+
+        The median, because one outlier among the typical samples must not speak for all.
+
+        Args:
+            noise: Noise-to-signal ratio of each sample, shape (samples,).
+        """
+        if self.pattern is Pattern.SENSITIVE and len(noise) > self.typical:
+            return float(noise[self.typical :].mean())
+        return float(noise[: self.typical].median())
+
+
+def build_probe(
+    batches: Sequence[Batch], count: int, bad: Sequence[int], pattern: Pattern
+) -> ProbeSet:
+    """Take the first `count` samples of a data set, and behind them the bad ones of all of it."""
+    typical = take_samples(batches, count)
+    chosen = [*typical, *(pick_samples(batches, bad) if bad else ())]
+    columns = zip(*(batch.inputs for batch in chosen), strict=True)
+    whole = Batch(tuple(torch.cat(column) for column in columns))
+    return ProbeSet(whole, sum(map(len, typical)), pattern)

@@ -1,0 +1,67 @@
+"""Causes of what a pair shows: suspects, proven by mending them, in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from autoquant.analysis.diagnosis.findings import Proof, find_coarse, prove
+from autoquant.analysis.diagnosis.pattern import BAD_DB
+from autoquant.analysis.diagnosis.repairs import Repairs
+from autoquant.analysis.diagnosis.suspects import find_suspects
+from autoquant.analysis.diagnosis.weight_suspects import find_weight_suspects
+from autoquant.analysis.diagnosis.wording import word_coarse, word_finding
+from autoquant.analysis.marks import mark
+from autoquant.api.symptoms import Symptoms, built_plan, scales_of, sites_of
+from autoquant.api.watch import Watch
+from autoquant.core.diagnosis import Cause, Finding, Pattern
+from autoquant.core.precision import Scheme
+
+
+def find_causes(seen: Symptoms, watch: Watch) -> tuple[Finding, ...]:
+    """Find the causes of an error that is there and that kernels do not explain.
+
+    Args:
+        seen: Of a pair with bad samples.
+        watch: Shown the progress.
+
+    Returns:
+        The causes that explain at least half of the error; where no range does, the ops whose
+        resolution does.
+    """
+    sites = sites_of(seen.pair)
+    repairs = _repairs(seen)
+    suspects = (
+        *find_suspects(seen.audits, seen.grids, sites),
+        *find_weight_suspects(built_plan(seen.pair)),
+    )
+    if suspects:
+        limit = seen.limit_db if seen.pattern is Pattern.INSENSITIVE else BAD_DB
+        with watch.stage("mending suspects", len(suspects)) as advance:
+            proofs = prove(suspects, repairs, seen.probe.loss, limit, advance)
+        if proofs:
+            return tuple(word_finding(_placed(proof, seen), sites) for proof in proofs)
+    count = sum(scheme is not Scheme.FP32 for _, scheme in seen.pair.plan.assignment)
+    with watch.stage("raising ops one by one", count) as advance:
+        coarse = find_coarse(repairs, seen.probe.loss, advance)
+    return (word_coarse(coarse, count, seen.bad),)
+
+
+def _placed(proof: Proof, seen: Symptoms) -> Proof:
+    """Where single samples are bad, they are what the cause was proven on."""
+    suspect = proof.suspect
+    if not seen.bad or suspect.cause is Cause.OUTLIER_CALIBRATION:
+        return proof
+    return replace(proof, suspect=replace(suspect, samples=seen.bad))
+
+
+def _repairs(seen: Symptoms) -> Repairs:
+    prepared = seen.pair.prepared
+    return Repairs(
+        marked=mark(prepared.captured, prepared.space),
+        sites=sites_of(seen.pair),
+        settings=prepared.quantization,
+        cache=scales_of(seen.pair),
+        grids=seen.grids,
+        plan=seen.pair.plan,
+        probe=seen.probe.batch,
+    )

@@ -1,0 +1,144 @@
+"""Diagnosis of a pair, and `autoquant.diagnose` for a model in this process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from autoquant import metrics
+from autoquant.analysis.diagnosis.findings import to_db
+from autoquant.analysis.diagnosis.variation import find_variations
+from autoquant.api.badcases import data_set
+from autoquant.api.causes import find_causes
+from autoquant.api.pair import Pair, build_pair, find_plan, prepare_untimed
+from autoquant.api.raised_plan import raise_ops, rules_text
+from autoquant.api.symptoms import Symptoms, energies_of, observe
+from autoquant.api.watch import Silent, Watch
+from autoquant.core.diagnosis import Cause, Diagnosis, Finding, Pattern
+from autoquant.core.plan import Plan
+from autoquant.errors import BackendError, JobError
+from autoquant.job import Job, explain_mistakes
+from autoquant.model.batches import read_batches
+from autoquant.model.float_model import check_float_model, in_eval_mode
+from autoquant.model.subject import Subject
+
+_RAISED = frozenset(
+    {
+        Cause.OUTLIER_CHANNELS,
+        Cause.PER_TENSOR_WEIGHT,
+        Cause.RESOLUTION,
+        Cause.VARYING_RANGE,
+        Cause.KERNEL,
+    }
+)
+"""Causes that a plan with raised ops mends."""
+
+VARIATIONS = 5
+"""Inputs that are listed by how their range varies."""
+
+
+def diagnose(
+    model: nn.Module,
+    plan: Plan | str = "int8",
+    *,
+    calibration: object,
+    evaluation: object,
+    leaf_modules: Sequence[str] = (),
+    watch: Watch | None = None,
+    **settings: Any,
+) -> Diagnosis:
+    """Tell why a plan of a model is wrong, and what to do.
+
+    Args:
+        model: The trained float model; it is never changed.
+        plan: A plan, a scheme for all ops, a plan file, or a result folder.
+        calibration: Inputs to calibrate on: tensors, a list of batches, or a DataLoader.
+        evaluation: Inputs to compare on, in the same forms; targets are not needed.
+        leaf_modules: Paths that torch.fx must not trace into.
+        watch: Shown the progress.
+        settings: Sections of a job file, as mappings (`backend={"engine": "onednn"}`).
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    document = {"name": "diagnose", "space": {"schemes": ["int8", "bf16", "fp32"]}, **settings}
+    try:
+        job = Job.model_validate({"output": tempfile.gettempdir(), **document})
+    except ValidationError as error:
+        raise JobError.of("autoquant.diagnose", explain_mistakes(error, Job)) from error
+    subject = Subject(
+        model=in_eval_mode(check_float_model(model, tuple(leaf_modules))),
+        calibration=read_batches(calibration, "calibration", needs_targets=False),
+        evaluation=read_batches(evaluation, "evaluation", needs_targets=False),
+        heldout=None,
+        metric=metrics.accuracy,  # never called: what is compared are outputs
+        leaf_modules=tuple(leaf_modules),
+    )
+    watch = watch or Silent()
+    prepared = prepare_untimed(job, subject, watch)
+    chosen = plan if isinstance(plan, Plan) else find_plan(plan, prepared)
+    return diagnose_pair(build_pair(prepared, chosen, watch), "evaluation", watch)
+
+
+def diagnose_pair(pair: Pair, data: str, watch: Watch) -> Diagnosis:
+    """Tell why a pair's plan is wrong, and what to do.
+
+    Args:
+        pair: Float model and plan, built.
+        data: Which of the job's data sets: `evaluation`, `calibration`, `heldout`.
+        watch: Shown the progress.
+    """
+    seen = observe(pair, data_set(pair.prepared.subject, data), watch)
+    pattern, findings, notes = _explain(seen, watch)
+    diagnosis = Diagnosis(
+        pattern=pattern,
+        samples=seen.cases.samples,
+        bad=seen.bad,
+        sqnr_db=seen.cases.sqnr_db,
+        median_sqnr_db=seen.cases.sqnr.quantile(0.5),
+        limit_db=seen.limit_db,
+        findings=findings,
+        notes=notes,
+        variations=find_variations(seen.audits, VARIATIONS),
+    )
+    return _with_plan(diagnosis, seen, watch)
+
+
+def _explain(seen: Symptoms, watch: Watch) -> tuple[Pattern, tuple[Finding, ...], tuple[str, ...]]:
+    """The pattern, the causes, and what does no harm."""
+    fault = seen.fault
+    if fault is not None and fault.explains and seen.pattern is not Pattern.HEALTHY:
+        return Pattern.IMPLEMENTATION, (fault.finding,), ()
+    notes = () if fault is None else (_harmless(fault.finding),)
+    findings = () if seen.pattern is Pattern.HEALTHY else find_causes(seen, watch)
+    return seen.pattern, findings, notes
+
+
+def _with_plan(diagnosis: Diagnosis, seen: Symptoms, watch: Watch) -> Diagnosis:
+    """Add the plan that raises the ops of the first finding, built and measured."""
+    if not diagnosis.findings or diagnosis.findings[0].cause not in _RAISED:
+        return diagnosis
+    pair, finding = seen.pair, diagnosis.findings[0]
+    is_dynamic = finding.cause is Cause.VARYING_RANGE
+    raised = raise_ops(pair.prepared, pair.plan, finding.touching, dynamic=is_dynamic)
+    try:
+        mended = build_pair(pair.prepared, raised, watch)
+    except BackendError as error:
+        note = f"the plan that raises these ops cannot be built: {error.message}"
+        return replace(diagnosis, notes=(*diagnosis.notes, note))
+    signal, noise = energies_of(mended, seen.probe.batch)
+    loss = seen.probe.loss(noise / signal.clamp_min(1e-300))
+    rules = rules_text(pair.prepared, pair.plan, raised)
+    return replace(diagnosis, plan=raised, plan_db=to_db(loss), rules=rules)
+
+
+def _harmless(finding: Finding) -> str:
+    return (
+        f"{finding.evidence}; with right kernels the outputs would have {finding.after_db:.1f} dB "
+        f"instead of {finding.before_db:.1f} (measured)"
+    )
