@@ -7,7 +7,7 @@ from dataclasses import replace
 from autoquant.analysis.diagnosis.findings import Proof, find_coarse, prove
 from autoquant.analysis.diagnosis.pattern import BAD_DB
 from autoquant.analysis.diagnosis.repairs import Repairs
-from autoquant.analysis.diagnosis.suspects import find_suspects
+from autoquant.analysis.diagnosis.suspects import REACH, find_suspects
 from autoquant.analysis.diagnosis.weight_suspects import find_weight_suspects
 from autoquant.analysis.diagnosis.wording import word_coarse, word_finding
 from autoquant.analysis.marks import mark
@@ -31,7 +31,7 @@ def find_causes(seen: Symptoms, watch: Watch) -> tuple[Finding, ...]:
     sites = sites_of(seen.pair)
     repairs = _repairs(seen)
     suspects = (
-        *find_suspects(seen.audits, seen.grids, sites),
+        *find_suspects(seen.audits, seen.grids, sites, reach=0.0 if seen.bad else REACH),
         *find_weight_suspects(built_plan(seen.pair)),
     )
     if suspects:

@@ -82,6 +82,11 @@ class RangeAudit:
         return self.site or (self.readers[0] if self.readers else self.tensor)
 
     @property
+    def fineness(self) -> float:
+        """How many times the 255 steps of int8 the grid has."""
+        return (self.high - self.low) / self.step / 255.0
+
+    @property
     def clip_ratio(self) -> float:
         """Energy lost by clipping over that lost by rounding, step^2 / 12 for every element.
 

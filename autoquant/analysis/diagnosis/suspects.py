@@ -20,7 +20,7 @@ REACH = 2.0
 like sqrt(2 ln n): from a thousand to a billion values by 1.7, so a fair sample never does."""
 LOST = 8.0
 """A range is suspect when it is eight times what the median channel or sample needs: three of
-eight bits, so that five are left (32 levels, 18 dB less)."""
+eight bits, so that five are left (32 levels, 18 dB less). Finer grids may be as much wider."""
 SHARED = 4.0
 """Calls of one module may differ in range by a factor of four, two bits, before they must part:
 the scale of one call then loses as much on the other as a bit and a half over a fair one."""
@@ -67,7 +67,10 @@ class Suspect:
 
 
 def find_suspects(
-    audits: Sequence[RangeAudit], grids: Mapping[str, Grid], sites: Mapping[str, Site]
+    audits: Sequence[RangeAudit],
+    grids: Mapping[str, Grid],
+    sites: Mapping[str, Site],
+    reach: float = REACH,
 ) -> Iterator[Suspect]:
     """Group the tensors whose range is suspect by cause; each tensor has one.
 
@@ -75,12 +78,15 @@ def find_suspects(
         audits: Of all tensors, in execution order.
         grids: Their grids.
         sites: By name.
+        reach: How far the data must reach, in widths of a range; 0 where samples are bad already.
     """
     left = list(audits)
-    is_beyond = any(map(_is_clipped, left))
+    is_beyond = any(_is_clipped(item, reach) for item in left)
     shared = set(_shared_sites(left))
     causes = {
-        Cause.SHARED_MODULE: lambda item: item.site in shared and item.excess >= SHARED,
+        Cause.SHARED_MODULE: lambda item: (
+            item.site in shared and _exceeds(item, item.excess, SHARED)
+        ),
         Cause.OUTLIER_SAMPLE: lambda item: is_beyond and _clips(item) and _by_few(item),
         Cause.CLIPPED_RANGE: lambda item: is_beyond and _clips(item),
         Cause.SATURATED: lambda item: _is_saturated(item, sites),
@@ -110,7 +116,7 @@ def _shared_sites(audits: Sequence[RangeAudit]) -> Iterator[str]:
         if item.site is not None and item.is_call_of_many:
             calls.setdefault(item.site, []).append(item)
     for site, found in calls.items():
-        if any(item.excess >= SHARED or _is_clipped(item) for item in found):
+        if any(_exceeds(item, item.excess, SHARED) or _is_clipped(item, REACH) for item in found):
             yield site
 
 
@@ -119,11 +125,16 @@ def _clips(item: RangeAudit) -> bool:
     return item.clip_ratio >= CLIP_RATIO
 
 
-def _is_clipped(item: RangeAudit) -> bool:
+def _is_clipped(item: RangeAudit, reach: float) -> bool:
     """Whether the data lie beyond what a fair sample could have missed."""
     low, high = min(item.low, 0.0), max(item.high, 0.0)
-    reach = float(widths(item.clipping.low, item.clipping.high))
-    return _clips(item) and reach >= REACH * (high - low)
+    width = float(widths(item.clipping.low, item.clipping.high))
+    return _clips(item) and width >= reach * (high - low)
+
+
+def _exceeds(item: RangeAudit, ratio: float, limit: float) -> bool:
+    """Whether a ratio costs int8 what the limit says; a finer grid can afford more."""
+    return ratio >= limit * item.fineness
 
 
 def _by_few(item: RangeAudit) -> bool:
@@ -133,7 +144,7 @@ def _by_few(item: RangeAudit) -> bool:
 def _is_saturated(item: RangeAudit, sites: Mapping[str, Site]) -> bool:
     readers = [sites[name] for name in item.readers]
     is_gate = bool(readers) and all(_is_flat_far_out(site) for site in readers)
-    return is_gate and item.high - item.low >= SHARED * 2.0 * FLAT
+    return is_gate and _exceeds(item, (item.high - item.low) / (2.0 * FLAT), SHARED)
 
 
 def _is_flat_far_out(site: Site) -> bool:
@@ -142,7 +153,7 @@ def _is_flat_far_out(site: Site) -> bool:
 
 
 def _is_wide(item: RangeAudit) -> bool:
-    return own_ratio(item, item.over_samples) >= LOST
+    return _exceeds(item, own_ratio(item, item.over_samples), LOST)
 
 
 def _few_are_wide(item: RangeAudit) -> bool:
@@ -150,7 +161,7 @@ def _few_are_wide(item: RangeAudit) -> bool:
 
 
 def _has_outlier_channels(item: RangeAudit) -> bool:
-    return own_ratio(item, item.over_channels) >= LOST
+    return _exceeds(item, own_ratio(item, item.over_channels), LOST)
 
 
 def _samples(cause: Cause, found: Sequence[RangeAudit]) -> tuple[int, ...]:
