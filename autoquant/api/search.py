@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from autoquant.api.confirm import noise_notice, score_heldout, time_again
+from autoquant.api.faithful import refuse_unfaithful
 from autoquant.api.guidance import find_costs, guide
 from autoquant.api.load import load_result
 from autoquant.api.preparation import Preparation, prepare
@@ -105,6 +106,7 @@ def _search(
     known_engine = facts.settings.get("engine")
     engine = known_engine if isinstance(known_engine, str) else None
     prepared = prepare(job, subject, watch, folder.path, engine, templates)
+    refuse_unfaithful(prepared)
     facts = _settle(job, facts, prepared)
     _keep_preparation(folder, prepared, facts, dump_job(job))
     baseline = _measure_baseline(subject, prepared, folder, watch)

@@ -13,6 +13,7 @@ from torch import nn
 
 from autoquant import metrics
 from autoquant.api.document import job_of, merge
+from autoquant.api.faithful import refuse_unfaithful
 from autoquant.api.pair import prepare_untimed
 from autoquant.api.preparation import Preparation
 from autoquant.api.sensitivity import rank_by_sensitivity
@@ -57,6 +58,7 @@ def run_tune(job: Job, recipe: SubjectRecipe, watch: Watch) -> TuneReport:
         with watch.stage("loading model and data", None):
             subject = recipe()
         prepared = prepare_untimed(job, subject, watch)
+        refuse_unfaithful(prepared)
         with EvaluatedPlans(folder, fingerprint(job, prepared)) as kept:
             if len(kept):
                 watch.note(f"{len(kept)} plans were measured before and are not measured again")
