@@ -16,7 +16,7 @@ import random
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,7 @@ def open_search(
     folder: ResultFolder,
     tracker: Tracker,
     meter: Meter,
+    known: Sequence[Candidate] = (),
 ) -> Rounds:
     """Put a search together, as `autoquant.api.search` does."""
     limits = Limits(Constraints(accuracy_drop=0.02), {})
@@ -219,7 +220,7 @@ def open_search(
         truth,
         phases=(Phase.QUALITY, Phase.LATENCY),
         budget=Budget(trials=arguments.trials, round_size=8),
-        known=folder.candidates(),
+        known=known,
         gate=gate,
         recorder=JointRecorder((folder, tracker, meter)),
         clock=time.monotonic,
@@ -270,9 +271,10 @@ def main() -> None:
         started = time.perf_counter()
         with ResultFolder.resume(path) as folder:
             tracker = open_tracker(Path(scratch), arguments.mlflow)
-            for candidate in folder.candidates():
+            known = folder.candidates()
+            for candidate in known:
                 tracker.candidate(candidate)
-            open_search(arguments, truth, folder, tracker, meter)
+            open_search(arguments, truth, folder, tracker, meter, known)
             print(f"resume: {time.perf_counter() - started:.1f} s")
             tracker.stop("finished")
     show("scale", [meter.row(0), meter.row(9)], arguments.json)
