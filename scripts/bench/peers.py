@@ -40,12 +40,14 @@ from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.result import ResultCandidate, SearchResult
 from autoquant.api.search import run_search
 from autoquant.api.watch import Silent
+from autoquant.backends.torch_cpu.attribution import find_edges
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.evaluate.evaluator import PlanEvaluator, build_evaluator
 from autoquant.job import Job, load_job
+from autoquant.model.capture import Capture
 from autoquant.model.subject import HeldRecipe, Subject, build_subject
 
 ROOT = Path(__file__).parents[2]
@@ -186,6 +188,7 @@ class Bench:
         self.evaluator: PlanEvaluator = build_evaluator(
             self.subject, prepared.captured, prepared.statistics, settings
         )
+        self.captured = prepared.captured
         self.sites = tuple(site.name for site in prepared.captured.sites)
         baseline = self.evaluator.baseline()
         self.fp32 = baseline["accuracy"].value
@@ -294,10 +297,17 @@ def _modelopt_rows(bench: Bench, arguments: argparse.Namespace, engine: str) -> 
         rows.append(
             bench.row(MODELOPT.name, item["result"], _shared_columns(bench, item) | simulated)
         )
-        plan = Plan.of({s: Scheme.FP32 if s in kept else Scheme.INT8 for s in bench.sites})
+        exact = _with_producers(kept, bench.captured)
+        plan = Plan.of({s: Scheme.FP32 if s in exact else Scheme.INT8 for s in bench.sites})
         label = f"{item['result']}, plan carried over ({engine})"
         rows.append(bench.row(MODELOPT.name, label, bench.measure(plan)))
     return rows
+
+
+def _with_producers(kept: Sequence[str], captured: Capture) -> frozenset[str]:
+    """The sites, and those that write what they read: ModelOpt leaves their inputs in float too."""
+    edges = find_edges(captured)
+    return frozenset(kept) | {writer for writer, reader in edges if reader in kept}
 
 
 def _shared_columns(bench: Bench, item: Mapping[str, Any]) -> dict[str, str | float | int]:
