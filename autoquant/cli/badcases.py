@@ -15,6 +15,7 @@ from autoquant.cli.options import (
     JobFile,
     Overrides,
     PlanText,
+    PlotFile,
     load_with,
     stdout,
     terminal,
@@ -36,9 +37,7 @@ def badcases(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the samples here, as JSON.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write the picture here, as an HTML page.")
-    ] = None,
+    plot: PlotFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> int:
     """Find the samples on which a plan is furthest from the float model.

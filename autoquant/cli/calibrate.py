@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdout, terminal
+from autoquant.cli.options import (
+    JobFile,
+    Overrides,
+    PlanText,
+    PlotFile,
+    load_with,
+    stdout,
+    terminal,
+)
 from autoquant.core.observers import ObserverName
 
 if TYPE_CHECKING:
@@ -33,9 +40,7 @@ def calibrate(
     samples: Annotated[
         int, typer.Option(min=1, help="Evaluation samples to measure each row on.")
     ] = 512,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write the picture here, as an HTML page.")
-    ] = None,
+    plot: PlotFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> int:
     """Compare observers and amounts of calibration data on one plan.

@@ -15,6 +15,7 @@ from autoquant.cli.options import (
     JobFile,
     Overrides,
     PlanText,
+    PlotFile,
     load_with,
     stdout,
     terminal,
@@ -34,6 +35,7 @@ def diagnose(
         Path | None,
         typer.Option(help="Write the plan with the blamed ops raised here, where that mends it."),
     ] = None,
+    plot: PlotFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> int:
     """Tell why a plan is wrong, with evidence and one next step.
@@ -61,6 +63,12 @@ def diagnose(
     diagnosis = diagnose_pair(pair, data, watch)
     if write_plan is not None and diagnosis.plan is not None:
         diagnosis.plan.save(write_plan)
+    if plot is not None:
+        from autoquant.record.plots.diagnosis import diagnosis_figure
+        from autoquant.record.storage import write_text
+
+        write_text(plot, diagnosis_figure(diagnosis).to_html(include_plotlyjs=True))
+        watch.note(f"picture: {plot}")
     if as_json:
         typer.echo(json.dumps({"data": data, **diagnosis.to_json()}, indent=2))
         return 0

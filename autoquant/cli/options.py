@@ -39,6 +39,9 @@ DataName = Annotated[
         "--data", metavar="SET", help="Which data of the job: evaluation, calibration or heldout."
     ),
 ]
+PlotFile = Annotated[
+    Path | None, typer.Option("--plot", help="Write the picture here, as an HTML page.")
+]
 DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of a command that takes `--budget.trials 16`."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from autoquant.cli.options import JobFile, Overrides, load_with, stdout, terminal
+from autoquant.cli.options import JobFile, Overrides, PlotFile, load_with, stdout, terminal
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
 
@@ -35,7 +35,7 @@ def sensitivity(
         int,
         typer.Option(min=0, help="For how many of the noisiest rows to measure the metric's drop."),
     ] = 8,
-    top: Annotated[int, typer.Option(min=1, help="How many knobs to print for each scheme.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="How many knobs to show for each scheme.")] = 10,
     ratio: Annotated[
         float | None,
         typer.Option(
@@ -50,6 +50,7 @@ def sensitivity(
         Path | None,
         typer.Option("--output", "-o", help="Write the table as CSV here; with --ratio the plan."),
     ] = None,
+    plot: PlotFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> int:
     """Rank the ops of a job's model by what each scheme alone does to the outputs.
@@ -77,6 +78,12 @@ def sensitivity(
         needed=() if ratio is None else ("int8", scheme),
     )
     written = _write(report, ratio, scheme, output)
+    if plot is not None:
+        from autoquant.record.plots.sensitivity import sensitivity_figure
+        from autoquant.record.storage import write_text
+
+        write_text(plot, sensitivity_figure(report.table, top).to_html(include_plotlyjs=True))
+        watch.note(f"picture: {plot}")
     if as_json:
         _print_json(report)
     else:

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from autoquant.cli.options import JobFile, Overrides, load_with, stdout, terminal
+from autoquant.cli.options import JobFile, Overrides, PlotFile, load_with, stdout, terminal
 
 if TYPE_CHECKING:
     from autoquant.core.tuning import TuneReport
 
 
-def tune(context: typer.Context, job_file: JobFile, overrides: Overrides = None) -> int:
+def tune(
+    context: typer.Context,
+    job_file: JobFile,
+    overrides: Overrides = None,
+    plot: PlotFile = None,
+) -> int:
     """Find the fewest int16 and fp16 ops that keep the accuracy, stage by stage.
 
     All int16 first (if that fails, the fewest fp16 ops beside it), then all int8, then as few int16
@@ -27,8 +32,15 @@ def tune(context: typer.Context, job_file: JobFile, overrides: Overrides = None)
     from autoquant.record import files
 
     job = load_with(job_file, overrides, context.args)
-    report = run_tune(job, JobRecipe(job), terminal())
+    watch = terminal()
+    report = run_tune(job, JobRecipe(job), watch)
     _print(report, job.output / files.TUNE, job_file)
+    if plot is not None:
+        from autoquant.record.plots.tuning import tuning_figure
+        from autoquant.record.storage import write_text
+
+        write_text(plot, tuning_figure(report).to_html(include_plotlyjs=True))
+        watch.note(f"picture: {plot}")
     return 0
 
 

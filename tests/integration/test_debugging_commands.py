@@ -24,7 +24,10 @@ def test_a_raised_plan_is_written_and_a_search_tries_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job, plan = str(write_job(tmp_path, WIDE)), tmp_path / "plan.json"
-    assert main(["sensitivity", job, "--ratio", "0.34", "-o", str(plan)]) == 0
+    plot = tmp_path / "sensitivity.html"
+    words = ["--ratio", "0.34", "-o", str(plan), "--plot", str(plot)]
+    assert main(["sensitivity", job, *words]) == 0
+    assert "Output noise, % of signal power" in plot.read_text()
     assert "2 int8, 1 int16" in capsys.readouterr().out
     assert load_plan(plan).counts() == {"int8": 2, "int16": 1}
     assert main(["search", job, "--set", f"seeds=[{plan}]", "--budget.trials", "0"]) == 0
@@ -48,8 +51,9 @@ def test_tune_prints_its_table_and_the_command_that_searches_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = {**WIDE, "constraints": {"accuracy_drop": 0.5}}
-    job = str(write_job(tmp_path, changes))
-    assert main(["tune", job]) == 0
+    job, plot = str(write_job(tmp_path, changes)), tmp_path / "tune.html"
+    assert main(["tune", job, "--plot", str(plot)]) == 0
+    assert "Ops on int16 or fp16, %" in plot.read_text()
     shown = capsys.readouterr().out
     assert "met, chosen" in shown
     assert f"--set 'seeds=[{tmp_path / 'out' / 'tune.json'}]'" in shown

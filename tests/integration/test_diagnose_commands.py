@@ -75,7 +75,10 @@ def test_diagnose_says_why_and_writes_the_plan_that_mends_it(
     faulty_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job, plan = faulty_job("outlier_channels"), tmp_path / "mended.json"
-    assert main(["diagnose", str(job), "--plan", "int8", "--write-plan", str(plan)]) == 0
+    plot = tmp_path / "diagnosis.html"
+    words = ["--write-plan", str(plan), "--plot", str(plot)]
+    assert main(["diagnose", str(job), "--plan", "int8", *words]) == 0
+    assert "with this cause alone mended" in plot.read_text()
     printed = capsys.readouterr().out
     assert "data-insensitive error" in printed
     assert "1. outlier channels: stem" in printed
