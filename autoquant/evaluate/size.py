@@ -88,9 +88,9 @@ def bit_operations(site: Site, scheme: Scheme) -> int:
 
 
 def weight_bytes(site: Site, scheme: Scheme) -> int:
-    """Bytes of a site's weight and its scales under a scheme."""
+    """Bytes of a site's weight and its scales under a scheme; a norm's weight stays fp32."""
     if not site.kind.is_weighted:
-        return 0
+        return site.weight_count * _BYTES_FP32
     stored = site.weight_count * scheme.weight.bits // 8
     return stored + (0 if scheme.weight.is_float else _channels(site) * _BYTES_FP32)
 

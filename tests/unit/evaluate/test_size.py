@@ -40,3 +40,13 @@ def test_bf16_halves_the_weights() -> None:
 def test_macs_of_a_convolution_count_every_output_position() -> None:
     captured = capture(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), (torch.ones(2, 3, 6, 6),))
     assert captured.sites[0].macs == 6 * 6 * 216
+
+
+def test_the_weight_of_a_norm_that_is_a_site_stays_fp32() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 4)).eval()
+    captured = capture(model, (torch.zeros(2, 8),))
+    parameters = sum(item.numel() for item in model.parameters())
+    for scheme, saved in ((Scheme.FP32, 0), (Scheme.INT8, 3 * (64 + 32) - 4 * (8 + 4))):
+        plan = Plan.of({site.name: scheme for site in captured.sites})
+        size = plan_costs(plan, captured.sites, parameters)["size_bytes"].value
+        assert size == 4 * parameters - saved
