@@ -17,6 +17,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 
@@ -29,6 +30,7 @@ from autoquant.api.guidance import find_costs, guide
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.sensitivity import rank_by_sensitivity
 from autoquant.api.watch import Silent
+from autoquant.backends.torch_cpu.backend import site_support
 from autoquant.core.measurement import Candidate
 from autoquant.core.pareto import hypervolume
 from autoquant.core.plan import Plan
@@ -39,6 +41,7 @@ from autoquant.model.subject import JobRecipe
 from autoquant.searching.constraints import Limits
 from autoquant.searching.samplers import GUIDED
 from autoquant.searching.seeds import Seed
+from autoquant.searching.space import bind_space
 from autoquant.searching.strategy import Strategy
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +67,18 @@ class Ground:
     def space(self) -> SearchSpace:
         """What is searched."""
         return self.prepared.space
+
+    @cached_property
+    def blocks(self) -> SearchSpace:
+        """The same with one knob for each block."""
+        captured = self.prepared.captured
+        return bind_space(
+            self.job.space.model_copy(update={"grouping": "block", "groups": ()}),
+            captured.sites,
+            captured.agreements,
+            partial(site_support, self.prepared.settings.engine),
+            real_kernels_only=True,
+        ).space
 
 
 def lay(name: str, job: Job, records: Path) -> Ground:
@@ -107,7 +122,7 @@ def search(ground: Ground, strategy: str, seed: int, trials: int) -> list[Candid
         return [ground.truth.candidate(n, s.plan, s.origin) for n, s in enumerate(seeds)][:trials]
     sampler = {"random": "random", "NSGA-II": "nsga2", "ours": GUIDED}.get(strategy, "tpe")
     asks = Strategy(
-        ground.space,
+        ground.blocks if strategy == _BY_BLOCK else ground.space,
         tuple(seeds),
         objectives=ground.job.objectives,
         limits=ground.limits,
@@ -152,9 +167,11 @@ _SIX_GROUPS = [
 ]
 """Few enough knobs that every plan can be measured."""
 
+_BY_BLOCK = "TPE over blocks"
 STRATEGIES = (
     "random",
     "TPE",
+    _BY_BLOCK,
     "NSGA-II",
     "ladder only",
     "program only",
