@@ -20,11 +20,12 @@ from autoquant.core.layers import ComparisonMode, LayerComparison
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.errors import DataError, JobError, ModelError, PlanError
+from autoquant.errors import JobError, ModelError, PlanError
 from autoquant.job import Job, explain_mistakes
 from autoquant.model.batches import Batch, read_batches, take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.float_model import check_float_model, in_eval_mode
+from autoquant.model.picked import pick_samples
 from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.model.torch_ao.conversion import quiet_torch
 from autoquant.model.torch_ao.fake_quantize import frozen_copy, holds_fake_quantize
@@ -141,22 +142,9 @@ def choose_samples(
     Raises:
         DataError: A position lies outside the data.
     """
-    if indices is None:
-        return tuple(batches) if samples is None else take_samples(batches, samples)
-    total = sum(len(batch) for batch in batches)
-    outside = [index for index in indices if not 0 <= index < total]
-    if outside or not indices:
-        raise DataError(
-            f"indices: {outside[0]} is not a sample" if outside else "indices: none given",
-            hint=f"the data hold samples 0 to {total - 1}",
-        )
-    wanted, chosen, start = sorted(set(indices)), [], 0
-    for batch in batches:
-        inside = [index - start for index in wanted if start <= index < start + len(batch)]
-        if inside:
-            chosen.append(Batch(tuple(item[inside] for item in batch.inputs)))
-        start += len(batch)
-    return tuple(chosen)
+    if indices is not None:
+        return pick_samples(batches, indices)
+    return tuple(batches) if samples is None else take_samples(batches, samples)
 
 
 def _compare_graph(

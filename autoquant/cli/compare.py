@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +37,8 @@ def compare(
     indices: Annotated[
         str | None,
         typer.Option(
-            help="Which evaluation samples: 3,17 or a file of numbers (the worst ones, perhaps)."
+            help='Which evaluation samples: 3,17, or a JSON file {"indices": [3, 17]}, as badcases '
+            "writes it."
         ),
     ] = None,
     weights: Annotated[
@@ -59,6 +58,7 @@ def compare(
     with --mode shadowed.
     """
     from autoquant.api.compare import compare_job
+    from autoquant.api.indices import read_indices
     from autoquant.model.subject import JobRecipe
 
     job = load_with(job_file, overrides, context.args)
@@ -83,42 +83,6 @@ def compare(
     if html is not None:
         stdout().print(f"report: {html}", highlight=False, soft_wrap=True)
     return 0
-
-
-def read_indices(text: str) -> list[int]:
-    """Read `3,17`, or the numbers in a file of any layout (text or JSON).
-
-    Raises:
-        DataError: It is neither.
-    """
-    from autoquant.errors import DataError
-
-    if re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
-        return [int(item) for item in text.split(",")]
-    try:
-        content = Path(text).read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"--indices {text}: neither numbers nor a file that can be read",
-            hint="give 3,17 or a file that holds such numbers",
-        ) from error
-    found = list(_numbers(content))
-    if not found:
-        raise DataError(f"--indices {text}: the file holds no indices", hint="one number a line")
-    return found
-
-
-def _numbers(content: str) -> Iterator[int]:
-    """Numbers of a JSON list, of the lists under `indices` of a JSON object, or of plain text."""
-    try:
-        document = json.loads(content)
-    except ValueError:
-        yield from (int(item) for item in re.findall(r"\d+", content))
-        return
-    values = document.get("indices", ()) if isinstance(document, dict) else document
-    for item in values if isinstance(values, list) else [values]:
-        if isinstance(item, int):
-            yield item
 
 
 def _write(found: LayerComparison, path: Path, name: str) -> None:

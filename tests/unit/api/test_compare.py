@@ -20,7 +20,6 @@ from torch.fx import GraphModule
 
 import autoquant as aq
 from autoquant.cli import main
-from autoquant.cli.compare import read_indices
 from autoquant.core.layers import Cause, LayerComparison, LayerRow
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
@@ -275,21 +274,9 @@ def test_the_float_model_is_not_changed() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_indices_are_read_from_text_and_files(tmp_path: Path) -> None:
-    (tmp_path / "list.json").write_text("[4, 2]")
-    (tmp_path / "object.json").write_text('{"indices": [7], "metric": "sqnr_db"}')
-    (tmp_path / "lines.txt").write_text("1\n12\n")
-    assert read_indices("3,17") == [3, 17]
-    assert read_indices(str(tmp_path / "list.json")) == [4, 2]
-    assert read_indices(str(tmp_path / "object.json")) == [7]
-    assert read_indices(str(tmp_path / "lines.txt")) == [1, 12]
-    with pytest.raises(DataError, match="neither numbers nor a file"):
-        read_indices(str(tmp_path / "missing.json"))
-
-
 def test_mistakes_are_named() -> None:
     model = seeded(MixedNet)
-    with pytest.raises(DataError, match="99 is not a sample"):
+    with pytest.raises(DataError, match="no sample 99"):
         aq.compare(model, "int8", DATA, indices=[99])
     with pytest.raises(PlanError, match="n-shadows needs schemes"):
         aq.compare(model, "int8", DATA, mode="n-shadows")
