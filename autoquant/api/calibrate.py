@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from autoquant import metrics
+from autoquant.api.document import job_of
 from autoquant.api.pair import find_plan, prepare_untimed
 from autoquant.api.preparation import Preparation
 from autoquant.api.ranges import settle_ranges
@@ -19,10 +19,8 @@ from autoquant.api.watch import Silent, Watch
 from autoquant.core.calibrations import CalibrationRow, CalibrationTable
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
-from autoquant.errors import JobError
 from autoquant.evaluate.evaluator import MeasurementSettings, build_backend, with_threads
 from autoquant.evaluate.quality import FloatReference, measure_quality, run_reference
-from autoquant.job import Job, explain_mistakes
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.calibration import calibrations
 from autoquant.model.subject import Metric, build_subject
@@ -74,10 +72,7 @@ def compare_observers(
         "backend": {"engine": engine},
         "output": tempfile.gettempdir(),
     }
-    try:
-        job = Job.model_validate(document)
-    except ValidationError as error:
-        raise JobError.of("compare_observers", explain_mistakes(error, Job)) from error
+    job = job_of(document, "compare_observers")
     subject = build_subject(
         model, calibration=calibration, evaluation=evaluation, heldout=None, metric=metric
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from autoquant import metrics
@@ -33,6 +32,7 @@ from autoquant.analysis.structure.settings import Configured, find_suspicious
 from autoquant.analysis.structure.shared import compare_calls, find_shared
 from autoquant.analysis.structure.tail import find_quantized_tail
 from autoquant.analysis.structure.torn import fused_differently
+from autoquant.api.document import job_of
 from autoquant.api.pair import check_sites, find_plan, prepare_untimed
 from autoquant.api.preparation import FEW_SAMPLES, Preparation
 from autoquant.api.watch import Silent, Watch
@@ -42,9 +42,9 @@ from autoquant.core.concerns import Concern, Severity
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.structure import CheckReport, ModuleCalls
-from autoquant.errors import BackendError, JobError
+from autoquant.errors import BackendError
 from autoquant.evaluate.evaluator import build_backend
-from autoquant.job import Job, explain_mistakes, find_space_rules
+from autoquant.job import Job, find_space_rules
 from autoquant.model.batches import Batch, read_batches, take_samples
 from autoquant.model.float_model import check_float_model, in_eval_mode
 from autoquant.model.subject import Subject, load_calibration, load_model
@@ -123,10 +123,7 @@ def _job_of(engine: str, observer: str, reduce_range: str | bool) -> Job:
         "backend": {"engine": engine, "reduce_range": reduce_range},
         "calibration": {"observer": observer},
     }
-    try:
-        return Job.model_validate(document)
-    except ValidationError as error:
-        raise JobError.of("autoquant.check", explain_mistakes(error, Job)) from error
+    return job_of(document, "autoquant.check")
 
 
 def _subject(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from pydantic import ValidationError
 from torch import nn
 from torch.fx import GraphModule
 
 from autoquant import metrics
 from autoquant.analysis.layers.comparison import QuantizedGraph, compare_layers
 from autoquant.analysis.layers.pairing import pair_graphs, pair_plan
+from autoquant.api.document import job_of
 from autoquant.api.pair import Pair, build_pair, find_plan, prepare_untimed, uniform_plan
 from autoquant.api.preparation import Preparation, capture_subject
 from autoquant.api.watch import Silent, Watch
@@ -20,8 +20,8 @@ from autoquant.core.layers import ComparisonMode, LayerComparison
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.errors import JobError, ModelError, PlanError
-from autoquant.job import Job, explain_mistakes
+from autoquant.errors import ModelError, PlanError
+from autoquant.job import Job
 from autoquant.model.batches import Batch, read_batches, take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.float_model import check_float_model, in_eval_mode
@@ -218,10 +218,7 @@ def _job(backend: str) -> Job:
         "output": ".",
         "backend": {"engine": backend},
     }
-    try:
-        return Job.model_validate(document)
-    except ValidationError as error:
-        raise JobError.of("autoquant.compare", explain_mistakes(error, Job)) from error
+    return job_of(document, "autoquant.compare")
 
 
 def _mode_of(mode: str, schemes: Sequence[str]) -> ComparisonMode:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
 from torch import nn
 
 from autoquant import metrics
@@ -15,14 +14,14 @@ from autoquant.analysis.diagnosis.findings import to_db
 from autoquant.analysis.diagnosis.variation import find_variations
 from autoquant.api.badcases import data_set
 from autoquant.api.causes import find_causes
+from autoquant.api.document import job_of
 from autoquant.api.pair import Pair, build_pair, find_plan, prepare_untimed
 from autoquant.api.raised_plan import raise_ops, rules_text
 from autoquant.api.symptoms import Symptoms, energies_of, observe
 from autoquant.api.watch import Silent, Watch
 from autoquant.core.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
-from autoquant.errors import BackendError, JobError
-from autoquant.job import Job, explain_mistakes
+from autoquant.errors import BackendError
 from autoquant.model.batches import read_batches
 from autoquant.model.float_model import check_float_model, in_eval_mode
 from autoquant.model.subject import Subject
@@ -67,10 +66,7 @@ def diagnose(
         AutoquantError: A mistake that can be mended; the message says how.
     """
     document = {"name": "diagnose", "space": {"schemes": ["int8", "bf16", "fp32"]}, **settings}
-    try:
-        job = Job.model_validate({"output": tempfile.gettempdir(), **document})
-    except ValidationError as error:
-        raise JobError.of("autoquant.diagnose", explain_mistakes(error, Job)) from error
+    job = job_of({"output": tempfile.gettempdir(), **document}, "autoquant.diagnose")
     subject = Subject(
         model=in_eval_mode(check_float_model(model, tuple(leaf_modules))),
         calibration=read_batches(calibration, "calibration", needs_targets=False),

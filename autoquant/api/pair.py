@@ -17,7 +17,7 @@ from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
 from autoquant.evaluate.evaluator import build_backend
 from autoquant.job import Job, SpaceRules
-from autoquant.model.subject import Subject
+from autoquant.model.subject import JobRecipe, Subject
 from autoquant.searching.space import bind_space
 
 
@@ -51,6 +51,13 @@ def prepare_untimed(job: Job, subject: Subject, watch: Watch) -> Preparation:
         settings = {"engine": engines[0], "reduce_range": reduce_range}
         job = job.model_copy(update={"backend": job.backend.model_copy(update=settings)})
     return prepare(job, subject, watch)
+
+
+def prepare_job(job: Job, watch: Watch) -> Preparation:
+    """Load a job's model and data, and prepare without timing engines."""
+    with watch.stage("loading model and data", None):
+        subject = JobRecipe(job)()
+    return prepare_untimed(job, subject, watch)
 
 
 def build_pair(prepared: Preparation, plan: Plan, watch: Watch) -> Pair:

@@ -16,6 +16,7 @@ from autoquant.cli.options import (
     Overrides,
     PlanText,
     PlotFile,
+    keep_picture,
     load_with,
     stdout,
     terminal,
@@ -51,15 +52,12 @@ def badcases(
     autoquant diagnose experiments/digits.yaml --plan int8    # why, and what to do
     """
     from autoquant.api.badcases import bad_cases_of
-    from autoquant.api.pair import build_pair, find_plan, prepare_untimed
-    from autoquant.model.subject import JobRecipe
-    from autoquant.record.storage import write_json, write_text
+    from autoquant.api.pair import build_pair, find_plan, prepare_job
+    from autoquant.record.storage import write_json
 
     job = load_with(job_file, overrides, context.args)
     watch = terminal()
-    with watch.stage("loading model and data", None):
-        subject = JobRecipe(job)()
-    prepared = prepare_untimed(job, subject, watch)
+    prepared = prepare_job(job, watch)
     pair = build_pair(prepared, find_plan(plan, prepared), watch)
     cases = bad_cases_of(pair, data, top, watch)
     document = {"data": data, "plan": pair.plan.digest, **cases.to_json()}
@@ -68,8 +66,7 @@ def badcases(
     if plot is not None:
         from autoquant.record.plots.sample_sqnr import sample_sqnr_figure
 
-        write_text(plot, sample_sqnr_figure(cases).to_html(include_plotlyjs=True))
-        watch.note(f"picture: {plot}")
+        keep_picture(plot, sample_sqnr_figure(cases), watch)
     if as_json:
         typer.echo(json.dumps(document, indent=2))
         return 0

@@ -14,6 +14,7 @@ from autoquant.cli.options import (
     Overrides,
     PlanText,
     PlotFile,
+    keep_picture,
     load_with,
     stdout,
     terminal,
@@ -56,14 +57,11 @@ def calibrate(
     Then put it into the job: `calibration: {observer: mse}`.
     """
     from autoquant.api.calibrate import compare_calibrations
-    from autoquant.api.pair import find_plan, prepare_untimed
-    from autoquant.model.subject import JobRecipe
+    from autoquant.api.pair import find_plan, prepare_job
 
     job = load_with(job_file, overrides, context.args)
     watch = terminal()
-    with watch.stage("loading model and data", None):
-        subject = JobRecipe(job)()
-    prepared = prepare_untimed(job, subject, watch)
+    prepared = prepare_job(job, watch)
     table = compare_calibrations(
         prepared,
         find_plan(plan, prepared),
@@ -81,10 +79,8 @@ def calibrate(
             console.print(sentence, highlight=False, markup=False)
     if plot is not None:
         from autoquant.record.plots.calibration import calibration_figure
-        from autoquant.record.storage import write_text
 
-        write_text(plot, calibration_figure(table).to_html(include_plotlyjs=True))
-        watch.note(f"picture: {plot}")
+        keep_picture(plot, calibration_figure(table), watch)
     return 0
 
 

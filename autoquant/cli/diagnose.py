@@ -16,6 +16,7 @@ from autoquant.cli.options import (
     Overrides,
     PlanText,
     PlotFile,
+    keep_picture,
     load_with,
     stdout,
     terminal,
@@ -51,24 +52,19 @@ def diagnose(
     autoquant badcases JOB --plan mended.json    # does it hold?
     """
     from autoquant.api.diagnose import diagnose_pair
-    from autoquant.api.pair import build_pair, find_plan, prepare_untimed
-    from autoquant.model.subject import JobRecipe
+    from autoquant.api.pair import build_pair, find_plan, prepare_job
 
     job = load_with(job_file, overrides, context.args)
     watch = terminal()
-    with watch.stage("loading model and data", None):
-        subject = JobRecipe(job)()
-    prepared = prepare_untimed(job, subject, watch)
+    prepared = prepare_job(job, watch)
     pair = build_pair(prepared, find_plan(plan, prepared), watch)
     diagnosis = diagnose_pair(pair, data, watch)
     if write_plan is not None and diagnosis.plan is not None:
         diagnosis.plan.save(write_plan)
     if plot is not None:
         from autoquant.record.plots.diagnosis import diagnosis_figure
-        from autoquant.record.storage import write_text
 
-        write_text(plot, diagnosis_figure(diagnosis).to_html(include_plotlyjs=True))
-        watch.note(f"picture: {plot}")
+        keep_picture(plot, diagnosis_figure(diagnosis), watch)
     if as_json:
         typer.echo(json.dumps({"data": data, **diagnosis.to_json()}, indent=2))
         return 0

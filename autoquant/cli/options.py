@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from autoquant.cli.terminal import Terminal
     from autoquant.job import Job
 
@@ -65,6 +67,14 @@ def terminal() -> Terminal:
 def stdout() -> Console:
     """Standard output; on a pipe wide enough for every table."""
     return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def keep_picture(path: Path, figure: go.Figure, watch: Terminal) -> None:
+    """Write a figure as an HTML page that needs no network, and say where."""
+    from autoquant.record.storage import write_text
+
+    write_text(path, figure.to_html(include_plotlyjs=True))
+    watch.note(f"picture: {path}")
 
 
 def _dotted(extra: Sequence[str]) -> list[str]:

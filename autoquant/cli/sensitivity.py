@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from autoquant.cli.options import JobFile, Overrides, PlotFile, load_with, stdout, terminal
+from autoquant.cli.options import (
+    JobFile,
+    Overrides,
+    PlotFile,
+    keep_picture,
+    load_with,
+    stdout,
+    terminal,
+)
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
 
@@ -80,10 +88,8 @@ def sensitivity(
     written = _write(report, ratio, scheme, output)
     if plot is not None:
         from autoquant.record.plots.sensitivity import sensitivity_figure
-        from autoquant.record.storage import write_text
 
-        write_text(plot, sensitivity_figure(report.table, top).to_html(include_plotlyjs=True))
-        watch.note(f"picture: {plot}")
+        keep_picture(plot, sensitivity_figure(report.table, top), watch)
     if as_json:
         _print_json(report)
     else:

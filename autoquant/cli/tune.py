@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from autoquant.cli.options import JobFile, Overrides, PlotFile, load_with, stdout, terminal
+from autoquant.cli.options import (
+    JobFile,
+    Overrides,
+    PlotFile,
+    keep_picture,
+    load_with,
+    stdout,
+    terminal,
+)
 
 if TYPE_CHECKING:
     from autoquant.core.tuning import TuneReport
@@ -37,10 +45,8 @@ def tune(
     _print(report, job.output / files.TUNE, job_file)
     if plot is not None:
         from autoquant.record.plots.tuning import tuning_figure
-        from autoquant.record.storage import write_text
 
-        write_text(plot, tuning_figure(report).to_html(include_plotlyjs=True))
-        watch.note(f"picture: {plot}")
+        keep_picture(plot, tuning_figure(report), watch)
     return 0
 
 

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from autoquant.core.calibrations import CalibrationTable
 from autoquant.core.observers import ObserverName
-from autoquant.record.plots.look import MUTED, plain_figure
+from autoquant.record.plots.look import corner_note, plain_figure
 from autoquant.record.wording import kinds_of, kinds_text
 
 _HEIGHT = 420
@@ -47,15 +47,5 @@ def calibration_figure(table: CalibrationTable) -> go.Figure:
     kinds = kinds_text(kinds_of([row.measurements for row in table.rows], "sqnr_db"))
     figure.update_xaxes(title_text="Calibration samples", type="log")
     figure.update_yaxes(title_text=f"Output SQNR against fp32, dB ({kinds})")
-    figure.add_annotation(
-        text="big mark: from here on more data changes little",
-        x=1,
-        y=0,
-        xref="paper",
-        yref="paper",
-        xanchor="right",
-        yanchor="bottom",
-        showarrow=False,
-        font={"size": 11, "color": MUTED},
-    )
+    corner_note(figure, "big mark: from here on more data changes little")
     return figure

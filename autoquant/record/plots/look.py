@@ -86,6 +86,21 @@ def restyle(figure: go.Figure, *, height: int) -> go.Figure:
     return figure
 
 
+def corner_note(figure: go.Figure, text: str) -> None:
+    """Write a small remark into the lower right corner, in place."""
+    figure.add_annotation(
+        text=text,
+        x=1,
+        y=0,
+        xref="paper",
+        yref="paper",
+        xanchor="right",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": 11, "color": MUTED},
+    )
+
+
 def note(figure: go.Figure, text: str) -> go.Figure:
     """Write a sentence where there is nothing to draw, and return the figure."""
     figure.add_annotation(

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from autoquant.core.plan import INT16_SCHEMES, Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.tuning import Attempt, Stage, TuneReport, Verdict, Z
-from autoquant.record.plots.look import INK, MUTED, note, plain_figure
+from autoquant.record.plots.look import INK, MUTED, corner_note, note, plain_figure
 from autoquant.record.plots.window import window
 from autoquant.record.tune_report import tune_unit
 from autoquant.record.wording import ScoreUnit, counts_text, kinds_of, kinds_text, with_spread
@@ -130,14 +130,4 @@ def _set_window(figure: go.Figure, shown: Sequence[Attempt], report: TuneReport)
     said = ["bar: 1.645 standard errors; disc: met, diamond: within noise, x: not met"]
     if visible.outside:
         said.append(f"{visible.outside} outside this range, double-click shows all")
-    figure.add_annotation(
-        text="; ".join(said),
-        x=1,
-        y=0,
-        xref="paper",
-        yref="paper",
-        xanchor="right",
-        yanchor="bottom",
-        showarrow=False,
-        font={"size": 11, "color": MUTED},
-    )
+    corner_note(figure, "; ".join(said))
