@@ -1,87 +1,38 @@
-"""Export: one file that plain torch runs, with its plan inside."""
+"""Export: one file that the engine's own API runs, with its plan inside."""
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoquant.api.result import ResultCandidate
-from autoquant.backends.torch_cpu.engines import using_engine
-from autoquant.errors import BackendError, StorageError
-
-METADATA = "autoquant.json"
-"""Name of the extra file in the archive: the plan, its digest and its measurements."""
+from autoquant.errors import StorageError
 
 
-def export_torchscript(
-    candidate: ResultCandidate, model: nn.Module, path: str | Path, engine: str
-) -> Path:
-    """Write a candidate as a TorchScript file that `torch.jit.load` runs without autoquant.
+def export(candidate: ResultCandidate, model: nn.Module, path: str | Path) -> Path:
+    """Write a candidate as a file of its backend, which runs it without autoquant.
 
-    The file carries the plan and its measurements as `autoquant.json`
-    (`torch.jit.load(path, _extra_files={"autoquant.json": ""})`).
+    The file carries the plan and its measurements, under the name `autoquant`; docs/backends
+    says how to read them back.
 
     Args:
         candidate: From a search result.
         model: The float model that was searched.
-        path: The file to write.
-        engine: The engine of the search.
+        path: The file to write, with the suffix of the backend (`.ts`, `.xml`, `.onnx`,
+            `.tflite`), or without any.
 
     Raises:
-        BackendError: The converted model cannot be traced.
-        StorageError: The file cannot be written.
-    """
-    metadata = candidate.candidate.to_json() | {"engine": engine}
-    name = f"candidate {candidate.number}"
-    return write_torchscript(
-        candidate.quantize(model), candidate.example, path, engine, metadata, name
-    )
-
-
-def write_torchscript(
-    quantized: nn.Module,
-    example: tuple[Tensor, ...],
-    path: str | Path,
-    engine: str,
-    metadata: Mapping[str, Any],
-    name: str,
-) -> Path:
-    """Write a converted model as a TorchScript file.
-
-    Args:
-        quantized: The converted model.
-        example: A few input samples.
-        path: The file to write.
-        engine: That it was converted for.
-        metadata: JSON values that the file carries as `autoquant.json`.
-        name: What to call it in errors.
-
-    Raises:
-        BackendError: The converted model cannot be traced.
-        StorageError: The file cannot be written.
+        BackendError: The engine refuses the plan.
+        StorageError: The path has another suffix, or cannot be written.
     """
     path = Path(path)
-    with using_engine(engine), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            traced = torch.jit.trace(quantized, example, check_trace=False)
-            frozen = torch.jit.freeze(traced.eval())
-        except RuntimeError as error:
-            raise BackendError(
-                f"{name} cannot be traced: {error}",
-                hint="use candidate.quantize(model) and torch.save of its state dict",
-            ) from error
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.jit.save(frozen, str(path), _extra_files={METADATA: json.dumps(metadata)})
-        except (OSError, RuntimeError) as error:
-            raise StorageError(
-                f"{path} cannot be written: {error}", hint="give a writable path"
-            ) from error
-    return path
+    backend = candidate.open_backend(model)
+    if not path.suffix:
+        path = path.with_suffix(backend.suffix)
+    if path.suffix != backend.suffix:
+        raise StorageError(
+            f"{path}: {backend.name} writes {backend.suffix} files",
+            hint=f"name it {path.with_suffix(backend.suffix).name}",
+        )
+    return backend.export(candidate.plan, path, candidate.candidate.to_json())

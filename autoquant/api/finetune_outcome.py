@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoquant.api.export import write_torchscript
 from autoquant.api.finetune_result import FinetuneResult
 from autoquant.api.pair import Pair
 from autoquant.api.preparation import Preparation
 from autoquant.api.watch import Watch
+from autoquant.backends.torch_cpu.torchscript import write_torchscript
 from autoquant.core.finetuning import Recovery
 from autoquant.evaluate.evaluator import build_backend
 from autoquant.evaluate.recovery import Runs, measure_recovery

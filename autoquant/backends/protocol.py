@@ -1,17 +1,26 @@
-"""What the search needs of a target."""
+"""What the search needs of a backend."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from autoquant.core.build import BuildSettings
+from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import Site
+from autoquant.core.sites import OpKind, Site
+from autoquant.core.space import SearchSpace
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.model.capture import Capture
+
+EAGER_FP32 = "eager fp32"
+"""The rival of every candidate whose latency is measured: the float model, run by torch here."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,13 +28,17 @@ class Executable:
     """A plan, built.
 
     Attributes:
-        module: Call it with the model's inputs.
-        executed: By site, what really runs, read back from the executable
+        module: Call it with the model's inputs, torch tensors in and out. It computes with as many
+            threads as `torch.get_num_threads()` says when it is called.
+        executed: By site, what really runs, read back from the engine's own dump
             (`int8 native`, `int16 emulated`).
+        estimated_ms: What a model of the target says that one call takes; None where the time of
+            `module` is the target's own.
     """
 
     module: nn.Module
     executed: Mapping[str, str]
+    estimated_ms: float | None = None
 
     @property
     def kind(self) -> Kind:
@@ -34,10 +47,41 @@ class Executable:
         return Kind.EMULATED if emulated else Kind.MEASURED
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BuildRequest:
+    """What a backend builds plans from.
+
+    Attributes:
+        model: The float model as given, in eval mode; never changed.
+        captured: Its sites and its traced graph.
+        statistics: Of its tensors; no backend calibrates again.
+        settings: How plans are built.
+        example: One batch.
+        timed: Inputs of the latency measurement: what an estimate is for.
+    """
+
+    model: nn.Module
+    captured: Capture
+    statistics: CalibrationStatistics
+    settings: BuildSettings
+    example: tuple[Tensor, ...]
+    timed: tuple[Tensor, ...]
+
+
 class Backend(Protocol):
-    """One target: an engine on this machine, or a model of one elsewhere."""
+    """One target: an engine on this machine, or a model of one elsewhere.
+
+    Attributes:
+        name: `torch/onednn`, `openvino`.
+        rival: What speed-ups are over: `EAGER_FP32`, or the reference of an estimate.
+        rival_ms: What the rival takes, where latency is estimated; None where it is measured.
+        suffix: Of the file that `export` writes, with its dot.
+    """
 
     name: str
+    rival: str
+    rival_ms: float | None
+    suffix: str
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How the target runs one scheme of one site."""
@@ -51,3 +95,49 @@ class Backend(Protocol):
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, on the target."""
+
+    def costs(
+        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
+    ) -> CostTable | None:
+        """What the target knows of the latency of each op and boundary, in milliseconds.
+
+        Args:
+            space: What may be chosen.
+            inputs: The batch of the latency measurement.
+            clock: Seconds.
+
+        Returns:
+            None where it knows nothing finer than the time of a whole plan.
+
+        Raises:
+            BackendError: No plan of the space can be built.
+        """
+
+    def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write the file that the engine's own API runs, the plan inside.
+
+        Args:
+            plan: What to build.
+            path: The file to write.
+            metadata: JSON values that the file carries under the name `autoquant`.
+
+        Raises:
+            BackendError: The engine refuses the plan.
+            StorageError: The file cannot be written.
+        """
+
+
+class Target(Protocol):
+    """What the module of a backend offers, by these very names."""
+
+    def site_support(self, settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
+        """How the target runs one scheme of one site, before anything is built."""
+
+    def kind_support(self, settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
+        """How it runs one scheme of a kind of op: a row of `autoquant backends`."""
+
+    def variants(self) -> Mapping[str, BuildSettings]:
+        """What of the target there is here, by the title of its table (`torch / onednn`)."""
+
+    def open_backend(self, request: BuildRequest) -> Backend:
+        """Convert the float model once; plans are built from that."""

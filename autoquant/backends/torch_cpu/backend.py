@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from autoquant.backends.protocol import Executable
+from autoquant.backends.protocol import EAGER_FP32, Executable
 from autoquant.backends.torch_cpu.engines import has_fp16_linear, saturates, using_engine
 from autoquant.backends.torch_cpu.examination import Examination
 from autoquant.backends.torch_cpu.packing import pack_for
+from autoquant.backends.torch_cpu.profile import Profile, profile_costs
 from autoquant.backends.torch_cpu.readback import Execution, observe_execution
+from autoquant.backends.torch_cpu.stamps import Clock
 from autoquant.backends.torch_cpu.support import support_of
 from autoquant.backends.torch_cpu.tensor_types import observe_types
+from autoquant.backends.torch_cpu.torchscript import write_torchscript
+from autoquant.core.costs import CostTable
 from autoquant.core.kernels import Kernels
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.qconfigs import QConfigFacts
 from autoquant.core.ranges import RangeRules
 from autoquant.core.sites import Site
+from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
@@ -92,6 +99,7 @@ class TorchCpuBackend:
         settings: From `engine_settings`.
         example_inputs: One batch.
         kernels: Ops that take another engine's kernel.
+        model: The float model as given; None: its traced graph stands for it.
     """
 
     def __init__(
@@ -102,9 +110,14 @@ class TorchCpuBackend:
         settings: QuantizationSettings,
         example_inputs: tuple[Tensor, ...],
         kernels: Kernels | None = None,
+        model: nn.Module | None = None,
     ) -> None:
         self.name = f"torch/{engine}"
+        self.rival = EAGER_FP32
+        self.rival_ms: float | None = None
+        self.suffix = ".ts"
         self._captured = captured
+        self._model = model or captured.graph
         self._engine = engine
         self._settings = settings
         self._kernels = kernels or Kernels()
@@ -181,6 +194,31 @@ class TorchCpuBackend:
         """Run a built module, or the float model, with this engine's kernels."""
         with using_engine(self._engine), quiet_torch(), torch.no_grad():
             return module(*inputs)
+
+    def profile(
+        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Clock = time.perf_counter
+    ) -> Profile:
+        """Time a few plans node by node, and fit the cost of every op and boundary to them.
+
+        Raises:
+            BackendError: No plan of the space can be built.
+        """
+        return profile_costs(self._captured, self, space, self._model, inputs, clock=clock)
+
+    def costs(self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Clock) -> CostTable:
+        """What each op and boundary takes, from a profile."""
+        return self.profile(space, inputs, clock).table
+
+    def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write a TorchScript file that `torch.jit.load` runs; `autoquant.json` is inside.
+
+        Raises:
+            BackendError: The engine refuses the plan, or its model cannot be traced.
+            StorageError: The file cannot be written.
+        """
+        module = self.build(plan).module
+        values = {**metadata, "engine": self._engine}
+        return write_torchscript(module, self._example, path, self._engine, values, plan.digest)
 
     def expected(self, site: str, scheme: Scheme) -> tuple[Scheme, Support]:
         """What must really run at a site for its plan to be honoured."""

@@ -1,0 +1,61 @@
+"""The backends: a row each. A new one is a row here, a folder beside, and the contract suite."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from autoquant.backends.protocol import Target
+from autoquant.errors import BackendError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One backend.
+
+    Attributes:
+        module: Where its `Target` functions are; imported when it is asked for.
+        summary: One line for `autoquant backends`.
+        extra: Optional dependencies that it needs (`pip install 'autoquant[openvino]'`).
+        packages: What these bring, as they are imported.
+    """
+
+    module: str
+    summary: str
+    extra: str = ""
+    packages: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Packages that are not installed."""
+        return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
+
+
+TARGETS: Mapping[str, Row] = {
+    "torch": Row(
+        "autoquant.backends.torch_cpu.target",
+        "torch's own quantized engines on this CPU",
+    ),
+}
+
+
+def load_target(name: str) -> Target:
+    """Import a backend.
+
+    Raises:
+        BackendError: There is none of that name, or its extra is not installed.
+    """
+    row = TARGETS.get(name)
+    if row is None:
+        raise BackendError(
+            f"backend.name: there is no backend {name!r}", hint=f"one of {', '.join(TARGETS)}"
+        )
+    if row.missing:
+        raise BackendError(
+            f"backend.name: {name} needs {', '.join(row.missing)}, which this Python lacks",
+            hint=f"pip install 'autoquant[{row.extra}]'",
+        )
+    return cast("Target", importlib.import_module(row.module))

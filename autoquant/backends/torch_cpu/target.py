@@ -1,0 +1,47 @@
+"""torch's own quantized engines as a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.torch_cpu.backend import site_support as engine_support
+from autoquant.backends.torch_cpu.engines import engines_here, saturates
+from autoquant.backends.torch_cpu.support import support_of
+from autoquant.core.build import BuildSettings
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import OpKind, Site
+
+
+def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
+    """How an engine runs one scheme of one site."""
+    return engine_support(settings.engine, site, scheme)
+
+
+def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
+    """How an engine runs one scheme of a kind of op."""
+    return support_of(settings.engine, kind, scheme)
+
+
+def variants() -> Mapping[str, BuildSettings]:
+    """The engines that run here."""
+    found = {}
+    for engine in engines_here():
+        bits = "7 bits, its kernels saturate here" if saturates(engine) else "8 bits"
+        found[f"torch / {engine} (int8 activations: {bits})"] = BuildSettings(engine=engine)
+    return found
+
+
+def open_backend(request: BuildRequest) -> TorchCpuBackend:
+    """Give the backend of the settings' engine."""
+    settings = request.settings
+    return TorchCpuBackend(
+        request.captured,
+        request.statistics,
+        settings.engine,
+        engine_settings(settings.engine, settings.observer, settings.reduce_range, settings.ranges),
+        request.example,
+        settings.kernels,
+        request.model,
+    )

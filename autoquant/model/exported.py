@@ -1,0 +1,91 @@
+"""The captured float graph as torch.export's program, for engines that convert from there."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx.traceback
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Interpreter
+
+from autoquant.errors import ModelError
+from autoquant.model.capture import Capture
+
+_ORIGIN = "autoquant"
+"""Key in a node's `custom` metadata, which torch.export carries along."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exported:
+    """A captured graph, exported.
+
+    Attributes:
+        program: In ATen ops; batch norms that fusing folded are folded here too.
+        origin: By node of the program, the node of the captured graph that it comes from: a key
+            of the calibration statistics, and a member of a site.
+    """
+
+    program: ExportedProgram
+    origin: Mapping[str, str]
+
+
+class _Traced(nn.Module):
+    """Runs a graph node by node, so that each op of the export knows which one it comes from."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__()
+        self.traced = graph
+
+    def forward(self, *inputs: Tensor) -> Any:
+        with torch.fx.traceback.preserve_node_meta():
+            return Interpreter(self.traced).run(*inputs)
+
+
+def export_float(
+    captured: Capture, example: tuple[Tensor, ...], *, any_batch: bool = True
+) -> Exported:
+    """Export the captured float graph.
+
+    Args:
+        captured: The captured model.
+        example: One batch of at least 2 samples.
+        any_batch: Leave the first dimension of every input open.
+
+    Raises:
+        ModelError: torch.export refuses it.
+    """
+    graph = copy.deepcopy(captured.graph)
+    for node in graph.graph.nodes:
+        node.meta["custom"] = {_ORIGIN: node.name}
+    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in example) if any_batch else None
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(
+                _Traced(graph).eval(),
+                example,
+                dynamic_shapes=None if shapes is None else (shapes,),
+                strict=False,
+            )
+        except Exception as error:
+            raise ModelError(
+                f"torch.export cannot export the model: {str(error).strip().splitlines()[0]}",
+                hint="engines other than torch need it; search with backend.name: torch, or "
+                "rewrite what it names",
+            ) from error
+    return Exported(program, origins(program))
+
+
+def origins(program: ExportedProgram) -> dict[str, str]:
+    """Origin of each node of an exported program, also after its decompositions were run."""
+    return {
+        node.name: node.meta["custom"][_ORIGIN]
+        for node in program.graph.nodes
+        if _ORIGIN in (node.meta.get("custom") or {})
+    }
