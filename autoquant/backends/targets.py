@@ -39,6 +39,10 @@ TARGETS: Mapping[str, Row] = {
         "autoquant.backends.torch_cpu.target",
         "torch's own quantized engines on this CPU",
     ),
+    "profile": Row(
+        "autoquant.backends.profile.target",
+        "any accelerator that a YAML file describes; its latency is estimated",
+    ),
 }
 
 
