@@ -46,6 +46,7 @@ TARGETS: Mapping[str, Row] = {
     "profile": Row(
         "autoquant.backends.profile.target",
         "any accelerator that a YAML file describes; its latency is estimated",
+        is_estimate=True,
     ),
 }
 

@@ -14,7 +14,7 @@ from autoquant.backends.profile.backend import ProfileBackend
 from autoquant.backends.profile.reading import read_accelerator
 from autoquant.backends.profile.reference import reference_engine
 from autoquant.backends.profile.schema import SCHEMES
-from autoquant.backends.profile.shipped import find_profile
+from autoquant.backends.profile.shipped import shipped_profiles
 from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
@@ -32,7 +32,7 @@ from tests.networks import MixedNet, images, seeded
 from tests.spaces import full_space, random_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-NPU = find_profile("npu_int8_int16_fp16")
+NPU = shipped_profiles()["npu_int8_int16_fp16"]
 RATE = 1.0e9
 FORMATS = ("int8", "int16", "fp16", "bf16", "fp32")
 

@@ -29,7 +29,7 @@ def open_reference(request: BuildRequest) -> TorchCpuBackend:
         request.captured,
         request.statistics,
         engine,
-        engine_settings(engine, settings.observer, settings.reduce_range, settings.ranges),
+        engine_settings(engine, settings.observer, ranges=settings.ranges),
         request.example,
         model=request.model,
     )

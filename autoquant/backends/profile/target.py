@@ -16,10 +16,8 @@ __all__ = ["kind_support", "open_backend", "site_support", "variants"]
 def variants() -> Mapping[str, BuildSettings]:
     """The accelerators whose descriptions come along."""
     return {
-        f"profile / {name}": BuildSettings(
-            backend="profile", profile=path.read_text(encoding="utf-8")
-        )
-        for name, path in shipped_profiles().items()
+        f"profile / {name}": BuildSettings(backend="profile", profile=text)
+        for name, text in shipped_profiles().items()
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from autoquant.backends.profile.reading import read_accelerator
-from autoquant.backends.profile.shipped import find_profile, shipped_profiles
+from autoquant.backends.profile.shipped import shipped_profiles
 from autoquant.core.precision import Precision, Scheme
 from autoquant.core.sites import OpKind
 from autoquant.errors import JobError
@@ -113,12 +113,7 @@ def test_what_is_no_mapping_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("name", shipped_profiles())
 def test_shipped_files_are_right(name: str) -> None:
-    chip = read_accelerator(find_profile(name))
+    chip = read_accelerator(shipped_profiles()[name])
     assert chip.name == name
     formats = {scheme.activation for scheme in chip.schemes}
     assert formats == {Precision.INT8, Precision.INT16, Precision.FP16}
-
-
-def test_an_unknown_profile_is_answered_with_those_that_are_shipped() -> None:
-    with pytest.raises(JobError, match="npu_int8_int16_fp16"):
-        find_profile("tpu")
