@@ -48,6 +48,12 @@ TARGETS: Mapping[str, Row] = {
         "any accelerator that a YAML file describes; its latency is estimated",
         is_estimate=True,
     ),
+    "inductor": Row(
+        "autoquant.backends.inductor.target",
+        "torch.compile with torchao's PT2E; slow to build, to confirm what a search found",
+        extra="inductor",
+        packages=("torchao",),
+    ),
 }
 
 ESTIMATED = frozenset(name for name, row in TARGETS.items() if row.is_estimate)
