@@ -15,7 +15,6 @@ from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
-from autoquant.evaluate.evaluator import build_backend
 from autoquant.job import Job, SpaceRules
 from autoquant.model.subject import JobRecipe, Subject
 from autoquant.searching.space import bind_space
@@ -66,9 +65,8 @@ def build_pair(prepared: Preparation, plan: Plan, watch: Watch) -> Pair:
     Raises:
         BackendError: The engine refuses the plan.
     """
-    settings = prepared.settings
     with watch.stage("building the plan", None):
-        backend = build_backend(prepared.subject, prepared.captured, prepared.statistics, settings)
+        backend = prepared.backend
         executable = backend.build(plan)
     return Pair(prepared, plan, backend, executable)
 
