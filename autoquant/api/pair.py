@@ -129,6 +129,15 @@ def _plan_of(text: str, prepared: Preparation) -> Plan:
     schemes = {scheme.value: scheme for scheme in Scheme}
     if text in schemes:
         return uniform_plan(schemes[text], prepared)
+    return read_plan(text)
+
+
+def read_plan(text: str) -> Plan:
+    """Read a plan from a file, a result folder (its best member) or `folder:number`.
+
+    Raises:
+        PlanError: There is none of that name.
+    """
     from autoquant.api.load import load_result  # half a second of pandas and plotly
 
     folder, _, number = text.rpartition(":")
@@ -145,6 +154,6 @@ def _plan_of(text: str, prepared: Preparation) -> Plan:
     if not Path(text).exists():
         raise PlanError(
             f"--plan {text}: no such scheme, file or result folder",
-            hint=f"schemes: {', '.join(schemes)}",
+            hint=f"schemes: {', '.join(scheme.value for scheme in Scheme)}",
         )
     return load_plan(text)
