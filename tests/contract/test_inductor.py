@@ -86,7 +86,8 @@ def backend() -> InductorBackend:
 def test_int8_kernels_run_where_planned_and_from_the_exported_file(
     backend: InductorBackend, tmp_path: Path
 ) -> None:
-    built = backend.build(PLAN)
+    # a plan of a backend with int8 adds: here the add stays in fp32, and that is what is said
+    built = backend.build(Plan.of(dict(PLAN.assignment) | {":add:0": Scheme.INT8}))
     assert built.kind is Kind.MEASURED
     assert built.executed == {name: f"{scheme.value} native" for name, scheme in PLAN.assignment}
     outputs = backend.run(built.module, EXAMPLE)
@@ -146,7 +147,7 @@ def test_a_graph_that_writes_into_its_input_is_refused() -> None:
 @pytest.mark.parametrize(
     ("site", "scheme"),
     [
-        (":add:0", Scheme.INT8),
+        (":add:0", Scheme.BF16),
         ("mix", Scheme.INT8_DYNAMIC),
         ("stem", Scheme.BF16),
         ("head", Scheme.FP16),
@@ -161,6 +162,11 @@ def test_what_inductor_does_not_run_is_unsupported_and_refused(
     assert backend.support(found, scheme) is Support.UNSUPPORTED
     with pytest.raises(BackendError, match=f"inductor does not run {site} .* in {scheme.value}"):
         backend.build(Plan.of(FP32 | {site: scheme}))
+
+
+def test_an_int8_add_is_no_choice_of_a_search(backend: InductorBackend) -> None:
+    (add,) = [site for site in CAPTURED.sites if site.kind is OpKind.ADD]
+    assert backend.support(add, Scheme.INT8) is Support.UNSUPPORTED
 
 
 def test_only_modules_with_int8_kernels_take_int8() -> None:

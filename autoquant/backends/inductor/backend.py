@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError, StorageError
 from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+
+_LOG = logging.getLogger(__name__)
 
 METADATA = "autoquant.json"
 """Name of the extra file in the archive: the plan, its digest and its measurements."""
@@ -102,20 +105,37 @@ class InductorBackend:
         return path
 
     def _check(self, plan: Plan) -> None:
+        """Refuse what cannot run, and name what will run more exactly than planned."""
+        widened = []
         for name, scheme in plan.assignment:
             site = self._sites[name]
-            if site.follows is None and self.support(site, scheme) is Support.UNSUPPORTED:
+            if self._stays_float(site, scheme):
+                if site.follows is None:
+                    widened.append(name)
+            elif self.support(site, scheme) is Support.UNSUPPORTED:
                 raise BackendError(
                     f"inductor does not run {name} ({site.kind.value}) in {scheme.value}",
                     hint="int8 takes modules Conv2d and Linear, int8_dynamic Linear; all else is "
                     "fp32",
                 )
+        if widened:
+            _LOG.warning(
+                "inductor: %d ops without weights are planned as int8 and run in fp32: %s",
+                len(widened),
+                ", ".join(widened),
+            )
+
+    @staticmethod
+    def _stays_float(site: Site, scheme: Scheme) -> bool:
+        """Whether a site computes on the fp32 that int8 kernels write, whatever its plan says.
+
+        Sites that follow another do, and ops without weights that a plan of another backend has
+        in int8: inductor fuses them behind the kernel that feeds them.
+        """
+        return site.follows is not None or (scheme is Scheme.INT8 and not site.kind.is_weighted)
 
     def _compare(self, plan: Plan, kernels: Counter[tuple[str, Scheme]]) -> dict[str, str]:
-        """Describe what runs, and refuse a plan that inductor did not follow.
-
-        A site that follows another reads what that wrote, and int8 kernels write fp32.
-        """
+        """Describe what runs, and refuse a plan that inductor did not follow."""
         executed: dict[str, str] = {}
         for name, planned in plan.assignment:
             found = {scheme: kernels[name, scheme] for scheme in Scheme if kernels[name, scheme]}
@@ -124,7 +144,8 @@ class InductorBackend:
                 found[Scheme.FP32] = calls - sum(found.values())
             runs = " and ".join(scheme.value for scheme in found)
             executed[name] = f"{runs} {Support.NATIVE.value}"
-            if self._sites[name].follows is None and runs != planned.value:
+            wanted = Scheme.FP32 if self._stays_float(self._sites[name], planned) else planned
+            if runs != wanted.value:
                 raise BackendError(
                     f"inductor substituted a precision silently: {name} is planned as "
                     f"{planned.value} but runs {runs}",
