@@ -43,6 +43,12 @@ TARGETS: Mapping[str, Row] = {
         "autoquant.backends.torch_cpu.target",
         "torch's own quantized engines on this CPU",
     ),
+    "onnxruntime": Row(
+        "autoquant.backends.onnxruntime.target",
+        "ONNX Runtime's CPU kernels: int8, dynamic int8, fp32",
+        "onnxruntime",
+        ("onnx", "onnxruntime", "onnxscript"),
+    ),
 }
 
 ESTIMATED = frozenset(name for name, row in TARGETS.items() if row.is_estimate)
