@@ -115,13 +115,22 @@ class OnnxRuntimeBackend:
         Args:
             space: What may be chosen.
             inputs: The batch of the latency measurement.
-            clock: Not read: the engine times its nodes itself.
+            clock: Seconds; times whole calls, which the engine's profiler divides.
 
         Raises:
             BackendError: No plan of the space can be built.
         """
-        del clock
-        return profile_costs(self, space, inputs)
+        return profile_costs(self, space, inputs, clock)
+
+    def passing(self) -> dict[str, str]:
+        """By node of the float graph that is no site, the site whose format it hands on."""
+        handed = {item.node: item.site for item in self.captured.addresses if item.site is not None}
+        origins = self._graph.tensors
+        return {
+            node.name: handed[origins[node.output[0]]]
+            for node in self._graph.nodes
+            if node.name not in self._graph.owner and origins.get(node.output[0]) in handed
+        }
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
         """Write the ONNX file, the plan in its metadata under `autoquant`.

@@ -181,10 +181,17 @@ def weight_only_embedding(writing: Writing, unit: Unit) -> bool:
 
 def static_product(writing: Writing, unit: Unit) -> bool:
     """A product of two activations: QLinearMatMul, or an int8 product to float."""
-    inputs = [writing.dequantized(item)[0] for item in unit.root.input]
-    product = writing.writer.copy(unit.root, inputs)
-    write = writing.write_codes if unit.output in writing.wanted else writing.write_float
-    write(unit, product)
+    root, writer = unit.root, writing.writer
+    if unit.output in writing.wanted:
+        inputs = [writing.dequantized(item)[0] for item in root.input]
+        writing.write_codes(unit, writer.copy(root, inputs))
+        return True
+    (left, left_grid), (right, right_grid) = map(writing.codes, root.input)
+    left_scale, left_zero = writer.grid(root.input[0], left_grid)
+    right_scale, right_zero = writer.grid(root.input[1], right_grid)
+    inputs = [left, right, left_scale, right_scale, left_zero, right_zero]
+    product = writer.node("MatMulIntegerToFloat", inputs, root.name, domain=CONTRIB)
+    writing.write_float(unit, product)
     return True
 
 

@@ -82,7 +82,7 @@ class OnnxModule(nn.Module):
 
     Args:
         model: Serialized.
-        output_tree: How the outputs are put together.
+        output_tree: How the outputs are put together; None: they stay a list.
         session: One that is already open, with as many threads as torch has now.
     """
 
@@ -109,8 +109,8 @@ class OnnxModule(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """Give what the float model gives; arrays go in and come out without a copy of ours."""
         session = self.session()
-        outputs = session.run(None, feed(session, inputs))
-        return _pytree.tree_unflatten([torch.from_numpy(item) for item in outputs], self._tree)
+        outputs = [torch.from_numpy(item) for item in session.run(None, feed(session, inputs))]
+        return outputs if self._tree is None else _pytree.tree_unflatten(outputs, self._tree)
 
 
 def feed(
