@@ -73,11 +73,7 @@ class _Graph:
     def _site(self, node: NodeProto) -> str | None:
         found = self._owner.get(source_name(node.name))
         return found or next(
-            (
-                self._owner[name]
-                for name in map(source_name, node.output)
-                if name in self._owner
-            ),
+            (self._owner[name] for name in map(source_name, node.output) if name in self._owner),
             None,
         )
 

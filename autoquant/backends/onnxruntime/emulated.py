@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from autoquant.backends.onnxruntime.grids import Grid
-from autoquant.backends.onnxruntime.rules import Writing
 from autoquant.backends.onnxruntime.units import Unit
+from autoquant.backends.onnxruntime.writing import Writing
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind, Site
 
-_TRANSPOSED = frozenset(
-    {OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D}
-)
+_TRANSPOSED = frozenset({OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D})
 _WITH_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 

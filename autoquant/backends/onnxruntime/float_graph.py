@@ -26,6 +26,25 @@ from autoquant.model.exported import Exported, origins
 OPSET = 21
 """The first in which QuantizeLinear knows int16."""
 
+MOVING = frozenset(
+    {
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Pad",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+"""Nodes that move values without changing them: they move codes as well."""
+
 _FX_NODE = "pkg.torch.onnx.fx_node"
 _FX_NAME = re.compile(r"%(\S+) :")
 
@@ -45,7 +64,8 @@ class FloatGraph:
         output_tree: How torch puts the outputs together again.
         owner: By node name, the site that it computes.
         tensors: By tensor, the node of the captured graph that gives it: a key of the
-            calibration statistics. Tensors within such a node are not listed.
+            calibration statistics. Tensors within such a node are not listed, unless they only
+            hold values of a tensor that is.
     """
 
     nodes: tuple[NodeProto, ...]
@@ -77,14 +97,14 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
             written = torch.onnx.export(
                 exported.program, dynamo=True, verbose=False, opset_version=OPSET
             )
-        except Exception as error:  # noqa: BLE001 - the exporter raises whatever its ops raise
+        except Exception as error:
             raise BackendError(
                 f"onnxruntime: torch cannot write the model in ONNX: {_last_line(error)}",
                 hint="rewrite the op that it names, or choose another backend.name",
             ) from error
-    if written is None:
+    program = None if written is None else written.exported_program
+    if written is None or program is None:
         raise BackendError("onnxruntime: torch.onnx.export gave no model")
-    program = written.exported_program
     origin = {**origins(exported.program), **origins(program)}
     model: ModelProto = written.model_proto
     origin_of = {node.name: _captured_node(node, origin) for node in model.graph.node}
@@ -153,6 +173,8 @@ def _rename(
             inner = any(origins_of[reader.name] == origin for reader in readers.get(output, []))
             if origin is not None and not inner:
                 tensors[output] = first_of.get(origin, origin)
+            elif node.op_type in MOVING and node.input[0] in tensors:
+                tensors[output] = tensors[node.input[0]]
     return FloatGraph(
         nodes=tuple(nodes),
         initializers={item.name: _plain(item) for item in graph.initializer},

@@ -94,4 +94,5 @@ def byte_weight(
 def sum_codes(bias: Array, input_scale: float, weight: ByteWeight) -> npt.NDArray[np.int32]:
     """Write a bias as int32 on the grid of a kernel's sums."""
     step = np.float32(input_scale) * weight.scale
-    return np.rint(bias.astype(np.float64) / step).astype(np.int32)
+    codes: npt.NDArray[np.int32] = np.rint(bias.astype(np.float64) / step).astype(np.int32)
+    return codes

@@ -9,34 +9,16 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from autoquant.backends.onnxruntime.emulated import emulate
-from autoquant.backends.onnxruntime.float_graph import FloatGraph
+from autoquant.backends.onnxruntime.float_graph import MOVING, FloatGraph
 from autoquant.backends.onnxruntime.ranges import TensorGrids
-from autoquant.backends.onnxruntime.rules import DYNAMIC, STATIC, WEIGHT_ONLY, Rule, Writing
+from autoquant.backends.onnxruntime.rules import DYNAMIC, STATIC, WEIGHT_ONLY, Rule
 from autoquant.backends.onnxruntime.units import Unit
 from autoquant.backends.onnxruntime.weights import Weights
 from autoquant.backends.onnxruntime.writer import GraphWriter
+from autoquant.backends.onnxruntime.writing import Writing, attributes_of
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import Site
-
-MOVING = frozenset(
-    {
-        "DepthToSpace",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "Pad",
-        "Reshape",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
-"""Nodes that move values without changing them: they move codes as well."""
 
 RULES: Mapping[Scheme, Mapping[str, Rule]] = MappingProxyType(
     {Scheme.INT8: STATIC, Scheme.INT8_DYNAMIC: DYNAMIC, Scheme.INT8_WEIGHT_ONLY: WEIGHT_ONLY}
@@ -86,13 +68,11 @@ class PlanWriter:
 
     def _write_unit(self, writing: Writing, unit: Unit, schemes: Mapping[str, Scheme]) -> None:
         scheme = schemes[unit.site] if unit.site is not None else Scheme.FP32
-        if unit.root.op_type in MOVING and self._moves_codes(writing, unit, scheme):
-            if _move_codes(writing, unit):
-                return
-        if _is_free(unit) and unit.output in writing.wanted:
-            if writing.writer.written_codes(unit.root.input[0]) is not None:
-                STATIC[unit.root.op_type](writing, unit)
-                return
+        if unit.root.op_type in MOVING and _move_codes(writing, unit):
+            return
+        free = _is_free(unit) and unit.output in writing.wanted
+        if free and writing.writer.written_codes(unit.root.input[0]) is not None:
+            scheme = Scheme.INT8
         rule = self._rule(unit, scheme)
         if rule is not None and rule(writing, unit):
             return
@@ -104,17 +84,11 @@ class PlanWriter:
             for output in unit.root.output:
                 writing.writer.pass_on(unit.root.input[0], output)
 
-    def _moves_codes(self, writing: Writing, unit: Unit, scheme: Scheme) -> bool:
-        """Whether what a unit moves are codes: those of an int8 kernel, or for one of its site."""
-        source, output = unit.root.input[0], unit.output
-        if writing.writer.written_codes(source) is not None:
-            return True
-        for_its_site = scheme is Scheme.INT8 and output in writing.wanted
-        return for_its_site and not self._grids.knows(output) and self._grids.knows(source)
-
     def _rule(self, unit: Unit, scheme: Scheme) -> Rule | None:
         """How a unit gets the integer kernel of a scheme; None: not at all."""
-        rule = RULES.get(scheme, {}).get(unit.root.op_type) if unit.computes else None
+        rule = RULES.get(scheme, {}).get(unit.root.op_type)
+        if not unit.computes and not _is_free(unit):
+            return None
         if rule is not None and scheme is Scheme.INT8:
             tensors = [*self._activations(unit), unit.output]
             if not all(self._grids.knows(item) for item in tensors):
@@ -162,9 +136,9 @@ def _channels(graph: FloatGraph, node: NodeProto) -> int | None:
     weight = graph.initializers.get(node.input[1])
     if weight is None:
         return None
-    attributes = {item.name: item.i for item in node.attribute}
+    attributes = attributes_of(node)
     if node.op_type == "Conv":
-        return int(weight.dims[1]) * attributes.get("group", 1)
+        return int(weight.dims[1] * attributes.get("group", 1))
     if node.op_type == "Gemm":
         return int(weight.dims[1 if attributes.get("transB", 0) else 0])
     return int(weight.dims[0])
@@ -177,7 +151,10 @@ def _is_free(unit: Unit) -> bool:
 def _move_codes(writing: Writing, unit: Unit) -> bool:
     """Move the codes of a tensor that a kernel wrote as codes."""
     root, writer = unit.root, writing.writer
-    codes, grid = writing.codes(root.input[0])
+    known = writer.written_codes(root.input[0])
+    if known is None:
+        return False
+    codes, grid = known
     rest = [writer.as_float(item) for item in root.input[1:]]
     if root.op_type == "Pad":
         mode = next((item.s for item in root.attribute if item.name == "mode"), b"constant")

@@ -32,16 +32,12 @@ _INTEGER = frozenset(
 )
 _INTEGER_SCHEMES = frozenset({Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY})
 _DYNAMIC = frozenset({"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
-_KEEPING = frozenset(
+_MOVING = frozenset(
     {
-        "Clip",
-        "Concat",
         "Expand",
         "Flatten",
         "Gather",
         "Identity",
-        "MaxPool",
-        "NhwcMaxPool",
         "Pad",
         "ReorderInput",
         "ReorderOutput",
@@ -53,9 +49,10 @@ _KEEPING = frozenset(
         "Unsqueeze",
     }
 )
+_KEEPING = _MOVING | {"Clip", "Concat", "MaxPool", "NhwcMaxPool"}
 """Nodes whose output has the type of their input."""
 
-_OWN_WORK = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "DynamicQuantizeLinear"})
+_CONVERTING = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "DynamicQuantizeLinear"})
 _INT8_TYPES = frozenset({TensorProto.UINT8, TensorProto.INT8})
 _INT16_TYPES = frozenset({TensorProto.INT16, TensorProto.UINT16})
 _WEIGHT_BITS = 8
@@ -84,14 +81,20 @@ class Dump:
         inputs are rounded honours fp32, and the scheme that they are rounded for.
         """
         found = [node for item in unit.nodes for node in self._named.get(item.name, ())]
-        schemes = {self._scheme(node) for node in found if node.op_type not in _OWN_WORK}
-        integers = schemes & _INTEGER_SCHEMES
+        schemes = {self._scheme(node) for node in found if not self._only_moves(node)}
+        known = frozenset(item for item in schemes if item is not None)
+        integers = known & _INTEGER_SCHEMES
         if integers or None in schemes:
             # float nodes beside an integer kernel add its bias, or clip
-            single = len(integers) == 1 and None not in schemes
-            return frozenset(integers) if single else frozenset()
-        rounded = {item for item in schemes if item is not None and item is not Scheme.FP32}
-        return frozenset({Scheme.FP32} | (rounded if len(rounded) == 1 else set()))
+            return integers if len(integers) == 1 and None not in schemes else frozenset()
+        rounded = known - {Scheme.FP32}
+        return frozenset({Scheme.FP32}) | (rounded if len(rounded) == 1 else frozenset())
+
+    def _only_moves(self, node: NodeProto) -> bool:
+        """Whether a node converts or moves values, which no scheme is about."""
+        if node.op_type == "Gather":
+            return node.input[0] in self._writer
+        return node.op_type in _CONVERTING or node.op_type in _MOVING
 
     def _scheme(self, node: NodeProto) -> Scheme | None:
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
@@ -106,9 +109,9 @@ class Dump:
             wide = attributes.get("bits") == _WEIGHT_BITS
             return Scheme.INT8_WEIGHT_ONLY if keeps_floats and wide else None
         kind = self._types.get(node.input[0]) if node.input else None
-        if kind in _INT8_TYPES:
-            return Scheme.INT8_WEIGHT_ONLY if node.op_type == "Gather" else Scheme.INT8
-        return self._rounding(node)
+        if node.op_type == "Gather" and node.input[0] not in self._writer:
+            return Scheme.INT8_WEIGHT_ONLY if kind in _INT8_TYPES else Scheme.FP32
+        return Scheme.INT8 if kind in _INT8_TYPES else self._rounding(node)
 
     def _rounding(self, node: NodeProto) -> Scheme:
         """To what the tensor that a float node reads first was rounded."""
@@ -171,7 +174,7 @@ def _types(model: ModelProto) -> dict[str, int]:
 
 def _output_type(node: NodeProto, known: Mapping[str, int]) -> int:
     if node.op_type == "Cast":
-        return next(item.i for item in node.attribute if item.name == "to")
+        return int(next(item.i for item in node.attribute if item.name == "to"))
     if node.op_type == "QuantizeLinear":
         has_zero = len(node.input) > 2 and node.input[2]
         return known.get(node.input[2], TensorProto.UINT8) if has_zero else TensorProto.UINT8

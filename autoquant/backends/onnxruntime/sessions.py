@@ -56,16 +56,14 @@ def open_session(
         options.profile_file_prefix = str(profile)
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - its errors share no class of their own
+    except Exception as error:
         raise BackendError(
             f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}",
             hint="pin the op that it names to fp32 in the search space",
         ) from error
 
 
-def open_and_dump(
-    model: bytes, threads: int
-) -> tuple[onnxruntime.InferenceSession, ModelProto]:
+def open_and_dump(model: bytes, threads: int) -> tuple[onnxruntime.InferenceSession, ModelProto]:
     """Open a session, and give the optimized model that it runs, without its larger constants.
 
     Raises:

@@ -84,6 +84,12 @@ def _walk(graph: FloatGraph, sites: Mapping[str, Site]) -> Iterator[Unit]:
     readers = consumers(graph.nodes)
     outputs = {tensor for tensor, _ in graph.outputs}
     taken: set[str] = set()
+    working = {  # a site that is written with other nodes only: all of them do its work
+        name
+        for node in graph.nodes
+        if (name := graph.owner.get(node.name)) is not None
+        and node.op_type in COMPUTING.get(sites[name].kind, ())
+    }
 
     def sole_reader(node: NodeProto) -> NodeProto | None:
         found = readers.get(node.output[0], [])
@@ -94,9 +100,9 @@ def _walk(graph: FloatGraph, sites: Mapping[str, Site]) -> Iterator[Unit]:
         if root.name in taken:
             continue
         name = graph.owner.get(root.name)
-        nodes, members = [root], [name] if name is not None else []
-        computes = name is not None and root.op_type in COMPUTING.get(
-            sites[name].kind, {root.op_type}
+        nodes, members = [root], [name]
+        computes = name is not None and (
+            name not in working or root.op_type in COMPUTING[sites[name].kind]
         )
         follower = sole_reader(root) if computes else None
         if follower is not None and _adds_bias(graph, root, follower):
@@ -124,6 +130,4 @@ def _adds_bias(graph: FloatGraph, root: NodeProto, follower: NodeProto) -> bool:
         return False
     constants = [graph.initializers[item] for item in follower.input if item in graph.initializers]
     weight = graph.initializers.get(root.input[1])
-    return bool(
-        constants and weight is not None and list(constants[0].dims) == [weight.dims[-1]]
-    )
+    return bool(constants and weight is not None and list(constants[0].dims) == [weight.dims[-1]])

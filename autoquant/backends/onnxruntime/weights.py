@@ -164,9 +164,7 @@ class Weights:
                 part: numpy_helper.from_array(values, f"{name}/{part}")
                 for part, values in make().items()
             }
-        return {
-            part: writer.shared(proto.name, proto) for part, proto in self._made[key].items()
-        }
+        return {part: writer.shared(proto.name, proto) for part, proto in self._made[key].items()}
 
 
 def _weight_arrays(weight: ByteWeight) -> dict[str, Array]:

@@ -58,9 +58,7 @@ class GraphWriter:
         self._nodes.append(made)
         return str(made.output[0])
 
-    def copy(
-        self, source: NodeProto, inputs: Sequence[str], outputs: Sequence[str] = ()
-    ) -> str:
+    def copy(self, source: NodeProto, inputs: Sequence[str], outputs: Sequence[str] = ()) -> str:
         """Write a node of the float graph with other inputs, and with other outputs if named."""
         made = NodeProto()
         made.CopyFrom(source)
@@ -172,7 +170,7 @@ class GraphWriter:
             self._behind.add(self._floats[tensor])
 
     def is_behind_codes(self, tensor: str) -> bool:
-        """Whether a tensor as float was dequantized, so that ONNX Runtime may fuse what reads it."""
+        """Whether a tensor as float was dequantized, so that its reader may be fused with that."""
         return self.as_float(tensor) in self._behind
 
     def shielded(self, tensor: str, channels: int | None = None) -> str:
