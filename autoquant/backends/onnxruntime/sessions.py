@@ -15,6 +15,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from autoquant.backends.onnxruntime.saturation import saturates
 from autoquant.errors import BackendError
 
 _FATAL = 4
@@ -46,6 +47,8 @@ def open_session(
     options.log_severity_level = _FATAL
     # waiting threads that spin slow down whatever else runs, and a search runs much beside
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
         constants = "session.optimized_model_external_initializers"
