@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -213,7 +214,7 @@ def test_an_op_left_in_fp32_between_int8_neighbours_stays_fp32(
 ) -> None:
     int8 = full_space(sandwich.captured, sandwich).uniform(Scheme.INT8).schemes
     executable = sandwich.build(Plan.of({**int8, name: Scheme.FP32}))
-    expected = {site: "int8 native" for site in int8} | {name: "fp32 native"}
+    expected = dict.fromkeys(int8, "int8 native") | {name: "fp32 native"}
     assert executable.executed == expected
 
 
@@ -346,3 +347,26 @@ def test_an_exported_file_gives_the_same_outputs_without_autoquant(
     assert np.array_equal(outputs, sandwich.build(plan).module(MAP).numpy())
     assert metadata == {"plan": plan.to_json()}
     assert b"/autoquant/" not in file.read_bytes()  # no path of the machine that wrote it
+
+
+@pytest.mark.data
+@pytest.mark.skipif("AUTOQUANT_TEST_DATA" not in os.environ, reason="needs CIFAR-10")
+def test_an_exported_resnet20_has_the_accuracy_that_its_module_has(tmp_path: Path) -> None:
+    from experiments import resnet20
+
+    folder = os.environ["AUTOQUANT_TEST_DATA"]
+    model = resnet20.model(folder)
+    inputs = torch.cat([x for x, _ in resnet20.calibration(folder, 128)])
+    ((images_, labels),) = resnet20.evaluation(folder, 64)
+    backend = backend_for(model, inputs)
+    plan = full_space(backend.captured, backend).uniform(Scheme.INT8)
+    executable = backend.build(plan)
+    assert set(executable.executed.values()) == {"int8 native"}
+    file = backend.export(plan, tmp_path / "resnet20.onnx", {"plan": plan.to_json()})
+    outputs, _ = run_plainly(file, images_, tmp_path)
+    assert np.array_equal(outputs, executable.module(images_).numpy())
+    with torch.no_grad():
+        expected = model(images_)
+    agree = outputs.argmax(1) == expected.argmax(1).numpy()
+    assert agree.mean() > 0.95
+    assert (outputs.argmax(1) == labels.numpy()).mean() > 0.8
