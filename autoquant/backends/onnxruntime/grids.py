@@ -38,8 +38,8 @@ class Grid:
 def byte_grid(low: float, high: float) -> Grid:
     """Give the grid of 256 levels of a range; 0 is one of them.
 
-    >>> byte_grid(-1.0, 1.55)
-    Grid(scale=0.01, zero_point=100, dtype='uint8')
+    >>> byte_grid(-100.0, 155.0)
+    Grid(scale=1.0, zero_point=100, dtype='uint8')
     """
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / 255.0, _LEAST_SCALE)
