@@ -46,8 +46,19 @@ TARGETS: Mapping[str, Row] = {
     "onnxruntime": Row(
         "autoquant.backends.onnxruntime.target",
         "ONNX Runtime's CPU kernels: int8, dynamic int8, fp32",
-        "onnxruntime",
-        ("onnx", "onnxruntime", "onnxscript"),
+        extra="onnxruntime",
+        packages=("onnx", "onnxruntime", "onnxscript"),
+    ),
+    "profile": Row(
+        "autoquant.backends.profile.target",
+        "any accelerator that a YAML file describes; its latency is estimated",
+        is_estimate=True,
+    ),
+    "inductor": Row(
+        "autoquant.backends.inductor.target",
+        "torch.compile with torchao's PT2E; slow to build, to confirm what a search found",
+        extra="inductor",
+        packages=("torchao",),
     ),
 }
 
