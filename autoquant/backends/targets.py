@@ -43,6 +43,12 @@ TARGETS: Mapping[str, Row] = {
         "autoquant.backends.torch_cpu.target",
         "torch's own quantized engines on this CPU",
     ),
+    "litert": Row(
+        "autoquant.backends.litert.target",
+        "LiteRT (.tflite) on this CPU: real int8, int16 and fp32 kernels in one file",
+        extra="litert",
+        packages=("ai_edge_litert", "litert_torch"),
+    ),
 }
 
 ESTIMATED = frozenset(name for name, row in TARGETS.items() if row.is_estimate)

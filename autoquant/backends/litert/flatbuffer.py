@@ -102,7 +102,7 @@ def operator_schemes(file: FloatFile, schemes: Mapping[str, Scheme]) -> dict[int
             members.setdefault(origins.ends[index], []).append(index)
     chosen: dict[int, Scheme] = {}
     for end, indices in members.items():
-        wanted = {schemes[site] for site in origins.sites[end]}
+        wanted = {schemes[site] for site in origins.deciding[end]}
         scheme = wanted.pop() if len(wanted) == 1 else Scheme.FP32
         runs = all(_can_run(file, index, scheme) for index in indices)
         chosen.update(dict.fromkeys(indices, scheme if runs else Scheme.FP32))

@@ -26,6 +26,7 @@ MOVES = frozenset(
         "TILE",
         "SPACE_TO_DEPTH",
         "DEPTH_TO_SPACE",
+        "RESIZE_NEAREST_NEIGHBOR",
     }
 )
 """Operators that only move values: they take whatever their input is, and hand its scale on."""
@@ -33,7 +34,7 @@ MOVES = frozenset(
 MOVED_INPUT: Mapping[str, int] = {"SPLIT": 1}
 """Which input is moved; the first where not named."""
 
-SAME_SCALE = frozenset({"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION"})
+SAME_SCALE = frozenset({"MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR", "CONCATENATION"})
 """Operators whose integer kernels want one scale for all that they read and write."""
 
 
@@ -42,22 +43,23 @@ class Weights:
     """Where an operator keeps its weights.
 
     Attributes:
+        data: Which input is the activation.
         weight: Which input is the weight.
         channels: Its dimension of output channels.
-        bias: Which input is the bias.
         narrow_bias: Whether the int16 kernel takes an int32 bias, and is fast with it.
     """
 
+    data: int
     weight: int
     channels: int
-    bias: int
     narrow_bias: bool
 
 
 WEIGHTED: Mapping[str, Weights] = {
-    "CONV_2D": Weights(weight=1, channels=0, bias=2, narrow_bias=True),
-    "DEPTHWISE_CONV_2D": Weights(weight=1, channels=3, bias=2, narrow_bias=False),
-    "FULLY_CONNECTED": Weights(weight=1, channels=0, bias=2, narrow_bias=True),
+    "CONV_2D": Weights(data=0, weight=1, channels=0, narrow_bias=True),
+    "DEPTHWISE_CONV_2D": Weights(data=0, weight=1, channels=3, narrow_bias=False),
+    "TRANSPOSE_CONV": Weights(data=2, weight=1, channels=0, narrow_bias=False),
+    "FULLY_CONNECTED": Weights(data=0, weight=1, channels=0, narrow_bias=True),
 }
 
 FIXED_INT8: Mapping[str, tuple[float, int]] = {
@@ -91,15 +93,13 @@ _INT16 = frozenset(
         "LEAKY_RELU",
         "RELU",
         "RELU6",
+        "RESIZE_BILINEAR",
     }
 )
-_INT8 = _INT16 | {"HARD_SWISH", "PRELU", "RELU_0_TO_1"}
-_FP16 = (_INT8 - {"MAX_POOL_2D", "AVERAGE_POOL_2D"}) | {
-    "EXP",
+_INT8 = _INT16 | {"HARD_SWISH"}
+_FP16 = (_INT8 - {"MAX_POOL_2D", "TRANSPOSE_CONV", "RESIZE_BILINEAR"}) | {
     "RSQRT",
     "SQUARED_DIFFERENCE",
-    "ELU",
-    "GELU",
 }
 
 RUNS: Mapping[Scheme, frozenset[str]] = {

@@ -27,18 +27,23 @@ class Origins:
         nodes: By tensor, the captured node whose value it holds; tensors that only the converter
             knows are not in it.
         ends: By operator (its index), the captured node that it helps to compute.
-        sites: By such a node, the sites that its operators compute: none where it is no site's,
-            more than one where the converter merged them; the last one writes the node.
+        deciding: By such a node, the sites whose scheme its operators take: none where it is no
+            site's and hands on no format, more than one where the converter merged them.
+        computed: The same, without sites whose format is only handed on (by a mean, a reshape).
     """
 
     nodes: Mapping[int, str]
     ends: Mapping[int, str]
-    sites: Mapping[str, tuple[str, ...]]
+    deciding: Mapping[str, tuple[str, ...]]
+    computed: Mapping[str, tuple[str, ...]]
 
     def sites_of(self, operator: int) -> tuple[str, ...]:
+        """Sites whose scheme an operator takes."""
+        return self.deciding.get(self.ends.get(operator, ""), ())
+
+    def computed_by(self, operator: int) -> tuple[str, ...]:
         """Sites that an operator helps to compute."""
-        end = self.ends.get(operator)
-        return () if end is None else self.sites[end]
+        return self.computed.get(self.ends.get(operator, ""), ())
 
 
 def find_origins(
@@ -60,7 +65,8 @@ def find_origins(
     values = _fingerprints(captured, inputs)
     nodes = _pair(graph, values, _written_by_sites(captured), observed_tensors(content, inputs))
     ends = _ends(graph, nodes)
-    return Origins(nodes, ends, _sites(captured, nodes, ends))
+    deciding, computed = _sites(captured, nodes, ends)
+    return Origins(nodes, ends, deciding, computed)
 
 
 class _Recorder(Interpreter):
@@ -149,26 +155,37 @@ def _pair(
 
 def _sites(
     captured: Capture, nodes: Mapping[int, str], ends: Mapping[int, str]
-) -> dict[str, tuple[str, ...]]:
-    site_of = {address.node: address.site for address in captured.addresses}
-    members = {node for groups in captured.members.values() for group in groups for node in group}
+) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Sites whose scheme the operators of each end take, and sites that they compute."""
+    handed_on = {address.node: address.site for address in captured.addresses}
+    site_of = {
+        node: site
+        for site, groups in captured.members.items()
+        for group in groups
+        for node in group
+    }
     by_name = {node.name: node for node in captured.graph.graph.nodes}
-    known = set(nodes.values())
+    known = frozenset(nodes.values())
+    deciding, computed = {}, {}
+    for end in dict.fromkeys(ends.values()):
+        merged = [*_unseen_before(by_name[end], known), end]
+        sites = [site_of[node] for node in merged if node in site_of]
+        computed[end] = tuple(dict.fromkeys(sites))
+        last = handed_on.get(end)
+        deciding[end] = tuple(dict.fromkeys([*sites, *([] if last is None else [last])]))
+    return deciding, computed
 
-    def absorbed(node: Node) -> Iterator[str | None]:
-        """Sites of the nodes before one, as far as no tensor holds their values."""
-        for before in node.all_input_nodes:
-            if before.name not in known:
-                yield from absorbed(before)
-                yield site_of.get(before.name) if before.name in members else None
 
-    found = {
-        end: [*absorbed(by_name[end]), site_of.get(end)] for end in dict.fromkeys(ends.values())
-    }
-    return {
-        end: tuple(dict.fromkeys(site for site in sites if site is not None))
-        for end, sites in found.items()
-    }
+def _unseen_before(node: Node, known: frozenset[str]) -> list[str]:
+    """Nodes before one, as far back as no tensor holds their values; in graph order."""
+    found: dict[str, None] = {}
+    waiting = list(node.all_input_nodes)
+    while waiting:
+        before = waiting.pop()
+        if before.name not in known and before.name not in found:
+            found[before.name] = None
+            waiting.extend(before.all_input_nodes)
+    return list(reversed(found))
 
 
 def _ends(graph: Graph, nodes: Mapping[int, str]) -> dict[int, str]:

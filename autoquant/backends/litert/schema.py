@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import copy, deepcopy
 from typing import Any
 
@@ -199,6 +199,20 @@ class Graph:
         code.version = 1
         self.model.operatorCodes.append(code)
         return len(self.model.operatorCodes) - 1
+
+
+def operator_types(content: bytes) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Read a file's operators: the name of each, and the types of what it reads and writes."""
+    model = schema.Model.GetRootAs(content, 0)
+    part = model.Subgraphs(0)
+    types = [_TYPE_NAMES[part.Tensors(i).Type()] for i in range(part.TensorsLength())]
+    for index in range(part.OperatorsLength()):
+        operator = part.Operators(index)
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        name = _OP_NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+        reads = [operator.Inputs(i) for i in range(operator.InputsLength())]
+        writes = [operator.Outputs(i) for i in range(operator.OutputsLength())]
+        yield name, [types[i] if i >= 0 else "" for i in reads], [types[i] for i in writes]
 
 
 def affine(scales: Array, zero_points: Array, axis: int = 0) -> Any:

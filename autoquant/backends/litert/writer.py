@@ -26,6 +26,7 @@ class WrittenOperator:
         sites: Sites that it helps to compute; for a conversion, those of its reader.
         source: Its index in the float file; None for a conversion between formats.
         node: The captured node whose value it writes; empty where only the converter knows it.
+        writes: Those of the sites whose values it computes: not those that hand their format on.
         writers: For a conversion, the sites that wrote what it converts.
     """
 
@@ -33,6 +34,7 @@ class WrittenOperator:
     sites: tuple[str, ...]
     source: int | None
     node: str
+    writes: tuple[str, ...] = ()
     writers: tuple[str, ...] = ()
 
 
@@ -90,7 +92,7 @@ class PlanWriter:
                 edited = self._moved(operator)
             else:
                 edited = self._computed(operator, schemes.get(index, Scheme.FP32))
-            self._append(edited, self._sites, index, self._float.writes(operator)[0])
+            self._append(edited, index, self._float.writes(operator)[0])
 
     def return_floats(self) -> None:
         """Convert outputs back to float32, as the model gives them."""
@@ -148,7 +150,7 @@ class PlanWriter:
             elif position == facts.weight:
                 constant = self._constants.weight(tensor, facts)
             else:
-                read = self._read_format(reads[0], scheme)
+                read = self._read_format(reads[facts.data], scheme)
                 constant = self._constants.bias(tensor, reads[facts.weight], facts, read)
                 if read.type_name == "INT16" and constant.type_name == "INT32":
                     edited.builtinOptions = copy(edited.builtinOptions)
@@ -172,10 +174,17 @@ class PlanWriter:
         edited.outputs = np.asarray([self._held(tensor)[0] for tensor in written], np.int32)
         return edited
 
-    def _append(self, operator: Any, sites: tuple[str, ...], source: int, tensor: int) -> None:
+    def _append(self, operator: Any, source: int, tensor: int) -> None:
         self._operators.append(operator)
-        node = self._origins.nodes.get(tensor, "")
-        self.table.append(WrittenOperator(self._float.op_name(operator), sites, source, node))
+        self.table.append(
+            WrittenOperator(
+                self._float.op_name(operator),
+                self._sites,
+                source,
+                self._origins.nodes.get(tensor, ""),
+                self._origins.computed_by(source),
+            )
+        )
 
     def _read(self, tensor: int, exactly: Format | None, scheme: Scheme) -> int:
         """A tensor in the format of a scheme, converted where it is held in another."""
@@ -210,7 +219,7 @@ class PlanWriter:
         self._operators.append(self.graph.operator(name, [index], [into]))
         node = self._origins.nodes.get(tensor, "")
         writers = self._writers.get(tensor, ())
-        self.table.append(WrittenOperator(name, self._sites, None, node, writers))
+        self.table.append(WrittenOperator(name, self._sites, None, node, writers=writers))
         return into
 
     def _held(self, tensor: int) -> tuple[int, Format]:
