@@ -60,6 +60,12 @@ TARGETS: Mapping[str, Row] = {
         extra="inductor",
         packages=("torchao",),
     ),
+    "litert": Row(
+        "autoquant.backends.litert.target",
+        "LiteRT (.tflite) on this CPU: real int8, int16 and fp32 kernels in one file",
+        extra="litert",
+        packages=("ai_edge_litert", "litert_torch"),
+    ),
 }
 
 ESTIMATED = frozenset(name for name, row in TARGETS.items() if row.is_estimate)
