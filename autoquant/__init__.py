@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autoquant.api.finetune import finetune
     from autoquant.api.finetune_result import FinetuneResult
     from autoquant.api.load import load_result
+    from autoquant.api.plan_support import plan_support
     from autoquant.api.python import search
     from autoquant.api.result import ResultCandidate, SearchResult
     from autoquant.api.tune import tune
@@ -58,6 +59,7 @@ __all__ = [
     "load_plan",
     "load_result",
     "metrics",
+    "plan_support",
     "raise_most_sensitive",
     "search",
     "sensitivity",
@@ -85,6 +87,7 @@ _HOMES = {
     "finetune": "autoquant.api.finetune",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",
+    "plan_support": "autoquant.api.plan_support",
     "raise_most_sensitive": "autoquant.core.raising",
     "search": "autoquant.api.python",
     "sensitivity": "autoquant.api.examine",
