@@ -16,13 +16,14 @@ class Operator:
     """One operator of a `.tflite` file.
 
     Attributes:
-        site: That it computes; None where it is of no site (a reshape, a pad, a conversion).
+        sites: That it computes, in graph order; none where it is of no site (a reshape, a pad, a
+            conversion), more than one where the converter merged them.
         is_conversion: Whether it turns integers of one scale or width into another's.
         inputs: Indices of the tensors that it reads.
         outputs: Indices of the tensors that it writes.
     """
 
-    site: str | None
+    sites: tuple[str, ...]
     is_conversion: bool
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
@@ -89,11 +90,9 @@ def find_edges(operators: Sequence[Operator]) -> tuple[Edge, ...]:
     graph = FileGraph(operators)
     found: dict[Edge, None] = {}
     for index, operator in enumerate(operators):
-        if operator.site is None:
-            continue
         for writer in graph.writers(index):
-            if writer != operator.site:
-                found[writer, operator.site] = None
+            if operator.sites and writer not in operator.sites:
+                found[writer, operator.sites[0]] = None
     return tuple(found)
 
 
@@ -138,30 +137,30 @@ class FileGraph:
 
     def owner(self, index: int) -> str | None:
         """The site whose format an operator has; None where no site is near."""
-        own = self._operators[index].site
-        near = (own,) if own else (*self.writers(index), *self.readers(index))
+        before = dict.fromkeys(self._upstream(index, through_conversions=False))
+        near = (*self._operators[index].sites, *before, *self.readers(index), *self.writers(index))
         return near[0] if near else None
 
     def _ends(self, index: int) -> tuple[str | None, tuple[str, ...]]:
         writer = next(iter(self.writers(index)), None)
         return writer, tuple(reader for reader in self.readers(index) if reader != writer)
 
-    def _upstream(self, index: int) -> Iterator[str]:
+    def _upstream(self, index: int, *, through_conversions: bool = True) -> Iterator[str]:
         for tensor in self._operators[index].inputs:
             before = self._producer.get(tensor)
             if before is None:
                 continue
-            site = self._operators[before].site
-            if site is None:
-                yield from self._upstream(before)
-            else:
-                yield site
+            source = self._operators[before]
+            if source.sites:
+                yield source.sites[-1]
+            elif through_conversions or not source.is_conversion:
+                yield from self._upstream(before, through_conversions=through_conversions)
 
     def _downstream(self, index: int) -> Iterator[str]:
         for tensor in self._operators[index].outputs:
             for after in self._consumers[tensor]:
-                site = self._operators[after].site
-                if site is None:
-                    yield from self._downstream(after)
+                sites = self._operators[after].sites
+                if sites:
+                    yield sites[0]
                 else:
-                    yield site
+                    yield from self._downstream(after)

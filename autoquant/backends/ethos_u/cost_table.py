@@ -32,46 +32,82 @@ class EstimatedPlan:
     parts: Parts
 
 
-def fit_costs(estimated: Sequence[EstimatedPlan], space: SearchSpace) -> CostTable:
+def fit_costs(
+    estimated: Sequence[EstimatedPlan], space: SearchSpace, edges: Iterable[Edge]
+) -> CostTable:
     """Find the additive costs of estimated plans, in cycles.
 
-    An op costs the mean of what it took in the plans that chose its scheme. A boundary costs
-    what conversions of its direction took. One conversion serves all readers of a tensor that
-    want its result, so what a tensor costs depends on all its readers at once:
+    An op costs what it takes among neighbours of its own scheme. What a neighbour of another
+    scheme changes (a pad or an add that Vela can no longer fuse with it) is part of the boundary
+    to that neighbour; least squares over the plans tell both apart.
+
+    A boundary also costs what conversions of its direction took. One conversion serves all
+    readers of a tensor that want its result, so what a tensor costs depends on all its readers at
+    once:
     c(w, s) if any reader takes scheme s, w being the writer's. A table of pairs cannot say that;
-    the nearest one (in least squares over all choices of writer and readers) also has costs
-    between readers, and is exact where both directions cost the same.
+    the nearest one (in weighted least squares over all choices of writer and readers) also has
+    costs between readers, and is exact where both directions cost the same.
 
     Args:
         estimated: Plans that between them show every choice and every boundary.
         space: What may be chosen.
+        edges: (writing site, reading site).
 
     Raises:
         ValueError: No plan chose some scheme of some site.
     """
     knob_of = {site: knob.name for knob in space.knobs for site in knob.sites}
     allowed = {site: knob.schemes for knob in space.knobs for site in knob.sites}
-    ops = {
-        (site, scheme): _mean_op(estimated, site, scheme)
-        for site, schemes in allowed.items()
-        for scheme in schemes
-    }
-    edges: dict[Edge, dict[Pair, float]] = defaultdict(lambda: defaultdict(float))
+    between = [edge for edge in edges if knob_of[edge[0]] != knob_of[edge[1]]]
+    ops: dict[tuple[str, Scheme], float] = {}
+    costs: dict[Edge, dict[Pair, float]] = defaultdict(lambda: defaultdict(float))
+    for site, schemes in allowed.items():
+        near = [edge for edge in between if site in edge]
+        for scheme in schemes:
+            ops[site, scheme], changes = _op_cost(estimated, site, scheme, near, allowed)
+            for (edge, pair), cycles in changes.items():
+                costs[edge][pair] += cycles
     for writer, observed in _by_writer(estimated, knob_of).items():
         sites = (writer, *observed.readers)
         for edge, pairs in _pairwise(observed, tuple(allowed[site] for site in sites)).items():
             for pair, cycles in pairs.items():
-                edges[sites[edge[0]], sites[edge[1]]][pair] += cycles
+                costs[sites[edge[0]], sites[edge[1]]][pair] += cycles
     rest = float(np.mean([item.parts.rest for item in estimated]))
-    frozen = {edge: dict(pairs) for edge, pairs in edges.items()}
+    frozen = {edge: dict(pairs) for edge, pairs in costs.items()}
     return CostTable(rest, ops, frozen, Kind.ESTIMATED, "cycles")
 
 
-def _mean_op(estimated: Iterable[EstimatedPlan], site: str, scheme: Scheme) -> float:
-    shown = [item.parts.ops.get(site, 0) for item in estimated if item.plan[site] is scheme]
+def _op_cost(
+    estimated: Iterable[EstimatedPlan],
+    site: str,
+    scheme: Scheme,
+    near: Sequence[Edge],
+    allowed: Mapping[str, tuple[Scheme, ...]],
+) -> tuple[float, dict[tuple[Edge, Pair], float]]:
+    """Cycles of an op under a scheme, and what neighbours of other schemes add to them."""
+    shown = [item for item in estimated if item.plan[site] is scheme]
     if not shown:
         raise ValueError(f"no plan shows {site!r} in {scheme.value}")
-    return float(np.mean(shown))
+    columns = [
+        (edge, (other, scheme) if edge[1] == site else (scheme, other))
+        for edge in near
+        for other in allowed[edge[0] if edge[1] == site else edge[1]]
+        if other is not scheme
+    ]
+    design = np.array(
+        [
+            [1.0, *((item.plan[a], item.plan[b]) == pair for (a, b), pair in columns)]
+            for item in shown
+        ]
+    )
+    solved = _solve(design, np.array([item.parts.ops.get(site, 0) for item in shown]))
+    return float(solved[0]), dict(zip(columns, solved[1:].tolist(), strict=True))
+
+
+def _solve(design: Floats, target: Floats) -> Floats:
+    """Least squares; where several are equally good, the smallest."""
+    solved: Floats = np.linalg.lstsq(design, target, rcond=None)[0]
+    return solved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,13 +170,20 @@ def _pairwise(
         dtype=np.float64,
     )
     target = np.array([_conversion_cycles(observed, choice) for choice in choices])
-    solved = np.linalg.lstsq(design, target, rcond=None)[0]
+    weights = np.sqrt([_weight(choice) for choice in choices])
+    solved = _solve(design * weights[:, None], target * weights)
     found: dict[tuple[int, int], dict[Pair, float]] = defaultdict(dict)
     for (edge, pair), cycles in zip(columns, solved, strict=True):
         found[edge][pair] = float(cycles)
     for beyond in range(count, len(schemes)):
         found[0, beyond] = dict(observed.shared)
     return found
+
+
+def _weight(choice: tuple[Scheme, ...]) -> float:
+    """How much a squared error counts: good plans have few boundaries."""
+    _, *readers = choice
+    return 4.0 if len(set(choice)) == 1 else 2.0 if len(set(readers)) == 1 else 1.0
 
 
 def _conversion_cycles(observed: _Conversions, choice: tuple[Scheme, ...]) -> float:
