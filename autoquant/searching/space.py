@@ -36,8 +36,8 @@ def bind_space(
     """Give every site its schemes, and join the sites that must agree into knobs.
 
     A knob may take what all of its leading sites may take; sites that follow another (a pool, an
-    activation) take what it takes. Where one of them cannot compute on the integers that it would
-    be handed (a hard-swish without an int16 kernel), the knob loses that scheme.
+    activation) take what it takes. Where one of them has a kernel neither for that nor for fp32
+    (a hard-swish in int16 on an NPU without floats), the knob loses the scheme.
 
     Args:
         rules: From the job.
@@ -256,5 +256,5 @@ def _knob(
 
 
 def _can_follow(site: Site, scheme: Scheme, support: SupportOf) -> bool:
-    """Whether a site can take what its producer hands on: floats always, integers by a kernel."""
-    return not scheme.is_static_integer or support(site, scheme) is not Support.UNSUPPORTED
+    """Whether a site can compute after its producer's scheme: in it, or at worst in fp32."""
+    return any(support(site, item) is not Support.UNSUPPORTED for item in (scheme, Scheme.FP32))

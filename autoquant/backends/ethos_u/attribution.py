@@ -21,12 +21,14 @@ class Operator:
         is_conversion: Whether it turns integers of one scale or width into another's.
         inputs: Indices of the tensors that it reads.
         outputs: Indices of the tensors that it writes.
+        value: Which value of the model it writes, whatever the format; empty where it is none.
     """
 
     sites: tuple[str, ...]
     is_conversion: bool
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    value: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,13 @@ class Conversion:
         writer: Site that writes the tensor.
         readers: Sites that read the result; one conversion serves all of the same format.
         cycles: Of the conversion.
+        value: What is converted; a site may write several values (an activation and its mean).
     """
 
     writer: str
     readers: tuple[str, ...]
     cycles: int
+    value: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +84,8 @@ def attribute(estimate: Estimate, operators: Sequence[Operator]) -> Parts:
         else:
             rest += step.cycles
     found = tuple(
-        Conversion(*graph.boundary(operator), cycles) for operator, cycles in conversions.items()
+        Conversion(*graph.boundary(operator), cycles, operators[operator].value)
+        for operator, cycles in conversions.items()
     )
     return Parts(dict(ops), found, rest)
 

@@ -67,11 +67,12 @@ def fit_costs(
             ops[site, scheme], changes = _op_cost(estimated, site, scheme, near, allowed)
             for (edge, pair), cycles in changes.items():
                 costs[edge][pair] += cycles
-    for writer, observed in _by_writer(estimated, knob_of).items():
+    for (writer, _), observed in _by_value(estimated, knob_of).items():
         sites = (writer, *observed.readers)
-        for edge, pairs in _pairwise(observed, tuple(allowed[site] for site in sites)).items():
+        schemes_of = tuple(allowed[site] for site in sites)
+        for (first, second), pairs in _pairwise(observed, schemes_of).items():
             for pair, cycles in pairs.items():
-                costs[sites[edge[0]], sites[edge[1]]][pair] += cycles
+                costs[sites[first], sites[second]][pair] += cycles
     rest = float(np.mean([item.parts.rest for item in estimated]))
     frozen = {edge: dict(pairs) for edge, pairs in costs.items()}
     return CostTable(rest, ops, frozen, Kind.ESTIMATED, "cycles")
@@ -98,21 +99,21 @@ def _op_cost(
         [
             [1.0, *((item.plan[a], item.plan[b]) == pair for (a, b), pair in columns)]
             for item in shown
-        ]
+        ],
+        dtype=np.float64,
     )
-    solved = _solve(design, np.array([item.parts.ops.get(site, 0) for item in shown]))
+    solved = _solve(design, np.array([item.parts.ops.get(site, 0) for item in shown], np.float64))
     return float(solved[0]), dict(zip(columns, solved[1:].tolist(), strict=True))
 
 
 def _solve(design: Floats, target: Floats) -> Floats:
     """Least squares; where several are equally good, the smallest."""
-    solved: Floats = np.linalg.lstsq(design, target, rcond=None)[0]
-    return solved
+    return np.asarray(np.linalg.lstsq(design, target, rcond=None)[0], dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Conversions:
-    """What was seen of the conversions of one writer's tensor.
+    """What was seen of the conversions of one value.
 
     Attributes:
         readers: One site for each knob that reads a converted tensor.
@@ -125,32 +126,28 @@ class _Conversions:
     own: Mapping[str, Mapping[Scheme, float]]
 
 
-def _by_writer(
+def _by_value(
     estimated: Iterable[EstimatedPlan], knob_of: Mapping[str, str]
-) -> dict[str, _Conversions]:
-    """Gather conversions by the site that writes; readers of one knob count as one."""
-    readers: dict[str, dict[str, str]] = defaultdict(dict)
-    shared: dict[str, dict[Pair, list[int]]] = defaultdict(lambda: defaultdict(list))
-    own: dict[str, dict[tuple[str, Scheme], list[int]]] = defaultdict(lambda: defaultdict(list))
+) -> dict[tuple[str, str], _Conversions]:
+    """Gather conversions by writing site and value; readers of one knob count as one."""
+    readers: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    shared: dict[tuple[str, str], dict[Pair, int]] = defaultdict(dict)
+    own: dict[tuple[str, str], dict[str, dict[Scheme, float]]] = defaultdict(dict)
     for item in estimated:
         for conversion in item.parts.conversions:
-            writer = conversion.writer
+            key = (conversion.writer, conversion.value)
             for reader in conversion.readers:
-                readers[writer].setdefault(knob_of[reader], reader)
-            before, after = item.plan[writer], item.plan[conversion.readers[0]]
+                readers[key].setdefault(knob_of[reader], reader)
+            before, after = item.plan[conversion.writer], item.plan[conversion.readers[0]]
             if before is after:
-                reader = readers[writer][knob_of[conversion.readers[0]]]
-                own[writer][reader, before].append(conversion.cycles)
+                reader = readers[key][knob_of[conversion.readers[0]]]
+                own[key].setdefault(reader, {})[before] = conversion.cycles
             else:
-                shared[writer][before, after].append(conversion.cycles)
-    found = {}
-    for writer, by_knob in readers.items():
-        same: dict[str, dict[Scheme, float]] = defaultdict(dict)
-        for (reader, scheme), cycles in own[writer].items():
-            same[reader][scheme] = float(np.mean(cycles))
-        means = {pair: float(np.mean(cycles)) for pair, cycles in shared[writer].items()}
-        found[writer] = _Conversions(tuple(by_knob.values()), means, same)
-    return found
+                shared[key][before, after] = conversion.cycles
+    return {
+        key: _Conversions(tuple(by_knob.values()), shared[key], own[key])
+        for key, by_knob in readers.items()
+    }
 
 
 def _pairwise(
@@ -169,8 +166,8 @@ def _pairwise(
         [[(choice[a], choice[b]) == pair for (a, b), pair in columns] for choice in choices],
         dtype=np.float64,
     )
-    target = np.array([_conversion_cycles(observed, choice) for choice in choices])
-    weights = np.sqrt([_weight(choice) for choice in choices])
+    target = np.array([_conversion_cycles(observed, choice) for choice in choices], np.float64)
+    weights = np.sqrt(np.array([_weight(choice) for choice in choices]))
     solved = _solve(design * weights[:, None], target * weights)
     found: dict[tuple[int, int], dict[Pair, float]] = defaultdict(dict)
     for (edge, pair), cycles in zip(columns, solved, strict=True):

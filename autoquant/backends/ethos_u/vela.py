@@ -31,11 +31,13 @@ class Step:
         operator: Index of the operator of the file that it comes from; None where Vela made it.
         kind: Of operation, by Vela's name (`Conv2D`).
         cycles: Vela's estimate, memory transfers included.
+        name: Of the tensor that it writes.
     """
 
     operator: int | None
     kind: str
     cycles: int
+    name: str = ""
 
     @property
     def is_on_cpu(self) -> bool:
@@ -50,7 +52,7 @@ class Estimate:
     Attributes:
         cycles: Of one inference; the sum over `steps`.
         steps: In order of execution.
-        reasons: By the name of an operator's output tensor, why it is left to the CPU.
+        reasons: By the name of a step, why it is left to the CPU.
     """
 
     cycles: int
@@ -84,7 +86,12 @@ def estimate(file: bytes, configuration: Configuration) -> Estimate:
     tables = compiled.opt_database.tables
     operators = {int(row["id"]): int(row["ext_key"]) for row in _rows(tables["source"])}
     steps = tuple(
-        Step(operators.get(int(row["source_id"])), row["operator"], int(row["op_cycles"]))
+        Step(
+            operators.get(int(row["source_id"])),
+            row["operator"],
+            int(row["op_cycles"]),
+            row["name"],
+        )
         for row in _rows(tables["perf"])
     )
     return Estimate(int(compiled.perf_report.totalCycles), steps, dict(_REASON.findall(said[0])))
