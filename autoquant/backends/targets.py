@@ -43,6 +43,19 @@ TARGETS: Mapping[str, Row] = {
         "autoquant.backends.torch_cpu.target",
         "torch's own quantized engines on this CPU",
     ),
+    "litert": Row(
+        "autoquant.backends.litert.target",
+        "LiteRT (.tflite) on this CPU: real int8, int16 and fp32 kernels in one file",
+        extra="litert",
+        packages=("ai_edge_litert", "litert_torch"),
+    ),
+    "ethos-u": Row(
+        "autoquant.backends.ethos_u.target",
+        "Arm Ethos-U NPUs: int8 and int16, latency by Arm's Vela, quality by LiteRT's kernels",
+        extra="ethos-u",
+        packages=("ai_edge_litert", "litert_torch", "ethosu"),
+        is_estimate=True,
+    ),
 }
 
 ESTIMATED = frozenset(name for name, row in TARGETS.items() if row.is_estimate)
