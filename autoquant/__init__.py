@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from autoquant.api.calibrate import compare_observers
     from autoquant.api.check import check
     from autoquant.api.compare import compare
+    from autoquant.api.confirmation import confirm
     from autoquant.api.diagnose import diagnose
     from autoquant.api.examine import sensitivity
     from autoquant.api.export import export
@@ -52,6 +53,7 @@ __all__ = [
     "check",
     "compare",
     "compare_observers",
+    "confirm",
     "diagnose",
     "export",
     "find_bad_cases",
@@ -80,6 +82,7 @@ _HOMES = {
     "backend_config": "autoquant.model.torch_ao.backend_config",
     "check": "autoquant.api.check",
     "compare": "autoquant.api.compare",
+    "confirm": "autoquant.api.confirmation",
     "compare_observers": "autoquant.api.calibrate",
     "diagnose": "autoquant.api.diagnose",
     "export": "autoquant.api.export",

@@ -16,6 +16,7 @@ from autoquant.cli.badcases import badcases
 from autoquant.cli.calibrate import calibrate
 from autoquant.cli.check import check
 from autoquant.cli.compare import compare
+from autoquant.cli.confirm import confirm
 from autoquant.cli.diagnose import diagnose
 from autoquant.cli.finetune import finetune
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
@@ -131,6 +132,7 @@ app.command(context_settings=DOTTED)(diagnose)
 
 
 app.command(context_settings=DOTTED)(backends)
+app.command(context_settings=DOTTED)(confirm)
 
 
 @app.command()

@@ -7,12 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autoquant.core.frontier import Frontier
-from autoquant.core.measurement import Candidate
+from autoquant.core.measurement import EAGER_FP32, Candidate
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Site
-
-FLOAT = "fp32"
-"""The rival where latency is measured: the float model as given."""
 
 Setting = str | int | float | bool | None
 
@@ -36,7 +33,7 @@ class SearchFacts:
     name: str
     metric: str
     target: str
-    rival: str = FLOAT
+    rival: str = EAGER_FP32
     max_drop: float | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
     notices: tuple[str, ...] = ()

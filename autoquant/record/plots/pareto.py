@@ -9,8 +9,8 @@ from enum import Enum
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from autoquant.core.measurement import SQNR_CEILING_DB, Candidate, Kind
-from autoquant.record.findings import FLOAT, Findings
+from autoquant.core.measurement import EAGER_FP32, SQNR_CEILING_DB, Candidate, Kind
+from autoquant.record.findings import Findings
 from autoquant.record.plots.axes import SQNR_AXIS, Axis, cost_axis, drop_axis
 from autoquant.record.plots.hover import hover_text
 from autoquant.record.plots.look import ACCENT, INK, KIND_SYMBOLS, MUTED, SECOND, note, restyle
@@ -230,7 +230,7 @@ def _marks(panel: _Panel) -> list[float]:
 def _mark_baseline(figure: go.Figure, panel: _Panel) -> None:
     """Mark the float model: no change of accuracy, at its own cost, where the target runs it."""
     is_speed = panel.x.name == "speedup"
-    if is_speed and panel.findings.facts.rival != FLOAT:
+    if is_speed and panel.findings.facts.rival != EAGER_FP32:
         return
     if is_speed:
         x = 1.0
