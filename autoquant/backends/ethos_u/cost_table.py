@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ Pair = tuple[Scheme, Scheme]
 Floats = npt.NDArray[np.float64]
 
 _MOST_READERS = 6
-"""Readers of one tensor that are told apart; those beyond pay for a conversion of their own."""
+"""Readers of one value that share a conversion in the table; more count as several values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,11 +68,12 @@ def fit_costs(
             for (edge, pair), cycles in changes.items():
                 costs[edge][pair] += cycles
     for (writer, _), observed in _by_value(estimated, knob_of).items():
-        sites = (writer, *observed.readers)
-        schemes_of = tuple(allowed[site] for site in sites)
-        for (first, second), pairs in _pairwise(observed, schemes_of).items():
-            for pair, cycles in pairs.items():
-                costs[sites[first], sites[second]][pair] += cycles
+        for knobs in _groups(tuple(observed.readers)):
+            sites = (writer, *(observed.readers[knob] for knob in knobs))
+            schemes_of = tuple(allowed[site] for site in sites)
+            for (first, second), pairs in _pairwise(observed, knobs, schemes_of).items():
+                for pair, cycles in pairs.items():
+                    costs[sites[first], sites[second]][pair] += cycles
     rest = float(np.mean([item.parts.rest for item in estimated]))
     frozen = {edge: dict(pairs) for edge, pairs in costs.items()}
     return CostTable(rest, ops, frozen, Kind.ESTIMATED, "cycles")
@@ -111,54 +112,66 @@ def _solve(design: Floats, target: Floats) -> Floats:
     return np.asarray(np.linalg.lstsq(design, target, rcond=None)[0], dtype=np.float64)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Conversions:
-    """What was seen of the conversions of one value.
+    """What was seen of the conversions of one value; readers of one knob count as one."""
 
-    Attributes:
-        readers: One site for each knob that reads a converted tensor.
-        shared: By schemes of writer and readers, cycles of the conversion for all of them.
-        own: By reader, then by scheme, cycles of a change of scale within one scheme.
-    """
+    def __init__(self) -> None:
+        self.readers: dict[str, str] = {}
+        """By knob, one of its sites."""
+        self._seen: dict[tuple[Pair, frozenset[str]], list[int]] = defaultdict(list)
 
-    readers: tuple[str, ...]
-    shared: Mapping[Pair, float]
-    own: Mapping[str, Mapping[Scheme, float]]
+    def add(self, pair: Pair, knobs: Mapping[str, str], cycles: int) -> None:
+        """Note what a conversion took, for the readers of some knobs."""
+        for knob, site in knobs.items():
+            self.readers.setdefault(knob, site)
+        self._seen[pair, frozenset(knobs)].append(cycles)
+
+    def cycles(self, knobs: Sequence[str], choice: tuple[Scheme, ...]) -> float:
+        """What those for some knobs take, given the schemes of the writer and of these."""
+        writer, *schemes = choice
+        total = 0.0
+        for scheme in dict.fromkeys(schemes):
+            wanting = frozenset(k for k, s in zip(knobs, schemes, strict=True) if s is scheme)
+            total += self._of((writer, scheme), wanting)
+        return total
+
+    def _of(self, pair: Pair, wanting: frozenset[str]) -> float:
+        """The cycles seen for these readers; else those for any; within a scheme for each."""
+        if (pair, wanting) in self._seen:
+            return float(np.mean(self._seen[pair, wanting]))
+        known = {readers: c for (p, readers), c in self._seen.items() if p == pair}
+        if pair[0] is pair[1]:
+            return float(sum(np.mean(c) for readers, c in known.items() if readers <= wanting))
+        return float(np.mean([np.mean(c) for c in known.values()])) if known else 0.0
 
 
 def _by_value(
     estimated: Iterable[EstimatedPlan], knob_of: Mapping[str, str]
 ) -> dict[tuple[str, str], _Conversions]:
-    """Gather conversions by writing site and value; readers of one knob count as one."""
-    readers: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    shared: dict[tuple[str, str], dict[Pair, int]] = defaultdict(dict)
-    own: dict[tuple[str, str], dict[str, dict[Scheme, float]]] = defaultdict(dict)
+    """Gather conversions by writing site and value."""
+    found: dict[tuple[str, str], _Conversions] = defaultdict(_Conversions)
     for item in estimated:
         for conversion in item.parts.conversions:
-            key = (conversion.writer, conversion.value)
-            for reader in conversion.readers:
-                readers[key].setdefault(knob_of[reader], reader)
-            before, after = item.plan[conversion.writer], item.plan[conversion.readers[0]]
-            if before is after:
-                reader = readers[key][knob_of[conversion.readers[0]]]
-                own[key].setdefault(reader, {})[before] = conversion.cycles
-            else:
-                shared[key][before, after] = conversion.cycles
-    return {
-        key: _Conversions(tuple(by_knob.values()), shared[key], own[key])
-        for key, by_knob in readers.items()
-    }
+            pair = (item.plan[conversion.writer], item.plan[conversion.readers[0]])
+            knobs = {knob_of[reader]: reader for reader in reversed(conversion.readers)}
+            found[conversion.writer, conversion.value].add(pair, knobs, conversion.cycles)
+    return found
+
+
+def _groups(knobs: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Readers that are looked at together: all, or so many that their choices can be listed."""
+    for start in range(0, len(knobs), _MOST_READERS):
+        yield knobs[start : start + _MOST_READERS]
 
 
 def _pairwise(
-    observed: _Conversions, schemes: tuple[tuple[Scheme, ...], ...]
+    observed: _Conversions, knobs: Sequence[str], schemes: tuple[tuple[Scheme, ...], ...]
 ) -> dict[tuple[int, int], dict[Pair, float]]:
-    """The pair costs nearest to what a tensor's conversions cost; index 0 is the writer."""
-    count = min(len(schemes), 1 + _MOST_READERS)
-    choices = list(itertools.product(*schemes[:count]))
+    """The pair costs nearest to what a value's conversions cost; index 0 is the writer."""
+    choices = list(itertools.product(*schemes))
     columns = [
         (edge, pair)
-        for edge in itertools.combinations(range(count), 2)
+        for edge in itertools.combinations(range(len(schemes)), 2)
         for pair in itertools.product(schemes[edge[0]], schemes[edge[1]])
         if edge[0] == 0 or pair[0] is not pair[1]
     ]
@@ -166,14 +179,12 @@ def _pairwise(
         [[(choice[a], choice[b]) == pair for (a, b), pair in columns] for choice in choices],
         dtype=np.float64,
     )
-    target = np.array([_conversion_cycles(observed, choice) for choice in choices], np.float64)
+    target = np.array([observed.cycles(knobs, choice) for choice in choices], np.float64)
     weights = np.sqrt(np.array([_weight(choice) for choice in choices]))
     solved = _solve(design * weights[:, None], target * weights)
     found: dict[tuple[int, int], dict[Pair, float]] = defaultdict(dict)
     for (edge, pair), cycles in zip(columns, solved, strict=True):
         found[edge][pair] = float(cycles)
-    for beyond in range(count, len(schemes)):
-        found[0, beyond] = dict(observed.shared)
     return found
 
 
@@ -181,15 +192,3 @@ def _weight(choice: tuple[Scheme, ...]) -> float:
     """How much a squared error counts: good plans have few boundaries."""
     _, *readers = choice
     return 4.0 if len(set(choice)) == 1 else 2.0 if len(set(readers)) == 1 else 1.0
-
-
-def _conversion_cycles(observed: _Conversions, choice: tuple[Scheme, ...]) -> float:
-    """What the conversions of a tensor cost, given the schemes of writer and readers."""
-    writer, *readers = choice
-    wanted = set(readers) - {writer}
-    kept = [
-        observed.own.get(site, {}).get(writer, 0.0)
-        for site, scheme in zip(observed.readers, readers, strict=False)
-        if scheme is writer
-    ]
-    return sum(observed.shared.get((writer, scheme), 0.0) for scheme in wanted) + sum(kept)

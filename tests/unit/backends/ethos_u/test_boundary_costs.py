@@ -128,6 +128,36 @@ def test_a_change_of_scale_within_a_scheme_belongs_to_its_edge() -> None:
     assert [table.predict(item.plan) for item in items] == pytest.approx([*map(total, items)])
 
 
+def test_a_value_of_many_readers_is_still_listed() -> None:
+    readers = tuple(f"r{index}" for index in range(13))
+    space = chain("a", *readers)
+    plans = [
+        space.uniform(INT8),
+        space.uniform(INT16),
+        *(
+            space.plan(
+                {name: INT16 if (name == "a") is first else INT8 for name in ("a", *readers)}
+            )
+            for first in (True, False)
+        ),
+    ]
+    items = [
+        EstimatedPlan(
+            plan,
+            Parts(
+                dict.fromkeys(("a", *readers), 10),
+                () if len(plan.counts()) == 1 else (Conversion("a", readers, 60),),
+                0,
+            ),
+        )
+        for plan in plans
+    ]
+    table = fit_costs(items, space, [("a", reader) for reader in readers])
+    # three groups of readers, each with a conversion of its own: between one and three in all
+    assert 140 + 60 < table.predict(plans[2]) < 140 + 3 * 60
+    assert table.predict(plans[0]) == pytest.approx(140, rel=0.1)
+
+
 def test_a_scheme_that_no_plan_shows_is_a_mistake_of_the_caller() -> None:
     space = chain("a")
     items = estimated(space, {}, {})
