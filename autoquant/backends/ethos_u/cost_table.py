@@ -180,7 +180,7 @@ def _pairwise(
         dtype=np.float64,
     )
     target = np.array([observed.cycles(knobs, choice) for choice in choices], np.float64)
-    weights = np.sqrt(np.array([_weight(choice) for choice in choices]))
+    weights = np.sqrt(np.array([_weight(choice, len(choices)) for choice in choices]))
     solved = _solve(design * weights[:, None], target * weights)
     found: dict[tuple[int, int], dict[Pair, float]] = defaultdict(dict)
     for (edge, pair), cycles in zip(columns, solved, strict=True):
@@ -188,7 +188,9 @@ def _pairwise(
     return found
 
 
-def _weight(choice: tuple[Scheme, ...]) -> float:
-    """How much a squared error counts: good plans have few boundaries."""
+def _weight(choice: tuple[Scheme, ...], choices: int) -> float:
+    """How much a squared error counts: good plans have few boundaries, however many choices."""
     _, *readers = choice
-    return 4.0 if len(set(choice)) == 1 else 2.0 if len(set(readers)) == 1 else 1.0
+    if len(set(choice)) == 1:
+        return choices / 2
+    return choices / 4 if len(set(readers)) == 1 else 1.0
