@@ -58,7 +58,15 @@ class EthosUBackend:
         """
         built = self._litert.build(plan)
         check_executed(built.executed, self._configuration.accelerator)
-        return Executable(built.module, built.executed, self._estimator.milliseconds(plan))
+        return Executable(built.module, built.executed, self.estimate_ms(plan))
+
+    def estimate_ms(self, plan: Plan) -> float:
+        """What Vela says that one call takes; nothing is built for LiteRT.
+
+        Raises:
+            BackendError: Vela refuses the plan, or leaves an op to the CPU.
+        """
+        return self._estimator.milliseconds(plan)
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, on this CPU."""
