@@ -40,12 +40,13 @@ class LiteRtModule(nn.Module):
         """Compute a batch, with as many threads as torch would take."""
         count = len(inputs[0])
         if count in self._sizes:
-            outputs = self._session(count).run(inputs)
+            outputs = self.open_file(count).run(inputs)
         else:
             outputs = self._in_pieces(inputs, count)
         return tree_unflatten(outputs, self._structure)
 
-    def _session(self, size: int) -> Session:
+    def open_file(self, size: int) -> Session:
+        """Open the file of a batch size for torch's thread count, once."""
         key = (size, torch.get_num_threads())
         if key not in self._sessions:
             if size not in self._files:
@@ -55,7 +56,7 @@ class LiteRtModule(nn.Module):
 
     def _in_pieces(self, inputs: tuple[Tensor, ...], count: int) -> list[Tensor]:
         size = self._sizes[0]
-        session = self._session(size)
+        session = self.open_file(size)
         pieces = []
         for start in range(0, count, size):
             piece = tuple(_filled(item[start : start + size], size) for item in inputs)

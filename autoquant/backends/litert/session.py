@@ -25,10 +25,7 @@ def open_interpreter(content: bytes, threads: int) -> Interpreter:
         interpreter = Interpreter(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        raise BackendError(
-            f"litert refuses the file: {str(error).strip().splitlines()[0]}",
-            hint="pin the op that it names to fp32 in the search space",
-        ) from error
+        raise _refusal(error) from error
     return interpreter
 
 
@@ -49,8 +46,19 @@ class Session:
         """Compute one batch; the results are copies."""
         for index, value in zip(self._inputs, inputs, strict=True):
             self._interpreter.set_tensor(index, _to_array(value))
-        self._interpreter.invoke()
+        self.invoke()
         return [torch.from_numpy(self._interpreter.get_tensor(index)) for index in self._outputs]
+
+    def invoke(self) -> None:
+        """Compute what the inputs now hold.
+
+        Raises:
+            BackendError: A kernel refuses the types of its tensors.
+        """
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise _refusal(error) from error
 
 
 def observed_tensors(content: bytes, inputs: tuple[Tensor, ...]) -> Iterator[tuple[int, Array]]:
@@ -73,6 +81,13 @@ def observed_tensors(content: bytes, inputs: tuple[Tensor, ...]) -> Iterator[tup
             except ValueError:  # scratch tensors of kernels hold nothing to read
                 continue
             yield int(details["index"]), values
+
+
+def _refusal(error: Exception) -> BackendError:
+    return BackendError(
+        f"litert refuses the file: {str(error).strip().splitlines()[0]}",
+        hint="pin the op that it names to fp32 in the search space",
+    )
 
 
 def _indices(details: list[dict[str, Any]]) -> list[int]:
