@@ -192,5 +192,5 @@ def _weight(choice: tuple[Scheme, ...], choices: int) -> float:
     """How much a squared error counts: good plans have few boundaries, however many choices."""
     _, *readers = choice
     if len(set(choice)) == 1:
-        return choices / 2
-    return choices / 4 if len(set(readers)) == 1 else 1.0
+        return choices * 2
+    return choices / 2 if len(set(readers)) == 1 else 1.0

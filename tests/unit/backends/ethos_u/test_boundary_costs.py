@@ -101,10 +101,10 @@ def test_shared_conversions_of_unequal_directions_are_off_by_less_than_their_dif
     table = fit_costs(items, space, EDGES)
     errors = {item.plan: abs(table.predict(item.plan) - total(item)) for item in items}
     # pairs cannot say the interaction of three schemes, 80 - 40 cycles: it is spread over the
-    # plans, the less to each the more it is weighted (4, 2 and 1: shares of 1, 2 and 4 in 22)
+    # plans, the less to each the more it is weighted (16, 4 and 1: shares of 1, 4 and 16 in 74)
     assert sum(errors.values()) == pytest.approx(40)
-    assert errors[space.uniform(INT8)] == pytest.approx(40 / 22)
-    assert max(errors.values()) == pytest.approx(40 * 4 / 22)
+    assert errors[space.uniform(INT8)] == pytest.approx(40 / 74)
+    assert max(errors.values()) == pytest.approx(40 * 16 / 74)
 
 
 def test_a_change_of_scale_within_a_scheme_belongs_to_its_edge() -> None:
