@@ -272,7 +272,7 @@ def test_additive_costs_predict_plans_that_they_were_not_fitted_to(
     errors = np.abs(predicted / true - 1)
     # what pairs cannot say: readers that share a conversion, and on the U85 ops that Vela chains
     # only where both neighbours let it; all of it weighs more in a network as small as this one
-    mean, largest = (0.012, 0.04) if "u85" in accelerator else (0.007, 0.015)
+    mean, largest = (0.015, 0.04) if "u85" in accelerator else (0.01, 0.02)
     assert errors.mean() < mean
     assert errors.max() < largest
     assert true.std() / true.mean() > 0.05  # there is something to predict
