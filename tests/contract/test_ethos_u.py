@@ -339,3 +339,17 @@ def test_the_exported_file_gives_what_was_measured_without_autoquant(
     assert np.abs(np.load(tmp_path / "out.npy") - measured).max() <= 1.01 * step
     assert b'"accelerator": "ethos-u55-128"' in file.read_bytes()
     assert b'"number": 7' in file.read_bytes()
+
+
+def test_a_pad_that_a_convolution_needs_is_written_after_the_conversion(
+    residual_file: tuple[Capture, FloatFile],
+) -> None:
+    captured, file = residual_file
+    schemes = {site.name: INT8 if site.name == "down" else INT16 for site in captured.sites}
+    written = write_plan(file, schemes, Boundary.PLAN)
+    names = [operator.name for operator in written.operators]
+    place = names.index("PAD")
+    assert names[place - 1 : place + 2] == ["QUANTIZE", "PAD", "CONV_2D"]
+    found = estimate(written.content, find_configuration(""))
+    # Vela makes such a pad part of the convolution
+    assert sum(step.cycles for step in found.steps if step.operator == place) == 0
