@@ -29,6 +29,7 @@ from torch import Tensor, nn
 sys.path.append(str(Path(__file__).parents[2]))
 
 from autoquant.backends.litert.backend import LiteRtBackend
+from autoquant.backends.litert.module import LiteRtModule
 from autoquant.backends.litert.operators import WEIGHTED, Weights
 from autoquant.backends.litert.session import Session
 from autoquant.backends.protocol import BuildRequest, Executable
@@ -41,8 +42,7 @@ from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
 from experiments import resnet20
 
-WIDENED = ("layer1.1.conv1", "layer1.1.conv2", "layer2.1.conv1", "layer2.1.conv2")
-WIDENED += ("layer3.1.conv1", "layer3.1.conv2")
+WIDENED = tuple(f"layer{stage}.1.{conv}" for stage in (1, 2, 3) for conv in ("conv1", "conv2"))
 """The convolutions between which the outlier channels are."""
 
 
@@ -62,7 +62,7 @@ class Timer:
             invoke(session)
             self.seconds += time.process_time() - started
 
-        Session.invoke = timed  # type: ignore[method-assign]
+        Session.invoke = timed  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
@@ -200,7 +200,7 @@ def _costs(
         for _ in range(rounds):
             timer = Timer()
             marks = [time.process_time()]
-            module = backend.build(plan).module
+            module = cast("LiteRtModule", backend.build(plan).module)
             marks.append(time.process_time())
             module.open_file(64)
             marks.append(time.process_time())

@@ -17,6 +17,7 @@ from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
 from autoquant.errors import BackendError
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
@@ -49,16 +50,18 @@ CONVERTED = {
 } | MORE_OPS
 
 
-def backend_for(model: nn.Module, example: Tensor, timed: Tensor | None = None) -> LiteRtBackend:
-    captured = capture(model.eval(), (example,))
+def backend_for(
+    model: nn.Module, *example: Tensor, timed: tuple[Tensor, ...] | None = None
+) -> LiteRtBackend:
+    captured = capture(model.eval(), example)
     return LiteRtBackend(
         BuildRequest(
             model=model,
             captured=captured,
-            statistics=calibrate(captured, [(example,)]),
+            statistics=calibrate(captured, [example]),
             settings=BuildSettings(backend="litert"),
-            example=(example,),
-            timed=(example if timed is None else timed,),
+            example=example,
+            timed=timed or example,
         )
     )
 
@@ -66,7 +69,7 @@ def backend_for(model: nn.Module, example: Tensor, timed: Tensor | None = None) 
 @pytest.fixture(scope="module")
 def mixed() -> tuple[nn.Module, LiteRtBackend]:
     model = seeded(MixedNet)
-    return model, backend_for(model, images(4), images(1))
+    return model, backend_for(model, images(4), timed=(images(1),))
 
 
 def sqnr_db(expected: Tensor, found: Tensor) -> float:
@@ -80,27 +83,90 @@ def first(outputs: object) -> Tensor:
     return outputs
 
 
+class Beside(nn.Module):
+    """Several ops on one input, so that all are converted at once."""
+
+    def __init__(self, ops: list[nn.Module]) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(ops)
+
+    def forward(self, x: Tensor) -> tuple[object, ...]:
+        return tuple(op(x) for op in self.ops)
+
+
+class Report:
+    """What LiteRT made of some ops in every scheme that the table gives them."""
+
+    def __init__(self, names: list[str]) -> None:
+        example = CONVERTED[names[0]][1]
+        model = Beside([CONVERTED[name][0] for name in names]).eval()
+        self.names = names
+        self.backend = backend_for(model, example)
+        self.sites = {site.name: site for site in capture(model, (example,)).sites}
+        self.expected = model(example)
+        self.plans = {scheme: self._plan(scheme) for scheme in SCHEMES}
+        self.executed, self.outputs = {}, {}
+        for scheme, plan in self.plans.items():
+            executable = self.backend.build(plan)
+            self.executed[scheme] = executable.executed
+            self.outputs[scheme] = self.backend.run(executable.module, (example,))
+
+    def of(self, index: int) -> list[Site]:
+        """Sites of one op."""
+        prefix = f"ops.{index}"
+        return [
+            s
+            for n, s in self.sites.items()
+            if n == prefix or n.startswith((f"{prefix}.", f"{prefix}:"))
+        ]
+
+    def _plan(self, scheme: Scheme) -> Plan:
+        return Plan.of({name: self._scheme(site, scheme) for name, site in self.sites.items()})
+
+    def _scheme(self, site: Site, scheme: Scheme) -> Scheme:
+        while site.follows is not None:
+            site = self.sites[site.follows]
+        runs = self.backend.support(site, scheme) is not Support.UNSUPPORTED
+        return scheme if runs else Scheme.FP32
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, Report]:
+    beside: dict[int, list[str]] = {}
+    for name, (_, example) in CONVERTED.items():
+        beside.setdefault(id(example), []).append(name)
+    made = [Report(names) for names in beside.values()]
+    return {name: report for report in made for name in report.names}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=[scheme.value for scheme in SCHEMES])
 @pytest.mark.parametrize("name", CONVERTED)
-def test_the_table_is_what_runs(name: str) -> None:
-    op, example = CONVERTED[name]
-    torch.manual_seed(0)
-    model = nn.Sequential(op).eval()
-    backend = backend_for(model, example)
-    sites = capture(model, (example,)).sites
-    expected = first(model(example)).detach()
-    for scheme in SCHEMES:
-        plan = Plan.of({site.name: scheme for site in sites})
-        leading = [site for site in sites if site.follows is None]
-        if any(backend.support(site, scheme) is Support.UNSUPPORTED for site in leading):
-            with pytest.raises(BackendError, match="no kernel for what was planned"):
-                backend.build(plan)
-            continue
-        executable = backend.build(plan)
-        for site in sites:
-            runs, support = backend.expected(site.name, scheme)
-            assert executable.executed[site.name] == f"{runs.value} {support.value}"
-        found = first(backend.run(executable.module, (example,)))
-        assert sqnr_db(expected, found) > SQNR_DB[scheme], scheme
+def test_the_table_is_what_runs(reports: dict[str, Report], name: str, scheme: Scheme) -> None:
+    report = reports[name]
+    index = report.names.index(name)
+    sites = report.of(index)
+    assert sites
+    for site in sites:
+        runs, support = report.backend.expected(site.name, report.plans[scheme][site.name])
+        assert report.executed[scheme][site.name] == f"{runs.value} {support.value}"
+    found = first(report.outputs[scheme][index])
+    assert sqnr_db(first(report.expected[index]).detach(), found) > SQNR_DB[scheme]
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_what_the_table_lacks_is_refused_where_a_site_leads(
+    reports: dict[str, Report], name: str
+) -> None:
+    report = reports[name]
+    floats = report.plans[Scheme.FP32]
+    for site in report.of(report.names.index(name)):
+        for scheme in SCHEMES:
+            if site.follows is None and report.backend.support(site, scheme) is Support.UNSUPPORTED:
+                plan = Plan.of(dict(floats.assignment) | {site.name: scheme})
+                with pytest.raises(
+                    BackendError, match=rf"{site.name} \({site.kind.value}\) is planned"
+                ):
+                    report.backend.build(plan)
 
 
 def test_an_embedding_bag_is_refused_as_the_converter_refuses_it() -> None:

@@ -137,14 +137,17 @@ class LiteRtBackend:
         wrong: list[str] = []
         for site, planned in plan.assignment:
             wanted, support = self.expected(site, planned)
-            found = runs.get(site, frozenset({wanted}))  # nothing is left of it to run
+            honest = Scheme.FP32 if support is Support.UNSUPPORTED else wanted
+            found = runs.get(site, frozenset({honest}))  # no operator: the converter folded it
             scheme = next(iter(found)) if len(found) == 1 else None
             honoured = scheme is wanted and support is not Support.UNSUPPORTED
             if scheme is Scheme.FP32 and self._sites[site].follows is not None:
                 honoured = True
             executed[site] = _words(found)
             if not honoured:
-                wrong.append(f"{site} is planned as {planned.value} but runs {executed[site]}")
+                kind = self._sites[site].kind.value
+                instead = "" if scheme is planned else f" but runs {executed[site]}"
+                wrong.append(f"{site} ({kind}) is planned as {planned.value}{instead}")
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             raise BackendError(
