@@ -66,6 +66,13 @@ TARGETS: Mapping[str, Row] = {
         extra="litert",
         packages=("ai_edge_litert", "litert_torch"),
     ),
+    "ethos-u": Row(
+        "autoquant.backends.ethos_u.target",
+        "Arm Ethos-U NPUs: int8 and int16, latency by Arm's Vela, quality by LiteRT's kernels",
+        extra="ethos-u",
+        packages=("ai_edge_litert", "litert_torch", "ethosu"),
+        is_estimate=True,
+    ),
 }
 
 ESTIMATED = frozenset(name for name, row in TARGETS.items() if row.is_estimate)

@@ -69,6 +69,10 @@ class PlanWriter:
         self._copies: dict[tuple[int, Format], int] = {}
         self._writers: dict[int, tuple[str, ...]] = {}
         self._sites: tuple[str, ...] = ()
+        self._readers: dict[int, list[int]] = {}
+        for index, operator in enumerate(source.operators):
+            for tensor in source.reads(operator):
+                self._readers.setdefault(tensor, []).append(index)
 
     def take_inputs_as(self, schemes: Mapping[int, Scheme]) -> None:
         """Give each input the format in which the first operator that computes reads it."""
@@ -89,7 +93,7 @@ class PlanWriter:
         for index, operator in enumerate(self._float.operators):
             self._sites = self._origins.sites_of(index)
             if self._float.op_name(operator) in MOVES:
-                edited = self._moved(operator)
+                edited = self._moved(operator, self._reader_scheme(operator, schemes))
             else:
                 edited = self._computed(operator, schemes.get(index, Scheme.FP32))
             self._append(edited, index, self._float.writes(operator)[0])
@@ -107,12 +111,28 @@ class PlanWriter:
         self.graph.drop_unused()
         return self.graph.pack()
 
-    def _moved(self, operator: Any) -> Any:
-        """An operator that moves values, in the format of what it moves."""
+    def _reader_scheme(self, operator: Any, schemes: Mapping[int, Scheme]) -> Scheme | None:
+        """Scheme of the one operator that reads what the converter moves for it alone.
+
+        A pad before a strided convolution is such a move: after the conversion, not before it,
+        an NPU's compiler makes it part of the convolution.
+        """
+        (written,) = self._float.writes(operator)[:1]
+        readers = self._readers.get(written, [])
+        is_own = written not in self._origins.nodes and len(readers) == 1
+        return schemes.get(readers[0]) if is_own else None
+
+    def _moved(self, operator: Any, scheme: Scheme | None) -> Any:
+        """An operator that moves values, in the format of what it moves or of its one reader."""
         reads = self._float.reads(operator)
-        _, format_ = self._held(reads[MOVED_INPUT.get(self._float.op_name(operator), 0)])
+        moved = reads[MOVED_INPUT.get(self._float.op_name(operator), 0)]
+        source, format_ = self._held(moved)
+        if scheme is not None:
+            source, format_ = self._read(moved, None, scheme), self._read_format(moved, scheme)
         inputs = [
-            self._add(self._constants.stored(tensor, format_), tensor)
+            source
+            if tensor == moved
+            else self._add(self._constants.stored(tensor, format_), tensor)
             if self._is_operand(tensor) and format_ != FLOAT32
             else self._held(tensor)[0]
             for tensor in reads
