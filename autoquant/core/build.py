@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from autoquant.core.kernels import Kernels
 from autoquant.core.observers import ObserverName
 from autoquant.core.ranges import RangeRules
+
+CaptureMode = Literal["fx", "export", "eager"]
+"""How the sites of a model are found: by torch.fx, by torch.export, or module by module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class BuildSettings:
         kernels: torch: ops that take another engine's kernel.
         accelerator: Configuration of an accelerator (`ethos-u55-128`); empty where there is none.
         profile: Text of the YAML file that describes an accelerator; empty where there is none.
+        capture: How the model was captured, which decides what torch can build.
     """
 
     backend: str = "torch"
@@ -32,3 +37,4 @@ class BuildSettings:
     kernels: Kernels = field(default_factory=Kernels)
     accelerator: str = ""
     profile: str = field(default="", repr=False)
+    capture: CaptureMode = "fx"

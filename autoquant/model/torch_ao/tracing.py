@@ -17,6 +17,7 @@ from torch.ao.quantization.fx.tracer import QuantizationTracer
 from torch.ao.quantization.quantize_fx import _attach_meta_to_node_if_not_exist, _swap_ff_with_fxff
 from torch.fx import GraphModule
 
+from autoquant.core.build import CaptureMode
 from autoquant.errors import ModelError
 from autoquant.model.torch_ao.backend_config import shared_backend_config
 
@@ -26,18 +27,21 @@ _TORCH_FOLDER = str(Path(torch.__file__).parent)
 
 @dataclass(frozen=True, slots=True)
 class FloatGraph:
-    """The traced float model.
+    """The captured float model.
 
     Attributes:
-        module: Its graph; where it is fused, conv, bn and relu are one node at the conv's path.
+        module: Its graph; where torch.fx traced it, conv, bn and relu are one node at the conv's
+            path; where no graph was captured, one node that calls the whole model.
         scopes: By node name, path and class of the module whose forward made the call.
-        folded: By path of a convolution or linear layer, path of the batch norm that fusing
-            folded into it.
+        folded: By path of a convolution or linear layer, path of the batch norm that was folded
+            into it.
+        how: What captured it.
     """
 
     module: GraphModule
     scopes: dict[str, tuple[str, type]]
     folded: dict[str, str]
+    how: CaptureMode = "fx"
 
 
 class _BlamingTracer(QuantizationTracer):
