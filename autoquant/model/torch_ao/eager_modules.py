@@ -1,0 +1,185 @@
+"""Plan -> model, module by module: torch's eager-mode modules at the scales of the cache."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.ao.nn.quantized import DeQuantize, Quantize
+from torch.ao.quantization import QConfig
+from torch.ao.quantization.quantization_mappings import (
+    get_default_dynamic_quant_module_mappings,
+    get_default_static_quant_module_mappings,
+)
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Mode, Scheme
+from autoquant.core.sites import OpKind, Site
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.model.captured import Capture
+from autoquant.model.torch_ao.conversion import quiet_torch
+from autoquant.model.torch_ao.observers import KnownScale, ScaleCache
+from autoquant.model.torch_ao.qconfig import (
+    QuantizationSettings,
+    activation_observer,
+    qconfig_for,
+)
+
+
+class Bfloat16Module(nn.Module):
+    """A module that computes in bf16 between fp32 neighbours.
+
+    Args:
+        module: In float32; it is copied.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Cast in, compute, cast out."""
+        found: Tensor = self.module(x.to(torch.bfloat16))
+        return found.to(torch.float32)
+
+
+class ContiguousEmbedding(nn.Module):
+    """torch's quantized embedding, for indices of any strides: its kernel refuses some.
+
+    Args:
+        module: From `torch.ao.nn.quantized.Embedding`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Look rows up."""
+        found: Tensor = self.module(indices.contiguous())
+        return found
+
+
+class ModuleBuilder:
+    """Builds the modules of plans; each is built once for a site and a scheme.
+
+    A static int8 module is `nn.Sequential(Quantize, quantized module, DeQuantize)`: what torch's
+    eager mode makes of a `QuantWrapper` around the module. The others are torch's dynamic and
+    weight-only modules, and for bf16 a cast.
+
+    Args:
+        model: The float model; never changed.
+        captured: Its sites.
+        statistics: Of its tensors.
+        settings: What the target decides.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        captured: Capture,
+        statistics: CalibrationStatistics,
+        settings: QuantizationSettings,
+    ) -> None:
+        self._captured = captured
+        self._settings = settings
+        self._cache = ScaleCache(statistics, settings.ranges.fixed_tensors)
+        self._model = _folded(model, captured.traced.folded)
+        self._known: dict[tuple[str, Scheme], nn.Module] = {}
+
+    def build(self, plan: Plan) -> tuple[nn.Module, Mapping[str, nn.Module]]:
+        """Give the model with its sites replaced, and the module of each site that is one.
+
+        Weights that stay in float are shared with the float model. To be called with the engine
+        in use for which weights are to be packed.
+
+        Raises:
+            ValueError: Calibration did not see a tensor that the plan quantizes.
+        """
+        built = copy_sharing(self._model)
+        schemes = dict(plan.assignment)
+        modules: dict[str, nn.Module] = {}
+        for site in self._captured.sites:
+            if site.function is not None or not site.kind.is_weighted:
+                continue
+            scheme = schemes[site.name]
+            old = built.get_submodule(site.module)
+            new = old if scheme is Scheme.FP32 else self._module(site, scheme)
+            modules[site.name] = new
+            if new is not old:
+                _replace(built, old, new)
+        return built, modules
+
+    def qconfigs(self, plan: Plan) -> dict[str, QConfig | None]:
+        """torch's QConfig of each module, by path: for `module.qconfig` in eager mode.
+
+        None: torch leaves the module in float. bf16 has none either: it is a cast.
+        """
+        schemes = dict(plan.assignment)
+        return {
+            site.module: qconfig_for(site, schemes[site.name], self._settings, site.kind)
+            for site in self._captured.sites
+            if site.function is None and site.kind.is_weighted
+        }
+
+    def _module(self, site: Site, scheme: Scheme) -> nn.Module:
+        known = self._known.get((site.name, scheme))
+        if known is None:
+            with quiet_torch(), torch.no_grad():
+                known = self._make(self._model.get_submodule(site.module), site, scheme)
+            self._known[site.name, scheme] = known
+        return known
+
+    def _make(self, module: nn.Module, site: Site, scheme: Scheme) -> nn.Module:
+        if scheme is Scheme.BF16:
+            return Bfloat16Module(module)
+        observed = copy.copy(module)
+        observed._modules = dict(module._modules)
+        observed.qconfig = qconfig_for(site, scheme, self._settings, site.kind)  # type: ignore[assignment]
+        static = scheme.mode is Mode.STATIC and scheme is not Scheme.FP16
+        if static:
+            observed.activation_post_process = self._range(site, self._captured.writes(site.name))
+        mappings = (
+            get_default_static_quant_module_mappings()
+            if static or scheme is Scheme.INT8_WEIGHT_ONLY
+            else get_default_dynamic_quant_module_mappings()
+        )
+        made: nn.Module = mappings[type(module)].from_float(observed).eval()
+        if not static:
+            return ContiguousEmbedding(made) if site.kind is OpKind.EMBEDDING else made
+        read = self._range(site, self._captured.reads(site.name))
+        quantize = Quantize(float(read.scale), int(read.zero_point), torch.quint8)
+        return nn.Sequential(quantize, made, DeQuantize()).eval()
+
+    def _range(self, site: Site, tensors: tuple[str, ...]) -> KnownScale:
+        observer = activation_observer(site, Scheme.INT8, self._settings)()
+        return KnownScale(observer, *self._cache.scale(observer, tensors))
+
+
+def copy_sharing(model: nn.Module) -> nn.Module:
+    """Copy a model's modules; parameters and buffers are shared."""
+    shared = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+
+
+def _folded(model: nn.Module, folded: Mapping[str, str]) -> nn.Module:
+    """A copy whose batch norms are folded as the captured graph's are."""
+    found = copy_sharing(model).eval()
+    for path, norm_path in folded.items():
+        layer, norm = found.get_submodule(path), found.get_submodule(norm_path)
+        fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+        fused = fuse(layer, norm, True) if transposed else fuse(layer, norm)  # type: ignore
+        _replace(found, layer, fused)
+        _replace(found, norm, nn.Identity())
+    return found
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` at every path of `old`, in place."""
+    paths = [path for path, item in model.named_modules(remove_duplicate=False) if item is old]
+    for path in paths:
+        model.set_submodule(path, new)
