@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autoquant.api.compare import compare
     from autoquant.api.diagnose import diagnose
     from autoquant.api.examine import sensitivity
-    from autoquant.api.export import export_torchscript
+    from autoquant.api.export import export
     from autoquant.api.finetune import finetune
     from autoquant.api.finetune_result import FinetuneResult
     from autoquant.api.load import load_result
@@ -52,7 +52,7 @@ __all__ = [
     "compare",
     "compare_observers",
     "diagnose",
-    "export_torchscript",
+    "export",
     "find_bad_cases",
     "finetune",
     "load_plan",
@@ -80,7 +80,7 @@ _HOMES = {
     "compare": "autoquant.api.compare",
     "compare_observers": "autoquant.api.calibrate",
     "diagnose": "autoquant.api.diagnose",
-    "export_torchscript": "autoquant.api.export",
+    "export": "autoquant.api.export",
     "find_bad_cases": "autoquant.api.badcases",
     "finetune": "autoquant.api.finetune",
     "load_plan": "autoquant.core.plan",

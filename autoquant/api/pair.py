@@ -8,8 +8,8 @@ from pathlib import Path
 
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.watch import Watch
-from autoquant.backends.protocol import Executable
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, site_support
+from autoquant.backends.protocol import Backend, Executable
+from autoquant.backends.targets import load_target
 from autoquant.backends.torch_cpu.engines import engines_here, saturates
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
@@ -34,7 +34,7 @@ class Pair:
 
     prepared: Preparation
     plan: Plan
-    backend: TorchCpuBackend
+    backend: Backend
     executable: Executable
 
 
@@ -110,18 +110,18 @@ def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
     Raises:
         PlanError: The engine runs it nowhere.
     """
-    captured = prepared.captured
+    captured, build = prepared.captured, prepared.settings.build
     bound = bind_space(
         SpaceRules(schemes=(scheme, Scheme.FP32)),
         captured.sites,
         captured.agreements,
-        partial(site_support, prepared.settings.engine),
+        partial(load_target(build.backend).site_support, build),
         real_kernels_only=False,
     )
     plan = bound.space.uniform(scheme)
     if scheme.value not in plan.counts():
         raise PlanError(
-            f"{prepared.settings.engine} runs {scheme.value} at no op of this model",
+            f"{build.engine or build.backend} runs {scheme.value} at no op of this model",
             hint="`autoquant backends` lists what runs here",
         )
     return plan

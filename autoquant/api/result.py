@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend
-from autoquant.core.kernels import Kernels
+from autoquant.backends.protocol import Backend, BuildRequest
+from autoquant.backends.targets import load_target
+from autoquant.backends.torch_cpu.backend import engine_settings
+from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Candidate, Failure, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -23,6 +25,7 @@ from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import PlanError
 from autoquant.model.capture import capture
 from autoquant.model.float_model import check_float_model
+from autoquant.model.torch_ao.eager_modules import qconfigs_by_module
 from autoquant.model.torch_ao.observers import ScaleCache, fill_observers
 from autoquant.model.torch_ao.qconfig import (
     QuantizationSettings,
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from autoquant.model.torch_ao.qconfig import QConfigMapping
+    from autoquant.model.torch_ao.qconfig import QConfig, QConfigMapping
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,9 +53,7 @@ class BuildContext:
         addresses: How a QConfigMapping reaches each call of its graph.
         leaf_modules: Paths that were not traced into.
         statistics: Of its tensors.
-        engine: The torch engine of the search.
-        kernels: Ops that take another engine's kernel.
-        quantization: What the engine decides of a QConfig.
+        build: What decides how plans are built.
         example: A few input samples.
     """
 
@@ -60,10 +61,14 @@ class BuildContext:
     addresses: tuple[Address, ...]
     leaf_modules: tuple[str, ...]
     statistics: CalibrationStatistics
-    engine: str
-    kernels: Kernels
-    quantization: QuantizationSettings
+    build: BuildSettings
     example: tuple[Tensor, ...]
+
+    @property
+    def quantization(self) -> QuantizationSettings:
+        """What decides a QConfig beside its plan."""
+        build = self.build
+        return engine_settings(build.engine, build.observer, build.reduce_range, build.ranges)
 
 
 class ResultCandidate:
@@ -140,9 +145,15 @@ class ResultCandidate:
         `fix_scales`, with a warning.
 
         Raises:
-            PlanError: The plan has int16 weights, whose scales torch's reference modules drop.
+            PlanError: The plan has int16 weights, whose scales torch's reference modules drop; or
+                the model was not captured by torch.fx.
         """
         context = self._context
+        if context.build.capture != "fx":
+            raise PlanError(
+                f"a QConfigMapping is for torch.fx, and model.capture is {context.build.capture}",
+                hint="use module_qconfigs(), or quantize(model)",
+            )
         wide = [name for name, item in self.plan.assignment if item is Scheme.INT16_WEIGHT]
         if wide:
             raise PlanError(
@@ -156,7 +167,7 @@ class ResultCandidate:
                 "quantize(model) casts them",
                 stacklevel=2,
             )
-        fixed = context.quantization.ranges.fixed
+        fixed = context.build.ranges.fixed
         left = [item.name for item in fixed if not carries(item, self.plan)]
         if left:
             warnings.warn(
@@ -166,6 +177,15 @@ class ResultCandidate:
             )
         sites = {site.name: site for site in context.sites}
         return build_qconfig_mapping(context.addresses, sites, self.plan, context.quantization)
+
+    def module_qconfigs(self) -> dict[str, QConfig | None]:
+        """Give the plan as torch's QConfig of each module, by path, for its eager mode.
+
+        None leaves a module in float. bf16 is a cast, which no QConfig carries; `quantize` makes
+        it. Ops that a forward calls by function have no module, and are left out.
+        """
+        context = self._context
+        return qconfigs_by_module(context.sites, self.plan, context.quantization)
 
     def fix_scales(self, prepared: GraphModule) -> None:
         """Give the observers of a model that torch prepared the scales of the search, in place.
@@ -178,7 +198,7 @@ class ResultCandidate:
         Raises:
             ValueError: It has tensors that the search did not calibrate.
         """
-        ranges = self._context.quantization.ranges
+        ranges = self._context.build.ranges
         fill_observers(prepared, ScaleCache(self._context.statistics, ranges.fixed_tensors))
 
     def quantize(self, model: nn.Module) -> nn.Module:
@@ -195,19 +215,32 @@ class ResultCandidate:
             PlanError: It has other sites than the one that was searched.
             BackendError: The engine refuses the plan on this machine.
         """
+        return self.open_backend(model).build(self.plan).module
+
+    def open_backend(self, model: nn.Module) -> Backend:
+        """Open the backend of the search on a model, to build, run and export plans.
+
+        Args:
+            model: The float model that was searched; it is not changed.
+
+        Raises:
+            ModelError: It is no float module, or cannot be captured.
+            PlanError: It has other sites than the one that was searched.
+            BackendError: The backend's extra is not installed here.
+        """
         context = self._context
         checked = check_float_model(model, context.leaf_modules)
-        captured = capture(checked, context.example, context.leaf_modules)
+        captured = capture(checked, context.example, context.leaf_modules, context.build.capture)
         _check_same_sites(context.sites, captured.sites)
-        backend = TorchCpuBackend(
-            captured,
-            context.statistics,
-            context.engine,
-            context.quantization,
-            context.example,
-            context.kernels,
+        request = BuildRequest(
+            model=checked,
+            captured=captured,
+            statistics=context.statistics,
+            settings=context.build,
+            example=context.example,
+            timed=context.example,
         )
-        return backend.build(self.plan).module
+        return load_target(context.build.backend).open_backend(request)
 
     def __repr__(self) -> str:
         shown = ", ".join(

@@ -102,10 +102,7 @@ def fingerprint(job: Job, prepared: Preparation) -> str:
         digest_of(prepared.captured.graph.state_dict().values(), batches),
         str(prepared.captured.graph.code),
         prepared.statistics.digest,
-        prepared.settings.engine,
-        repr(prepared.quantization),
-        repr(prepared.settings.kernels),
-        repr(prepared.settings.ranges),
+        prepared.settings.build.to_json(),
         f"{getattr(metric, '__module__', '')}.{getattr(metric, '__qualname__', type(metric))}",
         None if job.data is None else job.data.model_dump(mode="json"),
     )

@@ -157,15 +157,19 @@ def export(
         float | None, typer.Option(help="Export the cheapest member within this accuracy drop.")
     ] = None,
 ) -> int:
-    """Export a candidate as a TorchScript file that plain torch runs, its plan inside."""
-    from autoquant.api.export import export_torchscript
+    """Export a candidate as a file that the engine's own API runs, its plan inside.
+
+    torch writes TorchScript (.ts), OpenVINO its .xml and .bin, ONNX Runtime .onnx, LiteRT .tflite;
+    without a suffix the file gets the right one.
+    """
+    from autoquant.api.export import export as export_candidate
     from autoquant.api.load import load_result
     from autoquant.cli.candidates import find_candidate, load_model_of
     from autoquant.record.wording import counts_text
 
     loaded = load_result(result)
     candidate = find_candidate(loaded, number, max_drop)
-    path = export_torchscript(candidate, load_model_of(result), output, loaded.context.engine)
+    path = export_candidate(candidate, load_model_of(result), output)
     Console().print(
         f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}",
         markup=False,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 from autoquant.core.kernels import Kernels
 from autoquant.core.observers import ObserverName
 from autoquant.core.ranges import RangeRules
-
-CaptureMode = Literal["fx", "export", "eager"]
-"""How the sites of a model are found: by torch.fx, by torch.export, or module by module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +17,7 @@ class BuildSettings:
 
     Attributes:
         backend: Name of the backend.
+        capture: How the model's sites were found (`fx`, `export`, `eager`).
         observer: How int8 ranges are found.
         ranges: What differs from site to site, and what is known beforehand.
         engine: torch: a quantized engine. Empty elsewhere.
@@ -26,10 +25,10 @@ class BuildSettings:
         kernels: torch: ops that take another engine's kernel.
         accelerator: Configuration of an accelerator (`ethos-u55-128`); empty where there is none.
         profile: Text of the YAML file that describes an accelerator; empty where there is none.
-        capture: How the model was captured, which decides what torch can build.
     """
 
     backend: str = "torch"
+    capture: str = "fx"
     observer: ObserverName = ObserverName.HISTOGRAM
     ranges: RangeRules = field(default_factory=RangeRules, repr=False)
     engine: str = ""
@@ -37,4 +36,33 @@ class BuildSettings:
     kernels: Kernels = field(default_factory=Kernels)
     accelerator: str = ""
     profile: str = field(default="", repr=False)
-    capture: CaptureMode = "fx"
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the settings as JSON values."""
+        return {
+            "backend": self.backend,
+            "capture": self.capture,
+            "observer": self.observer.value,
+            "ranges": self.ranges.to_json(),
+            "engine": self.engine,
+            "reduce_range": self.reduce_range,
+            "kernels": self.kernels.to_json(),
+            "accelerator": self.accelerator,
+            "profile": self.profile,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BuildSettings:
+        """Read back what `to_json` gave."""
+        reduce_range = data["reduce_range"]
+        return cls(
+            backend=str(data["backend"]),
+            capture=str(data["capture"]),
+            observer=ObserverName(data["observer"]),
+            ranges=RangeRules.from_json(data["ranges"]),
+            engine=str(data["engine"]),
+            reduce_range=None if reduce_range is None else bool(reduce_range),
+            kernels=Kernels.from_json(data["kernels"]),
+            accelerator=str(data["accelerator"]),
+            profile=str(data["profile"]),
+        )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from autoquant.core.build import CaptureMode
 from autoquant.model.captured import Capture
 from autoquant.model.eager_capture import capture_eager
 from autoquant.model.export_capture import capture_export
@@ -14,9 +13,7 @@ from autoquant.model.fx_capture import capture_fx
 
 __all__ = ["CAPTURES", "Capture", "capture"]
 
-CAPTURES: Mapping[
-    CaptureMode, Callable[[nn.Module, tuple[Tensor, ...], Sequence[str]], Capture]
-] = {
+CAPTURES: Mapping[str, Callable[[nn.Module, tuple[Tensor, ...], Sequence[str]], Capture]] = {
     "fx": capture_fx,
     "export": capture_export,
     "eager": capture_eager,
@@ -27,7 +24,7 @@ def capture(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     leaf_modules: Sequence[str] = (),
-    how: CaptureMode = "fx",
+    how: str = "fx",
 ) -> Capture:
     """Find the sites of a model, with shapes, MACs and parameters.
 

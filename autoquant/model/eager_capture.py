@@ -93,7 +93,7 @@ class _Calls:
         self._batch = batch
         self._read: Tensor | None = None
 
-    def take_input(self, path: str, args: tuple[Any, ...]) -> None:
+    def take_input(self, _path: str, args: tuple[Any, ...]) -> None:
         """Note what a module is about to read; weighted modules call no other."""
         self._read = first_tensor(args)
 

@@ -197,7 +197,9 @@ class _Walk:
     ) -> Site:
         is_module = node.op == "call_module"
         module = self.modules[scope] if is_module else None
-        inputs = tuple(shape for arg in node.all_input_nodes if (shape := shape_of(arg)) is not None)
+        inputs = tuple(
+            shape for arg in node.all_input_nodes if (shape := shape_of(arg)) is not None
+        )
         output = shape_of(node) or ()
         weight_count = weight_count_of(module) if module else _functional_weight(node)
         return Site(

@@ -50,10 +50,10 @@ def result_tensor(result: Any) -> Tensor | None:
 
 
 def _before(
-    call: OnInput, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    call: OnInput, path: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     call(path, (*args, *kwargs.values()))
 
 
-def _after(call: OnOutput, path: str, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+def _after(call: OnOutput, path: str, _module: nn.Module, _args: tuple[Any, ...], out: Any) -> None:
     call(path, out)

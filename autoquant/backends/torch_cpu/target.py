@@ -39,9 +39,14 @@ def variants() -> Mapping[str, BuildSettings]:
 
 def open_backend(request: BuildRequest) -> Backend:
     """Give the backend of the settings' engine: without torch.fx's graph, module by module."""
-    settings = request.settings
     if request.captured.traced.how != "fx":
         return TorchModulesBackend(request)
+    return open_graph_backend(request)
+
+
+def open_graph_backend(request: BuildRequest) -> TorchCpuBackend:
+    """Give the backend that converts torch.fx's graph, for what looks into it."""
+    settings = request.settings
     return TorchCpuBackend(
         request.captured,
         request.statistics,

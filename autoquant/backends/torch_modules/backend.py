@@ -25,7 +25,6 @@ from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.torch_ao.conversion import quiet_torch
 from autoquant.model.torch_ao.eager_modules import ModuleBuilder
-from autoquant.model.torch_ao.qconfig import QConfig
 
 _READBACK_SAMPLES = 2
 _REFUSALS = (
@@ -82,10 +81,6 @@ class TorchModulesBackend:
             built, modules = self._builder.build(plan)
             found = observe_modules(modules, lambda: self.run(built, self._example))
         return Executable(built, self._compare(plan, modules, found))
-
-    def qconfigs(self, plan: Plan) -> dict[str, QConfig | None]:
-        """torch's QConfig for each module, by path, for users of its eager mode."""
-        return self._builder.qconfigs(plan)
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""

@@ -73,7 +73,7 @@ class _Spy(TorchDispatchMode):
     """Sees every kernel, and in which module it is called."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: dict[str, set[Scheme]] = {}
         self._inside: list[str] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -113,18 +113,6 @@ class ModuleBuilder:
                 _replace(built, old, new)
         return built, modules
 
-    def qconfigs(self, plan: Plan) -> dict[str, QConfig | None]:
-        """torch's QConfig of each module, by path: for `module.qconfig` in eager mode.
-
-        None: torch leaves the module in float. bf16 has none either: it is a cast.
-        """
-        schemes = dict(plan.assignment)
-        return {
-            site.module: qconfig_for(site, schemes[site.name], self._settings, site.kind)
-            for site in self._captured.sites
-            if site.function is None and site.kind.is_weighted
-        }
-
     def _module(self, site: Site, scheme: Scheme) -> nn.Module:
         known = self._known.get((site.name, scheme))
         if known is None:
@@ -157,6 +145,27 @@ class ModuleBuilder:
     def _range(self, site: Site, tensors: tuple[str, ...]) -> KnownScale:
         observer = activation_observer(site, Scheme.INT8, self._settings)()
         return KnownScale(observer, *self._cache.scale(observer, tensors))
+
+
+def qconfigs_by_module(
+    sites: Iterable[Site], plan: Plan, settings: QuantizationSettings
+) -> dict[str, QConfig | None]:
+    """Give torch's QConfig of each weighted module, by path: for `module.qconfig` in eager mode.
+
+    Args:
+        sites: Of the model.
+        plan: One scheme for every site.
+        settings: What the target decides.
+
+    Returns:
+        None where torch leaves the module in float, and for bf16, which is a cast.
+    """
+    schemes = dict(plan.assignment)
+    return {
+        site.module: qconfig_for(site, schemes[site.name], settings, site.kind)
+        for site in sites
+        if site.function is None and site.kind.is_weighted
+    }
 
 
 def copy_sharing(model: nn.Module) -> nn.Module:

@@ -17,7 +17,6 @@ from torch.ao.quantization.fx.tracer import QuantizationTracer
 from torch.ao.quantization.quantize_fx import _attach_meta_to_node_if_not_exist, _swap_ff_with_fxff
 from torch.fx import GraphModule
 
-from autoquant.core.build import CaptureMode
 from autoquant.errors import ModelError
 from autoquant.model.torch_ao.backend_config import shared_backend_config
 
@@ -41,7 +40,7 @@ class FloatGraph:
     module: GraphModule
     scopes: dict[str, tuple[str, type]]
     folded: dict[str, str]
-    how: CaptureMode = "fx"
+    how: str = "fx"
 
 
 class _BlamingTracer(QuantizationTracer):
