@@ -109,7 +109,6 @@ def measurement_settings(job: Job) -> MeasurementSettings:
     backend = job.backend
     build = BuildSettings(
         backend=backend.name,
-        capture="fx" if job.model is None else job.model.capture,
         observer=job.calibration.observer,
         engine=backend.engine if backend.name == TORCH else "",
         reduce_range=None if backend.reduce_range == "auto" else backend.reduce_range,
@@ -177,7 +176,7 @@ def prepare(
     check_rules(job.space, captured.sites)
     check_sites(templates, captured.sites)
     ranges = bind_ranges(job.calibration, captured, subject.example)
-    settings = measurement_settings(job).building(ranges=ranges)
+    settings = measurement_settings(job).building(ranges=ranges, capture=captured.traced.how)
     known = _known_build(folder)
     if known is not None:
         settings = replace(settings, build=known)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.ao.nn.quantized import DeQuantize, Quantize
 from torch.ao.quantization import QConfig
@@ -192,3 +193,29 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     paths = [path for path, item in model.named_modules(remove_duplicate=False) if item is old]
     for path in paths:
         model.set_submodule(path, new)
+
+
+def transposed_convolution_error(dimensions: int) -> float:
+    """How far the engine in use is from float in an int8 transposed convolution to more channels.
+
+    Args:
+        dimensions: 1, 2 or 3.
+
+    Returns:
+        The largest difference, in steps of the output's scale: less than 1 where it is right.
+    """
+    kinds = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    functions = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randint(-8, 8, (1, 4, *[4] * dimensions), generator=draw).float()
+    weight = torch.randint(-8, 8, (4, 8, *[3] * dimensions), generator=draw).float()
+    quantized = get_default_static_quant_module_mappings()[kinds[dimensions - 1]](
+        4, 8, 3, bias=False
+    )
+    with quiet_torch(), torch.no_grad():
+        quantized.set_weight_bias(torch.quantize_per_tensor(weight, 1.0, 0, torch.qint8), None)
+        expected = functions[dimensions - 1](x, weight)
+        quantized.scale, quantized.zero_point = float(expected.abs().max()) / 127, 128
+        found = quantized(torch.quantize_per_tensor(x, 1.0, 128, torch.quint8)).dequantize()
+        steps = (found - expected).abs().max() / quantized.scale
+    return float(steps)

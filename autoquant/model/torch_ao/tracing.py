@@ -146,8 +146,10 @@ def _explain(error: Exception, path: str | None, model: nn.Module) -> ModelError
     return ModelError(
         f"torch.fx cannot trace {name}: {error} at {where}",
         hint=f"list {path!r} under model.leaf_modules to keep it whole in fp32, "
-        "or rewrite the line without control flow that depends on tensor values"
+        "or rewrite the line without control flow that depends on tensor values, or capture the "
+        "model by torch.export (model.capture: export)"
         if path
         else "rewrite the line without control flow that depends on tensor values, "
-        "or move it into a submodule and list that under model.leaf_modules",
+        "or move it into a submodule and list that under model.leaf_modules, or capture the "
+        "model by torch.export (model.capture: export)",
     )
