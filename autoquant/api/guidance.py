@@ -99,7 +99,7 @@ def _latency_costs(prepared: Preparation, watch: Watch, folder: Path | None) -> 
         return latency_costs(
             prepared.subject,
             prepared.captured,
-            prepared.statistics,
+            prepared.backend,
             prepared.settings,
             prepared.space,
         )

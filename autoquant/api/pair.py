@@ -15,7 +15,6 @@ from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
-from autoquant.evaluate.evaluator import build_backend
 from autoquant.job import Job, SpaceRules
 from autoquant.model.subject import JobRecipe, Subject
 from autoquant.searching.space import bind_space
@@ -66,9 +65,8 @@ def build_pair(prepared: Preparation, plan: Plan, watch: Watch) -> Pair:
     Raises:
         BackendError: The engine refuses the plan.
     """
-    settings = prepared.settings
     with watch.stage("building the plan", None):
-        backend = build_backend(prepared.subject, prepared.captured, prepared.statistics, settings)
+        backend = prepared.backend
         executable = backend.build(plan)
     return Pair(prepared, plan, backend, executable)
 
@@ -131,6 +129,15 @@ def _plan_of(text: str, prepared: Preparation) -> Plan:
     schemes = {scheme.value: scheme for scheme in Scheme}
     if text in schemes:
         return uniform_plan(schemes[text], prepared)
+    return read_plan(text)
+
+
+def read_plan(text: str) -> Plan:
+    """Read a plan from a file, a result folder (its best member) or `folder:number`.
+
+    Raises:
+        PlanError: There is none of that name.
+    """
     from autoquant.api.load import load_result  # half a second of pandas and plotly
 
     folder, _, number = text.rpartition(":")
@@ -147,6 +154,6 @@ def _plan_of(text: str, prepared: Preparation) -> Plan:
     if not Path(text).exists():
         raise PlanError(
             f"--plan {text}: no such scheme, file or result folder",
-            hint=f"schemes: {', '.join(schemes)}",
+            hint=f"schemes: {', '.join(scheme.value for scheme in Scheme)}",
         )
     return load_plan(text)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from autoquant.api.ranges import settle_ranges
 from autoquant.api.templates import Template, check_fit, check_sites
 from autoquant.api.watch import Watch
+from autoquant.backends.protocol import Backend
 from autoquant.backends.targets import ESTIMATED, TORCH, load_target
 from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
@@ -21,7 +22,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import DataError, StorageError
 from autoquant.evaluate.engine_choice import time_engines
-from autoquant.evaluate.evaluator import MeasurementSettings
+from autoquant.evaluate.evaluator import MeasurementSettings, PlanEvaluator, build_backend
 from autoquant.evaluate.kernel_choice import time_kernels
 from autoquant.job import Job
 from autoquant.model.calibration import calibrate, digest_of
@@ -37,7 +38,7 @@ FEW_SAMPLES = 100
 """Below this many calibration samples a warning is shown."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Preparation:
     """What every candidate of a search shares.
 
@@ -60,6 +61,16 @@ class Preparation:
     space: SearchSpace
     phases: tuple[Phase, ...]
     notices: tuple[str, ...]
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The backend of this process, opened when it is first needed."""
+        return build_backend(self.subject, self.captured, self.statistics, self.settings)
+
+    @property
+    def evaluator(self) -> PlanEvaluator:
+        """Measures plans in this process."""
+        return PlanEvaluator(self.subject, self.captured, self.backend, self.settings)
 
 
 def capture_subject(subject: Subject, watch: Watch) -> Capture:

@@ -319,7 +319,9 @@ class SearchResult:
 
     def table(self) -> CandidateTable:
         """The frontier as a table."""
-        return candidate_table(self.findings.frontier.members, self.baseline)
+        return candidate_table(
+            self.findings.frontier.members, self.baseline, self.findings.facts.rival
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """All candidates as a data frame; see docs/result-folder.md for its columns."""

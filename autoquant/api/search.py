@@ -24,16 +24,16 @@ from autoquant.api.sensitivity import rank_by_sensitivity
 from autoquant.api.settings import check_resumable, settings_after, settings_of
 from autoquant.api.templates import Template, load_templates
 from autoquant.api.watch import Watch
-from autoquant.backends.targets import TORCH
+from autoquant.backends.targets import ESTIMATED, TORCH
 from autoquant.core.evaluation import Executor, Phase
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
 from autoquant.errors import AutoquantError, StorageError
-from autoquant.evaluate.evaluator import EvaluatorRecipe, build_backend, build_evaluator
+from autoquant.evaluate.evaluator import EvaluatorRecipe
 from autoquant.execute.start import check_executor, start_executor
 from autoquant.job import Job, dump_job
-from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.model.subject import SubjectRecipe
 from autoquant.record import files
 from autoquant.record.background import BackgroundTracker
 from autoquant.record.environment import describe_environment
@@ -108,7 +108,7 @@ def _search(
     refuse_unfaithful(prepared)
     facts = _settle(job, facts, prepared)
     _keep_preparation(folder, prepared, facts, dump_job(job))
-    baseline = _measure_baseline(subject, prepared, folder, watch)
+    baseline = _measure_baseline(prepared, folder, watch)
     table = rank_by_sensitivity(job, prepared, watch, folder.path)
     costs = find_costs(job, prepared, watch, folder.path)
     if Objective.LATENCY in costs:
@@ -209,7 +209,8 @@ def _settle(job: Job, facts: SearchFacts, prepared: Preparation) -> SearchFacts:
         "knobs": len(prepared.space.free),
         "leaf_modules": ",".join(prepared.captured.leaf_modules),
     }
-    return replace(facts, target=target, settings=settings, notices=prepared.notices)
+    rival = prepared.backend.rival if build.backend in ESTIMATED else facts.rival
+    return replace(facts, target=target, rival=rival, settings=settings, notices=prepared.notices)
 
 
 def _open_tracker(job: Job, facts: SearchFacts, environment: Mapping[str, Any]) -> Tracker:
@@ -235,15 +236,12 @@ def _keep_preparation(
     write_example(folder.path, example_arrays(keep_example(prepared.subject.example)))
 
 
-def _measure_baseline(
-    subject: Subject, prepared: Preparation, folder: ResultFolder, watch: Watch
-) -> Measurements:
+def _measure_baseline(prepared: Preparation, folder: ResultFolder, watch: Watch) -> Measurements:
     """Measure the float model, or take over what an earlier process measured."""
     if (folder.path / files.BASELINE).exists():
         return load_baseline(folder.path)
-    evaluator = build_evaluator(subject, prepared.captured, prepared.statistics, prepared.settings)
     with watch.stage("measuring the float model", None):
-        baseline = evaluator.baseline()
+        baseline = prepared.evaluator.baseline()
     folder.write_baseline(baseline)
     return baseline
 
@@ -359,12 +357,11 @@ def _write_models(result: SearchResult, prepared: Preparation) -> dict[int, tupl
 
     A backend that builds nothing deployable has its plans alone.
     """
-    settings = prepared.settings
-    backend = build_backend(prepared.subject, prepared.captured, prepared.statistics, settings)
+    backend, is_torch = prepared.backend, prepared.settings.build.backend == TORCH
     written = {}
     for member in result.frontier:
         plan = files.plan_path(result.folder, member.number)
-        if settings.build.backend == TORCH:
+        if is_torch:
             content = io.BytesIO()
             torch.save(backend.build(member.plan).module.state_dict(), content)
             write_bytes(plan.with_suffix(".pt"), content.getvalue())

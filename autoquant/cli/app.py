@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from autoquant.cli.backends import backends
 from autoquant.cli.badcases import badcases
 from autoquant.cli.calibrate import calibrate
 from autoquant.cli.check import check
 from autoquant.cli.compare import compare
+from autoquant.cli.confirm import confirm
 from autoquant.cli.diagnose import diagnose
 from autoquant.cli.finetune import finetune
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
@@ -129,21 +131,8 @@ app.command(context_settings=DOTTED)(badcases)
 app.command(context_settings=DOTTED)(diagnose)
 
 
-@app.command()
-def backends() -> int:
-    """Print what runs here: engine x op x scheme -> native, emulated or unsupported."""
-    from autoquant.cli.support_table import support_tables
-
-    console = stdout()
-    for table in support_tables():
-        console.print(table)
-    console.print(
-        "native: a real kernel runs, and its time is measured. emulated: exact numerics in "
-        "float, never timed. -: cannot run.",
-        style="dim",
-        highlight=False,
-    )
-    return 0
+app.command(context_settings=DOTTED)(backends)
+app.command(context_settings=DOTTED)(confirm)
 
 
 @app.command()

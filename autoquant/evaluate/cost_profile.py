@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from autoquant.backends.protocol import Backend
 from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import BackendError
 from autoquant.evaluate.evaluator import (
     MeasurementSettings,
-    build_backend,
-    build_evaluator,
+    PlanEvaluator,
     latency_inputs,
     latency_threads,
 )
@@ -27,7 +26,7 @@ _MACS_PER_ELEMENT = 16
 def latency_costs(
     subject: Subject,
     captured: Capture,
-    statistics: CalibrationStatistics,
+    backend: Backend,
     settings: MeasurementSettings,
     space: SearchSpace,
 ) -> CostTable:
@@ -39,13 +38,12 @@ def latency_costs(
     Raises:
         BackendError: No plan of the space can be built.
     """
-    backend = build_backend(subject, captured, statistics, settings)
     inputs = latency_inputs(subject, settings.latency_batch)
     with latency_threads(settings) as clock:
         table = backend.costs(space, inputs, clock)
     if table is not None:
         return table
-    evaluator = build_evaluator(subject, captured, statistics, settings)
+    evaluator = PlanEvaluator(subject, captured, backend, settings)
     times: dict[Scheme, float] = {}
     reasons: list[str] = []
     for scheme in space.schemes:
