@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import QuantWrapper
+from torch.ao.quantization import QuantWrapper, per_channel_dynamic_qconfig
 from torch.ao.quantization import convert as torch_convert
 from torch.ao.quantization import prepare as torch_prepare
 
@@ -102,20 +102,60 @@ def test_the_table_says_what_torch_runs(name: str, engine: str) -> None:
         assert dict(built.executed) == {site.name: f"{scheme.value} native"}
 
 
-def test_a_static_module_is_what_torch_makes_in_eager_mode() -> None:
-    linear, inputs = nn.Linear(16, 8), images(8, size=16)
-    model = One(linear).eval()
-    for how in ("export", "eager"):
-        captured, backend, _ = open_backend(model, (inputs,), "fbgemm", how)
-        plan = Plan.of({"inner": Scheme.INT8})
-        settings = engine_settings("fbgemm", ObserverName.MINMAX)
-        wrapped = QuantWrapper(nn.Sequential(linear)).eval()
-        wrapped.qconfig = qconfigs_by_module(captured.sites, plan, settings)["inner"]
-        prepared = torch_prepare(wrapped)
-        prepared(inputs)
-        with using_engine("fbgemm"), torch.no_grad():
-            theirs = torch_convert(prepared)
-            assert torch.equal(backend.run(backend.build(plan).module, (inputs,)), theirs(inputs))
+@pytest.mark.parametrize("how", ["export", "eager"])
+@pytest.mark.parametrize(
+    ("engine", "inner", "inputs"),
+    [
+        ("fbgemm", nn.Conv2d(3, 8, 3), images(8)),
+        ("onednn", nn.Linear(16, 8), images(8)),
+        ("qnnpack", nn.Linear(16, 8), images(8)),
+    ],
+    ids=["fbgemm conv2d", "onednn linear", "qnnpack linear"],
+)
+def test_a_static_module_is_what_torch_makes_in_eager_mode(
+    engine: str, inner: nn.Module, inputs: Tensor, how: str
+) -> None:
+    captured, backend, _ = open_backend(One(inner).eval(), (inputs,), engine, how)
+    plan = Plan.of({"inner": Scheme.INT8})
+    settings = engine_settings(engine, ObserverName.MINMAX)
+    wrapped = QuantWrapper(nn.Sequential(inner)).eval()
+    wrapped.qconfig = qconfigs_by_module(captured.sites, plan, settings)["inner"]
+    prepared = torch_prepare(wrapped)
+    prepared(inputs)
+    with using_engine(engine), torch.no_grad():
+        theirs = torch_convert(prepared)
+        assert torch.equal(backend.run(backend.build(plan).module, (inputs,)), theirs(inputs))
+
+
+def test_a_static_linear_layer_rounds_inputs_and_weights_alone() -> None:
+    linear, inputs = nn.Linear(16, 8), images(8)
+    _, backend, _ = open_backend(One(linear).eval(), (inputs,), "fbgemm", "eager")
+    found = backend.run(backend.build(Plan.of({"inner": Scheme.INT8})).module, (inputs,))
+    low, high = inputs.aminmax()
+    scale = float(high - low) / 255
+    zero_point = -round(float(low) / scale)
+    x = torch.fake_quantize_per_tensor_affine(inputs, scale, zero_point, 0, 255)
+    limits = linear.weight.detach().abs().amax(1) / 127.5
+    zeros = torch.zeros(8, dtype=torch.int32)
+    weight = torch.fake_quantize_per_channel_affine(
+        linear.weight.detach(), limits, zeros, 0, -128, 127
+    )
+    with torch.no_grad():
+        expected = torch.nn.functional.linear(x, weight, linear.bias)
+    assert torch.allclose(found, expected, atol=1e-5)  # sums of floats in another order
+
+
+def test_a_dynamic_linear_layer_uses_all_eight_bits() -> None:
+    linear, inputs = nn.Linear(16, 8), images(8)
+    _, backend, _ = open_backend(One(linear).eval(), (inputs,), "fbgemm", "eager")
+    found = backend.run(backend.build(Plan.of({"inner": Scheme.INT8_DYNAMIC})).module, (inputs,))
+    with torch.no_grad():
+        expected = linear(inputs)
+    torchs = torch.ao.quantization.quantize_dynamic(
+        nn.Sequential(linear), {nn.Linear: per_channel_dynamic_qconfig}
+    )
+    theirs = backend.run(torchs, (inputs,))
+    assert (found - expected).square().mean() < 0.5 * (theirs - expected).square().mean()
 
 
 @pytest.mark.parametrize("how", ["export", "eager"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from autoquant.core.sites import OpKind, Site
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.captured import Capture
 from autoquant.model.torch_ao.conversion import quiet_torch
+from autoquant.model.torch_ao.float_linears import FullRangeDynamicLinear, static_linear
 from autoquant.model.torch_ao.observers import KnownScale, ScaleCache
 from autoquant.model.torch_ao.qconfig import (
     QuantizationSettings,
@@ -68,8 +70,9 @@ class ModuleBuilder:
     """Builds the modules of plans; each is built once for a site and a scheme.
 
     A static int8 module is `nn.Sequential(Quantize, quantized module, DeQuantize)`: what torch's
-    eager mode makes of a `QuantWrapper` around the module. The others are torch's dynamic and
-    weight-only modules, and for bf16 a cast.
+    eager mode makes of a `QuantWrapper` around the module; a linear layer gives floats directly
+    where the engine has a kernel for it. The others are torch's dynamic and weight-only modules
+    (dynamic ones with all 8 bits, unless the engine saturates), and for bf16 a cast.
 
     Args:
         model: The float model; never changed.
@@ -128,24 +131,35 @@ class ModuleBuilder:
         observed = copy.copy(module)
         observed._modules = dict(module._modules)
         observed.qconfig = qconfig_for(site, scheme, self._settings, site.kind)  # type: ignore[assignment]
-        static = scheme.mode is Mode.STATIC and scheme is not Scheme.FP16
-        if static:
-            observed.activation_post_process = self._range(site, self._captured.writes(site.name))
-        mappings = (
-            get_default_static_quant_module_mappings()
-            if static or scheme is Scheme.INT8_WEIGHT_ONLY
-            else get_default_dynamic_quant_module_mappings()
-        )
-        made: nn.Module = mappings[type(module)].from_float(observed).eval()
-        if not static:
+        if scheme.mode is Mode.STATIC and scheme is not Scheme.FP16:
+            return self._make_static(observed, site)
+        if scheme is Scheme.INT8_WEIGHT_ONLY:
+            made = _converted(observed, get_default_static_quant_module_mappings())
             return ContiguousEmbedding(made) if site.kind is OpKind.EMBEDDING else made
+        full_range = scheme is Scheme.INT8_DYNAMIC and not self._settings.reduce_range
+        if type(module) is nn.Linear and full_range:
+            return _converted(observed, {nn.Linear: FullRangeDynamicLinear})
+        return _converted(observed, get_default_dynamic_quant_module_mappings())
+
+    def _make_static(self, observed: nn.Module, site: Site) -> nn.Module:
+        observed.activation_post_process = self._range(site, self._captured.writes(site.name))
         read = self._range(site, self._captured.reads(site.name))
-        quantize = Quantize(float(read.scale), int(read.zero_point), torch.quint8)
-        return nn.Sequential(quantize, made, DeQuantize()).eval()
+        scale, zero_point = float(read.scale), int(read.zero_point)
+        if type(observed) is nn.Linear:
+            linear = static_linear(observed, scale, zero_point)
+            if linear is not None:
+                return linear.eval()
+        made = _converted(observed, get_default_static_quant_module_mappings())
+        return nn.Sequential(Quantize(scale, zero_point, torch.quint8), made, DeQuantize()).eval()
 
     def _range(self, site: Site, tensors: tuple[str, ...]) -> KnownScale:
         observer = activation_observer(site, Scheme.INT8, self._settings)()
         return KnownScale(observer, *self._cache.scale(observer, tensors))
+
+
+def _converted(observed: nn.Module, mappings: Mapping[Any, Any]) -> nn.Module:
+    made: nn.Module = mappings[type(observed)].from_float(observed)
+    return made.eval()
 
 
 def qconfigs_by_module(
