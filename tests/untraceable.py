@@ -30,6 +30,7 @@ class TokenNet(nn.Module):
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.embed = nn.Embedding(50, width)
+        self.position = nn.Embedding(100, width)
         self.blocks = nn.ModuleList(Attention(width) for _ in range(2))
         self.dropout = nn.Dropout(0.1)
         self.grow = nn.Linear(width, 2 * width)
@@ -38,7 +39,7 @@ class TokenNet(nn.Module):
         self.head = nn.Linear(width, 4)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.embed(tokens)
+        hidden = self.embed(tokens) + self.position(torch.arange(tokens.shape[1]))
         hidden[:, 0] = hidden[:, 0] * 0.5
         if hidden.shape[1] > 100:
             raise ValueError("too many tokens")

@@ -89,6 +89,20 @@ PASS_THROUGH = frozenset(
 RELU_TAKING_OPS = frozenset({"conv1d", "conv2d", "conv3d", "linear", "add", "mul", "batch_norm"})
 """What absorbs a relu that alone reads its output."""
 
+SHAPE_READING_OPS = frozenset(
+    {
+        "empty_like",
+        "full_like",
+        "new_full",
+        "new_ones",
+        "new_zeros",
+        "ones_like",
+        "sym_size",
+        "zeros_like",
+    }
+)
+"""Ops that read a tensor's shape alone: what they give is constant."""
+
 CONVOLUTIONS = frozenset(
     {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 )

@@ -22,6 +22,7 @@ from autoquant.model.aten import (
     ATEN_OUTPUT_RANGES,
     PASS_THROUGH,
     RELU_TAKING_OPS,
+    SHAPE_READING_OPS,
     op_name,
 )
 from autoquant.model.aten_graph import export_graph, fold_batch_norms, scope_of
@@ -44,7 +45,8 @@ def capture_export(
 
     Sites are those that torch.fx's capture would find: what a module computes is named by its
     path, what a forward calls by `path:function:index`. Dead code, checks and dropout are left
-    out; batch norms are folded into the layer before them.
+    out, and so is what reads constants alone (the embeddings of positions); batch norms are
+    folded into the layer before them.
 
     Args:
         model: Float model; it is copied, never changed.
@@ -124,6 +126,7 @@ class _Walk:
         self.masked = masked
         self.batch = batch
         self.calls: dict[tuple[str, str], int] = defaultdict(int)
+        self.varying: set[Node] = set()
         self.producer: dict[Node, str] = {}
         self.sites: dict[str, Site] = {}
         self.members: dict[str, list[list[str]]] = {}
@@ -132,9 +135,13 @@ class _Walk:
 
     def visit(self, node: Node) -> None:
         """Give the node its address, and make it a site where it is one."""
+        if node.op == "placeholder":
+            self.varying.add(node)
         if node.op != "call_function":
             return
         name, scope = op_name(node), scope_of(node)
+        if name not in SHAPE_READING_OPS and self.varying.intersection(node.all_input_nodes):
+            self.varying.add(node)
         index = self.calls[scope, name]
         self.calls[scope, name] += 1
         site = self._absorbing_site(node, name)
@@ -157,6 +164,8 @@ class _Walk:
     def _kind(self, node: Node, name: str, scope: str) -> OpKind | None:
         kind = ATEN_KINDS.get(name)
         if kind is None or not is_float(node) or scope in self.within:
+            return None
+        if node not in self.varying:  # engines compute it once, when they load the model
             return None
         read = [source for source in node.all_input_nodes if source.op != "get_attr"]
         if any(item.name in self.masked for item in (node, *read)):

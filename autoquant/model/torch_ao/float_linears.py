@@ -55,6 +55,6 @@ def static_linear(observed: nn.Module, scale: float, zero_point: int) -> FloatOu
         scale: Of the input.
         zero_point: Of the input, unsigned.
     """
-    made: FloatOutputLinear = FloatOutputLinear.from_float(observed)
+    made: FloatOutputLinear = FloatOutputLinear.from_float(observed)  # type: ignore[no-untyped-call]
     made.input_scale, made.input_zero_point = scale, zero_point
     return made if made.runs_here else None

@@ -64,6 +64,11 @@ def test_dead_code_is_no_site(exported: Capture, eager: Capture) -> None:
     assert "unused" in {site.name for site in eager.sites}  # it runs, whoever reads it
 
 
+def test_what_reads_constants_alone_is_no_site(exported: Capture, eager: Capture) -> None:
+    assert "position" not in {site.name for site in exported.sites}
+    assert "position" in {site.name for site in eager.sites}
+
+
 def test_what_reads_or_writes_a_mask_is_no_site(exported: Capture) -> None:
     names = {site.name for site in exported.sites}
     assert "blocks.0:add:0" not in names
