@@ -43,6 +43,17 @@ TARGETS: Mapping[str, Row] = {
         "autoquant.backends.torch_cpu.target",
         "torch's own quantized engines on this CPU",
     ),
+    "profile": Row(
+        "autoquant.backends.profile.target",
+        "any accelerator that a YAML file describes; its latency is estimated",
+        is_estimate=True,
+    ),
+    "inductor": Row(
+        "autoquant.backends.inductor.target",
+        "torch.compile with torchao's PT2E; slow to build, to confirm what a search found",
+        extra="inductor",
+        packages=("torchao",),
+    ),
 }
 
 ESTIMATED = frozenset(name for name, row in TARGETS.items() if row.is_estimate)
