@@ -43,6 +43,12 @@ TARGETS: Mapping[str, Row] = {
         "autoquant.backends.torch_cpu.target",
         "torch's own quantized engines on this CPU",
     ),
+    "onnxruntime": Row(
+        "autoquant.backends.onnxruntime.target",
+        "ONNX Runtime's CPU kernels: int8, dynamic int8, fp32",
+        extra="onnxruntime",
+        packages=("onnx", "onnxruntime", "onnxscript"),
+    ),
     "profile": Row(
         "autoquant.backends.profile.target",
         "any accelerator that a YAML file describes; its latency is estimated",
