@@ -23,7 +23,6 @@ from autoquant.backends.protocol import Backend
 from autoquant.core.ranges import RangeRules
 from autoquant.core.sensitivity import Method, Procedure, RowKey, SensitivityRow, SensitivityTable
 from autoquant.errors import StorageError
-from autoquant.evaluate.evaluator import build_backend
 from autoquant.job import Job
 from autoquant.model.batches import take_samples
 from autoquant.model.calibration import digest_of
@@ -131,10 +130,7 @@ def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | Non
 
 
 def _open_engine(prepared: Preparation) -> tuple[Backend, nn.Module]:
-    backend = build_backend(
-        prepared.subject, prepared.captured, prepared.statistics, prepared.settings
-    )
-    return backend, prepared.subject.model
+    return prepared.backend, prepared.subject.model
 
 
 def _measured_rows(table: SensitivityTable | None) -> Mapping[RowKey, SensitivityRow]:
