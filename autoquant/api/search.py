@@ -127,6 +127,7 @@ def _search(
         journal=folder.path / files.JOURNAL,
         proposer=guidance.proposer,
     )
+    is_estimate = prepared.settings.build.backend in ESTIMATED
     with _executor(job, recipe, prepared, watch) as executor:
         history = _run_rounds(
             job, strategy, guidance.gate, executor, prepared, folder, tracker, watch
@@ -134,7 +135,7 @@ def _search(
         candidates = history.candidates
         find = partial(_frontier, job, limits, baseline)
         if history.reason is not StopReason.INTERRUPTED:
-            if Phase.LATENCY in prepared.phases:
+            if Phase.LATENCY in prepared.phases and not is_estimate:
                 candidates = time_again(candidates, find, executor, folder, watch)
             if subject.heldout is not None:
                 candidates = score_heldout(candidates, find, executor, folder, watch)

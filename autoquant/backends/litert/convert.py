@@ -15,6 +15,7 @@ from autoquant.backends.litert.flatbuffer import FloatFile
 from autoquant.backends.litert.formats import Formats
 from autoquant.backends.litert.origins import find_origins
 from autoquant.backends.litert.schema import Graph
+from autoquant.backends.printing import STDERR, captured_prints
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
 from autoquant.model.torch_ao.tensor_ranges import TensorRanges
@@ -49,6 +50,7 @@ def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
             warnings.catch_warnings(),
             contextlib.redirect_stdout(silence),
             contextlib.redirect_stderr(silence),
+            captured_prints(STDERR),
         ):
             warnings.simplefilter("ignore")
             model = litert_torch.convert(copy.deepcopy(captured.graph).eval(), inputs)
