@@ -40,8 +40,6 @@ def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorR
 
 
 def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
-    import litert_torch
-
     silence = io.StringIO()
     before = logging.root.manager.disable
     try:
@@ -53,6 +51,8 @@ def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
             captured_prints(STDERR),
         ):
             warnings.simplefilter("ignore")
+            import litert_torch  # seconds, and it prints
+
             model = litert_torch.convert(copy.deepcopy(captured.graph).eval(), inputs)
             return bytes(model.model_content())
     except Exception as error:
