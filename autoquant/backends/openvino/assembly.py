@@ -1,0 +1,322 @@
+"""A plan -> an OpenVINO model: quantizers before its int8 ops, marks left on its fp32 ops."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset13 as ops
+
+from autoquant.backends.openvino.engine import BF16, F32
+from autoquant.backends.openvino.graph import PRECISE, FloatGraph
+from autoquant.backends.openvino.layout import KEEPING, QUANTIZER, Layout, is_constant
+from autoquant.backends.openvino.weights import channel_axes, compressed, quantized
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Mode, Scheme
+from autoquant.core.sites import OpKind
+from autoquant.errors import BackendError
+from autoquant.model.capture import Capture
+from autoquant.model.torch_ao.tensor_ranges import TensorRange, TensorRanges
+
+_LEVELS = 256
+_LARGEST = float(np.finfo(np.float32).max)
+_CONVOLUTIONS = frozenset(
+    {
+        "Convolution",
+        "GroupConvolution",
+        "ConvolutionBackpropData",
+        "GroupConvolutionBackpropData",
+    }
+)
+_SUMMING = _CONVOLUTIONS | {"MatMul"}
+_ELEMENTWISE = frozenset({"Add", "Multiply"})
+_POOLING = frozenset({"MaxPool", "AvgPool", "ReduceMean"})
+_KEEPS_GRID = frozenset({"MaxPool", "Concat"})
+_FLOAT_SCHEMES = frozenset({Scheme.BF16, Scheme.FP32})
+_FLOATS = frozenset({OpKind.ACTIVATION, OpKind.NORM})
+
+
+class Assembler:
+    """Builds the model of a plan from the float graph and the ranges of its tensors.
+
+    Args:
+        graph: The converted float model.
+        layout: Its ops by site.
+        ranges: Of the captured graph's tensors.
+        captured: What it was converted from.
+    """
+
+    def __init__(
+        self, graph: FloatGraph, layout: Layout, ranges: TensorRanges, captured: Capture
+    ) -> None:
+        self._graph = graph
+        self._selections = _selections(captured)
+        self._layout = layout
+        self._ranges = ranges
+
+    def assemble(self, plan: Plan) -> tuple[ov.Model, str]:
+        """Give the model of a plan, and the precision hint that it is to be compiled with.
+
+        The hint is `bf16` where any site is, else `f32`.
+
+        Raises:
+            BackendError: Calibration saw nothing of a tensor that the plan quantizes.
+        """
+        schemes = dict(plan.assignment)
+        hint = BF16 if Scheme.BF16 in schemes.values() else F32
+        model = self._graph.model.clone()
+        nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+        _Insertion(self, nodes, schemes).run()
+        if hint == BF16:
+            self._part(nodes, schemes)
+            self._release(nodes, schemes)
+            _shield_marks(nodes.values())
+        return model, hint
+
+    def _release(self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]) -> None:
+        """Take the mark from what may run in bf16.
+
+        An int8 op may write bf16, unless a site in full precision reads what it writes.
+        """
+        for name, site in self._layout.owner.items():
+            scheme, node = schemes[site], nodes[name]
+            if scheme is Scheme.BF16 or (
+                scheme is Scheme.INT8
+                and self._layout.sites[site].kind not in _FLOATS
+                and not self._feeds_full_precision(node, site, schemes)
+            ):
+                del node.get_rt_info()[PRECISE]
+
+    def _part(self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]) -> None:
+        """Keep a convolution from absorbing a sum or product of the other float format.
+
+        Some of these pairs have no kernel: the plugin fails on them, or gives an empty output. A
+        conversion there and back is no-op enough to cost what converting the tensor costs, and
+        enough of an op to part the two.
+        """
+        for name, site in self._layout.owner.items():
+            node = nodes[name]
+            if node.get_type_name() not in _ELEMENTWISE or schemes[site] not in _FLOAT_SCHEMES:
+                continue
+            for index in (0, 1):
+                value = node.input_value(index)
+                writer = self._layout.owner.get(value.get_node().get_friendly_name())
+                if writer in (None, site) or schemes[writer] not in _FLOAT_SCHEMES:
+                    continue
+                if schemes[writer] is not schemes[site] and not is_constant(value):
+                    there = ops.convert(value, "bf16")
+                    node.input(index).replace_source_output(ops.convert(there, "f32").output(0))
+
+    def _feeds_full_precision(
+        self, node: ov.Node, site: str, schemes: Mapping[str, Scheme]
+    ) -> bool:
+        readers = [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
+        for reader in readers:
+            owner = self._layout.owner.get(reader.get_friendly_name())
+            if owner == site:
+                if self._feeds_full_precision(reader, site, schemes):
+                    return True
+            elif owner is None or schemes[owner] not in (Scheme.BF16, Scheme.INT8):
+                return True
+        return False
+
+    def range_of(self, output: ov.Output, reader: ov.Node) -> TensorRange:
+        """Range of a tensor, from the statistics of the captured node that writes it.
+
+        Args:
+            output: The tensor.
+            reader: The op that reads it: it tells the outputs of a recurrent layer apart.
+
+        Raises:
+            BackendError: Calibration did not see it.
+        """
+        name = output.get_node().get_friendly_name()
+        node = self._graph.captured_node(name)
+        reading = self._graph.captured_node(reader.get_friendly_name())
+        node = self._selections.get((node, reading), node)
+        try:
+            return self._ranges.int8(node or "")
+        except ValueError as error:
+            raise BackendError(
+                f"openvino cannot quantize the tensor {node or name!r}: calibration saw none "
+                "of that name",
+                hint="pin the op that reads it to a float scheme in the search space",
+            ) from error
+
+    @property
+    def layout(self) -> Layout:
+        """The graph's ops by site."""
+        return self._layout
+
+
+class _Insertion:
+    """Quantizers of one plan; one for each tensor, whoever reads it."""
+
+    def __init__(
+        self, assembler: Assembler, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]
+    ) -> None:
+        self._assembler = assembler
+        self._owner = assembler.layout.owner
+        self._nodes = nodes
+        self._schemes = schemes
+        self._order = {name: index for index, name in enumerate(nodes)}
+        self._quantizers: dict[tuple[str, int], ov.Output] = {}
+
+    def run(self) -> None:
+        """Quantize what every integer site reads."""
+        for site, names in self._assembler.layout.computing.items():
+            scheme = self._schemes[site]
+            for node in (self._nodes[name] for name in names):
+                if scheme is Scheme.INT8:
+                    self._quantize(node, site)
+                elif scheme.mode is not Mode.STATIC:
+                    self._store_weight(node, scheme)
+
+    def _quantize(self, node: ov.Node, site: str) -> None:
+        kind = node.get_type_name()
+        if kind in _SUMMING:
+            self._quantize_input(node, 0)
+            self._quantize_input(node, 1)
+        elif kind in _ELEMENTWISE:
+            operands = [index for index in (0, 1) if self._is_foreign(node, index, site)]
+            if len(operands) == 2:
+                summed = self._summed(node) if kind == "Add" else None
+                for index in operands:
+                    if index != summed:
+                        self._quantize_input(node, index)
+        elif kind in _POOLING:
+            self._quantize_input(node, 0)
+        elif kind == "Concat":
+            for index in range(node.get_input_size()):
+                self._quantize_input(node, index)
+
+    def _is_foreign(self, node: ov.Node, index: int, site: str) -> bool:
+        """Whether an operand is a tensor that another site or an input of the model gives."""
+        value = node.input_value(index)
+        if is_constant(value) or not value.get_element_type().is_real():
+            return False
+        return self._owner.get(value.get_node().get_friendly_name()) != site
+
+    def _summed(self, add: ov.Node) -> int | None:
+        """Operand that an int8 convolution before an add still holds in its accumulators.
+
+        The convolution adds the other operand to them: rounding this one would only cost time
+        and accuracy. Where both are such, the engine can hold one: that computed last.
+        """
+        held = [index for index in (0, 1) if self._is_held(add.input_value(index))]
+        return max(
+            held,
+            key=lambda index: self._order[add.input_value(index).get_node().get_friendly_name()],
+            default=None,
+        )
+
+    def _is_held(self, value: ov.Output) -> bool:
+        node = value.get_node()
+        site = self._owner.get(node.get_friendly_name())
+        if site is None or self._schemes[site] is not Scheme.INT8:
+            return False
+        while len(node.output(0).get_target_inputs()) == 1:
+            if node.get_type_name() in _CONVOLUTIONS:
+                return True
+            before = node.input_value(0).get_node() if node.get_input_size() else node
+            if self._owner.get(before.get_friendly_name()) != site:
+                return False
+            node = before
+        return False
+
+    def _quantize_input(self, node: ov.Node, index: int) -> None:
+        value = node.input_value(index)
+        if is_constant(value):
+            self._replace_weight(node, index, quantized)
+        elif value.get_element_type().is_real():
+            self._round(node, index)
+
+    def _round(self, node: ov.Node, index: int) -> None:
+        """Let an input pass a quantizer, set as early as nobody else sees it."""
+        reader = node
+        value = node.input_value(index)
+        before = value.get_node()
+        while before.get_type_name() in KEEPING and _has_one_reader(before):
+            node, index = before, 0
+            value = node.input_value(0)
+            before = value.get_node()
+        if not self._is_on_grid(value):
+            node.input(index).replace_source_output(self._quantizer(value, reader))
+
+    def _is_on_grid(self, value: ov.Output) -> bool:
+        """Whether a tensor holds quantized values unchanged."""
+        node = value.get_node()
+        kind = node.get_type_name()
+        if kind == "FakeQuantize":
+            return True
+        if kind in KEEPING:
+            return self._is_on_grid(node.input_value(0))
+        site = self._owner.get(node.get_friendly_name())
+        return kind in _KEEPS_GRID and site is not None and self._schemes[site] is Scheme.INT8
+
+    def _quantizer(self, value: ov.Output, reader: ov.Node) -> ov.Output:
+        key = (value.get_node().get_friendly_name(), value.get_index())
+        if key not in self._quantizers:
+            source = value
+            while source.get_node().get_type_name() in KEEPING:
+                source = source.get_node().input_value(0)
+            found = self._assembler.range_of(source, reader)
+            ends = np.float32(found.low), np.float32(found.high)
+            quantizer = ops.fake_quantize(value, *ends, *ends, _LEVELS)
+            quantizer.set_friendly_name(f"{QUANTIZER}{len(self._quantizers)}")
+            self._quantizers[key] = quantizer.output(0)
+        return self._quantizers[key]
+
+    def _store_weight(self, node: ov.Node, scheme: Scheme) -> None:
+        """Store a weight in 8 bits; what else the op reads stays in float."""
+        form = quantized if scheme is Scheme.INT8_DYNAMIC else compressed
+        if node.get_type_name() == "MatMul" and is_constant(node.input_value(1)):
+            self._replace_weight(node, 1, form)
+        elif node.get_type_name() == "Gather" and is_constant(node.input_value(0)):
+            self._replace_weight(node, 0, compressed)
+
+    @staticmethod
+    def _replace_weight(node: ov.Node, index: int, form: object) -> None:
+        constant = node.input_value(index).get_node()
+        if constant.get_type_name() != "Constant":
+            raise BackendError(
+                f"openvino cannot quantize the weight of {node.get_friendly_name()!r}: it is "
+                f"computed by {constant.get_type_name()}",
+                hint="pin the op to a float scheme in the search space",
+            )
+        weight: npt.NDArray[np.float32] = np.asarray(constant.get_data(), dtype=np.float32)  # type: ignore[attr-defined]
+        axes = channel_axes(node, weight.ndim)
+        node.input(index).replace_source_output(form(weight, axes).output(0))  # type: ignore[operator]
+
+
+def _has_one_reader(node: ov.Node) -> bool:
+    return sum(len(output.get_target_inputs()) for output in node.outputs()) == 1
+
+
+def _shield_marks(nodes: Iterable[ov.Node]) -> None:
+    """Keep a linear layer in f32 when the hint is bf16, in place.
+
+    The plugin makes one kernel of a linear layer and its bias, and loses their marks. A clamp
+    between the two, to all finite floats, keeps it from that; the kernel absorbs clamp and bias
+    all the same.
+    """
+    for node in nodes:
+        if node.get_type_name() != "MatMul" or PRECISE not in node.get_rt_info():
+            continue
+        for target in node.output(0).get_target_inputs():
+            add = target.get_node()
+            if add.get_type_name() == "Add" and any(map(is_constant, add.input_values())):
+                target.replace_source_output(ops.clamp(node, -_LARGEST, _LARGEST).output(0))
+
+
+def _selections(captured: Capture) -> dict[tuple[str | None, str | None], str]:
+    """By (node that gives several tensors, node that reads one), the node that selects it."""
+    found: dict[tuple[str | None, str | None], str] = {}
+    for node in captured.graph.graph.nodes:
+        if node.target is operator.getitem:
+            for reader in node.users:
+                found[node.all_input_nodes[0].name, reader.name] = node.name
+    return found

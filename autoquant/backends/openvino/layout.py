@@ -1,0 +1,93 @@
+"""Which ops of the converted graph belong to which site."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import openvino as ov
+
+from autoquant.backends.openvino.graph import FloatGraph
+from autoquant.core.sites import Site
+from autoquant.model.capture import Capture
+
+KEEPING = frozenset(
+    {
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Slice",
+        "StridedSlice",
+        "Pad",
+        "Broadcast",
+        "VariadicSplit",
+        "Split",
+    }
+)
+"""Ops that move values and change none (but for zeros that pad)."""
+
+QUANTIZER = "quantize_"
+"""How the friendly names of inserted quantizers begin."""
+
+_SHAPES = frozenset({"Constant", "Result", "Parameter", "ShapeOf", "Convert"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """The ops of a graph by site.
+
+    Attributes:
+        sites: By name.
+        owner: By friendly name of an op, the site whose format it has; ops of no site lack.
+        known: Friendly names of all ops that come from the captured graph.
+        computing: By site, friendly names of the ops that compute it, in graph order: those of
+            its own nodes, without what only moves values.
+    """
+
+    sites: Mapping[str, Site]
+    owner: Mapping[str, str]
+    known: frozenset[str]
+    computing: Mapping[str, tuple[str, ...]]
+
+
+def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
+    """Find each op's site."""
+    format_of = {item.node: item.site for item in captured.addresses if item.site is not None}
+    member_of = {
+        node: site
+        for site, groups in captured.members.items()
+        for group in groups
+        for node in group
+    }
+    owner: dict[str, str] = {}
+    known: set[str] = set()
+    computing: dict[str, list[str]] = defaultdict(list)
+    for node in graph.model.get_ordered_ops():
+        name = node.get_friendly_name()
+        origin = graph.captured_node(name)
+        if origin is None or node.get_type_name() in _SHAPES:
+            continue
+        known.add(name)
+        site = member_of.get(origin) or format_of.get(origin)
+        if site is None:
+            continue
+        owner[name] = site
+        if origin in member_of and node.get_type_name() not in KEEPING:
+            computing[site].append(name)
+    return Layout(
+        {site.name: site for site in captured.sites},
+        owner,
+        frozenset(known),
+        {site: tuple(names) for site, names in computing.items()},
+    )
+
+
+def is_constant(output: ov.Output) -> bool:
+    """Whether a value depends on no input of the model."""
+    node = output.get_node()
+    if node.get_type_name() == "Constant":
+        return True
+    values = node.input_values()
+    return bool(values) and all(is_constant(value) for value in values)
