@@ -10,13 +10,19 @@ import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as ops
 
-from autoquant.backends.openvino.engine import BF16, F32
+from autoquant.backends.openvino.engine import BF16, F32, Options
 from autoquant.backends.openvino.graph import PRECISE, FloatGraph
 from autoquant.backends.openvino.layout import KEEPING, QUANTIZER, Layout, is_constant
-from autoquant.backends.openvino.weights import channel_axes, compressed, quantized
+from autoquant.backends.openvino.weights import (
+    WeightForm,
+    channel_axes,
+    compressed,
+    quantized,
+    rounded,
+)
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Scheme
-from autoquant.core.sites import OpKind
+from autoquant.core.sites import OpKind, Site
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
 from autoquant.model.torch_ao.tensor_ranges import TensorRange, TensorRanges
@@ -33,6 +39,7 @@ _CONVOLUTIONS = frozenset(
 )
 _SUMMING = _CONVOLUTIONS | {"MatMul"}
 _ELEMENTWISE = frozenset({"Add", "Multiply"})
+_SCALING = frozenset({"Add", "Multiply", "Divide"})
 _POOLING = frozenset({"MaxPool", "AvgPool", "ReduceMean"})
 _KEEPS_GRID = frozenset({"MaxPool", "Concat"})
 _FLOAT_SCHEMES = frozenset({Scheme.BF16, Scheme.FP32})
@@ -57,10 +64,12 @@ class Assembler:
         self._layout = layout
         self._ranges = ranges
 
-    def assemble(self, plan: Plan) -> tuple[ov.Model, str]:
-        """Give the model of a plan, and the precision hint that it is to be compiled with.
+    def assemble(self, plan: Plan) -> tuple[ov.Model, Options]:
+        """Give the model of a plan, and the options that it is to be compiled with.
 
-        The hint is `bf16` where any site is, else `f32`.
+        The precision hint is `bf16` where any site is, else `f32`. The plugin makes one subgraph
+        of an attention's matmuls, whose ops cannot differ in precision nor be read back: it is
+        kept from that where they are not all what the hint says.
 
         Raises:
             BackendError: Calibration saw nothing of a tensor that the plan quantizes.
@@ -74,7 +83,17 @@ class Assembler:
             self._part(nodes, schemes)
             self._release(nodes, schemes)
             _shield_marks(nodes.values())
-        return model, hint
+        return model, Options(hint, subgraphs=not self._differs(schemes, hint))
+
+    def _differs(self, schemes: Mapping[str, Scheme], hint: str) -> bool:
+        """Whether any matmul, or what lies between two, is not what the hint says."""
+        wanted = Scheme.BF16 if hint == BF16 else Scheme.FP32
+        attending = [
+            name
+            for name, site in self._layout.sites.items()
+            if site.kind is OpKind.MATMUL or _leads_to_matmul(site, self._layout.sites)
+        ]
+        return any(schemes[name] is not wanted for name in attending)
 
     def _release(self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]) -> None:
         """Take the mark from what may run in bf16.
@@ -107,13 +126,14 @@ class Assembler:
                 if writer in (None, site) or schemes[writer] not in _FLOAT_SCHEMES:
                     continue
                 if schemes[writer] is not schemes[site] and not is_constant(value):
-                    there = ops.convert(value, "bf16")
-                    node.input(index).replace_source_output(ops.convert(there, "f32").output(0))
+                    node.input(index).replace_source_output(_there_and_back(value))
 
     def _feeds_full_precision(
         self, node: ov.Node, site: str, schemes: Mapping[str, Scheme]
     ) -> bool:
-        readers = [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
+        readers = [
+            target.get_node() for output in node.outputs() for target in output.get_target_inputs()
+        ]
         for reader in readers:
             owner = self._layout.owner.get(reader.get_friendly_name())
             if owner == site:
@@ -163,7 +183,7 @@ class _Insertion:
         self._nodes = nodes
         self._schemes = schemes
         self._order = {name: index for index, name in enumerate(nodes)}
-        self._quantizers: dict[tuple[str, int], ov.Output] = {}
+        self._quantizers: dict[tuple[str, int, TensorRange], ov.Output] = {}
 
     def run(self) -> None:
         """Quantize what every integer site reads."""
@@ -178,8 +198,9 @@ class _Insertion:
     def _quantize(self, node: ov.Node, site: str) -> None:
         kind = node.get_type_name()
         if kind in _SUMMING:
-            self._quantize_input(node, 0)
-            self._quantize_input(node, 1)
+            both = not is_constant(node.input_value(1))
+            self._quantize_input(node, 0, centred=both)
+            self._quantize_input(node, 1, centred=both)
         elif kind in _ELEMENTWISE:
             operands = [index for index in (0, 1) if self._is_foreign(node, index, site)]
             if len(operands) == 2:
@@ -227,14 +248,22 @@ class _Insertion:
             node = before
         return False
 
-    def _quantize_input(self, node: ov.Node, index: int) -> None:
+    def _quantize_input(self, node: ov.Node, index: int, *, centred: bool = False) -> None:
+        """Quantize an input of an op.
+
+        Args:
+            node: The op.
+            index: Which input.
+            centred: On a grid whose zero is stored as 0, which a matmul of two tensors needs.
+        """
         value = node.input_value(index)
         if is_constant(value):
-            self._replace_weight(node, index, quantized)
+            if node.get_type_name() in _SUMMING:
+                self._replace_weight(node, index, quantized)
         elif value.get_element_type().is_real():
-            self._round(node, index)
+            self._round(node, index, centred)
 
-    def _round(self, node: ov.Node, index: int) -> None:
+    def _round(self, node: ov.Node, index: int, centred: bool) -> None:
         """Let an input pass a quantizer, set as early as nobody else sees it."""
         reader = node
         value = node.input_value(index)
@@ -243,8 +272,9 @@ class _Insertion:
             node, index = before, 0
             value = node.input_value(0)
             before = value.get_node()
-        if not self._is_on_grid(value):
-            node.input(index).replace_source_output(self._quantizer(value, reader))
+        if centred or not self._is_on_grid(value):
+            quantizer = self._quantizer(value, reader, index if centred else None)
+            node.input(index).replace_source_output(quantizer)
 
     def _is_on_grid(self, value: ov.Output) -> bool:
         """Whether a tensor holds quantized values unchanged."""
@@ -257,13 +287,16 @@ class _Insertion:
         site = self._owner.get(node.get_friendly_name())
         return kind in _KEEPS_GRID and site is not None and self._schemes[site] is Scheme.INT8
 
-    def _quantizer(self, value: ov.Output, reader: ov.Node) -> ov.Output:
-        key = (value.get_node().get_friendly_name(), value.get_index())
+    def _quantizer(self, value: ov.Output, reader: ov.Node, operand: int | None) -> ov.Output:
+        """A quantizer of a tensor; for an operand of a matmul of two tensors, a centred one."""
+        source = value
+        while source.get_node().get_type_name() in KEEPING:
+            source = source.get_node().input_value(0)
+        found = self._assembler.range_of(source, reader)
+        if operand is not None:
+            found = _centred(found, signed=operand == 1 or found.low < 0.0)
+        key = (value.get_node().get_friendly_name(), value.get_index(), found)
         if key not in self._quantizers:
-            source = value
-            while source.get_node().get_type_name() in KEEPING:
-                source = source.get_node().input_value(0)
-            found = self._assembler.range_of(source, reader)
             ends = np.float32(found.low), np.float32(found.high)
             quantizer = ops.fake_quantize(value, *ends, *ends, _LEVELS)
             quantizer.set_friendly_name(f"{QUANTIZER}{len(self._quantizers)}")
@@ -276,10 +309,10 @@ class _Insertion:
         if node.get_type_name() == "MatMul" and is_constant(node.input_value(1)):
             self._replace_weight(node, 1, form)
         elif node.get_type_name() == "Gather" and is_constant(node.input_value(0)):
-            self._replace_weight(node, 0, compressed)
+            _look_up_in_8_bits(node)
 
     @staticmethod
-    def _replace_weight(node: ov.Node, index: int, form: object) -> None:
+    def _replace_weight(node: ov.Node, index: int, form: WeightForm) -> None:
         constant = node.input_value(index).get_node()
         if constant.get_type_name() != "Constant":
             raise BackendError(
@@ -287,29 +320,66 @@ class _Insertion:
                 f"computed by {constant.get_type_name()}",
                 hint="pin the op to a float scheme in the search space",
             )
-        weight: npt.NDArray[np.float32] = np.asarray(constant.get_data(), dtype=np.float32)  # type: ignore[attr-defined]
+        weight: npt.NDArray[np.float32] = np.asarray(constant.get_data(), dtype=np.float32)
         axes = channel_axes(node, weight.ndim)
-        node.input(index).replace_source_output(form(weight, axes).output(0))  # type: ignore[operator]
+        node.input(index).replace_source_output(form(weight, axes).output(0))
+
+
+def _there_and_back(value: ov.Output) -> ov.Output:
+    """A tensor in f32, by way of bf16."""
+    return ops.convert(ops.convert(value, "bf16"), "f32").output(0)
+
+
+def _centred(found: TensorRange, *, signed: bool) -> TensorRange:
+    """The narrowest range about a range whose zero is stored as 0: on -128 to 127, or 0 to 255."""
+    if not signed:
+        return TensorRange(0.0, found.high)
+    step = max(-found.low / 128.0, found.high / 127.0)
+    return TensorRange(-128.0 * step, 127.0 * step)
 
 
 def _has_one_reader(node: ov.Node) -> bool:
     return sum(len(output.get_target_inputs()) for output in node.outputs()) == 1
 
 
-def _shield_marks(nodes: Iterable[ov.Node]) -> None:
-    """Keep a linear layer in f32 when the hint is bf16, in place.
+def _look_up_in_8_bits(node: ov.Node) -> None:
+    """Let an embedding gather 8-bit rows, and their scales, instead of floats.
 
-    The plugin makes one kernel of a linear layer and its bias, and loses their marks. A clamp
-    between the two, to all finite floats, keeps it from that; the kernel absorbs clamp and bias
-    all the same.
+    The plugin would fold a table that is scaled before it is looked up back into floats, where
+    anything else in the model is quantized.
+    """
+    table = np.asarray(node.input_value(0).get_node().get_data(), dtype=np.float32)
+    values, scale = rounded(table, (0,))
+    indices, axis = node.input_value(1), node.input_value(2)
+    rows = ops.gather(ops.constant(values), indices, axis)
+    rows.set_friendly_name(node.get_friendly_name())
+    scales = ops.gather(ops.constant(scale), indices, axis)
+    found = ops.multiply(ops.convert(rows, "f32"), scales)
+    for target in node.output(0).get_target_inputs():
+        target.replace_source_output(found.output(0))
+
+
+def _shield_marks(nodes: Iterable[ov.Node]) -> None:
+    """Keep matmuls in f32 when the hint is bf16, in place.
+
+    The plugin makes one op of a matmul and the bias or factor behind it, and loses their marks.
+    A clamp between the two, to all finite floats, keeps it from that; the kernel absorbs clamp
+    and bias all the same.
     """
     for node in nodes:
         if node.get_type_name() != "MatMul" or PRECISE not in node.get_rt_info():
             continue
         for target in node.output(0).get_target_inputs():
             add = target.get_node()
-            if add.get_type_name() == "Add" and any(map(is_constant, add.input_values())):
+            if add.get_type_name() in _SCALING and any(map(is_constant, add.input_values())):
                 target.replace_source_output(ops.clamp(node, -_LARGEST, _LARGEST).output(0))
+
+
+def _leads_to_matmul(site: Site, sites: Mapping[str, Site]) -> bool:
+    """Whether a site follows a matmul."""
+    while site.follows is not None:
+        site = sites[site.follows]
+    return site.kind is OpKind.MATMUL
 
 
 def _selections(captured: Capture) -> dict[tuple[str | None, str | None], str]:

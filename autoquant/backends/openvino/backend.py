@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.openvino.assembly import Assembler
-from autoquant.backends.openvino.engine import compile_graph
+from autoquant.backends.openvino.engine import Options, compile_graph
 from autoquant.backends.openvino.files import write_model
 from autoquant.backends.openvino.graph import convert_float
 from autoquant.backends.openvino.judgement import compare
@@ -62,8 +62,10 @@ class OpenVinoBackend:
         Raises:
             BackendError: The engine refuses the plan, or runs something else than planned.
         """
-        model, hint = self._assemble(plan)
-        module = OpenVinoModule(model, hint, self._graph.outputs, self._compile(plan, model, hint))
+        model, options = self._assemble(plan)
+        module = OpenVinoModule(
+            model, options, self._graph.outputs, self._compile(plan, model, options)
+        )
         return Executable(module, self._compare(plan, module.compiled))
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -81,8 +83,8 @@ class OpenVinoBackend:
         """
 
         def compile_counting(plan: Plan) -> tuple[ov.CompiledModel, ExecutionGraph]:
-            model, hint = self._assemble(plan)
-            compiled = self._compile(plan, model, hint, counting=True)
+            model, options = self._assemble(plan)
+            compiled = self._compile(plan, model, options, counting=True)
             return compiled, ExecutionGraph(compiled, self._layout)
 
         return profile_costs(self._captured, compile_counting, space, inputs, clock)
@@ -94,12 +96,12 @@ class OpenVinoBackend:
             BackendError: The engine refuses the plan.
             StorageError: The file cannot be written.
         """
-        model, hint = self._assemble(plan)
-        self._compare(plan, self._compile(plan, model, hint))
-        return write_model(model, hint, path, metadata)
+        model, options = self._assemble(plan)
+        self._compare(plan, self._compile(plan, model, options))
+        return write_model(model, options, path, metadata)
 
-    def _assemble(self, plan: Plan) -> tuple[ov.Model, str]:
-        """The model of a plan, and its precision hint."""
+    def _assemble(self, plan: Plan) -> tuple[ov.Model, Options]:
+        """The model of a plan, and what it is compiled with."""
         for site, scheme in plan.assignment:
             chosen = self._layout.sites.get(site)
             if chosen is None:
@@ -117,7 +119,7 @@ class OpenVinoBackend:
         return self._assembler.assemble(plan)
 
     def _compile(
-        self, plan: Plan, model: ov.Model, hint: str, *, counting: bool = False
+        self, plan: Plan, model: ov.Model, options: Options, *, counting: bool = False
     ) -> ov.CompiledModel:
         """Compile the model of a plan, for the example's very shapes first.
 
@@ -128,8 +130,8 @@ class OpenVinoBackend:
         fixed = model.clone()
         try:
             fixed.reshape(dict(zip(fixed.inputs, self._shapes, strict=True)))
-            compile_graph(fixed, hint, threads)
-            return compile_graph(model, hint, threads, counting=counting)
+            compile_graph(fixed, options, threads)
+            return compile_graph(model, options, threads, counting=counting)
         except RuntimeError as error:
             raise BackendError(
                 f"openvino refuses plan {plan.digest}: {str(error).strip().splitlines()[-1]}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -28,14 +29,36 @@ def core_capabilities() -> frozenset[str]:
     return frozenset(core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a model must be compiled with to compute as its plan says.
+
+    Attributes:
+        hint: Precision of the ops that carry no mark: `BF16` or `F32`.
+        subgraphs: Whether the plugin may make one kernel of several matmuls and small ops.
+    """
+
+    hint: str = F32
+    subgraphs: bool = True
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """As the plugin takes them."""
+        return {
+            "INFERENCE_PRECISION_HINT": self.hint,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP_SIZE),
+            "SNIPPETS_MODE": "ENABLE" if self.subgraphs else "DISABLE",
+        }
+
+
 def compile_graph(
-    model: ov.Model, hint: str, threads: int, *, counting: bool = False
+    model: ov.Model, options: Options, threads: int, *, counting: bool = False
 ) -> ov.CompiledModel:
     """Compile a model for one stream of calls.
 
     Args:
         model: The model.
-        hint: Precision of the ops that carry no mark: `BF16` or `F32`.
+        options: That its plan needs.
         threads: How many may compute.
         counting: Time every node of every call.
     """
@@ -43,11 +66,10 @@ def compile_graph(
         model,
         DEVICE,
         {
-            "INFERENCE_PRECISION_HINT": hint,
+            **options.properties,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # processes beside this one would share its cores
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP_SIZE,
             "PERF_COUNT": counting,
         },
     )
@@ -87,4 +109,4 @@ def quantizes_dynamically(features: int) -> bool:
             {"INFERENCE_PRECISION_HINT": F32, "DYNAMIC_QUANTIZATION_GROUP_SIZE": size},
         )
         outputs.append(np.array(compiled([inputs])[0]))
-    return not np.array_equal(*outputs)
+    return not np.array_equal(outputs[0], outputs[1])

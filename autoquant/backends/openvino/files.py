@@ -9,14 +9,14 @@ from typing import Any
 
 import openvino as ov
 
-from autoquant.backends.openvino.engine import GROUP_SIZE
+from autoquant.backends.openvino.engine import Options
 from autoquant.errors import StorageError
 
 METADATA = "autoquant"
 """Key in the model's runtime information: the plan, its digest and its measurements, as JSON."""
 
 
-def write_model(model: ov.Model, hint: str, path: Path, metadata: Mapping[str, Any]) -> Path:
+def write_model(model: ov.Model, options: Options, path: Path, metadata: Mapping[str, Any]) -> Path:
     """Write a model as `.xml` with its weights in `.bin` beside, and what to compile it with.
 
     The weights of integer sites are stored in 8 bits. The model names the options that decide
@@ -25,18 +25,17 @@ def write_model(model: ov.Model, hint: str, path: Path, metadata: Mapping[str, A
 
     Args:
         model: The model of a plan.
-        hint: Precision of its unmarked ops.
+        options: That the plan needs.
         path: The `.xml` file.
         metadata: JSON values that the file carries under the name `autoquant`.
 
     Raises:
         StorageError: The file cannot be written.
     """
-    options = {"INFERENCE_PRECISION_HINT": hint, "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP_SIZE}
     written = model.clone()
-    written.set_rt_info(json.dumps({**metadata, "openvino": options}), [METADATA])
-    for name, value in options.items():
-        written.set_rt_info(str(value), ["runtime_options", name])
+    written.set_rt_info(json.dumps({**metadata, "openvino": options.properties}), [METADATA])
+    for name, value in options.properties.items():
+        written.set_rt_info(value, ["runtime_options", name])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         ov.serialize(written, path)

@@ -14,7 +14,8 @@ import numpy as np
 import openvino as ov
 import torch
 import torch.utils._pytree as pytree
-from openvino import opset1
+from openvino import opset1, passes
+from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
 from torch import Tensor
@@ -76,7 +77,7 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
         assert isinstance(graph, GraphModule)
         _name_for_front_end(graph)
         try:
-            model = ov.convert_model(TorchFXPythonDecoder(graph))
+            model = _translate(graph)
         except Exception as error:
             raise ModelError(
                 f"OpenVINO cannot convert the model: {str(error).strip().splitlines()[-1]}",
@@ -91,6 +92,7 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     placeholders = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
     origin.update(zip(placeholders, inputs, strict=False))  # defaults come after the inputs
     _keep_marks_of_pools(model)
+    _keep_marks_of_matmuls(model)
     return FloatGraph(mark_precise(model), origin, program.call_spec.out_spec)
 
 
@@ -113,6 +115,21 @@ def mark_precise(model: ov.Model) -> ov.Model:
             ElementTree.SubElement(info, "attribute", _MARK)
     text: Any = ElementTree.tostring(document.getroot())
     return ov.Core().read_model(text, ov.Tensor(weights))
+
+
+def _translate(graph: GraphModule) -> ov.Model:
+    """Give a graph's ops one for one.
+
+    By the front end alone: `openvino.convert_model` would go on to make one op of an attention,
+    in which no matmul can be given a precision of its own.
+    """
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchFXPythonDecoder(graph)  # the front end keeps no reference to it
+    model = front_end.convert(front_end.load(decoder))
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(model)
+    return model
 
 
 def _name_for_front_end(graph: GraphModule) -> None:
@@ -152,6 +169,35 @@ def _keep_marks_of_pools(model: ov.Model) -> None:
         pool.set_friendly_name(node.get_friendly_name())
         for target in node.output(0).get_target_inputs():
             target.replace_source_output(pool.output(0))
+
+
+def _keep_marks_of_matmuls(model: ov.Model) -> None:
+    """Let matmuls transpose their operands themselves, in place.
+
+    The plugin does the same when it compiles, and loses their marks.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        values, flips = node.input_values(), list(node.get_attributes().values())
+        for index, value in enumerate(values):
+            writer = value.get_node()
+            if writer.get_type_name() == "Transpose" and _swaps_last_two(writer):
+                values[index], flips[index] = writer.input_value(0), not flips[index]
+        if values != node.input_values():
+            matmul = opset1.matmul(*values, *flips)
+            matmul.set_friendly_name(node.get_friendly_name())
+            for target in node.output(0).get_target_inputs():
+                target.replace_source_output(matmul.output(0))
+
+
+def _swaps_last_two(transpose: ov.Node) -> bool:
+    order = transpose.input_value(1).get_node()
+    if order.get_type_name() != "Constant":
+        return False
+    axes: list[int] = np.asarray(order.get_data()).tolist()
+    last = len(axes) - 1
+    return axes == [*range(last - 1), last, last - 1]
 
 
 def _decompositions() -> CustomDecompTable:

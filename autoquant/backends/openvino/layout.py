@@ -44,12 +44,16 @@ class Layout:
         known: Friendly names of all ops that come from the captured graph.
         computing: By site, friendly names of the ops that compute it, in graph order: those of
             its own nodes, without what only moves values.
+        types: By friendly name, the type of every op.
+        readers: By friendly name, the ops that read what an op gives.
     """
 
     sites: Mapping[str, Site]
     owner: Mapping[str, str]
     known: frozenset[str]
     computing: Mapping[str, tuple[str, ...]]
+    types: Mapping[str, str]
+    readers: Mapping[str, tuple[str, ...]]
 
 
 def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
@@ -64,7 +68,8 @@ def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
     owner: dict[str, str] = {}
     known: set[str] = set()
     computing: dict[str, list[str]] = defaultdict(list)
-    for node in graph.model.get_ordered_ops():
+    nodes = graph.model.get_ordered_ops()
+    for node in nodes:
         name = node.get_friendly_name()
         origin = graph.captured_node(name)
         if origin is None or node.get_type_name() in _SHAPES:
@@ -81,6 +86,16 @@ def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
         owner,
         frozenset(known),
         {site: tuple(names) for site, names in computing.items()},
+        {node.get_friendly_name(): node.get_type_name() for node in nodes},
+        {node.get_friendly_name(): _readers(node) for node in nodes},
+    )
+
+
+def _readers(node: ov.Node) -> tuple[str, ...]:
+    return tuple(
+        target.get_node().get_friendly_name()
+        for output in node.outputs()
+        for target in output.get_target_inputs()
     )
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from autoquant.backends.openvino.engine import compile_graph
+from autoquant.backends.openvino.engine import Options, compile_graph
 
 
 class OpenVinoModule(nn.Module):
@@ -20,17 +20,21 @@ class OpenVinoModule(nn.Module):
 
     Args:
         model: The model; its batch is open.
-        hint: Precision of its unmarked ops.
+        options: That it is compiled with.
         outputs: How its flat outputs are nested.
         compiled: The model, compiled for torch's present number of threads.
     """
 
     def __init__(
-        self, model: ov.Model, hint: str, outputs: pytree.TreeSpec, compiled: ov.CompiledModel
+        self,
+        model: ov.Model,
+        options: Options,
+        outputs: pytree.TreeSpec,
+        compiled: ov.CompiledModel,
     ) -> None:
         super().__init__()
         self.model = model
-        self.hint = hint
+        self.options = options
         self.compiled = compiled
         self._outputs = outputs
         self._requests = {torch.get_num_threads(): compiled.create_infer_request()}
@@ -47,6 +51,6 @@ class OpenVinoModule(nn.Module):
         """The request for torch's present number of threads."""
         threads = torch.get_num_threads()
         if threads not in self._requests:
-            compiled = compile_graph(self.model, self.hint, threads)
+            compiled = compile_graph(self.model, self.options, threads)
             self._requests[threads] = compiled.create_infer_request()
         return self._requests[threads]

@@ -66,9 +66,7 @@ def profile_costs(
         BackendError: No plan of the space can be built.
     """
     edges = find_edges(captured)
-    plans = covering_plans(
-        space, edges, random.Random(0), least=_LEAST_PLANS, most=_MOST_PLANS
-    )
+    plans = covering_plans(space, edges, random.Random(0), least=_LEAST_PLANS, most=_MOST_PLANS)
     counted = _compile_all(plans, compile_plan)
     arrays = [item.detach().contiguous().numpy() for item in inputs]
     parts = _time(counted, arrays, clock)

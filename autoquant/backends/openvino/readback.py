@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import openvino as ov
@@ -11,6 +10,9 @@ from autoquant.backends.openvino.layout import QUANTIZER, Layout
 
 EIGHT_BITS = frozenset({"u8", "i8"})
 _MOVES = frozenset({"Reorder", "Reshape", "Transpose", "Convert"})
+_KERNELS = {"MatMul": frozenset({"MatMul", "FullyConnected"}), "Softmax": frozenset({"Softmax"})}
+"""By type of an op, the kernels that may run it: those whose names the engine loses."""
+
 _WEIGHT_INPUT = {"Convolution": 1, "Deconvolution": 1, "FullyConnected": 1, "Gather": 0}
 
 
@@ -50,34 +52,83 @@ class ExecutionGraph:
         self._nodes: dict[str, ov.Node] = {}
         self.nodes = list(compiled.get_runtime_model().get_ordered_ops())
         for node in self.nodes:
-            for name in original_names(node):
-                self._nodes[_plain(name)] = node
+            for name in self._known_names(node):
+                exact = name in original_names(node)
+                self._nodes[name] = node if exact else self._nodes.get(name, node)
 
     def executions(self) -> dict[str, Execution]:
         """How every site runs; sites that the engine removed altogether are left out."""
         found: dict[str, Execution] = {}
         for site, names in self._layout.computing.items():
             node = next((self._nodes[name] for name in names if name in self._nodes), None)
+            node = node or next(filter(None, map(self._renamed, names)), None)
             if node is not None:
                 found[site] = self._describe(site, node)
         return found
 
     def owner(self, node: ov.Node) -> str | None:
         """The site that a runtime node belongs to: the first of those fused in it."""
-        return next(
-            (
-                self._layout.owner[name]
-                for name in map(_plain, original_names(node))
-                if name in self._layout.owner
-            ),
-            None,
-        )
+        owners = self._layout.owner
+        return next((owners[name] for name in self._known_names(node) if name in owners), None)
+
+    def _known_names(self, node: ov.Node) -> list[str]:
+        """The ops of the float graph that a runtime node names, also with a suffix."""
+        found = []
+        for name in original_names(node):
+            known = name.removesuffix("_original")
+            while known and known not in self._layout.types:
+                known = known.rpartition("/")[0]
+            if known:
+                found.append(known)
+        return found
+
+    def _renamed(self, name: str) -> ov.Node | None:
+        """The kernel of an op whose name the engine lost when it rewrote the graph around it.
+
+        The next kernel that has a name is it, under the name of a small op that it absorbed; or
+        it lies before that one, behind none but nameless ones, and is the only one there of its
+        type; or that one is a subgraph that swallowed it.
+        """
+        wanted = _KERNELS.get(self._layout.types[name], frozenset())
+        following, seen = [name], {name}
+        for op in following:  # grows while it is walked
+            after = self._nodes.get(op)
+            if after is None:
+                new = [item for item in self._layout.readers[op] if item not in seen]
+                following.extend(new)
+                seen.update(new)
+                continue
+            if fact(after, "layerType") in wanted and not self._computes(after, name):
+                return after
+            fitting = [
+                item for item in self._nameless_before(after) if fact(item, "layerType") in wanted
+            ]
+            if len(fitting) == 1:
+                return fitting[0]
+            if not fitting and fact(after, "layerType") == "Subgraph":
+                return after
+        return None
+
+    def _computes(self, node: ov.Node, name: str) -> bool:
+        """Whether a runtime node names an op of the same type as another."""
+        types = self._layout.types
+        return any(types[known] == types[name] for known in self._known_names(node))
+
+    def _nameless_before(self, node: ov.Node) -> list[ov.Node]:
+        """Runtime nodes before another that name no op of the float graph, nearest first."""
+        found: list[ov.Node] = []
+        for value in node.input_values():
+            before = value.get_node()
+            if self.is_inserted(before) and not _is_constant(before):
+                found.append(before)
+                found.extend(self._nameless_before(before))
+        return found
 
     def is_inserted(self, node: ov.Node) -> bool:
         """Whether a runtime node computes no op of the captured graph, and no input of it."""
         if fact(node, "layerType") in ("Input", "Output"):
             return False
-        return not any(_plain(name) in self._layout.known for name in original_names(node))
+        return not any(name in self._layout.known for name in self._known_names(node))
 
     def _describe(self, site: str, node: ov.Node) -> Execution:
         layer = fact(node, "layerType")
@@ -107,10 +158,6 @@ def original_names(node: ov.Node) -> list[str]:
     """Friendly names of the ops that a runtime node computes."""
     text = fact(node, "originalLayersNames")
     return text.split(",") if text else []
-
-
-def _plain(name: str) -> str:
-    return name.removesuffix("_original")
 
 
 def _is_constant(node: ov.Node) -> bool:

@@ -12,6 +12,7 @@ from autoquant.backends.torch_cpu.stamps import NodeTimes
 from autoquant.model.capture import Capture
 from autoquant.model.torch_ao.conversion import FLOAT_NODE
 
+
 def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:
     """Give each node's time to the site or the boundary that it belongs to.
 
