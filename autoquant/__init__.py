@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from autoquant.api.calibrate import compare_observers
     from autoquant.api.check import check
     from autoquant.api.compare import compare
+    from autoquant.api.confirmation import confirm
     from autoquant.api.diagnose import diagnose
     from autoquant.api.examine import sensitivity
-    from autoquant.api.export import export_torchscript
+    from autoquant.api.export import export
     from autoquant.api.finetune import finetune
     from autoquant.api.finetune_result import FinetuneResult
     from autoquant.api.load import load_result
+    from autoquant.api.plan_support import plan_support
     from autoquant.api.python import search
     from autoquant.api.result import ResultCandidate, SearchResult
     from autoquant.api.tune import tune
@@ -51,13 +53,15 @@ __all__ = [
     "check",
     "compare",
     "compare_observers",
+    "confirm",
     "diagnose",
-    "export_torchscript",
+    "export",
     "find_bad_cases",
     "finetune",
     "load_plan",
     "load_result",
     "metrics",
+    "plan_support",
     "raise_most_sensitive",
     "search",
     "sensitivity",
@@ -78,13 +82,15 @@ _HOMES = {
     "backend_config": "autoquant.model.torch_ao.backend_config",
     "check": "autoquant.api.check",
     "compare": "autoquant.api.compare",
+    "confirm": "autoquant.api.confirmation",
     "compare_observers": "autoquant.api.calibrate",
     "diagnose": "autoquant.api.diagnose",
-    "export_torchscript": "autoquant.api.export",
+    "export": "autoquant.api.export",
     "find_bad_cases": "autoquant.api.badcases",
     "finetune": "autoquant.api.finetune",
     "load_plan": "autoquant.core.plan",
     "load_result": "autoquant.api.load",
+    "plan_support": "autoquant.api.plan_support",
     "raise_most_sensitive": "autoquant.core.raising",
     "search": "autoquant.api.python",
     "sensitivity": "autoquant.api.examine",

@@ -150,7 +150,7 @@ class _Trial:
                 {"accuracy": subject.metric},
                 executable.kind,
             )
-        chosen = Counter(item.value for _, item in settings.ranges.sites)
+        chosen = Counter(item.value for _, item in settings.build.ranges.sites)
         return CalibrationRow(
             observer=observer,
             steps=steps,
@@ -163,7 +163,7 @@ class _Trial:
         self, observer: ObserverName, statistics: CalibrationStatistics
     ) -> MeasurementSettings:
         before = self._prepared.settings
-        alone = replace(before, observer=observer, ranges=replace(before.ranges, sites=()))
+        alone = before.building(observer=observer, ranges=replace(before.build.ranges, sites=()))
         seen = take_samples(self._prepared.subject.calibration, statistics.samples)
         return settle_ranges(alone, self._prepared.captured, statistics, seen, Silent())
 

@@ -35,16 +35,18 @@ from autoquant.analysis.structure.torn import fused_differently
 from autoquant.api.document import job_of
 from autoquant.api.pair import check_sites, find_plan, prepare_untimed
 from autoquant.api.preparation import FEW_SAMPLES, Preparation
+from autoquant.api.torch_graphs import needs_torch_graph
 from autoquant.api.watch import Silent, Watch
 from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.examination import Examination
+from autoquant.backends.torch_cpu.target import open_backend
 from autoquant.core.concerns import Concern, Severity
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.structure import CheckReport, ModuleCalls
 from autoquant.errors import BackendError
-from autoquant.evaluate.evaluator import build_backend
-from autoquant.job import Job, find_space_rules
+from autoquant.evaluate.evaluator import build_request
+from autoquant.job import Job, backend_from_text, find_space_rules
 from autoquant.model.batches import Batch, read_batches, take_samples
 from autoquant.model.float_model import check_float_model, in_eval_mode
 from autoquant.model.subject import Subject, load_calibration, load_model
@@ -108,6 +110,7 @@ def check_job(job: Job, plan: str, watch: Watch) -> CheckReport:
         plan: As `find_plan` takes it.
         watch: Shown the progress.
     """
+    needs_torch_graph(job, "check")
     with watch.stage("loading model and data", None):
         leaf_modules = job.model.leaf_modules if job.model is not None else ()
         model = check_float_model(load_model(job), leaf_modules)
@@ -120,7 +123,7 @@ def _job_of(engine: str, observer: str, reduce_range: str | bool) -> Job:
         "name": "check",
         "space": find_space_rules("server_cpu"),
         "output": tempfile.gettempdir(),
-        "backend": {"engine": engine, "reduce_range": reduce_range},
+        "backend": {**backend_from_text(engine), "reduce_range": reduce_range},
         "calibration": {"observer": observer},
     }
     return job_of(document, "autoquant.check")
@@ -172,7 +175,7 @@ def _check(
         outputs=comparable.outputs,
         ops=tuple(list_ops(captured, examined)) if examined else (),
         weights=tuple(list_weights(captured, examined)) if examined else (),
-        engine=prepared.settings.engine,
+        engine=prepared.settings.build.engine,
         configuration=built.name,
         samples=prepared.statistics.samples,
     )
@@ -215,7 +218,8 @@ def _build(
 ) -> _Built:
     """Configure, convert, read back, and judge."""
     subject, settings = prepared.subject, prepared.settings
-    backend = build_backend(subject, prepared.captured, prepared.statistics, settings)
+    request = build_request(subject, prepared.captured, prepared.statistics, settings)
+    backend = open_backend(request)
     unmatched: tuple[str, ...] = ()
     if mapping is not None:
         name = "QConfigMapping"
@@ -245,7 +249,7 @@ def _find(plan: Plan | str | Path, prepared: Preparation) -> Plan:
 def _judge(
     prepared: Preparation, examined: Examination, unmatched: Sequence[str]
 ) -> Iterator[Concern]:
-    captured, engine = prepared.captured, prepared.settings.engine
+    captured, engine = prepared.captured, prepared.settings.build.engine
     ops, weights = list_ops(captured, examined), list_weights(captured, examined)
     yield from find_ineffective(tuple(ops), tuple(weights), unmatched)
     configured = [

@@ -14,6 +14,7 @@ from autoquant.analysis.layers.pairing import pair_graphs, pair_plan
 from autoquant.api.document import job_of
 from autoquant.api.pair import Pair, build_pair, find_plan, prepare_untimed, uniform_plan
 from autoquant.api.preparation import Preparation, capture_subject
+from autoquant.api.torch_graphs import needs_torch_graph
 from autoquant.api.watch import Silent, Watch
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.layers import ComparisonMode, LayerComparison
@@ -97,6 +98,7 @@ def compare_job(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
+    needs_torch_graph(job, "compare")
     way = _mode_of(mode, schemes)
     with watch.stage("loading model and data", None):
         subject = recipe()
@@ -130,7 +132,7 @@ def compare_plans(
         watch,
         kind=Kind.EMULATED if emulated else Kind.MEASURED,
         weights=weights,
-        engine=prepared.settings.engine,
+        engine=prepared.settings.build.engine,
     )
 
 
@@ -216,7 +218,7 @@ def _job(backend: str) -> Job:
         "name": "compare",
         "space": {"schemes": ["int8", "fp32"]},
         "output": ".",
-        "backend": {"engine": backend},
+        "backend": backend,
     }
     return job_of(document, "autoquant.compare")
 

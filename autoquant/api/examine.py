@@ -139,7 +139,7 @@ def sensitivity(
         "name": "sensitivity",
         "space": find_space_rules(space) if isinstance(space, str) else space,
         "objectives": ["output_error", "bops"],
-        "backend": {"engine": backend},
+        "backend": backend,
         "sensitivity": {"samples": samples},
         "output": str(Path(tempfile.gettempdir()) / "autoquant-sensitivity"),
     }

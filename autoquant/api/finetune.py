@@ -15,6 +15,7 @@ from autoquant.api.finetune_result import FinetuneResult
 from autoquant.api.finetuning import Task, check_task, finetune_plan, make_task
 from autoquant.api.pair import find_plan, prepare_untimed
 from autoquant.api.preparation import Preparation
+from autoquant.api.torch_graphs import needs_torch_graph
 from autoquant.api.watch import Silent, Watch
 from autoquant.core.plan import Plan
 from autoquant.errors import DataError, JobError, PlanError
@@ -127,6 +128,7 @@ def run_finetune(
         JobError: The job has no such section.
         AutoquantError: Another mistake that can be mended.
     """
+    needs_torch_graph(job, "finetune")
     folder = FinetuneFolder(output or job.output / FOLDER, resume=resume)
     task = _task_of(job)
     with watch.stage("loading model and data", None):
@@ -168,7 +170,7 @@ def _job_in_memory(
     document = {
         "name": name,
         "space": {"schemes": ["int8", "fp32"]},
-        "backend": {"engine": engine},
+        "backend": engine,
         "seed": seed,
         "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
         "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},

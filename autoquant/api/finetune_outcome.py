@@ -107,7 +107,7 @@ def _keep(folder: FinetuneFolder, result: FinetuneResult, prepared: Preparation)
     folder.write_findings(
         result.to_json(), result.plan, result.statistics, result.model.state_dict()
     )
-    engine = prepared.settings.engine
+    engine = prepared.settings.build.engine
     write_torchscript(
         result.quantized,
         prepared.subject.example,

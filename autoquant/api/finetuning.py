@@ -197,7 +197,7 @@ def _identity(job: Job, task: Task, prepared: Preparation, plan: Plan) -> str:
         "sources": task.sources,
         "plan": plan.digest,
         "statistics": prepared.statistics.digest,
-        "engine": prepared.settings.engine,
+        "engine": prepared.settings.build.engine,
         "seed": job.seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

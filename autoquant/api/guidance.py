@@ -20,7 +20,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.errors import StorageError
-from autoquant.evaluate.cost_profile import profile_latency
+from autoquant.evaluate.cost_profile import latency_costs
 from autoquant.evaluate.size import bops_table, int16_table, plan_costs, size_table
 from autoquant.job import Job
 from autoquant.model.subject import parameter_count
@@ -96,13 +96,13 @@ def _latency_costs(prepared: Preparation, watch: Watch, folder: Path | None) -> 
         except StorageError:
             pass
     with watch.stage("timing ops and boundaries", None):
-        return profile_latency(
+        return latency_costs(
             prepared.subject,
             prepared.captured,
-            prepared.statistics,
+            prepared.backend,
             prepared.settings,
             prepared.space,
-        ).table
+        )
 
 
 def guide(

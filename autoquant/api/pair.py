@@ -8,14 +8,13 @@ from pathlib import Path
 
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.watch import Watch
-from autoquant.backends.protocol import Executable
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, site_support
+from autoquant.backends.protocol import Backend, Executable
+from autoquant.backends.targets import load_target
 from autoquant.backends.torch_cpu.engines import engines_here, saturates
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
-from autoquant.evaluate.evaluator import build_backend
 from autoquant.job import Job, SpaceRules
 from autoquant.model.subject import JobRecipe, Subject
 from autoquant.searching.space import bind_space
@@ -34,7 +33,7 @@ class Pair:
 
     prepared: Preparation
     plan: Plan
-    backend: TorchCpuBackend
+    backend: Backend
     executable: Executable
 
 
@@ -66,9 +65,8 @@ def build_pair(prepared: Preparation, plan: Plan, watch: Watch) -> Pair:
     Raises:
         BackendError: The engine refuses the plan.
     """
-    settings = prepared.settings
     with watch.stage("building the plan", None):
-        backend = build_backend(prepared.subject, prepared.captured, prepared.statistics, settings)
+        backend = prepared.backend
         executable = backend.build(plan)
     return Pair(prepared, plan, backend, executable)
 
@@ -110,18 +108,18 @@ def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
     Raises:
         PlanError: The engine runs it nowhere.
     """
-    captured = prepared.captured
+    captured, build = prepared.captured, prepared.settings.build
     bound = bind_space(
         SpaceRules(schemes=(scheme, Scheme.FP32)),
         captured.sites,
         captured.agreements,
-        partial(site_support, prepared.settings.engine),
+        partial(load_target(build.backend).site_support, build),
         real_kernels_only=False,
     )
     plan = bound.space.uniform(scheme)
     if scheme.value not in plan.counts():
         raise PlanError(
-            f"{prepared.settings.engine} runs {scheme.value} at no op of this model",
+            f"{build.engine or build.backend} runs {scheme.value} at no op of this model",
             hint="`autoquant backends` lists what runs here",
         )
     return plan
@@ -131,6 +129,15 @@ def _plan_of(text: str, prepared: Preparation) -> Plan:
     schemes = {scheme.value: scheme for scheme in Scheme}
     if text in schemes:
         return uniform_plan(schemes[text], prepared)
+    return read_plan(text)
+
+
+def read_plan(text: str) -> Plan:
+    """Read a plan from a file, a result folder (its best member) or `folder:number`.
+
+    Raises:
+        PlanError: There is none of that name.
+    """
     from autoquant.api.load import load_result  # half a second of pandas and plotly
 
     folder, _, number = text.rpartition(":")
@@ -147,6 +154,6 @@ def _plan_of(text: str, prepared: Preparation) -> Plan:
     if not Path(text).exists():
         raise PlanError(
             f"--plan {text}: no such scheme, file or result folder",
-            hint=f"schemes: {', '.join(schemes)}",
+            hint=f"schemes: {', '.join(scheme.value for scheme in Scheme)}",
         )
     return load_plan(text)

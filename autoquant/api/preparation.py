@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from autoquant.api.ranges import settle_ranges
 from autoquant.api.templates import Template, check_fit, check_sites
 from autoquant.api.watch import Watch
-from autoquant.backends.torch_cpu.backend import site_support
-from autoquant.backends.torch_cpu.engines import saturates, using_engine
+from autoquant.backends.protocol import Backend
+from autoquant.backends.targets import ESTIMATED, TORCH, load_target
+from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
+from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Phase
 from autoquant.core.kernels import Kernels
 from autoquant.core.objectives import Objective
@@ -20,7 +22,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import DataError, StorageError
 from autoquant.evaluate.engine_choice import time_engines
-from autoquant.evaluate.evaluator import MeasurementSettings
+from autoquant.evaluate.evaluator import MeasurementSettings, PlanEvaluator, build_backend
 from autoquant.evaluate.kernel_choice import time_kernels
 from autoquant.job import Job
 from autoquant.model.calibration import calibrate, digest_of
@@ -28,14 +30,15 @@ from autoquant.model.capture import Capture, capture
 from autoquant.model.range_rules import bind_ranges
 from autoquant.model.subject import Subject
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
-from autoquant.record.results import load_kernels, load_statistics
+from autoquant.record.results import load_build, load_statistics
+from autoquant.record.storage import read_text
 from autoquant.searching.space import BoundSpace, bind_space, check_rules
 
 FEW_SAMPLES = 100
 """Below this many calibration samples a warning is shown."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Preparation:
     """What every candidate of a search shares.
 
@@ -43,7 +46,7 @@ class Preparation:
         subject: Model, data and metric.
         captured: The captured model.
         statistics: Of its tensors.
-        settings: How plans are built and measured; its engine is a real one.
+        settings: How plans are built and measured; torch's engine is a real one.
         quantization: What the engine decides of a QConfig.
         space: The search space.
         phases: What is measured of each candidate.
@@ -58,6 +61,16 @@ class Preparation:
     space: SearchSpace
     phases: tuple[Phase, ...]
     notices: tuple[str, ...]
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The backend of this process, opened when it is first needed."""
+        return build_backend(self.subject, self.captured, self.statistics, self.settings)
+
+    @property
+    def evaluator(self) -> PlanEvaluator:
+        """Measures plans in this process."""
+        return PlanEvaluator(self.subject, self.captured, self.backend, self.settings)
 
 
 def capture_subject(subject: Subject, watch: Watch) -> Capture:
@@ -104,11 +117,18 @@ def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
 
 def measurement_settings(job: Job) -> MeasurementSettings:
     """How a job measures; its engine may still be `auto` or `per-op`."""
-    reduce_range = job.backend.reduce_range
-    return MeasurementSettings(
-        engine=job.backend.engine,
+    backend = job.backend
+    build = BuildSettings(
+        backend=backend.name,
+        capture="fx" if job.model is None else job.model.capture,
         observer=job.calibration.observer,
-        reduce_range=None if reduce_range == "auto" else reduce_range,
+        engine=backend.engine if backend.name == TORCH else "",
+        reduce_range=None if backend.reduce_range == "auto" else backend.reduce_range,
+        accelerator=backend.accelerator or "",
+        profile="" if backend.profile is None else read_text(backend.profile),
+    )
+    return MeasurementSettings(
+        build,
         quality_threads=job.execution.cpus_per_worker,
         latency_threads=job.backend.threads,
         latency_batch=job.backend.batch_size,
@@ -123,24 +143,24 @@ def choose_engine(
     statistics: CalibrationStatistics,
     watch: Watch,
 ) -> MeasurementSettings:
-    """Settle `engine: auto` by measuring all engines; others are taken as they are.
+    """Settle torch's `engine: auto` by measuring all engines; others are taken as they are.
 
     `per-op` converts for the first of its engines, and packs the weights of some ops for another.
     """
-    if settings.engine == "per-op":
+    if settings.build.engine == "per-op":
         engines = engines_side_by_side()
-        reduce_range = settings.reduce_range
+        reduce_range = settings.build.reduce_range
         if reduce_range is None:
             reduce_range = any(saturates(engine) for engine in engines)
-        return replace(settings, engine=engines[0], reduce_range=reduce_range)
-    if settings.engine != "auto":
+        return settings.building(engine=engines[0], reduce_range=reduce_range)
+    if settings.build.engine != "auto":
         return settings
     with watch.stage("timing the engines", None):
         timed = time_engines(subject, captured, statistics, settings)
     engine = next(iter(timed))
     speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in timed.items())
     watch.note(f"engine: {engine}, the fastest here in all-int8 over eager fp32 ({speeds})")
-    return replace(settings, engine=engine)
+    return settings.building(engine=engine)
 
 
 def prepare(
@@ -158,7 +178,7 @@ def prepare(
         subject: Its model, data and metric.
         watch: Shown the progress.
         folder: Result folder of an earlier process, whose statistics may be taken over.
-        engine: What an earlier process settled on.
+        engine: The torch engine to take for `auto` or `per-op`; None: what measuring finds.
         templates: Plans that must fit the model and the space.
 
     Raises:
@@ -168,24 +188,27 @@ def prepare(
     check_rules(job.space, captured.sites)
     check_sites(templates, captured.sites)
     ranges = bind_ranges(job.calibration, captured, subject.example)
-    settings = replace(measurement_settings(job), ranges=ranges)
-    if engine is not None:
-        settings = replace(settings, engine=engine)
-    if settings.engine not in ("auto", "per-op"):
+    settings = measurement_settings(job).building(ranges=ranges)
+    known = _known_build(folder)
+    if known is not None:
+        settings = replace(settings, build=known)
+    elif engine is not None:
+        settings = settings.building(engine=engine)
+    if settings.build.engine not in ("auto", "per-op"):
         bound = _bind(job, captured, settings)  # a mistake in the space shows before calibration
         check_fit(templates, bound.space)
     statistics = calibrate_subject(subject, captured, watch, folder)
-    settings = choose_engine(settings, subject, captured, statistics, watch)
-    settings = settle_ranges(settings, captured, statistics, subject.calibration, watch, folder)
+    if known is None:
+        settings = choose_engine(settings, subject, captured, statistics, watch)
+        settings = settle_ranges(settings, captured, statistics, subject.calibration, watch)
     bound = _bind(job, captured, settings)
     check_fit(templates, bound.space)
     for notice in bound.notices:
         watch.note(notice)
-    if job.backend.engine == "per-op":
-        kernels = _known_kernels(folder) or _time_kernels(
-            job, subject, captured, statistics, settings, watch
-        )
-        settings = replace(settings, kernels=kernels)
+    if known is None and job.backend.engine == "per-op":
+        kernels = _time_kernels(job, subject, captured, statistics, settings, watch)
+        settings = settings.building(kernels=kernels)
+    settings = settings.building(reduce_range=settings.quantization.reduce_range)
     return Preparation(
         subject=subject,
         captured=captured,
@@ -198,11 +221,12 @@ def prepare(
     )
 
 
-def _known_kernels(folder: Path | None) -> Kernels | None:
+def _known_build(folder: Path | None) -> BuildSettings | None:
+    """What an earlier process settled on."""
     if folder is None:
         return None
     try:
-        return load_kernels(folder)
+        return load_build(folder)
     except StorageError:
         return None
 
@@ -217,7 +241,7 @@ def _time_kernels(
 ) -> Kernels:
     """Settle `engine: per-op` by profiling the model on each engine."""
     spaces = {
-        engine: _bind(job, captured, replace(settings, engine=engine)).space
+        engine: _bind(job, captured, settings.building(engine=engine)).space
         for engine in engines_side_by_side()
     }
     with watch.stage("timing the kernels of each engine", None):
@@ -231,15 +255,14 @@ def _time_kernels(
 
 
 def _bind(job: Job, captured: Capture, settings: MeasurementSettings) -> BoundSpace:
-    """Bind the job's space to the model and its engine."""
-    with using_engine(settings.engine):
-        return bind_space(
-            job.space,
-            captured.sites,
-            captured.agreements,
-            partial(site_support, settings.engine),
-            real_kernels_only=_is_timed(job),
-        )
+    """Bind the job's space to the model and its target."""
+    return bind_space(
+        job.space,
+        captured.sites,
+        captured.agreements,
+        partial(load_target(settings.build.backend).site_support, settings.build),
+        real_kernels_only=_is_timed(job) and settings.build.backend not in ESTIMATED,
+    )
 
 
 def _is_timed(job: Job) -> bool:

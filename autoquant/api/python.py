@@ -16,7 +16,7 @@ from autoquant.api.search import run_search
 from autoquant.api.templates import load_templates
 from autoquant.api.watch import Silent, Watch
 from autoquant.core.plan import Plan
-from autoquant.job import find_space_rules
+from autoquant.job import backend_from_text, find_space_rules
 from autoquant.model.subject import HeldRecipe, Metric, build_subject
 
 
@@ -58,8 +58,9 @@ def search(
         metric: `metric(outputs, targets)`, one score a sample (or one a batch), higher is better.
         loss: As `metric`, but lower is better; measured beside it.
         heldout: Data that only the frontier is scored on.
-        backend: A torch engine (`x86`, `onednn`, `fbgemm`, `qnnpack`), `auto`: the fastest, or
-            `per-op`: the faster kernel of each op.
+        backend: A backend (`openvino`, `onnxruntime`, `litert`...; `autoquant backends` lists
+            them), or one of torch's engines (`x86`, `onednn`, `fbgemm`, `qnnpack`), `auto`: the
+            fastest of these, or `per-op`: the faster kernel of each op.
         max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
         trials: How many candidates, seeds included; 0: the seeds alone.
         space: Name or path of a search space, or its rules.
@@ -93,7 +94,11 @@ def search(
         "seed": seed,
         "calibration": dict(ranges or {}),
         "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
-        "backend": {"engine": backend, "threads": threads, "batch_size": batch_size},
+        "backend": {
+            **backend_from_text(backend),
+            "threads": threads,
+            "batch_size": batch_size,
+        },
         "constraints": {"accuracy_drop": max_drop},
         "budget": {"trials": trials},
         "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend
-from autoquant.core.kernels import Kernels
+from autoquant.backends.protocol import Backend, BuildRequest
+from autoquant.backends.targets import load_target
+from autoquant.backends.torch_cpu.backend import engine_settings
+from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Candidate, Failure, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -50,9 +52,7 @@ class BuildContext:
         addresses: How a QConfigMapping reaches each call of its graph.
         leaf_modules: Paths that were not traced into.
         statistics: Of its tensors.
-        engine: The torch engine of the search.
-        kernels: Ops that take another engine's kernel.
-        quantization: What the engine decides of a QConfig.
+        build: What decides how plans are built.
         example: A few input samples.
     """
 
@@ -60,10 +60,14 @@ class BuildContext:
     addresses: tuple[Address, ...]
     leaf_modules: tuple[str, ...]
     statistics: CalibrationStatistics
-    engine: str
-    kernels: Kernels
-    quantization: QuantizationSettings
+    build: BuildSettings
     example: tuple[Tensor, ...]
+
+    @property
+    def quantization(self) -> QuantizationSettings:
+        """What decides a QConfig beside its plan."""
+        build = self.build
+        return engine_settings(build.engine, build.observer, build.reduce_range, build.ranges)
 
 
 class ResultCandidate:
@@ -156,7 +160,7 @@ class ResultCandidate:
                 "quantize(model) casts them",
                 stacklevel=2,
             )
-        fixed = context.quantization.ranges.fixed
+        fixed = context.build.ranges.fixed
         left = [item.name for item in fixed if not carries(item, self.plan)]
         if left:
             warnings.warn(
@@ -178,7 +182,7 @@ class ResultCandidate:
         Raises:
             ValueError: It has tensors that the search did not calibrate.
         """
-        ranges = self._context.quantization.ranges
+        ranges = self._context.build.ranges
         fill_observers(prepared, ScaleCache(self._context.statistics, ranges.fixed_tensors))
 
     def quantize(self, model: nn.Module) -> nn.Module:
@@ -195,19 +199,32 @@ class ResultCandidate:
             PlanError: It has other sites than the one that was searched.
             BackendError: The engine refuses the plan on this machine.
         """
+        return self.open_backend(model).build(self.plan).module
+
+    def open_backend(self, model: nn.Module) -> Backend:
+        """Open the backend of the search on a model, to build, run and export plans.
+
+        Args:
+            model: The float model that was searched; it is not changed.
+
+        Raises:
+            ModelError: It is no float module, or cannot be captured.
+            PlanError: It has other sites than the one that was searched.
+            BackendError: The backend's extra is not installed here.
+        """
         context = self._context
         checked = check_float_model(model, context.leaf_modules)
         captured = capture(checked, context.example, context.leaf_modules)
         _check_same_sites(context.sites, captured.sites)
-        backend = TorchCpuBackend(
-            captured,
-            context.statistics,
-            context.engine,
-            context.quantization,
-            context.example,
-            context.kernels,
+        request = BuildRequest(
+            model=checked,
+            captured=captured,
+            statistics=context.statistics,
+            settings=context.build,
+            example=context.example,
+            timed=context.example,
         )
-        return backend.build(self.plan).module
+        return load_target(context.build.backend).open_backend(request)
 
     def __repr__(self) -> str:
         shown = ", ".join(
@@ -286,7 +303,9 @@ class SearchResult:
 
     def table(self) -> CandidateTable:
         """The frontier as a table."""
-        return candidate_table(self.findings.frontier.members, self.baseline)
+        return candidate_table(
+            self.findings.frontier.members, self.baseline, self.findings.facts.rival
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """All candidates as a data frame; see docs/result-folder.md for its columns."""

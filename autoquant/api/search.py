@@ -24,15 +24,16 @@ from autoquant.api.sensitivity import rank_by_sensitivity
 from autoquant.api.settings import check_resumable, settings_after, settings_of
 from autoquant.api.templates import Template, load_templates
 from autoquant.api.watch import Watch
+from autoquant.backends.targets import ESTIMATED, TORCH
 from autoquant.core.evaluation import Executor, Phase
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
 from autoquant.errors import AutoquantError, StorageError
-from autoquant.evaluate.evaluator import EvaluatorRecipe, build_evaluator
+from autoquant.evaluate.evaluator import EvaluatorRecipe
 from autoquant.execute.start import check_executor, start_executor
 from autoquant.job import Job, dump_job
-from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.model.subject import SubjectRecipe
 from autoquant.record import files
 from autoquant.record.background import BackgroundTracker
 from autoquant.record.environment import describe_environment
@@ -103,13 +104,11 @@ def _search(
     """The order of the work; each line consumes the values above it."""
     with watch.stage("loading model and data", None):
         subject = recipe()
-    known_engine = facts.settings.get("engine")
-    engine = known_engine if isinstance(known_engine, str) else None
-    prepared = prepare(job, subject, watch, folder.path, engine, templates)
+    prepared = prepare(job, subject, watch, folder.path, templates=templates)
     refuse_unfaithful(prepared)
     facts = _settle(job, facts, prepared)
     _keep_preparation(folder, prepared, facts, dump_job(job))
-    baseline = _measure_baseline(subject, prepared, folder, watch)
+    baseline = _measure_baseline(prepared, folder, watch)
     table = rank_by_sensitivity(job, prepared, watch, folder.path)
     costs = find_costs(job, prepared, watch, folder.path)
     if Objective.LATENCY in costs:
@@ -186,7 +185,7 @@ def _facts_of(job: Job, folder: Path, resume: bool) -> SearchFacts:
         search_id=uuid.uuid4().hex,
         name=job.name,
         metric=job.data.metric.entry if job.data is not None else "metric",
-        target=f"torch {job.backend.engine}",
+        target=job.backend.name,
         max_drop=job.constraints.accuracy_drop,
         settings=settings_of(job),
     )
@@ -196,19 +195,22 @@ def _settle(job: Job, facts: SearchFacts, prepared: Preparation) -> SearchFacts:
     """Add to the facts what preparation found out."""
     batch = job.backend.batch_size or len(prepared.subject.evaluation[0])
     threads = job.backend.threads
-    engines = prepared.settings.kernels.counts() or [prepared.settings.engine]
+    build = prepared.settings.build
+    parts = (build.backend, "+".join(build.kernels.counts()) or build.engine, build.accelerator)
     target = (
-        f"torch {'+'.join(engines)}, {threads} thread{'s' if threads > 1 else ''}, batch {batch}"
+        f"{' '.join(filter(None, parts))}, {threads} thread{'s' if threads > 1 else ''}, "
+        f"batch {batch}"
     )
     settings = {
         **facts.settings,
-        "engine": prepared.settings.engine,
-        "reduce_range": prepared.quantization.reduce_range,
+        "engine": build.engine,
+        "reduce_range": build.reduce_range,
         "sites": len(prepared.captured.sites),
         "knobs": len(prepared.space.free),
         "leaf_modules": ",".join(prepared.captured.leaf_modules),
     }
-    return replace(facts, target=target, settings=settings, notices=prepared.notices)
+    rival = prepared.backend.rival if build.backend in ESTIMATED else facts.rival
+    return replace(facts, target=target, rival=rival, settings=settings, notices=prepared.notices)
 
 
 def _open_tracker(job: Job, facts: SearchFacts, environment: Mapping[str, Any]) -> Tracker:
@@ -230,21 +232,16 @@ def _keep_preparation(
     folder.write_sites(prepared.captured.sites, prepared.captured.addresses)
     folder.write_space(prepared.space)
     folder.write_statistics(prepared.statistics)
-    if prepared.settings.kernels.choices:
-        folder.write_kernels(prepared.settings.kernels)
-    folder.write_ranges(prepared.quantization.ranges)
+    folder.write_build(prepared.settings.build)
     write_example(folder.path, example_arrays(keep_example(prepared.subject.example)))
 
 
-def _measure_baseline(
-    subject: Subject, prepared: Preparation, folder: ResultFolder, watch: Watch
-) -> Measurements:
+def _measure_baseline(prepared: Preparation, folder: ResultFolder, watch: Watch) -> Measurements:
     """Measure the float model, or take over what an earlier process measured."""
     if (folder.path / files.BASELINE).exists():
         return load_baseline(folder.path)
-    evaluator = build_evaluator(subject, prepared.captured, prepared.statistics, prepared.settings)
     with watch.stage("measuring the float model", None):
-        baseline = evaluator.baseline()
+        baseline = prepared.evaluator.baseline()
     folder.write_baseline(baseline)
     return baseline
 
@@ -342,11 +339,11 @@ def _finish(
     result = SearchResult(findings, context_of(prepared), folder.path)
     with watch.stage("writing the report", None):
         folder.write_report(render_report(findings))
-        states = {} if reason is StopReason.INTERRUPTED else _write_states(result, prepared)
+        models = {} if reason is StopReason.INTERRUPTED else _write_models(result, prepared)
         for gap in tracker.finish(
             findings,
             artifacts=[folder.path / name for name in _ARTIFACTS],
-            state_dicts=states,
+            models=models,
         ):
             watch.note(gap)
     if reason is StopReason.INTERRUPTED:
@@ -355,15 +352,24 @@ def _finish(
     return load_result(folder.path)
 
 
-def _write_states(result: SearchResult, prepared: Preparation) -> dict[int, Path]:
-    """Write the state dict of every frontier member's converted model."""
+def _write_models(result: SearchResult, prepared: Preparation) -> dict[int, tuple[Path, ...]]:
+    """Write the quantized model of every frontier member: torch's state dict, or the engine's file.
+
+    A backend that builds nothing deployable has its plans alone.
+    """
+    backend, is_torch = prepared.backend, prepared.settings.build.backend == TORCH
     written = {}
     for member in result.frontier:
-        path = result.folder / files.PLANS / f"{member.number}.pt"
-        content = io.BytesIO()
-        torch.save(member.quantize(prepared.subject.model).state_dict(), content)
-        write_bytes(path, content.getvalue())
-        written[member.number] = path
+        plan = files.plan_path(result.folder, member.number)
+        if is_torch:
+            content = io.BytesIO()
+            torch.save(backend.build(member.plan).module.state_dict(), content)
+            write_bytes(plan.with_suffix(".pt"), content.getvalue())
+        elif backend.suffix != plan.suffix:
+            path = plan.with_suffix(backend.suffix)
+            backend.export(member.plan, path, member.candidate.to_json())
+        found = sorted(plan.parent.glob(f"{member.number}.*"))
+        written[member.number] = tuple(path for path in found if path != plan)
     return written
 
 
@@ -374,8 +380,6 @@ def context_of(prepared: Preparation) -> BuildContext:
         addresses=prepared.captured.addresses,
         leaf_modules=prepared.captured.leaf_modules,
         statistics=prepared.statistics,
-        engine=prepared.settings.engine,
-        kernels=prepared.settings.kernels,
-        quantization=prepared.quantization,
+        build=prepared.settings.build,
         example=keep_example(prepared.subject.example),
     )

@@ -122,12 +122,12 @@ def sites_of(pair: Pair) -> dict[str, Site]:
 
 def _grids(pair: Pair, built: BuiltPlan) -> Mapping[str, Grid]:
     small = tuple(item[:2] for item in pair.prepared.subject.example)
-    with using_engine(pair.prepared.settings.engine), quiet_torch():
+    with using_engine(pair.prepared.settings.build.engine), quiet_torch():
         return read_grids(built.module, built.captured, small)
 
 
 def _kernel_fault(pair: Pair, built: BuiltPlan, probe: ProbeSet) -> KernelFault | None:
-    engine = pair.prepared.settings.engine
+    engine = pair.prepared.settings.build.engine
     others = [name for name in engines_here() if name != engine]
     with using_engine(engine), quiet_torch():
         checks = check_kernels(built, [probe.batch.inputs])

@@ -173,7 +173,7 @@ def tune(
         "objectives": ["output_error", "int16_share"],
         "seed": seed,
         "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
-        "backend": {"engine": backend},
+        "backend": backend,
         "constraints": {"accuracy_drop": max_drop},
         "budget": {"trials": trials},
     }

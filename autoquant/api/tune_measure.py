@@ -10,7 +10,7 @@ from autoquant.api.preparation import Preparation
 from autoquant.core.evaluation import Outcome, Phase, Task
 from autoquant.core.measurement import Candidate
 from autoquant.core.plan import Plan
-from autoquant.evaluate.evaluator import PlanEvaluator, build_evaluator
+from autoquant.evaluate.evaluator import PlanEvaluator
 from autoquant.execute.local import run_safely
 from autoquant.job import Job
 from autoquant.model.calibration import digest_of
@@ -86,9 +86,7 @@ class PlanMeasurer:
         """The evaluator, built when something is first measured."""
         if self._evaluator is None:
             prepared = self._prepared
-            self._evaluator = build_evaluator(
-                prepared.subject, prepared.captured, prepared.statistics, prepared.settings
-            )
+            self._evaluator = prepared.evaluator
         return self._evaluator
 
 
@@ -102,10 +100,7 @@ def fingerprint(job: Job, prepared: Preparation) -> str:
         digest_of(prepared.captured.graph.state_dict().values(), batches),
         str(prepared.captured.graph.code),
         prepared.statistics.digest,
-        prepared.settings.engine,
-        repr(prepared.quantization),
-        repr(prepared.settings.kernels),
-        repr(prepared.settings.ranges),
+        prepared.settings.build.to_json(),
         f"{getattr(metric, '__module__', '')}.{getattr(metric, '__qualname__', type(metric))}",
         None if job.data is None else job.data.model_dump(mode="json"),
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
-from autoquant.core.measurement import Kind
+from autoquant.core.measurement import EAGER_FP32, Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
@@ -19,8 +19,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.capture import Capture
 
-EAGER_FP32 = "eager fp32"
-"""The rival of every candidate whose latency is measured: the float model, run by torch here."""
+__all__ = ["EAGER_FP32", "Backend", "BuildRequest", "Executable", "Target"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

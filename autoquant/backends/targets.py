@@ -21,12 +21,14 @@ class Row:
         summary: One line for `autoquant backends`.
         extra: Optional dependencies that it needs (`pip install 'autoquant[openvino]'`).
         packages: What these bring, as they are imported.
+        is_estimate: Whether its latency is what a model of the target says.
     """
 
     module: str
     summary: str
     extra: str = ""
     packages: tuple[str, ...] = ()
+    is_estimate: bool = False
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -34,8 +36,10 @@ class Row:
         return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
 
 
+TORCH = "torch"
+
 TARGETS: Mapping[str, Row] = {
-    "torch": Row(
+    TORCH: Row(
         "autoquant.backends.torch_cpu.target",
         "torch's own quantized engines on this CPU",
     ),
@@ -46,6 +50,8 @@ TARGETS: Mapping[str, Row] = {
         packages=("openvino",),
     ),
 }
+
+ESTIMATED = frozenset(name for name, row in TARGETS.items() if row.is_estimate)
 
 
 def load_target(name: str) -> Target:

@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from autoquant.cli.backends import backends
 from autoquant.cli.badcases import badcases
 from autoquant.cli.calibrate import calibrate
 from autoquant.cli.check import check
 from autoquant.cli.compare import compare
+from autoquant.cli.confirm import confirm
 from autoquant.cli.diagnose import diagnose
 from autoquant.cli.finetune import finetune
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
@@ -129,21 +131,8 @@ app.command(context_settings=DOTTED)(badcases)
 app.command(context_settings=DOTTED)(diagnose)
 
 
-@app.command()
-def backends() -> int:
-    """Print what runs here: engine x op x scheme -> native, emulated or unsupported."""
-    from autoquant.cli.support_table import support_tables
-
-    console = stdout()
-    for table in support_tables():
-        console.print(table)
-    console.print(
-        "native: a real kernel runs, and its time is measured. emulated: exact numerics in "
-        "float, never timed. -: cannot run.",
-        style="dim",
-        highlight=False,
-    )
-    return 0
+app.command(context_settings=DOTTED)(backends)
+app.command(context_settings=DOTTED)(confirm)
 
 
 @app.command()
@@ -157,15 +146,19 @@ def export(
         float | None, typer.Option(help="Export the cheapest member within this accuracy drop.")
     ] = None,
 ) -> int:
-    """Export a candidate as a TorchScript file that plain torch runs, its plan inside."""
-    from autoquant.api.export import export_torchscript
+    """Export a candidate as a file that the engine's own API runs, its plan inside.
+
+    torch writes TorchScript (.ts), OpenVINO its .xml and .bin, ONNX Runtime .onnx, LiteRT .tflite;
+    without a suffix the file gets the right one.
+    """
+    from autoquant.api.export import export as export_candidate
     from autoquant.api.load import load_result
     from autoquant.cli.candidates import find_candidate, load_model_of
     from autoquant.record.wording import counts_text
 
     loaded = load_result(result)
     candidate = find_candidate(loaded, number, max_drop)
-    path = export_torchscript(candidate, load_model_of(result), output, loaded.context.engine)
+    path = export_candidate(candidate, load_model_of(result), output)
     Console().print(
         f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}",
         markup=False,

@@ -53,9 +53,11 @@ def diagnose(
     """
     from autoquant.api.diagnose import diagnose_pair
     from autoquant.api.pair import build_pair, find_plan, prepare_job
+    from autoquant.api.torch_graphs import needs_torch_graph
 
     job = load_with(job_file, overrides, context.args)
     watch = terminal()
+    needs_torch_graph(job, "diagnose")
     prepared = prepare_job(job, watch)
     pair = build_pair(prepared, find_plan(plan, prepared), watch)
     diagnosis = diagnose_pair(pair, data, watch)

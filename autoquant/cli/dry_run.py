@@ -11,7 +11,6 @@ from autoquant.api.sensitivity import question_of
 from autoquant.api.watch import Watch
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.precision import Scheme
-from autoquant.evaluate.evaluator import build_evaluator
 from autoquant.job import Job
 from autoquant.model.subject import JobRecipe
 
@@ -47,9 +46,7 @@ def print_dry_run(job: Job, watch: Watch, console: Console) -> None:
 
 
 def _seconds_of_one(prepared: Preparation) -> dict[str, float]:
-    evaluator = build_evaluator(
-        prepared.subject, prepared.captured, prepared.statistics, prepared.settings
-    )
+    evaluator = prepared.evaluator
     plan = prepared.space.uniform(Scheme.FP32)
     seconds: dict[str, float] = {}
     for phase in prepared.phases:

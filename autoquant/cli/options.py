@@ -54,7 +54,7 @@ def load_with(job_file: Path, overrides: list[str] | None, extra: Sequence[str])
     """Load a job with `--set key=value` and `--dotted.key value` overrides."""
     from autoquant.job import load_job
 
-    return load_job(job_file, [*(overrides or []), *_dotted(extra)])
+    return load_job(job_file, [*(overrides or []), *dotted(extra)])
 
 
 def terminal() -> Terminal:
@@ -77,7 +77,7 @@ def keep_picture(path: Path, figure: go.Figure, watch: Terminal) -> None:
     watch.note(f"picture: {path}")
 
 
-def _dotted(extra: Sequence[str]) -> list[str]:
+def dotted(extra: Sequence[str]) -> list[str]:
     """Read `--budget.trials 16` and `--budget.trials=16` as `budget.trials=16`."""
     found: list[str] = []
     words = list(extra)

@@ -1,30 +1,57 @@
-"""The table of `autoquant backends`."""
+"""The tables of `autoquant backends`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
-from autoquant.backends.torch_cpu.engines import engines_here, saturates
-from autoquant.backends.torch_cpu.support import support_of
+from autoquant.api.plan_support import Unsupported
+from autoquant.backends.targets import TARGETS, load_target
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
 
 _STYLES = {Support.NATIVE: "green", Support.EMULATED: "yellow", Support.UNSUPPORTED: "dim"}
 
 
-def support_tables() -> Iterator[Table]:
-    """One table for each engine that runs here."""
-    for engine in engines_here():
-        bits = "7 bits, its kernels saturate here" if saturates(engine) else "8 bits"
-        table = Table(title=f"torch / {engine} (int8 activations: {bits})", title_justify="left")
-        table.add_column("op")
-        for scheme in Scheme:
-            table.add_column(scheme.value)
-        for kind in OpKind:
-            table.add_row(kind.value, *(_cell(support_of(engine, kind, item)) for item in Scheme))
-        yield table
+def support_tables(name: str | None = None) -> Iterator[Table | str]:
+    """One table for each engine or configuration that is here, one line for what is missing.
+
+    Args:
+        name: Of the one backend to show; None: all.
+    """
+    for key, row in TARGETS.items():
+        if name is not None and key != name:
+            continue
+        if row.missing:
+            yield f"{key}: {row.summary}; not installed: pip install 'autoquant[{row.extra}]'"
+            continue
+        target = load_target(key)
+        for title, settings in target.variants().items():
+            table = Table(title=title, title_justify="left")
+            table.add_column("op")
+            for scheme in Scheme:
+                table.add_column(scheme.value)
+            for kind in OpKind:
+                cells = (_cell(target.kind_support(settings, kind, item)) for item in Scheme)
+                table.add_row(kind.value, *cells)
+            yield table
+
+
+def plan_table(found: Mapping[str, tuple[Unsupported, ...]]) -> Table:
+    """What of a plan each backend cannot run, site by site."""
+    table = Table(title="what of the plan cannot run", title_justify="left")
+    for head in ("backend", "site", "op", "planned", "runs there"):
+        table.add_column(head)
+    for title, sites in found.items():
+        if not sites:
+            table.add_row(title, "", "", "[green]runs all of it[/]", "")
+        for index, item in enumerate(sites):
+            instead = ", ".join(scheme.value for scheme in item.instead)
+            table.add_row(
+                "" if index else title, item.site, item.kind.value, item.scheme.value, instead
+            )
+    return table
 
 
 def _cell(support: Support) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from autoquant.core.kernels import Kernels
 from autoquant.core.observers import ObserverName
@@ -15,6 +17,7 @@ class BuildSettings:
 
     Attributes:
         backend: Name of the backend.
+        capture: How the model's sites were found (`fx`, `export`, `eager`).
         observer: How int8 ranges are found.
         ranges: What differs from site to site, and what is known beforehand.
         engine: torch: a quantized engine. Empty elsewhere.
@@ -25,6 +28,7 @@ class BuildSettings:
     """
 
     backend: str = "torch"
+    capture: str = "fx"
     observer: ObserverName = ObserverName.HISTOGRAM
     ranges: RangeRules = field(default_factory=RangeRules, repr=False)
     engine: str = ""
@@ -32,3 +36,33 @@ class BuildSettings:
     kernels: Kernels = field(default_factory=Kernels)
     accelerator: str = ""
     profile: str = field(default="", repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the settings as JSON values."""
+        return {
+            "backend": self.backend,
+            "capture": self.capture,
+            "observer": self.observer.value,
+            "ranges": self.ranges.to_json(),
+            "engine": self.engine,
+            "reduce_range": self.reduce_range,
+            "kernels": self.kernels.to_json(),
+            "accelerator": self.accelerator,
+            "profile": self.profile,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BuildSettings:
+        """Read back what `to_json` gave."""
+        reduce_range = data["reduce_range"]
+        return cls(
+            backend=str(data["backend"]),
+            capture=str(data["capture"]),
+            observer=ObserverName(data["observer"]),
+            ranges=RangeRules.from_json(data["ranges"]),
+            engine=str(data["engine"]),
+            reduce_range=None if reduce_range is None else bool(reduce_range),
+            kernels=Kernels.from_json(data["kernels"]),
+            accelerator=str(data["accelerator"]),
+            profile=str(data["profile"]),
+        )

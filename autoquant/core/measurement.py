@@ -14,6 +14,9 @@ from autoquant.core.plan import Plan
 SQNR_CEILING_DB = 150.0
 """The `sqnr_db` of outputs that are equal to the last bit, instead of infinity."""
 
+EAGER_FP32 = "fp32"
+"""What speed-ups are over where latency is measured: the float model as given, run by torch."""
+
 
 class Kind(Enum):
     """How a number was obtained. Kinds are never mixed in one comparison.

@@ -2,36 +2,86 @@
 
 from __future__ import annotations
 
-import time
-
-from autoquant.backends.torch_cpu.profile import Profile, profile_costs
+from autoquant.backends.protocol import Backend
+from autoquant.core.costs import CostTable
+from autoquant.core.evaluation import Phase, Task
+from autoquant.core.measurement import Kind
+from autoquant.core.precision import Scheme
+from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import BackendError
 from autoquant.evaluate.evaluator import (
     MeasurementSettings,
-    build_backend,
+    PlanEvaluator,
     latency_inputs,
-    with_threads,
+    latency_threads,
 )
 from autoquant.model.capture import Capture
 from autoquant.model.subject import Subject
 
+_MACS_PER_ELEMENT = 16
+"""What reading or writing an element counts beside a multiply-accumulate, in `spread_costs`."""
 
-def profile_latency(
+
+def latency_costs(
     subject: Subject,
     captured: Capture,
-    statistics: CalibrationStatistics,
+    backend: Backend,
     settings: MeasurementSettings,
     space: SearchSpace,
-) -> Profile:
-    """Profile a space on the engine, batch size and threads of a job.
+) -> CostTable:
+    """Find what ops and boundaries cost on the batch size and threads of a job.
+
+    A backend that knows nothing finer than the time of a whole plan gets a coarse table: the
+    times of its uniform plans, spread over their ops.
 
     Raises:
         BackendError: No plan of the space can be built.
     """
-    backend = build_backend(subject, captured, statistics, settings)
     inputs = latency_inputs(subject, settings.latency_batch)
-    # with one thread, its own time leaves out what other processes take
-    clock = time.thread_time if settings.latency_threads == 1 else time.perf_counter
-    with with_threads(settings.latency_threads):
-        return profile_costs(captured, backend, space, subject.model, inputs, clock=clock)
+    with latency_threads(settings) as clock:
+        table = backend.costs(space, inputs, clock)
+    if table is not None:
+        return table
+    evaluator = PlanEvaluator(subject, captured, backend, settings)
+    times: dict[Scheme, float] = {}
+    reasons: list[str] = []
+    for scheme in space.schemes:
+        outcome = evaluator.run(Phase.LATENCY, Task(0, space.uniform(scheme)))
+        if outcome.failure is None:
+            times[scheme] = outcome.measurements["latency_ms"].value
+        else:
+            reasons.append(outcome.failure.reason)
+    if not times:
+        raise BackendError(
+            f"no uniform plan of the space can be timed: {reasons[0]}",
+            hint="pin the op that it names to fp32 in the search space",
+        )
+    return spread_costs(space, captured.sites, times)
+
+
+def spread_costs(
+    space: SearchSpace, sites: tuple[Site, ...], times: dict[Scheme, float]
+) -> CostTable:
+    """Spread the times of uniform plans over their ops, by multiply-accumulates and elements.
+
+    A scheme without a time counts as the slowest one that has one.
+
+    Args:
+        space: What may be chosen.
+        sites: Of the model.
+        times: Milliseconds of the uniform plan of a scheme.
+    """
+    work = {
+        site.name: site.macs + _MACS_PER_ELEMENT * (site.output_elements + site.parameter_count)
+        for site in sites
+    }
+    whole = max(sum(work.values()), 1)
+    slowest = max(times.values())
+    ops = {
+        (site, scheme): times.get(scheme, slowest) * work[site] / whole
+        for knob in space.knobs
+        for site in knob.sites
+        for scheme in knob.schemes
+    }
+    return CostTable(0.0, ops, kind=Kind.ESTIMATED)

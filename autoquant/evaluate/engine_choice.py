@@ -41,7 +41,10 @@ def time_engines(
     reasons: list[str] = []
     for engine in engines_here():
         evaluator = build_evaluator(
-            subject, captured, statistics, replace(settings, engine=engine, latency_pairs=few)
+            subject,
+            captured,
+            statistics,
+            replace(settings.building(engine=engine), latency_pairs=few),
         )
         outcome = evaluator.run(Phase.LATENCY, Task(0, all_int8(captured.sites, engine)))
         if outcome.failure is None:

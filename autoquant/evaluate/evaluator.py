@@ -6,20 +6,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autoquant.backends.protocol import Backend, Executable
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.protocol import Backend, BuildRequest, Executable
+from autoquant.backends.targets import load_target
+from autoquant.backends.torch_cpu.backend import engine_settings
+from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Bar, Evaluator, Outcome, Phase, Task
-from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Failure, Kind, Measurement
 from autoquant.core.plan import Plan
-from autoquant.core.ranges import RangeRules
-from autoquant.core.statistics import CalibrationStatistics, ObserverName
+from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
 from autoquant.evaluate.allocator import keep_freed_memory
 from autoquant.evaluate.latency import measure_latency
@@ -43,31 +43,28 @@ class MeasurementSettings:
     """How plans are built and measured.
 
     Attributes:
-        engine: A torch quantized engine.
-        observer: How int8 ranges are found.
-        ranges: What differs from site to site, and what is known beforehand.
-        reduce_range: None: where this CPU needs it.
+        build: What decides how a plan is built.
         quality_threads: Threads of a quality evaluation.
         latency_threads: Threads of a latency measurement.
         latency_batch: Samples of a latency batch; None: those of the first evaluation batch.
         latency_pairs: Interleaved pairs of a latency measurement.
-        kernels: Ops that take another engine's kernel.
     """
 
-    engine: str
-    observer: ObserverName
-    reduce_range: bool | None = None
+    build: BuildSettings
     quality_threads: int = 1
     latency_threads: int = 1
     latency_batch: int | None = None
     latency_pairs: int = 20
-    kernels: Kernels = field(default_factory=Kernels)
-    ranges: RangeRules = field(default_factory=RangeRules)
 
     @property
     def quantization(self) -> QuantizationSettings:
         """What these settings and the engine decide of a QConfig."""
-        return engine_settings(self.engine, self.observer, self.reduce_range, self.ranges)
+        build = self.build
+        return engine_settings(build.engine, build.observer, build.reduce_range, build.ranges)
+
+    def building(self, **changes: Any) -> MeasurementSettings:
+        """The same measurements of plans that are built otherwise; names fields of `build`."""
+        return replace(self, build=replace(self.build, **changes))
 
 
 class PlanEvaluator:
@@ -135,6 +132,9 @@ class PlanEvaluator:
             for name in self._functions:
                 found[prefix + name] = quality.measurements[prefix + name]
         found["size_bytes"] = Measurement(self._parameters * 4.0, Kind.ESTIMATED)
+        if self._backend.rival_ms is not None:
+            found["latency_ms"] = Measurement(self._backend.rival_ms, Kind.ESTIMATED)
+            return found
         with with_threads(self._settings.latency_threads):
             inputs = self._latency_inputs
             timed = measure_latency(
@@ -165,6 +165,12 @@ class PlanEvaluator:
         return quality.measurements, quality.stopped
 
     def _latency(self, executable: Executable) -> dict[str, Measurement]:
+        rival_ms, estimate = self._backend.rival_ms, executable.estimated_ms
+        if rival_ms is not None and estimate is not None:
+            return {
+                "latency_ms": Measurement(estimate, Kind.ESTIMATED),
+                "speedup": Measurement(rival_ms / estimate, Kind.ESTIMATED),
+            }
         if executable.kind is not Kind.MEASURED:
             slow = [site for site, text in executable.executed.items() if "emulated" in text]
             raise BackendError(
@@ -252,16 +258,35 @@ def build_backend(
     captured: Capture,
     statistics: CalibrationStatistics,
     settings: MeasurementSettings,
-) -> TorchCpuBackend:
-    """Build the backend of a process that measures."""
+) -> Backend:
+    """Open the backend of a process that measures.
+
+    Raises:
+        BackendError: Its extra is not installed, or the engine cannot take the model.
+    """
     keep_freed_memory()
-    return TorchCpuBackend(
-        captured,
-        statistics,
-        settings.engine,
-        settings.quantization,
-        subject.example,
-        settings.kernels,
+    request = build_request(subject, captured, statistics, settings)
+    return load_target(settings.build.backend).open_backend(request)
+
+
+def build_request(
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    settings: MeasurementSettings,
+) -> BuildRequest:
+    """What a backend builds the plans of a subject from."""
+    return BuildRequest(
+        model=subject.model,
+        captured=captured,
+        statistics=statistics,
+        settings=settings.build,
+        example=subject.example,
+        timed=(
+            latency_inputs(subject, settings.latency_batch)
+            if subject.evaluation
+            else subject.example
+        ),
     )
 
 
@@ -282,6 +307,16 @@ def _reason(error: Exception) -> str:
     if isinstance(error, AutoquantError) and error.hint:
         return f"{error.message}; {error.hint}"
     return str(error)
+
+
+@contextmanager
+def latency_threads(settings: MeasurementSettings) -> Iterator[Callable[[], float]]:
+    """Run with the threads of a latency measurement, and give the clock to time ops with.
+
+    With one thread, its own time leaves out what other processes take.
+    """
+    with with_threads(settings.latency_threads):
+        yield time.thread_time if settings.latency_threads == 1 else time.perf_counter
 
 
 @contextmanager

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from autoquant.backends.torch_cpu.kernels import choose_kernels, kernels_of
+from autoquant.backends.torch_cpu.target import open_backend
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Measurement
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import BackendError
-from autoquant.evaluate.cost_profile import profile_latency
 from autoquant.evaluate.engine_choice import all_int8
-from autoquant.evaluate.evaluator import MeasurementSettings, build_evaluator
+from autoquant.evaluate.evaluator import (
+    MeasurementSettings,
+    build_evaluator,
+    build_request,
+    latency_inputs,
+    latency_threads,
+)
 from autoquant.model.capture import Capture
 from autoquant.model.subject import Subject
 
@@ -56,19 +62,19 @@ def time_kernels(
     Raises:
         BackendError: An engine can build no plan, or none runs the all-int8 plan.
     """
-    profiles = {
-        engine: profile_latency(
-            subject, captured, statistics, replace(settings, engine=engine), space
-        )
-        for engine, space in spaces.items()
-    }
+    profiles = {}
+    inputs = latency_inputs(subject, settings.latency_batch)
+    for engine, space in spaces.items():
+        request = build_request(subject, captured, statistics, settings.building(engine=engine))
+        with latency_threads(settings) as clock:
+            profiles[engine] = open_backend(request).profile(space, inputs, clock)
     options = {engine: kernels_of(engine, captured.sites) for engine in spaces}
     options[MIXED] = choose_kernels(profiles, captured.sites)
-    task = Task(0, all_int8(captured.sites, settings.engine))
+    task = Task(0, all_int8(captured.sites, settings.build.engine))
     found: dict[str, Measurement] = {}
     for name, kernels in options.items():
         evaluator = build_evaluator(
-            subject, captured, statistics, replace(settings, kernels=kernels)
+            subject, captured, statistics, settings.building(kernels=kernels)
         )
         outcome = evaluator.run(Phase.LATENCY, task)
         if outcome.failure is None:

@@ -4,6 +4,7 @@ from autoquant.job.finetuning import Finetuning, TrainingSettings
 from autoquant.job.load import dump_job, find_space_rules, load_job, shipped_spaces
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import (
+    BackendName,
     BackendSettings,
     Budget,
     Calibration,
@@ -14,11 +15,13 @@ from autoquant.job.schema import (
     ModelSource,
     SensitivitySettings,
     Tracking,
+    backend_from_text,
 )
 from autoquant.job.section import Entry
 from autoquant.job.space import Rule, SpaceRules
 
 __all__ = [
+    "BackendName",
     "BackendSettings",
     "Budget",
     "Calibration",
@@ -34,6 +37,7 @@ __all__ = [
     "SpaceRules",
     "Tracking",
     "TrainingSettings",
+    "backend_from_text",
     "dump_job",
     "explain_mistakes",
     "find_space_rules",

@@ -17,6 +17,9 @@ from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import METRICS, Job
 from autoquant.job.yaml_text import parse_yaml, read_yaml_mapping
 
+SPACES = "search_spaces"
+PROFILES = "accelerators"
+
 _ENTRY_KEYS = {
     "data": ("calibration", "evaluation", "heldout", "loss", "metric"),
     "finetune": ("data", "loss", "float_schedule"),
@@ -64,7 +67,7 @@ def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:
     Raises:
         JobError: There is none, or it is no YAML mapping.
     """
-    shipped = [place / f"{name}.yaml" for place in _shipped_folders()]
+    shipped = [place / f"{name}.yaml" for place in _shipped(SPACES)]
     for candidate in (folder / name, *shipped):
         if candidate.is_file():
             return read_yaml_mapping(candidate)
@@ -76,13 +79,18 @@ def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:
 
 def shipped_spaces() -> tuple[str, ...]:
     """Names of the search spaces that come with autoquant."""
-    names = {file.stem for folder in _shipped_folders() for file in folder.glob("*.yaml")}
+    return _shipped_names(SPACES)
+
+
+def _shipped_names(kind: str) -> tuple[str, ...]:
+    names = {file.stem for folder in _shipped(kind) for file in folder.glob("*.yaml")}
     return tuple(sorted(names))
 
 
-def _shipped_folders() -> tuple[Path, ...]:
+def _shipped(kind: str) -> tuple[Path, ...]:
+    """Where files of a kind may be: in a checkout, and in an installed package."""
     package = Path(__file__).resolve().parent.parent
-    return (package.parent / "search_spaces", package / "search_spaces")
+    return (package.parent / kind, package / kind)
 
 
 def _override(document: dict[str, Any], override: str) -> list[str]:
@@ -114,6 +122,7 @@ def _resolve(document: dict[str, Any], folder: Path) -> Iterator[str]:
             yield f"space: {error.message}; {error.hint}"
             document["space"] = {"schemes": ["fp32"]}
     yield from _resolve_seeds(document)
+    yield from _resolve_profile(document, folder)
     yield from _resolve_entry(document, "model", "model", folder)
     for name, keys in _ENTRY_KEYS.items():
         section = document.get(name)
@@ -134,6 +143,22 @@ def _resolve_seeds(document: dict[str, Any]) -> Iterator[str]:
                 load_plans(path)
             except PlanError as error:
                 yield f"seeds.{index}: {error.message}; {error.hint}"
+
+
+def _resolve_profile(document: dict[str, Any], folder: Path) -> Iterator[str]:
+    """The description of an accelerator is a file, or the name of a shipped one."""
+    backend = document.get("backend")
+    if not isinstance(backend, dict) or not isinstance(backend.get("profile"), str):
+        return
+    name = backend["profile"]
+    for candidate in (folder / name, *(place / f"{name}.yaml" for place in _shipped(PROFILES))):
+        if candidate.is_file():
+            backend["profile"] = str(candidate.resolve())
+            return
+    yield (
+        f"backend.profile: no file {folder / name}, and no shipped profile of that name; give a "
+        f"path, or one of {', '.join(_shipped_names(PROFILES))}"
+    )
 
 
 def _resolve_entry(section: dict[str, Any], key: str, name: str, folder: Path) -> Iterator[str]:

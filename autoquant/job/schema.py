@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -50,6 +50,7 @@ class ModelSource(Section):
 
     entry: EntryText
     arguments: dict[str, Any] = Field(default_factory=dict)
+    capture: Literal["fx", "export", "eager"] = "fx"
     leaf_modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     _form = field_validator("entry")(check_entry)
@@ -94,11 +95,36 @@ class SensitivitySettings(Section):
     samples: Annotated[int, Field(ge=1)] = 128
 
 
+BackendName = Literal[
+    "torch", "openvino", "onnxruntime", "litert", "ethos-u", "profile", "inductor"
+]
+EngineName = Literal["auto", "per-op", "x86", "onednn", "fbgemm", "qnnpack"]
+
+_OPTIONS_OF = {
+    "engine": ("torch", "auto"),
+    "reduce_range": ("torch", "auto"),
+    "accelerator": ("ethos-u", None),
+    "profile": ("profile", None),
+}
+"""By option of one backend alone: which, and the value that stands for nothing chosen."""
+
+
+def backend_from_text(name: str) -> dict[str, str]:
+    """Read the short form: the name of a backend, or of an engine of torch's."""
+    return {"engine": name} if name in get_args(EngineName) else {"name": name}
+
+
+def _backend_from_short(value: object) -> object:
+    return backend_from_text(value) if isinstance(value, str) else value
+
+
 class BackendSettings(Section):
     """The target, and how latency is measured on it."""
 
-    name: Literal["torch"] = "torch"
-    engine: Literal["auto", "per-op", "x86", "onednn", "fbgemm", "qnnpack"] = "auto"
+    name: BackendName = "torch"
+    engine: EngineName = "auto"
+    accelerator: Annotated[str, Field(min_length=1)] | None = None
+    profile: Annotated[Path, Field(strict=False)] | None = None
     threads: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] | None = None
     pairs: Annotated[int, Field(ge=3)] = 20
@@ -157,7 +183,7 @@ class Job(Section):
     data: DataSource | None = None
     calibration: Calibration = Calibration()
     sensitivity: SensitivitySettings = SensitivitySettings()
-    backend: BackendSettings = BackendSettings()
+    backend: Annotated[BackendSettings, BeforeValidator(_backend_from_short)] = BackendSettings()
     space: SpaceRules
     objectives: Annotated[
         tuple[Annotated[Objective, Field(strict=False)], ...], Field(strict=False)
@@ -183,6 +209,22 @@ class Job(Section):
                 "accuracy and at least one of latency, size, bops, int16_share"
             )
         return value
+
+    @model_validator(mode="after")
+    def _backend_options(self) -> Job:
+        backend = self.backend
+        for option, (owner, nothing) in _OPTIONS_OF.items():
+            value = getattr(backend, option)
+            if value != nothing and backend.name != owner:
+                raise ValueError(
+                    f"backend.{option}: {str(value)!r} is a choice of the backend {owner}, but "
+                    f"backend.name is {backend.name}; leave it out, or choose {owner}"
+                )
+        if backend.name == "profile" and backend.profile is None:
+            raise ValueError(
+                "backend.profile: is missing; name the YAML file that describes the accelerator"
+            )
+        return self
 
     @model_validator(mode="after")
     def _timed_kernels(self) -> Job:

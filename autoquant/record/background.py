@@ -47,12 +47,12 @@ class BackgroundTracker:
         findings: Findings,
         *,
         artifacts: Sequence[Path] = (),
-        state_dicts: Mapping[int, Path] | None = None,
+        models: Mapping[int, Sequence[Path]] | None = None,
     ) -> tuple[str, ...]:
         """Wait until all candidates are handed on, then finish the tracker."""
         self._close()
         self._refuse_after_error()
-        return self._tracker.finish(findings, artifacts=artifacts, state_dicts=state_dicts)
+        return self._tracker.finish(findings, artifacts=artifacts, models=models)
 
     def stop(self, reason: str) -> None:
         """Wait until all candidates are handed on, then stop the tracker."""

@@ -16,10 +16,9 @@ SITES = "sites.json"
 SPACE = "space.json"
 BASELINE = "baseline.json"
 STATISTICS = "statistics.safetensors"
-RANGES = "ranges.json"
+BUILD = "build.json"
 SENSITIVITY = "sensitivity.csv"
 COSTS = "costs.json"
-KERNELS = "kernels.json"
 SENSITIVITY_UNFINISHED = "sensitivity.unfinished.csv"
 FRONTIER = "frontier.json"
 REPORT = "report.html"
@@ -33,11 +32,10 @@ LEFTOVERS = (
     JOURNAL,
     BASELINE,
     STATISTICS,
-    RANGES,
+    BUILD,
     SENSITIVITY,
     SENSITIVITY_UNFINISHED,
     COSTS,
-    KERNELS,
 )
 """What a resumed search takes over instead of finding it out again; a new one must not."""
 

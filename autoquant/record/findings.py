@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autoquant.core.frontier import Frontier
-from autoquant.core.measurement import Candidate
+from autoquant.core.measurement import EAGER_FP32, Candidate
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Site
 
@@ -23,6 +23,7 @@ class SearchFacts:
         name: The job's name.
         metric: Name of the user's metric.
         target: Where the plans run, in words (`torch onednn, 1 thread, batch 64`).
+        rival: What speed-ups are over, in words.
         max_drop: Largest accuracy drop allowed, in the metric's unit; None: no limit.
         settings: What else the report and MLflow list, by dotted key (`budget.trials`).
         notices: What the user should know of the search, one sentence each.
@@ -32,6 +33,7 @@ class SearchFacts:
     name: str
     metric: str
     target: str
+    rival: str = EAGER_FP32
     max_drop: float | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
     notices: tuple[str, ...] = ()

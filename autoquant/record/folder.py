@@ -8,12 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
-from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.plan import Plan
-from autoquant.core.ranges import RangeRules
 from autoquant.core.refusals import storage_errors
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Address, Site
@@ -25,7 +24,6 @@ from autoquant.record.costs_file import write_costs
 from autoquant.record.findings import SearchFacts
 from autoquant.record.frontier_file import write_frontier
 from autoquant.record.history import History, read_history
-from autoquant.record.kernels_file import write_kernels
 from autoquant.record.lock import FolderLock
 from autoquant.record.plan_file import plan_file_text
 from autoquant.record.sensitivity_file import write_sensitivity
@@ -130,10 +128,6 @@ class ResultFolder:
         """Read all candidates of the history, by number."""
         return read_history(self.path / files.HISTORY)
 
-    def write_kernels(self, kernels: Kernels) -> None:
-        """Write whose kernel each op takes."""
-        write_kernels(self.path / files.KERNELS, kernels)
-
     def write_facts(self, facts: SearchFacts, job_text: str) -> None:
         """Keep what the search is: `search.json` and `job.yaml`."""
         write_text(self.path / files.JOB, job_text)
@@ -173,9 +167,9 @@ class ResultFolder:
         """Keep what calibration saw: `statistics.safetensors`."""
         write_statistics(self.path / files.STATISTICS, statistics)
 
-    def write_ranges(self, ranges: RangeRules) -> None:
-        """Keep what decides the ranges of single sites: `ranges.json`."""
-        write_json(self.path / files.RANGES, {"format": files.FORMAT, **ranges.to_json()})
+    def write_build(self, settings: BuildSettings) -> None:
+        """Keep what decides how plans are built: `build.json`."""
+        write_json(self.path / files.BUILD, {"format": files.FORMAT, **settings.to_json()})
 
     def write_sensitivity(self, table: SensitivityTable) -> None:
         """Keep the sensitivity table: `sensitivity.csv`."""

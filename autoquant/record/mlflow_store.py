@@ -143,14 +143,14 @@ class MlflowRecorder:
         findings: Findings,
         *,
         artifacts: Sequence[Path] = (),
-        state_dicts: Mapping[int, Path] | None = None,
+        models: Mapping[int, Sequence[Path]] | None = None,
     ) -> tuple[str, ...]:
         """Log what is still missing, mark the frontier, and end the parent run.
 
         Args:
             findings: All that the search found; candidates with held-out values update theirs.
             artifacts: Files for the parent run (`sensitivity.csv`, `frontier.json`, the report).
-            state_dicts: By number of a frontier member, the file of its weights.
+            models: By number of a frontier member, the files of its quantized model.
 
         Returns:
             Sentences on what the store lacks; empty when all is there.
@@ -159,7 +159,7 @@ class MlflowRecorder:
         for item in findings.candidates:
             self.candidate(item)
         try:
-            self._mark_frontier(findings, state_dicts or {})
+            self._mark_frontier(findings, models or {})
             self._log_findings(findings, artifacts)
             self._client.set_terminated(self.run_id, status="FINISHED")
         except store_errors() as error:
@@ -208,15 +208,16 @@ class MlflowRecorder:
         )
         return Child(str(run.info.run_id))
 
-    def _mark_frontier(self, findings: Findings, state_dicts: Mapping[int, Path]) -> None:
+    def _mark_frontier(self, findings: Findings, models: Mapping[int, Sequence[Path]]) -> None:
         members = {item.number: item for item in findings.frontier.members}
         for number, child in self._children.items():
             is_member = number in members
             if is_member:
                 text = plan_file_text(members[number].plan)
                 self._client.log_text(child.run_id, text, "plan.json")
-            if is_member and number in state_dicts:
-                self._client.log_artifact(child.run_id, str(state_dicts[number]))
+            if is_member:
+                for path in models.get(number, ()):
+                    self._client.log_artifact(child.run_id, str(path))
             if is_member or child.is_member:
                 tag = str(is_member).lower()
                 self._client.set_tag(child.run_id, entities.FRONTIER_TAG, tag)

@@ -19,7 +19,7 @@ class Tracker(Recorder, Protocol):
         findings: Findings,
         *,
         artifacts: Sequence[Path] = (),
-        state_dicts: Mapping[int, Path] | None = None,
+        models: Mapping[int, Sequence[Path]] | None = None,
     ) -> tuple[str, ...]:
         """Keep the findings; gives sentences on what could not be kept."""
 
@@ -38,10 +38,10 @@ class NullRecorder:
         findings: Findings,
         *,
         artifacts: Sequence[Path] = (),
-        state_dicts: Mapping[int, Path] | None = None,
+        models: Mapping[int, Sequence[Path]] | None = None,
     ) -> tuple[str, ...]:
         """Keep nothing; nothing is missing."""
-        del findings, artifacts, state_dicts
+        del findings, artifacts, models
         return ()
 
     def stop(self, reason: str) -> None:

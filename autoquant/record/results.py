@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
-from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Candidate, Measurement
 from autoquant.core.precision import Scheme
-from autoquant.core.ranges import RangeRules
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Address, Site
 from autoquant.core.space import Knob, SearchSpace
@@ -24,7 +23,6 @@ from autoquant.record.costs_file import read_costs
 from autoquant.record.findings import Findings, SearchFacts
 from autoquant.record.frontier_file import read_frontier
 from autoquant.record.history import read_history
-from autoquant.record.kernels_file import read_kernels
 from autoquant.record.sensitivity_file import read_sensitivity
 from autoquant.record.statistics_file import read_statistics
 from autoquant.record.storage import damaged, read_json, read_text, well_formed
@@ -123,11 +121,6 @@ def load_space(folder: Path) -> SearchSpace:
         )
 
 
-def load_kernels(folder: Path) -> Kernels:
-    """Read `kernels.json`; only a search that mixes engines has one."""
-    return read_kernels(folder / files.KERNELS)
-
-
 def load_baseline(folder: Path) -> dict[str, Measurement]:
     """Read `baseline.json`."""
     path = folder / files.BASELINE
@@ -141,12 +134,12 @@ def load_statistics(folder: Path) -> CalibrationStatistics:
     return read_statistics(folder / files.STATISTICS)
 
 
-def load_ranges(folder: Path) -> RangeRules:
-    """Read `ranges.json`; folders of earlier versions have none."""
-    path = folder / files.RANGES
+def load_build(folder: Path) -> BuildSettings:
+    """Read `build.json`."""
+    path = folder / files.BUILD
     document = _document(path)
     with well_formed(path):
-        return RangeRules.from_json(document)
+        return BuildSettings.from_json(document)
 
 
 def load_costs(folder: Path) -> CostTable:

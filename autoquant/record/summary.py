@@ -68,7 +68,10 @@ def _cost_facts(findings: Findings, chosen: Candidate) -> list[str]:
     facts = []
     speedup = chosen.measurements.get("speedup")
     if speedup is not None:
-        facts.append(f"{with_spread(speedup)} times the speed of fp32 ({speedup.kind.value})")
+        facts.append(
+            f"{with_spread(speedup)} times the speed of {findings.facts.rival} "
+            f"({speedup.kind.value})"
+        )
     size = chosen.measurements.get("size_bytes")
     full = findings.frontier.baseline.get("size_bytes")
     if size is not None:

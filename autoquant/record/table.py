@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from autoquant.core.measurement import Candidate, Measurement, Measurements
+from autoquant.core.measurement import EAGER_FP32, Candidate, Measurement, Measurements
 from autoquant.record.wording import (
     KIND_NOTES,
     SPREAD_NOTE,
@@ -21,6 +21,8 @@ from autoquant.record.wording import (
     sqnr_text,
     with_spread,
 )
+
+_TIMES = ("speedup", "latency_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,9 @@ class _Number:
     baseline: str = ""
 
 
-def candidate_table(candidates: Sequence[Candidate], baseline: Measurements) -> CandidateTable:
+def candidate_table(
+    candidates: Sequence[Candidate], baseline: Measurements, rival: str = EAGER_FP32
+) -> CandidateTable:
     """Lay candidates out, after the float model; columns that nobody has are left out.
 
     Bit operations stand in for speed, and are left out where speed is known.
@@ -70,6 +74,7 @@ def candidate_table(candidates: Sequence[Candidate], baseline: Measurements) -> 
     Args:
         candidates: In the order in which to show them.
         baseline: Measurements of the float model.
+        rival: What speed-ups are over; where it is not the float model, this has no time.
     """
     everything = [baseline, *(item.measurements for item in candidates)]
     has_speed = any("speedup" in item for item in everything)
@@ -87,14 +92,26 @@ def candidate_table(candidates: Sequence[Candidate], baseline: Measurements) -> 
         Column("from"),
     )
     mixed = {name for name, found in kinds.items() if len(found) > 1}
-    rows = [("fp32", *_baseline_cells(numbers, baseline, mixed), "", "the model as given")]
+    is_other = rival != EAGER_FP32
+    own = {key: item for key, item in baseline.items() if not (is_other and key in _TIMES)}
+    untimed = [replace(item, baseline="-") if item.name in _TIMES else item for item in numbers]
+    cells = _baseline_cells(untimed if is_other else numbers, own, mixed)
+    rows = [("fp32", *cells, "", "the model as given")]
     for item in candidates:
         cells = [_cell(number, item.measurements, mixed) for number in numbers]
         rows.append((str(item.number), *cells, counts_text(item.plan), item.origin))
     used = {kind for found in kinds.values() for kind in found}
     notes = [SPREAD_NOTE, *(KIND_NOTES[kind] for kind in KIND_NOTES if kind in used)]
     notes += _sample_notes(candidates)
+    if is_other and has_speed:
+        notes.append(_rival_note(rival, baseline))
     return CandidateTable(columns, tuple(rows), tuple(notes))
+
+
+def _rival_note(rival: str, baseline: Measurements) -> str:
+    time = baseline.get("latency_ms")
+    takes = "" if time is None else f", which takes {time.value:.4g} ms ({time.kind.value})"
+    return f"Speedups are over {rival}{takes}."
 
 
 def to_markdown(table: CandidateTable) -> str:

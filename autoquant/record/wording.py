@@ -19,7 +19,10 @@ from autoquant.core.sites import Site
 KIND_NOTES = {
     Kind.MEASURED: "measured: the real kernels ran on this machine.",
     Kind.EMULATED: "emulated: right numerics, computed in fp32; says nothing about speed.",
-    Kind.ESTIMATED: "estimated: computed from the plan (bytes, bit operations), not timed.",
+    Kind.ESTIMATED: (
+        "estimated: computed from the plan by a model of its cost (bytes, bit operations, the "
+        "target's cycles), not timed."
+    ),
 }
 SPREAD_NOTE = "± is one standard error; a 95% interval is about twice as wide on either side."
 

@@ -40,7 +40,7 @@ def bench_batch(model: str, batch: int, folder: Path | None) -> Iterator[Row]:
         overrides += [f"model.arguments.folder={folder}", f"data.arguments.folder={folder}"]
     job = load_job(EXPERIMENTS / JOBS[model], overrides)
     prepared = prepare(job, JobRecipe(job)(), Silent())
-    chosen = prepared.settings.kernels
+    chosen = prepared.settings.build.kernels
     counts = {
         engine: sum(scheme is Scheme.INT8 and e == engine for _, scheme, e in chosen.choices)
         for engine in chosen.counts()
@@ -48,7 +48,7 @@ def bench_batch(model: str, batch: int, folder: Path | None) -> Iterator[Row]:
     for engine, kernels in (
         ("fbgemm", Kernels()),
         ("onednn", Kernels()),
-        (prepared.settings.engine, chosen),
+        (prepared.settings.build.engine, chosen),
     ):
         mixed = bool(kernels.choices)
         shown = ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -61,7 +61,8 @@ def bench_batch(model: str, batch: int, folder: Path | None) -> Iterator[Row]:
 
 def time_plan(prepared: Preparation, engine: str, kernels: Kernels) -> str:
     """Time of the all-int8 plan over that of the float model, with its standard error."""
-    settings = replace(prepared.settings, engine=engine, kernels=kernels, latency_pairs=PAIRS)
+    built = prepared.settings.building(engine=engine, kernels=kernels)
+    settings = replace(built, latency_pairs=PAIRS)
     evaluator = build_evaluator(
         prepared.subject, prepared.captured, prepared.statistics, settings, time.thread_time
     )

@@ -169,6 +169,39 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_resume(
     assert (tmp_path / "stopped" / "frontier.json").exists()
 
 
+def test_confirm_measures_the_frontier_on_another_engine(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frontier = json.loads((finished / "timed" / "frontier.json").read_text())
+    number = frontier["members"][0]["number"]
+    before = (finished / "timed" / "history.jsonl").read_bytes()
+    assert main(["confirm", str(finished / "timed"), "-b", "onednn", "--number", str(number)]) == 0
+    shown = capsys.readouterr().out
+    assert "torch/onednn; speed-ups are over fp32" in shown
+    rows = [line for line in shown.splitlines() if line.strip().startswith(f"{number} ")]
+    assert len(rows) == 1
+    assert "int8" in rows[0] or "fp32" in rows[0]
+    assert (finished / "timed" / "history.jsonl").read_bytes() == before
+
+
+def test_confirm_names_a_candidate_that_is_not_there(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["confirm", str(finished / "timed"), "-b", "onednn", "--number", "999"]) == 2
+    assert "no candidate 999" in capsys.readouterr().err
+
+
+def test_backends_lists_what_of_a_plan_cannot_run(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished / "timed"
+    wanted = ["backends", "--job", str(folder / "job.yaml"), "--plan", str(folder)]
+    assert main(wanted) == 0
+    assert "runs all of it" in capsys.readouterr().out
+    assert main(["backends", "--plan", str(folder)]) == 2
+    assert "--plan and --job belong together" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_ui_serves_the_store_of_a_result(finished: Path) -> None:
     process = subprocess.Popen(

@@ -160,9 +160,7 @@ def test_the_exported_file_runs_in_a_process_without_autoquant(
     result: aq.SearchResult, tmp_path: Path
 ) -> None:
     candidate = result.frontier[0]
-    path = aq.export_torchscript(
-        candidate, seeded(MixedNet), tmp_path / "model.ts", result.context.engine
-    )
+    path = aq.export(candidate, seeded(MixedNet), tmp_path / "model.ts")
     torch.save((EVALUATION, targets_of(EVALUATION)), tmp_path / "data.pt")
     code = (
         "import sys, json, torch\n"

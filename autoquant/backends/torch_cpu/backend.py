@@ -68,11 +68,14 @@ def engine_settings(
     """Settings for one engine on this CPU.
 
     Args:
-        engine: A torch quantized engine.
+        engine: A torch quantized engine; empty for another backend, of which only the reference
+            numerics are wanted.
         observer: How int8 ranges are found.
         reduce_range: None: only where the engine's kernels saturate on this CPU.
         ranges: What differs from site to site; None: nothing.
     """
+    if not engine:
+        return QuantizationSettings(observer=observer, ranges=ranges or RangeRules())
     return QuantizationSettings(
         observer=observer,
         reduce_range=saturates(engine) if reduce_range is None else reduce_range,

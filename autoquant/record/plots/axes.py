@@ -45,13 +45,14 @@ def cost_axis(findings: Findings) -> Axis:
     """Give the first cost of the frontier that candidates have; size where there is none."""
     for objective in (*findings.frontier.axes[1:], Objective.SIZE):
         if any(objective.measurement in item.measurements for item in findings.comparable):
-            return _cost_axis(objective, findings.frontier.baseline)
-    return _cost_axis(Objective.LATENCY, findings.frontier.baseline)
+            return _cost_axis(objective, findings)
+    return _cost_axis(Objective.LATENCY, findings)
 
 
-def _cost_axis(objective: Objective, baseline: Measurements) -> Axis:
+def _cost_axis(objective: Objective, findings: Findings) -> Axis:
+    baseline = findings.frontier.baseline
     if objective is Objective.LATENCY:
-        return Axis("speedup", "Speedup over fp32, times")
+        return Axis("speedup", f"Speedup over {findings.facts.rival}, times")
     if objective is Objective.BOPS:
         return Axis("bops_ratio", "Bit operations, % of fp32", 100.0, is_reversed=True)
     if objective is Objective.INT16_SHARE:

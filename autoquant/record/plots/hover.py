@@ -41,7 +41,7 @@ def hover_text(candidate: Candidate, sites: Sequence[Site], unit: ScoreUnit) -> 
 
 def _numbers(candidate: Candidate, unit: ScoreUnit) -> list[str]:
     formats = (
-        ("speedup", "{}x the speed of fp32", 1.0, 2),
+        ("speedup", "speed-up {}x", 1.0, 2),
         ("latency_ms", "{} ms", 1.0, 2),
         ("accuracy_drop", f"accuracy drop {{}} {unit.drop_unit}", unit.factor, 2),
         ("heldout_accuracy_drop", f"held-out drop {{}} {unit.drop_unit}", unit.factor, 2),

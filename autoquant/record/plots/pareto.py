@@ -9,7 +9,7 @@ from enum import Enum
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from autoquant.core.measurement import SQNR_CEILING_DB, Candidate, Kind
+from autoquant.core.measurement import EAGER_FP32, SQNR_CEILING_DB, Candidate, Kind
 from autoquant.record.findings import Findings
 from autoquant.record.plots.axes import SQNR_AXIS, Axis, cost_axis, drop_axis
 from autoquant.record.plots.hover import hover_text
@@ -228,8 +228,11 @@ def _marks(panel: _Panel) -> list[float]:
 
 
 def _mark_baseline(figure: go.Figure, panel: _Panel) -> None:
-    """Mark the float model: no change of accuracy, at its own cost."""
-    if panel.x.name == "speedup":
+    """Mark the float model: no change of accuracy, at its own cost, where the target runs it."""
+    is_speed = panel.x.name == "speedup"
+    if is_speed and panel.findings.facts.rival != EAGER_FP32:
+        return
+    if is_speed:
         x = 1.0
     elif panel.x.name in panel.findings.frontier.baseline:
         x = panel.findings.frontier.baseline[panel.x.name].value * panel.x.factor

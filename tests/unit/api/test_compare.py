@@ -284,7 +284,7 @@ def test_mistakes_are_named() -> None:
         aq.compare(model, "int8", DATA, mode="shadow")
     with pytest.raises(ModelError, match=r"not a torch\.fx\.GraphModule"):
         aq.compare(model, copy.deepcopy(model), DATA)
-    with pytest.raises(JobError, match="engine"):
+    with pytest.raises(JobError, match=r"backend\.name: 'gpu' is none of"):
         aq.compare(model, "int8", DATA, backend="gpu")
     with pytest.raises(ModelError, match="integers"):
         aq.compare(class_model(), "int8", torch.randn(8, 16))

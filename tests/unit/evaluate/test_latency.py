@@ -57,3 +57,17 @@ def test_short_calls_are_bundled() -> None:
     )
     assert machine.calls.count("c") >= 3 * 20
     assert found["latency_ms"].value == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("jitter", "samples"), [(0.0, 8), (1.5, 24)], ids=["quiet", "busy"])
+def test_a_busy_machine_is_timed_for_longer(jitter: float, samples: int) -> None:
+    machine = Machine(0.0)
+    turns = iter(range(10_000))
+
+    def candidate() -> None:
+        machine.work("c", 0.02 * (1.0 + jitter * (next(turns) % 3)))
+
+    found = measure_latency(
+        candidate, lambda: machine.work("f", 0.02), pairs=8, clock=machine.clock
+    )
+    assert found["speedup"].samples == samples

@@ -13,7 +13,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from autoquant.api.result import BuildContext, ResultCandidate
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
-from autoquant.core.kernels import Kernels
+from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Candidate
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -137,9 +137,7 @@ class Built:
             addresses=self.captured.addresses,
             leaf_modules=(),
             statistics=self.statistics,
-            engine=ENGINE,
-            kernels=Kernels(),
-            quantization=self.settings,
+            build=BuildSettings(engine=ENGINE, reduce_range=True, ranges=self.rules),
             example=BATCHES[0],
         )
         return ResultCandidate(Candidate(0, plan, "test"), context)

@@ -41,9 +41,9 @@ class Slow:
         findings: Findings,
         *,
         artifacts: Sequence[Path] = (),
-        state_dicts: Mapping[int, Path] | None = None,
+        models: Mapping[int, Sequence[Path]] | None = None,
     ) -> tuple[str, ...]:
-        assert state_dicts is None
+        assert models is None
         return (f"{len(self.kept)} of {len(findings.candidates)}", *map(str, artifacts))
 
     def stop(self, reason: str) -> None:

@@ -196,7 +196,7 @@ def finished(
     missing = recorder.finish(
         replace(findings, facts=settled),
         artifacts=[folder / "report.html"],
-        state_dicts={1: weights},
+        models={1: [weights]},
     )
     assert missing == ()
     return recorder

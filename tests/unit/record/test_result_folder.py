@@ -230,7 +230,7 @@ LOADERS = {
     "baseline.json": results.load_baseline,
     "environment.json": results.load_environment,
     "statistics.safetensors": results.load_statistics,
-    "ranges.json": results.load_ranges,
+    "build.json": results.load_build,
     "sensitivity.csv": results.load_sensitivity,
     "frontier.json": results.load_frontier,
 }

@@ -1,0 +1,52 @@
+"""`autoquant confirm`: the plans of a search on another backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoquant.cli.options import Overrides, dotted, stdout, terminal
+
+
+def confirm(
+    context: typer.Context,
+    result: Annotated[Path, typer.Argument(help="The result folder of a search.")],
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            "-b",
+            help="Where to build and measure: inductor, openvino, onnxruntime, litert..., or an "
+            "engine of torch's.",
+        ),
+    ],
+    numbers: Annotated[
+        list[int] | None,
+        typer.Option("--number", help="A candidate to confirm; default: the frontier. Repeatable."),
+    ] = None,
+    overrides: Overrides = None,
+) -> int:
+    """Build a search's frontier on another backend, and measure it there.
+
+    Nothing is searched or calibrated again. For backends that are too slow to search on (inductor
+    compiles each plan), and to see what plans are worth on a second target.
+    """
+    from autoquant.api.confirmation import confirm as run
+    from autoquant.record.table import to_rich
+
+    found = run(
+        result,
+        backend,
+        numbers=numbers or (),
+        overrides=[*(overrides or []), *dotted(context.args)],
+        watch=terminal(),
+    )
+    console = stdout()
+    console.print(f"{found.target}; speed-ups are over {found.rival}", highlight=False)
+    console.print(to_rich(found.table()))
+    for item in found.refused:
+        reason = item.failure.reason if item.failure is not None else ""
+        console.print(f"#{item.number} does not run: {reason}", highlight=False, markup=False)
+    return 0
