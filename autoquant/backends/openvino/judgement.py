@@ -47,17 +47,24 @@ class Judge:
         """Whether a site runs what was planned.
 
         Activations and norms that follow an integer site may compute in fp32: no kernel is
-        passed over, there is none.
+        passed over, there is none. So may a bf16 sum in the kernel of an integer convolution,
+        which reads what it adds as floats of either width.
         """
         fits = self.fits(name)
         if planned in fits:
             return True
         site = self._sites[name]
-        if site.follows is None or Scheme.FP32 not in fits:
+        if Scheme.FP32 not in fits:
             return False
+        if site.follows is None:
+            return planned is Scheme.BF16 and self._is_absorbed_sum(name)
         return planned in (Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY) or (
             planned is Scheme.INT8 and site.kind in _IN_FLOAT
         )
+
+    def _is_absorbed_sum(self, name: str) -> bool:
+        execution = self._executions[name]
+        return self._sites[name].kind in _ELEMENTWISE and execution.host is not None
 
     def describe(self, name: str, planned: Scheme) -> str:
         """What a site runs, in words; as planned, where that is one of the names for it."""
