@@ -109,9 +109,7 @@ def candidate_cost(subject: Subject, rounds: int = 5) -> Row:
     evaluation: dict[str, list[float]] = {"through the module": [], "engine alone": []}
     for _ in range(rounds):
         model, options = _timed(parts["assemble"], lambda: backend._assemble(plan))
-        compiled = _timed(
-            parts["compile twice"], lambda: backend._compile(plan, model, options)
-        )
+        compiled = _timed(parts["compile twice"], lambda: backend._compile(plan, model, options))
         _timed(parts["read back"], lambda: backend._compare(plan, compiled))
         module = backend.build(plan).module
         batches = subject.images[:500].split(64)

@@ -22,7 +22,7 @@ from autoquant.backends.openvino.weights import (
 )
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Scheme
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
 from autoquant.model.torch_ao.tensor_ranges import TensorRange, TensorRanges
@@ -69,7 +69,7 @@ class Assembler:
 
         The precision hint is `bf16` where any site is, else `f32`. The plugin makes one subgraph
         of an attention's matmuls, whose ops cannot differ in precision nor be read back: it is
-        kept from that where they are not all what the hint says.
+        kept from that in a mixed plan.
 
         Raises:
             BackendError: Calibration saw nothing of a tensor that the plan quantizes.
@@ -86,14 +86,13 @@ class Assembler:
         return model, Options(hint, subgraphs=not self._differs(schemes, hint))
 
     def _differs(self, schemes: Mapping[str, Scheme], hint: str) -> bool:
-        """Whether any matmul, or what lies between two, is not what the hint says."""
+        """Whether a model has matmuls and any site that is not what the hint says.
+
+        A quantizer or another format in the subgraph of an attention crashes the plugin.
+        """
         wanted = Scheme.BF16 if hint == BF16 else Scheme.FP32
-        attending = [
-            name
-            for name, site in self._layout.sites.items()
-            if site.kind is OpKind.MATMUL or _leads_to_matmul(site, self._layout.sites)
-        ]
-        return any(schemes[name] is not wanted for name in attending)
+        matmuls = any(site.kind is OpKind.MATMUL for site in self._layout.sites.values())
+        return matmuls and any(scheme is not wanted for scheme in schemes.values())
 
     def _release(self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]) -> None:
         """Take the mark from what may run in bf16.
@@ -118,14 +117,16 @@ class Assembler:
         """
         for name, site in self._layout.owner.items():
             node = nodes[name]
-            if node.get_type_name() not in _ELEMENTWISE or schemes[site] not in _FLOAT_SCHEMES:
+            if node.get_type_name() not in _ELEMENTWISE:
                 continue
             for index in (0, 1):
                 value = node.input_value(index)
                 writer = self._layout.owner.get(value.get_node().get_friendly_name())
-                if writer in (None, site) or schemes[writer] not in _FLOAT_SCHEMES:
+                if writer in (None, site) or schemes[writer] is schemes[site]:
                     continue
-                if schemes[writer] is not schemes[site] and not is_constant(value):
+                kind = self._layout.sites[writer].kind
+                floats = {schemes[writer], schemes[site]} <= _FLOAT_SCHEMES
+                if (floats or kind is OpKind.MATMUL) and not is_constant(value):
                     node.input(index).replace_source_output(_there_and_back(value))
 
     def _feeds_full_precision(
@@ -298,10 +299,21 @@ class _Insertion:
         key = (value.get_node().get_friendly_name(), value.get_index(), found)
         if key not in self._quantizers:
             ends = np.float32(found.low), np.float32(found.high)
-            quantizer = ops.fake_quantize(value, *ends, *ends, _LEVELS)
+            quantizer = ops.fake_quantize(self._parted(value), *ends, *ends, _LEVELS)
             quantizer.set_friendly_name(f"{QUANTIZER}{len(self._quantizers)}")
             self._quantizers[key] = quantizer.output(0)
         return self._quantizers[key]
+
+    def _parted(self, value: ov.Output) -> ov.Output:
+        """A tensor to quantize, kept from a bf16 matmul of two tensors, which cannot absorb it."""
+        source = value
+        while source.get_node().get_type_name() in KEEPING:
+            source = source.get_node().input_value(0)
+        site = self._owner.get(source.get_node().get_friendly_name())
+        if site is None or self._schemes[site] is not Scheme.BF16:
+            return value
+        kind = self._assembler.layout.sites[site].kind
+        return _there_and_back(value) if kind is OpKind.MATMUL else value
 
     def _store_weight(self, node: ov.Node, scheme: Scheme) -> None:
         """Store a weight in 8 bits; what else the op reads stays in float."""
@@ -355,6 +367,7 @@ def _look_up_in_8_bits(node: ov.Node) -> None:
     rows.set_friendly_name(node.get_friendly_name())
     scales = ops.gather(ops.constant(scale), indices, axis)
     found = ops.multiply(ops.convert(rows, "f32"), scales)
+    found.set_friendly_name(f"{node.get_friendly_name()}/scaled")
     for target in node.output(0).get_target_inputs():
         target.replace_source_output(found.output(0))
 
@@ -373,13 +386,6 @@ def _shield_marks(nodes: Iterable[ov.Node]) -> None:
             add = target.get_node()
             if add.get_type_name() in _SCALING and any(map(is_constant, add.input_values())):
                 target.replace_source_output(ops.clamp(node, -_LARGEST, _LARGEST).output(0))
-
-
-def _leads_to_matmul(site: Site, sites: Mapping[str, Site]) -> bool:
-    """Whether a site follows a matmul."""
-    while site.follows is not None:
-        site = sites[site.follows]
-    return site.kind is OpKind.MATMUL
 
 
 def _selections(captured: Capture) -> dict[tuple[str | None, str | None], str]:

@@ -12,7 +12,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind, Site
 
 _ELEMENTWISE = frozenset({OpKind.ADD, OpKind.MUL})
-_IN_FLOAT = frozenset({OpKind.ACTIVATION, OpKind.NORM})
+_IN_FLOAT = frozenset({OpKind.ACTIVATION, OpKind.NORM, OpKind.POOL})
 _FORMATS = {"bf16": Scheme.BF16, "f32": Scheme.FP32, "f16": Scheme.FP16}
 
 
@@ -27,9 +27,17 @@ class Judge:
     Args:
         sites: By name.
         executions: By site; what the engine removed is not there.
+        unnamed: What runs where the engine names nothing: fp32 where no op of the model is free
+            to be anything else.
     """
 
-    def __init__(self, sites: Mapping[str, Site], executions: Mapping[str, Execution]) -> None:
+    def __init__(
+        self,
+        sites: Mapping[str, Site],
+        executions: Mapping[str, Execution],
+        unnamed: tuple[Scheme, ...] = (),
+    ) -> None:
+        self._unnamed = unnamed
         self._sites = sites
         self._executions = executions
 
@@ -37,7 +45,7 @@ class Judge:
         """The schemes that what a site runs may be called, the most telling first."""
         site, execution = self._sites[name], self._executions.get(name)
         if execution is None or (execution.host is not None and site.follows is not None):
-            return self.fits(site.follows) if site.follows is not None else ()
+            return self.fits(site.follows) if site.follows is not None else self._unnamed
         if site.kind in _ELEMENTWISE:
             return _elementwise(execution)
         found = _weighted(site, execution) if site.kind.is_weighted else _named(execution.runs)
@@ -46,25 +54,23 @@ class Judge:
     def honours(self, name: str, planned: Scheme) -> bool:
         """Whether a site runs what was planned.
 
-        Activations and norms that follow an integer site may compute in fp32: no kernel is
-        passed over, there is none. So may a bf16 sum in the kernel of an integer convolution,
-        which reads what it adds as floats of either width.
+        What is neither weighted nor a matmul may compute in fp32 for bf16: OpenVINO keeps the
+        last ops before an output in f32, and so does a convolution what it absorbs. Activations,
+        norms and pools that follow an integer site may too: no kernel is passed over, there is
+        none. `describe` says so.
         """
         fits = self.fits(name)
         if planned in fits:
             return True
         site = self._sites[name]
-        if Scheme.FP32 not in fits:
+        if Scheme.FP32 not in fits or site.kind.is_weighted or site.kind is OpKind.MATMUL:
             return False
-        if site.follows is None:
-            return planned is Scheme.BF16 and self._is_absorbed_sum(name)
-        return planned in (Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY) or (
-            planned is Scheme.INT8 and site.kind in _IN_FLOAT
+        if planned is Scheme.BF16:
+            return True
+        dynamic = planned in (Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY)
+        return site.follows is not None and (
+            dynamic or (planned is Scheme.INT8 and site.kind in _IN_FLOAT)
         )
-
-    def _is_absorbed_sum(self, name: str) -> bool:
-        execution = self._executions[name]
-        return self._sites[name].kind in _ELEMENTWISE and execution.host is not None
 
     def describe(self, name: str, planned: Scheme) -> str:
         """What a site runs, in words; as planned, where that is one of the names for it."""
@@ -78,7 +84,8 @@ def compare(
     plan: Plan, sites: Mapping[str, Site], executions: Mapping[str, Execution]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Describe what every site of a plan runs, and name the sites that run something else."""
-    judge = Judge(sites, executions)
+    floats = Scheme.BF16 not in dict(plan.assignment).values()
+    judge = Judge(sites, executions, (Scheme.FP32,) if floats else ())
     executed = {site: judge.describe(site, planned) for site, planned in plan.assignment}
     wrong = tuple(site for site, planned in plan.assignment if not judge.honours(site, planned))
     return executed, wrong

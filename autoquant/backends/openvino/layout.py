@@ -31,6 +31,7 @@ KEEPING = frozenset(
 QUANTIZER = "quantize_"
 """How the friendly names of inserted quantizers begin."""
 
+_SCALING = frozenset({"Add", "Subtract", "Multiply", "Divide"})
 _SHAPES = frozenset({"Constant", "Result", "Parameter", "ShapeOf", "Convert"})
 
 
@@ -75,7 +76,7 @@ def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
         if origin is None or node.get_type_name() in _SHAPES:
             continue
         known.add(name)
-        site = member_of.get(origin) or format_of.get(origin)
+        site = member_of.get(origin) or format_of.get(origin) or _scaled_site(node, owner)
         if site is None:
             continue
         owner[name] = site
@@ -89,6 +90,19 @@ def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
         {node.get_friendly_name(): node.get_type_name() for node in nodes},
         {node.get_friendly_name(): _readers(node) for node in nodes},
     )
+
+
+def _scaled_site(node: ov.Node, owner: Mapping[str, str]) -> str | None:
+    """The site whose output an op scales or shifts by a constant, alone to read it.
+
+    The kernel of that site absorbs the op; where the two differ in precision, the plugin crashes.
+    """
+    if node.get_type_name() not in _SCALING:
+        return None
+    tensors = [value for value in node.input_values() if not is_constant(value)]
+    if len(tensors) != 1 or len(tensors[0].get_target_inputs()) != 1:
+        return None
+    return owner.get(tensors[0].get_node().get_friendly_name())
 
 
 def _readers(node: ov.Node) -> tuple[str, ...]:
