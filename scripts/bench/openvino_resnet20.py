@@ -89,7 +89,7 @@ class Subject:
 
 def space_of(captured: Capture, backend: OpenVinoBackend) -> SearchSpace:
     """A knob for every site that leads, with its followers."""
-    leader = {}
+    leader: dict[str, str] = {}
     for site in captured.sites:
         leader[site.name] = leader[site.follows] if site.follows else site.name
     knobs = []
@@ -107,7 +107,8 @@ def candidate_cost(subject: Subject, rounds: int = 5) -> Row:
     backend = subject.backend
     parts: dict[str, list[float]] = {"assemble": [], "compile twice": [], "read back": []}
     evaluation: dict[str, list[float]] = {"through the module": [], "engine alone": []}
-    for _ in range(rounds):
+
+    def one_round() -> None:
         model, options = _timed(parts["assemble"], lambda: backend._assemble(plan))
         compiled = _timed(parts["compile twice"], lambda: backend._compile(plan, model, options))
         _timed(parts["read back"], lambda: backend._compare(plan, compiled))
@@ -123,6 +124,8 @@ def candidate_cost(subject: Subject, rounds: int = 5) -> Row:
             evaluation["engine alone"],
             lambda: [request.infer([item], share_inputs=True) for item in arrays],
         )
+    for _ in range(rounds):
+        one_round()
     seconds = {name: float(np.median(found)) for name, found in {**parts, **evaluation}.items()}
     whole = sum(seconds[name] for name in (*parts, "through the module"))
     inside = seconds["compile twice"] + seconds["engine alone"]
@@ -242,7 +245,7 @@ def buildable(subject: Subject, plans: Iterator[Plan]) -> list[Plan]:
     for plan in plans:
         try:
             subject.sqnr(plan)
-        except BackendError as error:
+        except BackendError as error:  # noqa: PERF203
             print(f"refused: {error.message}")
         else:
             kept.append(plan)
