@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,24 @@ class Confirmation:
         """The plans that the other backend runs, as a table."""
         built = [item for item in self.after if item.failure is None]
         return candidate_table(built, self.baseline, self.rival)
+
+    @property
+    def substituted(self) -> tuple[str, ...]:
+        """A sentence for each plan of which some ops, openly, run in another scheme there."""
+        found = []
+        for item in self.after:
+            changed = Counter(
+                (planned.value, item.executed[site])
+                for site, planned in item.plan.assignment
+                if site in item.executed and item.executed[site].split()[0] != planned.value
+            )
+            parts = [
+                f"{count} ops planned as {planned} run as {runs}"
+                for (planned, runs), count in changed.items()
+            ]
+            if parts:
+                found.append(f"#{item.number}: {', '.join(parts)}.")
+        return tuple(found)
 
     @property
     def refused(self) -> tuple[Candidate, ...]:

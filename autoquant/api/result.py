@@ -171,6 +171,20 @@ class ResultCandidate:
         sites = {site.name: site for site in context.sites}
         return build_qconfig_mapping(context.addresses, sites, self.plan, context.quantization)
 
+    def to_quantizer(self) -> Any:
+        """Give the plan as a quantizer for torchao's `prepare_pt2e`.
+
+        It takes int8 and int8_dynamic at the modules that PT2E can address; a warning names the
+        sites that stay in fp32.
+
+        Raises:
+            BackendError: The extra `inductor` is not installed.
+        """
+        load_target("inductor")
+        from autoquant.backends.inductor.quantizer import to_quantizer
+
+        return to_quantizer(self.plan, self._context.sites)
+
     def fix_scales(self, prepared: GraphModule) -> None:
         """Give the observers of a model that torch prepared the scales of the search, in place.
 

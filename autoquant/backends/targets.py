@@ -49,6 +49,36 @@ TARGETS: Mapping[str, Row] = {
         extra="openvino",
         packages=("openvino",),
     ),
+    "onnxruntime": Row(
+        "autoquant.backends.onnxruntime.target",
+        "ONNX Runtime's CPU kernels: int8, dynamic int8, fp32",
+        extra="onnxruntime",
+        packages=("onnx", "onnxruntime", "onnxscript"),
+    ),
+    "profile": Row(
+        "autoquant.backends.profile.target",
+        "any accelerator that a YAML file describes; its latency is estimated",
+        is_estimate=True,
+    ),
+    "inductor": Row(
+        "autoquant.backends.inductor.target",
+        "torch.compile with torchao's PT2E; slow to build, to confirm what a search found",
+        extra="inductor",
+        packages=("torchao",),
+    ),
+    "litert": Row(
+        "autoquant.backends.litert.target",
+        "LiteRT (.tflite) on this CPU: real int8, int16 and fp32 kernels in one file",
+        extra="litert",
+        packages=("ai_edge_litert", "litert_torch"),
+    ),
+    "ethos-u": Row(
+        "autoquant.backends.ethos_u.target",
+        "Arm Ethos-U NPUs: int8 and int16, latency by Arm's Vela, quality by LiteRT's kernels",
+        extra="ethos-u",
+        packages=("ai_edge_litert", "litert_torch", "ethosu"),
+        is_estimate=True,
+    ),
 }
 
 ESTIMATED = frozenset(name for name, row in TARGETS.items() if row.is_estimate)

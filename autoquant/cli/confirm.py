@@ -46,6 +46,8 @@ def confirm(
     console = stdout()
     console.print(f"{found.target}; speed-ups are over {found.rival}", highlight=False)
     console.print(to_rich(found.table()))
+    for sentence in found.substituted:
+        console.print(sentence, highlight=False, markup=False)
     for item in found.refused:
         reason = item.failure.reason if item.failure is not None else ""
         console.print(f"#{item.number} does not run: {reason}", highlight=False, markup=False)

@@ -36,7 +36,8 @@ def bind_space(
     """Give every site its schemes, and join the sites that must agree into knobs.
 
     A knob may take what all of its leading sites may take; sites that follow another (a pool, an
-    activation) take what it takes.
+    activation) take what it takes. Where one of them has a kernel neither for that nor for fp32
+    (a hard-swish in int16 on an NPU without floats), the knob loses the scheme.
 
     Args:
         rules: From the job.
@@ -58,7 +59,7 @@ def bind_space(
     }
     by_name = {site.name: site for site in sites}
     knobs = [
-        _knob(names, by_name, allowed, rules.fallback)
+        _knob(names, by_name, allowed, rules.fallback, support)
         for names in _join(sites, [*agreements, *_grouped(rules, sites)])
     ]
     for knob in knobs:
@@ -177,7 +178,7 @@ def _check_fallback(
 ) -> None:
     why = "is left with space.fallback"
     for site in (sites[name] for name in knob.sites):
-        if site.follows is None:
+        if site.follows is None or not _can_follow(site, knob.schemes[0], support):
             _check_scheme(site, knob.schemes[0], why, support, real_kernels_only)
 
 
@@ -240,8 +241,20 @@ def _knob(
     sites: Mapping[str, Site],
     allowed: Mapping[str, tuple[Scheme, ...]],
     fallback: Scheme,
+    support: SupportOf,
 ) -> Knob:
     """One knob; the fallback where its sites have nothing in common."""
     leading = [name for name in names if sites[name].follows is None] or [names[0]]
-    common = [scheme for scheme in Scheme if all(scheme in allowed[name] for name in leading)]
+    following = [sites[name] for name in names if name not in leading]
+    common = [
+        scheme
+        for scheme in Scheme
+        if all(scheme in allowed[name] for name in leading)
+        and all(_can_follow(site, scheme, support) for site in following)
+    ]
     return Knob(names[0], names, tuple(common) or (fallback,))
+
+
+def _can_follow(site: Site, scheme: Scheme, support: SupportOf) -> bool:
+    """Whether a site can compute after its producer's scheme: in it, or at worst in fp32."""
+    return any(support(site, item) is not Support.UNSUPPORTED for item in (scheme, Scheme.FP32))

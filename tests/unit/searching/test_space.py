@@ -89,6 +89,27 @@ def test_blocks_and_groups_make_sites_agree() -> None:
     assert blocks.space.by_name["stem"].sites == ("stem", "head", "embed")
 
 
+def npu(item: Site, scheme: Scheme) -> Support:
+    """No floats, and activations in int8 alone."""
+    lacks = item.kind is OpKind.ACTIVATION and scheme is Scheme.INT16
+    return Support.UNSUPPORTED if lacks or scheme.activation.is_float else Support.NATIVE
+
+
+def test_a_knob_loses_what_a_follower_can_run_neither_so_nor_in_fp32() -> None:
+    rules = SpaceRules(schemes=ALL, fallback=Scheme.INT16)
+    agreements = [("layer1.act", "layer1.conv")]
+    bound = bind_space(rules, SITES, agreements, npu, real_kernels_only=False)
+    assert schemes(bound)["layer1.conv"] == ["int8"]
+    assert schemes(bound)["layer2.conv"] == ["int8", "int16"]
+
+
+def test_a_fallback_that_a_follower_cannot_run_is_refused() -> None:
+    rules = SpaceRules(schemes=(Scheme.INT16,), fallback=Scheme.INT16)
+    agreements = [("layer1.act", "layer1.conv")]
+    with pytest.raises(PlanError, match=r"'layer1\.act' .* int16, which this target does not run"):
+        bind_space(rules, SITES, agreements, npu, real_kernels_only=False)
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [

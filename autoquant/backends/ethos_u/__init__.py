@@ -1,0 +1,1 @@
+"""Arm Ethos-U NPUs: LiteRT's integer kernels for quality, Vela's estimate for latency."""

@@ -1,0 +1,133 @@
+"""The Ethos-U backend: quality by LiteRT's integer kernels, latency by Vela's estimate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from autoquant.backends.ethos_u.configuration import find_configuration
+from autoquant.backends.ethos_u.estimator import Estimator
+from autoquant.backends.ethos_u.readback import check_executed
+from autoquant.backends.ethos_u.support import site_support
+from autoquant.backends.litert.backend import METADATA, LiteRtBackend
+from autoquant.backends.litert.convert import convert_float
+from autoquant.backends.protocol import BuildRequest, Executable
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
+from autoquant.core.space import SearchSpace
+from autoquant.errors import StorageError
+from autoquant.model.capture import Capture
+from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+
+
+class EthosUBackend:
+    """Builds plans for LiteRT, and has Vela estimate them on an NPU.
+
+    Args:
+        request: What to build from; the batch of `timed` is what is estimated.
+    """
+
+    def __init__(self, request: BuildRequest) -> None:
+        self._configuration = find_configuration(request.settings.accelerator)
+        accelerator = self._configuration.accelerator
+        self.name = f"ethos-u/{accelerator}"
+        self.rival = f"all int16 on {accelerator} (Vela)"
+        self.suffix = ".tflite"
+        self._batch = len(request.timed[0])
+        self._litert = LiteRtBackend(request)
+        ranges = TensorRanges(request.captured, request.statistics, request.settings)
+        file = convert_float(request.captured, request.timed, ranges)
+        self._estimator = Estimator(file, self._configuration)
+        self.rival_ms: float | None = self._estimator.milliseconds(self._widest(request.captured))
+
+    def support(self, site: Site, scheme: Scheme) -> Support:
+        """How the NPU runs one scheme of one site."""
+        return site_support(self._configuration.accelerator, site, scheme)
+
+    def build(self, plan: Plan) -> Executable:
+        """Build a plan for LiteRT, and estimate the same plan as Vela is given it.
+
+        Raises:
+            BackendError: LiteRT or Vela refuses an op, or an op would be left to the CPU.
+        """
+        built = self._litert.build(plan)
+        check_executed(built.executed, self._configuration.accelerator)
+        return Executable(built.module, built.executed, self.estimate_ms(plan))
+
+    def estimate_ms(self, plan: Plan) -> float:
+        """What Vela says that one call takes; nothing is built for LiteRT.
+
+        Raises:
+            BackendError: Vela refuses the plan, or leaves an op to the CPU.
+        """
+        return self._estimator.milliseconds(plan)
+
+    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        """Run a built module, or the float model, on this CPU."""
+        return self._litert.run(module, inputs)
+
+    def costs(
+        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
+    ) -> CostTable:
+        """What Vela estimates of each op and boundary, from a few plans.
+
+        Raises:
+            BackendError: Vela refuses some choice of the space, or leaves it to the CPU.
+        """
+        del inputs, clock
+        return self._estimator.costs(space)
+
+    def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write the `.tflite` file that Vela compiles; LiteRT runs it as it is.
+
+        Its inputs and outputs are integers, as the first and last ops compute: float ones would
+        be converted by the CPU. The plan is inside, as JSON under the name `autoquant`.
+
+        Raises:
+            BackendError: LiteRT or Vela refuses the plan.
+            StorageError: The file cannot be written.
+        """
+        values = {
+            **metadata,
+            "engine": "ethos-u",
+            "batch_size": self._batch,
+            "accelerator": self._configuration.accelerator,
+            "system_config": self._configuration.system,
+            "memory_mode": self._configuration.memory,
+            "estimated_ms": self.build(plan).estimated_ms,
+        }
+        written = self._estimator.write(plan, {METADATA: json.dumps(values).encode()})
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(written.content)
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be written: {error}", hint="give a writable path"
+            ) from error
+        return path
+
+    def _widest(self, captured: Capture) -> Plan:
+        """All int16, less what must agree with a site that cannot be."""
+        narrow = {
+            site.name
+            for site in captured.sites
+            if self.support(site, Scheme.INT16) is Support.UNSUPPORTED
+        }
+        grown: set[str] = set()
+        while grown != narrow:
+            grown = set(narrow)
+            for group in captured.agreements:
+                narrow.update(group if narrow.intersection(group) else ())
+        return Plan.of(
+            {
+                site.name: Scheme.INT8 if site.name in narrow else Scheme.INT16
+                for site in captured.sites
+            }
+        )

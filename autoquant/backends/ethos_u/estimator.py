@@ -1,0 +1,80 @@
+"""Plans of one model on one NPU, by Vela: what they take, and what each op of them costs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from autoquant.backends.covering import covering_plans
+from autoquant.backends.ethos_u.attribution import Operator, attribute, find_edges
+from autoquant.backends.ethos_u.configuration import Configuration
+from autoquant.backends.ethos_u.cost_table import EstimatedPlan, fit_costs
+from autoquant.backends.ethos_u.readback import estimate_on_npu
+from autoquant.backends.litert.flatbuffer import Boundary, FloatFile, Written, write_plan
+from autoquant.backends.litert.schema import Graph
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.space import SearchSpace
+
+_LEAST_PLANS, _MOST_PLANS = 16, 48
+"""Mixed plans that a cost table is fitted to, beside the uniform ones."""
+
+
+class Estimator:
+    """Has Vela estimate plans.
+
+    Args:
+        file: The float model, converted for the batch that is estimated.
+        configuration: The NPU.
+    """
+
+    def __init__(self, file: FloatFile, configuration: Configuration) -> None:
+        self._file = file
+        self._configuration = configuration
+
+    def write(self, plan: Plan, metadata: Mapping[str, bytes] | None = None) -> Written:
+        """Write a plan as Vela takes it: with integers at its ends too.
+
+        Args:
+            plan: Of the model's sites.
+            metadata: Bytes that the file keeps, by name.
+        """
+        return write_plan(self._file, dict(plan.assignment), Boundary.PLAN, metadata)
+
+    def milliseconds(self, plan: Plan) -> float:
+        """What one call takes.
+
+        Raises:
+            BackendError: Vela refuses the plan, or leaves an op to the CPU.
+        """
+        found = estimate_on_npu(self.write(plan), self._configuration, self._file.batch)
+        return self._configuration.ms(found.cycles)
+
+    def costs(self, space: SearchSpace) -> CostTable:
+        """What each op and each boundary takes, in milliseconds.
+
+        Raises:
+            BackendError: Vela refuses some choice of the space, or leaves it to the CPU.
+        """
+        edges = find_edges(_operators(self.write(space.uniform(space.schemes[0]))))
+        plans = covering_plans(space, edges, random.Random(0), least=_LEAST_PLANS, most=_MOST_PLANS)
+        estimated = []
+        for plan in plans:
+            written = self.write(plan)
+            found = estimate_on_npu(written, self._configuration, self._file.batch)
+            estimated.append(EstimatedPlan(plan, attribute(found, _operators(written))))
+        return fit_costs(estimated, space, edges).scaled(self._configuration.ms(1.0), "ms")
+
+
+def _operators(written: Written) -> tuple[Operator, ...]:
+    graph = Graph(written.content)
+    return tuple(
+        Operator(
+            sites=() if known.source is None else known.sites,
+            is_conversion=known.source is None,
+            inputs=tuple(graph.reads(operator)),
+            outputs=tuple(graph.writes(operator)),
+            value=known.node,
+        )
+        for known, operator in zip(written.operators, graph.operators, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""torch.compile's inductor, with torchao's PT2E quantization driven by plans."""

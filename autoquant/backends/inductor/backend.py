@@ -1,0 +1,154 @@
+"""Inductor: a plan through PT2E and torch.compile, to confirm what a search found."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoquant.backends.inductor.compilation import Compiled, check_compiler
+from autoquant.backends.inductor.conversion import convert_plan, export_model
+from autoquant.backends.inductor.support import site_support
+from autoquant.backends.inductor.torchao import quiet
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
+from autoquant.core.space import SearchSpace
+from autoquant.errors import BackendError, StorageError
+from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+
+_LOG = logging.getLogger(__name__)
+
+METADATA = "autoquant.json"
+"""Name of the extra file in the archive: the plan, its digest and its measurements."""
+
+
+class InductorBackend:
+    """Builds plans by torchao's PT2E and torch.compile; each takes many seconds.
+
+    Args:
+        request: The model, its statistics, and the batch of the latency measurement.
+
+    Raises:
+        BackendError: There is no C++ compiler.
+        ModelError: torch.export refuses the model.
+    """
+
+    def __init__(self, request: BuildRequest) -> None:
+        check_compiler()
+        self.name = "inductor"
+        self.rival = EAGER_FP32
+        self.rival_ms: float | None = None
+        self.suffix = ".pt2"
+        self._request = request
+        self._sites = {site.name: site for site in request.captured.sites}
+        self._ranges = TensorRanges(request.captured, request.statistics, request.settings)
+        self._program = export_model(request.model, request.example)
+
+    def support(self, site: Site, scheme: Scheme) -> Support:
+        """How inductor runs one scheme of one site."""
+        return site_support(self._request.settings, site, scheme)
+
+    def build(self, plan: Plan) -> Executable:
+        """Convert a plan, compile it for the batch of the latency measurement, and read back.
+
+        Other batches are compiled when they first come.
+
+        Raises:
+            BackendError: torchao or inductor refuses it, or runs something else than planned.
+        """
+        self._check(plan)
+        compiled = Compiled(convert_plan(self._program, plan, self._request.captured, self._ranges))
+        compiled(*self._request.timed)
+        return Executable(compiled, self._compare(plan, Counter(compiled.reading.kernels())))
+
+    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        """Run a built module, or the float model."""
+        with torch.no_grad():
+            return module(*inputs)
+
+    def costs(
+        self,
+        space: SearchSpace,  # noqa: ARG002 (of a whole plan alone)
+        inputs: tuple[Tensor, ...],  # noqa: ARG002
+        clock: Callable[[], float],  # noqa: ARG002
+    ) -> CostTable | None:
+        """None: inductor fuses ops, and the time of one depends on its neighbours."""
+        return None
+
+    def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write the converted program, which `torch.export.load` reads and torch.compile runs.
+
+        Raises:
+            BackendError: torchao refuses the plan.
+            StorageError: The file cannot be written.
+        """
+        self._check(plan)
+        converted = convert_plan(self._program, plan, self._request.captured, self._ranges)
+        program = export_model(converted, self._request.example)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with quiet():
+                torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
+        except (OSError, RuntimeError) as error:
+            raise StorageError(
+                f"{path} cannot be written: {error}", hint="give a writable path"
+            ) from error
+        return path
+
+    def _check(self, plan: Plan) -> None:
+        """Refuse what cannot run, and name what will run more exactly than planned."""
+        widened = []
+        for name, scheme in plan.assignment:
+            site = self._sites[name]
+            if self._stays_float(site, scheme):
+                if site.follows is None:
+                    widened.append(name)
+            elif self.support(site, scheme) is Support.UNSUPPORTED:
+                raise BackendError(
+                    f"inductor does not run {name} ({site.kind.value}) in {scheme.value}",
+                    hint="int8 takes modules Conv2d and Linear, int8_dynamic Linear; all else is "
+                    "fp32",
+                )
+        if widened:
+            _LOG.warning(
+                "inductor: %d ops without weights are planned as int8 and run in fp32: %s",
+                len(widened),
+                ", ".join(widened),
+            )
+
+    @staticmethod
+    def _stays_float(site: Site, scheme: Scheme) -> bool:
+        """Whether a site computes on the fp32 that int8 kernels write, whatever its plan says.
+
+        Sites that follow another do, and ops without weights that a plan of another backend has
+        in int8: inductor fuses them behind the kernel that feeds them.
+        """
+        return site.follows is not None or (scheme is Scheme.INT8 and not site.kind.is_weighted)
+
+    def _compare(self, plan: Plan, kernels: Counter[tuple[str, Scheme]]) -> dict[str, str]:
+        """Describe what runs, and refuse a plan that inductor did not follow."""
+        executed: dict[str, str] = {}
+        for name, planned in plan.assignment:
+            found = {scheme: kernels[name, scheme] for scheme in Scheme if kernels[name, scheme]}
+            calls = len(self._request.captured.members[name])
+            if sum(found.values()) < calls:
+                found[Scheme.FP32] = calls - sum(found.values())
+            runs = " and ".join(scheme.value for scheme in found)
+            executed[name] = f"{runs} {Support.NATIVE.value}"
+            wanted = Scheme.FP32 if self._stays_float(self._sites[name], planned) else planned
+            if runs != wanted.value:
+                raise BackendError(
+                    f"inductor substituted a precision silently: {name} is planned as "
+                    f"{planned.value} but runs {runs}",
+                    hint="pin this op to fp32 in the search space",
+                )
+        return executed

@@ -1,0 +1,66 @@
+"""Plan -> PT2E quantizer: what a QConfigMapping is to FX graph mode."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from autoquant.backends.inductor.support import site_support
+from autoquant.backends.inductor.torchao import pt2e, quiet
+from autoquant.backends.torch_cpu.engines import saturates
+from autoquant.core.build import BuildSettings
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
+
+ENGINE = "onednn"
+"""The library whose kernels inductor calls; its int8 sums saturate on CPUs without VNNI."""
+
+
+def to_quantizer(plan: Plan, sites: Iterable[Site]) -> Any:
+    """Build the quantizer that makes torchao's `prepare_pt2e` follow a plan.
+
+    Every int8 site gets an entry by the path of its module; nothing is inherited, and what has
+    no entry stays in fp32. `X86InductorQuantizer` refuses to mix static and dynamic
+    quantization, so each has a quantizer of its own, and torchao's `ComposableQuantizer` holds
+    both. Sites that are functions (`x + y`, `torch.matmul`) have no path of their own: PT2E
+    cannot be told about them one by one.
+
+    Args:
+        plan: One scheme for every site.
+        sites: Of the model.
+
+    Returns:
+        A `torchao.quantization.pt2e.quantizer.Quantizer`.
+
+    Warns:
+        UserWarning: Sites stay in fp32 although the plan chooses something else.
+    """
+    quantizers = pt2e().quantizer
+    left: list[str] = []
+    chosen = {Scheme.INT8: {}, Scheme.INT8_DYNAMIC: {}}  # type: dict[Scheme, dict[str, Site]]
+    for site in sites:
+        scheme = plan[site.name]
+        if scheme is Scheme.FP32 or site.follows is not None:
+            continue
+        if site_support(BuildSettings(backend="inductor"), site, scheme) is Support.UNSUPPORTED:
+            left.append(f"{site.name} ({scheme.value})")
+        else:
+            chosen[scheme][site.module] = site
+    if left:
+        warnings.warn(
+            f"PT2E cannot be told about {len(left)} sites, which stay in fp32: {', '.join(left)}",
+            stacklevel=2,
+        )
+    made = []
+    for scheme, modules in chosen.items():
+        quantizer = quantizers.X86InductorQuantizer()
+        with quiet():
+            config = quantizers.get_default_x86_inductor_quantization_config(
+                is_dynamic=scheme is Scheme.INT8_DYNAMIC, reduce_range=saturates(ENGINE)
+            )
+        for module in modules:
+            quantizer.set_module_name_qconfig(module, config)
+        made.append(quantizer)
+    return pt2e().composable.ComposableQuantizer(made)

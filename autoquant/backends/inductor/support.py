@@ -1,0 +1,27 @@
+"""What PT2E can be told site by site, and inductor then runs in int8."""
+
+from __future__ import annotations
+
+from autoquant.core.build import BuildSettings
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import OpKind, Site
+
+STATIC = frozenset({OpKind.CONV2D, OpKind.LINEAR})
+DYNAMIC = frozenset({OpKind.LINEAR})
+
+
+def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
+    """How inductor runs one scheme of one site: int8 needs a module, which has a path."""
+    if site.function is not None and scheme is not Scheme.FP32:
+        return Support.UNSUPPORTED
+    return kind_support(settings, site.kind, scheme)
+
+
+def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:  # noqa: ARG001
+    """The same for a module of a kind."""
+    native = (
+        scheme is Scheme.FP32
+        or (scheme is Scheme.INT8 and kind in STATIC)
+        or (scheme is Scheme.INT8_DYNAMIC and kind in DYNAMIC)
+    )
+    return Support.NATIVE if native else Support.UNSUPPORTED

@@ -1,0 +1,22 @@
+"""torch.compile's inductor as a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autoquant.backends.inductor.backend import InductorBackend
+from autoquant.backends.inductor.support import kind_support, site_support
+from autoquant.backends.protocol import BuildRequest
+from autoquant.core.build import BuildSettings
+
+__all__ = ["kind_support", "open_backend", "site_support", "variants"]
+
+
+def variants() -> Mapping[str, BuildSettings]:
+    """The one that this torch has."""
+    return {"inductor": BuildSettings(backend="inductor")}
+
+
+def open_backend(request: BuildRequest) -> InductorBackend:
+    """Export the model once; plans are built from that."""
+    return InductorBackend(request)

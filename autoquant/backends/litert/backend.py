@@ -1,0 +1,165 @@
+"""The LiteRT backend: a plan, written as a `.tflite` file and run by LiteRT's interpreter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from autoquant.backends.litert.convert import convert_float
+from autoquant.backends.litert.flatbuffer import FloatFile, Written, write_plan
+from autoquant.backends.litert.module import LiteRtModule
+from autoquant.backends.litert.readback import read_back
+from autoquant.backends.litert.support import site_support
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
+from autoquant.core.space import SearchSpace
+from autoquant.errors import BackendError, StorageError
+from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+
+METADATA = "autoquant"
+"""Name of the entry in the file's metadata: the plan, its digest and its measurements."""
+
+
+class LiteRtBackend:
+    """Builds plans from the float model, converted once for each batch size.
+
+    Args:
+        request: What to build from.
+    """
+
+    def __init__(self, request: BuildRequest) -> None:
+        self.name = "litert"
+        self.rival = EAGER_FP32
+        self.rival_ms: float | None = None
+        self.suffix = ".tflite"
+        self._captured = request.captured
+        self._ranges = TensorRanges(request.captured, request.statistics, request.settings)
+        self._sites = {site.name: site for site in request.captured.sites}
+        self._batches = {len(item[0]): item for item in (request.timed, request.example)}
+        self._example = len(request.example[0])
+        self._files: dict[int, FloatFile] = {}
+        with torch.no_grad():
+            _, self._structure = tree_flatten(self._captured.graph(*request.example))
+        self._file(self._example)
+
+    def support(self, site: Site, scheme: Scheme) -> Support:
+        """How LiteRT runs one scheme of one site."""
+        return site_support(site, scheme)
+
+    def build(self, plan: Plan) -> Executable:
+        """Write the file, and read back from it what each site runs.
+
+        Sites that follow another (a norm, an activation) and have no kernel for its scheme run in
+        fp32, and `executed` says so.
+
+        Raises:
+            BackendError: LiteRT has no kernel for what the plan asks of a site.
+        """
+        written = self._written(plan, self._example)
+        executed = self._judge(plan, written)
+        sizes = [self._example, *(size for size in self._batches if size != self._example)]
+
+        def write(size: int) -> bytes:
+            if size == self._example:
+                return written.content
+            again = self._written(plan, size)
+            self._judge(plan, again)
+            return again.content
+
+        return Executable(LiteRtModule(write, sizes, self._structure), executed)
+
+    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        """Run a built module, or the float model."""
+        with torch.no_grad():
+            return module(*inputs)
+
+    def costs(
+        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
+    ) -> CostTable | None:
+        """Nothing: LiteRT's interpreter does not say what an operator takes."""
+        del space, inputs, clock
+        return None
+
+    def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write a `.tflite` file for the batch size of the latency measurement.
+
+        Its metadata holds the plan under the name `autoquant`, as JSON.
+
+        Raises:
+            BackendError: LiteRT has no kernel for what the plan asks of a site.
+            StorageError: The file cannot be written.
+        """
+        size = next(iter(self._batches))
+        text = json.dumps({**metadata, "engine": self.name, "batch_size": size}).encode()
+        written = self._written(plan, size, {METADATA: text})
+        self._judge(plan, written)
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(written.content)
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be written: {error}", hint="give a writable path"
+            ) from error
+        return path
+
+    def expected(self, site: str, scheme: Scheme) -> tuple[Scheme, Support]:
+        """What runs at a site that a plan gives a scheme to."""
+        chosen = self._sites[site]
+        support = self.support(chosen, scheme)
+        if chosen.follows is not None and support is Support.UNSUPPORTED:
+            return Scheme.FP32, Support.NATIVE
+        return scheme, support
+
+    def _file(self, size: int) -> FloatFile:
+        if size not in self._files:
+            self._files[size] = convert_float(self._captured, self._batches[size], self._ranges)
+        return self._files[size]
+
+    def _written(
+        self, plan: Plan, size: int, metadata: Mapping[str, bytes] | None = None
+    ) -> Written:
+        return write_plan(self._file(size), dict(plan.assignment), metadata=metadata)
+
+    def _judge(self, plan: Plan, written: Written) -> dict[str, str]:
+        """Describe what runs, and refuse a file that does not follow its plan."""
+        runs = read_back(written)
+        executed: dict[str, str] = {}
+        wrong: list[str] = []
+        for site, planned in plan.assignment:
+            wanted, support = self.expected(site, planned)
+            honest = Scheme.FP32 if support is Support.UNSUPPORTED else wanted
+            found = runs.get(site, frozenset({honest}))  # no operator: the converter folded it
+            scheme = next(iter(found)) if len(found) == 1 else None
+            honoured = scheme is wanted and support is not Support.UNSUPPORTED
+            if scheme is Scheme.FP32 and self._sites[site].follows is not None:
+                honoured = True
+            executed[site] = _words(found)
+            if not honoured:
+                kind = self._sites[site].kind.value
+                instead = "" if scheme is planned else f" but runs {executed[site]}"
+                wrong.append(f"{site} ({kind}) is planned as {planned.value}{instead}")
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise BackendError(
+                f"{self.name} has no kernel for what was planned: {wrong[0]}{more}",
+                hint="pin this op to a scheme that `autoquant backends` lists as native",
+            )
+        return executed
+
+
+def _words(schemes: frozenset[Scheme | None]) -> str:
+    if None in schemes:
+        return "mixed types"
+    how = Support.EMULATED if Scheme.FP16 in schemes else Support.NATIVE
+    names = sorted(scheme.value for scheme in schemes if scheme is not None)
+    return f"{'+'.join(names)} {how.value}"

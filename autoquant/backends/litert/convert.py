@@ -1,0 +1,62 @@
+"""The captured float graph, converted by litert-torch."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+
+from torch import Tensor
+
+from autoquant.backends.litert.constants import Constants
+from autoquant.backends.litert.flatbuffer import FloatFile
+from autoquant.backends.litert.formats import Formats
+from autoquant.backends.litert.origins import find_origins
+from autoquant.backends.litert.schema import Graph
+from autoquant.errors import BackendError
+from autoquant.model.capture import Capture
+from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+
+
+def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorRanges) -> FloatFile:
+    """Convert the captured graph for one batch size; litert-torch leaves none open.
+
+    Args:
+        captured: The captured model, batch norms folded.
+        inputs: One batch of that size; also what tensors are told apart by.
+        ranges: Of the captured nodes.
+
+    Raises:
+        BackendError: litert-torch cannot convert the model.
+    """
+    content = _converted(captured, inputs)
+    graph = Graph(content)
+    origins = find_origins(content, graph, captured, inputs)
+    formats = Formats(graph, origins.nodes, ranges)
+    return FloatFile(content, graph, origins, formats, Constants(graph), len(inputs[0]))
+
+
+def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
+    import litert_torch
+
+    silence = io.StringIO()
+    before = logging.root.manager.disable
+    try:
+        logging.disable(logging.WARNING)
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(silence),
+            contextlib.redirect_stderr(silence),
+        ):
+            warnings.simplefilter("ignore")
+            model = litert_torch.convert(copy.deepcopy(captured.graph).eval(), inputs)
+            return bytes(model.model_content())
+    except Exception as error:
+        raise BackendError(
+            f"litert-torch cannot convert the model: {str(error).strip().splitlines()[0]}",
+            hint="search with backend.name: torch, or rewrite what it names",
+        ) from error
+    finally:
+        logging.disable(before)

@@ -1,0 +1,34 @@
+"""LiteRT on this CPU as a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autoquant.backends.litert import support
+from autoquant.backends.litert.backend import LiteRtBackend
+from autoquant.backends.protocol import BuildRequest
+from autoquant.core.build import BuildSettings
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import OpKind, Site
+
+
+def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
+    """How LiteRT runs one scheme of one site."""
+    del settings
+    return support.site_support(site, scheme)
+
+
+def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
+    """How LiteRT runs one scheme of a kind of op."""
+    del settings
+    return support.kind_support(kind, scheme)
+
+
+def variants() -> Mapping[str, BuildSettings]:
+    """The one that runs here."""
+    return {"litert (XNNPACK and built-in kernels)": BuildSettings(backend="litert")}
+
+
+def open_backend(request: BuildRequest) -> LiteRtBackend:
+    """Convert the float model for the batch size of the example."""
+    return LiteRtBackend(request)

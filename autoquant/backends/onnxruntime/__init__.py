@@ -1,0 +1,1 @@
+"""ONNX Runtime on this CPU: plans written as quantized ONNX graphs, and what its kernels run."""

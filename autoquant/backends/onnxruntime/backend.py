@@ -1,0 +1,186 @@
+"""The ONNX Runtime backend: a plan, written as an ONNX graph and run by its CPU kernels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from autoquant.backends.onnxruntime.float_graph import convert_float
+from autoquant.backends.onnxruntime.plan_graph import PlanWriter
+from autoquant.backends.onnxruntime.profile import profile_costs
+from autoquant.backends.onnxruntime.ranges import TensorGrids
+from autoquant.backends.onnxruntime.readback import Dump, read_schemes
+from autoquant.backends.onnxruntime.sessions import OnnxModule, open_and_dump
+from autoquant.backends.onnxruntime.support import support_at
+from autoquant.backends.onnxruntime.units import find_units
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
+from autoquant.core.space import SearchSpace
+from autoquant.errors import BackendError, StorageError
+from autoquant.model.exported import export_float
+from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+
+METADATA = "autoquant"
+"""Key of the model's metadata: the plan, its digest and its measurements, as JSON."""
+
+
+class OnnxRuntimeBackend:
+    """Writes plans as ONNX graphs and runs them with ONNX Runtime.
+
+    Args:
+        request: What plans are built from; its float model is converted once, here.
+
+    Raises:
+        ModelError: torch.export refuses the model.
+        BackendError: It cannot be written in ONNX.
+    """
+
+    def __init__(self, request: BuildRequest) -> None:
+        self.name = "onnxruntime"
+        self.rival = EAGER_FP32
+        self.rival_ms: float | None = None
+        self.suffix = ".onnx"
+        self.captured = request.captured
+        self._sites = {site.name: site for site in request.captured.sites}
+        exported = export_float(request.captured, request.example)
+        self._graph = convert_float(request.captured, exported)
+        self.units = find_units(self._graph, self._sites)
+        ranges = TensorRanges(request.captured, request.statistics, request.settings)
+        grids = TensorGrids(self._graph, ranges)
+        self._writer = PlanWriter(self._graph, self.units, grids, self._sites)
+
+    def support(self, site: Site, scheme: Scheme) -> Support:
+        """How ONNX Runtime runs one scheme of one site."""
+        return support_at(site, scheme)
+
+    def build(self, plan: Plan) -> Executable:
+        """Write the plan's graph, open a session, and read back what it runs.
+
+        Raises:
+            BackendError: ONNX Runtime refuses the graph, or runs something else than planned.
+        """
+        return self.open(plan, self.write(plan))
+
+    def write(self, plan: Plan) -> ModelProto:
+        """Write the plan's graph.
+
+        Raises:
+            BackendError: The plan has a scheme that the site does not support.
+        """
+        for name, scheme in plan.assignment:
+            site = self._sites[name]
+            unknown = site.follows is None and self.support(site, scheme) is Support.UNSUPPORTED
+            if unknown:
+                raise BackendError(
+                    f"onnxruntime does not run {scheme.value} at {name} ({site.kind.value})",
+                    hint="`autoquant backends` lists what it runs",
+                )
+        return self._writer.write(plan)
+
+    def open(self, plan: Plan, model: ModelProto) -> Executable:
+        """Open a session for a graph, and compare what it runs with a plan.
+
+        Args:
+            plan: What shall run.
+            model: Its graph.
+
+        Raises:
+            BackendError: ONNX Runtime refuses the graph, or runs something else than planned.
+        """
+        written = model.SerializeToString()
+        session, dump = open_and_dump(written, torch.get_num_threads())
+        executed = self._compare(plan, Dump(dump))
+        return Executable(OnnxModule(written, self._graph.output_tree, session), executed)
+
+    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        """Run a built module, or the float model by torch."""
+        with torch.no_grad():
+            return module(*inputs)
+
+    def costs(
+        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
+    ) -> CostTable | None:
+        """What each op and boundary takes, from ONNX Runtime's own times of its nodes.
+
+        Args:
+            space: What may be chosen.
+            inputs: The batch of the latency measurement.
+            clock: Seconds; times whole calls, which the engine's profiler divides.
+
+        Raises:
+            BackendError: No plan of the space can be built.
+        """
+        return profile_costs(self, space, inputs, clock)
+
+    def passing(self) -> dict[str, str]:
+        """By node of the float graph that is no site, the site whose format it hands on."""
+        handed = {item.node: item.site for item in self.captured.addresses if item.site is not None}
+        origins = self._graph.tensors
+        return {
+            node.name: handed[origins[node.output[0]]]
+            for node in self._graph.nodes
+            if node.name not in self._graph.owner and origins.get(node.output[0]) in handed
+        }
+
+    def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write the ONNX file, the plan in its metadata under `autoquant`.
+
+        Raises:
+            BackendError: ONNX Runtime refuses the plan, or runs something else.
+            StorageError: The file cannot be written.
+        """
+        model = self.write(plan)
+        self.open(plan, model)
+        entry = model.metadata_props.add()
+        entry.key, entry.value = METADATA, json.dumps(dict(metadata))
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            onnx.save(model, str(path))
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be written: {error}", hint="give a writable path"
+            ) from error
+        return path
+
+    def expected(self, name: str, scheme: Scheme) -> tuple[Scheme, ...]:
+        """What may run at a site whose plan is honoured, the first being what is meant.
+
+        A site that follows another runs its scheme where there is a kernel for it; where there
+        is none (a norm, a tanh), or where its leader leaves floats, it runs in fp32, and says so.
+        """
+        if self._sites[name].follows is None:
+            return (scheme,)
+        return (scheme,) if scheme is Scheme.FP32 else (scheme, Scheme.FP32)
+
+    def _compare(self, plan: Plan, dump: Dump) -> dict[str, str]:
+        """Describe what runs, and refuse a plan that the engine did not follow."""
+        found = read_schemes(dump, self.units, self._sites)
+        executed: dict[str, str] = {}
+        wrong: list[str] = []
+        for name, planned in plan.assignment:
+            runs = next((s for s in self.expected(name, planned) if s in found[name]), None)
+            if runs is None:
+                what = " or ".join(s.value for s in Scheme if s in found[name]) or "a mixture"
+                wrong.append(f"{name} is planned as {planned.value} but runs {what}")
+            else:
+                emulated = support_at(self._sites[name], runs) is Support.EMULATED
+                how = Support.EMULATED if emulated else Support.NATIVE
+                executed[name] = f"{runs.value} {how.value}"
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise BackendError(
+                f"onnxruntime substituted precisions silently: {wrong[0]}{more}",
+                hint="pin this op to another scheme in the search space",
+            )
+        return executed

@@ -1,0 +1,243 @@
+"""The float model as an ONNX graph, whose nodes know the site that they compute."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
+from autoquant.errors import BackendError
+from autoquant.model.capture import Capture
+from autoquant.model.exported import Exported, origins
+
+OPSET = 21
+"""The first in which QuantizeLinear knows int16."""
+
+MOVING = frozenset(
+    {
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Pad",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+"""Nodes that move values without changing them: they move codes as well."""
+
+_FX_NODE = "pkg.torch.onnx.fx_node"
+_FX_NAME = re.compile(r"%(\S+) :")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FloatGraph:
+    """A float model in ONNX.
+
+    Every node has one name of the form `site/Op`, or `node of the captured graph/Op` where it
+    computes no site; so has the tensor that it writes.
+
+    Attributes:
+        nodes: In execution order.
+        initializers: By name.
+        inputs: Of the graph, in the order in which the model takes them.
+        outputs: By output of the graph, flattened: the tensor that it is, and how it is declared.
+        output_tree: How torch puts the outputs together again.
+        owner: By node name, the site that it computes.
+        tensors: By tensor, the node of the captured graph that gives it: a key of the
+            calibration statistics. Tensors within such a node are not listed, unless they only
+            hold values of a tensor that is.
+    """
+
+    nodes: tuple[NodeProto, ...]
+    initializers: Mapping[str, TensorProto]
+    inputs: tuple[onnx.ValueInfoProto, ...]
+    outputs: tuple[tuple[str, onnx.ValueInfoProto], ...]
+    output_tree: Any
+    owner: Mapping[str, str]
+    tensors: Mapping[str, str]
+
+    def array(self, name: str) -> np.ndarray[Any, Any] | None:
+        """Values of an initializer; None: it is none."""
+        found = self.initializers.get(name)
+        return None if found is None else numpy_helper.to_array(found)
+
+
+def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
+    """Convert an exported program to ONNX.
+
+    Args:
+        captured: The captured model.
+        exported: From `export_float` of the same.
+
+    Raises:
+        BackendError: torch cannot write one of its ops in ONNX, or leaves out an output.
+    """
+    with _quiet():
+        try:
+            written = torch.onnx.export(
+                exported.program, dynamo=True, verbose=False, opset_version=OPSET
+            )
+        except Exception as error:
+            raise BackendError(
+                f"onnxruntime: torch cannot write the model in ONNX: {_last_line(error)}",
+                hint="rewrite the op that it names, or choose another backend.name",
+            ) from error
+    program = None if written is None else written.exported_program
+    if written is None or program is None:
+        raise BackendError("onnxruntime: torch.onnx.export gave no model")
+    origin = {**origins(exported.program), **origins(program)}
+    model: ModelProto = written.model_proto
+    origin_of = {node.name: _captured_node(node, origin) for node in model.graph.node}
+    replace_spatial_means(model.graph, origin_of)
+    placeholders = [n.name for n in captured.graph.graph.nodes if n.op == "placeholder"]
+    user_inputs = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    names = dict(zip(user_inputs, placeholders, strict=False))
+    return _rename(captured, model, origin_of, names, program.call_spec.out_spec)
+
+
+def _captured_node(node: NodeProto, origin: Mapping[str, str]) -> str | None:
+    """The node of the captured graph that an ONNX node comes from."""
+    for item in node.metadata_props:
+        if item.key == _FX_NODE:
+            found = _FX_NAME.match(item.value)
+            return origin.get(found[1]) if found else None
+    return None
+
+
+def _rename(
+    captured: Capture,
+    model: ModelProto,
+    origin_of: Mapping[str, str | None],
+    input_names: Mapping[str, str],
+    output_tree: Any,
+) -> FloatGraph:
+    """Name nodes and tensors after sites, inputs after the model's arguments."""
+    graph = model.graph
+    site_of = {
+        node: site
+        for site, groups in captured.members.items()
+        for group in groups
+        for node in group
+    }
+    first_of = {  # a module that gives several tensors has statistics of its first one only
+        node.args[0].name: node.name
+        for node in captured.graph.graph.nodes
+        if node.target is operator.getitem and node.args[1] == 0
+    }
+    renamed = {item.name: input_names.get(item.name, item.name) for item in graph.input}
+    tensors = dict(zip(renamed.values(), renamed.values(), strict=True))
+    owner: dict[str, str] = {}
+    used: Counter[str] = Counter(renamed.values())
+    nodes: list[NodeProto] = []
+    origins_of: dict[str, str | None] = {}
+    for source in graph.node:
+        origin = origin_of[source.name]
+        site = site_of.get(origin or "")
+        stem = f"{site or origin or 'model'}/{source.op_type}"
+        used[stem] += 1
+        name = stem if used[stem] == 1 else f"{stem}.{used[stem] - 1}"
+        node = NodeProto(op_type=source.op_type, domain=source.domain, name=name)
+        node.input.extend(renamed.get(item, item) for item in source.input)
+        for index, output in enumerate(source.output):
+            renamed[output] = (name if index == 0 else f"{name}:{index}") if output else ""
+            node.output.append(renamed[output])
+        node.attribute.extend(source.attribute)
+        if site is not None:
+            owner[name] = site
+        nodes.append(node)
+        origins_of[name] = origin
+    readers = consumers(nodes)
+    for node in nodes:
+        origin = origins_of[node.name]
+        for output in node.output:
+            inner = any(origins_of[reader.name] == origin for reader in readers.get(output, []))
+            if origin is not None and not inner:
+                tensors[output] = first_of.get(origin, origin)
+            elif node.op_type in MOVING and node.input[0] in tensors:
+                tensors[output] = tensors[node.input[0]]
+    return FloatGraph(
+        nodes=tuple(nodes),
+        initializers={item.name: _plain(item) for item in graph.initializer},
+        inputs=tuple(_value(item, renamed[item.name]) for item in graph.input),
+        outputs=tuple(
+            (renamed.get(item.name, item.name), _value(item, name))
+            for item, name in zip(graph.output, _output_names(graph, output_tree), strict=True)
+        ),
+        output_tree=output_tree,
+        owner=owner,
+        tensors=tensors,
+    )
+
+
+def _output_names(graph: onnx.GraphProto, output_tree: Any) -> list[str]:
+    count = len(graph.output)
+    if count != output_tree.num_leaves:
+        raise BackendError(
+            f"onnxruntime: the model gives {output_tree.num_leaves} values but {count} tensors",
+            hint="return tensors only from forward, no None and no numbers",
+        )
+    return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+
+
+def _value(item: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
+    """A graph input or output under another name."""
+    renamed = onnx.ValueInfoProto(name=name)
+    renamed.type.CopyFrom(item.type)
+    return renamed
+
+
+def _plain(item: TensorProto) -> TensorProto:
+    """An initializer without the exporter's notes."""
+    plain = TensorProto()
+    plain.CopyFrom(item)
+    del plain.metadata_props[:]
+    plain.doc_string = ""
+    return plain
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the exporter prints, logs and warns of to itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _last_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+
+
+def consumers(nodes: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
+    """By tensor, the nodes that read it."""
+    found: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in nodes:
+        for name in dict.fromkeys(node.input):
+            found[name].append(node)
+    return found

@@ -1,0 +1,172 @@
+"""A plan, written as an ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from autoquant.backends.onnxruntime.emulated import emulate
+from autoquant.backends.onnxruntime.float_graph import MOVING, FloatGraph
+from autoquant.backends.onnxruntime.ranges import TensorGrids
+from autoquant.backends.onnxruntime.rules import DYNAMIC, STATIC, WEIGHT_ONLY, Rule
+from autoquant.backends.onnxruntime.units import Unit
+from autoquant.backends.onnxruntime.weights import Weights
+from autoquant.backends.onnxruntime.writer import GraphWriter
+from autoquant.backends.onnxruntime.writing import Writing, attributes_of
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.sites import Site
+
+RULES: Mapping[Scheme, Mapping[str, Rule]] = MappingProxyType(
+    {Scheme.INT8: STATIC, Scheme.INT8_DYNAMIC: DYNAMIC, Scheme.INT8_WEIGHT_ONLY: WEIGHT_ONLY}
+)
+_EMULATED = frozenset({Scheme.INT16, Scheme.FP16})
+_TAKES_WEIGHT = frozenset({"Conv", "ConvTranspose", "Gemm"})
+"""Nodes whose float weight ONNX Runtime rounds, unasked, where they read a dequantized tensor."""
+_FREE = frozenset({"GlobalAveragePool"})
+"""Nodes that run in int8 between int8 neighbours, though they are no site of their own."""
+
+
+class PlanWriter:
+    """Writes plans as ONNX graphs.
+
+    Quantize and dequantize nodes stand where ONNX Runtime fuses them into int8 kernels; a tensor
+    is on its grid only where such a kernel writes or reads it.
+
+    Args:
+        graph: The float graph.
+        units: Its nodes, grouped.
+        grids: Of its tensors.
+        sites: By name.
+    """
+
+    def __init__(
+        self,
+        graph: FloatGraph,
+        units: Sequence[Unit],
+        grids: TensorGrids,
+        sites: Mapping[str, Site],
+    ) -> None:
+        self._graph = graph
+        self._units = units
+        self._grids = grids
+        self._sites = sites
+        self._weights = Weights(graph)
+
+    def write(self, plan: Plan) -> ModelProto:
+        """Write a plan."""
+        schemes = dict(plan.assignment)
+        writing = Writing(
+            self._graph, self._grids, self._weights, GraphWriter(self._graph), self._wanted(schemes)
+        )
+        for unit in self._units:
+            self._write_unit(writing, unit, schemes)
+        return writing.writer.finish()
+
+    def _write_unit(self, writing: Writing, unit: Unit, schemes: Mapping[str, Scheme]) -> None:
+        scheme = schemes[unit.site] if unit.site is not None else Scheme.FP32
+        if unit.root.op_type in MOVING and _move_codes(writing, unit):
+            return
+        free = _is_free(unit) and unit.output in writing.wanted
+        if free and writing.writer.written_codes(unit.root.input[0]) is not None:
+            scheme = Scheme.INT8
+        rule = self._rule(unit, scheme)
+        if rule is not None and rule(writing, unit):
+            return
+        if unit.site is not None and scheme in _EMULATED:
+            emulate(writing, unit, self._sites[unit.site], scheme)
+        else:
+            self._write_float(writing, unit)
+        if unit.root.op_type in MOVING:
+            for output in unit.root.output:
+                writing.writer.pass_on(unit.root.input[0], output)
+
+    def _rule(self, unit: Unit, scheme: Scheme) -> Rule | None:
+        """How a unit gets the integer kernel of a scheme; None: not at all."""
+        rule = RULES.get(scheme, {}).get(unit.root.op_type)
+        if not unit.computes and not _is_free(unit):
+            return None
+        if rule is not None and scheme is Scheme.INT8:
+            tensors = [*self._activations(unit), unit.output]
+            if not all(self._grids.knows(item) for item in tensors):
+                return None
+        return rule
+
+    def _activations(self, unit: Unit) -> list[str]:
+        """What a unit reads as codes under static int8."""
+        if unit.root.op_type in ("Conv", "Gemm", "MaxPool", "Relu", "Clip"):
+            return [unit.root.input[0]]
+        return [
+            item
+            for item in unit.root.input
+            if unit.root.op_type != "MatMul" or item not in self._graph.initializers
+        ]
+
+    def _wanted(self, schemes: Mapping[str, Scheme]) -> frozenset[str]:
+        """Tensors that an int8 kernel reads as codes, itself or after they were moved."""
+        wanted: set[str] = set()
+        for unit in reversed(self._units):
+            scheme = schemes[unit.site] if unit.site is not None else Scheme.FP32
+            moved = unit.root.op_type in MOVING or _is_free(unit)
+            if moved and not wanted.isdisjoint(unit.root.output):
+                wanted.add(unit.root.input[0])
+            elif scheme is Scheme.INT8 and self._rule(unit, scheme) is not None:
+                wanted.update(self._activations(unit))
+        return frozenset(wanted)
+
+    def _write_float(self, writing: Writing, unit: Unit) -> None:
+        writer = writing.writer
+        for node in unit.nodes:
+            inputs = [writer.as_float(item) for item in node.input]
+            data = [item for item in node.input if item and not writer.is_constant(item)]
+            if node.op_type in _TAKES_WEIGHT:
+                inputs[0] = writer.shielded(node.input[0], _channels(self._graph, node))
+            elif node.op_type in STATIC and data and all(map(writer.is_behind_codes, data)):
+                inputs[0] = writer.shielded(node.input[0])
+            writer.copy(node, inputs)
+            for output in node.output:
+                writer.set_float(output)
+
+
+def _channels(graph: FloatGraph, node: NodeProto) -> int | None:
+    """How many channels a layer reads, from its weight; None: the weight is no constant."""
+    weight = graph.initializers.get(node.input[1])
+    if weight is None:
+        return None
+    attributes = attributes_of(node)
+    if node.op_type == "Conv":
+        return int(weight.dims[1] * attributes.get("group", 1))
+    if node.op_type == "Gemm":
+        return int(weight.dims[1 if attributes.get("transB", 0) else 0])
+    return int(weight.dims[0])
+
+
+def _is_free(unit: Unit) -> bool:
+    return unit.site is None and unit.root.op_type in _FREE
+
+
+def _move_codes(writing: Writing, unit: Unit) -> bool:
+    """Move the codes of a tensor that a kernel wrote as codes."""
+    root, writer = unit.root, writing.writer
+    known = writer.written_codes(root.input[0])
+    if known is None:
+        return False
+    codes, grid = known
+    rest = [writer.as_float(item) for item in root.input[1:]]
+    if root.op_type == "Pad":
+        mode = next((item.s for item in root.attribute if item.name == "mode"), b"constant")
+        filling = writing.graph.array(root.input[2]) if len(rest) > 1 and rest[1] else np.zeros(())
+        if mode == b"constant":
+            if filling is None:
+                return False
+            level = np.clip(round(float(filling) / grid.scale) + grid.zero_point, 0, 255)
+            filled = writer.constant(f"{root.name}/filling", np.array(level, grid.dtype))
+            rest = [rest[0], filled, *rest[2:]]
+    outputs = [f"{item}:{grid.dtype}" for item in root.output]
+    writer.copy(root, [codes, *rest], outputs)
+    for output, name in zip(root.output, outputs, strict=True):
+        writer.set_codes(output, name, grid)
+    return True

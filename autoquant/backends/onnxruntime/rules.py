@@ -1,0 +1,131 @@
+"""How each kind of node is written so that ONNX Runtime gives it an int8 kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from autoquant.backends.onnxruntime.linear import (
+    dynamic_linear,
+    static_linear,
+    weight_only_linear,
+)
+from autoquant.backends.onnxruntime.recurrent import dynamic_lstm
+from autoquant.backends.onnxruntime.units import Unit
+from autoquant.backends.onnxruntime.writer import CONTRIB
+from autoquant.backends.onnxruntime.writing import Writing, attributes_of, limits_of
+
+Rule = Callable[[Writing, Unit], bool]
+"""Writes a unit; False where it cannot, and then nothing is written of it."""
+
+
+def static_convolution(writing: Writing, unit: Unit) -> bool:
+    """Dequantize, Conv, Quantize: fused to QLinearConv."""
+    root = unit.root
+    if not writing.writer.is_constant(root.input[1]):
+        return False
+    source, grid = writing.dequantized(root.input[0])
+    layer = writing.static_layer(root, axis=0, bias=writing.bias(root), grid=grid)
+    writing.write_codes(unit, writing.writer.copy(root, [source, *layer]))
+    return True
+
+
+def weight_only_embedding(writing: Writing, unit: Unit) -> bool:
+    """Rows of an int8 table, multiplied by their scales."""
+    root, writer = unit.root, writing.writer
+    if not writer.is_constant(root.input[0]) or attributes_of(root).get("axis", 0) != 0:
+        return False
+    table, scales = writing.weights.rows(writer, root.name, root.input[0])
+    indices = writer.as_float(root.input[1])
+    rows = writer.node("Gather", [table, indices], root.name)
+    scale = writer.node("Gather", [scales, indices], f"{root.name}:scale")
+    floats = writer.node("Cast", [rows], f"{root.name}:cast", to=1)
+    writing.write_float(unit, writer.node("Mul", [floats, scale], f"{root.name}:rows"))
+    return True
+
+
+def static_product(writing: Writing, unit: Unit) -> bool:
+    """A product of two activations: QLinearMatMul, or an int8 product to float."""
+    root, writer = unit.root, writing.writer
+    if unit.output in writing.wanted:
+        inputs = [writing.dequantized(item)[0] for item in root.input]
+        writing.write_codes(unit, writer.copy(root, inputs))
+        return True
+    (left, left_grid), (right, right_grid) = map(writing.codes, root.input)
+    left_scale, left_zero = writer.grid(root.input[0], left_grid)
+    right_scale, right_zero = writer.grid(root.input[1], right_grid)
+    inputs = [left, right, left_scale, right_scale, left_zero, right_zero]
+    product = writer.node("MatMulIntegerToFloat", inputs, root.name, domain=CONTRIB)
+    writing.write_float(unit, product)
+    return True
+
+
+def static_elementwise(writing: Writing, unit: Unit) -> bool:
+    """Dequantize all inputs, the node, Quantize: fused to the QLinear node of its name."""
+    inputs = [writing.dequantized(item)[0] for item in unit.root.input]
+    writing.write_codes(unit, writing.writer.copy(unit.root, inputs))
+    return True
+
+
+def static_max_pool(writing: Writing, unit: Unit) -> bool:
+    """MaxPool of the codes themselves, which keep their grid."""
+    if len(unit.root.output) > 1:
+        return False
+    codes, grid = writing.codes(unit.root.input[0])
+    pooled = writing.writer.copy(unit.root, [codes], [f"{unit.root.name}:{grid.dtype}"])
+    writing.writer.set_codes(unit.root.output[0], pooled, grid)
+    return True
+
+
+def static_clip(writing: Writing, unit: Unit) -> bool:
+    """Clip the codes themselves, which keep their grid."""
+    root = unit.root
+    if any(item and not writing.writer.is_constant(item) for item in root.input[1:]):
+        return False
+    codes, grid = writing.codes(root.input[0])
+    bounds = [
+        np.clip(round(limit / grid.scale) + grid.zero_point, 0, 255) if np.isfinite(limit) else end
+        for limit, end in zip(limits_of(writing.graph, root), (0, 255), strict=True)
+    ]
+    names = [
+        writing.writer.constant(f"{root.name}/{end}", np.array(bound, grid.dtype))
+        for end, bound in zip(("low", "high"), bounds, strict=True)
+    ]
+    clipped = writing.writer.node(
+        "Clip", [codes, *names], root.name, outputs=[f"{root.name}:{grid.dtype}"]
+    )
+    writing.writer.set_codes(root.output[0], clipped, grid)
+    return True
+
+
+STATIC: Mapping[str, Rule] = {
+    "Conv": static_convolution,
+    "Gemm": static_linear,
+    "MatMul": lambda writing, unit: (
+        static_linear(writing, unit)
+        if writing.writer.is_constant(unit.root.input[1])
+        else static_product(writing, unit)
+    ),
+    "Add": static_elementwise,
+    "Mul": static_elementwise,
+    "Concat": static_elementwise,
+    "AveragePool": static_elementwise,
+    "GlobalAveragePool": static_elementwise,
+    "Sigmoid": static_elementwise,
+    "LeakyRelu": static_elementwise,
+    "Softmax": static_elementwise,
+    "MaxPool": static_max_pool,
+    "Relu": static_clip,
+    "Clip": static_clip,
+}
+DYNAMIC: Mapping[str, Rule] = {
+    "Gemm": dynamic_linear,
+    "MatMul": dynamic_linear,
+    "LSTM": dynamic_lstm,
+}
+WEIGHT_ONLY: Mapping[str, Rule] = {
+    "Gemm": weight_only_linear,
+    "MatMul": weight_only_linear,
+    "Gather": weight_only_embedding,
+}

@@ -1,0 +1,175 @@
+"""Weights and biases as constants of the graph; each is rounded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+from autoquant.backends.onnxruntime.float_graph import FloatGraph
+from autoquant.backends.onnxruntime.grids import Array, ByteWeight, byte_weight, sum_codes
+from autoquant.backends.onnxruntime.writer import GraphWriter
+
+_BLOCK = 128
+"""Weights of one scale in MatMulNBits; the largest that all its releases take."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByteLayer:
+    """Names of the constants of an int8 layer.
+
+    Attributes:
+        codes: int8.
+        scale: float, one for each output channel.
+        zero_point: int8 zeros.
+        bias: int32 on the grid of the sums, or empty.
+        bias_scale: Of the bias.
+        bias_zero_point: int32 zeros.
+    """
+
+    codes: str
+    scale: str
+    zero_point: str
+    bias: str = ""
+    bias_scale: str = ""
+    bias_zero_point: str = ""
+
+
+class Weights:
+    """Rounds the weights of a float graph.
+
+    Args:
+        graph: The float graph.
+    """
+
+    def __init__(self, graph: FloatGraph) -> None:
+        self._graph = graph
+        self._made: dict[tuple[str, str, float], dict[str, TensorProto]] = {}
+
+    def static(
+        self,
+        writer: GraphWriter,
+        name: str,
+        weight: str,
+        *,
+        axis: int | None,
+        bias: Array | None,
+        input_scale: float,
+    ) -> ByteLayer:
+        """Write an int8 weight, and its bias as int32.
+
+        Args:
+            writer: Where to.
+            name: Of the layer's node.
+            weight: The float initializer.
+            axis: Dimension of its output channels; None: all share one scale.
+            bias: Shape (channels,).
+            input_scale: Step of the input's grid.
+        """
+
+        def make() -> dict[str, Array]:
+            rounded = byte_weight(self._values(weight), axis, bias, input_scale)
+            arrays = _weight_arrays(rounded)
+            if bias is not None:
+                arrays["bias"] = sum_codes(bias, input_scale, rounded)
+                arrays["bias_scale"] = np.float32(input_scale) * rounded.scale
+                arrays["bias_zero_point"] = np.zeros(rounded.scale.shape, np.int32)
+            return arrays
+
+        return ByteLayer(**self._write(writer, name, "static", input_scale, make))
+
+    def transposed(self, writer: GraphWriter, name: str, weight: str, *, axis: int) -> ByteLayer:
+        """Write the int8 weight of a linear layer as (inputs, outputs)."""
+
+        def make() -> dict[str, Array]:
+            rounded = byte_weight(self._values(weight), axis)
+            codes = rounded.codes if axis == 1 else rounded.codes.T
+            return _weight_arrays(ByteWeight(codes, rounded.scale))
+
+        return ByteLayer(**self._write(writer, name, "dynamic", 0.0, make))
+
+    def blocks(self, writer: GraphWriter, name: str, weight: str, *, axis: int) -> tuple[str, str]:
+        """Write the int8 weight of a linear layer as MatMulNBits takes it: codes and scales.
+
+        Every block of a row has the scale of its row; what fills the last block is 0.
+        """
+
+        def make() -> dict[str, Array]:
+            rounded = byte_weight(self._values(weight), axis)
+            rows = rounded.codes.T if axis == 1 else rounded.codes
+            outputs, inputs = rows.shape
+            count = -(-inputs // _BLOCK)
+            filled = np.zeros((outputs, count * _BLOCK), np.int16)
+            filled[:, :inputs] = rows
+            codes = (filled + 128).astype(np.uint8).reshape(outputs, count, _BLOCK)
+            return {"blocks": codes, "block_scales": np.repeat(rounded.scale, count)}
+
+        names = self._write(writer, name, "blocks", 0.0, make)
+        return names["blocks"], names["block_scales"]
+
+    def rows(self, writer: GraphWriter, name: str, weight: str) -> tuple[str, str]:
+        """Write the int8 table of an embedding: codes, and scales of shape (rows, 1)."""
+
+        def make() -> dict[str, Array]:
+            rounded = byte_weight(self._values(weight), 0)
+            return {"rows": rounded.codes, "row_scales": rounded.scale[:, None]}
+
+        names = self._write(writer, name, "rows", 0.0, make)
+        return names["rows"], names["row_scales"]
+
+    def as_int8_floats(self, writer: GraphWriter, name: str, weight: str, *, axis: int) -> str:
+        """Write a weight rounded to int8 as float."""
+
+        def make() -> dict[str, Array]:
+            rounded = byte_weight(self._values(weight), axis)
+            shape = [1] * rounded.codes.ndim
+            shape[axis] = -1
+            values = rounded.codes * rounded.scale.reshape(shape)
+            return {"int8_floats": values.astype(np.float32)}
+
+        return self._write(writer, name, "int8_floats", 0.0, make)["int8_floats"]
+
+    def as_half_floats(self, writer: GraphWriter, name: str, weight: str) -> str:
+        """Write a weight rounded to half precision as float."""
+
+        def make() -> dict[str, Array]:
+            return {"half_floats": self._values(weight).astype(np.float16).astype(np.float32)}
+
+        return self._write(writer, name, "half_floats", 0.0, make)["half_floats"]
+
+    @property
+    def block(self) -> int:
+        """Weights of one scale in MatMulNBits."""
+        return _BLOCK
+
+    def _values(self, weight: str) -> Array:
+        found = self._graph.array(weight)
+        if found is None:
+            raise ValueError(f"{weight!r} is no initializer")
+        return found
+
+    def _write(
+        self,
+        writer: GraphWriter,
+        name: str,
+        form: str,
+        scale: float,
+        make: Callable[[], Mapping[str, Array]],
+    ) -> dict[str, str]:
+        key = (name, form, scale)
+        if key not in self._made:
+            self._made[key] = {
+                part: numpy_helper.from_array(values, f"{name}/{part}")
+                for part, values in make().items()
+            }
+        return {part: writer.shared(proto.name, proto) for part, proto in self._made[key].items()}
+
+
+def _weight_arrays(weight: ByteWeight) -> dict[str, Array]:
+    return {
+        "codes": weight.codes,
+        "scale": weight.scale,
+        "zero_point": np.zeros(weight.scale.shape, np.int8),
+    }

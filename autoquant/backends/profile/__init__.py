@@ -1,0 +1,1 @@
+"""Any accelerator that a YAML file describes; its latency is estimated, its numerics emulated."""

@@ -1,0 +1,92 @@
+"""YAML -> accelerator, with all mistakes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from autoquant.backends.profile.schema import SCHEMES, Accelerator
+from autoquant.core.precision import Precision
+from autoquant.core.sites import OpKind
+from autoquant.errors import JobError
+from autoquant.job.mistakes import explain_mistakes
+from autoquant.job.yaml_text import parse_yaml
+
+SOURCE = "backend.profile"
+_UNFUSED = tuple(kind.value for kind in OpKind if kind.is_weighted)
+
+
+@lru_cache(maxsize=8)
+def read_accelerator(text: str) -> Accelerator:
+    """Read the description of an accelerator.
+
+    Args:
+        text: Of the YAML file.
+
+    Raises:
+        JobError: Whatever is wrong with it, all of it in one error.
+    """
+    document = parse_yaml(text, SOURCE)
+    if not isinstance(document, dict):
+        holds = "nothing" if document is None else f"a {type(document).__name__}"
+        raise JobError(
+            f"{SOURCE} holds {holds}, not keys and values",
+            hint="give the YAML file of an accelerator; docs/backends/profile.md has the keys",
+        )
+    mistakes: list[str] = []
+    try:
+        accelerator = Accelerator.model_validate(document)
+    except ValidationError as error:
+        # pydantic marks a wrong key of a mapping so, and the key's name stands before it
+        mistakes = [line.replace(".[key]", "") for line in explain_mistakes(error, Accelerator)]
+    mistakes += _contradictions(document)
+    if mistakes:
+        raise JobError.of(SOURCE, mistakes)
+    return accelerator
+
+
+def _contradictions(document: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong between keys; keys that are wrong themselves are passed over."""
+    throughput = _mapping(document.get("throughput"))
+    measured = _mapping(document.get("measured")).get("ops")
+    if not throughput and measured is None:
+        yield "throughput: is missing; give it, or measured, to say what the accelerator runs"
+    if measured == []:
+        yield "measured.ops: holds nothing; list measured times, or leave measured out"
+    if throughput and "bandwidth" not in document:
+        yield "bandwidth: is missing; throughput needs it, for ops that wait for the memory"
+    for scheme, rates in throughput.items():
+        for kind, rate in _mapping(rates).items():
+            if rate == "fused" and kind in _UNFUSED:
+                yield (
+                    f"throughput.{scheme}.{kind}: an op with weights runs inside no other one; "
+                    "write its rate"
+                )
+    yield from _missing_conversions(document, throughput, measured)
+
+
+def _missing_conversions(
+    document: Mapping[str, Any], throughput: Mapping[str, Any], measured: object
+) -> Iterator[str]:
+    """Any two formats may meet in a mixed plan, in either order."""
+    listed = measured if isinstance(measured, list) else []
+    used = {*throughput, *(_mapping(item).get("scheme") for item in listed)}
+    formats = {scheme.activation for scheme in SCHEMES if scheme.value in used}
+    formats |= {item for item in Precision if item.value == document.get("outside")}
+    conversions = _mapping(document.get("conversions"))
+    for before in Precision:
+        for after in Precision:
+            if before is after or not formats.issuperset((before, after)):
+                continue
+            if after.value not in _mapping(conversions.get(before.value)):
+                yield (
+                    f"conversions.{before.value}.{after.value}: is missing; a mixed plan may need "
+                    "it, so say what it costs"
+                )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

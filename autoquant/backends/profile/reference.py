@@ -1,0 +1,35 @@
+"""The reference computation: the torch engine whose numerics stand for the accelerator's."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.torch_cpu.engines import engines_here, has_fp16_linear, saturates
+
+_PREFERRED = ("onednn", "qnnpack", "x86", "fbgemm")
+
+
+@cache
+def reference_engine() -> str:
+    """The engine that computes what a scheme says, neither less nor more exactly.
+
+    One whose int8 sums do not saturate on this CPU, and that has no fp16 linear kernel: such a
+    kernel reads fp32 activations, where fp16 means both.
+    """
+    here = sorted(engines_here(), key=_PREFERRED.index)
+    return min(here, key=lambda engine: (saturates(engine), has_fp16_linear(engine)))
+
+
+def open_reference(request: BuildRequest) -> TorchCpuBackend:
+    """Give the torch backend that computes for the accelerator."""
+    settings, engine = request.settings, reference_engine()
+    return TorchCpuBackend(
+        request.captured,
+        request.statistics,
+        engine,
+        engine_settings(engine, settings.observer, ranges=settings.ranges),
+        request.example,
+        model=request.model,
+    )

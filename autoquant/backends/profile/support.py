@@ -1,0 +1,91 @@
+"""What an accelerator runs: what its file describes and the reference computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoquant.backends.profile.estimate import priced_scheme
+from autoquant.backends.profile.reading import SOURCE, read_accelerator
+from autoquant.backends.profile.reference import reference_engine
+from autoquant.backends.profile.schema import Accelerator
+from autoquant.backends.torch_cpu.backend import site_support as reference_support
+from autoquant.backends.torch_cpu.support import support_of
+from autoquant.core.build import BuildSettings
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import OpKind, Site
+from autoquant.errors import BackendError
+
+
+def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
+    """`emulated` where the file describes the op and the reference computes it.
+
+    Raises:
+        JobError: The file is wrong.
+    """
+    return support_in(read_accelerator(settings.profile), site, scheme)
+
+
+def support_in(accelerator: Accelerator, site: Site, scheme: Scheme) -> Support:
+    """The same, of a description that was read."""
+    computed = reference_support(reference_engine(), site, scheme)
+    described = accelerator.describes(site, priced_scheme(site, scheme))
+    return _emulated_if(described and computed is not Support.UNSUPPORTED)
+
+
+def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
+    """The same for a kind of op; a time that was measured at one site describes no kind."""
+    accelerator = read_accelerator(settings.profile)
+    measured = () if accelerator.measured is None else accelerator.measured.ops
+    described = accelerator.rate(kind, scheme) is not None or any(
+        item.kind is kind and item.site is None and item.scheme is scheme for item in measured
+    )
+    computed = support_of(reference_engine(), kind, scheme)
+    return _emulated_if(described and computed is not Support.UNSUPPORTED)
+
+
+def find_schemes(accelerator: Accelerator, sites: Sequence[Site]) -> dict[str, tuple[Scheme, ...]]:
+    """By site, the schemes that it may take; a site that follows another takes its leader's.
+
+    Raises:
+        BackendError: A site may take none, or the file leaves out a kind of op that follows.
+    """
+    by_name = {site.name: site for site in sites}
+    found: dict[str, tuple[Scheme, ...]] = {}
+    missing: dict[str, list[str]] = {}
+    for site in sites:
+        leader = site
+        while leader.follows is not None:
+            leader = by_name[leader.follows]
+        found[site.name] = tuple(
+            scheme
+            for scheme in accelerator.schemes
+            if support_in(accelerator, leader, scheme) is not Support.UNSUPPORTED
+        )
+        if not found[site.name]:
+            described = ", ".join(scheme.value for scheme in accelerator.schemes)
+            missing.setdefault(f"throughput.{described}.{site.kind.value}", []).append(site.name)
+        for scheme in found[site.name]:
+            priced = priced_scheme(site, scheme)
+            if not accelerator.describes(site, priced):
+                key = f"throughput.{priced.value}.{site.kind.value}"
+                missing.setdefault(key, []).append(site.name)
+    if missing:
+        raise BackendError(_describe_missing(accelerator, missing, by_name))
+    return found
+
+
+def _describe_missing(
+    accelerator: Accelerator, missing: dict[str, list[str]], sites: dict[str, Site]
+) -> str:
+    lines = []
+    for key, names in missing.items():
+        unique = list(dict.fromkeys(names))
+        more = f" and {len(unique) - 1} more" if len(unique) > 1 else ""
+        follows = sites[unique[0]].follows
+        why = f"; it takes the scheme of {follows}, which feeds it" if follows is not None else ""
+        lines.append(f"\n  - {key}: is missing, and {unique[0]}{more} needs it{why}")
+    return f"{SOURCE}: {accelerator.name} does not run this model:{''.join(lines)}"
+
+
+def _emulated_if(condition: bool) -> Support:
+    return Support.EMULATED if condition else Support.UNSUPPORTED

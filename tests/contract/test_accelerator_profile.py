@@ -1,0 +1,212 @@
+"""An accelerator by its file: the reference's numerics, and estimates that its table predicts."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from autoquant.backends.profile.backend import ProfileBackend
+from autoquant.backends.profile.reading import read_accelerator
+from autoquant.backends.profile.reference import reference_engine
+from autoquant.backends.profile.schema import SCHEMES
+from autoquant.backends.profile.shipped import shipped_profiles
+from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.targets import load_target
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.core.build import BuildSettings
+from autoquant.core.measurement import Kind
+from autoquant.core.observers import ObserverName
+from autoquant.core.plan import Plan, load_plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import OpKind
+from autoquant.core.space import SearchSpace
+from autoquant.errors import BackendError
+from autoquant.model.calibration import calibrate
+from autoquant.model.capture import Capture, capture
+from tests.networks import MixedNet, images, seeded
+from tests.spaces import full_space, random_plan
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+NPU = shipped_profiles()["npu_int8_int16_fp16"]
+RATE = 1.0e9
+FORMATS = ("int8", "int16", "fp16", "bf16", "fp32")
+
+
+def everything() -> str:
+    """A chip that runs every kind in every scheme."""
+    conversion = {"elements_per_second": RATE, "fixed_us": 1}
+    return json.dumps(  # JSON is YAML
+        {
+            "name": "everything",
+            "source": "a test",
+            "launch_us": 1,
+            "bandwidth": {"weights": RATE, "activations": RATE},
+            "throughput": {
+                scheme.value: {
+                    kind.value: RATE
+                    for kind in OpKind
+                    if scheme is not Scheme.INT16_WEIGHT or kind.is_weighted
+                }
+                for scheme in SCHEMES
+            },
+            "conversions": {
+                before: {after: conversion for after in FORMATS if after != before}
+                for before in FORMATS
+            },
+        }
+    )
+
+
+def request_of(text: str, model: nn.Module, captured: Capture) -> BuildRequest:
+    example = images(4)
+    return BuildRequest(
+        model,
+        captured,
+        calibrate(captured, [(example,)]),
+        BuildSettings(backend="profile", profile=text),
+        (example,),
+        (example[:1],),
+    )
+
+
+MODEL = seeded(MixedNet)
+CAPTURED = capture(MODEL, (images(4),))
+
+
+@pytest.fixture(scope="module", params=[NPU, everything()], ids=["npu", "everything"])
+def backend(request: pytest.FixtureRequest) -> ProfileBackend:
+    return open_profile(request.param)
+
+
+def open_profile(text: str) -> ProfileBackend:
+    opened = load_target("profile").open_backend(request_of(text, MODEL, CAPTURED))
+    assert isinstance(opened, ProfileBackend)
+    return opened
+
+
+def spaced(backend: ProfileBackend) -> SearchSpace:
+    return full_space(CAPTURED, backend)
+
+
+def test_estimates_are_what_the_table_predicts(backend: ProfileBackend) -> None:
+    space = spaced(backend)
+    table = backend.costs(space, (images(1),), time.perf_counter)
+    assert table.kind is Kind.ESTIMATED
+    for seed in range(3):
+        plan = random_plan(space, seed)
+        built = backend.build(plan)
+        assert built.estimated_ms == table.predict(plan)
+        assert built.estimated_ms == pytest.approx(
+            table.by_knob(space).predict(Plan.of(space.choices(plan)))
+        )
+
+
+def test_everything_is_labelled_emulated(backend: ProfileBackend) -> None:
+    for scheme in spaced(backend).schemes:
+        plan = spaced(backend).uniform(scheme)
+        built = backend.build(plan)
+        assert built.kind is Kind.EMULATED
+        assert built.executed.keys() == plan.schemes.keys()
+        assert {text.split()[1] for text in built.executed.values()} == {"emulated"}
+
+
+def test_the_numerics_are_those_of_the_reference_engine() -> None:
+    backend = open_profile(everything())
+    plan = random_plan(spaced(backend), 1)
+    engine = reference_engine()
+    asked = request_of(everything(), MODEL, CAPTURED)
+    torch_backend = TorchCpuBackend(
+        CAPTURED,
+        asked.statistics,
+        engine,
+        engine_settings(engine, ObserverName.HISTOGRAM),
+        asked.example,
+    )
+    expected = torch_backend.run(torch_backend.build(plan).module, asked.example)
+    found = backend.run(backend.build(plan).module, asked.example)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "rival", "scheme"),
+    [
+        (NPU, "all fp16 on npu_int8_int16_fp16 (profile)", Scheme.FP16),
+        (everything(), "all fp32 on everything (profile)", Scheme.FP32),
+    ],
+    ids=["slowest", "fp32"],
+)
+def test_the_rival_is_a_uniform_plan_of_the_accelerator(
+    text: str, rival: str, scheme: Scheme
+) -> None:
+    backend = open_profile(text)
+    assert backend.rival == rival
+    assert backend.rival_ms == backend.build(spaced(backend).uniform(scheme)).estimated_ms
+
+
+def test_what_the_file_does_not_describe_is_unsupported() -> None:
+    target = load_target("profile")
+    settings = BuildSettings(backend="profile", profile=NPU)
+    (conv, *_) = CAPTURED.sites
+    assert target.site_support(settings, conv, Scheme.INT16) is Support.EMULATED
+    for scheme in (Scheme.FP32, Scheme.BF16, Scheme.INT16_WEIGHT, Scheme.INT8_DYNAMIC):
+        assert target.site_support(settings, conv, scheme) is Support.UNSUPPORTED
+    assert target.kind_support(settings, OpKind.CONV3D, Scheme.INT8) is Support.UNSUPPORTED
+    assert target.kind_support(settings, OpKind.LINEAR, Scheme.FP16) is Support.EMULATED
+
+
+def test_what_the_reference_cannot_compute_is_unsupported() -> None:
+    settings = BuildSettings(backend="profile", profile=everything())
+    support = load_target("profile").kind_support
+    assert support(settings, OpKind.LSTM, Scheme.INT16) is Support.UNSUPPORTED
+    assert support(settings, OpKind.LSTM, Scheme.FP32) is Support.EMULATED
+
+
+def test_a_plan_that_the_file_does_not_describe_is_refused_by_site() -> None:
+    plan = Plan.of({site.name: Scheme.FP32 for site in CAPTURED.sites})
+    with pytest.raises(
+        BackendError, match=r"npu_int8_int16_fp16 does not run .* in fp32 and 20 more"
+    ):
+        open_profile(NPU).build(plan)
+
+
+def test_the_exported_file_holds_the_plan_and_its_estimates(tmp_path: Path) -> None:
+    backend = open_profile(NPU)
+    plan = random_plan(spaced(backend), 3)
+    path = backend.export(plan, tmp_path / "deep" / f"plan{backend.suffix}", {"trial": 7})
+    written = json.loads(path.read_text())
+    estimate = written["estimate"]
+    assert load_plan(path) == plan
+    assert written["autoquant"] == {"trial": 7}
+    assert written["source"] == read_accelerator(NPU).source
+    assert estimate["kind"] == "estimated"
+    assert estimate["latency_ms"] == backend.build(plan).estimated_ms
+    parts = [*estimate["op_ms"].values(), *estimate["boundary_ms"].values()]
+    assert sum(parts) + estimate["call_ms"] == pytest.approx(estimate["latency_ms"])
+
+
+def test_fp16_rounds_activations_and_weights_of_linear_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8)).eval()
+    inputs = torch.randn(4, 8)
+    captured = capture(model, (inputs,))
+    opened = load_target("profile").open_backend(
+        BuildRequest(
+            model,
+            captured,
+            calibrate(captured, [(inputs,)]),
+            BuildSettings(backend="profile", profile=NPU),
+            (inputs,),
+            (inputs,),
+        )
+    )
+    found = opened.run(opened.build(Plan.of({"0": Scheme.FP16})).module, (inputs,))
+    weight, bias = (item.detach() for item in (model[0].weight, model[0].bias))
+    exact = nn.functional.linear(inputs.half().float(), weight.half().float(), bias)
+    # the result is rounded to fp16 too: half a unit in the last place of 11 bits, plus the bias's
+    assert (found - exact).abs().max() <= 2**-10 * exact.abs().max()
+    assert torch.equal(found, found.half().float())
