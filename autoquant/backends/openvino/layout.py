@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import openvino as ov
@@ -44,7 +44,7 @@ class Layout:
         owner: By friendly name of an op, the site whose format it has; ops of no site lack.
         known: Friendly names of all ops that come from the captured graph.
         computing: By site, friendly names of the ops that compute it, in graph order: those of
-            its own nodes, without what only moves values.
+            its own nodes, without what only moves values or depends on shapes alone.
         types: By friendly name, the type of every op.
         readers: By friendly name, the ops that read what an op gives.
     """
@@ -70,6 +70,7 @@ def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
     known: set[str] = set()
     computing: dict[str, list[str]] = defaultdict(list)
     nodes = graph.model.get_ordered_ops()
+    dependent = _dependent(nodes)
     for node in nodes:
         name = node.get_friendly_name()
         origin = graph.captured_node(name)
@@ -80,7 +81,8 @@ def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
         if site is None:
             continue
         owner[name] = site
-        if origin in member_of and node.get_type_name() not in KEEPING:
+        moves = node.get_type_name() in KEEPING
+        if origin in member_of and name in dependent and not moves:
             computing[site].append(name)
     return Layout(
         {site.name: site for site in captured.sites},
@@ -113,10 +115,28 @@ def _readers(node: ov.Node) -> tuple[str, ...]:
     )
 
 
+def _dependent(nodes: Sequence[ov.Node]) -> set[str]:
+    """Names of the ops, in graph order, whose outputs depend on the values of a model's inputs.
+
+    Not those that depend on their shapes alone: the repeated weights of an instance norm, say.
+    """
+    found: set[str] = set()
+    for node in nodes:
+        reads = (value.get_node().get_friendly_name() for value in node.input_values())
+        kind = node.get_type_name()
+        if kind == "Parameter" or (kind != "ShapeOf" and any(name in found for name in reads)):
+            found.add(node.get_friendly_name())
+    return found
+
+
 def is_constant(output: ov.Output) -> bool:
     """Whether a value depends on no input of the model."""
-    node = output.get_node()
-    if node.get_type_name() == "Constant":
-        return True
-    values = node.input_values()
-    return bool(values) and all(is_constant(value) for value in values)
+    stack, seen = [output.get_node()], set()
+    while stack:
+        node = stack.pop()
+        if node.get_type_name() == "Parameter":
+            return False
+        before = [value.get_node() for value in node.input_values()]
+        stack.extend(item for item in before if item.get_friendly_name() not in seen)
+        seen.update(item.get_friendly_name() for item in before)
+    return True
