@@ -42,6 +42,7 @@ _ELEMENTWISE = frozenset({"Add", "Multiply"})
 _SCALING = frozenset({"Add", "Multiply", "Divide"})
 _POOLING = frozenset({"MaxPool", "AvgPool", "ReduceMean"})
 _KEEPS_GRID = frozenset({"MaxPool", "Concat"})
+_TAKEN_APART = frozenset({"BatchNormInference", "GroupNormalization"})
 _FLOAT_SCHEMES = frozenset({Scheme.BF16, Scheme.FP32})
 _FLOATS = frozenset({OpKind.ACTIVATION, OpKind.NORM})
 
@@ -72,7 +73,8 @@ class Assembler:
         kept from that in a mixed plan.
 
         Raises:
-            BackendError: Calibration saw nothing of a tensor that the plan quantizes.
+            BackendError: Calibration saw nothing of a tensor that the plan quantizes; or a norm is
+                to stay out of bf16 that the plugin cannot keep out.
         """
         schemes = dict(plan.assignment)
         hint = BF16 if Scheme.BF16 in schemes.values() else F32
@@ -80,6 +82,7 @@ class Assembler:
         nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
         _Insertion(self, nodes, schemes).run()
         if hint == BF16:
+            self._refuse_unmarkable(nodes, schemes)
             self._part(nodes, schemes)
             self._release(nodes, schemes)
             _shield_marks(nodes.values())
@@ -93,6 +96,23 @@ class Assembler:
         wanted = Scheme.BF16 if hint == BF16 else Scheme.FP32
         matmuls = any(site.kind is OpKind.MATMUL for site in self._layout.sites.values())
         return matmuls and any(scheme is not wanted for scheme in schemes.values())
+
+    def _refuse_unmarkable(
+        self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]
+    ) -> None:
+        """Refuse other formats beside bf16 for a norm that the plugin takes apart.
+
+        What it makes of an instance norm has lost the mark and has names of its own: parts of it
+        would run in bf16, unseen by the read-back.
+        """
+        for name, site in self._layout.owner.items():
+            apart = nodes[name].get_type_name() in _TAKEN_APART
+            if apart and schemes[site] is not Scheme.BF16:
+                raise BackendError(
+                    f"openvino cannot keep {site!r}, planned as {schemes[site].value}, out of "
+                    "bf16 in a plan with any bf16: it loses the precision of instance norms",
+                    hint="let the whole plan be without bf16, or the op that it follows be bf16",
+                )
 
     def _release(self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]) -> None:
         """Take the mark from what may run in bf16.

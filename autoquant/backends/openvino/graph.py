@@ -144,31 +144,34 @@ def _name_for_front_end(graph: GraphModule) -> None:
 
 
 def _keep_marks_of_pools(model: ov.Model) -> None:
-    """Write max pools in the oldest opset that has what they do, in place.
+    """Write pools in the oldest opset that has what they do, in place.
 
     The plugin rewrites newer ones to that when it compiles, and loses their marks.
     """
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "MaxPool" or node.get_output_size() < 2:
-            continue
-        facts = node.get_attributes()
-        plain = all(step == 1 for step in facts["dilations"])
-        if not plain or node.output(1).get_target_inputs():
-            continue
-        pool = opset1.max_pool(
-            node.input_value(0),
-            list(facts["strides"]),
-            list(facts["pads_begin"]),
-            list(facts["pads_end"]),
-            list(facts["kernel"]),
-            facts["rounding_type"].replace("_torch", ""),
-            facts["auto_pad"],
-        )
-        if pool.get_output_partial_shape(0) != node.get_output_partial_shape(0):
+        pool = _oldest_pool(node)
+        if pool is None or pool.get_output_partial_shape(0) != node.get_output_partial_shape(0):
             continue
         pool.set_friendly_name(node.get_friendly_name())
         for target in node.output(0).get_target_inputs():
             target.replace_source_output(pool.output(0))
+
+
+def _oldest_pool(node: ov.Node) -> ov.Node | None:
+    """The same pool in the oldest opset; None for what is no pool or does more."""
+    kind = node.get_type_name()
+    if kind not in ("MaxPool", "AvgPool"):
+        return None
+    facts = node.get_attributes()
+    source, rounding = node.input_value(0), facts["rounding_type"].replace("_torch", "")
+    window = (list(facts[key]) for key in ("strides", "pads_begin", "pads_end", "kernel"))
+    if kind == "AvgPool":
+        return opset1.avg_pool(source, *window, facts["exclude-pad"], rounding, facts["auto_pad"])
+    dilated = any(step != 1 for step in facts.get("dilations", ()))
+    indexed = node.get_output_size() > 1 and bool(node.output(1).get_target_inputs())
+    if dilated or indexed:
+        return None
+    return opset1.max_pool(source, *window, rounding, facts["auto_pad"])
 
 
 def _keep_marks_of_matmuls(model: ov.Model) -> None:

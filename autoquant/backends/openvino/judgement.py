@@ -13,6 +13,7 @@ from autoquant.core.sites import OpKind, Site
 
 _ELEMENTWISE = frozenset({OpKind.ADD, OpKind.MUL})
 _IN_FLOAT = frozenset({OpKind.ACTIVATION, OpKind.NORM, OpKind.POOL})
+_FLOATS = frozenset({Scheme.BF16, Scheme.FP32})
 _FORMATS = {"bf16": Scheme.BF16, "f32": Scheme.FP32, "f16": Scheme.FP16}
 
 
@@ -52,25 +53,28 @@ class Judge:
         return () if found is None else (found,)
 
     def honours(self, name: str, planned: Scheme) -> bool:
-        """Whether a site runs what was planned.
+        """Whether a site runs what was planned, or what no plan could better; `describe` tells.
 
         What is neither weighted nor a matmul may compute in fp32 for bf16: OpenVINO keeps the
         last ops before an output in f32, and so does a convolution what it absorbs. Activations,
-        norms and pools that follow an integer site may too: no kernel is passed over, there is
-        none. `describe` says so.
+        norms and pools that follow an integer site have no integer kernel, and compute in either
+        float format. A concatenation moves values, rounded to 8 bits before it or after.
         """
         fits = self.fits(name)
         if planned in fits:
             return True
         site = self._sites[name]
-        if Scheme.FP32 not in fits or site.kind.is_weighted or site.kind is OpKind.MATMUL:
+        if site.kind.is_weighted or site.kind is OpKind.MATMUL or not fits:
             return False
-        if planned is Scheme.BF16:
+        if planned is Scheme.BF16 and Scheme.FP32 in fits:
             return True
+        if site.follows is None:
+            return False
+        if site.kind is OpKind.CAT and planned in _FLOATS:
+            return Scheme.INT8 in fits
         dynamic = planned in (Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY)
-        return site.follows is not None and (
-            dynamic or (planned is Scheme.INT8 and site.kind in _IN_FLOAT)
-        )
+        in_float = dynamic or (planned is Scheme.INT8 and site.kind in _IN_FLOAT)
+        return in_float and not _FLOATS.isdisjoint(fits)
 
     def describe(self, name: str, planned: Scheme) -> str:
         """What a site runs, in words; as planned, where that is one of the names for it."""
