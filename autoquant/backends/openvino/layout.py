@@ -131,7 +131,8 @@ def _dependent(nodes: Sequence[ov.Node]) -> set[str]:
 
 def is_constant(output: ov.Output) -> bool:
     """Whether a value depends on no input of the model."""
-    stack, seen = [output.get_node()], set()
+    stack = [output.get_node()]
+    seen: set[str] = set()
     while stack:
         node = stack.pop()
         if node.get_type_name() == "Parameter":
