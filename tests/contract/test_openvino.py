@@ -243,3 +243,18 @@ def test_relu_follows_a_convolution_of_either_float_format() -> None:
     _, backend = backend_for(model, MAP)
     executed = backend.build(Plan.of({"0": Scheme.FP32, "2": Scheme.BF16})).executed
     assert executed == {"0": "fp32 native", "2": "bf16 native"}
+
+
+def test_an_average_pool_stays_in_fp32_beside_bf16() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.AvgPool2d(2), nn.Conv2d(8, 8, 1)).eval()
+    _, backend = backend_for(model, MAP)
+    plan = Plan.of({"0": Scheme.FP32, "1": Scheme.FP32, "2": Scheme.BF16})
+    assert backend.build(plan).executed["1"] == "fp32 native"
+
+
+def test_an_instance_norm_beside_bf16_is_refused_before_it_is_compiled() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.InstanceNorm2d(8), nn.Conv2d(8, 8, 1)).eval()
+    _, backend = backend_for(model, MAP)
+    plan = Plan.of({"0": Scheme.FP32, "1": Scheme.FP32, "2": Scheme.BF16})
+    with pytest.raises(BackendError, match="cannot keep '1', planned as fp32, out of bf16"):
+        backend.build(plan)
