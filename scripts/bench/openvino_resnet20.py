@@ -173,32 +173,34 @@ def median(values: Floats) -> tuple[float, float]:
     return middle, spread / float(np.sqrt(len(values)))
 
 
+PHASES = ("assemble", "compile twice", "read back", "evaluate", "engine alone")
+
+
 def candidate_cost(subject: Subject, images: Tensor) -> Row:
     """Seconds of one all-int8 candidate by phase, and the share spent outside the engine."""
-    plan, backend = subject.int8, subject.backend
-    seconds: dict[str, list[float]] = {}
-    arrays = [item.numpy() for item in images.split(64)]
-    for _ in range(5):
-        (model, options), assemble = _timed(lambda: backend._assemble(plan))
-        compiled, load = _timed(lambda: backend._compile(plan, model, options))
-        _, read = _timed(lambda: backend._compare(plan, compiled))
-        module = backend.build(plan).module
-        batches = images.split(64)
-        _, evaluate = _timed(lambda: [backend.run(module, (item,)) for item in batches])
-        request = compiled.create_infer_request()
-        _, alone = _timed(lambda: [request.infer([item], share_inputs=True) for item in arrays])
-        names = ("assemble", "compile twice", "read back", "evaluate", "engine alone")
-        for name, value in zip(names, (assemble, load, read, evaluate, alone), strict=True):
-            seconds.setdefault(name, []).append(value)
-    found = {name: float(np.median(values)) for name, values in seconds.items()}
+    rounds = [_one_candidate(subject, images.split(64)) for _ in range(5)]
+    found = dict(zip(PHASES, np.median(rounds, axis=0).tolist(), strict=True))
     whole = sum(found.values()) - found["engine alone"]
     inside = found["compile twice"] + found["engine alone"]
-    shown = {f"{name}, s": f"{value:.3f}" for name, value in found.items()}
     return {
         "conversion, once, s": f"{subject.conversion_s:.1f}",
-        **shown,
+        **{f"{name}, s": f"{value:.3f}" for name, value in found.items()},
         "outside the engine": f"{1.0 - inside / whole:.1%}",
     }
+
+
+def _one_candidate(subject: Subject, batches: Sequence[Tensor]) -> tuple[float, ...]:
+    """Seconds of each phase."""
+    plan, backend = subject.int8, subject.backend
+    (model, options), assemble = _timed(lambda: backend._assemble(plan))
+    compiled, load = _timed(lambda: backend._compile(plan, model, options))
+    _, read = _timed(lambda: backend._compare(plan, compiled))
+    module = backend.build(plan).module
+    _, evaluate = _timed(lambda: [backend.run(module, (item,)) for item in batches])
+    request = compiled.create_infer_request()
+    arrays = [item.numpy() for item in batches]
+    _, alone = _timed(lambda: [request.infer([item], share_inputs=True) for item in arrays])
+    return assemble, load, read, evaluate, alone
 
 
 def _counts(plan: Plan) -> list[tuple[str, int]]:
