@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from autoquant.analysis.exact import METHOD as EXACT_METHOD
 from autoquant.analysis.exact import measure_exact
 from autoquant.analysis.gradient import measure_gradient
+from autoquant.analysis.on_engine import METHOD as ENGINE_METHOD
+from autoquant.analysis.on_engine import engine_trials, measure_on_engine
 from autoquant.analysis.trials import Question, Trial
 from autoquant.analysis.weights_only import measure_weights
 from autoquant.analysis.worthwhile import most_exact_rows, rows_that_matter
+from autoquant.backends.protocol import Backend
 from autoquant.core.sensitivity import Procedure, RowKey, SensitivityRow, SensitivityTable
 from autoquant.model.batches import take_samples
+from autoquant.model.capture import Capture
 
 AUTO_METHOD = "to first order by gradient; the rows that make most of the noise exactly"
 
@@ -33,11 +39,13 @@ class Course:
         known: Rows that an earlier process measured exactly, for the same question.
         keep: Called with the table as far as it is, whenever a knob's exact rows are there.
         progress: Called with the number of steps done; `count_steps` says how many there are.
+        engine: Opens the backend, for the procedure `engine`, and gives it with the float model.
     """
 
     known: Mapping[RowKey, SensitivityRow]
     keep: Callable[[SensitivityTable], None] = _keep_nothing
     progress: Callable[[int], None] = _ignore
+    engine: Callable[[], tuple[Backend, nn.Module]] | None = None
 
 
 def measure_sensitivity(
@@ -45,6 +53,11 @@ def measure_sensitivity(
 ) -> SensitivityTable:
     """Take the table by a procedure."""
     return _PROCEDURES[procedure](question, course)
+
+
+def settle_procedure(procedure: Procedure, captured: Capture) -> Procedure:
+    """The procedure that takes a table: on the engine, where there are no reference numerics."""
+    return procedure if captured.traced.how == "fx" else Procedure.ENGINE
 
 
 def count_steps(procedure: Procedure, question: Question) -> int:
@@ -56,6 +69,8 @@ def count_steps(procedure: Procedure, question: Question) -> int:
 
 def count_exact_rows(procedure: Procedure, question: Question) -> int:
     """How many rows a procedure measures exactly, at most."""
+    if procedure is Procedure.ENGINE:
+        return len(engine_trials(question))
     rows = len(question.trials())
     if procedure is Procedure.EXACT:
         return rows
@@ -83,6 +98,21 @@ def _weights_only(question: Question, course: Course) -> SensitivityTable:  # no
     return measure_weights(question)
 
 
+def _on_engine(question: Question, course: Course) -> SensitivityTable:
+    if course.engine is None:
+        raise ValueError("the procedure engine needs a backend")
+    rows = dict(course.known)
+
+    def keep(found: Sequence[SensitivityRow]) -> None:
+        rows.update({row.key: row for row in found})
+        course.keep(SensitivityTable(tuple(rows.values()), ENGINE_METHOD, question.samples))
+
+    backend, model = course.engine()
+    return measure_on_engine(
+        question, backend, model, known=dict(rows), keep=keep, progress=course.progress
+    )
+
+
 def _measure_exactly(
     question: Question, trials: Sequence[Trial], course: Course, start: SensitivityTable
 ) -> SensitivityTable:
@@ -105,4 +135,5 @@ _PROCEDURES: Mapping[Procedure, Callable[[Question, Course], SensitivityTable]] 
     Procedure.GRADIENT: _gradient,
     Procedure.EXACT: _exact,
     Procedure.WEIGHTS_ONLY: _weights_only,
+    Procedure.ENGINE: _on_engine,
 }

@@ -39,7 +39,7 @@ from autoquant.api.torch_graphs import needs_torch_graph
 from autoquant.api.watch import Silent, Watch
 from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.examination import Examination
-from autoquant.backends.torch_cpu.target import open_backend
+from autoquant.backends.torch_cpu.target import open_graph_backend
 from autoquant.core.concerns import Concern, Severity
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
@@ -219,7 +219,7 @@ def _build(
     """Configure, convert, read back, and judge."""
     subject, settings = prepared.subject, prepared.settings
     request = build_request(subject, prepared.captured, prepared.statistics, settings)
-    backend = open_backend(request)
+    backend = open_graph_backend(request)
     unmatched: tuple[str, ...] = ()
     if mapping is not None:
         name = "QConfigMapping"

@@ -12,6 +12,7 @@ from torch import nn
 
 from autoquant import metrics
 from autoquant.analysis.exact import measure_exact
+from autoquant.analysis.sensitivity import settle_procedure
 from autoquant.analysis.trials import Trial
 from autoquant.api.document import job_of, merge
 from autoquant.api.metric_drops import measure_drops
@@ -92,6 +93,9 @@ def _measure_tail(
     names = tail_of(table, scheme)
     if job.sensitivity.method is Procedure.WEIGHTS_ONLY or not names:
         return None
+    if settle_procedure(job.sensitivity.method, prepared.captured) is Procedure.ENGINE:
+        rows = table.by_key
+        return read_tail([rows[name, scheme, Part.BOTH] for name in names])
     trials = [Trial(prepared.space.by_name[name], scheme, Part.BOTH) for name in names]
     with watch.stage("checking the least sensitive ops", len(trials)) as advance:
         found = measure_exact(question_of(job, prepared), trials=trials, progress=advance)

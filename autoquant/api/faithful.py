@@ -32,7 +32,9 @@ def refuse_unfaithful(prepared: Preparation) -> None:
         first, second = _tensors(model(*inputs)), _tensors(model(*inputs))
     if not all(map(torch.equal, first, second)):
         return
-    torn = tuple(fused_differently(trace_unfused(model, captured.leaf_modules).module))
+    torn: tuple[str, ...] = ()
+    if captured.traced.how == "fx":
+        torn = tuple(fused_differently(trace_unfused(model, captured.leaf_modules).module))
     for concern in find_unfaithful(model, captured.graph, inputs, torn):
         raise ModelError(f"{', '.join(concern.where)}: {concern.what}", hint=concern.mend)
 

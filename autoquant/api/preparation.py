@@ -76,7 +76,7 @@ class Preparation:
 def capture_subject(subject: Subject, watch: Watch) -> Capture:
     """Trace the model and find its sites."""
     with watch.stage("reading the model", None):
-        return capture(subject.model, subject.example, subject.leaf_modules)
+        return capture(subject.model, subject.example, subject.leaf_modules, subject.capture)
 
 
 def calibrate_subject(
@@ -120,7 +120,6 @@ def measurement_settings(job: Job) -> MeasurementSettings:
     backend = job.backend
     build = BuildSettings(
         backend=backend.name,
-        capture="fx" if job.model is None else job.model.capture,
         observer=job.calibration.observer,
         engine=backend.engine if backend.name == TORCH else "",
         reduce_range=None if backend.reduce_range == "auto" else backend.reduce_range,
@@ -188,7 +187,7 @@ def prepare(
     check_rules(job.space, captured.sites)
     check_sites(templates, captured.sites)
     ranges = bind_ranges(job.calibration, captured, subject.example)
-    settings = measurement_settings(job).building(ranges=ranges)
+    settings = measurement_settings(job).building(ranges=ranges, capture=captured.traced.how)
     known = _known_build(folder)
     if known is not None:
         settings = replace(settings, build=known)

@@ -41,6 +41,7 @@ def search(
     workers: int | None = None,
     output: str | Path | None = None,
     tracking_uri: str | None = None,
+    capture: str = "fx",
     leaf_modules: Sequence[str] = (),
     ranges: Mapping[str, Any] | None = None,
     name: str = "search",
@@ -73,7 +74,9 @@ def search(
         workers: Ray workers; None: evaluate in this process.
         output: Result folder; None: a new temporary one.
         tracking_uri: MLflow store; None: no tracking.
-        leaf_modules: Paths that torch.fx must not trace into.
+        capture: What finds the model's sites: `fx`, or for models that torch.fx cannot trace
+            `export` (torch.export) or `eager` (weighted modules alone).
+        leaf_modules: Paths that capture must not look into.
         ranges: The section `calibration` of a job file (`{"observer": "mse"}`).
         name: Of the search, for reports.
         resume: Continue the search that `output` holds.
@@ -115,6 +118,7 @@ def search(
         metric=metric,
         loss=loss,
         leaf_modules=tuple(leaf_modules),
+        capture=capture,
     )
     return run_search(
         job, HeldRecipe(subject), watch or Silent(), resume=resume, templates=templates

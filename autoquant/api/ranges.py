@@ -8,6 +8,7 @@ from dataclasses import replace
 from autoquant.analysis.observer_choice import choose_observers
 from autoquant.api.watch import Watch
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
+from autoquant.errors import JobError
 from autoquant.evaluate.evaluator import MeasurementSettings
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture
@@ -31,6 +32,9 @@ def settle_ranges(
         statistics: Of its tensors.
         calibration: Data to choose on; the first 64 samples are used.
         watch: Shown the progress.
+
+    Raises:
+        JobError: `mix`, for a model that torch.fx did not capture.
     """
     before = dict(settings.build.ranges.sites)
     observers = {
@@ -38,6 +42,12 @@ def settle_ranges(
     }
     if ObserverName.MIX not in observers.values():
         return settings
+    if captured.traced.how != "fx":
+        raise JobError(
+            "calibration.observer: mix chooses by torch.fx's reference numerics, and "
+            f"model.capture is {captured.traced.how}",
+            hint="name one observer",
+        )
     batches = take_samples(calibration, MIX_SAMPLES)
     with watch.stage("choosing observers", sum(map(len, batches))) as advance:
         chosen = choose_observers(captured, statistics, settings.quantization, batches, advance)

@@ -25,6 +25,7 @@ from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import PlanError
 from autoquant.model.capture import capture
 from autoquant.model.float_model import check_float_model
+from autoquant.model.torch_ao.eager_modules import qconfigs_by_module
 from autoquant.model.torch_ao.observers import ScaleCache, fill_observers
 from autoquant.model.torch_ao.qconfig import (
     QuantizationSettings,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from autoquant.model.torch_ao.qconfig import QConfigMapping
+    from autoquant.model.torch_ao.qconfig import QConfig, QConfigMapping
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,9 +145,15 @@ class ResultCandidate:
         `fix_scales`, with a warning.
 
         Raises:
-            PlanError: The plan has int16 weights, whose scales torch's reference modules drop.
+            PlanError: The plan has int16 weights, whose scales torch's reference modules drop; or
+                the model was not captured by torch.fx.
         """
         context = self._context
+        if context.build.capture != "fx":
+            raise PlanError(
+                f"a QConfigMapping is for torch.fx, and model.capture is {context.build.capture}",
+                hint="use module_qconfigs(), or quantize(model)",
+            )
         wide = [name for name, item in self.plan.assignment if item is Scheme.INT16_WEIGHT]
         if wide:
             raise PlanError(
@@ -170,6 +177,15 @@ class ResultCandidate:
             )
         sites = {site.name: site for site in context.sites}
         return build_qconfig_mapping(context.addresses, sites, self.plan, context.quantization)
+
+    def module_qconfigs(self) -> dict[str, QConfig | None]:
+        """Give the plan as torch's QConfig of each module, by path, for its eager mode.
+
+        None leaves a module in float. bf16 is a cast, which no QConfig carries; `quantize` makes
+        it. Ops that a forward calls by function have no module, and are left out.
+        """
+        context = self._context
+        return qconfigs_by_module(context.sites, self.plan, context.quantization)
 
     def to_quantizer(self) -> Any:
         """Give the plan as a quantizer for torchao's `prepare_pt2e`.
@@ -228,7 +244,7 @@ class ResultCandidate:
         """
         context = self._context
         checked = check_float_model(model, context.leaf_modules)
-        captured = capture(checked, context.example, context.leaf_modules)
+        captured = capture(checked, context.example, context.leaf_modules, context.build.capture)
         _check_same_sites(context.sites, captured.sites)
         request = BuildRequest(
             model=checked,

@@ -18,13 +18,13 @@ from autoquant.api.confirm import noise_notice, score_heldout, time_again
 from autoquant.api.faithful import refuse_unfaithful
 from autoquant.api.guidance import find_costs, guide
 from autoquant.api.load import load_result
-from autoquant.api.preparation import Preparation, prepare
+from autoquant.api.preparation import Preparation, measurement_settings, prepare
 from autoquant.api.result import BuildContext, SearchResult, example_arrays, keep_example
 from autoquant.api.sensitivity import rank_by_sensitivity
 from autoquant.api.settings import check_resumable, settings_after, settings_of
 from autoquant.api.templates import Template, load_templates
 from autoquant.api.watch import Watch
-from autoquant.backends.targets import ESTIMATED, TORCH
+from autoquant.backends.targets import ESTIMATED, TORCH, check_target
 from autoquant.core.evaluation import Executor, Phase
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.measurement import Candidate, Measurements
@@ -76,6 +76,7 @@ def run_search(
     Raises:
         AutoquantError: A mistake that the user can mend; what was finished is kept.
     """
+    check_target(measurement_settings(job).build)
     templates = (*load_templates(job.seeds), *templates)
     with _open_folder(job, resume) as folder:
         facts = _facts_of(job, folder.path, resume)
@@ -126,6 +127,7 @@ def _search(
         journal=folder.path / files.JOURNAL,
         proposer=guidance.proposer,
     )
+    is_estimate = prepared.settings.build.backend in ESTIMATED
     with _executor(job, recipe, prepared, watch) as executor:
         history = _run_rounds(
             job, strategy, guidance.gate, executor, prepared, folder, tracker, watch
@@ -133,7 +135,7 @@ def _search(
         candidates = history.candidates
         find = partial(_frontier, job, limits, baseline)
         if history.reason is not StopReason.INTERRUPTED:
-            if Phase.LATENCY in prepared.phases:
+            if Phase.LATENCY in prepared.phases and not is_estimate:
                 candidates = time_again(candidates, find, executor, folder, watch)
             if subject.heldout is not None:
                 candidates = score_heldout(candidates, find, executor, folder, watch)

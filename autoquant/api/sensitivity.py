@@ -5,14 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from autoquant.analysis.sensitivity import Course, count_steps, measure_sensitivity
+from torch import nn
+
+from autoquant.analysis.sensitivity import (
+    Course,
+    count_steps,
+    measure_sensitivity,
+    settle_procedure,
+)
 from autoquant.analysis.trials import Question
 from autoquant.api.preparation import Preparation
 from autoquant.api.watch import Watch
+from autoquant.backends.protocol import Backend
 from autoquant.core.ranges import RangeRules
-from autoquant.core.sensitivity import Method, RowKey, SensitivityRow, SensitivityTable
+from autoquant.core.sensitivity import Method, Procedure, RowKey, SensitivityRow, SensitivityTable
 from autoquant.errors import StorageError
 from autoquant.job import Job
 from autoquant.model.batches import take_samples
@@ -24,6 +33,10 @@ from autoquant.record.sensitivity_file import read_sensitivity, write_sensitivit
 
 _NUMERICS = 1
 """Raise it when the same question gets another answer: saved tables are then measured again."""
+
+
+_MEASURED = (Method.EXACT, Method.ENGINE)
+"""Rows worth keeping when a measurement is interrupted."""
 
 
 def rank_by_sensitivity(
@@ -42,7 +55,7 @@ def rank_by_sensitivity(
         folder: Where a table may be, and where one is kept while it is measured; None: nowhere.
     """
     question = question_of(job, prepared)
-    procedure = job.sensitivity.method
+    procedure = settle_procedure(job.sensitivity.method, prepared.captured)
     digest = _digest(job, prepared, question)
     found = _read(folder, files.SENSITIVITY, digest)
     if found is not None:
@@ -55,7 +68,7 @@ def rank_by_sensitivity(
             write_sensitivity(path, replace(table, digest=digest))
 
     with watch.stage("measuring sensitivity", count_steps(procedure, question)) as advance:
-        course = Course(known=_exact_rows(known), keep=keep, progress=advance)
+        course = Course(_measured_rows(known), keep, advance, partial(_open_engine, prepared))
         table = replace(measure_sensitivity(procedure, question, course), digest=digest)
     if folder is not None:
         write_sensitivity(folder / files.SENSITIVITY, table)
@@ -81,15 +94,22 @@ def _digest(job: Job, prepared: Preparation, question: Question) -> str:
     batches = [batch.inputs for batch in take_samples(question.batches, question.samples)]
     content = (
         _NUMERICS,
-        job.sensitivity.method.value,
+        settle_procedure(job.sensitivity.method, prepared.captured).value,
         digest_of(prepared.captured.graph.state_dict().values(), batches),
         str(prepared.captured.graph.code),
         prepared.statistics.digest,
         repr(prepared.quantization),
         [(knob.sites, [scheme.value for scheme in knob.schemes]) for knob in prepared.space.knobs],
         *_range_content(prepared),
+        *_engine_content(job, prepared),
     )
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _engine_content(job: Job, prepared: Preparation) -> tuple[str, ...]:
+    """What decides rows that an engine measures; nothing where none does."""
+    procedure = settle_procedure(job.sensitivity.method, prepared.captured)
+    return (repr(prepared.settings.build),) if procedure is Procedure.ENGINE else ()
 
 
 def _range_content(prepared: Preparation) -> tuple[str, ...]:
@@ -109,6 +129,10 @@ def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | Non
     return table if table.digest == digest else None
 
 
-def _exact_rows(table: SensitivityTable | None) -> Mapping[RowKey, SensitivityRow]:
+def _open_engine(prepared: Preparation) -> tuple[Backend, nn.Module]:
+    return prepared.backend, prepared.subject.model
+
+
+def _measured_rows(table: SensitivityTable | None) -> Mapping[RowKey, SensitivityRow]:
     rows = table.rows if table is not None else ()
-    return {row.key: row for row in rows if row.method is Method.EXACT}
+    return {row.key: row for row in rows if row.method in _MEASURED}

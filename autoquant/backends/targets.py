@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from autoquant.backends.protocol import Target
+from autoquant.core.build import BuildSettings
+from autoquant.core.precision import Scheme
+from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 
 
@@ -101,3 +104,13 @@ def load_target(name: str) -> Target:
             hint=f"pip install 'autoquant[{row.extra}]'",
         )
     return cast("Target", importlib.import_module(row.module))
+
+
+def check_target(settings: BuildSettings) -> None:
+    """Refuse a backend that is not here, or whose options are wrong, before a model is loaded.
+
+    Raises:
+        AutoquantError: Its extra is not installed; or it does not know the accelerator or cannot
+            read the profile.
+    """
+    load_target(settings.backend).kind_support(settings, OpKind.CONV2D, Scheme.INT8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from autoquant.analysis.sensitivity import count_exact_rows
+from autoquant.analysis.sensitivity import count_exact_rows, settle_procedure
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.sensitivity import question_of
 from autoquant.api.watch import Watch
@@ -36,7 +36,9 @@ def print_dry_run(job: Job, watch: Watch, console: Console) -> None:
     alone = seconds.get(Phase.LATENCY.value, 0.0)
     trials = job.budget.trials
     total = trials * (parallel / workers + alone)
-    rows = count_exact_rows(job.sensitivity.method, question_of(job, prepared))
+    rows = count_exact_rows(
+        settle_procedure(job.sensitivity.method, prepared.captured), question_of(job, prepared)
+    )
     console.print(
         f"one candidate takes about {parallel:.1f} s in parallel and {alone:.1f} s alone for its "
         f"latency; {trials} trials on {workers} worker{'s' if workers > 1 else ''} about "

@@ -75,6 +75,8 @@ def _which(report: SensitivityReport) -> str:
 
 def _how(table: SensitivityTable) -> str:
     """Kind of the numbers, and what stands behind them."""
+    if any(row.method is Method.ENGINE for row in table.rows):
+        return f"measured on the engine, {table.samples} samples"
     is_exact = {row.method is Method.EXACT for row in table.rows}
     kinds = {
         frozenset({True}): "emulated",

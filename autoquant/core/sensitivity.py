@@ -23,24 +23,28 @@ class Method(Enum):
 
     `exact`: the knob was rounded and what lies downstream of it ran again. `gradient`: the output
     error to first order in the rounding errors. `weights_only`: from the weights, without data.
+    `engine`: the knob's plan was built and run by the engine.
     """
 
     EXACT = "exact"
     GRADIENT = "gradient"
     WEIGHTS_ONLY = "weights_only"
+    ENGINE = "engine"
 
 
 class Procedure(Enum):
     """How a whole table is taken.
 
     `auto`: by gradient, and then exactly where most of the noise is. `gradient`: one forward and
-    one backward pass. `exact`: every row measured. `weights_only`: without data.
+    one backward pass. `exact`: every row measured. `weights_only`: without data. `engine`: every
+    row built and run by the engine, which is the only way without torch.fx's graph.
     """
 
     AUTO = "auto"
     GRADIENT = "gradient"
     EXACT = "exact"
     WEIGHTS_ONLY = "weights_only"
+    ENGINE = "engine"
 
 
 RowKey = tuple[str, Scheme, Part]

@@ -49,6 +49,14 @@ _UNWEIGHTED = frozenset(
     }
 )
 
+FOLLOWING_KINDS = frozenset({OpKind.ACTIVATION, OpKind.NORM, OpKind.POOL, OpKind.CAT})
+"""Kinds that agree with the producers of their inputs.
+
+Pools and concatenations share their input's scale. Activations and norms would not have to, but
+torch's lowering runs them in int8 whenever their neighbours are, whatever their own qconfig says,
+so a plan that keeps them apart could not be honoured.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Site:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from autoquant.backends.torch_cpu.engines import engines_here
-from autoquant.backends.torch_cpu.support import support_of
+from autoquant.backends.torch_cpu.target import site_support
+from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Measurement
 from autoquant.core.plan import Plan
@@ -46,7 +47,8 @@ def time_engines(
             statistics,
             replace(settings.building(engine=engine), latency_pairs=few),
         )
-        outcome = evaluator.run(Phase.LATENCY, Task(0, all_int8(captured.sites, engine)))
+        plan = all_int8(captured.sites, engine, settings.build.capture)
+        outcome = evaluator.run(Phase.LATENCY, Task(0, plan))
         if outcome.failure is None:
             found[engine] = outcome.measurements["speedup"]
         else:
@@ -59,11 +61,12 @@ def time_engines(
     return dict(sorted(found.items(), key=lambda item: -item[1].value))
 
 
-def all_int8(sites: Iterable[Site], engine: str) -> Plan:
+def all_int8(sites: Iterable[Site], engine: str, capture: str = "fx") -> Plan:
     """int8 wherever the engine has a kernel; sites that follow another take its scheme."""
+    settings = BuildSettings(engine=engine, capture=capture)
     schemes: dict[str, Scheme] = {}
     for site in sites:
-        native = support_of(engine, site.kind, Scheme.INT8) is Support.NATIVE
+        native = site_support(settings, site, Scheme.INT8) is Support.NATIVE
         chosen = Scheme.INT8 if native else Scheme.FP32
         schemes[site.name] = schemes[site.follows] if site.follows else chosen
     return Plan.of(schemes)

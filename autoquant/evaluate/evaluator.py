@@ -237,7 +237,7 @@ class EvaluatorRecipe:
         """Load the subject, capture it and give the evaluator."""
         torch.set_num_threads(self.settings.quality_threads)
         subject = self.subject()
-        captured = capture(subject.model, subject.example, subject.leaf_modules)
+        captured = capture(subject.model, subject.example, subject.leaf_modules, subject.capture)
         return build_evaluator(subject, captured, self.statistics, self.settings, self.clock)
 
 

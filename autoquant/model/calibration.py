@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
 
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.errors import DataError
-from autoquant.model.capture import Capture
+from autoquant.model.captured import Capture
+from autoquant.model.recorders import start_recorder
 from autoquant.model.torch_ao.conversion import prepare
-from autoquant.model.torch_ao.observers import TensorObserver, observers_of
+from autoquant.model.torch_ao.observers import observers_of
 from autoquant.model.torch_ao.qconfig import QuantizationSettings, build_qconfig_mapping
 
 Progress = Callable[[int], None]
@@ -66,7 +64,7 @@ def calibrations(
     Raises:
         DataError: As `calibrate`.
     """
-    recorder = _Recorder(captured.graph, shared_tensors(captured, batches[0]))
+    recorder = start_recorder(captured, shared_tensors(captured, batches[0]))
     samples = 0
     for index, inputs in enumerate(batches):
         recorder.batch = index
@@ -94,45 +92,19 @@ def digest_of(weights: Iterable[Tensor], batches: Iterable[tuple[Tensor, ...]]) 
     return digest.hexdigest()[:16]
 
 
-class _Recorder(Interpreter):
-    """Runs the graph and shows each float tensor to its observers."""
-
-    def __init__(self, graph: GraphModule, shared: Sequence[tuple[str, ...]]) -> None:
-        super().__init__(graph)
-        self.batch = 0
-        self.observers: dict[str, TensorObserver] = defaultdict(TensorObserver)
-        self._keys: dict[str, list[str]] = defaultdict(list)
-        for names in shared:
-            for name in names:
-                self._keys[name].append("+".join(names))
-
-    def run_node(self, node: Node) -> object:
-        try:
-            value: object = super().run_node(node)
-        except Exception as error:
-            raise DataError(
-                f"calibration batch {self.batch}: the model failed at {node.name}: {error}",
-                hint="give calibration batches of the shape and dtype that model.forward takes",
-            ) from error
-        if isinstance(value, Tensor) and value.is_floating_point() and node.op != "get_attr":
-            self._observe(node, value)
-        return value
-
-    def _observe(self, node: Node, value: Tensor) -> None:
-        if not torch.isfinite(value).all():
-            raise DataError(
-                f"calibration batch {self.batch}: tensor {node.name} holds NaN or infinity",
-                hint="check this batch's values and the model's weights",
-            )
-        if value.numel() == 0 or node.op == "output":
-            return
-        self.observers[node.name].observe(value)
-        for key in self._keys[node.name]:
-            self.observers[key].observe(value)
-
-
 def shared_tensors(captured: Capture, example: tuple[Tensor, ...]) -> list[tuple[str, ...]]:
-    """Tensors that torch observes together when every site is int8, in execution order."""
+    """Tensors that torch observes together when every site is int8, in execution order.
+
+    Without torch.fx's graph, torch observes module by module: together what all calls of one
+    module read, and what all of them write.
+    """
+    if captured.traced.how == "eager":
+        return []
+    if captured.traced.how == "export":
+        several = [name for name, groups in captured.members.items() if len(groups) > 1]
+        keys = [tensors(name) for name in several for tensors in (captured.reads, captured.writes)]
+        groups = [tuple(dict.fromkeys(names)) for names in keys]
+        return [names for names in dict.fromkeys(groups) if len(names) > 1]
     sites = {site.name: site for site in captured.sites}
     plan = Plan.of(
         {
@@ -142,5 +114,5 @@ def shared_tensors(captured: Capture, example: tuple[Tensor, ...]) -> list[tuple
     )
     mapping = build_qconfig_mapping(captured.addresses, sites, plan, QuantizationSettings())
     prepared = prepare(captured.traced, mapping, example)
-    groups = [tuple(node.name for node in nodes) for nodes in observers_of(prepared).values()]
-    return [tuple(dict.fromkeys(names)) for names in groups if len(set(names)) > 1]
+    observed = [tuple(node.name for node in nodes) for nodes in observers_of(prepared).values()]
+    return [tuple(dict.fromkeys(names)) for names in observed if len(set(names)) > 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -47,6 +48,25 @@ def in_eval_mode(model: nn.Module) -> nn.Module:
     if any(module.training for module in model.modules()):
         return copy.deepcopy(model).eval()
     return model
+
+
+def paths_within(modules: Mapping[str, nn.Module], leaf_modules: Sequence[str]) -> frozenset[str]:
+    """Paths of the leaf modules and of all that they hold.
+
+    Raises:
+        ModelError: A leaf module is none of the model's.
+    """
+    for path in leaf_modules:
+        if path not in modules:
+            raise ModelError(
+                f"model.leaf_modules: the model has no module {path!r}",
+                hint=f"give a path of model.named_modules(): {', '.join(list(modules)[1:13])}",
+            )
+    return frozenset(
+        name
+        for name in modules
+        if any(name == path or name.startswith(f"{path}.") for path in leaf_modules)
+    )
 
 
 def _check_wrapper(model: nn.Module) -> None:

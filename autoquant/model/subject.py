@@ -31,7 +31,8 @@ class Subject:
         heldout: Batches that the search never sees; None where there are none.
         metric: Scores outputs against targets; higher is better.
         loss: As the metric, but lower is better; measured beside it. None: not measured.
-        leaf_modules: Paths of modules that torch.fx must not trace into.
+        leaf_modules: Paths of modules that capture must not look into.
+        capture: What finds its sites: `fx`, `export`, `eager`.
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class Subject:
     metric: Metric
     loss: Metric | None = None
     leaf_modules: tuple[str, ...] = ()
+    capture: str = "fx"
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -84,6 +86,7 @@ class JobRecipe:
             metric=load_entry(data.metric.entry),
             loss=None if data.loss is None else load_entry(data.loss.entry),
             leaf_modules=model_source.leaf_modules,
+            capture=model_source.capture,
             calibration_samples=self.job.calibration.samples,
         )
 
@@ -167,6 +170,7 @@ def build_subject(
     metric: Metric,
     loss: Metric | None = None,
     leaf_modules: tuple[str, ...] = (),
+    capture: str = "fx",
     calibration_samples: int | None = None,
 ) -> Subject:
     """Check model, data and metric together, and give the subject.
@@ -188,6 +192,7 @@ def build_subject(
         metric=metric,
         loss=loss,
         leaf_modules=leaf_modules,
+        capture=capture,
     )
     _check_outputs(subject, subject.evaluation[0], "evaluation")
     if subject.heldout is not None:

@@ -108,12 +108,14 @@ def test_what_the_table_promises_is_what_runs(engine: str, name: str) -> None:
     backend = backend_for(model, example, engine)
     space = full_space(captured, backend)
     (subject,) = [site for site in captured.sites if site.kind is kind][-1:]
+    expected = _first(backend.run(model, (example,)))
     for uniform in space.schemes:
         plan = space.uniform(uniform)
         executable = backend.build(plan)
         scheme, support = backend.expected(subject.name, plan[subject.name])
         assert executable.executed[subject.name] == f"{scheme.value} {support.value}"
-        assert torch.is_tensor(F.relu(_first(backend.run(executable.module, (example,)))))
+        found = _first(backend.run(executable.module, (example,)))
+        assert (found - expected).norm() < 0.3 * expected.norm()
 
 
 def _first(outputs: object) -> Tensor:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ethosu import regor
 
 from autoquant.backends.ethos_u.configuration import Configuration
+from autoquant.backends.printing import STDOUT, captured_prints
 from autoquant.errors import BackendError
 
-_STDOUT = 1
 _ON_CPU = "Passthrough"
 """What Vela's table calls an operator that it leaves to the CPU, at no cycles."""
 _REASON = re.compile(r"Warning \(supported operators\) operator: \w+, ofm: '(.*)'\nReason: (.*)\n")
@@ -68,7 +63,7 @@ def estimate(file: bytes, configuration: Configuration) -> Estimate:
     Raises:
         BackendError: Vela refuses the file.
     """
-    with _captured_stdout() as said:
+    with captured_prints(STDOUT) as said:
         try:
             compiled = regor.compile(
                 configuration.family,
@@ -100,21 +95,3 @@ def estimate(file: bytes, configuration: Configuration) -> Estimate:
 def _rows(table: Any) -> Iterator[dict[str, str]]:
     for row in table.data:
         yield dict(zip(table.header, row, strict=False))
-
-
-@contextmanager
-def _captured_stdout() -> Iterator[list[str]]:
-    """Keep what the compiler prints, which goes past `sys.stdout` to the file below it."""
-    said: list[str] = []
-    sys.stdout.flush()
-    kept = os.dup(_STDOUT)
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), _STDOUT)
-        try:
-            yield said
-        finally:
-            ctypes.CDLL(None).fflush(None)
-            os.dup2(kept, _STDOUT)
-            os.close(kept)
-            sink.seek(0)
-            said.append(sink.read().decode(errors="replace"))

@@ -15,6 +15,7 @@ from autoquant.backends.litert.flatbuffer import FloatFile
 from autoquant.backends.litert.formats import Formats
 from autoquant.backends.litert.origins import find_origins
 from autoquant.backends.litert.schema import Graph
+from autoquant.backends.printing import STDERR, captured_prints
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
 from autoquant.model.torch_ao.tensor_ranges import TensorRanges
@@ -39,8 +40,6 @@ def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorR
 
 
 def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
-    import litert_torch
-
     silence = io.StringIO()
     before = logging.root.manager.disable
     try:
@@ -49,8 +48,11 @@ def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
             warnings.catch_warnings(),
             contextlib.redirect_stdout(silence),
             contextlib.redirect_stderr(silence),
+            captured_prints(STDERR),
         ):
             warnings.simplefilter("ignore")
+            import litert_torch  # seconds, and it prints
+
             model = litert_torch.convert(copy.deepcopy(captured.graph).eval(), inputs)
             return bytes(model.model_content())
     except Exception as error:

@@ -8,8 +8,17 @@ from functools import cache
 
 import torch
 
+from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.torch_ao.conversion import quiet_torch
+from autoquant.model.torch_ao.eager_modules import transposed_convolution_error
+
+TRANSPOSED = {
+    OpKind.CONV_TRANSPOSE1D: 1,
+    OpKind.CONV_TRANSPOSE2D: 2,
+    OpKind.CONV_TRANSPOSE3D: 3,
+}
+"""Transposed convolutions, and their dimensions."""
 
 ENGINES = ("x86", "onednn", "fbgemm", "qnnpack")
 
@@ -56,6 +65,17 @@ def saturates(engine: str) -> bool:
         exact = 255.0 * 127.0 * depth
         output = torch.ops.quantized.linear(inputs, packed, exact / 200.0, 0)
     return bool((output.int_repr().float() - 200.0).abs().max() > 1.0)
+
+
+@cache
+def transposes_rightly(engine: str, kind: OpKind) -> bool:
+    """Whether the engine's int8 transposed convolution gives what its float one does.
+
+    Where the number of channels changes, onednn's (and so x86's) gives other values in torch
+    2.13, and qnnpack's for volumes too. Found out by running the kernel.
+    """
+    with using_engine(engine):
+        return transposed_convolution_error(TRANSPOSED[kind]) < 1.0
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoquant.backends.torch_cpu.engines import has_fp16_linear
+from autoquant.backends.torch_cpu.engines import TRANSPOSED, has_fp16_linear, transposes_rightly
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
 
@@ -24,6 +24,8 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
     if kind in _RECURRENT:
         return _native_if(scheme is Scheme.INT8_DYNAMIC)
     if scheme is Scheme.INT8:
+        if kind in TRANSPOSED and not transposes_rightly(engine, kind):
+            return Support.UNSUPPORTED
         return _native_if(not (engine == "qnnpack" and kind in _QNNPACK_LACKS))
     if scheme is Scheme.BF16:
         return Support.NATIVE

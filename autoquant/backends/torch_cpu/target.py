@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
 from autoquant.backends.torch_cpu.backend import site_support as engine_support
 from autoquant.backends.torch_cpu.engines import engines_here, saturates
 from autoquant.backends.torch_cpu.support import support_of
+from autoquant.backends.torch_modules.backend import TorchModulesBackend
+from autoquant.backends.torch_modules.support import module_support
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
@@ -16,6 +18,8 @@ from autoquant.core.sites import OpKind, Site
 
 def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
     """How an engine runs one scheme of one site."""
+    if settings.capture != "fx":
+        return module_support(settings.engine, site, scheme)
     return engine_support(settings.engine, site, scheme)
 
 
@@ -33,8 +37,15 @@ def variants() -> Mapping[str, BuildSettings]:
     return found
 
 
-def open_backend(request: BuildRequest) -> TorchCpuBackend:
-    """Give the backend of the settings' engine."""
+def open_backend(request: BuildRequest) -> Backend:
+    """Give the backend of the settings' engine: without torch.fx's graph, module by module."""
+    if request.captured.traced.how != "fx":
+        return TorchModulesBackend(request)
+    return open_graph_backend(request)
+
+
+def open_graph_backend(request: BuildRequest) -> TorchCpuBackend:
+    """Give the backend that converts torch.fx's graph, for what looks into it."""
     settings = request.settings
     return TorchCpuBackend(
         request.captured,

@@ -32,6 +32,7 @@ from autoquant.core.statistics import ObserverName
 from autoquant.model.torch_ao.range_observers import fixed_observer, range_observer
 
 __all__ = [
+    "QConfig",
     "QConfigMapping",
     "QuantizationSettings",
     "activation_observer",

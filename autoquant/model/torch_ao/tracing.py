@@ -26,18 +26,21 @@ _TORCH_FOLDER = str(Path(torch.__file__).parent)
 
 @dataclass(frozen=True, slots=True)
 class FloatGraph:
-    """The traced float model.
+    """The captured float model.
 
     Attributes:
-        module: Its graph; where it is fused, conv, bn and relu are one node at the conv's path.
+        module: Its graph; where torch.fx traced it, conv, bn and relu are one node at the conv's
+            path; where no graph was captured, one node that calls the whole model.
         scopes: By node name, path and class of the module whose forward made the call.
-        folded: By path of a convolution or linear layer, path of the batch norm that fusing
-            folded into it.
+        folded: By path of a convolution or linear layer, path of the batch norm that was folded
+            into it.
+        how: What captured it.
     """
 
     module: GraphModule
     scopes: dict[str, tuple[str, type]]
     folded: dict[str, str]
+    how: str = "fx"
 
 
 class _BlamingTracer(QuantizationTracer):
@@ -143,8 +146,10 @@ def _explain(error: Exception, path: str | None, model: nn.Module) -> ModelError
     return ModelError(
         f"torch.fx cannot trace {name}: {error} at {where}",
         hint=f"list {path!r} under model.leaf_modules to keep it whole in fp32, "
-        "or rewrite the line without control flow that depends on tensor values"
+        "or rewrite the line without control flow that depends on tensor values, or capture the "
+        "model by torch.export (model.capture: export)"
         if path
         else "rewrite the line without control flow that depends on tensor values, "
-        "or move it into a submodule and list that under model.leaf_modules",
+        "or move it into a submodule and list that under model.leaf_modules, or capture the "
+        "model by torch.export (model.capture: export)",
     )

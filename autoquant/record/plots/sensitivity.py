@@ -20,6 +20,7 @@ _HOW = {
     Method.EXACT: "emulated",
     Method.GRADIENT: "estimated by gradient",
     Method.WEIGHTS_ONLY: "estimated from weights alone",
+    Method.ENGINE: "measured on the engine",
 }
 
 

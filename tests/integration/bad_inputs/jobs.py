@@ -168,6 +168,40 @@ KEYS = [
         job={"backend": {"engine": "tensorrt"}},
     ),
     Case(
+        "unknown-backend",
+        "`backend: gpu`",
+        "backend.name: 'gpu' is none of 'torch', 'openvino', 'onnxruntime', 'litert', 'ethos-u', "
+        "'profile', 'inductor'",
+        job={"backend": "gpu"},
+    ),
+    Case(
+        "option-of-another-backend",
+        "`backend: {name: openvino, engine: x86}`",
+        "backend.engine: 'x86' is a choice of the backend torch, but backend.name is openvino",
+        "leave it out, or choose torch",
+        job={"backend": {"name": "openvino", "engine": "x86"}},
+    ),
+    Case(
+        "no-profile",
+        "`backend: profile`",
+        "backend.profile: is missing",
+        "name the YAML file that describes the accelerator",
+        job={"backend": "profile"},
+    ),
+    Case(
+        "unknown-profile",
+        "`backend: {name: profile, profile: chip}`",
+        "backend.profile: no file .../chip, and no shipped profile of that name",
+        "give a path, or one of npu_int8_int16_fp16",
+        job={"backend": {"name": "profile", "profile": "chip"}},
+    ),
+    Case(
+        "unknown-capture",
+        "`model.capture: jit`",
+        "model.capture: 'jit' is none of 'fx', 'export', 'eager'",
+        arguments=("--set", "model.capture=jit"),
+    ),
+    Case(
         "kernels-without-latency",
         "`backend: {engine: per-op}` without the objective `latency`",
         "backend.engine: per-op takes the faster kernel of each op, which needs latency among the "

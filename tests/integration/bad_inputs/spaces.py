@@ -30,7 +30,7 @@ SPACES = [
         "unknown-space",
         "`space: server_gpu`",
         "space: no search space 'server_gpu': no such file, and no shipped space of that name",
-        "give a path, or one of linear_only, npu, server_cpu",
+        "give a path, or one of ethos_u, linear_only, npu, server_cpu",
         {"space": "server_gpu"},
     ),
     Case(

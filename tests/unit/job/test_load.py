@@ -109,7 +109,7 @@ def test_the_npu_space_is_int8_int16_and_fp16_with_fp32_to_fall_back_on(path: Pa
         ("space={schemes: [int3]}", "space.schemes.0: 'int3' is none of 'int8'"),
         ("space={schemes: []}", "space.schemes: [] needs at least 1 item"),
         ("space={schemes: [int8], rules: [{pin: int8}]}", "a rule needs path, kind or block"),
-        ("space=nowhere", "no shipped space of that name; give a path, or one of linear_only"),
+        ("space=nowhere", "no shipped space of that name; give a path, or one of ethos_u"),
         ("model.entry=entry.py:nothing", "defines no 'nothing'; it defines model, batches"),
         ("model.entry=missing.py:model", "model.entry: no file"),
         ("model.entry=model", "write package.module:function or path/file.py:function"),

@@ -1,0 +1,123 @@
+"""Sensitivity on the engine itself: one knob and scheme at a time, built and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoquant.analysis.output_error import FloatOutputs, OutputError, to_decibels
+from autoquant.analysis.trials import Question, Trial, by_knob
+from autoquant.backends.protocol import Backend
+from autoquant.core.plan import Plan
+from autoquant.core.sensitivity import Method, Part, RowKey, SensitivityRow, SensitivityTable
+from autoquant.core.space import SearchSpace
+from autoquant.model.batches import Batch, take_samples
+from autoquant.model.subject import output_rows
+
+METHOD = "one knob at a time, built and run by the engine"
+
+
+def measure_on_engine(
+    question: Question,
+    backend: Backend,
+    model: nn.Module,
+    *,
+    known: Mapping[RowKey, SensitivityRow] | None = None,
+    keep: Callable[[Sequence[SensitivityRow]], None] = lambda rows: None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> SensitivityTable:
+    """Measure the output error that each knob and scheme causes alone, by the engine's kernels.
+
+    Needs no graph and no reference numerics, but a build and a run for every row; weights and
+    activations cannot be told apart. Where a knob has no fp32, it has its most precise scheme in
+    every other row, and the noise of that plan is taken off.
+
+    Args:
+        question: Model, knobs and data.
+        backend: Builds the plans.
+        model: The float model.
+        known: Rows that an earlier process measured, taken over as they are.
+        keep: Called with the rows of each knob once they are there.
+        progress: Called with the number of rows done.
+
+    Raises:
+        BackendError: The engine refuses a scheme that it says it supports; names the op.
+    """
+    batches = take_samples(question.batches, question.samples)
+    expected = [FloatOutputs(output_rows(backend.run(model, b.inputs), b)) for b in batches]
+    course = _Course(backend, batches, expected)
+    base = precise_plan(question.space)
+    choices = question.space.choices(base)
+    rows = dict(known or {})
+    base_noise = course.noise(base)
+    trials = engine_trials(question)
+    for wanted in by_knob(trials).values():
+        found = []
+        for trial in wanted:
+            if trial.key not in rows:
+                plan = question.space.plan({**choices, trial.knob.name: trial.scheme})
+                found.append(_less(course.row(plan, trial), base_noise))
+            progress(1)
+        rows.update({row.key: row for row in found})
+        if found:
+            keep(found)
+    return SensitivityTable(
+        rows=tuple(rows[trial.key] for trial in trials),
+        method=f"{METHOD} ({backend.name})",
+        samples=sum(len(batch) for batch in batches),
+    )
+
+
+def engine_trials(question: Question) -> tuple[Trial, ...]:
+    """The rows that an engine can measure: every knob and scheme, as a whole."""
+    return tuple(trial for trial in question.trials() if trial.part is Part.BOTH)
+
+
+def precise_plan(space: SearchSpace) -> Plan:
+    """Every knob in its most precise scheme: fp32, where it is allowed."""
+    return space.plan({knob.name: knob.schemes[-1] for knob in space.knobs})
+
+
+class _Course:
+    """Builds plans and sums their output errors over the same batches."""
+
+    def __init__(
+        self, backend: Backend, batches: Sequence[Batch], expected: Sequence[FloatOutputs]
+    ) -> None:
+        self._backend = backend
+        self._batches = batches
+        self._expected = expected
+
+    def row(self, plan: Plan, trial: Trial) -> SensitivityRow:
+        """Measure one row."""
+        sums = OutputError()
+        module = self._backend.build(plan).module
+        for batch, expected in zip(self._batches, self._expected, strict=True):
+            outputs: Any = self._backend.run(module, batch.inputs)
+            sums.add(expected, [_finite(item) for item in output_rows(outputs, batch)])
+        return sums.finish(trial)
+
+    def noise(self, plan: Plan) -> float:
+        """Noise-to-signal ratio of a plan."""
+        module = self._backend.build(plan).module
+        noise = signal = 0.0
+        for batch, expected in zip(self._batches, self._expected, strict=True):
+            found = torch.cat(output_rows(self._backend.run(module, batch.inputs), batch), 1)
+            noise += float(((_finite(found).double() - expected.values) ** 2).sum())
+            signal += float(expected.signal.sum())
+        return noise / max(signal, 1e-300)
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Lost outputs count as zeros: all of their signal is noise."""
+    return torch.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _less(row: SensitivityRow, base_noise: float) -> SensitivityRow:
+    """Take off what other knobs cause."""
+    noise = max(row.noise - base_noise, 0.0)
+    return replace(row, noise=noise, sqnr_db=to_decibels(noise), method=Method.ENGINE)

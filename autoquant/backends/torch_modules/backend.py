@@ -1,0 +1,164 @@
+"""The module-by-module backend: a plan as a copy of the model with some modules replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.torch_cpu.backend import engine_settings
+from autoquant.backends.torch_cpu.engines import using_engine
+from autoquant.backends.torch_cpu.torchscript import write_torchscript
+from autoquant.backends.torch_modules.module_costs import Built, time_modules
+from autoquant.backends.torch_modules.readback import observe_modules
+from autoquant.backends.torch_modules.support import module_support
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
+from autoquant.core.space import SearchSpace
+from autoquant.errors import BackendError
+from autoquant.model.torch_ao.conversion import quiet_torch
+from autoquant.model.torch_ao.eager_modules import ModuleBuilder
+
+_READBACK_SAMPLES = 2
+_REFUSALS = (
+    AssertionError,
+    AttributeError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+class TorchModulesBackend:
+    """Replaces the modules of a model by torch's quantized, dynamic and bf16 ones.
+
+    The model runs as the user wrote it. Every module converts its own input and output, so its
+    neighbours see fp32; ops that a forward calls by function stay in fp32.
+
+    Args:
+        request: Of a capture by torch.export or module by module.
+    """
+
+    def __init__(self, request: BuildRequest) -> None:
+        settings = request.settings
+        self.name = f"torch/{settings.engine}"
+        self.rival = EAGER_FP32
+        self.rival_ms: float | None = None
+        self.suffix = ".ts"
+        self._engine = settings.engine
+        self._captured = request.captured
+        self._example = tuple(item[:_READBACK_SAMPLES] for item in request.example)
+        with using_engine(settings.engine):
+            self._builder = ModuleBuilder(
+                request.model,
+                request.captured,
+                request.statistics,
+                engine_settings(
+                    settings.engine, settings.observer, settings.reduce_range, settings.ranges
+                ),
+            )
+
+    def support(self, site: Site, scheme: Scheme) -> Support:
+        """How the engine runs one scheme of one site."""
+        return module_support(self._engine, site, scheme)
+
+    def build(self, plan: Plan) -> Executable:
+        """Replace modules at the cached scales, run the example, and read back.
+
+        Raises:
+            BackendError: torch refuses a module, or runs something else than planned.
+        """
+        with self._refusing(f"plan {plan.digest}"):
+            built, modules = self._builder.build(plan)
+            found = observe_modules(modules, lambda: self.run(built, self._example))
+        return Executable(built, self._compare(plan, modules, found))
+
+    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        """Run a built module, or the float model, with this engine's kernels."""
+        with using_engine(self._engine), quiet_torch(), torch.no_grad():
+            return module(*inputs)
+
+    def costs(
+        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
+    ) -> CostTable:
+        """What each module takes in each scheme, timed where it stands.
+
+        Raises:
+            BackendError: A plan of one scheme cannot be built.
+        """
+
+        def build(plan: Plan) -> Built:
+            with self._refusing(f"plan {plan.digest}"):
+                built, modules = self._builder.build(plan)
+            return lambda: self.run(built, inputs), modules
+
+        return time_modules(space, build, clock)
+
+    def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write a TorchScript file that `torch.jit.load` runs; `autoquant.json` is inside.
+
+        Raises:
+            BackendError: torch refuses the plan, or the model cannot be traced.
+            StorageError: The file cannot be written.
+        """
+        module = self.build(plan).module
+        values = {**metadata, "engine": self._engine}
+        return write_torchscript(module, self._example, path, self._engine, values, plan.digest)
+
+    def _compare(
+        self,
+        plan: Plan,
+        modules: Mapping[str, nn.Module],
+        found: Mapping[str, frozenset[Scheme]],
+    ) -> dict[str, str]:
+        """Describe what runs, and refuse a plan that torch did not follow."""
+        executed: dict[str, str] = {}
+        wrong: list[str] = []
+        sites = {site.name: site for site in self._captured.sites}
+        for name, planned in plan.assignment:
+            if name not in modules:
+                executed[name] = _native(Scheme.FP32)
+                if planned is not Scheme.FP32 and sites[name].follows is None:
+                    wrong.append(f"{name} is planned as {planned.value} but runs in fp32")
+                continue
+            runs = found.get(name, frozenset())
+            executed[name] = " and ".join(_native(item) for item in Scheme if item in runs)
+            fused = not runs and planned is Scheme.FP32  # inside a fast path for whole blocks
+            if fused:
+                executed[name] = _native(Scheme.FP32)
+            elif runs != {planned}:
+                what = executed[name] or "nothing: another path computes the block"
+                wrong.append(f"{name} is planned as {planned.value} but runs {what}")
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise BackendError(
+                f"{self.name} substituted precisions silently: {wrong[0]}{more}",
+                hint="pin this op to fp32 in the search space",
+            )
+        return executed
+
+    @contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """Use the engine, and turn what torch raises into a refusal."""
+        with using_engine(self._engine):
+            try:
+                yield
+            except _REFUSALS as error:
+                lines = str(error).strip().splitlines()
+                raise BackendError(
+                    f"{self.name} refuses {what}: {lines[0] if lines else type(error).__name__}",
+                    hint="pin the op that it names to fp32 in the search space",
+                ) from error
+
+
+def _native(scheme: Scheme) -> str:
+    return f"{scheme.value} {Support.NATIVE.value}"

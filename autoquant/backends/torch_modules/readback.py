@@ -1,0 +1,112 @@
+"""Read back which kernels each module of a built model really calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autoquant.backends.torch_modules.wrapped_calls import wrapped_calls
+from autoquant.core.precision import Scheme
+
+_KERNELS: Mapping[str, Scheme] = {
+    "quantized::linear_dynamic_fp16": Scheme.FP16,
+    "quantized::linear_dynamic": Scheme.INT8_DYNAMIC,
+    "aten::quantized_lstm": Scheme.INT8_DYNAMIC,
+    "aten::quantized_gru": Scheme.INT8_DYNAMIC,
+    "quantized::embedding": Scheme.INT8_WEIGHT_ONLY,
+    "quantized::linear": Scheme.INT8,
+    "quantized::conv": Scheme.INT8,
+}
+"""By the beginning of a kernel's name; the first that fits counts."""
+
+_FLOAT_KERNELS = (
+    "aten::_convolution",
+    "aten::_embedding_bag",
+    "aten::addmm",
+    "aten::baddbmm",
+    "aten::bmm",
+    "aten::convolution",
+    "aten::embedding",
+    "aten::linear",
+    "aten::mkldnn",
+    "aten::mm",
+)
+"""Beginnings of the kernels that do the arithmetic of weighted modules in float."""
+
+_FLOATS: Mapping[torch.dtype, Scheme] = {
+    torch.bfloat16: Scheme.BF16,
+    torch.float16: Scheme.FP16,
+    torch.float32: Scheme.FP32,
+}
+
+
+def observe_modules(
+    modules: Mapping[str, nn.Module], run: Callable[[], object]
+) -> dict[str, frozenset[Scheme]]:
+    """Run a model once and note what each of its modules computes in.
+
+    What counts are the kernels that reach torch's dispatcher while the module runs: a quantized
+    one by its name, others by the dtype of what they read.
+
+    Args:
+        modules: By site.
+        run: Runs the model.
+
+    Returns:
+        By site, every way in which it computes; one that was never called is missing.
+    """
+    spy = _Spy()
+    with wrapped_calls(modules, spy.call), spy:
+        run()
+    by_module = {id(modules[name]): frozenset(found) for name, found in spy.found.items()}
+    return {
+        name: by_module[id(module)] for name, module in modules.items() if id(module) in by_module
+    }
+
+
+class _Spy(TorchDispatchMode):
+    """Sees every kernel, and in which module it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: dict[str, set[Scheme]] = {}
+        self._inside: list[str] = []
+
+    def call(
+        self, name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a module's forward."""
+        self.found.setdefault(name, set())
+        self._inside.append(name)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self._inside.pop()
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Note a kernel and run it."""
+        if self._inside:
+            self.found[self._inside[-1]] |= _schemes(str(func._schema.name), args)
+        return func(*args, **(kwargs or {}))
+
+
+def _schemes(kernel: str, args: tuple[Any, ...]) -> set[Scheme]:
+    """What a kernel computes in; nothing where it does no arithmetic with a weight."""
+    for beginning, scheme in _KERNELS.items():
+        if kernel.startswith(beginning):
+            return {scheme}
+    if not kernel.startswith(_FLOAT_KERNELS):
+        return set()
+    tensors = [item for item in args if isinstance(item, Tensor)]
+    return {_FLOATS[item.dtype] for item in tensors if item.dtype in _FLOATS}

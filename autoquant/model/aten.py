@@ -1,0 +1,115 @@
+"""ATen ops, as torch.export names them: what each is to a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch._ops import OpOverload
+from torch.fx import Node
+
+from autoquant.core.sites import OpKind
+
+ATEN_KINDS: Mapping[str, OpKind] = {
+    "conv1d": OpKind.CONV1D,
+    "conv2d": OpKind.CONV2D,
+    "conv3d": OpKind.CONV3D,
+    "conv_transpose1d": OpKind.CONV_TRANSPOSE1D,
+    "conv_transpose2d": OpKind.CONV_TRANSPOSE2D,
+    "conv_transpose3d": OpKind.CONV_TRANSPOSE3D,
+    "linear": OpKind.LINEAR,
+    "embedding": OpKind.EMBEDDING,
+    "embedding_bag": OpKind.EMBEDDING_BAG,
+    "lstm": OpKind.LSTM,
+    "gru": OpKind.GRU,
+    "add": OpKind.ADD,
+    "mul": OpKind.MUL,
+    "matmul": OpKind.MATMUL,
+    "bmm": OpKind.MATMUL,
+    "cat": OpKind.CAT,
+    "adaptive_avg_pool1d": OpKind.POOL,
+    "adaptive_avg_pool2d": OpKind.POOL,
+    "adaptive_avg_pool3d": OpKind.POOL,
+    "avg_pool1d": OpKind.POOL,
+    "avg_pool2d": OpKind.POOL,
+    "avg_pool3d": OpKind.POOL,
+    "max_pool1d": OpKind.POOL,
+    "max_pool2d": OpKind.POOL,
+    "max_pool3d": OpKind.POOL,
+    "mean": OpKind.POOL,
+    "hardswish": OpKind.ACTIVATION,
+    "elu": OpKind.ACTIVATION,
+    "leaky_relu": OpKind.ACTIVATION,
+    "prelu": OpKind.ACTIVATION,
+    "hardsigmoid": OpKind.ACTIVATION,
+    "sigmoid": OpKind.ACTIVATION,
+    "tanh": OpKind.ACTIVATION,
+    "softmax": OpKind.ACTIVATION,
+    "relu": OpKind.ACTIVATION,
+    "relu6": OpKind.ACTIVATION,
+    "hardtanh": OpKind.ACTIVATION,
+    "batch_norm": OpKind.NORM,
+    "layer_norm": OpKind.NORM,
+    "instance_norm": OpKind.NORM,
+}
+"""The ops that torch.fx's capture makes sites, by their ATen names.
+
+`gelu` and `scaled_dot_product_attention` are none: no engine here computes them in integers, so
+they stay in float between the sites beside them.
+"""
+
+ATEN_OUTPUT_RANGES: Mapping[str, tuple[float, float]] = {
+    "hardsigmoid": (0.0, 1.0),
+    "sigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+}
+
+PASS_THROUGH = frozenset(
+    {
+        "chunk",
+        "clone",
+        "contiguous",
+        "expand",
+        "flatten",
+        "permute",
+        "repeat",
+        "reshape",
+        "select",
+        "slice",
+        "split",
+        "squeeze",
+        "transpose",
+        "unflatten",
+        "unsqueeze",
+        "view",
+    }
+)
+"""Ops that hand their input's format on."""
+
+RELU_TAKING_OPS = frozenset({"conv1d", "conv2d", "conv3d", "linear", "add", "mul", "batch_norm"})
+"""What absorbs a relu that alone reads its output."""
+
+SHAPE_READING_OPS = frozenset(
+    {
+        "empty_like",
+        "full_like",
+        "new_full",
+        "new_ones",
+        "new_zeros",
+        "ones_like",
+        "sym_size",
+        "zeros_like",
+    }
+)
+"""Ops that read a tensor's shape alone: what they give is constant."""
+
+CONVOLUTIONS = frozenset(
+    {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+)
+
+
+def op_name(node: Node) -> str:
+    """Name of a node's ATen op without its overload (`add`, also of `add_`); empty for others."""
+    if not isinstance(node.target, OpOverload):
+        return ""
+    return str(node.target.overloadpacket.__name__).removesuffix("_")

@@ -1,0 +1,141 @@
+"""Capture module by module: the weighted modules that any model calls, without a graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+
+from autoquant.core.sites import Address, CallType, Site
+from autoquant.errors import ModelError
+from autoquant.model.captured import Capture
+from autoquant.model.costs import macs_of, weight_count_of
+from autoquant.model.float_model import paths_within
+from autoquant.model.module_calls import first_tensor, result_tensor, watch_calls
+from autoquant.model.torch_ao.op_kinds import MODULE_KINDS
+from autoquant.model.torch_ao.tracing import FloatGraph
+
+WHOLE = "model"
+"""Path of the whole model in the one-node graph that stands for it."""
+
+
+def capture_eager(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], leaf_modules: Sequence[str] = ()
+) -> Capture:
+    """Run a model once and list the weighted modules that it calls.
+
+    Nothing is known of what lies between them: every site decides for itself, functional calls
+    are none, and no batch norm is folded.
+
+    Args:
+        model: Float model; it is copied, never changed.
+        example_inputs: One batch; its first dimension counts as samples.
+        leaf_modules: Paths not to look into; what they hold stays in fp32.
+
+    Raises:
+        ModelError: The model cannot be run on the example, or calls no weighted module.
+    """
+    model = copy.deepcopy(model).eval()
+    within = paths_within(dict(model.named_modules()), leaf_modules)
+    paths = [
+        name
+        for name, module in model.named_modules()
+        if name and name not in within and _is_weighted(module)
+    ]
+    calls = _Calls(model, batch=len(example_inputs[0]))
+    try:
+        with torch.no_grad(), watch_calls(model, paths, calls.take_input, calls.take_output):
+            model(*example_inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(item.shape)) for item in example_inputs)
+        raise ModelError(
+            f"the model failed on the example inputs of shape {shapes}: {error}",
+            hint="give batches of the shape and dtype that model.forward takes",
+        ) from error
+    if not calls.sites:
+        raise ModelError(
+            "the model calls no weighted module that a scheme could be chosen for",
+            hint="capture: eager looks at nn.Linear, convolutions, embeddings and recurrent "
+            "layers that are called as modules; try capture: export",
+        )
+    return Capture(
+        leaf_modules=tuple(leaf_modules),
+        traced=FloatGraph(_one_node(model, example_inputs), scopes={}, folded={}, how="eager"),
+        sites=tuple(calls.sites.values()),
+        addresses=tuple(Address(name, CallType.MODULE, name, "", 0, name) for name in calls.sites),
+        agreements=(),
+        members={name: ((name,),) for name in calls.sites},
+        no_tensors=frozenset(
+            f"input_{index}"
+            for index, item in enumerate(example_inputs)
+            if not item.is_floating_point()
+        ),
+    )
+
+
+def _is_weighted(module: nn.Module) -> bool:
+    kind = MODULE_KINDS.get(type(module))
+    return kind is not None and kind.is_weighted
+
+
+class _Calls:
+    """Makes sites of the calls of one forward."""
+
+    def __init__(self, model: nn.Module, batch: int) -> None:
+        self.sites: dict[str, Site] = {}
+        self._model = model
+        self._batch = batch
+        self._read: Tensor | None = None
+
+    def take_input(self, _path: str, args: tuple[Any, ...]) -> None:
+        """Note what a module is about to read; weighted modules call no other."""
+        self._read = first_tensor(args)
+
+    def take_output(self, path: str, result: Any) -> None:
+        """Make a site, or add to what its module costs."""
+        module, written = self._model.get_submodule(path), result_tensor(result)
+        if self._read is None or written is None:
+            return
+        inputs, output = (tuple(self._read.shape),), tuple(written.shape)
+        kind, weight_count = MODULE_KINDS[type(module)], weight_count_of(module)
+        macs = macs_of(kind, module, inputs, output, weight_count) // max(self._batch, 1)
+        known = self.sites.get(path)
+        if known is not None:
+            self.sites[path] = replace(known, macs=known.macs + macs)
+            return
+        self.sites[path] = Site(
+            name=path,
+            kind=kind,
+            module=path,
+            function=None,
+            index=None,
+            node=path,
+            fused=(type(module).__name__,),
+            input_shapes=inputs,
+            output_shape=output,
+            macs=macs,
+            parameter_count=sum(item.numel() for item in module.parameters()),
+            weight_count=weight_count,
+        )
+
+
+def _one_node(model: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
+    """A graph that calls the whole model."""
+    graph = Graph()
+    inputs = []
+    for index, item in enumerate(example):
+        node = graph.placeholder(f"input_{index}")
+        node.meta["tensor_meta"] = _metadata(item)
+        inputs.append(node)
+    graph.output(graph.call_module(WHOLE, tuple(inputs)))
+    return GraphModule({WHOLE: model}, graph)
+
+
+def _metadata(tensor: Tensor) -> TensorMetadata:
+    return _extract_tensor_metadata(tensor)

@@ -1,0 +1,139 @@
+"""Recorders: run the float model on a batch and show each tensor to its observers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.fx import Interpreter, Node
+
+from autoquant.errors import DataError
+from autoquant.model.captured import INPUT_OF, Capture
+from autoquant.model.eager_capture import WHOLE
+from autoquant.model.masks import MaskedNodes
+from autoquant.model.module_calls import first_tensor, result_tensor, watch_calls
+from autoquant.model.torch_ao.observers import TensorObserver
+
+
+class Recorder(Protocol):
+    """Observes every tensor of the batches that it runs.
+
+    Attributes:
+        batch: Number of the batch that runs, for errors.
+        observers: By key of the statistics.
+    """
+
+    batch: int
+
+    @property
+    def observers(self) -> Mapping[str, TensorObserver]:
+        """By key of the statistics."""
+
+    def run(self, *inputs: Tensor) -> Any:
+        """Run one batch.
+
+        Raises:
+            DataError: The model fails on it, or a tensor of it is not finite.
+        """
+
+
+def start_recorder(captured: Capture, shared: Sequence[tuple[str, ...]]) -> Recorder:
+    """Give the recorder for a capture.
+
+    Args:
+        captured: The captured model.
+        shared: Names of tensors that are observed together as well as alone.
+    """
+    if captured.traced.how == "eager":
+        return ModuleRecorder(captured)
+    return GraphRecorder(captured, shared)
+
+
+class GraphRecorder(Interpreter):
+    """Runs a graph node by node; keys are the names of its nodes.
+
+    Tensors of an exported graph whose largest values a mask put there are not observed: no range
+    of theirs would mean anything, and capture makes no sites of what reads or writes them.
+    """
+
+    def __init__(self, captured: Capture, shared: Sequence[tuple[str, ...]]) -> None:
+        super().__init__(captured.graph)
+        self.batch = 0
+        self.observers: dict[str, TensorObserver] = defaultdict(TensorObserver)
+        self._masked = MaskedNodes() if captured.traced.how == "export" else None
+        self._keys: dict[str, list[str]] = defaultdict(list)
+        for names in shared:
+            for name in names:
+                self._keys[name].append("+".join(names))
+
+    def run_node(self, node: Node) -> object:
+        """Run one node and observe what it gives."""
+        try:
+            value: object = super().run_node(node)
+        except Exception as error:
+            raise _failure(self.batch, f" at {node.name}: {error}") from error
+        if isinstance(value, Tensor) and value.is_floating_point() and node.op != "get_attr":
+            self._observe(node, value)
+        elif self._masked and isinstance(value, Tensor) and value.is_floating_point():
+            self._masked.take(node, value)  # a constant mask
+        return value
+
+    def _observe(self, node: Node, value: Tensor) -> None:
+        if self._masked and not value.isnan().any() and self._masked.take(node, value):
+            return
+        _check_finite(value, self.batch, node.name)
+        if value.numel() == 0 or node.op == "output":
+            return
+        self.observers[node.name].observe(value)
+        for key in self._keys[node.name]:
+            self.observers[key].observe(value)
+
+
+class ModuleRecorder:
+    """Runs a model as it is; keys are the paths of its sites, and with `@input` what these read."""
+
+    def __init__(self, captured: Capture) -> None:
+        self.batch = 0
+        self.observers: dict[str, TensorObserver] = defaultdict(TensorObserver)
+        self._model = captured.graph.get_submodule(WHOLE)
+        self._paths = [site.name for site in captured.sites]
+
+    def run(self, *inputs: Tensor) -> Any:
+        """Run one batch."""
+        with watch_calls(self._model, self._paths, self._take_input, self._take_output):
+            try:
+                return self._model(*inputs)
+            except DataError:
+                raise
+            except Exception as error:
+                raise _failure(self.batch, f": {error}") from error
+
+    def _take_input(self, path: str, args: tuple[Any, ...]) -> None:
+        self._observe(f"{path}{INPUT_OF}", first_tensor(args))
+
+    def _take_output(self, path: str, result: Any) -> None:
+        self._observe(path, result_tensor(result))
+
+    def _observe(self, key: str, value: Tensor | None) -> None:
+        if value is not None and value.is_floating_point():
+            _check_finite(value, self.batch, key)
+            if value.numel():
+                self.observers[key].observe(value)
+
+
+def _failure(batch: int, where: str) -> DataError:
+    return DataError(
+        f"calibration batch {batch}: the model failed{where}",
+        hint="give calibration batches of the shape and dtype that model.forward takes",
+    )
+
+
+def _check_finite(value: Tensor, batch: int, name: str) -> None:
+    if not torch.isfinite(value).all():
+        raise DataError(
+            f"calibration batch {batch}: tensor {name} holds NaN or infinity",
+            hint="check this batch's values and the model's weights",
+        )

@@ -1,0 +1,76 @@
+"""A search of a model that torch.fx cannot trace, from Python, by both captures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import autoquant as aq
+from autoquant.core.precision import Scheme
+from autoquant.errors import BackendError, JobError, ModelError, PlanError
+from tests.networks import seeded
+from tests.untraceable import TokenNet, tokens
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def similarity(outputs: Tensor, targets: Tensor) -> Tensor:
+    return torch.cosine_similarity(outputs, targets, dim=-1)
+
+
+def search(folder: Path, capture: str, **settings: object) -> aq.SearchResult:
+    model = seeded(TokenNet)
+    with torch.no_grad():
+        evaluation = [((tokens(8, seed),), model(tokens(8, seed))) for seed in (3, 4)]
+    return aq.search(
+        model,
+        calibration=[tokens(8, seed) for seed in range(2)],
+        evaluation=evaluation,
+        metric=similarity,
+        capture=capture,
+        output=folder,
+        space={
+            "schemes": ["fp32"],
+            "rules": [{"kind": "linear", "schemes": ["int8", "int8_dynamic", "bf16", "fp32"]}],
+        },
+        **{
+            "backend": "fbgemm",
+            "objectives": ("output_error", "latency"),
+            "trials": 4,
+            "max_drop": 0.1,
+            **settings,
+        },
+    )
+
+
+@pytest.mark.parametrize(("capture", "engine"), [("export", "fbgemm"), ("eager", "auto")])
+def test_a_search_finds_plans_and_each_builds_again(
+    tmp_path: Path, capture: str, engine: str
+) -> None:
+    result = search(tmp_path / capture, capture, backend=engine, batch_size=4)
+    assert result.context.build.capture == capture
+    assert result.sensitivity is not None
+    assert {row.method.value for row in result.sensitivity.rows} == {"engine"}
+    assert all(item.failure is None for item in result.candidates)
+    loaded = aq.load_result(result.folder)
+    model, inputs = seeded(TokenNet), tokens(8, 3)
+    best = next(item for item in loaded.candidates if item.plan["grow"] is Scheme.INT8)
+    with torch.no_grad():
+        found, expected = best.quantize(model)(inputs), model(inputs)
+    assert float(similarity(found, expected).mean()) > 0.9
+    assert best.module_qconfigs()["grow"] is not None
+    assert best.executed["grow"] == "int8 native"
+    with pytest.raises(PlanError, match=r"model\.capture is"):
+        best.qconfig_mapping()
+
+
+def test_what_needs_the_graph_of_torch_fx_says_so(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="mix"):
+        search(tmp_path / "mix", "export", ranges={"observer": "mix"})
+    with pytest.raises(ModelError, match=r"torch\.fx cannot trace"):
+        search(tmp_path / "fx", "fx")
+    with pytest.raises((BackendError, JobError)):
+        search(tmp_path / "per-op", "export", backend="per-op")

@@ -1,0 +1,235 @@
+"""Models that torch.fx cannot trace: captured by torch.export, and module by module."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoquant.core.sites import OpKind
+from autoquant.errors import DataError, ModelError
+from autoquant.model.calibration import calibrate
+from autoquant.model.capture import Capture, capture
+from autoquant.model.exported import export_float
+from tests.networks import MixedNet, images, seeded
+from tests.untraceable import PictureNet, TokenNet, tokens
+
+TOKENS = (tokens(4),)
+PICTURES = (images(4),)
+WEIGHTED = {
+    "embed",
+    *(f"blocks.{i}.{name}" for i in range(2) for name in ("query", "key", "value", "output")),
+    "grow",
+    "shrink",
+    "head",
+}
+
+
+@pytest.fixture(scope="module")
+def token_net() -> nn.Module:
+    return seeded(TokenNet)
+
+
+@pytest.fixture(scope="module")
+def exported(token_net: nn.Module) -> Capture:
+    return capture(token_net, TOKENS, how="export")
+
+
+@pytest.fixture(scope="module")
+def eager(token_net: nn.Module) -> Capture:
+    return capture(token_net, TOKENS, how="eager")
+
+
+def test_torch_fx_refuses_it_and_names_the_way_out(token_net: nn.Module) -> None:
+    with pytest.raises(ModelError) as caught:
+        capture(token_net, TOKENS)
+    assert "model.capture: export" in caught.value.hint
+
+
+def test_sites_have_the_paths_of_their_modules(exported: Capture) -> None:
+    sites = {site.name: site for site in exported.sites}
+    assert {name for name, site in sites.items() if site.kind.is_weighted} == WEIGHTED
+    assert sites["blocks.0.norm"].kind is OpKind.NORM
+    assert sites["blocks.0.norm"].follows == "blocks.0:add:1"
+    assert sites["blocks.1:matmul:1"].kind is OpKind.MATMUL
+    assert sites["grow"].fused == ("Linear", "ReLU")
+    assert exported.members["grow"][0] == ("linear_9", "relu")  # linear_8 was dead code
+
+
+def test_dead_code_is_no_site(exported: Capture, eager: Capture) -> None:
+    assert "unused" not in {site.name for site in exported.sites}
+    assert "unused" in {site.name for site in eager.sites}  # it runs, whoever reads it
+
+
+def test_what_reads_constants_alone_is_no_site(exported: Capture, eager: Capture) -> None:
+    assert "position" not in {site.name for site in exported.sites}
+    assert "position" in {site.name for site in eager.sites}
+
+
+def test_what_reads_or_writes_a_mask_is_no_site(exported: Capture) -> None:
+    names = {site.name for site in exported.sites}
+    assert "blocks.0:add:0" not in names
+    assert "blocks.0:softmax:0" not in names
+
+
+def test_both_captures_agree_on_costs(exported: Capture, eager: Capture) -> None:
+    graph = {site.name: site for site in exported.sites}
+    for site in eager.sites:
+        if site.name in graph:
+            other = graph[site.name]
+            assert (site.kind, site.macs, site.parameter_count, site.weight_count) == (
+                other.kind,
+                other.macs,
+                other.parameter_count,
+                other.weight_count,
+            )
+            assert (site.input_shapes, site.output_shape) == (
+                other.input_shapes,
+                other.output_shape,
+            )
+
+
+def test_it_finds_what_torch_fx_finds_where_both_can() -> None:
+    model = seeded(MixedNet)
+    by_fx = {site.name: site for site in capture(model, PICTURES).sites}
+    by_export = {site.name: site for site in capture(model, PICTURES, how="export").sites}
+    modules = {name for name, site in by_fx.items() if site.function is None}
+    assert modules <= by_export.keys()
+    assert all(by_fx[name].macs == by_export[name].macs for name in modules)
+    means = by_export.keys() - {"b1:mean:0", "b2:mean:0"}  # to torch.fx these are method calls
+    assert len(means) == len(by_fx)
+    assert by_export["b1.act"].follows == by_fx["b1.act"].follows
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_the_exported_graph_computes_what_the_model_does(
+    token_net: nn.Module, exported: Capture, count: int
+) -> None:
+    inputs = tokens(count, seed=3)
+    with torch.no_grad():
+        assert torch.equal(exported.graph(inputs), token_net(inputs))
+
+
+def test_a_batch_of_one_is_enough_to_capture(token_net: nn.Module, exported: Capture) -> None:
+    single = capture(token_net, (tokens(1),), how="export")
+    assert [site.name for site in single.sites] == [site.name for site in exported.sites]
+
+
+def test_batch_norms_are_folded_and_the_model_stays_as_it_is() -> None:
+    model = seeded(PictureNet)
+    before = copy.deepcopy(model.state_dict())
+    found = capture(model, PICTURES, how="export")
+    assert found.traced.folded == {"conv": "bn"}
+    assert found.members["conv"] == (("conv2d", "relu"),)
+    with torch.no_grad():
+        assert torch.allclose(found.graph(*PICTURES), model(*PICTURES), atol=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_statistics_have_a_key_for_what_every_weighted_site_reads_and_writes(
+    exported: Capture, eager: Capture
+) -> None:
+    for captured in (exported, eager):
+        found = calibrate(captured, [TOKENS, TOKENS]).tensors
+        for site in captured.sites:
+            if site.kind is OpKind.LINEAR:
+                assert {*captured.reads(site.name), *captured.writes(site.name)} <= found.keys()
+
+
+def test_both_captures_see_the_same_ranges(exported: Capture, eager: Capture) -> None:
+    graph = calibrate(exported, [TOKENS]).tensors
+    modules = calibrate(eager, [TOKENS]).tensors
+    for name in WEIGHTED - {"grow", "embed"}:
+        (read,), (written,) = exported.reads(name), exported.writes(name)
+        assert (graph[read].low, graph[read].high) == (
+            modules[f"{name}@input"].low,
+            modules[f"{name}@input"].high,
+        )
+        assert (graph[written].low, graph[written].high) == (
+            modules[name].low,
+            modules[name].high,
+        )
+
+
+def test_masked_tensors_are_not_observed(exported: Capture) -> None:
+    found = calibrate(exported, [TOKENS]).tensors
+    assert all(abs(item.low) < 1e30 for item in found.values())
+    assert "masked_fill" not in found
+
+
+def test_the_tensors_of_a_module_that_is_called_twice_are_observed_together() -> None:
+    found = capture(seeded(PictureNet), PICTURES, how="export")
+    keys = calibrate(found, [PICTURES]).tensors.keys()
+    assert found.reads("twice") == ("mean", "linear")
+    assert {"mean+linear", "linear+linear_1", "linear"} <= keys
+
+
+class Overflowing(nn.Module):
+    """Gives NaN, or infinity that no mask explains, on negative inputs."""
+
+    def __init__(self, nan: bool) -> None:
+        super().__init__()
+        self.nan = nan
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.sqrt(x) if self.nan else torch.exp(x * -1e3)
+        return F.relu(self.linear(x)) + y
+
+
+@pytest.mark.parametrize("nan", [True, False], ids=["nan", "infinity"])
+def test_nan_and_overflows_are_refused(nan: bool) -> None:
+    found = capture(Overflowing(nan), (torch.rand(2, 4),), how="export")
+    with pytest.raises(DataError, match="holds NaN or infinity"):
+        calibrate(found, [(-torch.ones(2, 4),)])
+
+
+def test_a_leaf_module_holds_no_sites(token_net: nn.Module) -> None:
+    for how in ("export", "eager"):
+        names = {site.name for site in capture(token_net, TOKENS, ("blocks.0",), how).sites}
+        assert "blocks.1.query" in names
+        assert not any(name.startswith("blocks.0") for name in names)
+        with pytest.raises(ModelError, match="has no module 'nowhere'"):
+            capture(token_net, TOKENS, ("nowhere",), how)
+
+
+class Adding(nn.Module):
+    """Calls no module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x).abs()
+
+
+def test_eager_capture_refuses_a_model_without_weighted_modules() -> None:
+    with pytest.raises(ModelError, match="calls no weighted module"):
+        capture(Adding(), (torch.ones(2, 4),), how="eager")
+
+
+class FixedBatch(nn.Module):
+    """Works for two samples alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.reshape(2, 4))
+
+
+def test_a_model_for_one_number_of_samples_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"torch\.export cannot capture the model"):
+        capture(FixedBatch(), (torch.ones(2, 4),), how="export")
+
+
+def test_a_capture_exports_again_with_origins(token_net: nn.Module, exported: Capture) -> None:
+    found = export_float(exported, TOKENS)
+    known = {node.name for node in exported.graph.graph.nodes}
+    linears = [name for name in found.origin if name.startswith("linear")]
+    assert len(linears) == len(WEIGHTED) - 1
+    assert set(found.origin.values()) <= known
+    inputs = tokens(3, seed=5)
+    with torch.no_grad():
+        assert torch.equal(found.program.module()(inputs), token_net(inputs))
