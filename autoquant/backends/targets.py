@@ -46,6 +46,12 @@ TARGETS: Mapping[str, Row] = {
         "autoquant.backends.torch_cpu.target",
         "torch's own quantized engines on this CPU",
     ),
+    "openvino": Row(
+        "autoquant.backends.openvino.target",
+        "OpenVINO on this CPU: int8, bf16 and fp32 kernels, per op",
+        extra="openvino",
+        packages=("openvino",),
+    ),
     "onnxruntime": Row(
         "autoquant.backends.onnxruntime.target",
         "ONNX Runtime's CPU kernels: int8, dynamic int8, fp32",

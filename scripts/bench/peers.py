@@ -40,7 +40,7 @@ from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.result import ResultCandidate, SearchResult
 from autoquant.api.search import run_search
 from autoquant.api.watch import Silent
-from autoquant.backends.torch_cpu.attribution import find_edges
+from autoquant.backends.boundaries import find_edges
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Measurement
 from autoquant.core.plan import Plan

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from onnx import ModelProto, NodeProto
 
+from autoquant.backends.boundaries import Edge, Parts
 from autoquant.backends.onnxruntime.readback import source_name
 from autoquant.backends.onnxruntime.units import Unit
-from autoquant.backends.torch_cpu.attribution import Edge, Parts
 
 
 def attribute(

@@ -13,13 +13,13 @@ import torch
 from onnx import ModelProto
 from torch import Tensor
 
+from autoquant.backends.boundaries import Parts, find_edges
+from autoquant.backends.cost_fit import TimedPlan, fit_costs
 from autoquant.backends.covering import covering_plans
 from autoquant.backends.onnxruntime.attribution import attribute
 from autoquant.backends.onnxruntime.node_times import ProfiledSession
 from autoquant.backends.onnxruntime.sessions import OnnxModule, open_and_dump
 from autoquant.backends.onnxruntime.units import Unit
-from autoquant.backends.torch_cpu.attribution import Parts, find_edges
-from autoquant.backends.torch_cpu.cost_fit import TimedPlan, fit_costs
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace

@@ -4,48 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
+from autoquant.backends.boundaries import Edge, Parts, find_owners
 from autoquant.backends.torch_cpu.stamps import NodeTimes
 from autoquant.model.capture import Capture
 from autoquant.model.torch_ao.conversion import FLOAT_NODE
-
-Edge = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Parts:
-    """The time of one built plan, in milliseconds.
-
-    Attributes:
-        ops: By site.
-        edges: By (writing site, reading site): what changes the format of the tensor between them.
-        rest: Of no site.
-    """
-
-    ops: Mapping[str, float]
-    edges: Mapping[Edge, float]
-    rest: float
-
-
-def find_edges(captured: Capture) -> tuple[Edge, ...]:
-    """List the boundaries of a model: each site with the sites whose tensors it reads.
-
-    A tensor that passes through ops which hand its format on (flatten, reshape) still comes from
-    the site that wrote it. Inputs of the model, and tensors of ops that are no site, come from
-    no site: they are always fp32, so what it costs to read them belongs to the reader.
-    """
-    owner = _owners(captured)
-    found: dict[Edge, None] = {}
-    for node in captured.graph.graph.nodes:
-        reader = owner.get(node.name)
-        for source in node.all_input_nodes:
-            writer = owner.get(source.name)
-            if reader is not None and writer is not None and reader != writer:
-                found[writer, reader] = None
-    return tuple(found)
 
 
 def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:
@@ -63,7 +28,7 @@ def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:
         times: Of its nodes.
         captured: What it was built from.
     """
-    owner = _owners(captured)
+    owner = find_owners(captured)
     known = {node.name for node in captured.graph.graph.nodes}
     inserted = {
         node
@@ -88,11 +53,6 @@ def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:
             else:
                 edges[writer, reader] += share
     return Parts(dict(ops), dict(edges), rest)
-
-
-def _owners(captured: Capture) -> dict[str, str]:
-    """By float node, the site whose format it has."""
-    return {item.node: item.site for item in captured.addresses if item.site is not None}
 
 
 def _float_name(node: Node) -> str:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from autoquant.backends.boundaries import find_edges
+from autoquant.backends.cost_fit import TimedPlan, fit_costs
 from autoquant.backends.covering import covering_plans
 from autoquant.backends.protocol import Backend
-from autoquant.backends.torch_cpu.attribution import attribute, find_edges
-from autoquant.backends.torch_cpu.cost_fit import TimedPlan, fit_costs
+from autoquant.backends.torch_cpu.attribution import attribute
 from autoquant.backends.torch_cpu.stamps import Clock, stamp, time_nodes
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
+from autoquant.backends.boundaries import Parts
+from autoquant.backends.cost_fit import TimedPlan, fit_costs
 from autoquant.backends.covering import covering_plans
-from autoquant.backends.torch_cpu.attribution import Parts
-from autoquant.backends.torch_cpu.cost_fit import TimedPlan, fit_costs
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace

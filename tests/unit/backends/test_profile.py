@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from autoquant.backends.torch_cpu.attribution import attribute, find_edges
+from autoquant.backends.boundaries import find_edges
+from autoquant.backends.torch_cpu.attribution import attribute
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
 from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.backends.torch_cpu.profile import Profile, ProfileSettings, profile_costs

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autoquant.backends.torch_cpu.attribution import Edge, Parts
+from autoquant.backends.boundaries import Edge, Parts
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan

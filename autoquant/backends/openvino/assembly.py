@@ -1,0 +1,418 @@
+"""A plan -> an OpenVINO model: quantizers before its int8 ops, marks left on its fp32 ops."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset13 as ops
+
+from autoquant.backends.openvino.engine import BF16, F32, Options
+from autoquant.backends.openvino.graph import PRECISE, FloatGraph
+from autoquant.backends.openvino.layout import KEEPING, QUANTIZER, Layout, is_constant
+from autoquant.backends.openvino.weights import (
+    WeightForm,
+    channel_axes,
+    compressed,
+    quantized,
+    rounded,
+)
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Mode, Scheme
+from autoquant.core.sites import OpKind
+from autoquant.errors import BackendError
+from autoquant.model.capture import Capture
+from autoquant.model.torch_ao.tensor_ranges import TensorRange, TensorRanges
+
+_LEVELS = 256
+_LARGEST = float(np.finfo(np.float32).max)
+_CONVOLUTIONS = frozenset(
+    {
+        "Convolution",
+        "GroupConvolution",
+        "ConvolutionBackpropData",
+        "GroupConvolutionBackpropData",
+    }
+)
+_SUMMING = _CONVOLUTIONS | {"MatMul"}
+_ELEMENTWISE = frozenset({"Add", "Multiply"})
+_SCALING = frozenset({"Add", "Multiply", "Divide"})
+_POOLING = frozenset({"MaxPool", "AvgPool", "ReduceMean"})
+_KEEPS_GRID = frozenset({"MaxPool", "Concat"})
+_TAKEN_APART = frozenset({"BatchNormInference", "GroupNormalization"})
+_FLOAT_SCHEMES = frozenset({Scheme.BF16, Scheme.FP32})
+_FLOATS = frozenset({OpKind.ACTIVATION, OpKind.NORM})
+
+
+class Assembler:
+    """Builds the model of a plan from the float graph and the ranges of its tensors.
+
+    Args:
+        graph: The converted float model.
+        layout: Its ops by site.
+        ranges: Of the captured graph's tensors.
+        captured: What it was converted from.
+    """
+
+    def __init__(
+        self, graph: FloatGraph, layout: Layout, ranges: TensorRanges, captured: Capture
+    ) -> None:
+        self._graph = graph
+        self._selections = _selections(captured)
+        self._layout = layout
+        self._ranges = ranges
+
+    def assemble(self, plan: Plan) -> tuple[ov.Model, Options]:
+        """Give the model of a plan, and the options that it is to be compiled with.
+
+        The precision hint is `bf16` where any site is, else `f32`. The plugin makes one subgraph
+        of an attention's matmuls, whose ops cannot differ in precision nor be read back: it is
+        kept from that in a mixed plan.
+
+        Raises:
+            BackendError: Calibration saw nothing of a tensor that the plan quantizes; or a norm is
+                to stay out of bf16 that the plugin cannot keep out.
+        """
+        schemes = dict(plan.assignment)
+        hint = BF16 if Scheme.BF16 in schemes.values() else F32
+        model = self._graph.model.clone()
+        nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+        _Insertion(self, nodes, schemes).run()
+        if hint == BF16:
+            self._refuse_unmarkable(nodes, schemes)
+            self._part(nodes, schemes)
+            self._release(nodes, schemes)
+            _shield_marks(nodes.values())
+        return model, Options(hint, subgraphs=not self._differs(schemes, hint))
+
+    def _differs(self, schemes: Mapping[str, Scheme], hint: str) -> bool:
+        """Whether a model has matmuls and any site that is not what the hint says.
+
+        A quantizer or another format in the subgraph of an attention crashes the plugin.
+        """
+        wanted = Scheme.BF16 if hint == BF16 else Scheme.FP32
+        matmuls = any(site.kind is OpKind.MATMUL for site in self._layout.sites.values())
+        return matmuls and any(scheme is not wanted for scheme in schemes.values())
+
+    def _refuse_unmarkable(
+        self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]
+    ) -> None:
+        """Refuse other formats beside bf16 for a norm that the plugin takes apart.
+
+        What it makes of an instance norm has lost the mark and has names of its own: parts of it
+        would run in bf16, unseen by the read-back.
+        """
+        for name, site in self._layout.owner.items():
+            apart = nodes[name].get_type_name() in _TAKEN_APART
+            if apart and schemes[site] is not Scheme.BF16:
+                raise BackendError(
+                    f"openvino cannot keep {site!r}, planned as {schemes[site].value}, out of "
+                    "bf16 in a plan with any bf16: it loses the precision of instance norms",
+                    hint="let the whole plan be without bf16, or the op that it follows be bf16",
+                )
+
+    def _release(self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]) -> None:
+        """Take the mark from what may run in bf16.
+
+        An int8 op may write bf16, unless a site in full precision reads what it writes.
+        """
+        for name, site in self._layout.owner.items():
+            scheme, node = schemes[site], nodes[name]
+            if scheme is Scheme.BF16 or (
+                scheme is Scheme.INT8
+                and self._layout.sites[site].kind not in _FLOATS
+                and not self._feeds_full_precision(node, site, schemes)
+            ):
+                del node.get_rt_info()[PRECISE]
+
+    def _part(self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]) -> None:
+        """Keep a convolution from absorbing a sum or product of the other float format.
+
+        Some of these pairs have no kernel: the plugin fails on them, or gives an empty output. A
+        conversion there and back is no-op enough to cost what converting the tensor costs, and
+        enough of an op to part the two.
+        """
+        for name, site in self._layout.owner.items():
+            node = nodes[name]
+            if node.get_type_name() not in _ELEMENTWISE:
+                continue
+            for index in (0, 1):
+                value = node.input_value(index)
+                writer = self._layout.owner.get(value.get_node().get_friendly_name())
+                if writer in (None, site) or schemes[writer] is schemes[site]:
+                    continue
+                kind = self._layout.sites[writer].kind
+                floats = {schemes[writer], schemes[site]} <= _FLOAT_SCHEMES
+                if (floats or kind is OpKind.MATMUL) and not is_constant(value):
+                    node.input(index).replace_source_output(_there_and_back(value))
+
+    def _feeds_full_precision(
+        self, node: ov.Node, site: str, schemes: Mapping[str, Scheme]
+    ) -> bool:
+        readers = [
+            target.get_node() for output in node.outputs() for target in output.get_target_inputs()
+        ]
+        for reader in readers:
+            owner = self._layout.owner.get(reader.get_friendly_name())
+            if owner == site:
+                if self._feeds_full_precision(reader, site, schemes):
+                    return True
+            elif owner is None or schemes[owner] not in (Scheme.BF16, Scheme.INT8):
+                return True
+        return False
+
+    def range_of(self, output: ov.Output, reader: ov.Node) -> TensorRange:
+        """Range of a tensor, from the statistics of the captured node that writes it.
+
+        Args:
+            output: The tensor.
+            reader: The op that reads it: it tells the outputs of a recurrent layer apart.
+
+        Raises:
+            BackendError: Calibration did not see it.
+        """
+        name = output.get_node().get_friendly_name()
+        node = self._graph.captured_node(name)
+        reading = self._graph.captured_node(reader.get_friendly_name())
+        node = self._selections.get((node, reading), node)
+        try:
+            return self._ranges.int8(node or "")
+        except ValueError as error:
+            raise BackendError(
+                f"openvino cannot quantize the tensor {node or name!r}: calibration saw none "
+                "of that name",
+                hint="pin the op that reads it to a float scheme in the search space",
+            ) from error
+
+    @property
+    def layout(self) -> Layout:
+        """The graph's ops by site."""
+        return self._layout
+
+
+class _Insertion:
+    """Quantizers of one plan; one for each tensor, whoever reads it."""
+
+    def __init__(
+        self, assembler: Assembler, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]
+    ) -> None:
+        self._assembler = assembler
+        self._owner = assembler.layout.owner
+        self._nodes = nodes
+        self._schemes = schemes
+        self._order = {name: index for index, name in enumerate(nodes)}
+        self._quantizers: dict[tuple[str, int, TensorRange], ov.Output] = {}
+
+    def run(self) -> None:
+        """Quantize what every integer site reads."""
+        for site, names in self._assembler.layout.computing.items():
+            scheme = self._schemes[site]
+            for node in (self._nodes[name] for name in names):
+                if scheme is Scheme.INT8:
+                    self._quantize(node, site)
+                elif scheme.mode is not Mode.STATIC:
+                    self._store_weight(node, scheme)
+
+    def _quantize(self, node: ov.Node, site: str) -> None:
+        kind = node.get_type_name()
+        if kind in _SUMMING:
+            both = not is_constant(node.input_value(1))
+            self._quantize_input(node, 0, centred=both)
+            self._quantize_input(node, 1, centred=both)
+        elif kind in _ELEMENTWISE:
+            operands = [index for index in (0, 1) if self._is_foreign(node, index, site)]
+            if len(operands) == 2:
+                summed = self._summed(node) if kind == "Add" else None
+                for index in operands:
+                    if index != summed:
+                        self._quantize_input(node, index)
+        elif kind in _POOLING:
+            self._quantize_input(node, 0)
+        elif kind == "Concat":
+            for index in range(node.get_input_size()):
+                self._quantize_input(node, index)
+
+    def _is_foreign(self, node: ov.Node, index: int, site: str) -> bool:
+        """Whether an operand is a tensor that another site or an input of the model gives."""
+        value = node.input_value(index)
+        if is_constant(value) or not value.get_element_type().is_real():
+            return False
+        return self._owner.get(value.get_node().get_friendly_name()) != site
+
+    def _summed(self, add: ov.Node) -> int | None:
+        """Operand that an int8 convolution before an add still holds in its accumulators.
+
+        The convolution adds the other operand to them: rounding this one would only cost time
+        and accuracy. Where both are such, the engine can hold one: that computed last.
+        """
+        held = [index for index in (0, 1) if self._is_held(add.input_value(index))]
+        return max(
+            held,
+            key=lambda index: self._order[add.input_value(index).get_node().get_friendly_name()],
+            default=None,
+        )
+
+    def _is_held(self, value: ov.Output) -> bool:
+        node = value.get_node()
+        site = self._owner.get(node.get_friendly_name())
+        if site is None or self._schemes[site] is not Scheme.INT8:
+            return False
+        while len(node.output(0).get_target_inputs()) == 1:
+            if node.get_type_name() in _CONVOLUTIONS:
+                return True
+            before = node.input_value(0).get_node() if node.get_input_size() else node
+            if self._owner.get(before.get_friendly_name()) != site:
+                return False
+            node = before
+        return False
+
+    def _quantize_input(self, node: ov.Node, index: int, *, centred: bool = False) -> None:
+        """Quantize an input of an op.
+
+        Args:
+            node: The op.
+            index: Which input.
+            centred: On a grid whose zero is stored as 0, which a matmul of two tensors needs.
+        """
+        value = node.input_value(index)
+        if is_constant(value):
+            if node.get_type_name() in _SUMMING:
+                self._replace_weight(node, index, quantized)
+        elif value.get_element_type().is_real():
+            self._round(node, index, centred)
+
+    def _round(self, node: ov.Node, index: int, centred: bool) -> None:
+        """Let an input pass a quantizer, set as early as nobody else sees it."""
+        reader = node
+        value = node.input_value(index)
+        before = value.get_node()
+        while before.get_type_name() in KEEPING and _has_one_reader(before):
+            node, index = before, 0
+            value = node.input_value(0)
+            before = value.get_node()
+        if centred or not self._is_on_grid(value):
+            quantizer = self._quantizer(value, reader, index if centred else None)
+            node.input(index).replace_source_output(quantizer)
+
+    def _is_on_grid(self, value: ov.Output) -> bool:
+        """Whether a tensor holds quantized values unchanged."""
+        node = value.get_node()
+        kind = node.get_type_name()
+        if kind == "FakeQuantize":
+            return True
+        if kind in KEEPING:
+            return self._is_on_grid(node.input_value(0))
+        site = self._owner.get(node.get_friendly_name())
+        return kind in _KEEPS_GRID and site is not None and self._schemes[site] is Scheme.INT8
+
+    def _quantizer(self, value: ov.Output, reader: ov.Node, operand: int | None) -> ov.Output:
+        """A quantizer of a tensor; for an operand of a matmul of two tensors, a centred one."""
+        source = value
+        while source.get_node().get_type_name() in KEEPING:
+            source = source.get_node().input_value(0)
+        found = self._assembler.range_of(source, reader)
+        if operand is not None:
+            found = _centred(found, signed=operand == 1 or found.low < 0.0)
+        key = (value.get_node().get_friendly_name(), value.get_index(), found)
+        if key not in self._quantizers:
+            ends = np.float32(found.low), np.float32(found.high)
+            quantizer = ops.fake_quantize(self._parted(value), *ends, *ends, _LEVELS)
+            quantizer.set_friendly_name(f"{QUANTIZER}{len(self._quantizers)}")
+            self._quantizers[key] = quantizer.output(0)
+        return self._quantizers[key]
+
+    def _parted(self, value: ov.Output) -> ov.Output:
+        """A tensor to quantize, kept from a bf16 matmul of two tensors, which cannot absorb it."""
+        source = value
+        while source.get_node().get_type_name() in KEEPING:
+            source = source.get_node().input_value(0)
+        site = self._owner.get(source.get_node().get_friendly_name())
+        if site is None or self._schemes[site] is not Scheme.BF16:
+            return value
+        kind = self._assembler.layout.sites[site].kind
+        return _there_and_back(value) if kind is OpKind.MATMUL else value
+
+    def _store_weight(self, node: ov.Node, scheme: Scheme) -> None:
+        """Store a weight in 8 bits; what else the op reads stays in float."""
+        form = quantized if scheme is Scheme.INT8_DYNAMIC else compressed
+        if node.get_type_name() == "MatMul" and is_constant(node.input_value(1)):
+            self._replace_weight(node, 1, form)
+        elif node.get_type_name() == "Gather" and is_constant(node.input_value(0)):
+            _look_up_in_8_bits(node)
+
+    @staticmethod
+    def _replace_weight(node: ov.Node, index: int, form: WeightForm) -> None:
+        constant = node.input_value(index).get_node()
+        if constant.get_type_name() != "Constant":
+            raise BackendError(
+                f"openvino cannot quantize the weight of {node.get_friendly_name()!r}: it is "
+                f"computed by {constant.get_type_name()}",
+                hint="pin the op to a float scheme in the search space",
+            )
+        weight: npt.NDArray[np.float32] = np.asarray(constant.get_data(), dtype=np.float32)
+        axes = channel_axes(node, weight.ndim)
+        node.input(index).replace_source_output(form(weight, axes).output(0))
+
+
+def _there_and_back(value: ov.Output) -> ov.Output:
+    """A tensor in f32, by way of bf16."""
+    return ops.convert(ops.convert(value, "bf16"), "f32").output(0)
+
+
+def _centred(found: TensorRange, *, signed: bool) -> TensorRange:
+    """The narrowest range about a range whose zero is stored as 0: on -128 to 127, or 0 to 255."""
+    if not signed:
+        return TensorRange(0.0, found.high)
+    step = max(-found.low / 128.0, found.high / 127.0)
+    return TensorRange(-128.0 * step, 127.0 * step)
+
+
+def _has_one_reader(node: ov.Node) -> bool:
+    return sum(len(output.get_target_inputs()) for output in node.outputs()) == 1
+
+
+def _look_up_in_8_bits(node: ov.Node) -> None:
+    """Let an embedding gather 8-bit rows, and their scales, instead of floats.
+
+    The plugin would fold a table that is scaled before it is looked up back into floats, where
+    anything else in the model is quantized.
+    """
+    table = np.asarray(node.input_value(0).get_node().get_data(), dtype=np.float32)
+    values, scale = rounded(table, (0,))
+    indices, axis = node.input_value(1), node.input_value(2)
+    rows = ops.gather(ops.constant(values), indices, axis)
+    rows.set_friendly_name(node.get_friendly_name())
+    scales = ops.gather(ops.constant(scale), indices, axis)
+    found = ops.multiply(ops.convert(rows, "f32"), scales)
+    found.set_friendly_name(f"{node.get_friendly_name()}/scaled")
+    for target in node.output(0).get_target_inputs():
+        target.replace_source_output(found.output(0))
+
+
+def _shield_marks(nodes: Iterable[ov.Node]) -> None:
+    """Keep matmuls in f32 when the hint is bf16, in place.
+
+    The plugin makes one op of a matmul and the bias or factor behind it, and loses their marks.
+    A clamp between the two, to all finite floats, keeps it from that; the kernel absorbs clamp
+    and bias all the same.
+    """
+    for node in nodes:
+        if node.get_type_name() != "MatMul" or PRECISE not in node.get_rt_info():
+            continue
+        for target in node.output(0).get_target_inputs():
+            add = target.get_node()
+            if add.get_type_name() in _SCALING and any(map(is_constant, add.input_values())):
+                target.replace_source_output(ops.clamp(node, -_LARGEST, _LARGEST).output(0))
+
+
+def _selections(captured: Capture) -> dict[tuple[str | None, str | None], str]:
+    """By (node that gives several tensors, node that reads one), the node that selects it."""
+    found: dict[tuple[str | None, str | None], str] = {}
+    for node in captured.graph.graph.nodes:
+        if node.target is operator.getitem:
+            for reader in node.users:
+                found[node.all_input_nodes[0].name, reader.name] = node.name
+    return found

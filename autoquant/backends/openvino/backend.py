@@ -1,0 +1,152 @@
+"""The OpenVINO backend: the float model converted once, plans compiled from clones of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+import torch
+from torch import Tensor, nn
+
+from autoquant.backends.openvino.assembly import Assembler
+from autoquant.backends.openvino.engine import Options, compile_graph
+from autoquant.backends.openvino.files import write_model
+from autoquant.backends.openvino.graph import convert_float
+from autoquant.backends.openvino.judgement import compare
+from autoquant.backends.openvino.layout import lay_out
+from autoquant.backends.openvino.module import OpenVinoModule
+from autoquant.backends.openvino.profile import profile_costs
+from autoquant.backends.openvino.readback import ExecutionGraph
+from autoquant.backends.openvino.support import site_support, why_unsupported
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
+from autoquant.core.space import SearchSpace
+from autoquant.errors import BackendError
+from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+
+
+class OpenVinoBackend:
+    """Builds plans for OpenVINO's CPU plugin from cached statistics.
+
+    Args:
+        request: What plans are built from.
+
+    Raises:
+        ModelError: torch.export or OpenVINO refuses the model.
+    """
+
+    def __init__(self, request: BuildRequest) -> None:
+        self.name = "openvino"
+        self.rival = EAGER_FP32
+        self.rival_ms: float | None = None
+        self.suffix = ".xml"
+        self._captured = request.captured
+        self._shapes = [ov.PartialShape([2, *item.shape[1:]]) for item in request.example]
+        self._graph = convert_float(request.captured, request.example)
+        self._layout = lay_out(self._graph, request.captured)
+        ranges = TensorRanges(request.captured, request.statistics, request.settings)
+        self._assembler = Assembler(self._graph, self._layout, ranges, request.captured)
+
+    def support(self, site: Site, scheme: Scheme) -> Support:
+        """How the engine runs one scheme of one site."""
+        return site_support(site, scheme)
+
+    def build(self, plan: Plan) -> Executable:
+        """Clone the float graph, quantize what the plan says, compile, and read back.
+
+        Raises:
+            BackendError: The engine refuses the plan, or runs something else than planned.
+        """
+        model, options = self._assemble(plan)
+        module = OpenVinoModule(
+            model, options, self._graph.outputs, self._compile(plan, model, options)
+        )
+        return Executable(module, self._compare(plan, module.compiled))
+
+    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        """Run a built module, or the float model."""
+        with torch.no_grad():
+            return module(*inputs)
+
+    def costs(
+        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
+    ) -> CostTable:
+        """What each op and boundary takes, by the engine's own counters.
+
+        Raises:
+            BackendError: No plan of the space can be built.
+        """
+
+        def compile_counting(plan: Plan) -> tuple[ov.CompiledModel, ExecutionGraph]:
+            model, options = self._assemble(plan)
+            compiled = self._compile(plan, model, options, counting=True)
+            return compiled, ExecutionGraph(compiled, self._layout)
+
+        return profile_costs(self._captured, compile_counting, space, inputs, clock)
+
+    def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write an `.xml` file, its weights in a `.bin` file beside, that OpenVINO runs by itself.
+
+        Raises:
+            BackendError: The engine refuses the plan.
+            StorageError: The file cannot be written.
+        """
+        model, options = self._assemble(plan)
+        self._compare(plan, self._compile(plan, model, options))
+        return write_model(model, options, path, metadata)
+
+    def _assemble(self, plan: Plan) -> tuple[ov.Model, Options]:
+        """The model of a plan, and what it is compiled with."""
+        for site, scheme in plan.assignment:
+            chosen = self._layout.sites.get(site)
+            if chosen is None:
+                raise BackendError(
+                    f"the plan names the site {site!r}, which the model does not have",
+                    hint="search again, or load a plan of this model",
+                )
+            if site_support(chosen, scheme) is Support.UNSUPPORTED:
+                why = why_unsupported(scheme)
+                raise BackendError(
+                    f"openvino does not run {scheme.value} at {site!r} ({chosen.kind.value})"
+                    + (f": {why}" if why else ""),
+                    hint="choose a scheme that `autoquant backends` lists as native for it",
+                )
+        return self._assembler.assemble(plan)
+
+    def _compile(
+        self, plan: Plan, model: ov.Model, options: Options, *, counting: bool = False
+    ) -> ov.CompiledModel:
+        """Compile the model of a plan, for the example's very shapes first.
+
+        With an open batch the engine makes some kernels only when they are called, and one that
+        it cannot make gives an empty output, not an error.
+        """
+        threads = torch.get_num_threads()
+        fixed = model.clone()
+        try:
+            fixed.reshape(dict(zip(fixed.inputs, self._shapes, strict=True)))
+            compile_graph(fixed, options, threads)
+            return compile_graph(model, options, threads, counting=counting)
+        except RuntimeError as error:
+            raise BackendError(
+                f"openvino refuses plan {plan.digest}: {str(error).strip().splitlines()[-1]}",
+                hint="pin the op that it names, or those beside it, to one scheme",
+            ) from error
+
+    def _compare(self, plan: Plan, compiled: ov.CompiledModel) -> dict[str, str]:
+        """Describe what runs, and refuse a plan that the engine did not follow."""
+        executions = ExecutionGraph(compiled, self._layout).executions()
+        executed, wrong = compare(plan, self._layout.sites, executions)
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise BackendError(
+                f"openvino substituted precisions silently: {wrong[0]} is planned as "
+                f"{plan[wrong[0]].value} native but runs {executed[wrong[0]]}{more}",
+                hint="pin this op to a scheme that `autoquant backends` lists as native",
+            )
+        return executed

@@ -1,0 +1,46 @@
+"""The deployable file: OpenVINO's own format, with the plan inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+
+from autoquant.backends.openvino.engine import Options
+from autoquant.errors import StorageError
+
+METADATA = "autoquant"
+"""Key in the model's runtime information: the plan, its digest and its measurements, as JSON."""
+
+
+def write_model(model: ov.Model, options: Options, path: Path, metadata: Mapping[str, Any]) -> Path:
+    """Write a model as `.xml` with its weights in `.bin` beside, and what to compile it with.
+
+    The weights of integer sites are stored in 8 bits. The model names the options that decide
+    its precision; those that the plugin reads from a model it obeys by itself, and the marks on
+    single ops hold whatever the precision hint.
+
+    Args:
+        model: The model of a plan.
+        options: That the plan needs.
+        path: The `.xml` file.
+        metadata: JSON values that the file carries under the name `autoquant`.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    written = model.clone()
+    written.set_rt_info(json.dumps({**metadata, "openvino": options.properties}), [METADATA])
+    for name, value in options.properties.items():
+        written.set_rt_info(value, ["runtime_options", name])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ov.serialize(written, path)
+    except (OSError, RuntimeError) as error:
+        raise StorageError(
+            f"{path} cannot be written: {error}", hint="give a writable path that ends in .xml"
+        ) from error
+    return path

@@ -1,0 +1,212 @@
+"""The float model as an OpenVINO graph, converted once, every op marked to stay in f32."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import openvino as ov
+import torch
+import torch.utils._pytree as pytree
+from openvino import opset1, passes
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
+from torch import Tensor
+from torch.export.decomp_utils import CustomDecompTable
+from torch.fx import GraphModule
+
+from autoquant.errors import ModelError
+from autoquant.model.capture import Capture
+from autoquant.model.exported import export_float
+
+PRECISE = "DisablePrecisionConversion_0"
+"""Key under which a model that was read from a file holds the mark that keeps an op in f32."""
+
+_ORIGIN = "autoquant"
+_MARK = {"name": "precise", "version": "0"}
+"""The same mark in a file. Python can read a file that has it and remove it, but not set it."""
+
+_MATMUL = torch.ops.aten.matmul.default
+_UNMARKED = frozenset({"Const", "Parameter", "Result"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FloatGraph:
+    """A converted float model.
+
+    Attributes:
+        model: Every op carries the mark `PRECISE`; clone it, never change it.
+        origin: By program node, the node of the captured graph that it comes from. An op's
+            program node is the part of its friendly name before the first slash.
+        outputs: How the model's flat outputs are nested.
+    """
+
+    model: ov.Model
+    origin: Mapping[str, str]
+    outputs: pytree.TreeSpec
+
+    def captured_node(self, name: str) -> str | None:
+        """Node of the captured graph that an op of this friendly name computes."""
+        return self.origin.get(name.partition("/")[0])
+
+
+def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
+    """Convert a captured float model, with an open batch.
+
+    Decomposes the exported program as OpenVINO's front end does and hands it the graph, instead
+    of the program: the front end would decompose once more, which renames nodes.
+
+    Args:
+        captured: The captured model.
+        example: One batch of at least 2 samples.
+
+    Raises:
+        ModelError: torch.export or OpenVINO refuses the model.
+    """
+    program = export_float(captured, example).program
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        graph = program.run_decompositions(_decompositions()).module()
+        assert isinstance(graph, GraphModule)
+        _name_for_front_end(graph)
+        try:
+            model = _translate(graph)
+        except Exception as error:
+            raise ModelError(
+                f"OpenVINO cannot convert the model: {str(error).strip().splitlines()[-1]}",
+                hint="search with backend.name: torch, or rewrite the op that it names",
+            ) from error
+    origin = {
+        node.name: node.meta["custom"][_ORIGIN]
+        for node in graph.graph.nodes
+        if _ORIGIN in (node.meta.get("custom") or {})
+    }
+    inputs = [node.name for node in captured.graph.graph.nodes if node.op == "placeholder"]
+    placeholders = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+    origin.update(zip(placeholders, inputs, strict=False))  # defaults come after the inputs
+    _keep_marks_of_pools(model)
+    _keep_marks_of_matmuls(model)
+    return FloatGraph(mark_precise(model), origin, program.call_spec.out_spec)
+
+
+def mark_precise(model: ov.Model) -> ov.Model:
+    """Copy a model, with every op marked to stay in f32 whatever the precision hint says.
+
+    The mark can only be set in the text of a file, so the model goes through one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        ov.serialize(model, path)
+        document = ElementTree.parse(path)
+        weights = np.fromfile(path.with_suffix(".bin"), dtype=np.uint8)
+    layers = document.getroot().find("layers")
+    for layer in layers if layers is not None else ():
+        if layer.get("type") not in _UNMARKED:
+            info = layer.find("rt_info")
+            if info is None:
+                info = ElementTree.SubElement(layer, "rt_info")
+            ElementTree.SubElement(info, "attribute", _MARK)
+    text: Any = ElementTree.tostring(document.getroot())
+    return ov.Core().read_model(text, ov.Tensor(weights))
+
+
+def _translate(graph: GraphModule) -> ov.Model:
+    """Give a graph's ops one for one.
+
+    By the front end alone: `openvino.convert_model` would go on to make one op of an attention,
+    in which no matmul can be given a precision of its own.
+    """
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchFXPythonDecoder(graph)  # the front end keeps no reference to it
+    model = front_end.convert(front_end.load(decoder))
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(model)
+    return model
+
+
+def _name_for_front_end(graph: GraphModule) -> None:
+    """Call matmuls what the front end knows, in place.
+
+    It makes a MatMul of any rank from `bmm` and has no rule for `matmul`, whose decomposition
+    copies both operands into three dimensions.
+    """
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and node.target is _MATMUL:
+            node.target = torch.ops.aten.bmm.default
+
+
+def _keep_marks_of_pools(model: ov.Model) -> None:
+    """Write pools in the oldest opset that has what they do, in place.
+
+    The plugin rewrites newer ones to that when it compiles, and loses their marks.
+    """
+    for node in model.get_ordered_ops():
+        pool = _oldest_pool(node)
+        if pool is None or pool.get_output_partial_shape(0) != node.get_output_partial_shape(0):
+            continue
+        pool.set_friendly_name(node.get_friendly_name())
+        for target in node.output(0).get_target_inputs():
+            target.replace_source_output(pool.output(0))
+
+
+def _oldest_pool(node: ov.Node) -> ov.Node | None:
+    """The same pool in the oldest opset; None for what is no pool or does more."""
+    kind = node.get_type_name()
+    if kind not in ("MaxPool", "AvgPool"):
+        return None
+    facts = node.get_attributes()
+    source, rounding = node.input_value(0), facts["rounding_type"].replace("_torch", "")
+    window = (list(facts[key]) for key in ("strides", "pads_begin", "pads_end", "kernel"))
+    if kind == "AvgPool":
+        return opset1.avg_pool(source, *window, facts["exclude-pad"], rounding, facts["auto_pad"])
+    dilated = any(step != 1 for step in facts.get("dilations", ()))
+    indexed = node.get_output_size() > 1 and bool(node.output(1).get_target_inputs())
+    if dilated or indexed:
+        return None
+    return opset1.max_pool(source, *window, rounding, facts["auto_pad"])
+
+
+def _keep_marks_of_matmuls(model: ov.Model) -> None:
+    """Let matmuls transpose their operands themselves, in place.
+
+    The plugin does the same when it compiles, and loses their marks.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        values, flips = node.input_values(), list(node.get_attributes().values())
+        for index, value in enumerate(values):
+            writer = value.get_node()
+            if writer.get_type_name() == "Transpose" and _swaps_last_two(writer):
+                values[index], flips[index] = writer.input_value(0), not flips[index]
+        if values != node.input_values():
+            matmul = opset1.matmul(*values, *flips)
+            matmul.set_friendly_name(node.get_friendly_name())
+            for target in node.output(0).get_target_inputs():
+                target.replace_source_output(matmul.output(0))
+
+
+def _swaps_last_two(transpose: ov.Node) -> bool:
+    order = transpose.input_value(1).get_node()
+    if order.get_type_name() != "Constant":
+        return False
+    axes: list[int] = np.asarray(order.get_data()).tolist()
+    last = len(axes) - 1
+    return axes == [*range(last - 1), last, last - 1]
+
+
+def _decompositions() -> CustomDecompTable:
+    """What torch decomposes for OpenVINO: all but what it has an op for."""
+    table = CustomDecompTable()
+    for operator in (*ops_to_not_decompose(), _MATMUL):
+        if operator in table:
+            table.pop(operator)
+    return table

@@ -1,0 +1,128 @@
+"""What runs, compared with what was planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autoquant.backends.openvino.engine import quantizes_dynamically
+from autoquant.backends.openvino.readback import EIGHT_BITS, Execution
+from autoquant.backends.openvino.support import input_features
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.sites import OpKind, Site
+
+_ELEMENTWISE = frozenset({OpKind.ADD, OpKind.MUL})
+_IN_FLOAT = frozenset({OpKind.ACTIVATION, OpKind.NORM, OpKind.POOL})
+_FLOATS = frozenset({Scheme.BF16, Scheme.FP32})
+_FORMATS = {"bf16": Scheme.BF16, "f32": Scheme.FP32, "f16": Scheme.FP16}
+
+
+class Judge:
+    """Turns what the engine says of its kernels into schemes of sites.
+
+    Sums, products and activations have no arithmetic of their own in a kernel: it holds them in
+    f32 registers, whatever it reads. Their precision is that of what they read and write in
+    memory; where they read nothing, because another op's kernel holds all of it, they have none
+    and fit every plan.
+
+    Args:
+        sites: By name.
+        executions: By site; what the engine removed is not there.
+        unnamed: What runs where the engine names nothing: fp32 where no op of the model is free
+            to be anything else.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, Site],
+        executions: Mapping[str, Execution],
+        unnamed: tuple[Scheme, ...] = (),
+    ) -> None:
+        self._unnamed = unnamed
+        self._sites = sites
+        self._executions = executions
+
+    def fits(self, name: str) -> tuple[Scheme, ...]:
+        """The schemes that what a site runs may be called, the most telling first."""
+        site, execution = self._sites[name], self._executions.get(name)
+        if execution is None or (execution.host is not None and site.follows is not None):
+            return self.fits(site.follows) if site.follows is not None else self._unnamed
+        if site.kind in _ELEMENTWISE:
+            return _elementwise(execution)
+        found = _weighted(site, execution) if site.kind.is_weighted else _named(execution.runs)
+        return () if found is None else (found,)
+
+    def honours(self, name: str, planned: Scheme) -> bool:
+        """Whether a site runs what was planned, or what no plan could better; `describe` tells.
+
+        What is neither weighted nor a matmul may compute in fp32 for bf16: OpenVINO keeps the
+        last ops before an output in f32, and so does a convolution what it absorbs. Activations,
+        norms and pools that follow an integer site have no integer kernel, and compute in either
+        float format. A concatenation moves values, rounded to 8 bits before it or after.
+        """
+        fits = self.fits(name)
+        if planned in fits:
+            return True
+        site = self._sites[name]
+        if site.kind.is_weighted or site.kind is OpKind.MATMUL or not fits:
+            return False
+        if planned is Scheme.BF16 and Scheme.FP32 in fits:
+            return True
+        if site.follows is None:
+            return False
+        if site.kind is OpKind.CAT and planned in _FLOATS:
+            return Scheme.INT8 in fits
+        dynamic = planned in (Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY)
+        in_float = dynamic or (planned is Scheme.INT8 and site.kind in _IN_FLOAT)
+        return in_float and not _FLOATS.isdisjoint(fits)
+
+    def describe(self, name: str, planned: Scheme) -> str:
+        """What a site runs, in words; as planned, where that is one of the names for it."""
+        fits = self.fits(name)
+        if not fits:
+            return "nothing that the engine names"
+        return f"{(planned if planned in fits else fits[0]).value} native"
+
+
+def compare(
+    plan: Plan, sites: Mapping[str, Site], executions: Mapping[str, Execution]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Describe what every site of a plan runs, and name the sites that run something else."""
+    floats = Scheme.BF16 not in dict(plan.assignment).values()
+    judge = Judge(sites, executions, (Scheme.FP32,) if floats else ())
+    executed = {site: judge.describe(site, planned) for site, planned in plan.assignment}
+    wrong = tuple(site for site, planned in plan.assignment if not judge.honours(site, planned))
+    return executed, wrong
+
+
+def _named(precision: str) -> Scheme | None:
+    return Scheme.INT8 if precision in EIGHT_BITS else _FORMATS.get(precision)
+
+
+def _weighted(site: Site, execution: Execution) -> Scheme | None:
+    looked_up = site.kind in (OpKind.EMBEDDING, OpKind.EMBEDDING_BAG)
+    reads = None if looked_up or not execution.reads else execution.reads[0]
+    if reads in EIGHT_BITS:
+        return Scheme.INT8
+    if execution.weight not in EIGHT_BITS:
+        return _named(execution.runs if reads is None else reads)
+    signed = execution.weight == "i8"
+    if signed and not looked_up and quantizes_dynamically(input_features(site)):
+        return Scheme.INT8_DYNAMIC
+    return Scheme.INT8_WEIGHT_ONLY
+
+
+def _elementwise(execution: Execution) -> tuple[Scheme, ...]:
+    """What a sum or product may be called, by what it reads beside accumulators and writes."""
+    first = 0 if execution.host is None else 1
+    reads, written = execution.reads[first:], execution.written[first:]
+    if not reads:
+        return (Scheme.BF16, Scheme.FP32)
+    if any(item in EIGHT_BITS for item in written):
+        return (Scheme.INT8,)
+    fits = []
+    if "bf16" in (*reads, execution.writes):
+        fits.append(Scheme.BF16)
+    if execution.writes != "bf16":
+        fits.append(Scheme.FP32)
+    return tuple(fits)

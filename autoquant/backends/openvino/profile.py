@@ -1,0 +1,149 @@
+"""What each choice costs here: a few plans, timed node by node by the engine's own counters."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from torch import Tensor
+
+from autoquant.backends.boundaries import Parts, find_edges
+from autoquant.backends.cost_fit import TimedPlan, fit_costs
+from autoquant.backends.covering import covering_plans
+from autoquant.backends.openvino.attribution import attribute
+from autoquant.backends.openvino.readback import ExecutionGraph
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.space import SearchSpace
+from autoquant.errors import BackendError
+from autoquant.model.capture import Capture
+
+Clock = Callable[[], float]
+Compile = Callable[[Plan], tuple[ov.CompiledModel, ExecutionGraph]]
+Floats = npt.NDArray[np.float64]
+
+_ROUNDS = 10
+_LEAST_PLANS = 12
+_MOST_PLANS = 32
+_SHORTEST_S = 4e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Counted:
+    """A plan, compiled so that the engine times its nodes."""
+
+    plan: Plan
+    graph: ExecutionGraph
+    request: ov.InferRequest
+    names: tuple[str, ...]
+
+
+def profile_costs(
+    captured: Capture,
+    compile_plan: Compile,
+    space: SearchSpace,
+    inputs: tuple[Tensor, ...],
+    clock: Clock,
+) -> CostTable:
+    """Time a few plans node by node, and fit the cost of every op and boundary to them.
+
+    The plans are run in turn, round after round; each time is divided by that of the first plan
+    beside it, so that a drift of the machine's speed cancels.
+
+    Args:
+        captured: The captured model.
+        compile_plan: Compiles a plan with counters.
+        space: What may be chosen.
+        inputs: The batch of the latency measurement.
+        clock: Seconds.
+
+    Raises:
+        BackendError: No plan of the space can be built.
+    """
+    edges = find_edges(captured)
+    plans = covering_plans(space, edges, random.Random(0), least=_LEAST_PLANS, most=_MOST_PLANS)
+    counted = _compile_all(plans, compile_plan)
+    arrays = [item.detach().contiguous().numpy() for item in inputs]
+    parts = _time(counted, arrays, clock)
+    timed = [TimedPlan(item.plan, found) for item, found in zip(counted, parts, strict=True)]
+    elements = {site.name: site.output_elements for site in captured.sites}
+    return fit_costs(timed, space, edges, elements)
+
+
+def _compile_all(plans: Sequence[Plan], compile_plan: Compile) -> list[_Counted]:
+    """Compile the plans that the engine takes."""
+    counted: list[_Counted] = []
+    refusals: list[BackendError] = []
+    for plan in plans:
+        try:
+            compiled, graph = compile_plan(plan)
+        except BackendError as error:
+            refusals.append(error)
+            continue
+        names = tuple(node.get_friendly_name() for node in graph.nodes)
+        counted.append(_Counted(plan, graph, compiled.create_infer_request(), names))
+    if not counted:
+        raise refusals[0]
+    return counted
+
+
+def _time(counted: Sequence[_Counted], arrays: Sequence[object], clock: Clock) -> list[Parts]:
+    """Where the time of each plan goes, in milliseconds at the first plan's median speed."""
+    calls = [_bundle(item, arrays, clock) for item in counted]
+    samples: list[list[Floats]] = [[] for _ in counted]
+    references: list[float] = []
+    for _ in range(_ROUNDS):
+        for item, count, kept in zip(counted, calls, samples, strict=True):
+            reference = float(_sample(counted[0], arrays, calls[0], clock).sum())
+            kept.append(_sample(item, arrays, count, clock) / reference)
+            references.append(reference)
+    speed_ms = 1e3 * float(np.median(references))
+    return [
+        _parts(item, speed_ms * _summary(np.array(kept)))
+        for item, kept in zip(counted, samples, strict=True)
+    ]
+
+
+def _sample(item: _Counted, arrays: Sequence[object], count: int, clock: Clock) -> Floats:
+    """Seconds of each node, and of the rest of the call, as means over a bundle of calls."""
+    place = {name: index for index, name in enumerate(item.names)}
+    found = np.zeros(len(item.names) + 1)
+    for _ in range(count):
+        started = clock()
+        item.request.infer(arrays, share_inputs=True)
+        whole = clock() - started
+        nodes = np.zeros(len(item.names))
+        for counter in item.request.get_profiling_info():
+            if counter.node_name in place:
+                nodes[place[counter.node_name]] += counter.real_time.total_seconds()
+        found[:-1] += nodes
+        found[-1] += max(whole - nodes.sum(), 0.0)
+    return found / count
+
+
+def _summary(samples: Floats) -> Floats:
+    """Medians over the rounds, scaled to sum to the median of the sums."""
+    medians = np.median(samples, axis=0)
+    total = float(medians.sum())
+    whole = float(np.median(samples.sum(axis=1)))
+    summary: Floats = medians * (whole / total) if total > 0.0 else medians
+    return summary
+
+
+def _parts(item: _Counted, milliseconds: Floats) -> Parts:
+    times: Mapping[str, float] = dict(zip(item.names, milliseconds[:-1].tolist(), strict=True))
+    return attribute(item.graph, times, float(milliseconds[-1]))
+
+
+def _bundle(item: _Counted, arrays: Sequence[object], clock: Clock) -> int:
+    """How many calls make one timing long enough; calls three times, to warm up."""
+    for _ in range(2):
+        item.request.infer(arrays, share_inputs=True)
+    started = clock()
+    item.request.infer(arrays, share_inputs=True)
+    return max(1, math.ceil(_SHORTEST_S / max(clock() - started, 1e-6)))

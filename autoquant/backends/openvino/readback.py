@@ -1,0 +1,181 @@
+"""What a compiled model really runs at each site, from the engine's own execution graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import openvino as ov
+
+from autoquant.backends.openvino.layout import QUANTIZER, Layout
+
+EIGHT_BITS = frozenset({"u8", "i8"})
+_MOVES = frozenset({"Reorder", "Reshape", "Transpose", "Convert"})
+_KERNELS = {"MatMul": frozenset({"MatMul", "FullyConnected"}), "Softmax": frozenset({"Softmax"})}
+"""By type of an op, the kernels that may run it: those whose names the engine loses."""
+
+_WEIGHT_INPUT = {"Convolution": 1, "Deconvolution": 1, "FullyConnected": 1, "Gather": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How one site runs.
+
+    Attributes:
+        layer: Type of the kernel that runs it.
+        host: The site that it is fused into; None where it has a kernel of its own.
+        reads: Formats of the tensors that it reads, as the kernel finds them.
+        written: The same tensors, as their writers left them.
+        weight: Format of its weight; None where it has none.
+        runs: Format that the engine says it computes in.
+        writes: Format of what the kernel writes.
+    """
+
+    layer: str
+    host: str | None
+    reads: tuple[str, ...]
+    written: tuple[str, ...]
+    weight: str | None
+    runs: str
+    writes: str
+
+
+class ExecutionGraph:
+    """The runtime graph of a compiled model, by site.
+
+    Args:
+        compiled: The compiled model.
+        layout: Sites of the graph that it was made from.
+    """
+
+    def __init__(self, compiled: ov.CompiledModel, layout: Layout) -> None:
+        self._layout = layout
+        self._nodes: dict[str, ov.Node] = {}
+        self.nodes = list(compiled.get_runtime_model().get_ordered_ops())
+        for node in self.nodes:
+            for name in self._known_names(node):
+                exact = name in original_names(node)
+                self._nodes[name] = node if exact else self._nodes.get(name, node)
+
+    def executions(self) -> dict[str, Execution]:
+        """How every site runs; sites that the engine removed altogether are left out."""
+        found: dict[str, Execution] = {}
+        for site, names in self._layout.computing.items():
+            node = next((self._nodes[name] for name in names if name in self._nodes), None)
+            node = node or next(filter(None, map(self._renamed, names)), None)
+            if node is not None:
+                found[site] = self._describe(site, node)
+        return found
+
+    def owner(self, node: ov.Node) -> str | None:
+        """The site that a runtime node belongs to: the first of those fused in it."""
+        owners = self._layout.owner
+        return next((owners[name] for name in self._known_names(node) if name in owners), None)
+
+    def _known_names(self, node: ov.Node) -> list[str]:
+        """The ops of the float graph that a runtime node names, also with a suffix."""
+        found = []
+        for name in original_names(node):
+            known = name.removesuffix("_original")
+            while known and known not in self._layout.types:
+                known = known.rpartition("/")[0]
+            if known:
+                found.append(known)
+        return found
+
+    def _renamed(self, name: str) -> ov.Node | None:
+        """The kernel of an op whose name the engine lost when it rewrote the graph around it.
+
+        The next kernel that has a name is it, under the name of a small op that it absorbed; or
+        it lies before that one, behind none but nameless ones, and is the only one there of its
+        type; or that one is a subgraph that swallowed it.
+        """
+        wanted = _KERNELS.get(self._layout.types[name], frozenset())
+        following, seen = [name], {name}
+        for op in following:  # grows while it is walked
+            after = self._nodes.get(op)
+            if after is None:
+                new = [item for item in self._layout.readers[op] if item not in seen]
+                following.extend(new)
+                seen.update(new)
+                continue
+            if fact(after, "layerType") in wanted and not self._computes(after, name):
+                return after
+            fitting = [
+                item for item in self._nameless_before(after) if fact(item, "layerType") in wanted
+            ]
+            if len(fitting) == 1:
+                return fitting[0]
+            if not fitting and fact(after, "layerType") == "Subgraph":
+                return after
+        return None
+
+    def _computes(self, node: ov.Node, name: str) -> bool:
+        """Whether a runtime node names an op of the same type as another."""
+        types = self._layout.types
+        return any(types[known] == types[name] for known in self._known_names(node))
+
+    def _nameless_before(self, node: ov.Node) -> list[ov.Node]:
+        """Runtime nodes before another that name no op of the float graph, nearest first."""
+        found: list[ov.Node] = []
+        for value in node.input_values():
+            before = value.get_node()
+            if self.is_inserted(before) and not _is_constant(before):
+                found.append(before)
+                found.extend(self._nameless_before(before))
+        return found
+
+    def is_inserted(self, node: ov.Node) -> bool:
+        """Whether a runtime node computes no op of the captured graph, and no input of it."""
+        if fact(node, "layerType") in ("Input", "Output"):
+            return False
+        return not any(name in self._layout.known for name in self._known_names(node))
+
+    def _describe(self, site: str, node: ov.Node) -> Execution:
+        layer = fact(node, "layerType")
+        first = self.owner(node)
+        values = [value.get_node() for value in node.input_values()]
+        at = _WEIGHT_INPUT.get(layer)
+        weight = values[at] if at is not None and at < len(values) else None
+        tensors = [item for item in values if not _is_constant(item)]
+        return Execution(
+            layer=layer,
+            host=None if first == site else first,
+            reads=tuple(fact(item, "outputPrecisions") for item in tensors),
+            written=tuple(_written(item) for item in tensors),
+            weight=None if weight is None else fact(weight, "outputPrecisions"),
+            runs=fact(node, "runtimePrecision"),
+            writes=fact(node, "outputPrecisions").split(",")[0],
+        )
+
+
+def fact(node: ov.Node, key: str) -> str:
+    """One entry of what the engine says of a runtime node; empty where it says nothing."""
+    info = node.get_rt_info()
+    return str(info[key].astype(str)) if key in info else ""
+
+
+def original_names(node: ov.Node) -> list[str]:
+    """Friendly names of the ops that a runtime node computes."""
+    text = fact(node, "originalLayersNames")
+    return text.split(",") if text else []
+
+
+def _is_constant(node: ov.Node) -> bool:
+    if fact(node, "layerType") == "Const":
+        return True
+    values = node.input_values()
+    return bool(values) and all(_is_constant(value.get_node()) for value in values)
+
+
+def _written(node: ov.Node) -> str:
+    """Format in which the writer of a tensor left it, before it was moved or converted.
+
+    A kernel may round what it writes to 8 bits and store it as floats all the same, where
+    another kernel is to add to them in place.
+    """
+    while fact(node, "layerType") in _MOVES and node.get_input_size():
+        node = node.input_value(0).get_node()
+    names = original_names(node)
+    if names and names[-1].startswith(QUANTIZER):
+        return "u8"
+    return fact(node, "outputPrecisions").split(",")[0]

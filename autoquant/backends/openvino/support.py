@@ -1,0 +1,80 @@
+"""Which schemes OpenVINO runs for which kind of op on this CPU."""
+
+from __future__ import annotations
+
+from autoquant.backends.openvino.engine import (
+    BF16,
+    F16,
+    core_capabilities,
+    precision_for,
+    quantizes_dynamically,
+)
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import OpKind, Site
+
+_RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
+_LOOKUPS = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
+_TRANSPOSED = frozenset({OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D})
+_NO_INT8 = _RECURRENT | _LOOKUPS | _TRANSPOSED | {OpKind.MUL, OpKind.NORM, OpKind.ACTIVATION}
+_NO_BF16 = _RECURRENT | _LOOKUPS | _TRANSPOSED
+_FOLLOWED = frozenset(
+    {Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY, Scheme.BF16, Scheme.FP32}
+)
+_WIDE = 1024
+"""Input features of a linear layer that any group of dynamic quantization divides."""
+
+
+def kind_support(kind: OpKind, scheme: Scheme) -> Support:
+    """How OpenVINO runs a scheme of a kind of op here.
+
+    The table is checked against what the engine really makes of one-op models by
+    `tests/contract/test_openvino.py`.
+    """
+    if scheme is Scheme.FP32:
+        return Support.NATIVE
+    if scheme is Scheme.BF16:
+        return _native_if(kind not in _NO_BF16 and precision_for(BF16) == BF16)
+    if scheme is Scheme.INT8:
+        return _native_if(kind not in _NO_INT8 and "INT8" in core_capabilities())
+    if scheme is Scheme.INT8_DYNAMIC:
+        return _native_if(kind is OpKind.LINEAR and quantizes_dynamically(_WIDE))
+    if scheme is Scheme.INT8_WEIGHT_ONLY:
+        return _native_if(kind in (OpKind.LINEAR, OpKind.EMBEDDING))
+    return Support.UNSUPPORTED
+
+
+def site_support(site: Site, scheme: Scheme) -> Support:
+    """How OpenVINO runs a scheme of one site here.
+
+    A site that follows another goes with it: what has no kernel in the scheme of its leader
+    computes in float, between tensors in that scheme, and the read-back says so.
+    """
+    if site.follows is not None:
+        if scheme is Scheme.BF16:
+            return kind_support(site.kind, scheme)
+        return _native_if(scheme in _FOLLOWED)
+    found = kind_support(site.kind, scheme)
+    if scheme is Scheme.INT8_DYNAMIC and found is Support.NATIVE:
+        return _native_if(quantizes_dynamically(input_features(site)))
+    return found
+
+
+def input_features(site: Site) -> int:
+    """Input features of a linear layer."""
+    return site.weight_count // max(site.output_shape[-1], 1) if site.output_shape else 0
+
+
+def why_unsupported(scheme: Scheme) -> str:
+    """Why no op runs a scheme, as far as there is one reason for all; else empty."""
+    if scheme is Scheme.FP16:
+        found = precision_for(F16)
+        if found != F16:
+            return f"asked for f16, OpenVINO says that it runs {found} on this CPU"
+        return "autoquant has not been checked on CPUs with f16 kernels"
+    if scheme in (Scheme.INT16, Scheme.INT16_WEIGHT):
+        return "OpenVINO drops quantizers of 65536 levels and has no int16 kernel on CPUs"
+    return ""
+
+
+def _native_if(condition: bool) -> Support:
+    return Support.NATIVE if condition else Support.UNSUPPORTED

@@ -1,0 +1,260 @@
+"""OpenVINO's support table against what the engine really makes, op by op and plan by plan."""
+
+from __future__ import annotations
+
+import json
+import operator
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("openvino")
+
+import numpy as np
+
+from autoquant.backends.openvino.backend import OpenVinoBackend
+from autoquant.backends.openvino.support import kind_support
+from autoquant.backends.openvino.target import open_backend
+from autoquant.backends.protocol import BuildRequest
+from autoquant.core.build import BuildSettings
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import OpKind
+from autoquant.errors import BackendError
+from autoquant.model.calibration import calibrate
+from autoquant.model.capture import Capture, capture
+from tests.networks import MixedNet, TextNet, images, seeded
+from tests.spaces import full_space, random_plan
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+MAP = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+ROW = torch.randn(4, 64, generator=torch.Generator().manual_seed(2))
+TOKENS = torch.arange(32).reshape(4, 8)
+
+
+class Two(nn.Module):
+    """A function of two views of one input."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.left = nn.Conv2d(8, 8, 1)
+        self.right = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.left(x), self.right(x))
+
+
+class Attention(nn.Module):
+    """A transformer layer written so that torch.fx can trace it, with scaled scores."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(40, width)
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.up = nn.Linear(width, 2 * width)
+        self.act = nn.GELU()
+        self.down = nn.Linear(2 * width, width)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        y = self.norm(x)
+        scores = torch.matmul(self.query(y), self.key(y).transpose(1, 2)) * 0.25
+        scores = scores + (1.0 - mask[:, None, :].float()) * -100.0
+        x = x + torch.matmul(torch.softmax(scores, -1), self.value(y))
+        return (x + self.down(self.act(self.up(x)))).mean(1)
+
+
+def after_conv(module: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(8, 8, 1), module)
+
+
+def followed_by_a_kernel(op: nn.Module, example: Tensor) -> nn.Module:
+    """An op that is not the last: OpenVINO keeps the tail of a graph in f32."""
+    outputs = op.eval()(example)
+    if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 4):
+        return nn.Sequential(op).eval()
+    if outputs.ndim == 2:
+        return nn.Sequential(op, nn.Linear(outputs.shape[1], 4)).eval()
+    return nn.Sequential(op, nn.Conv2d(outputs.shape[1], 4, 1)).eval()
+
+
+OPS: dict[str, tuple[OpKind, nn.Module, Tensor]] = {
+    "conv1d": (OpKind.CONV1D, nn.Conv1d(8, 8, 3), MAP[..., 0]),
+    "conv2d": (OpKind.CONV2D, nn.Conv2d(8, 16, 3), MAP),
+    "conv2d depthwise": (OpKind.CONV2D, nn.Conv2d(8, 8, 3, groups=8), MAP),
+    "conv3d": (OpKind.CONV3D, nn.Conv3d(8, 8, 3), MAP[..., None].repeat(1, 1, 1, 1, 4)),
+    "conv_transpose1d": (OpKind.CONV_TRANSPOSE1D, nn.ConvTranspose1d(8, 8, 3), MAP[..., 0]),
+    "conv_transpose2d": (OpKind.CONV_TRANSPOSE2D, nn.ConvTranspose2d(8, 16, 3), MAP),
+    "linear": (OpKind.LINEAR, nn.Linear(64, 32), ROW),
+    "linear without bias": (OpKind.LINEAR, nn.Linear(64, 32, bias=False), ROW),
+    "add": (OpKind.ADD, Two(operator.add), MAP),
+    "mul": (OpKind.MUL, Two(torch.mul), MAP),
+    "matmul": (OpKind.MATMUL, Two(torch.matmul), MAP),
+    "cat": (OpKind.CAT, Two(lambda a, b: torch.cat([a, b], 1)), MAP),
+    "max pool": (OpKind.POOL, after_conv(nn.MaxPool2d(2)), MAP),
+    "adaptive pool": (OpKind.POOL, after_conv(nn.AdaptiveAvgPool2d(1)), MAP),
+    "hardswish": (OpKind.ACTIVATION, after_conv(nn.Hardswish()), MAP),
+    "sigmoid": (OpKind.ACTIVATION, after_conv(nn.Sigmoid()), MAP),
+    "elu": (OpKind.ACTIVATION, after_conv(nn.ELU()), MAP),
+    "layer norm": (OpKind.NORM, nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64)), ROW),
+    "instance norm": (OpKind.NORM, after_conv(nn.InstanceNorm2d(8, affine=True)), MAP),
+    "embedding": (OpKind.EMBEDDING, nn.Embedding(50, 16), TOKENS),
+    "embedding bag": (OpKind.EMBEDDING_BAG, nn.EmbeddingBag(50, 8, mode="sum"), TOKENS),
+    "lstm": (OpKind.LSTM, nn.LSTM(8, 8, batch_first=True), MAP[:, 0]),
+}
+
+
+def backend_for(model: nn.Module, *example: Tensor) -> tuple[Capture, OpenVinoBackend]:
+    captured = capture(model.eval(), example)
+    statistics = calibrate(captured, [example])
+    settings = BuildSettings("openvino")
+    request = BuildRequest(model, captured, statistics, settings, example, example)
+    return captured, open_backend(request)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_what_the_table_promises_is_what_runs(name: str) -> None:
+    kind, op, example = OPS[name]
+    model = followed_by_a_kernel(op, example)
+    captured, backend = backend_for(model, example)
+    with torch.no_grad():
+        expected = model(example)
+    expected = expected if isinstance(expected, Tensor) else expected[0]
+    subject = [site for site in captured.sites if site.kind is kind and site.name[0] == "0"][-1]
+    space = full_space(captured, backend)
+    native = [s for s in space.schemes if kind_support(kind, s) is Support.NATIVE]
+    assert Scheme.FP32 in native
+    for scheme in native:
+        executable = backend.build(space.uniform(scheme))
+        planned = space.uniform(scheme)[subject.name]
+        assert executable.executed[subject.name] == f"{planned.value} native"
+        outputs = backend.run(executable.module, (example,))
+        outputs = outputs if isinstance(outputs, Tensor) else outputs[0]
+        # eight bits of an op with random weights stay within a twentieth of the output's range
+        assert (outputs - expected).abs().max() < 0.05 * (expected.max() - expected.min())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_mixed_plans_run_as_planned_and_stay_near_float(seed: int, mixed: Mixed) -> None:
+    model, example, captured, backend = mixed
+    plan = random_plan(full_space(captured, backend), seed)
+    outputs = backend.run(backend.build(plan).module, example)
+    expected = model(*example)
+    # eight bits everywhere stay within a tenth of the output's range on these networks
+    assert (outputs - expected).abs().max() < 0.1 * (expected.max() - expected.min())
+
+
+Mixed = tuple[nn.Module, tuple[Tensor, ...], Capture, OpenVinoBackend]
+
+
+@pytest.fixture(scope="module", params=["convolutions", "attention", "text"])
+def mixed(request: pytest.FixtureRequest) -> Mixed:
+    mask = torch.ones(4, 8, dtype=torch.int64)
+    mask[1, 5:] = 0
+    model, example = {
+        "convolutions": (seeded(MixedNet), (images(4),)),
+        "attention": (seeded(Attention), (TOKENS, mask)),
+        "text": (seeded(TextNet), (TOKENS,)),
+    }[request.param]
+    model.requires_grad_(False)
+    return (model, example, *backend_for(model, *example))
+
+
+def test_a_model_that_runs_something_else_is_refused_by_site_name() -> None:
+    captured, backend = backend_for(seeded(MixedNet), images(4))
+    plans = {s: Plan.of(dict.fromkeys((i.name for i in captured.sites), s)) for s in Scheme}
+    int8 = full_space(captured, backend).uniform(Scheme.INT8)
+    model, options = backend._assemble(plans[Scheme.FP32])
+    compiled = backend._compile(int8, model, options)
+    with pytest.raises(BackendError, match="is planned as int8 native but runs fp32"):
+        backend._compare(int8, compiled)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reason"), [(Scheme.INT16, "65536 levels"), (Scheme.FP16, "CPU")], ids=str
+)
+def test_a_scheme_that_the_engine_lacks_is_refused_with_the_reason(
+    scheme: Scheme, reason: str
+) -> None:
+    captured, backend = backend_for(nn.Sequential(nn.Conv2d(8, 8, 1)), MAP)
+    plan = Plan.of({site.name: scheme for site in captured.sites})
+    with pytest.raises(BackendError, match=rf"does not run {scheme.value} at '0'.*{reason}"):
+        backend.build(plan)
+
+
+def test_a_plan_of_another_model_is_refused() -> None:
+    _, backend = backend_for(nn.Sequential(nn.Conv2d(8, 8, 1)), MAP)
+    with pytest.raises(BackendError, match="the site 'ghost', which the model does not have"):
+        backend.build(Plan.of({"0": Scheme.FP32, "ghost": Scheme.FP32}))
+
+
+def test_any_batch_runs_after_a_build_with_one(mixed: Mixed) -> None:
+    model, example, captured, backend = mixed
+    plan = full_space(captured, backend).uniform(Scheme.FP32)
+    module = backend.build(plan).module
+    one = tuple(item[:1] for item in example)
+    torch.testing.assert_close(backend.run(module, one), model(*one), rtol=1e-4, atol=1e-5)
+
+
+_PLAIN = """
+import json, sys
+import numpy as np
+import openvino as ov
+model = ov.Core().read_model(sys.argv[1])
+config = json.loads(model.get_rt_info(["autoquant"]).astype(str))["openvino"]
+inputs = np.load(sys.argv[2])
+outputs = ov.Core().compile_model(model, "CPU", config)([inputs[k] for k in inputs.files])[0]
+np.save(sys.argv[3], outputs)
+assert "autoquant" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_the_exported_file_gives_the_same_outputs_without_autoquant(
+    seed: int | None, mixed: Mixed, tmp_path: Path
+) -> None:
+    _, example, captured, backend = mixed
+    space = full_space(captured, backend)
+    plan = space.uniform(Scheme.INT8) if seed is None else random_plan(space, seed)
+    expected = backend.run(backend.build(plan).module, example)
+    path = backend.export(plan, tmp_path / "model.xml", {"plan": plan.to_json()})
+    inputs, outputs = tmp_path / "inputs.npz", tmp_path / "outputs.npy"
+    np.savez(inputs, *[item.numpy() for item in example])
+    command = [sys.executable, "-c", _PLAIN, str(path), str(inputs), str(outputs)]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    found = torch.from_numpy(np.load(outputs))
+    # with more threads the engine may sum in another order
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert json.dumps(plan.to_json())[1:-1] in path.read_text().replace("&quot;", '"')
+
+
+def test_relu_follows_a_convolution_of_either_float_format() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
+    _, backend = backend_for(model, MAP)
+    executed = backend.build(Plan.of({"0": Scheme.FP32, "2": Scheme.BF16})).executed
+    assert executed == {"0": "fp32 native", "2": "bf16 native"}
+
+
+def test_an_average_pool_stays_in_fp32_beside_bf16() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.AvgPool2d(2), nn.Conv2d(8, 8, 1)).eval()
+    _, backend = backend_for(model, MAP)
+    plan = Plan.of({"0": Scheme.FP32, "1": Scheme.FP32, "2": Scheme.BF16})
+    assert backend.build(plan).executed["1"] == "fp32 native"
+
+
+def test_an_instance_norm_beside_bf16_is_refused_before_it_is_compiled() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.InstanceNorm2d(8), nn.Conv2d(8, 8, 1)).eval()
+    _, backend = backend_for(model, MAP)
+    plan = Plan.of({"0": Scheme.FP32, "1": Scheme.FP32, "2": Scheme.BF16})
+    with pytest.raises(BackendError, match="cannot keep '1', planned as fp32, out of bf16"):
+        backend.build(plan)
