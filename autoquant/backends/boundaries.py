@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoquant.model.capture import Capture
@@ -23,6 +24,34 @@ class Parts:
     ops: Mapping[str, float]
     edges: Mapping[Edge, float]
     rest: float
+
+
+Ends = tuple[str | None, str | None]
+"""Writer and reader of the tensor that a node converts; of a site's own node, the site twice."""
+
+
+def add_up(timed: Iterable[tuple[float, Sequence[Ends]]], rest_ms: float = 0.0) -> Parts:
+    """Add up the times of nodes by site and boundary.
+
+    Args:
+        timed: Of each node its milliseconds and its ends; several readers share its time evenly.
+            Where one end is no site, the time belongs to the other.
+        rest_ms: What a call takes beside its nodes.
+    """
+    ops: dict[str, float] = defaultdict(float)
+    edges: dict[Edge, float] = defaultdict(float)
+    rest = rest_ms
+    for milliseconds, ends in timed:
+        for writer, reader in ends:
+            share = milliseconds / len(ends)
+            site = writer or reader
+            if site is None:
+                rest += share
+            elif writer is None or reader is None or writer == reader:
+                ops[site] += share
+            else:
+                edges[writer, reader] += share
+    return Parts(dict(ops), dict(edges), rest)
 
 
 def find_edges(captured: Capture) -> tuple[Edge, ...]:

@@ -13,6 +13,7 @@ from autoquant.backends.ethos_u.configuration import find_configuration
 from autoquant.backends.ethos_u.estimator import Estimator
 from autoquant.backends.ethos_u.readback import check_executed
 from autoquant.backends.ethos_u.support import site_support
+from autoquant.backends.exported_file import writing
 from autoquant.backends.litert.backend import METADATA, LiteRtBackend
 from autoquant.backends.litert.convert import convert_float
 from autoquant.backends.protocol import BuildRequest, Executable
@@ -21,7 +22,6 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.errors import StorageError
 from autoquant.model.capture import Capture
 from autoquant.model.torch_ao.tensor_ranges import TensorRanges
 
@@ -104,13 +104,8 @@ class EthosUBackend:
         }
         written = self._estimator.write(plan, {METADATA: json.dumps(values).encode()})
         path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
             path.write_bytes(written.content)
-        except OSError as error:
-            raise StorageError(
-                f"{path} cannot be written: {error}", hint="give a writable path"
-            ) from error
         return path
 
     def _widest(self, captured: Capture) -> Plan:

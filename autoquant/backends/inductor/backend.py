@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoquant.backends.exported_file import writing
 from autoquant.backends.inductor.compilation import Compiled, check_compiler
 from autoquant.backends.inductor.conversion import convert_plan, export_model
 from autoquant.backends.inductor.support import site_support
@@ -22,7 +23,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError, StorageError
+from autoquant.errors import BackendError
 from autoquant.model.torch_ao.tensor_ranges import TensorRanges
 
 _LOG = logging.getLogger(__name__)
@@ -94,14 +95,8 @@ class InductorBackend:
         self._check(plan)
         converted = convert_plan(self._program, plan, self._request.captured, self._ranges)
         program = export_model(converted, self._request.example)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with quiet():
-                torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
-        except (OSError, RuntimeError) as error:
-            raise StorageError(
-                f"{path} cannot be written: {error}", hint="give a writable path"
-            ) from error
+        with writing(path), quiet():
+            torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
         return path
 
     def _check(self, plan: Plan) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from autoquant.backends.exported_file import writing
 from autoquant.backends.litert.convert import convert_float
 from autoquant.backends.litert.flatbuffer import FloatFile, Written, write_plan
 from autoquant.backends.litert.module import LiteRtModule
@@ -22,7 +23,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError, StorageError
+from autoquant.errors import BackendError
 from autoquant.model.torch_ao.tensor_ranges import TensorRanges
 
 METADATA = "autoquant"
@@ -103,13 +104,8 @@ class LiteRtBackend:
         written = self._written(plan, size, {METADATA: text})
         self._judge(plan, written)
         path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
             path.write_bytes(written.content)
-        except OSError as error:
-            raise StorageError(
-                f"{path} cannot be written: {error}", hint="give a writable path"
-            ) from error
         return path
 
     def expected(self, site: str, scheme: Scheme) -> tuple[Scheme, Support]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from onnx import ModelProto, NodeProto
 
-from autoquant.backends.boundaries import Edge, Parts
+from autoquant.backends.boundaries import Ends, Parts, add_up
 from autoquant.backends.onnxruntime.readback import source_name
 from autoquant.backends.onnxruntime.units import Unit
 
@@ -33,21 +33,7 @@ def attribute(
     owner = {node.name: unit.site for unit in units for node in unit.nodes if unit.site}
     owner |= {name: site for name, site in passing.items() if name not in owner}
     graph = _Graph(model, owner)
-    ops: dict[str, float] = defaultdict(float)
-    edges: dict[Edge, float] = defaultdict(float)
-    rest = 0.0
-    for node in model.graph.node:
-        ends = graph.ends(node)
-        for writer, reader in ends:
-            share = times.get(node.name, 0.0) / len(ends)
-            site = writer or reader
-            if site is None:
-                rest += share
-            elif writer is None or reader is None or writer == reader:
-                ops[site] += share
-            else:
-                edges[writer, reader] += share
-    return Parts(dict(ops), dict(edges), rest)
+    return add_up((times.get(node.name, 0.0), graph.ends(node)) for node in model.graph.node)
 
 
 class _Graph:
@@ -61,7 +47,7 @@ class _Graph:
             for name in node.input:
                 self._readers[name].append(node)
 
-    def ends(self, node: NodeProto) -> list[tuple[str | None, str | None]]:
+    def ends(self, node: NodeProto) -> list[Ends]:
         """Writer and readers of the tensor that a node converts; a site's own node is both."""
         site = self._site(node)
         if site is not None:

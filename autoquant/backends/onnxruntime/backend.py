@@ -12,6 +12,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from autoquant.backends.exported_file import writing
 from autoquant.backends.onnxruntime.float_graph import convert_float
 from autoquant.backends.onnxruntime.plan_graph import PlanWriter
 from autoquant.backends.onnxruntime.profile import profile_costs
@@ -26,7 +27,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError, StorageError
+from autoquant.errors import BackendError
 from autoquant.model.exported import export_float
 from autoquant.model.torch_ao.tensor_ranges import TensorRanges
 
@@ -144,13 +145,8 @@ class OnnxRuntimeBackend:
         entry = model.metadata_props.add()
         entry.key, entry.value = METADATA, json.dumps(dict(metadata))
         path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
             onnx.save(model, str(path))
-        except OSError as error:
-            raise StorageError(
-                f"{path} cannot be written: {error}", hint="give a writable path"
-            ) from error
         return path
 
     def expected(self, name: str, scheme: Scheme) -> tuple[Scheme, ...]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 
 import openvino as ov
 
-from autoquant.backends.boundaries import Edge, Parts
+from autoquant.backends.boundaries import Ends, Parts, add_up
 from autoquant.backends.openvino.readback import ExecutionGraph
 
 
@@ -24,27 +23,11 @@ def attribute(graph: ExecutionGraph, times: Mapping[str, float], rest_ms: float)
         times: By friendly name of a node, milliseconds.
         rest_ms: What a call takes beside its nodes.
     """
-    ops: dict[str, float] = defaultdict(float)
-    edges: dict[Edge, float] = defaultdict(float)
-    rest = rest_ms
-    for node in graph.nodes:
-        milliseconds = times.get(node.get_friendly_name(), 0.0)
-        if milliseconds == 0.0:
-            continue
-        ends = _ends(graph, node)
-        for writer, reader in ends:
-            share = milliseconds / len(ends)
-            site = writer or reader
-            if site is None:
-                rest += share
-            elif writer is None or reader is None or writer == reader:
-                ops[site] += share
-            else:
-                edges[writer, reader] += share
-    return Parts(dict(ops), dict(edges), rest)
+    timed = ((times.get(node.get_friendly_name(), 0.0), node) for node in graph.nodes)
+    return add_up(((ms, _ends(graph, node)) for ms, node in timed if ms > 0.0), rest_ms)
 
 
-def _ends(graph: ExecutionGraph, node: ov.Node) -> list[tuple[str | None, str | None]]:
+def _ends(graph: ExecutionGraph, node: ov.Node) -> list[Ends]:
     """Writer and readers of the tensor that a node converts; a site's own node is both."""
     if not graph.is_inserted(node):
         site = graph.owner(node)

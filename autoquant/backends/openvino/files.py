@@ -9,8 +9,8 @@ from typing import Any
 
 import openvino as ov
 
+from autoquant.backends.exported_file import writing
 from autoquant.backends.openvino.engine import Options
-from autoquant.errors import StorageError
 
 METADATA = "autoquant"
 """Key in the model's runtime information: the plan, its digest and its measurements, as JSON."""
@@ -36,11 +36,6 @@ def write_model(model: ov.Model, options: Options, path: Path, metadata: Mapping
     written.set_rt_info(json.dumps({**metadata, "openvino": options.properties}), [METADATA])
     for name, value in options.properties.items():
         written.set_rt_info(value, ["runtime_options", name])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
         ov.serialize(written, path)
-    except (OSError, RuntimeError) as error:
-        raise StorageError(
-            f"{path} cannot be written: {error}", hint="give a writable path that ends in .xml"
-        ) from error
     return path

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from autoquant.backends.exported_file import writing
 from autoquant.backends.profile.estimate import Estimator
 from autoquant.backends.profile.reading import read_accelerator
 from autoquant.backends.profile.reference import open_reference
@@ -21,7 +22,7 @@ from autoquant.core.plan import PLAN_FORMAT, Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError, StorageError
+from autoquant.errors import BackendError
 
 _LOG = logging.getLogger(__name__)
 
@@ -116,13 +117,8 @@ class ProfileBackend:
             "estimate": self._estimate(plan),
             "autoquant": dict(metadata),
         }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
             path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise StorageError(
-                f"{path} cannot be written: {error}", hint="give a writable path"
-            ) from error
         return path
 
     def _estimate(self, plan: Plan) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 
 from torch.fx import GraphModule, Node
 
-from autoquant.backends.boundaries import Edge, Parts, find_owners
+from autoquant.backends.boundaries import Ends, Parts, add_up, find_owners
 from autoquant.backends.torch_cpu.stamps import NodeTimes
 from autoquant.model.capture import Capture
 from autoquant.model.torch_ao.conversion import FLOAT_NODE
@@ -35,33 +34,19 @@ def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:
         for node in model.graph.nodes
         if node.op not in ("placeholder", "output") and _float_name(node) not in known
     }
-    ops: dict[str, float] = defaultdict(float)
-    edges: dict[Edge, float] = defaultdict(float)
-    rest = times.call_ms
-    for node in model.graph.nodes:
-        milliseconds = times.nodes.get(node.name)
-        if milliseconds is None:
-            continue
-        ends = _ends(node, inserted, owner)
-        for writer, reader in ends:
-            share = milliseconds / len(ends)
-            site = writer or reader
-            if site is None:
-                rest += share
-            elif writer is None or reader is None or writer == reader:
-                ops[site] += share
-            else:
-                edges[writer, reader] += share
-    return Parts(dict(ops), dict(edges), rest)
+    timed = (
+        (times.nodes[node.name], _ends(node, inserted, owner))
+        for node in model.graph.nodes
+        if node.name in times.nodes
+    )
+    return add_up(timed, times.call_ms)
 
 
 def _float_name(node: Node) -> str:
     return str(node.meta.get(FLOAT_NODE, node.name))
 
 
-def _ends(
-    node: Node, inserted: set[Node], owner: Mapping[str, str]
-) -> list[tuple[str | None, str | None]]:
+def _ends(node: Node, inserted: set[Node], owner: Mapping[str, str]) -> list[Ends]:
     """Writer and reader of the tensor that a node converts; a site's own node is both."""
     if node not in inserted:
         site = owner.get(_float_name(node))

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoquant.backends.exported_file import writing
 from autoquant.backends.torch_cpu.engines import using_engine
-from autoquant.errors import BackendError, StorageError
+from autoquant.errors import BackendError
 
 METADATA = "autoquant.json"
 """Name of the extra file in the archive: the plan, its digest and its measurements."""
@@ -51,11 +52,6 @@ def write_torchscript(
                 f"{name} cannot be traced: {error}",
                 hint="use candidate.quantize(model) and torch.save of its state dict",
             ) from error
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
             torch.jit.save(frozen, str(path), _extra_files={METADATA: json.dumps(metadata)})
-        except (OSError, RuntimeError) as error:
-            raise StorageError(
-                f"{path} cannot be written: {error}", hint="give a writable path"
-            ) from error
     return path
