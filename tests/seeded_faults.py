@@ -24,6 +24,7 @@ class Fault:
         evaluation: Inputs to compare on, in the same shape.
         site: Of the op that is to blame.
         sample: Of the evaluation (or calibration) data that is to blame, where one is.
+        engine: Of torch's that runs the model's int8 ops rightly.
     """
 
     model: nn.Module
@@ -31,6 +32,7 @@ class Fault:
     evaluation: Tensor
     site: str
     sample: int | None = None
+    engine: str = "onednn"
 
 
 class ResidualBlock(nn.Module):
@@ -170,7 +172,7 @@ def per_tensor_weight() -> Fault:
         model.up.weight[0, 5] += 50.0
         model.up.weight[1, 5] -= 50.0
         model.head.bias.zero_()
-    return Fault(model, images(64, 1), images(96, 2), site="up")
+    return Fault(model, images(64, 1), images(96, 2), site="up", engine="fbgemm")
 
 
 def outlier_sample() -> Fault:

@@ -55,7 +55,7 @@ def run(fault: Fault, plan: Plan | str = "int8") -> Diagnosis:
         plan,
         calibration=fault.calibration,
         evaluation=fault.evaluation,
-        backend=ENGINE,
+        backend={"engine": fault.engine},
     )
 
 
