@@ -172,7 +172,7 @@ def per_tensor_weight() -> Fault:
         model.up.weight[0, 5] += 50.0
         model.up.weight[1, 5] -= 50.0
         model.head.bias.zero_()
-    return Fault(model, images(64, 1), images(96, 2), site="up", engine="fbgemm")
+    return Fault(model, images(64, 1), images(96, 2), site="up", engine="qnnpack")
 
 
 def outlier_sample() -> Fault:
