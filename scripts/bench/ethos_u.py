@@ -57,14 +57,14 @@ def prepared_for(accelerator: str, folder: Path) -> tuple[Preparation, Subject, 
 
 def random_plans(space: SearchSpace, count: int) -> Iterator[Plan]:
     """Plans of one scheme for each op, drawn evenly."""
-    draw = random.Random(1)
+    draw = random.Random(101)
     for _ in range(count):
         yield space.plan({knob.name: draw.choice(knob.schemes) for knob in space.knobs})
 
 
 def block_plans(prepared: Preparation, count: int) -> Iterator[Plan]:
     """Plans of one scheme for each block, drawn evenly."""
-    draw = random.Random(2)
+    draw = random.Random(102)
     space = prepared.space
     block_of = {site.name: site.block for site in prepared.captured.sites}
     for _ in range(count):
