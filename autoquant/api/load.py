@@ -29,6 +29,7 @@ def load_result(folder: str | Path) -> SearchResult:
     folder = Path(folder)
     findings = load_findings(folder)
     with well_formed(folder / files.FACTS):
+        latency_batch = int(findings.facts.settings.get("latency_batch") or 1)
         leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
     context = BuildContext(
         sites=load_sites(folder),
@@ -37,5 +38,6 @@ def load_result(folder: str | Path) -> SearchResult:
         statistics=load_statistics(folder),
         build=load_build(folder),
         example=example_from(read_example(folder)),
+        latency_batch=latency_batch,
     )
     return SearchResult(findings, context, folder)

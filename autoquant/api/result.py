@@ -23,6 +23,7 @@ from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Address, Site
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import PlanError
+from autoquant.model.batches import repeat_to
 from autoquant.model.capture import capture
 from autoquant.model.float_model import check_float_model
 from autoquant.model.torch_ao.eager_modules import qconfigs_by_module
@@ -55,6 +56,7 @@ class BuildContext:
         statistics: Of its tensors.
         build: What decides how plans are built.
         example: A few input samples.
+        latency_batch: Samples of the latency measurement.
     """
 
     sites: tuple[Site, ...]
@@ -63,6 +65,7 @@ class BuildContext:
     statistics: CalibrationStatistics
     build: BuildSettings
     example: tuple[Tensor, ...]
+    latency_batch: int = 1
 
     @property
     def quantization(self) -> QuantizationSettings:
@@ -252,7 +255,7 @@ class ResultCandidate:
             statistics=context.statistics,
             settings=context.build,
             example=context.example,
-            timed=context.example,
+            timed=repeat_to(context.example, context.latency_batch),
         )
         return load_target(context.build.backend).open_backend(request)
 

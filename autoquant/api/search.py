@@ -207,6 +207,7 @@ def _settle(job: Job, facts: SearchFacts, prepared: Preparation) -> SearchFacts:
         **facts.settings,
         "engine": build.engine,
         "reduce_range": build.reduce_range,
+        "latency_batch": batch,
         "sites": len(prepared.captured.sites),
         "knobs": len(prepared.space.free),
         "leaf_modules": ",".join(prepared.captured.leaf_modules),
@@ -384,4 +385,5 @@ def context_of(prepared: Preparation) -> BuildContext:
         statistics=prepared.statistics,
         build=prepared.settings.build,
         example=keep_example(prepared.subject.example),
+        latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
     )

@@ -30,7 +30,7 @@ from autoquant.evaluate.quality import (
     run_reference,
 )
 from autoquant.evaluate.size import plan_costs
-from autoquant.model.batches import Batch, take_samples
+from autoquant.model.batches import Batch, repeat_to, take_samples
 from autoquant.model.capture import Capture, capture
 from autoquant.model.subject import Subject, SubjectRecipe, parameter_count
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
@@ -298,8 +298,7 @@ def latency_inputs(subject: Subject, batch_size: int | None) -> tuple[Tensor, ..
     kept: tuple[Batch, ...] = take_samples(batches, batch_size)
     columns = zip(*(batch.inputs for batch in kept), strict=True)
     joined = tuple(torch.cat(column) for column in columns)
-    missing = -(-batch_size // len(joined[0]))
-    return tuple(torch.cat([item] * missing)[:batch_size] for item in joined)
+    return repeat_to(joined, batch_size)
 
 
 def _reason(error: Exception) -> str:

@@ -94,6 +94,12 @@ def _cut(batch: Batch, count: int) -> Batch:
     return Batch(tuple(item[:count] for item in batch.inputs), targets)
 
 
+def repeat_to(inputs: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    """The first `count` samples of a batch, repeated where they are too few."""
+    times = -(-count // len(inputs[0]))
+    return tuple(torch.cat([item] * times)[:count] for item in inputs)
+
+
 def _is_pair_of_tensors(data: object) -> TypeGuard[tuple[Any, Tensor]]:
     return (
         isinstance(data, tuple)
