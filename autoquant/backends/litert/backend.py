@@ -18,12 +18,12 @@ from autoquant.backends.litert.module import LiteRtModule
 from autoquant.backends.litert.readback import read_back
 from autoquant.backends.litert.support import site_support
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.substitution import refuse_substitution
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError
 from autoquant.model.torch_ao.tensor_ranges import TensorRanges
 
 METADATA = "autoquant"
@@ -144,12 +144,7 @@ class LiteRtBackend:
                 kind = self._sites[site].kind.value
                 instead = "" if scheme is planned else f" but runs {executed[site]}"
                 wrong.append(f"{site} ({kind}) is planned as {planned.value}{instead}")
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise BackendError(
-                f"{self.name} has no kernel for what was planned: {wrong[0]}{more}",
-                hint="pin this op to a scheme that `autoquant backends` lists as native",
-            )
+        refuse_substitution(self.name, wrong, what="has no kernel for what was planned")
         return executed
 
 

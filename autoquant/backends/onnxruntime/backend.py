@@ -22,6 +22,7 @@ from autoquant.backends.onnxruntime.sessions import OnnxModule, open_and_dump
 from autoquant.backends.onnxruntime.support import support_at
 from autoquant.backends.onnxruntime.units import find_units
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.substitution import refuse_substitution
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -173,10 +174,6 @@ class OnnxRuntimeBackend:
                 emulated = support_at(self._sites[name], runs) is Support.EMULATED
                 how = Support.EMULATED if emulated else Support.NATIVE
                 executed[name] = f"{runs.value} {how.value}"
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise BackendError(
-                f"onnxruntime substituted precisions silently: {wrong[0]}{more}",
-                hint="pin this op to another scheme in the search space",
-            )
+        hint = "pin this op to another scheme in the search space"
+        refuse_substitution("onnxruntime", wrong, hint)
         return executed

@@ -21,6 +21,7 @@ from autoquant.backends.openvino.profile import profile_costs
 from autoquant.backends.openvino.readback import ExecutionGraph
 from autoquant.backends.openvino.support import site_support, why_unsupported
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.substitution import refuse_substitution
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -142,11 +143,9 @@ class OpenVinoBackend:
         """Describe what runs, and refuse a plan that the engine did not follow."""
         executions = ExecutionGraph(compiled, self._layout).executions()
         executed, wrong = compare(plan, self._layout.sites, executions)
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise BackendError(
-                f"openvino substituted precisions silently: {wrong[0]} is planned as "
-                f"{plan[wrong[0]].value} native but runs {executed[wrong[0]]}{more}",
-                hint="pin this op to a scheme that `autoquant backends` lists as native",
-            )
+        phrases = [
+            f"{site} is planned as {plan[site].value} native but runs {executed[site]}"
+            for site in wrong
+        ]
+        refuse_substitution("openvino", phrases)
         return executed

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from autoquant.backends.protocol import EAGER_FP32, Executable
+from autoquant.backends.substitution import refuse_substitution
 from autoquant.backends.torch_cpu.engines import has_fp16_linear, saturates, using_engine
 from autoquant.backends.torch_cpu.examination import Examination
 from autoquant.backends.torch_cpu.packing import pack_for
@@ -244,12 +245,7 @@ class TorchCpuBackend:
                 scheme, support = self.expected(site, planned)
                 wanted = f"{scheme.value} {support.value}"
                 wrong.append(f"{site} is planned as {wanted} but runs {executed[site]}")
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise BackendError(
-                f"{self.name} substituted precisions silently: {wrong[0]}{more}",
-                hint="pin this op to a scheme that `autoquant backends` lists as native",
-            )
+        refuse_substitution(self.name, wrong)
         return executed
 
     def _mapping(self, plan: Plan) -> QConfigMapping:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.substitution import refuse_substitution
 from autoquant.backends.torch_cpu.backend import engine_settings
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.backends.torch_cpu.torchscript import write_torchscript
@@ -138,12 +139,7 @@ class TorchModulesBackend:
             elif runs != {planned}:
                 what = executed[name] or "nothing: another path computes the block"
                 wrong.append(f"{name} is planned as {planned.value} but runs {what}")
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise BackendError(
-                f"{self.name} substituted precisions silently: {wrong[0]}{more}",
-                hint="pin this op to fp32 in the search space",
-            )
+        refuse_substitution(self.name, wrong, hint="pin this op to fp32 in the search space")
         return executed
 
     @contextmanager
