@@ -104,7 +104,7 @@ class _Calls:
             return
         inputs, output = (tuple(self._read.shape),), tuple(written.shape)
         kind, weight_count = MODULE_KINDS[type(module)], weight_count_of(module)
-        macs = macs_of(kind, module, inputs, output, weight_count) // max(self._batch, 1)
+        macs = macs_of(kind, inputs, output, weight_count) // max(self._batch, 1)
         known = self.sites.get(path)
         if known is not None:
             self.sites[path] = replace(known, macs=known.macs + macs)

@@ -212,7 +212,7 @@ class _Walk:
             fused=_fused_names(node, module),
             input_shapes=inputs,
             output_shape=output,
-            macs=macs_of(kind, module, inputs, output, weight_count) // max(self.batch, 1),
+            macs=macs_of(kind, inputs, output, weight_count) // max(self.batch, 1),
             parameter_count=sum(p.numel() for p in module.parameters()) if module else weight_count,
             weight_count=weight_count,
             output_range=OUTPUT_RANGES.get(self._op(node)),
