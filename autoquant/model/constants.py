@@ -116,5 +116,3 @@ def _drop_unused(module: GraphModule) -> None:
             for name in list(table):
                 if (f"{path}.{name}" if path else name) not in read:
                     del table[name]
-
-

@@ -61,9 +61,11 @@ def export_program(
                     dynamic_shapes=shapes.dynamic_shapes(model, args, kwargs),
                     strict=False,
                 )
-                return program.run_decompositions({})
+                functional: ExportedProgram = program.run_decompositions({})
             except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
                 failure = failure or error
+            else:
+                return functional
     raise ModelError(
         f"torch.export cannot capture the model: {_first_line(failure)}",
         hint="rewrite what it names without control flow that depends on values; or "
@@ -130,8 +132,12 @@ def free_axes(program: ExportedProgram) -> tuple[tuple[int, ...], ...]:
     for spec, node in zip(program.graph_signature.input_specs, program.graph.nodes, strict=False):
         if spec.kind is InputKind.USER_INPUT and not isinstance(spec.arg, ConstantArgument):
             sizes = node.meta["val"].shape
-            found.append(tuple(i for i, size in enumerate(sizes) if not isinstance(size, int)))
+            found.append(tuple(axis for axis, size in enumerate(sizes) if _is_free(size)))
     return tuple(found)
+
+
+def _is_free(size: int | torch.SymInt) -> bool:
+    return not isinstance(size, int) and size.node.maybe_as_int() is None
 
 
 def writes_inputs(program: ExportedProgram) -> bool:
@@ -194,7 +200,7 @@ def _user_outputs(program: ExportedProgram, made: Mapping[Node, Any]) -> tuple[A
     specs = program.graph_signature.output_specs
     return tuple(
         made[item] if isinstance(item, Node) else item
-        for item, spec in zip(written, specs, strict=True)  # type: ignore[arg-type]
+        for item, spec in zip(written, specs, strict=True)
         if spec.kind is OutputKind.USER_OUTPUT
     )
 
@@ -256,5 +262,3 @@ def _merge_batch_norms(module: GraphModule) -> None:
 def _first_line(error: Exception | None) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-

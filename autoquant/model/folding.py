@@ -98,8 +98,8 @@ def _fold(graph: Graph, layer: Node, norm: Node) -> None:
         if gamma is not None:
             scale = call(_ATEN.mul.Tensor, gamma, scale)
         new_weight = _scaled(call, layer, weight, scale)
-        centred = call(_ATEN.neg.default, mean) if bias is None else call(
-            _ATEN.sub.Tensor, bias, mean
+        centred = (
+            call(_ATEN.neg.default, mean) if bias is None else call(_ATEN.sub.Tensor, bias, mean)
         )
         new_bias = call(_ATEN.mul.Tensor, centred, scale)
         if beta is not None:
@@ -121,13 +121,9 @@ def _scaled(call: Any, layer: Node, weight: Any, scale: Node) -> Node:
         found = call(_ATEN.mul.Tensor, weight, factor)
         return found
     groups = _groups(layer)
-    apart = call(
-        _ATEN.reshape.default, weight, [groups, shape[0] // groups, shape[1], *shape[2:]]
-    )
+    apart = call(_ATEN.reshape.default, weight, [groups, shape[0] // groups, shape[1], *shape[2:]])
     factor = call(_ATEN.reshape.default, scale, [groups, 1, shape[1], *rest])
-    found = call(
-        _ATEN.reshape.default, call(_ATEN.mul.Tensor, apart, factor), list(shape)
-    )
+    found = call(_ATEN.reshape.default, call(_ATEN.mul.Tensor, apart, factor), list(shape))
     return found
 
 

@@ -221,7 +221,7 @@ def _ops_by_call(graph: GraphModule) -> Counter[tuple[str, bool]]:
 def _hands_on(node: Node, name: str) -> bool:
     """Whether an op gives values of its input as they are."""
     if name == "constant_pad_nd":
-        return len(node.args) < 3 or node.args[2] == 0
+        return len(node.args) < 3 or float(node.args[2]) == 0.0  # type: ignore[arg-type]
     return name in PASS_THROUGH or node.target is operator.getitem
 
 
