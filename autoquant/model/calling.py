@@ -119,6 +119,8 @@ class Calling:
         _register_dataclasses(tree)
         try:
             leaves = self.structure.flatten_up_to(tree)
+            if not all(pytree.tree_structure(leaf).is_leaf() for leaf in leaves):
+                raise ValueError("it has a container where there was one value")
         except ValueError as error:
             raise DataError(
                 f"{where} has inputs of another structure than {first}, which gives "
