@@ -23,7 +23,7 @@ from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Address, Site
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import ModelError, PlanError
-from autoquant.model.batches import repeat_to
+from autoquant.model.batches import Batch, repeat_to
 from autoquant.model.capture import capture
 from autoquant.model.float_model import check_float_model
 from autoquant.model.torch_ao.eager_modules import qconfigs_by_module
@@ -263,7 +263,7 @@ class ResultCandidate:
             statistics=context.statistics,
             settings=context.build,
             example=context.example,
-            timed=repeat_to(context.example, context.latency_batch),
+            timed=repeat_to(Batch(context.example), context.latency_batch).inputs,
         )
         return load_target(context.build.backend).open_backend(request)
 
