@@ -119,7 +119,7 @@ def _from_mapping(inputs: Mapping[Any, Any], parameters: Parameters, where: str)
     unknown = [key for key in inputs if key not in parameters.names]
     if not unknown or (parameters.any_name and all(isinstance(key, str) for key in unknown)):
         return Arguments((), inputs)
-    if len(parameters.names) == 1:
+    if len(parameters.names) == 1 and len(unknown) == len(inputs):
         return Arguments((_plain(inputs),))
     raise DataError(
         f"{where} has an input {unknown[0]!r}, which is no parameter of model.forward: it takes "

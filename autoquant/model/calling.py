@@ -84,8 +84,33 @@ class Calling:
         leaves = tuple(range(count))
         return cls(pytree.tree_structure((leaves, {})), {}, tuple(f"input_{i}" for i in leaves))
 
-    def tensors(self, arguments: Arguments, where: str = "the batch") -> tuple[Tensor, ...]:
+    def argument_names(self, parameters: Parameters) -> tuple[str, ...]:
+        """Names of the arguments that forward is called with."""
+        args, kwargs = self.structure.children()
+        return (*map(parameters.name_of, range(args.num_children)), *kwargs.context)
+
+    def like(self, arguments: Arguments, parameters: Parameters) -> Arguments:
+        """The same arguments, by place and by name as this calling has them where that is so."""
+        names = [parameters.name_of(place) for place in range(len(arguments.args))]
+        found = {**dict(zip(names, arguments.args, strict=True)), **arguments.kwargs}
+        wanted = self.argument_names(parameters)
+        if set(found) != set(wanted):
+            return arguments
+        count = self.structure.child(0).num_children
+        return Arguments(
+            tuple(found[name] for name in wanted[:count]),
+            {name: found[name] for name in wanted[count:]},
+        )
+
+    def tensors(
+        self, arguments: Arguments, where: str = "the batch", first: str = "the first batch"
+    ) -> tuple[Tensor, ...]:
         """Take the tensors out of the arguments of another batch.
+
+        Args:
+            arguments: Of that batch.
+            where: What to call it in errors.
+            first: What to call in errors the batch that this calling is of.
 
         Raises:
             DataError: They have another structure, or a constant differs.
@@ -94,9 +119,12 @@ class Calling:
         _register_dataclasses(tree)
         try:
             leaves = self.structure.flatten_up_to(tree)
+            if not all(pytree.tree_structure(leaf).is_leaf() for leaf in leaves):
+                raise ValueError("it has a container where there was one value")
         except ValueError as error:
             raise DataError(
-                f"{where} has inputs of another structure than the first batch: {error}",
+                f"{where} has inputs of another structure than {first}, which gives "
+                f"{', '.join(self.names)}: {error}",
                 hint="give every batch the same inputs, in the same containers",
             ) from error
         names = iter(self.names)
@@ -110,7 +138,7 @@ class Calling:
             elif not constant or not _same(value, self.constants[index]):
                 before = repr(self.constants[index]) if constant else "a tensor"
                 raise DataError(
-                    f"{where}: {what} is {_show(value)}, in the first batch {before}",
+                    f"{where}: {what} is {_show(value)}, in {first} {before}",
                     hint="give what changes from batch to batch as a tensor in every batch "
                     "(torch.tensor(0.5)); numbers, strings and None are constants",
                 )
@@ -137,8 +165,38 @@ class Calling:
         args, kwargs = self.arguments(tensors)
         return model(*args, **kwargs)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model takes the tensors themselves, by place."""
+        args, kwargs = self.structure.children()
+        by_place = kwargs.num_children == 0 and all(item.is_leaf() for item in args.children())
+        return by_place and not self.constants
+
+    def flatten(self, model: nn.Module) -> nn.Module:
+        """A module that runs the model on flat tensors: the model itself where it takes them."""
+        return model if self.is_plain else FlatModel(model, self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (_restore, (self.structure, dict(self.constants), self.names))
+
+
+class FlatModel(nn.Module):
+    """Runs a model on the flat tensors of its inputs.
+
+    Args:
+        model: Takes inputs as the user gives them.
+        calling: Of the model.
+    """
+
+    def __init__(self, model: nn.Module, calling: Calling) -> None:
+        super().__init__()
+        self.model = model
+        self._calling = calling
+        self.train(model.training)
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """Call the model."""
+        return self._calling.call(self.model, tensors)
 
 
 def _restore(
