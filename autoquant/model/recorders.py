@@ -15,7 +15,7 @@ from autoquant.model.captured import INPUT_OF, Capture
 from autoquant.model.eager_capture import WHOLE
 from autoquant.model.masks import MaskedNodes
 from autoquant.model.module_calls import first_tensor, result_tensor, watch_calls
-from autoquant.model.torch_ao.observers import TensorObserver
+from autoquant.model.ranges.observation import TensorObserver
 
 
 class Recorder(Protocol):

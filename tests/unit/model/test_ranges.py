@@ -16,7 +16,7 @@ from autoquant.model.ranges.find import FROM_HISTOGRAM
 from autoquant.model.ranges.kl import divergence
 from autoquant.model.ranges.moving_average import moving_average_range
 from autoquant.model.ranges.mse import mean_squared_error
-from autoquant.model.torch_ao.observers import TensorObserver
+from autoquant.model.ranges.observation import TensorObserver
 
 LEVELS = 256
 BINS = 2048
