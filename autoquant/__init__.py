@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from autoquant.core.raising import raise_most_sensitive
     from autoquant.core.structure import CheckReport
     from autoquant.errors import AutoquantError
+    from autoquant.model.arguments import Arguments
     from autoquant.model.torch_ao.backend_config import backend_config
 
 __version__ = "0.1.0"
 __all__ = [
+    "Arguments",
     "AutoquantError",
     "CheckReport",
     "FinetuneResult",
@@ -70,6 +72,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Arguments": "autoquant.model.arguments",
     "AutoquantError": "autoquant.errors",
     "CheckReport": "autoquant.core.structure",
     "FinetuneResult": "autoquant.api.finetune_result",

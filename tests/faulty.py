@@ -245,7 +245,7 @@ def later_integers() -> Batches:
 
 
 def named_inputs() -> list[dict[str, Tensor]]:
-    return [{"x": inputs} for inputs, _ in good_data()]
+    return [{"pixels": inputs} for inputs, _ in good_data()]
 
 
 def uneven_tensors() -> tuple[Tensor, Tensor]:

@@ -109,8 +109,7 @@ def _owners(marked: MarkedGraph, cache: ScaleCache) -> Iterator[tuple[Node, Site
 
 def _chunks(batches: Sequence[Batch]) -> Iterator[tuple[Tensor, ...]]:
     for batch in batches:
-        for start in range(0, len(batch), _CHUNK):
-            yield tuple(item[start : start + _CHUNK] for item in batch.inputs)
+        yield from (part.inputs for part in batch.parts(_CHUNK))
 
 
 def _powers(

@@ -106,8 +106,7 @@ def by_knob(trials: Sequence[Trial]) -> Mapping[Knob, Sequence[Trial]]:
 
 def _cut(batches: Sequence[Batch], size: int) -> Iterator[Batch]:
     for batch in batches:
-        for start in range(0, len(batch), size):
-            yield Batch(tuple(item[start : start + size] for item in batch.inputs))
+        yield from Batch(batch.inputs, axes=batch.axes).parts(size)
 
 
 def _sample_bytes(graph: GraphModule) -> int:

@@ -14,8 +14,10 @@ from autoquant.api.pair import Pair
 from autoquant.api.watch import Silent, Watch
 from autoquant.core.badcases import BadCases
 from autoquant.errors import DataError
-from autoquant.model.batches import Batch, stream_batches
+from autoquant.model.batches import Batch
 from autoquant.model.float_model import check_float_model, in_eval_mode
+from autoquant.model.reader import DataReader
+from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import Subject
 
 TOP = 10
@@ -28,6 +30,8 @@ def find_bad_cases(
     data: object,
     *,
     top: int = TOP,
+    target: str | None = None,
+    prepare: Prepare | None = None,
     watch: Watch | None = None,
 ) -> BadCases:
     """Find the samples on which a quantized model is furthest from its float model.
@@ -40,6 +44,8 @@ def find_bad_cases(
             torch's `convert_fx`, a fake-quantized model in eval mode.
         data: Inputs: tensors, a list of batches, or a DataLoader; targets are not needed.
         top: How many samples to keep for each output and metric.
+        target: As `autoquant.search` takes it; so is `prepare`.
+        prepare: Makes batches of the items of the data.
         watch: Shown the progress.
 
     Raises:
@@ -48,10 +54,16 @@ def find_bad_cases(
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    run_float = partial(_call, in_eval_mode(check_float_model(model)))
-    batches = stream_batches(data, "data", needs_targets=False)
+    checked = in_eval_mode(check_float_model(model))
+    reader = DataReader(checked, DataForm(target, prepare))
+    batches = reader.stream(data, "data", needs_targets=False)
+
+    def run(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        with torch.no_grad():
+            return reader.calling.call(module, inputs)
+
     with (watch or Silent()).stage("comparing outputs", None) as advance:
-        return find_among(run_float, partial(_call, quantized), batches, top, advance)
+        return find_among(partial(run, checked), partial(run, quantized), batches, top, advance)
 
 
 def bad_cases_of(pair: Pair, data: str, top: int, watch: Watch) -> BadCases:
@@ -71,7 +83,7 @@ def bad_cases_of(pair: Pair, data: str, top: int, watch: Watch) -> BadCases:
 def runs_of(pair: Pair) -> tuple[Run, Run]:
     """What calls the float model and the plan, both on the plan's engine."""
     run = pair.backend.run
-    return partial(run, pair.prepared.subject.model), partial(run, pair.executable.module)
+    return partial(run, pair.prepared.subject.flat), partial(run, pair.executable.module)
 
 
 def data_set(subject: Subject, name: str) -> tuple[Batch, ...]:
@@ -90,8 +102,3 @@ def data_set(subject: Subject, name: str) -> tuple[Batch, ...]:
         known = ", ".join(key for key, value in sets.items() if value is not None)
         raise DataError(f"--data {name}: the job has no such data", hint=f"it has {known}")
     return found
-
-
-def _call(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    with torch.no_grad():
-        return module(*inputs)

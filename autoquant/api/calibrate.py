@@ -23,6 +23,7 @@ from autoquant.evaluate.evaluator import MeasurementSettings, build_backend, wit
 from autoquant.evaluate.quality import FloatReference, measure_quality, run_reference
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.calibration import calibrations
+from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import Metric, build_subject
 
 EVALUATED = 512
@@ -45,6 +46,9 @@ def compare_observers(
     samples: int = EVALUATED,
     ranges: Mapping[str, Any] | None = None,
     engine: str = "auto",
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
     watch: Watch | None = None,
 ) -> CalibrationTable:
     """Compare how a plan does under observers and amounts of calibration data.
@@ -60,6 +64,9 @@ def compare_observers(
         samples: Evaluation samples behind each row.
         ranges: The section `calibration` of a job file (`{"percentile": 99.9}`).
         engine: A torch engine; `auto`: the first that runs here.
+        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
         watch: Shown the progress.
 
     Raises:
@@ -74,7 +81,12 @@ def compare_observers(
     }
     job = job_of(document, "compare_observers")
     subject = build_subject(
-        model, calibration=calibration, evaluation=evaluation, heldout=None, metric=metric
+        model,
+        calibration=calibration,
+        evaluation=evaluation,
+        heldout=None,
+        metric=metric,
+        form=DataForm(target, prepare, dynamic or {}),
     )
     watch = watch or Silent()
     prepared = prepare_untimed(job, subject, watch)
@@ -174,7 +186,7 @@ class _Trial:
         )
         with with_threads(settings.quality_threads):
             return run_reference(
-                lambda inputs: backend.run(subject.model, inputs),
+                lambda inputs: backend.run(subject.flat, inputs),
                 self._batches,
                 {"accuracy": subject.metric},
             )
@@ -184,7 +196,7 @@ def _steps(batches: Sequence[Batch], size: int | None) -> Iterator[tuple[Tensor,
     """The inputs in steps, none of which spans two batches."""
     size = size or max(1, sum(map(len, batches)) // _WANTED_STEPS)
     for batch in batches:
-        yield from zip(*(item.split(size) for item in batch.inputs), strict=True)
+        yield from (part.inputs for part in batch.parts(size))
 
 
 def _amounts(steps: int) -> tuple[int, ...]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from autoquant import metrics
 from autoquant.analysis.structure.calls import (
     CallCounts,
     count_calls,
@@ -47,9 +46,9 @@ from autoquant.core.structure import CheckReport, ModuleCalls
 from autoquant.errors import BackendError
 from autoquant.evaluate.evaluator import build_request
 from autoquant.job import Job, backend_from_text, find_space_rules
-from autoquant.model.batches import Batch, read_batches, take_samples
-from autoquant.model.float_model import check_float_model, in_eval_mode
-from autoquant.model.subject import Subject, load_calibration, load_model
+from autoquant.model.batches import take_samples
+from autoquant.model.readings import DataForm, Prepare
+from autoquant.model.subject import Subject, load_unscored, unscored_subject
 from autoquant.model.torch_ao.qconfig import QConfigMapping
 from autoquant.model.torch_ao.qconfig_facts import unmatched_entries
 from autoquant.model.torch_ao.tracing import trace_unfused
@@ -72,6 +71,9 @@ def check(
     observer: str = "histogram",
     reduce_range: str | bool = "auto",
     leaf_modules: Sequence[str] = (),
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
     watch: Watch | None = None,
 ) -> CheckReport:
     """Check the structure and the configuration of a model that lives in this process.
@@ -86,6 +88,9 @@ def check(
         observer: How a plan finds int8 ranges: `histogram` or `minmax`.
         reduce_range: Seven bits for a plan's int8 activations; `auto`: where this CPU needs it.
         leaf_modules: Paths that torch.fx must not trace into.
+        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
         watch: Shown the progress.
 
     Returns:
@@ -95,11 +100,13 @@ def check(
         AutoquantError: A mistake that can be mended; the message says how.
     """
     job = _job_of(backend, observer, reduce_range)
-    batches = read_batches(calibration, "calibration", needs_targets=False)
-    checked = check_float_model(model, tuple(leaf_modules))
-    return _check(
-        job, _subject(checked, batches, tuple(leaf_modules)), plan, mapping, watch or Silent()
+    subject = unscored_subject(
+        model,
+        calibration=calibration,
+        leaf_modules=tuple(leaf_modules),
+        form=DataForm(target, prepare, dynamic or {}),
     )
+    return _check(job, _few(subject), plan, mapping, watch or Silent())
 
 
 def check_job(job: Job, plan: str, watch: Watch) -> CheckReport:
@@ -112,9 +119,7 @@ def check_job(job: Job, plan: str, watch: Watch) -> CheckReport:
     """
     needs_torch_graph(job, "check")
     with watch.stage("loading model and data", None):
-        leaf_modules = job.model.leaf_modules if job.model is not None else ()
-        model = check_float_model(load_model(job), leaf_modules)
-        subject = _subject(model, load_calibration(job), leaf_modules)
+        subject = _few(load_unscored(job))
     return _check(job, subject, plan, None, watch)
 
 
@@ -129,19 +134,9 @@ def _job_of(engine: str, observer: str, reduce_range: str | bool) -> Job:
     return job_of(document, "autoquant.check")
 
 
-def _subject(
-    model: nn.Module, batches: tuple[Batch, ...], leaf_modules: tuple[str, ...]
-) -> Subject:
-    """A subject without evaluation: what a check looks at may not be fit for one."""
-    kept = take_samples(batches, CHECK_SAMPLES)
-    return Subject(
-        model=in_eval_mode(model),
-        calibration=kept,
-        evaluation=(),
-        heldout=None,
-        metric=metrics.accuracy,
-        leaf_modules=leaf_modules,
-    )
+def _few(subject: Subject) -> Subject:
+    """The same with the samples that a check looks at."""
+    return replace(subject, calibration=take_samples(subject.calibration, CHECK_SAMPLES))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +157,7 @@ def _check(
 ) -> CheckReport:
     untimed = job.model_copy(update={"objectives": _UNTIMED})
     prepared = prepare_untimed(untimed, subject, watch)
-    example = tuple(item[:_EXAMPLE_SAMPLES] for item in subject.example)
+    example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     with watch.stage("looking at the structure", None):
         modules, structure = _structure(prepared, example)
         comparable = with_comparable_outputs(prepared.captured, example)

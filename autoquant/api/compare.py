@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 from torch import nn
 from torch.fx import GraphModule
 
-from autoquant import metrics
 from autoquant.analysis.layers.comparison import QuantizedGraph, compare_layers
 from autoquant.analysis.layers.pairing import pair_graphs, pair_plan
 from autoquant.api.document import job_of
@@ -23,11 +23,11 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import ModelError, PlanError
 from autoquant.job import Job
-from autoquant.model.batches import Batch, read_batches, take_samples
+from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture
-from autoquant.model.float_model import check_float_model, in_eval_mode
 from autoquant.model.picked import pick_samples
-from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.model.readings import DataForm, Prepare
+from autoquant.model.subject import Subject, SubjectRecipe, unscored_subject
 from autoquant.model.torch_ao.conversion import quiet_torch
 from autoquant.model.torch_ao.fake_quantize import frozen_copy, holds_fake_quantize
 
@@ -45,6 +45,9 @@ def compare(
     weights: bool = True,
     backend: str = "auto",
     leaf_modules: Sequence[str] = (),
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
     watch: Watch | None = None,
 ) -> LayerComparison:
     """Compare a quantized model with its float model, op by op in execution order.
@@ -64,6 +67,9 @@ def compare(
         weights: Whether to compare weights too.
         backend: A torch engine, where a plan is built; `auto`: the first that runs here.
         leaf_modules: Paths that torch.fx must not trace into.
+        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
         watch: Shown the progress.
 
     Raises:
@@ -71,9 +77,15 @@ def compare(
     """
     way = _mode_of(mode, schemes)
     watch = watch or Silent()
-    given = read_batches(data, "data", needs_targets=False)
-    batches = choose_samples(given, samples, indices)
-    subject = _subject(model, given if calibration is None else calibration, batches, leaf_modules)
+    subject = unscored_subject(
+        model,
+        calibration=data if calibration is None else calibration,
+        evaluation=data,
+        leaf_modules=tuple(leaf_modules),
+        form=DataForm(target, prepare, dynamic or {}),
+    )
+    batches = choose_samples(subject.evaluation, samples, indices)
+    subject = replace(subject, evaluation=batches)
     if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
         return _compare_graph(subject, quantized, way, watch, weights=weights)
     job = _job(backend)
@@ -195,21 +207,6 @@ def _graph_of(pair: Pair) -> QuantizedGraph:
     if not isinstance(module, GraphModule):
         raise ValueError("the torch backend builds graphs")
     return QuantizedGraph(module, pair_plan(pair.prepared.captured, module, pair.plan))
-
-
-def _subject(
-    model: nn.Module, calibration: object, batches: tuple[Batch, ...], leaf_modules: Sequence[str]
-) -> Subject:
-    """The model and its data; there is nothing to score."""
-    leaves = tuple(leaf_modules)
-    return Subject(
-        model=in_eval_mode(check_float_model(model, leaves)),
-        calibration=read_batches(calibration, "calibration", needs_targets=False),
-        evaluation=batches,
-        heldout=None,
-        metric=metrics.accuracy,
-        leaf_modules=leaves,
-    )
 
 
 def _job(backend: str) -> Job:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from autoquant import metrics
 from autoquant.analysis.diagnosis.findings import to_db
 from autoquant.analysis.diagnosis.variation import find_variations
 from autoquant.api.badcases import data_set
@@ -22,9 +21,8 @@ from autoquant.api.watch import Silent, Watch
 from autoquant.core.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
 from autoquant.errors import BackendError
-from autoquant.model.batches import read_batches
-from autoquant.model.float_model import check_float_model, in_eval_mode
-from autoquant.model.subject import Subject
+from autoquant.model.readings import DataForm, Prepare
+from autoquant.model.subject import unscored_subject
 
 _RAISED = frozenset(
     {
@@ -48,6 +46,9 @@ def diagnose(
     calibration: object,
     evaluation: object,
     leaf_modules: Sequence[str] = (),
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
     watch: Watch | None = None,
     **settings: Any,
 ) -> Diagnosis:
@@ -59,6 +60,9 @@ def diagnose(
         calibration: Inputs to calibrate on: tensors, a list of batches, or a DataLoader.
         evaluation: Inputs to compare on, in the same forms; targets are not needed.
         leaf_modules: Paths that torch.fx must not trace into.
+        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
         watch: Shown the progress.
         settings: Sections of a job file, as mappings (`backend={"engine": "onednn"}`).
 
@@ -67,13 +71,12 @@ def diagnose(
     """
     document = {"name": "diagnose", "space": {"schemes": ["int8", "bf16", "fp32"]}, **settings}
     job = job_of({"output": tempfile.gettempdir(), **document}, "autoquant.diagnose")
-    subject = Subject(
-        model=in_eval_mode(check_float_model(model, tuple(leaf_modules))),
-        calibration=read_batches(calibration, "calibration", needs_targets=False),
-        evaluation=read_batches(evaluation, "evaluation", needs_targets=False),
-        heldout=None,
-        metric=metrics.accuracy,  # never called: what is compared are outputs
+    subject = unscored_subject(
+        model,
+        calibration=calibration,
+        evaluation=evaluation,
         leaf_modules=tuple(leaf_modules),
+        form=DataForm(target, prepare, dynamic or {}),
     )
     watch = watch or Silent()
     prepared = prepare_untimed(job, subject, watch)

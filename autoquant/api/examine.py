@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from autoquant.core.tail import Tail, read_tail, tail_of
 from autoquant.errors import PlanError
 from autoquant.job import Job, find_space_rules
 from autoquant.model.picked import pick_samples
+from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import Metric, Subject, build_subject
 
 METRIC_ROWS = 8
@@ -114,6 +115,9 @@ def sensitivity(
     indices: Sequence[int] | None = None,
     metric_rows: int = METRIC_ROWS,
     leaf_modules: Sequence[str] = (),
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
     watch: Watch | None = None,
     **settings: Any,
 ) -> SensitivityReport:
@@ -130,6 +134,9 @@ def sensitivity(
         indices: Look at these evaluation samples alone (bad cases).
         metric_rows: For how many of the noisiest rows the metric is measured; 0: none.
         leaf_modules: Paths that torch.fx must not trace into.
+        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
         watch: Shown the progress.
         settings: Any other section of a job file, as a mapping.
 
@@ -156,6 +163,7 @@ def sensitivity(
         heldout=None,
         metric=metric,
         leaf_modules=tuple(leaf_modules),
+        form=DataForm(target, prepare, dynamic or {}),
     )
     return examine_sensitivity(
         job, subject, watch or Silent(), indices=indices, metric_rows=metric_rows

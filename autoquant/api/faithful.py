@@ -26,8 +26,8 @@ def refuse_unfaithful(prepared: Preparation) -> None:
     Raises:
         ModelError: The two differ on a few samples.
     """
-    model, captured = prepared.subject.model, prepared.captured
-    inputs = tuple(item[:_SAMPLES] for item in prepared.subject.example)
+    model, captured = prepared.subject.flat, prepared.captured
+    inputs = prepared.subject.calibration[0].head(_SAMPLES).inputs
     with torch.no_grad():
         first, second = _tensors(model(*inputs)), _tensors(model(*inputs))
     if not all(map(torch.equal, first, second)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from autoquant.api.torch_graphs import needs_torch_graph
 from autoquant.api.watch import Silent, Watch
 from autoquant.core.plan import Plan
 from autoquant.errors import DataError, JobError, PlanError
-from autoquant.job import Job, TrainingSettings, explain_mistakes
+from autoquant.job import Finetuning, Job, TrainingSettings, explain_mistakes
 from autoquant.model.entry_points import call_entry, load_entry
-from autoquant.model.subject import JobRecipe, Metric, build_subject
+from autoquant.model.readings import DataForm, Prepare
+from autoquant.model.subject import JobRecipe, Metric, Subject, build_subject
 from autoquant.record.finetune_folder import FinetuneFolder
 from autoquant.training.objective import Loss
 from autoquant.training.schedule import Schedule
@@ -49,6 +50,9 @@ def finetune(
     tracking_uri: str | None = None,
     leaf_modules: Sequence[str] = (),
     name: str = "finetune",
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
     watch: Watch | None = None,
     **settings: Any,
 ) -> FinetuneResult:
@@ -79,6 +83,9 @@ def finetune(
         tracking_uri: MLflow store; None: no tracking.
         leaf_modules: Paths that torch.fx must not trace into.
         name: Of the run in MLflow.
+        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
         watch: Shown the progress.
         settings: Other keys of a job's section `finetune` (`share`, `steps`, `learning_rates`,
             `optimizer`, `batch_norm`, `ranges`...); see docs/job-file.md.
@@ -103,8 +110,9 @@ def finetune(
         heldout=heldout,
         metric=metric,
         leaf_modules=tuple(leaf_modules),
+        form=DataForm(target, prepare, dynamic or {}),
     )
-    task = make_task(chosen, train_loader, loss, float_schedule, seed)
+    task = make_task(chosen, train_loader, subject.reader(), loss, float_schedule, seed)
     check_task(task, subject)
     watch = watch or Silent()
     prepared = prepare_untimed(job, subject, watch)
@@ -130,28 +138,34 @@ def run_finetune(
     """
     needs_torch_graph(job, "finetune")
     folder = FinetuneFolder(output or job.output / FOLDER, resume=resume)
-    task = _task_of(job)
+    section = _section_of(job)
     with watch.stage("loading model and data", None):
         subject = JobRecipe(job)()
+    task = _task_of(job, section, subject)
     check_task(task, subject)
     prepared = prepare_untimed(job, subject, watch)
     return finetune_plan(job, task, prepared, find_plan(plan, prepared), folder, watch)
 
 
-def _task_of(job: Job) -> Task:
-    """Call the entry points of the section `finetune`."""
-    section = job.finetune
-    if section is None or job.data is None:
+def _section_of(job: Job) -> Finetuning:
+    if job.finetune is None or job.data is None:
         raise JobError(
             f"job {job.name!r} has no section finetune",
             hint="add finetune: {data: ..., loss: ..., float_steps: ...}; see docs/job-file.md",
         )
-    arguments = {**job.data.arguments, **section.data.arguments}
+    return job.finetune
+
+
+def _task_of(job: Job, section: Finetuning, subject: Subject) -> Task:
+    """Call the entry points of the section `finetune`."""
+    shared = {} if job.data is None else job.data.arguments
+    arguments = {**shared, **section.data.arguments}
     source = call_entry(section.data.entry, arguments, DataError)
     schedule = section.float_schedule
     return make_task(
         section,
         source,
+        subject.reader(),
         load_entry(section.loss.entry),
         None if schedule is None else _bound(schedule.entry, schedule.arguments),
         job.seed,

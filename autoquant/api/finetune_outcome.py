@@ -52,7 +52,7 @@ def build_outcome(
         )
         executable = backend.build(pair.plan)
     runs = Runs(
-        float_model=lambda inputs: pair.backend.run(prepared.subject.model, inputs),
+        float_model=lambda inputs: pair.backend.run(prepared.subject.flat, inputs),
         before=lambda inputs: pair.backend.run(pair.executable.module, inputs),
         after=lambda inputs: backend.run(executable.module, inputs),
         emulated=lambda inputs: backend.run(_Emulated(trainer.twin), inputs),

@@ -19,6 +19,7 @@ from autoquant.core.plan import Plan
 from autoquant.errors import AutoquantError, DataError
 from autoquant.evaluate.evaluator import with_threads
 from autoquant.job import Job, TrainingSettings
+from autoquant.model.reader import DataReader
 from autoquant.model.subject import Subject
 from autoquant.record.finetune_folder import FINDINGS, FinetuneFolder
 from autoquant.record.mlflow_finetune import (
@@ -59,6 +60,7 @@ class Task:
 def make_task(
     settings: TrainingSettings,
     source: object,
+    reader: DataReader,
     loss: Loss,
     float_schedule: Schedule | None,
     seed: int,
@@ -68,7 +70,7 @@ def make_task(
     schedule: Schedule = cosine
     if float_schedule is not None:
         schedule = tail_of(float_schedule, min(settings.training_steps / settings.float_steps, 1.0))
-    return Task(settings, TrainingData(source, seed), loss, schedule, sources or {})
+    return Task(settings, TrainingData(source, seed, reader), loss, schedule, sources or {})
 
 
 def check_task(task: Task, subject: Subject) -> None:
@@ -81,7 +83,7 @@ def check_task(task: Task, subject: Subject) -> None:
     batch = task.data.first()
     with torch.enable_grad():
         try:
-            outputs = subject.model(*batch.inputs)
+            outputs = subject.run(batch)
         except Exception as error:
             shapes = ", ".join(str(tuple(item.shape)) for item in batch.inputs)
             raise DataError(
@@ -92,7 +94,7 @@ def check_task(task: Task, subject: Subject) -> None:
         batch_loss(task.loss, outputs, batch)
     first = subject.evaluation[0]
     with torch.no_grad():
-        batch_loss(task.loss, subject.model(*first.inputs), first)
+        batch_loss(task.loss, subject.run(first), first)
 
 
 def finetune_plan(

@@ -17,6 +17,7 @@ from autoquant.api.templates import load_templates
 from autoquant.api.watch import Silent, Watch
 from autoquant.core.plan import Plan
 from autoquant.job import backend_from_text, find_space_rules
+from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import HeldRecipe, Metric, build_subject
 
 
@@ -46,6 +47,9 @@ def search(
     ranges: Mapping[str, Any] | None = None,
     name: str = "search",
     resume: bool = False,
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
     watch: Watch | None = None,
     **settings: Any,
 ) -> SearchResult:
@@ -80,6 +84,10 @@ def search(
         ranges: The section `calibration` of a job file (`{"observer": "mse"}`).
         name: Of the search, for reports.
         resume: Continue the search that `output` holds.
+        target: The key of the targets, where batches are mappings (`{"image": ..., "label": ...}`).
+        prepare: Called with each item of the data; returns inputs or `(inputs, targets)`.
+        dynamic: By input, the axes whose size may change (`{"input_ids": [0, 1]}`); the first of
+            them counts samples. What differs between batches is found without being named.
         watch: Shown the progress.
         settings: Any other section of a job file, as a mapping (`budget={"minutes": 5}`).
 
@@ -119,6 +127,7 @@ def search(
         loss=loss,
         leaf_modules=tuple(leaf_modules),
         capture=capture,
+        form=DataForm(target, prepare, dynamic or {}),
     )
     return run_search(
         job, HeldRecipe(subject), watch or Silent(), resume=resume, templates=templates

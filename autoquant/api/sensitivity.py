@@ -130,7 +130,7 @@ def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | Non
 
 
 def _open_engine(prepared: Preparation) -> tuple[Backend, nn.Module]:
-    return prepared.backend, prepared.subject.model
+    return prepared.backend, prepared.subject.flat
 
 
 def _measured_rows(table: SensitivityTable | None) -> Mapping[RowKey, SensitivityRow]:

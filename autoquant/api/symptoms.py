@@ -122,7 +122,7 @@ def sites_of(pair: Pair) -> dict[str, Site]:
 
 
 def _grids(pair: Pair, built: BuiltPlan) -> Mapping[str, Grid]:
-    small = tuple(item[:2] for item in pair.prepared.subject.example)
+    small = pair.prepared.subject.calibration[0].head(2).inputs
     with using_engine(pair.prepared.settings.build.engine), quiet_torch():
         return read_grids(built.module, built.captured, small)
 
@@ -132,7 +132,7 @@ def _kernel_fault(pair: Pair, built: BuiltPlan, probe: ProbeSet) -> KernelFault 
     others = [name for name in engines_here() if name != engine]
     with using_engine(engine), quiet_torch():
         checks = check_kernels(built, [probe.batch.inputs])
-        return weigh_kernels(checks, pair.prepared.subject.model, built, probe, others)
+        return weigh_kernels(checks, pair.prepared.subject.flat, built, probe, others)
 
 
 def _bad_samples(

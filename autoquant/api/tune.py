@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from autoquant.core.refusals import storage_errors
 from autoquant.core.tuning import Attempt, TuneReport
 from autoquant.errors import JobError, PlanError
 from autoquant.job import Job, find_space_rules
+from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import HeldRecipe, Metric, SubjectRecipe, build_subject
 from autoquant.record import files
 from autoquant.record.evaluated import EvaluatedPlans
@@ -139,6 +140,9 @@ def tune(
     output: str | Path | None = None,
     leaf_modules: Sequence[str] = (),
     name: str = "tune",
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
     watch: Watch | None = None,
     **settings: Any,
 ) -> TuneReport:
@@ -158,6 +162,9 @@ def tune(
         output: Where the report and all measured plans are kept; None: a new temporary folder.
         leaf_modules: Paths that torch.fx must not trace into.
         name: For the report.
+        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
         watch: Shown the progress.
         settings: Any other section of a job file, as a mapping.
 
@@ -187,5 +194,6 @@ def tune(
         heldout=heldout,
         metric=metric,
         leaf_modules=tuple(leaf_modules),
+        form=DataForm(target, prepare, dynamic or {}),
     )
     return run_tune(job, HeldRecipe(subject), watch or Silent())

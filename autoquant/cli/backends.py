@@ -61,12 +61,13 @@ def _print_plan(job: Job, text: str, console: Console) -> None:
     from autoquant.api.pair import read_plan
     from autoquant.api.plan_support import plan_support
     from autoquant.cli.support_table import plan_table
-    from autoquant.model.subject import load_calibration, load_model
+    from autoquant.model.subject import load_unscored
 
     watch = terminal()
     with watch.stage("loading the model", None):
-        leaf_modules = job.model.leaf_modules if job.model is not None else ()
-        model, example = load_model(job), load_calibration(job)[0].inputs
-    found = plan_support(read_plan(text), model, example, leaf_modules=leaf_modules)
+        subject = load_unscored(job)
+    found = plan_support(
+        read_plan(text), subject.model, subject.example, leaf_modules=subject.leaf_modules
+    )
     console.print(plan_table(found), highlight=False)
     console.print(_LEGEND, style="dim", highlight=False)

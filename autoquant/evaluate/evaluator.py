@@ -30,7 +30,7 @@ from autoquant.evaluate.quality import (
     run_reference,
 )
 from autoquant.evaluate.size import plan_costs
-from autoquant.model.batches import Batch, repeat_to, take_samples
+from autoquant.model.batches import join_batches, repeat_to, take_samples
 from autoquant.model.capture import Capture, capture
 from autoquant.model.subject import Subject, SubjectRecipe, parameter_count
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
@@ -97,6 +97,7 @@ class PlanEvaluator:
         self._references: dict[Phase, FloatReference] = {}
         self._built: OrderedDict[str, Executable] = OrderedDict()
         self._parameters = parameter_count(subject.model)
+        self._float = subject.flat
         self._latency_inputs = latency_inputs(subject, settings.latency_batch)
 
     def run(self, phase: Phase, task: Task) -> Outcome:
@@ -207,7 +208,7 @@ class PlanEvaluator:
         return self._references[phase]
 
     def _run_float(self, inputs: tuple[Tensor, ...]) -> Any:
-        return self._backend.run(self._subject.model, inputs)
+        return self._backend.run(self._float, inputs)
 
     @contextmanager
     def _timed(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
@@ -295,10 +296,7 @@ def latency_inputs(subject: Subject, batch_size: int | None) -> tuple[Tensor, ..
     batches = subject.evaluation
     if batch_size is None:
         return batches[0].inputs
-    kept: tuple[Batch, ...] = take_samples(batches, batch_size)
-    columns = zip(*(batch.inputs for batch in kept), strict=True)
-    joined = tuple(torch.cat(column) for column in columns)
-    return repeat_to(joined, batch_size)
+    return repeat_to(join_batches(take_samples(batches, batch_size)), batch_size).inputs
 
 
 def _reason(error: Exception) -> str:

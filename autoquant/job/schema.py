@@ -57,11 +57,19 @@ class ModelSource(Section):
 
 
 class DataSource(Section):
-    """Where the data and the metric come from; `arguments` are given to each of the functions."""
+    """Where the data and the metric come from; `arguments` are given to each of the functions.
+
+    `target`, `prepare` and `dynamic` say of what form batches are.
+    """
 
     calibration: AnyEntry
     evaluation: AnyEntry
     heldout: AnyEntry | None = None
+    target: Annotated[str, Field(min_length=1)] | None = None
+    prepare: Annotated[Score, BeforeValidator(entry_from_text)] | None = None
+    dynamic: dict[str, Annotated[tuple[int, ...], Field(strict=False)]] = Field(
+        default_factory=dict
+    )
     metric: Annotated[Metric, BeforeValidator(_metric_from_text)]
     loss: Annotated[Score, BeforeValidator(entry_from_text)] | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)

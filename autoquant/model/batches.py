@@ -1,17 +1,18 @@
-"""Data as the user gives it -> batches of positional inputs and targets."""
+"""Batches of flat inputs and targets, and the samples in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from autoquant.errors import DataError
 
-DEFAULT_BATCH_SIZE = 64
+Places = slice | list[int]
+"""Samples of a batch: from one to another, or one by one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,61 +20,75 @@ class Batch:
     """One batch.
 
     Attributes:
-        inputs: Positional inputs of the model; the first dimension of each is samples.
+        inputs: The tensors of the model's inputs, in the order of its calling.
         targets: What the metric compares with; None where the data have none.
+        axes: By input, the axis that counts samples, None where there is none (a timestep, the
+            edges of a graph); None for all: the first axis of each.
     """
 
     inputs: tuple[Tensor, ...]
     targets: Any = None
+    axes: tuple[int | None, ...] | None = None
 
     def __len__(self) -> int:
-        return len(self.inputs[0])
+        """Samples: what the first input that counts them has; 1 where none does."""
+        counted = zip(self.inputs, self.sample_axes, strict=True)
+        return next((item.shape[axis] for item, axis in counted if axis is not None), 1)
 
+    @property
+    def sample_axes(self) -> tuple[int | None, ...]:
+        """By input, the axis that counts samples."""
+        if self.axes is not None:
+            return self.axes
+        return tuple(0 if item.ndim else None for item in self.inputs)
 
-def read_batches(data: object, name: str, *, needs_targets: bool) -> tuple[Batch, ...]:
-    """Read and check data: `(inputs, targets)` tensors, a list of batches, or a DataLoader.
-
-    A batch is `inputs`, or `(inputs, targets)`; `inputs` is a tensor or a tuple of tensors. Bare
-    tensors are split into batches of 64.
-
-    Args:
-        data: What the user gave.
-        name: What to call it in errors (`calibration`, `evaluation`, `heldout`).
-        needs_targets: Whether a batch without targets is an error.
-
-    Raises:
-        DataError: Nothing there, or a batch is empty, not finite or of another shape; names it.
-    """
-    if isinstance(data, Tensor):
-        data = [(part,) for part in data.split(DEFAULT_BATCH_SIZE)] if data.ndim else [(data,)]
-    elif _is_pair_of_tensors(data):
-        data = list(_split(*data, name=name))
-    if not isinstance(data, Iterable):
-        raise DataError(
-            f"{name}: got {type(data).__name__}",
-            hint="give (inputs, targets) tensors, a list of batches, or a DataLoader",
+    @property
+    def is_divisible(self) -> bool:
+        """Whether samples can be taken out: not where an input of several values has no axis."""
+        return all(
+            axis is not None or item.numel() == 1
+            for item, axis in zip(self.inputs, self.sample_axes, strict=True)
         )
-    batches = tuple(_read_batches(data, name))
-    _check(batches, name, needs_targets=needs_targets)
-    return batches
 
+    @property
+    def sample_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """By input, its shape without the axis that counts samples."""
+        return tuple(
+            tuple(size for place, size in enumerate(item.shape) if place != axis)
+            for item, axis in zip(self.inputs, self.sample_axes, strict=True)
+        )
 
-def stream_batches(data: object, name: str, *, needs_targets: bool) -> Iterator[Batch]:
-    """Read what `read_batches` reads one batch after the other, each checked as it comes.
+    def head(self, count: int) -> Batch:
+        """The first `count` samples; all of them where they cannot be taken apart."""
+        if count >= len(self) or not self.is_divisible:
+            return self
+        return self.pick(slice(0, count))
 
-    Batches of an iterable are not kept.
+    def pick(self, places: Places) -> Batch:
+        """The samples at some places.
 
-    Raises:
-        DataError: A batch is unusable, or lacks targets that are needed; names it.
-    """
-    if isinstance(data, Tensor) or _is_pair_of_tensors(data) or not isinstance(data, Iterable):
-        yield from read_batches(data, name, needs_targets=needs_targets)
-        return
-    first: Batch | None = None
-    for index, batch in enumerate(_read_batches(data, name)):
-        first = batch if first is None else first
-        _check_batch(batch, first, f"{name} batch {index}", needs_targets=needs_targets)
-        yield batch
+        Raises:
+            DataError: Inputs or targets cannot be taken apart by sample.
+        """
+        if not self.is_divisible:
+            raise DataError(
+                "the inputs of a batch cannot be taken apart by sample: one of them has no axis "
+                "that counts samples",
+                hint="name it by `dynamic`, or give batches of one sample",
+            )
+        inputs = tuple(
+            item if axis is None else item[(slice(None),) * axis + (places,)]
+            for item, axis in zip(self.inputs, self.sample_axes, strict=True)
+        )
+        return Batch(inputs, _pick_targets(self.targets, places, len(self)), self.axes)
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """The batch in parts of `size` samples, in order; whole where it cannot be taken apart."""
+        if size >= len(self) or not self.is_divisible:
+            yield self
+            return
+        for start in range(0, len(self), size):
+            yield self.pick(slice(start, start + size))
 
 
 def take_samples(batches: Sequence[Batch], count: int) -> tuple[Batch, ...]:
@@ -82,146 +97,52 @@ def take_samples(batches: Sequence[Batch], count: int) -> tuple[Batch, ...]:
     for batch in batches:
         if count <= 0:
             break
-        kept.append(batch if len(batch) <= count else _cut(batch, count))
+        kept.append(batch.head(count))
         count -= len(kept[-1])
     return tuple(kept)
 
 
-def _cut(batch: Batch, count: int) -> Batch:
-    targets = batch.targets
-    if targets is not None and hasattr(targets, "__getitem__"):
-        targets = targets[:count]
-    return Batch(tuple(item[:count] for item in batch.inputs), targets)
-
-
-def repeat_to(inputs: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-    """The first `count` samples of a batch, repeated where they are too few."""
-    times = -(-count // len(inputs[0]))
-    return tuple(torch.cat([item] * times)[:count] for item in inputs)
-
-
-def _is_pair_of_tensors(data: object) -> TypeGuard[tuple[Any, Tensor]]:
-    return (
-        isinstance(data, tuple)
-        and len(data) == 2
-        and isinstance(data[1], Tensor)
-        and (isinstance(data[0], Tensor) or _is_tensors(data[0]))
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """One batch, without targets, of those that have samples of the first one's shape."""
+    first = batches[0]
+    alike = [batch.inputs for batch in batches if batch.sample_shapes == first.sample_shapes]
+    if len(alike) == 1 or not first.is_divisible:
+        return Batch(first.inputs, axes=first.axes)
+    inputs = tuple(
+        column[0] if axis is None else torch.cat(column, axis)
+        for column, axis in zip(zip(*alike, strict=True), first.sample_axes, strict=True)
     )
+    return Batch(inputs, axes=first.axes)
 
 
-def _is_tensors(value: object) -> bool:
-    return (
-        isinstance(value, (tuple, list))
-        and len(value) > 0
-        and all(isinstance(item, Tensor) for item in value)
+def repeat_to(batch: Batch, count: int) -> Batch:
+    """The first `count` samples of a batch, without targets, repeated where they are too few."""
+    if not batch.is_divisible:
+        return Batch(batch.inputs, axes=batch.axes)
+    times = -(-count // len(batch))
+    inputs = tuple(
+        item if axis is None else torch.cat([item] * times, axis)
+        for item, axis in zip(batch.inputs, batch.sample_axes, strict=True)
     )
+    return Batch(inputs, axes=batch.axes).head(count)
 
 
-def _split(inputs: Any, targets: Tensor, name: str) -> Iterable[tuple[Any, Tensor]]:
-    columns = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    lengths = [item.shape[0] if item.ndim else 0 for item in (*columns, targets)]
-    if len(set(lengths)) != 1:
-        raise DataError(
-            f"{name}: inputs and targets have {' and '.join(map(str, lengths))} samples",
-            hint="give as many targets as inputs",
-        )
-    for start in range(0, lengths[0], DEFAULT_BATCH_SIZE):
-        part = slice(start, start + DEFAULT_BATCH_SIZE)
-        yield tuple(item[part] for item in columns), targets[part]
-
-
-def _read_batches(data: Iterable[object], name: str) -> Iterator[Batch]:
-    """Read one batch after the other; what the user's loader raises is its own error."""
-    items, index = iter(data), 0
-    while True:
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        except Exception as error:
-            raise DataError(
-                f"{name} batch {index} cannot be read: {type(error).__name__}: {error}",
-                hint="iterate over the data on their own to see the whole error",
-            ) from error
-        yield _read_batch(item, f"{name} batch {index}")
-        index += 1
-
-
-def _read_batch(item: object, where: str) -> Batch:
-    if isinstance(item, Batch):
-        return item
-    if isinstance(item, Tensor):
-        return Batch((item,))
-    if isinstance(item, (tuple, list)) and len(item) == 1:
-        return Batch(_read_inputs(item[0], where))
-    if isinstance(item, (tuple, list)) and len(item) == 2:
-        return Batch(_read_inputs(item[0], where), item[1])
+def _pick_targets(targets: Any, places: Places, count: int) -> Any:
+    """Targets of some samples: rows of a tensor, items of a list, or each of a mapping's."""
+    if targets is None:
+        return None
+    if isinstance(targets, Tensor):
+        axis = next((at for at, size in enumerate(targets.shape[:2]) if size == count), None)
+        if axis is not None:
+            return targets[(slice(None),) * axis + (places,)]
+    elif isinstance(targets, dict):
+        return {name: _pick_targets(item, places, count) for name, item in targets.items()}
+    elif isinstance(targets, tuple) and all(isinstance(item, Tensor) for item in targets):
+        return tuple(_pick_targets(item, places, count) for item in targets)
+    elif isinstance(targets, Sequence) and not isinstance(targets, str):
+        chosen = range(count)[places] if isinstance(places, slice) else places
+        return [targets[place] for place in chosen]
     raise DataError(
-        f"{where}: got {type(item).__name__}"
-        + (f" of {len(item)} items" if isinstance(item, (tuple, list)) else ""),
-        hint="a batch is inputs or (inputs, targets), in tensors; several inputs go in a tuple",
+        f"targets of the type {type(targets).__name__} cannot be taken apart by sample",
+        hint="give targets as tensors, lists, or mappings of these, one for each sample",
     )
-
-
-def _read_inputs(value: object, where: str) -> tuple[Tensor, ...]:
-    if isinstance(value, Tensor):
-        return (value,)
-    if _is_tensors(value):
-        return tuple(value)  # type: ignore[arg-type]
-    raise DataError(
-        f"{where}: inputs are a {type(value).__name__}, not a tensor",
-        hint="convert them with torch.as_tensor; several inputs go in a tuple of tensors",
-    )
-
-
-def _check(batches: Sequence[Batch], name: str, *, needs_targets: bool) -> None:
-    if not batches:
-        raise DataError(f"{name}: no batches", hint="give at least one batch")
-    for index, batch in enumerate(batches):
-        _check_batch(batch, batches[0], f"{name} batch {index}", needs_targets=needs_targets)
-
-
-def _check_batch(batch: Batch, first: Batch, where: str, *, needs_targets: bool) -> None:
-    """Refuse a batch that is empty, not finite, or unlike the first one."""
-    shapes = tuple(item.shape[1:] for item in first.inputs)
-    if any(item.ndim == 0 for item in batch.inputs) or len(batch) == 0:
-        raise DataError(f"{where} is empty", hint="drop it, or give it samples")
-    if any(len(item) != len(batch) for item in batch.inputs):
-        raise DataError(
-            f"{where}: its inputs have different numbers of samples",
-            hint="the first dimension of every input counts samples",
-        )
-    found = tuple(item.shape[1:] for item in batch.inputs)
-    if found != shapes:
-        raise DataError(
-            f"{where} has samples of shape {_show(found)}, batch 0 of {_show(shapes)}",
-            hint="give every batch samples of one shape",
-        )
-    dtypes = [item.dtype for item in batch.inputs]
-    if dtypes != [item.dtype for item in first.inputs]:
-        raise DataError(
-            f"{where} is of dtype {_show_types(batch)}, batch 0 of {_show_types(first)}",
-            hint="give every batch inputs of one dtype",
-        )
-    for item in batch.inputs:
-        if item.is_floating_point() and not torch.isfinite(item).all():
-            raise DataError(
-                f"{where} holds NaN or infinity",
-                hint="clean the data, or mend what prepares them",
-            )
-    if needs_targets and batch.targets is None:
-        raise DataError(f"{where} has no targets", hint="give (inputs, targets), for the metric")
-    if isinstance(batch.targets, Tensor) and batch.targets.shape[:1] != (len(batch),):
-        count = batch.targets.shape[0] if batch.targets.ndim else 1
-        raise DataError(
-            f"{where}: {len(batch)} inputs but {count} targets",
-            hint="give as many targets as inputs",
-        )
-
-
-def _show_types(batch: Batch) -> str:
-    return ", ".join(str(item.dtype).removeprefix("torch.") for item in batch.inputs)
-
-
-def _show(shapes: tuple[torch.Size, ...]) -> str:
-    return ", ".join(str(tuple(shape)) for shape in shapes)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from autoquant.errors import DataError
 from autoquant.model.batches import Batch
@@ -20,7 +16,7 @@ def pick_samples(batches: Sequence[Batch], indices: Sequence[int]) -> tuple[Batc
         indices: Places from 0 on, counted over all batches; doubles count once.
 
     Raises:
-        DataError: There is no such place, none is given, or the targets cannot be taken apart.
+        DataError: There is no such place, none is given, or a batch cannot be taken apart.
     """
     count = sum(len(batch) for batch in batches)
     outside = [index for index in indices if not 0 <= index < count]
@@ -38,21 +34,4 @@ def _picked(batches: Sequence[Batch], indices: Sequence[int]) -> Iterator[Batch]
         places = [index - start for index in indices if start <= index < start + len(batch)]
         start += len(batch)
         if places:
-            inputs = tuple(item[places] for item in batch.inputs)
-            yield Batch(inputs, _targets(batch.targets, places))
-
-
-def _targets(targets: Any, places: list[int]) -> Any:
-    """Targets of some samples: rows of a tensor, items of a list, or each of a mapping's."""
-    if targets is None or isinstance(targets, Tensor):
-        return None if targets is None else targets[torch.tensor(places)]
-    if isinstance(targets, dict):
-        return {name: _targets(item, places) for name, item in targets.items()}
-    if isinstance(targets, tuple) and all(isinstance(item, Tensor) for item in targets):
-        return tuple(_targets(item, places) for item in targets)
-    if isinstance(targets, Sequence) and not isinstance(targets, str):
-        return [targets[place] for place in places]
-    raise DataError(
-        f"targets of the type {type(targets).__name__} cannot be taken apart by sample",
-        hint="give targets as tensors, lists, or mappings of these",
-    )
+            yield batch.pick(places)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import cloudpickle
@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from autoquant import metrics
 from autoquant.errors import DataError, JobError, MetricError, ModelError
-from autoquant.job import Entry, Job
-from autoquant.model.batches import Batch, read_batches, take_samples
+from autoquant.job import DataSource, Entry, Job
+from autoquant.model.batches import Batch, take_samples
+from autoquant.model.calling import Calling
 from autoquant.model.entry_points import call_entry, load_entry
 from autoquant.model.float_model import check_float_model, in_eval_mode
+from autoquant.model.reader import DataReader
+from autoquant.model.readings import DataForm
 
 Metric = Callable[[Any, Any], Any]
 
@@ -30,9 +34,12 @@ class Subject:
         evaluation: Batches to compare candidates on.
         heldout: Batches that the search never sees; None where there are none.
         metric: Scores outputs against targets; higher is better.
+        calling: How the model is called with the tensors of a batch.
+        dynamic: By tensor of a batch, the axes whose size may change.
         loss: As the metric, but lower is better; measured beside it. None: not measured.
         leaf_modules: Paths of modules that capture must not look into.
         capture: What finds its sites: `fx`, `export`, `eager`.
+        form: Of the user's data.
     """
 
     model: nn.Module
@@ -40,14 +47,30 @@ class Subject:
     evaluation: tuple[Batch, ...]
     heldout: tuple[Batch, ...] | None
     metric: Metric
+    calling: Calling
+    dynamic: tuple[tuple[int, ...], ...]
     loss: Metric | None = None
     leaf_modules: tuple[str, ...] = ()
     capture: str = "fx"
+    form: DataForm = field(default_factory=DataForm)
 
     @property
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the first calibration batch."""
         return self.calibration[0].inputs
+
+    def run(self, batch: Batch) -> Any:
+        """Call the float model with a batch."""
+        return self.calling.call(self.model, batch.inputs)
+
+    @property
+    def flat(self) -> nn.Module:
+        """The float model as a module that takes the tensors of a batch."""
+        return self.calling.flatten(self.model)
+
+    def reader(self) -> DataReader:
+        """Reads more data for the same model."""
+        return DataReader(self.model, self.form, self.calling)
 
 
 class SubjectRecipe(Protocol):
@@ -88,25 +111,36 @@ class JobRecipe:
             leaf_modules=model_source.leaf_modules,
             capture=model_source.capture,
             calibration_samples=self.job.calibration.samples,
+            form=_form_of(data),
         )
 
 
-def load_calibration(job: Job) -> tuple[Batch, ...]:
-    """Call the entry point of a job's calibration data alone.
+def load_unscored(job: Job) -> Subject:
+    """Load the model and the calibration data of a job alone.
 
     Raises:
         JobError: The job names none (it was a search from Python), or the call is wrong.
-        DataError: It fails, or gives something unusable.
+        ModelError: The model is no float module.
+        DataError: The data fail, or are unusable.
     """
-    if job.data is None:
+    model = load_model(job)
+    if job.data is None or job.model is None:
         raise JobError(
             "this job names no data: its search ran on some in memory",
             hint="give a job file that names them, or use the Python function",
         )
-    found = _load_data(job.data.calibration, job.data.arguments)
-    batches = read_batches(found, "calibration", needs_targets=False)
-    samples = job.calibration.samples
-    return batches if samples is None else take_samples(batches, samples)
+    return unscored_subject(
+        model,
+        calibration=_load_data(job.data.calibration, job.data.arguments),
+        leaf_modules=job.model.leaf_modules,
+        calibration_samples=job.calibration.samples,
+        form=_form_of(job.data),
+    )
+
+
+def _form_of(data: DataSource) -> DataForm:
+    prepare = None if data.prepare is None else load_entry(data.prepare.entry)
+    return DataForm(target=data.target, prepare=prepare, dynamic=data.dynamic)
 
 
 def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
@@ -172,6 +206,7 @@ def build_subject(
     leaf_modules: tuple[str, ...] = (),
     capture: str = "fx",
     calibration_samples: int | None = None,
+    form: DataForm | None = None,
 ) -> Subject:
     """Check model, data and metric together, and give the subject.
 
@@ -181,31 +216,82 @@ def build_subject(
         MetricError: The metric fails on the float model's outputs.
     """
     checked = check_float_model(model, leaf_modules)
-    batches = read_batches(calibration, "calibration", needs_targets=False)
-    if calibration_samples is not None:
-        batches = take_samples(batches, calibration_samples)
+    reader = DataReader(checked, form)  # evaluation first: it says what inputs are
+    scored = reader.read(evaluation, "evaluation", needs_targets=True)
+    others = None if heldout is None else reader.read(heldout, "heldout", needs_targets=True)
+    batches = _read_calibration(reader, calibration, calibration_samples)
     subject = Subject(
         model=in_eval_mode(checked),
         calibration=batches,
-        evaluation=read_batches(evaluation, "evaluation", needs_targets=True),
-        heldout=None if heldout is None else read_batches(heldout, "heldout", needs_targets=True),
+        evaluation=scored,
+        heldout=others,
         metric=metric,
+        calling=reader.calling,
+        dynamic=reader.dynamic,
         loss=loss,
         leaf_modules=leaf_modules,
         capture=capture,
+        form=form or DataForm(),
     )
-    _check_outputs(subject, subject.evaluation[0], "evaluation")
-    if subject.heldout is not None:
-        _check_outputs(subject, subject.heldout[0], "heldout")
-    with torch.no_grad():
-        _forward(subject.model, subject.calibration[0], "calibration")
+    _check_outputs(subject, scored, "evaluation")
+    if others is not None:
+        _check_outputs(subject, others, "heldout")
+    _check_runs(subject, batches, "calibration")
     return subject
 
 
-def _check_outputs(subject: Subject, batch: Batch, name: str) -> None:
+def unscored_subject(
+    model: object,
+    *,
+    calibration: object,
+    evaluation: object = (),
+    leaf_modules: tuple[str, ...] = (),
+    calibration_samples: int | None = None,
+    form: DataForm | None = None,
+) -> Subject:
+    """A subject of which outputs alone are compared: nothing is scored.
+
+    Args:
+        model: What the user gave.
+        calibration: Data to calibrate on.
+        evaluation: Data to compare on; empty: none.
+        leaf_modules: Paths of modules that capture must not look into.
+        calibration_samples: Keep the first so many; None: all.
+        form: What the user says of the form of the data.
+
+    Raises:
+        ModelError: `model` is no float module, or holds NaN.
+        DataError: Data are unusable; names the batch.
+    """
+    checked = check_float_model(model, leaf_modules)
+    reader = DataReader(checked, form)
+    compared: tuple[Batch, ...] = ()
+    if evaluation != ():
+        compared = reader.read(evaluation, "evaluation", needs_targets=False)
+    batches = _read_calibration(reader, calibration, calibration_samples)
+    return Subject(
+        model=in_eval_mode(checked),
+        calibration=batches,
+        evaluation=compared,
+        heldout=None,
+        metric=metrics.accuracy,
+        calling=reader.calling,
+        dynamic=reader.dynamic,
+        leaf_modules=leaf_modules,
+        form=form or DataForm(),
+    )
+
+
+def _read_calibration(reader: DataReader, data: object, samples: int | None) -> tuple[Batch, ...]:
+    batches = reader.read(data, "calibration", needs_targets=False)
+    return batches if samples is None else take_samples(batches, samples)
+
+
+def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> None:
     """Run the first batch of a data set twice: it must work, repeat itself, and be scored."""
+    batch = batches[0]
     with torch.no_grad():
-        first, second = (_forward(subject.model, batch, name) for _ in range(2))
+        first, second = (_forward(subject, batch, f"{name} batch 0") for _ in range(2))
     for before, again in zip(output_rows(first, batch), output_rows(second, batch), strict=True):
         if not torch.isfinite(before).all():
             raise ModelError(
@@ -221,18 +307,26 @@ def _check_outputs(subject: Subject, batch: Batch, name: str) -> None:
             )
     for function in filter(None, (subject.metric, subject.loss)):
         score_batch(function, first, batch)
+    _check_runs(subject, batches, name)
 
 
-def _forward(model: nn.Module, batch: Batch, name: str) -> Any:
+def _check_runs(subject: Subject, batches: Sequence[Batch], name: str) -> None:
+    """Run the batches with the smallest and the largest samples: the model must take both."""
+    sizes = [sum(item.numel() for item in batch.inputs) / len(batch) for batch in batches]
+    for index in sorted({sizes.index(min(sizes)), sizes.index(max(sizes))}):
+        with torch.no_grad():
+            _forward(subject, batches[index], f"{name} batch {index}")
+
+
+def _forward(subject: Subject, batch: Batch, where: str) -> Any:
     try:
-        return model(*batch.inputs)
+        return subject.run(batch)
     except Exception as error:
         inputs = ", ".join(
             f"{tuple(item.shape)} {str(item.dtype).removeprefix('torch.')}" for item in batch.inputs
         )
         raise ModelError(
-            f"the model failed on {name} batch 0 of shape {inputs}: "
-            f"{type(error).__name__}: {error}",
+            f"the model failed on {where} of shape {inputs}: {type(error).__name__}: {error}",
             hint="give batches of the shape and dtype that model.forward takes",
         ) from error
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from autoquant.errors import DataError
-from autoquant.model.batches import DEFAULT_BATCH_SIZE, Batch, stream_batches
+from autoquant.model.batches import Batch
+from autoquant.model.reader import DEFAULT_BATCH_SIZE, DataReader
 
 NAME = "training"
 """What training data are called in errors."""
@@ -31,12 +32,13 @@ class TrainingData:
         source: A DataLoader, a list of batches, or any object that can be iterated over again and
             again; or a pair of tensors, which is shuffled in batches of 64.
         seed: Of the order, and of augmentation by torch.
+        reader: Of the other data: a batch must be called as theirs are.
 
     Raises:
         DataError: It can be read once only, or not at all.
     """
 
-    def __init__(self, source: object, seed: int) -> None:
+    def __init__(self, source: object, seed: int, reader: DataReader) -> None:
         if isinstance(source, tuple) and len(source) == 2 and _are_tensors(source):
             source = DataLoader(_paired(*source), DEFAULT_BATCH_SIZE, shuffle=True)
         if not isinstance(source, Iterable):
@@ -51,6 +53,7 @@ class TrainingData:
             )
         self._source: Iterable[object] = source
         self._seed = seed
+        self._reader = reader
 
     def first(self) -> Batch:
         """The first batch of the first epoch.
@@ -89,7 +92,7 @@ class TrainingData:
             if isinstance(self._source, DataLoader) and self._source.generator is not None:
                 self._source.generator.manual_seed(seed)
             found = 0
-            for batch in stream_batches(self._source, NAME, needs_targets=True):
+            for batch in self._reader.stream(self._source, NAME, needs_targets=True):
                 found += 1
                 yield batch
             if found == 0:

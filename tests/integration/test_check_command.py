@@ -43,7 +43,7 @@ def test_a_job_with_a_finding_exits_with_1_and_says_what_why_and_the_mend(
     printed = capsys.readouterr().out
     assert "attention [calls] conv" in printed
     assert "why:  the int8 module keeps one output scale" in printed
-    assert "mend: model = aq.split_shared(model, ['conv'])" in printed
+    assert "mend: model = aq.split_shared(model, batch, ['conv'])" in printed
     assert "things need attention" in printed
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from autoquant.core.diagnosis import Pattern
-from autoquant.model.batches import Batch, take_samples
+from autoquant.model.batches import Batch, join_batches, take_samples
 from autoquant.model.picked import pick_samples
 
 
@@ -43,9 +42,11 @@ class ProbeSet:
 def build_probe(
     batches: Sequence[Batch], count: int, bad: Sequence[int], pattern: Pattern
 ) -> ProbeSet:
-    """Take the first `count` samples of a data set, and behind them the bad ones of all of it."""
-    typical = take_samples(batches, count)
-    chosen = [*typical, *(pick_samples(batches, bad) if bad else ())]
-    columns = zip(*(batch.inputs for batch in chosen), strict=True)
-    whole = Batch(tuple(torch.cat(column) for column in columns))
-    return ProbeSet(whole, sum(map(len, typical)), pattern)
+    """Take the first `count` samples of a data set, and behind them the bad ones of all of it.
+
+    Where samples have several shapes, only those with that of the first bad one are taken.
+    """
+    chosen = pick_samples(batches, bad) if bad else ()
+    shape = (*chosen, batches[0])[0].sample_shapes
+    typical = take_samples([item for item in batches if item.sample_shapes == shape], count)
+    return ProbeSet(join_batches([*typical, *chosen]), sum(map(len, typical)), pattern)

@@ -21,7 +21,7 @@ def _per_channel(suspect: Suspect, sites: Mapping[str, Site]) -> str:  # noqa: A
 
 
 def _split(suspect: Suspect, sites: Mapping[str, Site]) -> str:  # noqa: ARG001
-    return "give each call a module of its own: model = aq.split_shared(model)"
+    return "give each call a module of its own: model = aq.split_shared(model, batch)"
 
 
 def _recalibrate(suspect: Suspect, sites: Mapping[str, Site]) -> str:  # noqa: ARG001

@@ -36,7 +36,7 @@ def find_unfaithful(
         torn or ("the whole model",),
         f"the traced, fused model gives other outputs (off by {off:.1%} of the largest value)",
         "every number of a search would be about another function than the model's",
-        f"model = aq.split_shared(model, {list(torn)!r})"
+        f"model = aq.split_shared(model, batch, {list(torn)!r})"
         if torn
         else "remove state and control flow that depend on the call, or list the module that has "
         "them under leaf_modules",

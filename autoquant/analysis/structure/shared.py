@@ -142,7 +142,7 @@ def find_shared(
                 (row.path,),
                 f"{row.kind} is called {row.count} times and must be split: {reason}",
                 why,
-                f"model = aq.split_shared(model, [{outermost(row.path, counts)!r}])",
+                f"model = aq.split_shared(model, batch, [{outermost(row.path, counts)!r}])",
             )
     staying = [row for row in rows if row.verdict is Verdict.MAY_STAY]
     if staying:

@@ -7,30 +7,38 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.fx import GraphModule, Tracer
+from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
+from autoquant.model.calling import Calling
 
 
 def split_shared(
-    model: nn.Module, paths: Sequence[str] | None = None, *, leaf_modules: Sequence[str] = ()
+    model: nn.Module,
+    example: object,
+    paths: Sequence[str] | None = None,
+    *,
+    leaf_modules: Sequence[str] = (),
 ) -> nn.Module:
     """Give a copy of a model in which no module is called twice.
 
     The second call of `block.act` becomes `block.act_2`, the third `block.act_3`, with copies of
     parameters and buffers; the paths of everything else stay. A module whose forward calls
     another several times becomes a `torch.fx.GraphModule` of that forward, its children as they
-    were. Outputs are bit-equal.
+    were. Outputs are bit-equal: both models run on the example, and what differs is refused.
 
     Args:
         model: Never changed.
+        example: Inputs of one batch.
         paths: Modules to split; None: all that are called several times.
         leaf_modules: Paths that torch.fx cannot trace; nothing in them is split.
 
     Raises:
-        ModelError: A path is no module, a named one is not called several times, or the forward
-            that calls it cannot be traced.
+        ModelError: A path is no module, a named one is not called several times, the forward
+            that calls it cannot be traced, or the split model gives other outputs.
     """
     known = {path for path, _ in model.named_modules(remove_duplicate=False)}
     unknown = [path for path in (*(paths or ()), *leaf_modules) if path not in known]
@@ -49,7 +57,49 @@ def split_shared(
             hint="name the block that is called several times, if it lies inside one; "
             "`autoquant check` lists how often each module is called",
         )
+    _refuse_unequal(model, split, example)
     return split
+
+
+def _refuse_unequal(model: nn.Module, split: nn.Module, example: object) -> None:
+    """Run both on copies of one batch, and refuse a split model that gives anything else."""
+    calling, tensors = Calling.of(example, model, "the example")
+    first, again, found = (_run(item, calling, tensors) for item in (model, model, split))
+    if not _all_equal(first, again):
+        raise ModelError(
+            "split_shared: the model gives other outputs each time it is called, so that nothing "
+            "can be compared with them",
+            hint="put it in eval mode, and take random numbers and state out of its forward",
+        )
+    if not _all_equal(first, found):
+        raise ModelError(
+            "split_shared: the split model gives other outputs than the model, because a forward "
+            "that was rewritten depends on more than its inputs (state, control flow, hooks)",
+            hint="split the module by hand: make one for each call in __init__; or leave it "
+            "shared, which searches allow",
+        )
+
+
+def _run(model: nn.Module, calling: Calling, tensors: Sequence[Tensor]) -> list[object]:
+    """The leaves of what a copy of the model gives in two calls: a forward may keep state."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        outputs = [calling.call(model, [item.clone() for item in tensors]) for _ in range(2)]
+    return pytree.tree_leaves(outputs)
+
+
+def _all_equal(first: Sequence[object], second: Sequence[object]) -> bool:
+    return len(first) == len(second) and all(map(_is_equal, first, second))
+
+
+def _is_equal(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.allclose(
+            one, other, rtol=0, atol=0, equal_nan=True
+        )
+    return type(one) is type(other) and (
+        not isinstance(one, (bool, int, float, str)) or one == other
+    )
 
 
 class _Splitter:

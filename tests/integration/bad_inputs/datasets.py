@@ -34,7 +34,8 @@ DATA = [
         "number-for-data",
         "`aq.search(..., evaluation=3)`",
         "evaluation: got int",
-        "give (inputs, targets) tensors, a list of batches, or a DataLoader",
+        "give (inputs, targets) tensors, a list of batches, a DataLoader, or a function that "
+        "returns one of these",
         lambda stage: stage.refused_search(evaluation=3),
     ),
     Case(
@@ -57,15 +58,17 @@ DATA = [
         "not-tensors",
         "a list of file names for data",
         "calibration batch 0: got str",
-        "a batch is inputs or (inputs, targets), in tensors; several inputs go in a tuple",
+        "a batch is inputs or (inputs, targets), in tensors; several inputs go in a tuple or a "
+        "dict; `prepare` makes batches of anything else",
         data(calibration="paths"),
         before=READING,
     ),
     Case(
         "mappings",
-        "batches that are dictionaries",
-        "calibration batch 0: got dict",
-        "a batch is inputs or (inputs, targets), in tensors; several inputs go in a tuple",
+        "calibration batches that are dictionaries, evaluation batches that are tensors",
+        "calibration batch 0 has inputs of another structure than evaluation batch 0, which gives "
+        "...",
+        "give every batch the same inputs, in the same containers",
         data(calibration="named_inputs"),
         before=READING,
     ),
@@ -80,8 +83,8 @@ DATA = [
     Case(
         "shapes-differ",
         "batches of different shapes",
-        "heldout batch 4 has samples of shape (12,), batch 0 of (16,)",
-        "give every batch samples of one shape",
+        "the model failed on heldout batch 4 of shape (16, 12) float32: RuntimeError: ...",
+        "give batches of the shape and dtype that model.forward takes",
         data(heldout="other_shape"),
         before=READING,
     ),
@@ -131,7 +134,7 @@ DATA = [
     Scene(
         "tensors-of-different-lengths",
         "`aq.search(..., evaluation=(inputs, targets))` of different lengths",
-        "evaluation: inputs and targets have 64 and 60 samples",
+        "evaluation: 64 inputs but 60 targets",
         "give as many targets as inputs",
         lambda stage: stage.refused_search(evaluation=faulty.uneven_tensors()),
     ),

@@ -19,7 +19,8 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import DataError, ModelError
 from autoquant.evaluate.quality import measure_quality, run_reference
-from autoquant.model.batches import Batch, stream_batches
+from autoquant.model.batches import Batch
+from autoquant.model.reader import DataReader
 from tests.networks import LinearNet, images, seeded
 from tests.seeded_faults import TwoHeads
 
@@ -177,7 +178,8 @@ def test_outputs_that_do_not_match_are_refused() -> None:
 
 
 def test_a_bad_batch_is_named_when_it_comes_up() -> None:
-    batches = stream_batches([inputs(4), inputs(4) * float("nan")], "data", needs_targets=False)
+    data = [inputs(4), inputs(4) * float("nan")]
+    batches = DataReader(seeded(LinearNet)).stream(data, "data", needs_targets=False)
     next(batches)
     with pytest.raises(DataError, match="data batch 1 holds NaN"):
         next(batches)

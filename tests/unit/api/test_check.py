@@ -36,9 +36,9 @@ def test_a_wrongly_fused_model_is_found_and_the_mend_mends_it() -> None:
     report = aq.check(model, images(16))
     assert any("gives other outputs" in item.what for item in report.concerns)
     assert {item.mend for item in report.concerns if item.where == ("conv",)} == {
-        "model = aq.split_shared(model, ['conv'])"
+        "model = aq.split_shared(model, batch, ['conv'])"
     }
-    assert not aq.check(aq.split_shared(model, ["conv"]), images(16)).needs_attention
+    assert not aq.check(aq.split_shared(model, images(2), ["conv"]), images(16)).needs_attention
 
 
 def test_a_model_that_changes_with_its_calls_is_not_what_was_traced() -> None:
@@ -50,8 +50,8 @@ def test_a_model_that_changes_with_its_calls_is_not_what_was_traced() -> None:
 def test_a_shared_module_inside_a_shared_block_names_the_block_to_split() -> None:
     model = nets.misbuilt(nets.SharedBlock())
     mends = {item.where: item.mend for item in aq.check(model, images(16)).concerns}
-    assert mends["block.conv",] == "model = aq.split_shared(model, ['block'])"
-    assert not aq.check(aq.split_shared(model), images(16)).needs_attention
+    assert mends["block.conv",] == "model = aq.split_shared(model, batch, ['block'])"
+    assert not aq.check(aq.split_shared(model, images(2)), images(16)).needs_attention
 
 
 def test_what_needs_attention_comes_first() -> None:

@@ -30,7 +30,7 @@ from tests.seeded_faults import FAULTS, Fault, ResidualNet, outlier_channels, sh
 ENGINE = {"engine": "onednn"}
 
 EXPECTED = {
-    "shared_module": (Cause.SHARED_MODULE, Pattern.INSENSITIVE, "aq.split_shared(model)"),
+    "shared_module": (Cause.SHARED_MODULE, Pattern.INSENSITIVE, "aq.split_shared(model, batch)"),
     "clipped_range": (Cause.CLIPPED_RANGE, Pattern.INSENSITIVE, "data.calibration"),
     "outlier_channels": (Cause.OUTLIER_CHANNELS, Pattern.INSENSITIVE, "raise every op"),
     "saturated_sigmoid": (
@@ -136,9 +136,9 @@ def test_an_output_near_zero_is_no_bad_sample() -> None:
 def test_what_a_diagnosis_says_of_a_shared_module_mends_it() -> None:
     fault = shared_module()
     assert run(fault).next_step == "give each call a module of its own: " + (
-        "model = aq.split_shared(model)"
+        "model = aq.split_shared(model, batch)"
     )
-    mended = replace(fault, model=aq.split_shared(fault.model))
+    mended = replace(fault, model=aq.split_shared(fault.model, images(2)))
     assert (run(mended).pattern, run(mended).findings) == (Pattern.HEALTHY, ())
 
 

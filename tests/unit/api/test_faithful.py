@@ -49,7 +49,7 @@ def test_a_convolution_behind_two_batch_norms_is_refused_with_its_mend() -> None
 
 
 def test_the_split_model_passes() -> None:
-    refuse_unfaithful(prepared(split_shared(trained(seeded(SharedBehindNorms)))))
+    refuse_unfaithful(prepared(split_shared(trained(seeded(SharedBehindNorms)), images(2))))
 
 
 def test_a_network_whose_batch_norms_are_folded_passes() -> None:

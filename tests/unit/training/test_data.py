@@ -7,12 +7,14 @@ from itertools import islice
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from autoquant.errors import DataError
+from autoquant.model.reader import DataReader
 from autoquant.training.data import TrainingData
 
+MODEL = nn.Linear(1, 1)
 INPUTS = torch.arange(10.0)[:, None]
 TARGETS = torch.arange(10)
 
@@ -36,6 +38,10 @@ SOURCES = {
 every_source = pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
 
 
+def training(source: object, seed: int) -> TrainingData:
+    return TrainingData(source, seed, DataReader(MODEL))
+
+
 def rows(data: TrainingData, count: int, skip: int = 0) -> list[list[float]]:
     return [batch.inputs[0].flatten().tolist() for batch in islice(data.batches(skip), count)]
 
@@ -44,21 +50,21 @@ def rows(data: TrainingData, count: int, skip: int = 0) -> list[list[float]]:
 def test_the_same_seed_gives_the_same_batches_whatever_was_drawn_elsewhere(
     source: Callable[[], object],
 ) -> None:
-    first = rows(TrainingData(source(), 3), 8)
+    first = rows(training(source(), 3), 8)
     torch.rand(5)
-    assert rows(TrainingData(source(), 3), 8) == first
-    assert rows(TrainingData(source(), 4), 8) != first
+    assert rows(training(source(), 3), 8) == first
+    assert rows(training(source(), 4), 8) != first
 
 
 @every_source
 def test_skipped_batches_leave_those_after_them_as_they_were(
     source: Callable[[], object],
 ) -> None:
-    assert rows(TrainingData(source(), 3), 3, skip=5) == rows(TrainingData(source(), 3), 8)[5:]
+    assert rows(training(source(), 3), 3, skip=5) == rows(training(source(), 3), 8)[5:]
 
 
 def test_each_epoch_has_an_order_of_its_own() -> None:
-    found = rows(TrainingData(SOURCES["loader"](), 0), 6)
+    found = rows(training(SOURCES["loader"](), 0), 6)
     assert found[:3] != found[3:]
     assert sorted(value for row in found[3:] for value in row) == INPUTS.flatten().tolist()
 
@@ -67,7 +73,7 @@ def test_reading_leaves_the_global_generator_as_it_was() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    rows(TrainingData(Noisy(), 0), 5)
+    rows(training(Noisy(), 0), 5)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -85,4 +91,4 @@ def test_reading_leaves_the_global_generator_as_it_was() -> None:
 )
 def test_unusable_training_data_are_named(source: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        TrainingData(source, 0).first()
+        training(source, 0).first()
