@@ -30,14 +30,23 @@ _SELECTING = frozenset({"max_pool1d", "max_pool2d", "max_pool3d"})
 """Ops whose outputs are some of their inputs' values, and whose integer kernels keep the grid."""
 
 
+def reshaped_sources(graph: GraphModule) -> dict[str, str]:
+    """By name of a node that only moves values, name of the node that computed them."""
+    return _sources(graph, RESHAPING)
+
+
 def value_sources(graph: GraphModule) -> dict[str, str]:
-    """By name of a node that only hands values on, name of the node that computed them.
+    """By name of a node that only hands values on, all or some, name of what computed them.
 
     Rounding to one grid before such an op is rounding to it behind.
     """
+    return _sources(graph, RESHAPING | _SELECTING)
+
+
+def _sources(graph: GraphModule, ops: frozenset[str]) -> dict[str, str]:
     sources: dict[str, str] = {}
     for node in graph.graph.nodes:
-        if op_name(node) in RESHAPING | _SELECTING and isinstance(node.args[0], Node):
+        if op_name(node) in ops and isinstance(node.args[0], Node):
             before = node.args[0].name
             sources[node.name] = sources.get(before, before)
     return sources

@@ -50,10 +50,9 @@ class Histogram:
         if self.low == self.high:
             alone = torch.histc(torch.tensor([self.low]), BINS, min=low, max=high)
             return alone.double() * self.counts.sum()
-        ends = torch.tensor([self.low, self.high, low, high])
-        width = (ends[1] - ends[0]) / (BINS * _FINER)
-        middles = torch.linspace(*ends[:2].tolist(), BINS * _FINER + 1)[:-1] + 0.5 * width
-        edges = torch.linspace(*ends[2:].tolist(), BINS + 1)
+        width = (torch.tensor(self.high) - torch.tensor(self.low)) / (BINS * _FINER)
+        middles = torch.linspace(self.low, self.high, BINS * _FINER + 1)[:-1] + 0.5 * width
+        edges = torch.linspace(low, high, BINS + 1)
         bins = (torch.bucketize(middles, edges, right=True) - 1).clamp_(0, BINS - 1)
         parts = self.counts.repeat_interleave(_FINER) / _FINER
         return torch.bincount(bins, weights=parts, minlength=BINS)

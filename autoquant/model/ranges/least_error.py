@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoquant.model.ranges.density import Density, Floats, Range
+from autoquant.model.ranges.density import Density, Floats, Range, with_zero
 
 _STEP = 1e-5
 """Share of the values by which the walk clips more."""
@@ -32,7 +32,7 @@ def least_error_range(density: Density) -> Range:
     least = np.inf
     while left + right < len(steps):
         low = max(start, min(lows[left], stop))
-        high = min(stop, max(highs[right] + 1, start))
+        high = min(stop, max(highs[right], start))
         if low - start > stop - high:
             moved, left = (low, stop), left + 1
         else:
@@ -43,7 +43,7 @@ def least_error_range(density: Density) -> Range:
         if error > least:
             break
         least, (start, stop) = error, moved
-    return density.low + density.width * start, density.low + density.width * (stop + 1)
+    return with_zero(density.low + density.width * start, density.low + density.width * (stop + 1))
 
 
 def _expected_error(density: Density, start: int, stop: int) -> float:
