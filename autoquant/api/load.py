@@ -7,6 +7,7 @@ from pathlib import Path
 from autoquant.api.result import BuildContext, SearchResult, example_from
 from autoquant.record import files
 from autoquant.record.example_file import read_example
+from autoquant.record.findings import WEIGHTS
 from autoquant.record.results import (
     load_addresses,
     load_build,
@@ -30,6 +31,7 @@ def load_result(folder: str | Path) -> SearchResult:
     findings = load_findings(folder)
     with well_formed(folder / files.FACTS):
         latency_batch = int(findings.facts.settings.get("latency_batch") or 1)
+        weights = str(findings.facts.settings.get(WEIGHTS) or "")
         leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
     context = BuildContext(
         sites=load_sites(folder),
@@ -39,5 +41,6 @@ def load_result(folder: str | Path) -> SearchResult:
         build=load_build(folder),
         example=example_from(read_example(folder)),
         latency_batch=latency_batch,
+        weights=weights,
     )
     return SearchResult(findings, context, folder)

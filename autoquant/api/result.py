@@ -22,7 +22,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Address, Site
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.errors import PlanError
+from autoquant.errors import ModelError, PlanError
 from autoquant.model.batches import Batch, repeat_to
 from autoquant.model.capture import capture
 from autoquant.model.float_model import check_float_model
@@ -33,6 +33,7 @@ from autoquant.model.torch_ao.qconfig import (
     build_qconfig_mapping,
     carries,
 )
+from autoquant.model.weights_digest import weights_digest
 from autoquant.record.findings import Findings
 from autoquant.record.frame import candidates_frame
 from autoquant.record.plots.pareto import pareto_figure
@@ -57,6 +58,7 @@ class BuildContext:
         build: What decides how plans are built.
         example: A few input samples.
         latency_batch: Samples of the latency measurement.
+        weights: Digest of the model's weights; empty where an older version searched.
     """
 
     sites: tuple[Site, ...]
@@ -66,6 +68,7 @@ class BuildContext:
     build: BuildSettings
     example: tuple[Tensor, ...]
     latency_batch: int = 1
+    weights: str = ""
 
     @property
     def quantization(self) -> QuantizationSettings:
@@ -218,7 +221,7 @@ class ResultCandidate:
         ranges = self._context.build.ranges
         fill_observers(prepared, ScaleCache(self._context.statistics, ranges.fixed_tensors))
 
-    def quantize(self, model: nn.Module) -> nn.Module:
+    def quantize(self, model: nn.Module, *, other_weights: bool = False) -> nn.Module:
         """Build the plan on a model: converted, ready to run, without calibrating again.
 
         The packed weights carry their engine, except qnnpack's: for that one set
@@ -226,22 +229,25 @@ class ResultCandidate:
 
         Args:
             model: The float model that was searched; it is not changed.
+            other_weights: Take a model with other weights than those that were searched, at the
+                scales of the search: for one that was trained a little further.
 
         Raises:
-            ModelError: It is no float module, or torch.fx cannot trace it.
+            ModelError: It is no float module, cannot be captured, or has other weights.
             PlanError: It has other sites than the one that was searched.
             BackendError: The engine refuses the plan on this machine.
         """
-        return self.open_backend(model).build(self.plan).module
+        return self.open_backend(model, other_weights=other_weights).build(self.plan).module
 
-    def open_backend(self, model: nn.Module) -> Backend:
+    def open_backend(self, model: nn.Module, *, other_weights: bool = False) -> Backend:
         """Open the backend of the search on a model, to build, run and export plans.
 
         Args:
             model: The float model that was searched; it is not changed.
+            other_weights: As for `quantize`.
 
         Raises:
-            ModelError: It is no float module, or cannot be captured.
+            ModelError: It is no float module, cannot be captured, or has other weights.
             PlanError: It has other sites than the one that was searched.
             BackendError: The backend's extra is not installed here.
         """
@@ -249,6 +255,8 @@ class ResultCandidate:
         checked = check_float_model(model, context.leaf_modules)
         captured = capture(checked, context.example, context.leaf_modules, context.build.capture)
         _check_same_sites(context.sites, captured.sites)
+        if not other_weights:
+            _check_same_weights(context.weights, checked)
         request = BuildRequest(
             model=checked,
             captured=captured,
@@ -358,6 +366,19 @@ def _check_same_sites(searched: Sequence[Site], found: Sequence[Site]) -> None:
             f"the model has other sites than the one that was searched: {different[0]!r}"
             + (f" and {len(different) - 1} more" if len(different) > 1 else ""),
             hint="give the same model, with the same module names",
+        )
+
+
+def _check_same_weights(searched: str, model: nn.Module) -> None:
+    """Refuse another checkpoint: scales, accuracy and speed-up would all be another model's."""
+    found = weights_digest(model)
+    if searched and found != searched:
+        raise ModelError(
+            f"the model's weights (digest {found}) are not those that were searched ({searched}): "
+            "its scales and its numbers are those of another checkpoint",
+            hint="load the checkpoint of the search, or search again; other_weights=True (on the "
+            "command line --other-weights) takes it as it is, for a model that was trained a "
+            "little further",
         )
 
 

@@ -34,11 +34,12 @@ from autoquant.evaluate.evaluator import EvaluatorRecipe
 from autoquant.execute.start import check_executor, start_executor
 from autoquant.job import Job, dump_job
 from autoquant.model.subject import SubjectRecipe
+from autoquant.model.weights_digest import weights_digest
 from autoquant.record import files
 from autoquant.record.background import BackgroundTracker
 from autoquant.record.environment import describe_environment
 from autoquant.record.example_file import write_example
-from autoquant.record.findings import Findings, SearchFacts
+from autoquant.record.findings import WEIGHTS, Findings, SearchFacts
 from autoquant.record.folder import ResultFolder
 from autoquant.record.mlflow_store import TrackingSettings, open_recorder
 from autoquant.record.recorders import JointRecorder, NullRecorder, Tracker
@@ -211,6 +212,7 @@ def _settle(job: Job, facts: SearchFacts, prepared: Preparation) -> SearchFacts:
         "sites": len(prepared.captured.sites),
         "knobs": len(prepared.space.free),
         "leaf_modules": ",".join(prepared.captured.leaf_modules),
+        WEIGHTS: weights_digest(prepared.subject.model),
     }
     rival = prepared.backend.rival if build.backend in ESTIMATED else facts.rival
     return replace(facts, target=target, rival=rival, settings=settings, notices=prepared.notices)
@@ -386,4 +388,5 @@ def context_of(prepared: Preparation) -> BuildContext:
         build=prepared.settings.build,
         example=keep_example(prepared.subject.example),
         latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
+        weights=weights_digest(prepared.subject.model),
     )

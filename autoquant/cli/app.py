@@ -145,6 +145,12 @@ def export(
     max_drop: Annotated[
         float | None, typer.Option(help="Export the cheapest member within this accuracy drop.")
     ] = None,
+    other_weights: Annotated[
+        bool,
+        typer.Option(
+            "--other-weights", help="Take weights that are not those of the search, at its scales."
+        ),
+    ] = False,
 ) -> int:
     """Export a candidate as a file that the engine's own API runs, its plan inside.
 
@@ -158,7 +164,8 @@ def export(
 
     loaded = load_result(result)
     candidate = find_candidate(loaded, number, max_drop)
-    path = export_candidate(candidate, load_model_of(result), output)
+    model = load_model_of(result)
+    path = export_candidate(candidate, model, output, other_weights=other_weights)
     Console().print(
         f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}",
         markup=False,

@@ -13,6 +13,9 @@ from autoquant.core.sites import Site
 
 Setting = str | int | float | bool | None
 
+WEIGHTS = "weights"
+"""Among a search's settings: the digest of the model's weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchFacts:

@@ -1,0 +1,136 @@
+"""A result meets another checkpoint of its model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autoquant as aq
+from autoquant.api.result import SearchResult
+from autoquant.cli import main
+from autoquant.model.weights_digest import weights_digest
+from tests.networks import LinearNet, seeded
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def rows(seed: int, count: int = 64) -> Tensor:
+    return torch.randn(count, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def other_checkpoint() -> nn.Module:
+    torch.manual_seed(1)
+    return LinearNet().eval()
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    inputs = rows(2)
+    with torch.no_grad():
+        targets = seeded(LinearNet)(inputs).argmax(1)
+    return aq.search(
+        seeded(LinearNet),
+        calibration=rows(1),
+        evaluation=(inputs, targets),
+        backend="fbgemm",
+        max_drop=None,
+        trials=2,
+        space={"schemes": ["int8", "fp32"]},
+        objectives=("output_error", "size"),
+        sensitivity={"samples": 16},
+        output=tmp_path_factory.mktemp("checkpoints") / "out",
+    )
+
+
+def test_the_searched_weights_are_taken(result: SearchResult) -> None:
+    model = seeded(LinearNet)
+    model.load_state_dict(seeded(LinearNet).state_dict())
+    result.frontier[0].quantize(model)
+
+
+def test_another_checkpoint_is_refused_and_the_mend_works(result: SearchResult) -> None:
+    best = result.frontier[0]
+    with pytest.raises(aq.AutoquantError, match="not those that were searched") as caught:
+        best.quantize(other_checkpoint())
+    assert "other_weights=True" in str(caught.value)
+    allowed = best.quantize(other_checkpoint(), other_weights=True)
+    with torch.no_grad():
+        assert not torch.equal(allowed(rows(3)), best.quantize(seeded(LinearNet))(rows(3)))
+
+
+def test_one_changed_weight_is_another_checkpoint(result: SearchResult) -> None:
+    model = seeded(LinearNet)
+    with torch.no_grad():
+        model.second.bias[0] += 1e-3
+    with pytest.raises(aq.AutoquantError, match="not those that were searched"):
+        result.frontier[0].quantize(model)
+
+
+def test_export_refuses_another_checkpoint(result: SearchResult, tmp_path: Path) -> None:
+    best, path = result.frontier[0], tmp_path / "best.ts"
+    with pytest.raises(aq.AutoquantError, match="not those that were searched"):
+        aq.export(best, other_checkpoint(), path)
+    assert not path.exists()
+    assert aq.export(best, other_checkpoint(), path, other_weights=True).exists()
+
+
+def test_a_result_of_an_older_version_knows_no_weights_and_takes_any(
+    result: SearchResult,
+) -> None:
+    old = replace(result, context=replace(result.context, weights=""))
+    old.frontier[0].quantize(other_checkpoint())
+
+
+def test_the_digest_is_of_values_and_names_alone() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+    same = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).train()
+    same.load_state_dict(model.state_dict())
+    same[1].num_batches_tracked += 5
+    assert weights_digest(same) == weights_digest(model)
+    same[1].running_mean += 1.0
+    assert weights_digest(same) != weights_digest(model)
+
+
+def test_the_command_refuses_too_and_takes_it_on_request(tmp_path: Path) -> None:
+    module, checkpoint = tmp_path / "subject.py", tmp_path / "checkpoint"
+    checkpoint.write_text("0")
+    module.write_text(
+        "import torch\n"
+        "def model():\n"
+        f"    torch.manual_seed(int(open({str(checkpoint)!r}).read()))\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), "
+        "torch.nn.Linear(8, 4)).eval()\n"
+        "def inputs():\n"
+        "    return torch.randn(32, 8, generator=torch.Generator().manual_seed(1))\n"
+        "def labelled():\n"
+        "    return inputs(), torch.zeros(32, dtype=torch.long)\n"
+    )
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"""
+name: checkpoints
+model: {{entry: "{module}:model"}}
+data:
+  calibration: "{module}:inputs"
+  evaluation: "{module}:labelled"
+  metric: autoquant.metrics:accuracy
+backend: {{engine: fbgemm}}
+space: {{schemes: [int8, fp32]}}
+objectives: [output_error, size]
+budget: {{trials: 2}}
+tracking: {{enabled: false}}
+execution: {{kind: local}}
+output: {tmp_path / "out"}
+"""
+    )
+    assert main(["search", str(job)]) == 0
+    checkpoint.write_text("1")
+    target = tmp_path / "best.ts"
+    assert main(["export", str(tmp_path / "out"), "-o", str(target)]) == 2
+    assert not target.exists()
+    assert main(["export", str(tmp_path / "out"), "-o", str(target), "--other-weights"]) == 0
+    assert target.exists()
