@@ -15,9 +15,11 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sites import Site
 from autoquant.model.captured import Capture
 from autoquant.model.node_shapes import is_float
+from autoquant.model.ranges.grid import Grid
+from autoquant.model.same_values import value_sources
 from autoquant.model.site_walk import weights_of
 from autoquant.model.straight_through import straight_through
-from autoquant.model.torch_ao.rounding import Format, Grid, SchemeRounding
+from autoquant.model.torch_ao.rounding import Format, SchemeRounding
 
 See = Callable[[Node, Any], Any]
 """Shown a node and its value; gives the value that readers see."""
@@ -43,12 +45,13 @@ class EmulatedRun(Interpreter):
         self._rounded: dict[tuple[Node, Format], Any] = {}
         self._see: See = lambda _, value: value
         nodes = {node.name: node for node in captured.graph.graph.nodes}
+        sources = value_sources(captured.graph)
         for site in captured.sites:
             if plan[site.name] is Scheme.FP32:
                 continue
             for group in captured.members[site.name]:
                 root, last = nodes[group[0]], nodes[group[-1]]
-                self._reads[root] = dict(_formats(root, site, plan[site.name], rounding))
+                self._reads[root] = dict(_formats(root, site, plan[site.name], rounding, sources))
                 if plan[site.name].activation.is_float:
                     written = rounding.output_format(site, plan[site.name], last.name)
                     if written is not None:
@@ -124,7 +127,11 @@ def round_straight(rounding: Format, value: Tensor) -> Tensor:
 
 
 def _formats(
-    root: Node, site: Site, scheme: Scheme, rounding: SchemeRounding
+    root: Node,
+    site: Site,
+    scheme: Scheme,
+    rounding: SchemeRounding,
+    sources: Mapping[str, str],
 ) -> list[tuple[Node, Format]]:
     """How a call reads each of its float tensors."""
     weights = weights_of(root) if site.kind.is_weighted else ()
@@ -137,7 +144,8 @@ def _formats(
         elif source.op == "get_attr":
             continue
         else:
-            chosen = rounding.input_format(site, scheme, source.name)
+            tensor = sources.get(source.name, source.name)
+            chosen = rounding.input_format(site, scheme, tensor)
         if chosen is not None:
             found.append((source, chosen))
     return found
