@@ -26,6 +26,7 @@ class OpKind(Enum):
     ADD = "add"
     MUL = "mul"
     MATMUL = "matmul"
+    ATTENTION = "attention"
     CAT = "cat"
     POOL = "pool"
     ACTIVATION = "activation"
@@ -42,6 +43,7 @@ _UNWEIGHTED = frozenset(
         OpKind.ADD,
         OpKind.MUL,
         OpKind.MATMUL,
+        OpKind.ATTENTION,
         OpKind.CAT,
         OpKind.POOL,
         OpKind.ACTIVATION,
@@ -79,6 +81,8 @@ class Site:
         output_range: Bounds that the op's definition puts on its output (a sigmoid's 0 and 1).
         follows: The site that feeds it, for kinds that always take their producer's scheme (pools,
             concatenations, activations, norms); None where it decides for itself.
+        shares: The earlier site whose stored weight it reads too (a head tied to an embedding);
+            None where its weight is its own.
     """
 
     name: str
@@ -95,6 +99,7 @@ class Site:
     weight_count: int
     output_range: tuple[float, float] | None = None
     follows: str | None = None
+    shares: str | None = None
 
     @property
     def block(self) -> str:

@@ -20,11 +20,16 @@ ATEN_KINDS: Mapping[str, OpKind] = {
     "embedding": OpKind.EMBEDDING,
     "embedding_bag": OpKind.EMBEDDING_BAG,
     "lstm": OpKind.LSTM,
+    "lstm_cell": OpKind.LSTM,
     "gru": OpKind.GRU,
+    "gru_cell": OpKind.GRU,
     "add": OpKind.ADD,
     "mul": OpKind.MUL,
     "matmul": OpKind.MATMUL,
     "bmm": OpKind.MATMUL,
+    "mm": OpKind.MATMUL,
+    "einsum": OpKind.MATMUL,
+    "scaled_dot_product_attention": OpKind.ATTENTION,
     "cat": OpKind.CAT,
     "adaptive_avg_pool1d": OpKind.POOL,
     "adaptive_avg_pool2d": OpKind.POOL,
@@ -37,6 +42,11 @@ ATEN_KINDS: Mapping[str, OpKind] = {
     "max_pool3d": OpKind.POOL,
     "mean": OpKind.POOL,
     "hardswish": OpKind.ACTIVATION,
+    "gelu": OpKind.ACTIVATION,
+    "silu": OpKind.ACTIVATION,
+    "mish": OpKind.ACTIVATION,
+    "softplus": OpKind.ACTIVATION,
+    "log_softmax": OpKind.ACTIVATION,
     "elu": OpKind.ACTIVATION,
     "leaky_relu": OpKind.ACTIVATION,
     "prelu": OpKind.ACTIVATION,
@@ -50,11 +60,13 @@ ATEN_KINDS: Mapping[str, OpKind] = {
     "batch_norm": OpKind.NORM,
     "layer_norm": OpKind.NORM,
     "instance_norm": OpKind.NORM,
+    "group_norm": OpKind.NORM,
+    "rms_norm": OpKind.NORM,
 }
-"""The ops that torch.fx's capture makes sites, by their ATen names.
+"""What each ATen op is to a capture; all others stay in float.
 
-`gelu` and `scaled_dot_product_attention` are none: no engine here computes them in integers, so
-they stay in float between the sites beside them.
+What an engine has no integer kernel for (GELU, layer norm, attention) is a site all the same: it
+may run in bf16 or fp16, and in integers on engines that can.
 """
 
 ATEN_OUTPUT_RANGES: Mapping[str, tuple[float, float]] = {
@@ -69,11 +81,16 @@ PASS_THROUGH = frozenset(
         "chunk",
         "clone",
         "contiguous",
+        "channel_shuffle",
         "expand",
+        "flip",
         "flatten",
         "permute",
+        "pixel_shuffle",
+        "pixel_unshuffle",
         "repeat",
         "reshape",
+        "roll",
         "select",
         "slice",
         "split",
@@ -81,6 +98,9 @@ PASS_THROUGH = frozenset(
         "transpose",
         "unflatten",
         "unsqueeze",
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "upsample_nearest3d",
         "view",
     }
 )
@@ -106,6 +126,9 @@ SHAPE_READING_OPS = frozenset(
 CONVOLUTIONS = frozenset(
     {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 )
+
+
+RECURRENT = frozenset({"lstm", "lstm_cell", "gru", "gru_cell"})
 
 
 def op_name(node: Node) -> str:

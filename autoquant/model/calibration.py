@@ -98,7 +98,7 @@ def shared_tensors(captured: Capture, example: tuple[Tensor, ...]) -> list[tuple
     Without torch.fx's graph, torch observes module by module: together what all calls of one
     module read, and what all of them write.
     """
-    if captured.traced.how == "eager":
+    if captured.traced.how == "modules":
         return []
     if captured.traced.how == "export":
         several = [name for name, groups in captured.members.items() if len(groups) > 1]

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 from autoquant.core.sites import Address, Site
+from autoquant.model.calling import Calling
+from autoquant.model.reach import Reach
 from autoquant.model.torch_ao.tracing import FloatGraph
 
 NOTHING_TO_CHOOSE = (
-    "sites are convolutions, linear layers, embeddings, recurrent layers, adds, "
+    "sites are convolutions, linear layers, embeddings, recurrent layers, attention, adds, "
     "muls, matmuls, cats, pools, norms and activations; see docs/sites.md"
 )
 
@@ -24,10 +26,10 @@ class Capture:
     """What can be chosen in a model.
 
     Attributes:
-        leaf_modules: Paths that are not traced into.
-        traced: The traced, fused float model; never run it in training mode, never change it.
+        leaf_modules: Paths that are not looked into.
+        traced: The float model as a graph over its tensors, batch norms folded; never run it in
+            training mode, never change it.
         sites: In graph order.
-        addresses: One for every call of the graph, in graph order.
         agreements: Sites that must take the same scheme: shared modules are one site already;
             here are pools, concatenations, activations and norms with the producers of their
             inputs.
@@ -35,27 +37,49 @@ class Capture:
             A module that is called several times is several such groups. Where there is no
             graph, the site's own name stands for its one node.
         no_tensors: Names of the nodes that give no floating tensor.
+        calling: How the model takes the tensors of its inputs.
+        dynamic: By input tensor, the axes whose size may change.
+        weights: Called without arguments, gives the graph's folded constants by their paths, from
+            the parameters that the graph was made from; None where there is no graph.
+        reach: How much of the model the sites hold.
+        notices: What the user should know.
+        addresses: How torch.fx's graph calls each op; of its captures alone.
     """
 
     leaf_modules: tuple[str, ...]
     traced: FloatGraph
     sites: tuple[Site, ...]
-    addresses: tuple[Address, ...]
     agreements: tuple[tuple[str, ...], ...]
     members: Mapping[str, tuple[tuple[str, ...], ...]]
     no_tensors: frozenset[str]
+    calling: Calling
+    dynamic: tuple[tuple[int, ...], ...]
+    weights: GraphModule | None = None
+    reach: Reach | None = None
+    notices: tuple[str, ...] = ()
+    addresses: tuple[Address, ...] = ()
 
     @property
     def graph(self) -> GraphModule:
-        """The traced float model, to run."""
+        """The float model as a graph: tensors in, the model's own outputs out."""
         return self.traced.module
+
+    @property
+    def how(self) -> str:
+        """What captured it: `export` (a graph), `modules` (weighted modules alone)."""
+        return self.traced.how
+
+    @property
+    def folded(self) -> Mapping[str, str]:
+        """By path of a layer, path of the batch norm that was folded into it."""
+        return self.traced.folded
 
     def reads(self, site: str) -> tuple[str, ...]:
         """Keys of the first tensor that each call of a site reads, in graph order.
 
         They are keys of the calibration statistics where the tensor is a finite float.
         """
-        if self.traced.how == "eager":
+        if self.how == "modules":
             return (f"{site}{INPUT_OF}",)
         nodes = {node.name: node for node in self.graph.graph.nodes}
         read = [

@@ -25,7 +25,6 @@ def weight_count_of(module: nn.Module) -> int:
 
 def macs_of(
     kind: OpKind,
-    module: nn.Module | None,
     inputs: Sequence[tuple[int, ...]],
     output: tuple[int, ...],
     weight_count: int,
@@ -33,25 +32,27 @@ def macs_of(
     """Count the multiply-accumulates of one call, over the whole batch.
 
     A convolution or linear layer spends its weight once for every output position; a transposed
-    convolution once for every input position; a recurrent layer once for every step. Ops
-    without multiply-accumulates count none.
+    convolution once for every input position; a recurrent layer once for every step; attention
+    is two products. Ops without multiply-accumulates count none.
 
     Args:
         kind: What the op computes.
-        module: The module, None for a function.
-        inputs: Shapes of its inputs.
+        inputs: Shapes of the tensors that it reads, weights left out.
         output: Shape of its output.
         weight_count: Elements of its weight.
     """
-    if kind in _CONVOLUTIONS and output:
-        channels = output[1]
-        return math.prod(output) // channels * weight_count
-    if kind in _TRANSPOSED and inputs:
+    if not inputs or not output:
+        return 0
+    if kind in _CONVOLUTIONS:
+        return math.prod(output) // output[1] * weight_count
+    if kind in _TRANSPOSED:
         return math.prod(inputs[0]) // inputs[0][1] * weight_count
-    if kind is OpKind.LINEAR and output:
+    if kind is OpKind.LINEAR:
         return math.prod(output) // output[-1] * weight_count
-    if kind is OpKind.MATMUL and inputs and output:
+    if kind is OpKind.MATMUL:
         return math.prod(output) * inputs[0][-1]
-    if kind in _RECURRENT and inputs and module is not None:
-        return math.prod(inputs[0][:2]) * weight_count
+    if kind is OpKind.ATTENTION and len(inputs) > 1:
+        return math.prod(output) * inputs[1][-2] * 2
+    if kind in _RECURRENT:
+        return math.prod(inputs[0][:-1]) * weight_count
     return 0

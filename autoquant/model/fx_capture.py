@@ -17,6 +17,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from autoquant.core.sites import FOLLOWING_KINDS, Address, CallType, OpKind, Site
 from autoquant.errors import ModelError
+from autoquant.model.calling import Calling
 from autoquant.model.captured import NOTHING_TO_CHOOSE, Capture
 from autoquant.model.costs import macs_of, weight_count_of
 from autoquant.model.node_shapes import is_float, shape_of
@@ -75,12 +76,14 @@ def capture_fx(
         leaf_modules=tuple(leaf_modules),
         traced=traced,
         sites=tuple(walk.sites.values()),
-        addresses=tuple(walk.addresses),
         agreements=tuple(walk.agreements),
         members={
             name: tuple(tuple(group) for group in groups) for name, groups in walk.members.items()
         },
         no_tensors=frozenset(node.name for node in graph.graph.nodes if not is_float(node)),
+        calling=Calling.plain(len(example_inputs)),
+        dynamic=tuple((0,) for _ in example_inputs),
+        addresses=tuple(walk.addresses),
     )
 
 
@@ -212,7 +215,7 @@ class _Walk:
             fused=_fused_names(node, module),
             input_shapes=inputs,
             output_shape=output,
-            macs=macs_of(kind, module, inputs, output, weight_count) // max(self.batch, 1),
+            macs=macs_of(kind, inputs, output, weight_count) // max(self.batch, 1),
             parameter_count=sum(p.numel() for p in module.parameters()) if module else weight_count,
             weight_count=weight_count,
             output_range=OUTPUT_RANGES.get(self._op(node)),

@@ -12,9 +12,9 @@ from torch.fx import Interpreter, Node
 
 from autoquant.errors import DataError
 from autoquant.model.captured import INPUT_OF, Capture
-from autoquant.model.eager_capture import WHOLE
 from autoquant.model.masks import MaskedNodes
 from autoquant.model.module_calls import first_tensor, result_tensor, watch_calls
+from autoquant.model.module_capture import WHOLE
 from autoquant.model.torch_ao.observers import TensorObserver
 
 
@@ -47,7 +47,7 @@ def start_recorder(captured: Capture, shared: Sequence[tuple[str, ...]]) -> Reco
         captured: The captured model.
         shared: Names of tensors that are observed together as well as alone.
     """
-    if captured.traced.how == "eager":
+    if captured.traced.how == "modules":
         return ModuleRecorder(captured)
     return GraphRecorder(captured, shared)
 

@@ -25,6 +25,7 @@ _SCHEMES = {
     OpKind.ADD: _ALL,
     OpKind.MUL: _ALL,
     OpKind.MATMUL: _ALL,
+    OpKind.ATTENTION: _FP32,
     OpKind.CAT: _ALL,
     OpKind.POOL: _ALL,
     OpKind.ACTIVATION: _ALL,

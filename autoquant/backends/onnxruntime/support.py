@@ -27,7 +27,9 @@ _NATIVE: Mapping[Scheme, frozenset[OpKind]] = {
     Scheme.INT8_DYNAMIC: frozenset({OpKind.LINEAR, OpKind.LSTM}),
     Scheme.INT8_WEIGHT_ONLY: frozenset({OpKind.LINEAR, OpKind.EMBEDDING}),
 }
-_NOT_EMULATED = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG, OpKind.LSTM, OpKind.GRU})
+_NOT_EMULATED = frozenset(
+    {OpKind.EMBEDDING, OpKind.EMBEDDING_BAG, OpKind.LSTM, OpKind.GRU, OpKind.ATTENTION}
+)
 _INT8_ACTIVATIONS = frozenset(
     {"ReLU", "ReLU6", "Hardtanh", "LeakyReLU", "Sigmoid", "Softmax"}
     | {"relu", "relu6", "hardtanh", "leaky_relu", "sigmoid", "softmax"}

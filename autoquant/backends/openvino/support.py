@@ -15,8 +15,8 @@ from autoquant.core.sites import OpKind, Site
 _RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
 _LOOKUPS = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
 _TRANSPOSED = frozenset({OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D})
-_NO_INT8 = _RECURRENT | _LOOKUPS | _TRANSPOSED | {OpKind.MUL, OpKind.NORM, OpKind.ACTIVATION}
-_NO_BF16 = _RECURRENT | _LOOKUPS | _TRANSPOSED
+_NO_BF16 = _RECURRENT | _LOOKUPS | _TRANSPOSED | {OpKind.ATTENTION}
+_NO_INT8 = _NO_BF16 | {OpKind.MUL, OpKind.NORM, OpKind.ACTIVATION}
 _FOLLOWED = frozenset(
     {Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY, Scheme.BF16, Scheme.FP32}
 )

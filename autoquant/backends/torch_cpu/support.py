@@ -23,6 +23,8 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
         return _native_if(scheme is Scheme.INT8_WEIGHT_ONLY)
     if kind in _RECURRENT:
         return _native_if(scheme is Scheme.INT8_DYNAMIC)
+    if kind is OpKind.ATTENTION:
+        return _native_if(scheme is Scheme.BF16)
     if scheme is Scheme.INT8:
         if kind in TRANSPOSED and not transposes_rightly(engine, kind):
             return Support.UNSUPPORTED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
 from autoquant.core.sites import Address, CallType, Site
 from autoquant.errors import ModelError
+from autoquant.model.calling import Calling
 from autoquant.model.captured import Capture
 from autoquant.model.costs import macs_of, weight_count_of
 from autoquant.model.float_model import paths_within
@@ -25,8 +25,12 @@ WHOLE = "model"
 """Path of the whole model in the one-node graph that stands for it."""
 
 
-def capture_eager(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], leaf_modules: Sequence[str] = ()
+def capture_modules(
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    leaf_modules: Sequence[str],
+    calling: Calling,
+    dynamic: Sequence[Sequence[int]],
 ) -> Capture:
     """Run a model once and list the weighted modules that it calls.
 
@@ -35,25 +39,26 @@ def capture_eager(
 
     Args:
         model: Float model; it is copied, never changed.
-        example_inputs: One batch; its first dimension counts as samples.
+        example: The tensors of one batch.
         leaf_modules: Paths not to look into; what they hold stays in fp32.
+        calling: How the model takes them.
+        dynamic: By tensor, axes whose size may change.
 
     Raises:
         ModelError: The model cannot be run on the example, or calls no weighted module.
     """
-    model = copy.deepcopy(model).eval()
     within = paths_within(dict(model.named_modules()), leaf_modules)
     paths = [
         name
         for name, module in model.named_modules()
         if name and name not in within and _is_weighted(module)
     ]
-    calls = _Calls(model, batch=len(example_inputs[0]))
+    calls = _Calls(model, batch=len(example[0]))
     try:
         with torch.no_grad(), watch_calls(model, paths, calls.take_input, calls.take_output):
-            model(*example_inputs)
+            calling.call(model, example)
     except Exception as error:
-        shapes = ", ".join(str(tuple(item.shape)) for item in example_inputs)
+        shapes = ", ".join(str(tuple(item.shape)) for item in example)
         raise ModelError(
             f"the model failed on the example inputs of shape {shapes}: {error}",
             hint="give batches of the shape and dtype that model.forward takes",
@@ -61,21 +66,21 @@ def capture_eager(
     if not calls.sites:
         raise ModelError(
             "the model calls no weighted module that a scheme could be chosen for",
-            hint="capture: eager looks at nn.Linear, convolutions, embeddings and recurrent "
-            "layers that are called as modules; try capture: export",
+            hint="capture: modules looks at nn.Linear, convolutions, embeddings and recurrent "
+            "layers that are called as modules",
         )
     return Capture(
         leaf_modules=tuple(leaf_modules),
-        traced=FloatGraph(_one_node(model, example_inputs), scopes={}, folded={}, how="eager"),
+        traced=FloatGraph(_one_node(model, example), scopes={}, folded={}, how="modules"),
         sites=tuple(calls.sites.values()),
-        addresses=tuple(Address(name, CallType.MODULE, name, "", 0, name) for name in calls.sites),
         agreements=(),
         members={name: ((name,),) for name in calls.sites},
         no_tensors=frozenset(
-            f"input_{index}"
-            for index, item in enumerate(example_inputs)
-            if not item.is_floating_point()
+            f"input_{index}" for index, item in enumerate(example) if not item.is_floating_point()
         ),
+        calling=calling,
+        dynamic=tuple(map(tuple, dynamic)),
+        addresses=tuple(Address(name, CallType.MODULE, name, "", 0, name) for name in calls.sites),
     )
 
 
@@ -104,7 +109,7 @@ class _Calls:
             return
         inputs, output = (tuple(self._read.shape),), tuple(written.shape)
         kind, weight_count = MODULE_KINDS[type(module)], weight_count_of(module)
-        macs = macs_of(kind, module, inputs, output, weight_count) // max(self._batch, 1)
+        macs = macs_of(kind, inputs, output, weight_count) // max(self._batch, 1)
         known = self.sites.get(path)
         if known is not None:
             self.sites[path] = replace(known, macs=known.macs + macs)
