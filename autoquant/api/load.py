@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from torch import nn
+
 from autoquant.api.result import BuildContext, SearchResult, example_from
+from autoquant.job import load_job
+from autoquant.model.subject import load_model
 from autoquant.record import files
 from autoquant.record.example_file import read_example
 from autoquant.record.findings import WEIGHTS
 from autoquant.record.results import (
-    load_addresses,
     load_build,
     load_findings,
     load_sites,
@@ -35,12 +39,17 @@ def load_result(folder: str | Path) -> SearchResult:
         leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
     context = BuildContext(
         sites=load_sites(folder),
-        addresses=load_addresses(folder),
         leaf_modules=tuple(filter(None, leaf_modules)),
         statistics=load_statistics(folder),
         build=load_build(folder),
         example=example_from(read_example(folder)),
         latency_batch=latency_batch,
         weights=weights,
+        load=partial(_load_model, folder),
     )
     return SearchResult(findings, context, folder)
+
+
+def _load_model(folder: Path) -> nn.Module:
+    """The model that the search's job names."""
+    return load_model(load_job(folder / files.JOB))

@@ -103,8 +103,9 @@ class _Search:
         self._scopes = traced.scopes
         self._graph = traced.apart
         self._varying = varying_nodes(traced.apart)
-        self._left = [node for node in traced.apart.graph.nodes if node.op in CALLS]
-        self._left = [node for node in self._left if node in self._varying]
+        self._left: list[Node] = [
+            node for node in traced.apart.graph.nodes if node.op in CALLS and node in self._varying
+        ]
 
     def find(self, site: Site, root: str) -> Node | None:
         """The first call that is not yet paired and computes this call of the site."""

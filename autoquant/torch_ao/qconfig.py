@@ -16,6 +16,7 @@ from torch.ao.quantization import (
     PerChannelMinMaxObserver,
     PlaceholderObserver,
     QConfig,
+    QConfigMapping,
     default_dynamic_qconfig,
     float16_dynamic_qconfig,
     float_qparams_weight_only_qconfig,
@@ -31,6 +32,16 @@ from autoquant.core.sites import OpKind, Site
 from autoquant.model.ranges.density import Density
 from autoquant.model.ranges.find import FROM_HISTOGRAM
 from autoquant.model.ranges.grid import Grid, affine_grid, defined_grid, symmetric_grid
+
+__all__ = [
+    "NO_QCONFIG",
+    "QConfig",
+    "QConfigMapping",
+    "RangeObserver",
+    "carries",
+    "qconfig_for",
+    "qconfigs_by_module",
+]
 
 _PER_TENSOR_WEIGHT = frozenset(
     {OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D}
@@ -86,10 +97,19 @@ def qconfigs_by_module(
         None where torch leaves the module in float, and for bf16, which is a cast.
     """
     return {
-        site.module: qconfig_for(site, plan[site.name], plan, settings)
+        site.module: _eager_qconfig(site, plan, settings)
         for site in sites
         if site.function is None and site.kind.is_weighted
     }
+
+
+def _eager_qconfig(site: Site, plan: Plan, settings: BuildSettings) -> QConfig | None:
+    """Eager mode has no static fp16, and dynamic fp16 of linear and recurrent layers alone."""
+    scheme = plan[site.name]
+    if scheme is Scheme.FP16:
+        is_dynamic = site.kind is OpKind.LINEAR or site.kind in _RECURRENT
+        return float16_dynamic_qconfig if is_dynamic else None
+    return qconfig_for(site, scheme, plan, settings)
 
 
 def carries(fixed: FixedRange, plan: Plan) -> bool:

@@ -148,7 +148,7 @@ def _describe(model: GraphModule, node: Node, arrived: Sequence[Tensor], spy: Sp
     inner = module[0] if isinstance(module, nn.Sequential) else module
     weight = None
     if isinstance(inner, ReferenceQuantizedModule):
-        weight = _WEIGHTS.get(inner.weight_dtype)  # type: ignore[arg-type]
+        weight = _WEIGHTS.get(inner.weight_dtype)
     operands, functional = _operands(model, node, spy)
     halves = any(item.dtype is torch.float16 for item in arrived)
     rounded = frozenset(_rounding(model, source, spy) for source in operands)

@@ -96,7 +96,7 @@ def _observers(prepared: GraphModule) -> list[tuple[ObserverBase, list[Node]]]:
             continue
         source = node
         while _observer_at(prepared, source) is not None:
-            source = source.args[0]  # type: ignore[assignment]
+            source = source.args[0]
         found.setdefault(id(module), (module, []))[1].append(source)
     return list(found.values())
 

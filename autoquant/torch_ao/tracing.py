@@ -63,7 +63,7 @@ def trace(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FxModel:
             raise _explain(error, tracer.failed_path, model) from error
         _attach_meta_to_node_if_not_exist(apart)
         try:
-            fused = fuse(copy.deepcopy(apart), False, shared_backend_config())
+            fused = fuse(copy.deepcopy(apart), is_qat=False, backend_config=shared_backend_config())
         except AssertionError as error:
             raise ModelError(
                 f"torch cannot fold the model's batch norms: {error}",

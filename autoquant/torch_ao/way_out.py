@@ -21,7 +21,8 @@ from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.torch_ao.agreement import Difference, differences
 from autoquant.torch_ao.carried import Carried, Setting, carry
 from autoquant.torch_ao.conversion import engines_to_try, using_engine
-from autoquant.torch_ao.matching import match
+from autoquant.torch_ao.matching import Matched, match
+from autoquant.torch_ao.qconfig import carries
 from autoquant.torch_ao.scales import fix_scales
 from autoquant.torch_ao.tracing import few, quiet_torch, trace
 from autoquant.torch_ao.values import copied, placeholder_inputs
@@ -37,6 +38,7 @@ class MappingCoverage:
         planned: Sites that the plan does not leave in fp32.
         left: By site of these that torch.ao leaves in fp32, the reason.
         drawn: Sites in fp32 that torch.ao runs in int8, since their neighbours are.
+        ranges: Fixed ranges that take effect by `fix_scales` alone, by the site that they are of.
         engine: The torch engine on which every op agreed with its plan within a level.
         faults: By site, how many levels the kernel of the search's own engine is off, where
             another engine's is right.
@@ -45,6 +47,7 @@ class MappingCoverage:
     planned: int
     left: Mapping[str, str]
     drawn: tuple[str, ...]
+    ranges: tuple[str, ...]
     engine: str
     faults: Mapping[str, float]
 
@@ -52,6 +55,11 @@ class MappingCoverage:
     def carried(self) -> int:
         """Sites that run in their scheme."""
         return self.planned - len(self.left)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether torch.ao alone gives the whole plan, with the kernels of the search's engine."""
+        return not (self.left or self.drawn or self.ranges or self.faults)
 
     def __str__(self) -> str:
         lines = [f"a QConfigMapping carries {self.carried} of {self.planned} sites"]
@@ -61,6 +69,10 @@ class MappingCoverage:
         lines += [f"{few(sites)} stay in fp32: {reason}" for reason, sites in reasons.items()]
         if self.drawn:
             lines.append(f"{few(self.drawn)} run in int8, as the ops beside them do")
+        if self.ranges:
+            lines.append(
+                f"the fixed range of {few(self.ranges)} takes effect by fix_scales(prepared) alone"
+            )
         lines += [
             f"{site}: the kernel that the search's engine has is {levels:.0f} levels off, "
             f"that of {self.engine} is right"
@@ -117,16 +129,17 @@ class WayOut:
         build: BuildSettings,
         example: tuple[Tensor, ...],
     ) -> None:
-        if captured.how == "modules":
+        if captured.how != "export":
             raise PlanError(
-                "a QConfigMapping needs a graph, and the model was captured module by module",
+                "a QConfigMapping is made from the graph of torch.export, and the model was "
+                f"captured by model.capture: {captured.how}",
                 hint="use module_qconfigs(), or quantize(model)",
             )
-        self._model = model
+        self.model = model
         self._calling = captured.calling
         traced = trace(model, captured.leaf_modules)
         inputs = self.inputs(example)
-        self._setting = Setting(
+        self.setting = Setting(
             model=model,
             captured=captured,
             matched=match(model, captured, traced, example, inputs),
@@ -136,10 +149,20 @@ class WayOut:
             engine="",
         )
 
+    @property
+    def matched(self) -> Matched:
+        """Sites and tensors beside the calls of torch.fx."""
+        return self.setting.matched
+
+    @property
+    def ranges(self) -> TensorRanges:
+        """Grids by tensor of the exported graph."""
+        return self.setting.ranges
+
     def inputs(self, tensors: Sequence[Tensor]) -> tuple[object, ...]:
         """Flat tensors as the placeholders of torch.fx's graph take them, copied."""
         args, kwargs = self._calling.arguments(tensors)
-        return copied(placeholder_inputs(self._model, args, kwargs))
+        return copied(placeholder_inputs(self.model, args, kwargs))
 
     def of(self, plan: Plan) -> PlanMapping:
         """Build the mapping of a plan, convert with it once, and compare op by op.
@@ -171,8 +194,8 @@ class WayOut:
         """The mapping on the first engine that agrees, or what differs on the last."""
         faults: dict[str, float] = {}
         wrong: list[Difference] = []
-        for engine in engines_to_try(self._setting.build.engine):
-            setting = replace(self._setting, engine=engine)
+        for engine in engines_to_try(self.setting.build.engine):
+            setting = replace(self.setting, engine=engine)
             carried = carry(plan, setting, left)
             found = [item for item in differences(carried, setting) if not item.is_rounding]
             if not found:
@@ -188,14 +211,20 @@ class WayOut:
         Raises:
             ValueError: It observes a tensor that calibration did not see.
         """
-        fix_scales(prepared, self._setting.matched, self._setting.ranges)
+        fix_scales(prepared, self.matched, self.ranges)
 
     def _mapping(
         self, plan: Plan, carried: Carried, engine: str, faults: Mapping[str, float]
     ) -> PlanMapping:
+        fixed = self.setting.build.ranges.fixed
         planned = [name for name, scheme in plan.assignment if scheme is not Scheme.FP32]
         coverage = MappingCoverage(
-            len(planned), dict(carried.left), carried.drawn, engine, dict(faults)
+            planned=len(planned),
+            left=dict(carried.left),
+            drawn=carried.drawn,
+            ranges=tuple(item.name for item in fixed if not carries(item, carried.plan)),
+            engine=engine,
+            faults=dict(faults),
         )
         return PlanMapping(carried.mapping, carried.plan, coverage, carried.converted, self)
 
