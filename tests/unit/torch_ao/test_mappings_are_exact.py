@@ -13,6 +13,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 import autoquant as aq
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.sites import OpKind
 from autoquant.core.statistics import ObserverName
 from autoquant.model.capture import Capture
 from autoquant.torch_ao.conversion import using_engine
@@ -38,6 +39,14 @@ def random_plan(found: Capture, seed: int, schemes: tuple[Scheme, ...]) -> Plan:
         follows = site.follows in chosen
         chosen[site.name] = chosen[str(site.follows)] if follows else draw.choice(schemes)
     return Plan.of(chosen)
+
+
+def bounded_alone(plan: Plan, found: Capture) -> Plan:
+    """Leave in fp32 what multiplies a sigmoid in fp32: ours is rounded to 0 to 1, torch observes."""
+    bounded = [site for site in found.sites if site.output_range is not None]
+    floats = {site.module for site in bounded if plan[site.name] is Scheme.FP32}
+    muls = [site.name for site in found.sites if site.kind is OpKind.MUL and site.module in floats]
+    return Plan.of({**plan.schemes, **dict.fromkeys(muls, Scheme.FP32)})
 
 
 def prepared_by_torch(model: type[nn.Module], plan: Plan, batches: tuple[Tensor, ...]) -> nn.Module:
@@ -66,6 +75,7 @@ def test_the_scales_of_a_search_are_those_of_calibrating_again(
     found = captured(network, batches)
     schemes = (Scheme.INT8, Scheme.INT8, Scheme.FP32)
     plan = uniform(found, Scheme.INT8) if seed == 0 else random_plan(found, seed, schemes)
+    plan = bounded_alone(plan, found)
     calibrated = prepared_by_torch(network, plan, batches)
     with torch.no_grad():
         for batch in batches:
