@@ -20,8 +20,9 @@ from autoquant.core.plan import Plan
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.errors import ModelError, PlanError
+from autoquant.errors import JobError, ModelError, PlanError
 from autoquant.model.batches import Batch, repeat_to
+from autoquant.model.calling import Calling
 from autoquant.model.capture import Capture, capture
 from autoquant.model.float_model import check_float_model
 from autoquant.model.weights_digest import weights_digest
@@ -49,6 +50,8 @@ class BuildContext:
         statistics: Of its tensors.
         build: What decides how plans are built.
         example: A few input samples.
+        calling: How the model takes them.
+        dynamic: By tensor, the axes whose size may change.
         latency_batch: Samples of the latency measurement.
         weights: Digest of the model's weights; empty where an older version searched.
         load: Gives the model that was searched; None where only its user can.
@@ -60,6 +63,8 @@ class BuildContext:
     statistics: CalibrationStatistics
     build: BuildSettings
     example: tuple[Tensor, ...]
+    calling: Calling
+    dynamic: tuple[tuple[int, ...], ...]
     latency_batch: int = 1
     weights: str = ""
     load: Callable[[], nn.Module] | None = None
@@ -69,14 +74,20 @@ class BuildContext:
         """The model that is given, else the one that was searched.
 
         Raises:
-            AutoquantError: The search was one from Python in another process, or its entry point
-                fails.
+            PlanError: The search was one from Python, in another process.
+            ModelError: Its entry point fails.
         """
         if given is not None:
             return given
-        if self.load is None:
-            raise PlanError("the search's model is not at hand", hint="give it: (model)")
-        return self.load()
+        try:
+            if self.load is not None:
+                return self.load()
+        except JobError as error:
+            raise PlanError(
+                "the search's model is not at hand: it was one in memory",
+                hint="give the model as the argument",
+            ) from error
+        raise PlanError("the search's model is not at hand", hint="give the model as the argument")
 
     def capture_again(
         self, model: nn.Module, *, other_weights: bool = False
@@ -88,7 +99,14 @@ class BuildContext:
             PlanError: It has other sites than the one that was searched.
         """
         checked = check_float_model(model, self.leaf_modules)
-        captured = capture(checked, self.example, self.leaf_modules, self.build.capture)
+        captured = capture(
+            checked,
+            self.example,
+            self.leaf_modules,
+            self.build.capture,
+            calling=self.calling,
+            dynamic=self.dynamic,
+        )
         _check_same_sites(self.sites, captured.sites)
         if not other_weights:
             _check_same_weights(self.weights, checked)
@@ -197,6 +215,10 @@ class ResultCandidate:
             PlanError: An op in fp32 computes something else than its plan (names the first); or
                 the model was captured module by module.
         """
+        if self._context.build.capture == "fx":
+            from autoquant.api.fx_mapping import fx_mapping
+
+            return fx_mapping(self.plan, self._context, self._context.find_model(model))
         found = self.torch_mapping(model)
         if not found.coverage.is_complete:
             warnings.warn(str(found.coverage), stacklevel=2)
@@ -279,7 +301,12 @@ class ResultCandidate:
         Raises:
             ValueError: It has tensors that the search did not calibrate.
         """
-        self._context.open_way_out(self._context.find_model(model)).fix_scales(prepared)
+        if self._context.build.capture == "fx":
+            from autoquant.api.fx_mapping import fix_fx_scales
+
+            fix_fx_scales(prepared, self._context)
+        else:
+            self._context.open_way_out(self._context.find_model(model)).fix_scales(prepared)
 
     def quantize(self, model: nn.Module, *, other_weights: bool = False) -> nn.Module:
         """Build the plan on a model: converted, ready to run, without calibrating again.
@@ -297,7 +324,8 @@ class ResultCandidate:
             PlanError: It has other sites than the one that was searched.
             BackendError: The engine refuses the plan on this machine.
         """
-        return self.open_backend(model, other_weights=other_weights).build(self.plan).module
+        backend = self.open_backend(model, other_weights=other_weights)
+        return self._context.calling.nest(backend.build(self.plan).module)
 
     def open_backend(self, model: nn.Module, *, other_weights: bool = False) -> Backend:
         """Open the backend of the search on a model, to build, run and export plans.
@@ -438,9 +466,10 @@ def _check_same_weights(searched: str, model: nn.Module) -> None:
         )
 
 
-def keep_example(inputs: tuple[Tensor, ...], samples: int = 2) -> tuple[Tensor, ...]:
-    """A few samples to trace with."""
-    return tuple(item[:samples].detach().clone() for item in inputs)
+def keep_example(captured: Capture, batch: Batch, samples: int = 2) -> tuple[Tensor, ...]:
+    """A few samples to capture with again; all where the model takes one number of them alone."""
+    kept = batch.head(samples) if any(captured.dynamic) else batch
+    return tuple(item.detach().clone() for item in kept.inputs)
 
 
 def example_arrays(example: tuple[Tensor, ...]) -> dict[str, Any]:

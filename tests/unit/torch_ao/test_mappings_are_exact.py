@@ -42,7 +42,7 @@ def random_plan(found: Capture, seed: int, schemes: tuple[Scheme, ...]) -> Plan:
 
 
 def bounded_alone(plan: Plan, found: Capture) -> Plan:
-    """Leave in fp32 what multiplies a sigmoid in fp32: ours is rounded to 0 to 1, torch observes."""
+    """Leave in fp32 what reads a sigmoid in fp32: our grid of it is 0 to 1, torch observes one."""
     bounded = [site for site in found.sites if site.output_range is not None]
     floats = {site.module for site in bounded if plan[site.name] is Scheme.FP32}
     muls = [site.name for site in found.sites if site.kind is OpKind.MUL and site.module in floats]
