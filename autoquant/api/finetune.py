@@ -40,7 +40,7 @@ def finetune(
     float_steps: int,
     calibration: object,
     evaluation: object,
-    metric: Metric = metrics.accuracy,
+    metric: Metric | str = metrics.accuracy,
     heldout: object | None = None,
     backend: str = "auto",
     float_schedule: Schedule | None = None,

@@ -204,7 +204,9 @@ class PlanEvaluator:
             heldout = self._subject.heldout
             batches = heldout if phase is Phase.HELDOUT and heldout else self._subject.evaluation
             with with_threads(self._settings.quality_threads):
-                self._references[phase] = run_reference(self._run_float, batches, self._functions)
+                self._references[phase] = run_reference(
+                    self._run_float, batches, self._functions, self._subject.outputs
+                )
         return self._references[phase]
 
     def _run_float(self, inputs: tuple[Tensor, ...]) -> Any:

@@ -62,7 +62,7 @@ class Calling:
     ) -> tuple[Calling, tuple[Tensor, ...]]:
         """Find the calling of arguments that were read already."""
         tree = (tuple(arguments.args), dict(arguments.kwargs))
-        _register_dataclasses(tree)
+        register_dataclasses(tree)
         paths, structure = pytree.tree_flatten_with_path(tree)
         constants: dict[int, Constant] = {}
         names, tensors = [], []
@@ -116,7 +116,7 @@ class Calling:
             DataError: They have another structure, or a constant differs.
         """
         tree = (tuple(arguments.args), dict(arguments.kwargs))
-        _register_dataclasses(tree)
+        register_dataclasses(tree)
         try:
             leaves = self.structure.flatten_up_to(tree)
             if not all(pytree.tree_structure(leaf).is_leaf() for leaf in leaves):
@@ -213,7 +213,7 @@ def _nodes(structure: pytree.TreeSpec) -> list[pytree.TreeSpec]:
     return [structure, *(node for child in structure.children() for node in _nodes(child))]
 
 
-def _register_dataclasses(tree: Any) -> None:
+def register_dataclasses(tree: Any) -> None:
     """Tell torch's pytree about the dataclasses in a tree, so that it looks into them."""
     while True:
         kinds: set[type] = {type(leaf) for leaf in pytree.tree_leaves(tree)}

@@ -91,3 +91,10 @@ class Capture:
     def writes(self, site: str) -> tuple[str, ...]:
         """Keys of the tensor that each call of a site writes, in graph order."""
         return tuple(group[-1] for group in self.members[site])
+
+    @property
+    def inner_nodes(self) -> frozenset[str]:
+        """Names of the nodes within sites, whose values nothing outside reads."""
+        return frozenset(
+            name for groups in self.members.values() for group in groups for name in group[:-1]
+        )

@@ -29,7 +29,7 @@ from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
-from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 from tests.spaces import full_space, random_plan
 

@@ -11,12 +11,8 @@ from torch import Tensor
 
 from autoquant import metrics
 from autoquant.core.measurement import SQNR_CEILING_DB, Kind
-from autoquant.evaluate.quality import (
-    NotFiniteError,
-    measure_quality,
-    run_reference,
-    signal_to_noise_db,
-)
+from autoquant.evaluate.output_noise import signal_to_noise_db
+from autoquant.evaluate.quality import NotFiniteError, measure_quality, run_reference
 from autoquant.model.batches import Batch
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.0, 1.0]])

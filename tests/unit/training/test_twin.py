@@ -16,10 +16,10 @@ from autoquant.core.finetuning import BatchNorm
 from autoquant.core.precision import Scheme
 from autoquant.job import Job
 from autoquant.model.capture import capture
+from autoquant.model.ranges.grid import Grid
 from autoquant.model.straight_through import straight_through
 from autoquant.model.subject import build_subject
 from autoquant.model.torch_ao.fake_quantized import round_straight
-from autoquant.model.torch_ao.rounding import Grid
 from autoquant.training.twin import Twin
 from autoquant.training.weights import TrainableWeights
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
