@@ -2,7 +2,7 @@
 
     scripts/bench/zoo_setup out/zoo-venv
     out/zoo-venv/bin/python scripts/bench/zoo.py --capture
-    out/zoo-venv/bin/python scripts/bench/zoo.py --capture --names "ResNet-18" "GPT-2"
+    out/zoo-venv/bin/python scripts/bench/zoo.py --backend openvino --names "ResNet-18" "GPT-2"
 
 Each model runs in a process of its own with a limit in time. Results are appended to
 out/zoo/capture.jsonl and out/zoo/BACKEND.jsonl, where what stands there already is kept (--again
@@ -27,31 +27,39 @@ from zoo_capture import capture_subject
 from zoo_models.registry import SUBJECTS
 from zoo_models.subject import Subject
 from zoo_models.torchvision_ops import define_torchvision_ops
+from zoo_page import write_page
+from zoo_search import BACKENDS, WORKS
 
 Work = Callable[[Subject], dict[str, Any]]
 
 FOLDER = Path("out") / "zoo"
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--capture", action="store_true", help="no search: what capture gives")
+    parser.add_argument("--backend", nargs="+", default=[], choices=BACKENDS)
     parser.add_argument("--names", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
     parser.add_argument("--seconds", type=float, default=150, help="limit for one model")
     parser.add_argument("--again", action="store_true", help="repeat what has results")
+    parser.add_argument("--page", action="store_true", help="nothing but docs/models.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     define_torchvision_ops()
-    work = capture_subject
-    file = FOLDER / "capture.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    done = set() if options.again else set(read_results(file))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    works: dict[str, Work] = {"capture": capture_subject} if options.capture else {}
+    works |= {backend: WORKS[backend] for backend in options.backend}
     for name in options.names:
-        if name not in done:
-            result = _measure(name, work, options.seconds)
-            with file.open("a") as stream:
-                stream.write(json.dumps(result) + "\n")
-            print(json.dumps(result), flush=True)
+        for what, work in {} if options.page else works.items():
+            file = FOLDER / f"{what}.jsonl"
+            if options.again or name not in read_results(file):
+                result = _measure(name, work, options.seconds)
+                with file.open("a") as stream:
+                    stream.write(json.dumps(result) + "\n")
+                print(what, name, result.get("failure", "done"), flush=True)
+    searches = {backend: read_results(FOLDER / f"{backend}.jsonl") for backend in BACKENDS}
+    PAGE.write_text(write_page(read_results(FOLDER / "capture.jsonl"), searches))
 
 
 def read_results(file: Path) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Generator, Tensor, nn
+
 from zoo_models.subject import Subject, noise
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
+
 from zoo_models.subject import Subject, named, noise
 
 
@@ -22,7 +23,9 @@ class Recommender(nn.Module):
     def forward(self, user: dict[str, Tensor], numbers: Tensor) -> dict[str, Tensor]:
         """Give `click`, shape (batch, 1)."""
         parts = [self.seen(user["seen"]), self.bought(user["bought"]), self.numbers(numbers)]
-        crossed = [(a * b).sum(1, keepdim=True) for a, b in zip(parts, parts[1:] + parts[:1])]
+        crossed = [
+            (a * b).sum(1, keepdim=True) for a, b in zip(parts, parts[1:] + parts[:1], strict=True)
+        ]
         return {"click": self.top(torch.cat([*parts, *crossed], 1)).sigmoid()}
 
 
@@ -108,9 +111,7 @@ def _graph(samples: int, generator: Generator) -> dict[str, Tensor]:
 
 OWN_TABLES = (
     Subject("Recommender", "own", Recommender, named(user=_bags, numbers=noise(8))),
-    Subject(
-        "Graph network", "own", GraphNetwork, _graph, dynamic={"nodes": [0], "edges": [1]}
-    ),
+    Subject("Graph network", "own", GraphNetwork, _graph, dynamic={"nodes": [0], "edges": [1]}),
     Subject("Two towers", "own", TwoTowers, named(query=noise(32), document=noise(24))),
     Subject("Autoencoder", "own", Autoencoder, noise(32)),
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+
 from zoo_models.subject import Inputs, Subject, images, noise, tokens
 
 

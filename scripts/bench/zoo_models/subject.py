@@ -127,7 +127,7 @@ def _settle(model: nn.Module, inputs: Any) -> None:
         _take_statistics(model, norms, inputs)
 
 
-_BATCH_NORMS = nn.modules.batchnorm._BatchNorm  # noqa: SLF001
+_BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 def _take_statistics(model: nn.Module, norms: Sequence[Any], inputs: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+
 from zoo_models.subject import Subject, images
 
 _NAMES: tuple[tuple[str, str, int, dict[str, Any]], ...] = (

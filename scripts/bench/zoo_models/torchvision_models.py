@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+
 from zoo_models.subject import Inputs, Subject, images, named, noise
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+
 from zoo_models.subject import Inputs, Subject, constant, images, named, noise, tokens
 
 _VOCABULARY = 1000
