@@ -6,7 +6,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from zoo_models.subject import Subject, call
 
 import autoquant
 from autoquant.api.result import ResultCandidate
-from autoquant.api.watch import Silent
+from autoquant.api.watch import Advance, Silent
 from autoquant.model.calling import Calling
 
 BACKENDS = ("torch", "openvino", "onnxruntime")
@@ -50,12 +51,14 @@ def search_subject(backend: str, subject: Subject) -> dict[str, Any]:
             batch_size=1,
             output=Path(folder) / "result",
             dynamic=subject.dynamic,
+            capture="export",
             sensitivity={"samples": _BATCH},
             watch=stopwatch,
         )
         frontier = list(result.frontier)
         found = {
             "seconds": round(stopwatch.seconds, 1),
+            "stages": stopwatch.stages,
             "sites": len(result.findings.sites),
             "tried": len(result.candidates),
             "failed": [item.failure.reason for item in result.candidates if item.failure],
@@ -114,15 +117,23 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 class _Stopwatch(Silent):
-    """CPU seconds since it was made."""
+    """CPU seconds since it was made, and of each stage."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._started = time.process_time()
+        self.stages: dict[str, float] = {}
 
     @property
     def seconds(self) -> float:
         return time.process_time() - self._started
+
+    @contextmanager
+    def stage(self, title: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002
+        started = time.process_time()
+        try:
+            yield lambda steps: None
+        finally:
+            self.stages[title] = round(time.process_time() - started, 1)
 
 
 def _targets(model: nn.Module, inputs: Any) -> Tensor:
