@@ -24,13 +24,13 @@ class SplitBlock(nn.Module):
 
     def __init__(self, before: int, after: int, count: int) -> None:
         super().__init__()
-        self.half = after // 2
+        self.inner = after // 2
         self.first = ConvBlock(before, after, 1)
         self.blocks = nn.ModuleList(
-            nn.Sequential(ConvBlock(self.half, self.half), ConvBlock(self.half, self.half))
+            nn.Sequential(ConvBlock(self.inner, self.inner), ConvBlock(self.inner, self.inner))
             for _ in range(count)
         )
-        self.last = ConvBlock((2 + count) * self.half, after, 1)
+        self.last = ConvBlock((2 + count) * self.inner, after, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Give features of `after` channels."""
@@ -101,7 +101,7 @@ class UNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Give class scores for every pixel."""
-        kept = []
+        kept: list[Tensor] = []
         features = images
         for block in self.down:
             if kept:
