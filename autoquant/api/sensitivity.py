@@ -84,6 +84,7 @@ def question_of(job: Job, prepared: Preparation) -> Question:
         rounding=SchemeRounding(ranges),
         batches=prepared.subject.evaluation,
         samples=job.sensitivity.samples,
+        outputs=prepared.subject.outputs,
     )
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from autoquant.core.evaluation import Bar
 from autoquant.core.measurement import Kind, Measurement
 from autoquant.errors import ModelError
-from autoquant.evaluate.output_noise import OutputNoises
 from autoquant.evaluate.racing import look_batches, why_stop
 from autoquant.model.batches import Batch
+from autoquant.model.output_noise import OutputNoises
 from autoquant.model.outputs import OutputWeights, divergence, named_outputs
 from autoquant.model.scoring import Metric, Scores, start_tally
 

@@ -48,9 +48,9 @@ from autoquant.job import SpaceRules
 from autoquant.model.batches import Batch
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
+from autoquant.model.outputs import OutputWeights
 from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.rounding import SchemeRounding
-from autoquant.model.subject import output_rows
 from autoquant.searching.space import bind_space
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -138,12 +138,12 @@ def run_naively(question: Question, trials: Sequence[Trial]) -> None:
     with torch.no_grad():
         for batch in question.chunks(1 << 40):
             values = run.run_float(batch.inputs)
-            expected = FloatOutputs(output_rows(values[marked.nodes[-1]], batch))
+            expected = FloatOutputs(values[marked.nodes[-1]], batch)
             for trial in trials:
                 choices = dict.fromkeys(trial.knob.sites, (trial.scheme, trial.part))
                 nodes = [n for n in marked.nodes if n.op not in ("placeholder", "get_attr")]
                 found = run.run_again(values, nodes, choices, Shared())
-                OutputError().add(expected, output_rows(found, batch))
+                OutputError(OutputWeights()).add(expected, found)
 
 
 def rank_correlation(

@@ -140,6 +140,8 @@ class Built:
             statistics=self.statistics,
             build=BuildSettings(engine=ENGINE, reduce_range=True, ranges=self.rules),
             example=BATCHES[0],
+            calling=self.captured.calling,
+            dynamic=self.captured.dynamic,
         )
         return ResultCandidate(Candidate(0, plan, "test"), context)
 
