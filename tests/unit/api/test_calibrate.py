@@ -92,7 +92,7 @@ def test_a_search_with_mix_and_fixed_ranges_is_loaded_as_it_was(
         output=tmp_path / "out",
     )
     loaded = aq.load_result(tmp_path / "out")
-    rules = loaded.context.quantization.ranges
+    rules = loaded.context.build.ranges
     assert dict(rules.sites)["last"] is ObserverName.KL
     assert set(dict(rules.sites)) == {"first", "second", "last"}
     assert ObserverName.MIX not in dict(rules.sites).values()
