@@ -234,11 +234,14 @@ def _keep_preparation(
 ) -> None:
     """Write what resuming, loading and exporting need."""
     folder.write_facts(facts, job_text)
-    folder.write_sites(prepared.captured.sites, prepared.captured.addresses)
+    folder.write_sites(prepared.captured.sites)
     folder.write_space(prepared.space)
     folder.write_statistics(prepared.statistics)
     folder.write_build(prepared.settings.build)
-    write_example(folder.path, example_arrays(keep_example(prepared.subject.example)))
+    example = keep_example(prepared.captured, prepared.subject.calibration[0])
+    write_example(folder.path, example_arrays(example))
+    dynamic = [list(axes) for axes in prepared.subject.dynamic]
+    folder.write_calling({**prepared.subject.calling.to_json(), "dynamic": dynamic})
 
 
 def _measure_baseline(prepared: Preparation, folder: ResultFolder, watch: Watch) -> Measurements:
@@ -354,7 +357,8 @@ def _finish(
     if reason is StopReason.INTERRUPTED:
         tracker.stop("interrupted")
     watch.note(f"stopped: {reason.value}")
-    return load_result(folder.path)
+    found = load_result(folder.path)
+    return replace(found, context=replace(found.context, load=lambda: prepared.subject.model))
 
 
 def _write_models(result: SearchResult, prepared: Preparation) -> dict[int, tuple[Path, ...]]:
@@ -382,11 +386,12 @@ def context_of(prepared: Preparation) -> BuildContext:
     """What it takes to build a plan of this search again."""
     return BuildContext(
         sites=prepared.captured.sites,
-        addresses=prepared.captured.addresses,
         leaf_modules=prepared.captured.leaf_modules,
         statistics=prepared.statistics,
         build=prepared.settings.build,
-        example=keep_example(prepared.subject.example),
+        example=keep_example(prepared.captured, prepared.subject.calibration[0]),
+        calling=prepared.subject.calling,
+        dynamic=prepared.subject.dynamic,
         latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
         weights=weights_digest(prepared.subject.model),
     )

@@ -74,6 +74,13 @@ class Capture:
         """By path of a layer, path of the batch norm that was folded into it."""
         return self.traced.folded
 
+    @property
+    def stored_count(self) -> int:
+        """Elements of all constants that inference reads, shared ones once."""
+        if self.reach is not None:
+            return self.reach.stored_count
+        return sum(item.numel() for item in self.graph.parameters())
+
     def reads(self, site: str) -> tuple[str, ...]:
         """Keys of the first tensor that each call of a site reads, in graph order.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,27 @@ class OutputWeights:
 
     weights: Mapping[str, float] = field(default_factory=dict)
 
+    def scales(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
+        """Factors that make the summed energy of outputs what guides: 1 for an only output.
+
+        Each output is taken in units of its own energy; by the square roots of the weights, where
+        there are some.
+
+        Args:
+            outputs: Of the float model on some samples.
+        """
+        if len(outputs) == 1:
+            return dict.fromkeys(outputs, 1.0)
+        total = sum(self.weights.values())
+        shares = {name: self.weights.get(name, 0.0) / total if total else 1.0 for name in outputs}
+        energies = {
+            name: float((value.detach().double() ** 2).sum()) for name, value in outputs.items()
+        }
+        return {
+            name: math.sqrt(shares[name] / energies[name]) if energies[name] else 0.0
+            for name in outputs
+        }
+
     def check(self, names: tuple[str, ...]) -> None:
         """Refuse weights of what the model does not return.
 
@@ -43,7 +65,7 @@ class OutputWeights:
                 )
 
 
-def named_outputs(outputs: Any) -> dict[str, Tensor]:
+def named_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:
     """Every floating output by its name: by key in a mapping, by place in a tuple.
 
     Complex tensors come as pairs of reals. Integers, strings, None and the like are left out.
@@ -57,7 +79,7 @@ def named_outputs(outputs: Any) -> dict[str, Tensor]:
     for path, leaf in leaves:
         if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
             continue
-        value = leaf.detach()
+        value = leaf.detach() if detached else leaf
         found[output_name(path)] = torch.view_as_real(value) if value.is_complex() else value
     if not found:
         raise ModelError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import cloudpickle
@@ -15,7 +15,10 @@ from autoquant.errors import DataError, JobError, ModelError
 from autoquant.job import DataSource, Entry, Job
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.calling import Calling
+from autoquant.model.capture import capture
+from autoquant.model.captured import Capture
 from autoquant.model.entry_points import call_entry, load_entry
+from autoquant.model.faithfulness import Difference, batches_to_compare, find_difference
 from autoquant.model.float_model import check_float_model, in_eval_mode
 from autoquant.model.outputs import OutputWeights, difference, named_outputs, output_rows
 from autoquant.model.reader import DataReader
@@ -32,7 +35,6 @@ __all__ = [
     "load_model",
     "load_unscored",
     "output_rows",
-    "parameter_count",
     "score_batch",
     "unscored_subject",
 ]
@@ -52,15 +54,15 @@ class Subject:
         dynamic: By tensor of a batch, the axes whose size may change.
         loss: As the metric, but lower is better; measured beside it. None: not measured.
         leaf_modules: Paths of modules that capture must not look into.
-        capture: What finds its sites: `fx`, `export`, `eager`.
+        capture: What finds its sites: `auto`, `export`, `modules`.
         form: Of the user's data.
         outputs: Which outputs guide the search.
     """
 
     model: nn.Module
-    calibration: tuple[Batch, ...]
-    evaluation: tuple[Batch, ...]
-    heldout: tuple[Batch, ...] | None
+    calibration: Sequence[Batch]
+    evaluation: Sequence[Batch]
+    heldout: Sequence[Batch] | None
     metric: Metric
     calling: Calling
     dynamic: tuple[tuple[int, ...], ...]
@@ -83,6 +85,49 @@ class Subject:
     def flat(self) -> nn.Module:
         """The float model as a module that takes the tensors of a batch."""
         return self.calling.flatten(self.model)
+
+    def find_sites(self) -> Capture:
+        """Capture the model; module by module where the graph computes something else.
+
+        Raises:
+            ModelError: It cannot be captured, or what was captured differs from it.
+        """
+        found = self._capture(self.capture)
+        if found.how == "modules":
+            return found
+        different = self._difference(found)
+        if different is not None and self.capture == "auto":
+            notice = (
+                f"captured module by module, since in the exported graph {different}; what lies "
+                "between weighted modules stays in fp32, and there are no reference numerics."
+            )
+            modules = self._capture("modules")
+            return replace(modules, notices=(notice, *modules.notices))
+        if different is not None:
+            raise ModelError(
+                f"the captured graph computes something else than the model: {different}",
+                hint="remove state and control flow that depend on the call; or model.capture: "
+                "modules, which runs the model as it is",
+            )
+        return found
+
+    def _capture(self, how: str) -> Capture:
+        return capture(
+            self.model,
+            self.example,
+            self.leaf_modules,
+            how,
+            calling=self.calling,
+            dynamic=self.dynamic,
+        )
+
+    def _difference(self, found: Capture) -> Difference | None:
+        batches = batches_to_compare(found, (*self.calibration, *self.evaluation))
+        return find_difference(
+            lambda inputs: self.calling.call(self.model, inputs),
+            lambda inputs: found.graph(*inputs),
+            batches,
+        )
 
     def reader(self) -> DataReader:
         """Reads more data for the same model."""
@@ -157,7 +202,7 @@ def load_unscored(job: Job) -> Subject:
 
 def _form_of(data: DataSource) -> DataForm:
     prepare = None if data.prepare is None else load_entry(data.prepare.entry)
-    return DataForm(target=data.target, prepare=prepare, dynamic=data.dynamic)
+    return DataForm(data.target, prepare, data.dynamic, data.cache_mb << 20)
 
 
 def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
@@ -166,11 +211,6 @@ def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
     if found is None:
         raise DataError(f"{entry.entry} returned None", hint="return the data that it makes")
     return found
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Elements of all parameters."""
-    return sum(item.numel() for item in model.parameters())
 
 
 def load_model(job: Job) -> nn.Module:
@@ -284,7 +324,7 @@ def unscored_subject(
     """
     checked = check_float_model(model, leaf_modules)
     reader = DataReader(checked, form)
-    compared: tuple[Batch, ...] = ()
+    compared: Sequence[Batch] = ()
     if evaluation != ():
         compared = reader.read(evaluation, "evaluation", needs_targets=False)
     batches = _read_calibration(reader, calibration, calibration_samples)
@@ -301,7 +341,7 @@ def unscored_subject(
     )
 
 
-def _read_calibration(reader: DataReader, data: object, samples: int | None) -> tuple[Batch, ...]:
+def _read_calibration(reader: DataReader, data: object, samples: int | None) -> Sequence[Batch]:
     batches = reader.read(data, "calibration", needs_targets=False)
     return batches if samples is None else take_samples(batches, samples)
 
@@ -334,10 +374,16 @@ def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> Non
 
 def _check_runs(subject: Subject, batches: Sequence[Batch], name: str) -> None:
     """Run the batches with the smallest and the largest samples: the model must take both."""
-    sizes = [sum(item.numel() for item in batch.inputs) / len(batch) for batch in batches]
-    for index in sorted({sizes.index(min(sizes)), sizes.index(max(sizes))}):
+    smallest = largest = (0.0, 0, batches[0])
+    for index, batch in enumerate(batches):
+        size = sum(item.numel() for item in batch.inputs) / len(batch)
+        if not index or size < smallest[0]:
+            smallest = (size, index, batch)
+        if not index or size > largest[0]:
+            largest = (size, index, batch)
+    for index, batch in {item[1]: item[2] for item in (smallest, largest)}.items():
         with torch.no_grad():
-            _forward(subject, batches[index], f"{name} batch {index}")
+            _forward(subject, batch, f"{name} batch {index}")
 
 
 def _forward(subject: Subject, batch: Batch, where: str) -> Any:
