@@ -198,4 +198,3 @@ class TorchGraphBackend:
                     f"{self.name} refuses plan {plan.digest}: {lines[0] if lines else error!r}",
                     hint="pin the op that it names to fp32 in the search space",
                 ) from error
-

@@ -76,7 +76,7 @@ class TorchModulesBackend:
         with self._refusing(f"plan {plan.digest}"):
             built, modules = self._build(plan)
             found = observe_modules(modules, lambda: self.run(built, self._example))
-        return Executable(built, self._compare(plan, modules, found))
+        return Executable(built, self._compare(plan, found))
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""
@@ -109,9 +109,7 @@ class TorchModulesBackend:
         module = self.build(plan).module
         values = {**metadata, "engine": self._engine}
         with tracing_form(module):
-            return write_torchscript(
-                module, self._example, path, self._engine, values, plan.digest
-            )
+            return write_torchscript(module, self._example, path, self._engine, values, plan.digest)
 
     def _build(self, plan: Plan) -> tuple[nn.Module, Mapping[str, nn.Module]]:
         """The model that takes flat tensors, and the module of each site."""
@@ -129,7 +127,6 @@ class TorchModulesBackend:
     def _compare(
         self,
         plan: Plan,
-        modules: Mapping[str, nn.Module],
         found: Mapping[str, frozenset[Scheme]],
     ) -> dict[str, str]:
         """Describe what runs, and refuse a plan that torch did not follow."""
