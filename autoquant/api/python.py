@@ -42,7 +42,7 @@ def search(
     workers: int | None = None,
     output: str | Path | None = None,
     tracking_uri: str | None = None,
-    capture: str = "fx",
+    capture: str = "auto",
     leaf_modules: Sequence[str] = (),
     ranges: Mapping[str, Any] | None = None,
     name: str = "search",
