@@ -71,7 +71,9 @@ def write_page(capture: Results, searches: Mapping[str, Results]) -> str:
 def _capture_summary(results: Results) -> str:
     rows = list(results.values())
     taken = [row for row in rows if "failure" not in row]
-    exact = sum(row["error"] == 0 and row["sizes"] > 1 for row in taken)
+    exact = sum(
+        (row["error"] == 0 or row.get("slow_path_error") == 0) and row["sizes"] > 1 for row in taken
+    )
     enough = sum(row["reach_weights"] >= _ENOUGH for row in taken)
     return (
         f"{len(taken)} of {len(rows)} are captured, {exact} bit for bit at both sizes; "
@@ -87,6 +89,13 @@ def _capture_table(results: Results) -> str:
             rows.append((name, row["source"], "", "", "", "", "", "", f"**{row['failure']}**"))
             continue
         notes = [f"not seen: {', '.join(row['unseen'])}"] if row["reach_weights"] < _ENOUGH else []
+        if row["error"] and row.get("slow_path_error") == 0:
+            notes.append("bit for bit without the fast path of torch's attention")
+        if row.get("own_rounding"):
+            notes.append(
+                "these random weights make any rounding grow: in float32 the model itself is "
+                f"{row['own_rounding']:.0e} off from float64"
+            )
         notes += [note for note in row["notices"] if not note.startswith("sites hold")]
         rows.append(
             (
