@@ -31,9 +31,10 @@ _CAPTURE = """## Capture
 
 *Error* is the largest difference of any output between the exported graph and the model, at two
 batch sizes of which neither was the traced one, over the largest value of that output: 0 is bit for
-bit. *Folded* is the same after batch norms were folded into the layers before them, which rounds
-anew. *Weights* and *MACs* are the shares of the weights that inference uses, and of the
-multiply-accumulates, that sites hold. Seconds are CPU seconds of one busy core.
+bit, in some of torch's attention modules without their fast path, as a note says. *Folded* is the
+same after batch norms were folded into the layers before them, which rounds anew. *Weights* and
+*MACs* are the shares of the weights that inference uses, and of the multiply-accumulates, that
+sites hold. Seconds are CPU seconds of one busy core.
 """
 
 _SEARCH = """## Search
