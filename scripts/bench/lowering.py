@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scripts.bench.report import show
+from report import show
 from torch import Tensor, nn
 
 from autoquant.backends.protocol import BuildRequest
@@ -161,9 +161,7 @@ def _within(path: str, blocks: Sequence[str]) -> bool:
     return any(path == block or path.startswith(f"{block}.") for block in blocks)
 
 
-def _plan(
-    captured: Capture, backend: TorchGraphBackend, kept: Sequence[str], rest: Scheme
-) -> Plan:
+def _plan(captured: Capture, backend: TorchGraphBackend, kept: Sequence[str], rest: Scheme) -> Plan:
     """int8 wherever there is a kernel, but in the kept blocks."""
     schemes: dict[str, Scheme] = {}
     for site in captured.sites:
@@ -209,9 +207,7 @@ def _frozen(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
     return [partial(traced, *form) for form in forms]
 
 
-def _ours(
-    request: BuildRequest, engine: str, kept: Sequence[str], rest: Scheme
-) -> Call | None:
+def _ours(request: BuildRequest, engine: str, kept: Sequence[str], rest: Scheme) -> Call | None:
     settings = BuildSettings(engine=engine, capture="export")
     one = BuildRequest(
         request.model, request.captured, request.statistics, settings, request.example,
