@@ -11,11 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoquant.analysis.structure.calls import (
-    CallCounts,
     count_calls,
     describe_once,
     find_uncalled,
-    outermost,
+    find_unused,
 )
 from autoquant.analysis.structure.configuration import (
     find_ineffective,
@@ -23,23 +22,21 @@ from autoquant.analysis.structure.configuration import (
     list_weights,
     refused,
 )
-from autoquant.analysis.structure.faithful import find_unfaithful
 from autoquant.analysis.structure.fusion import find_gaps
 from autoquant.analysis.structure.hidden import find_hidden
 from autoquant.analysis.structure.outputs import with_comparable_outputs
 from autoquant.analysis.structure.settings import Configured, find_suspicious
 from autoquant.analysis.structure.shared import compare_calls, find_shared
 from autoquant.analysis.structure.tail import find_quantized_tail
-from autoquant.analysis.structure.torn import fused_differently
 from autoquant.api.document import job_of
 from autoquant.api.pair import check_sites, find_plan, prepare_untimed
 from autoquant.api.preparation import FEW_SAMPLES, Preparation
-from autoquant.api.torch_graphs import needs_torch_graph
+from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
 from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.examination import Examination
 from autoquant.backends.torch_cpu.target import open_graph_backend
-from autoquant.core.concerns import Concern, Severity
+from autoquant.core.concerns import Concern, Severity, Topic, note
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.structure import CheckReport, ModuleCalls
@@ -47,11 +44,11 @@ from autoquant.errors import BackendError
 from autoquant.evaluate.evaluator import build_request
 from autoquant.job import Job, backend_from_text, find_space_rules
 from autoquant.model.batches import take_samples
+from autoquant.model.capture import Capture
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import Subject, load_unscored, unscored_subject
 from autoquant.model.torch_ao.qconfig import QConfigMapping
 from autoquant.model.torch_ao.qconfig_facts import unmatched_entries
-from autoquant.model.torch_ao.tracing import trace_unfused
 
 CHECK_SAMPLES = FEW_SAMPLES
 """Calibration samples that a check looks at: enough for ranges to settle, and quick."""
@@ -117,7 +114,7 @@ def check_job(job: Job, plan: str, watch: Watch) -> CheckReport:
         plan: As `find_plan` takes it.
         watch: Shown the progress.
     """
-    needs_torch_graph(job, "check")
+    needs_torch(job, "check")
     with watch.stage("loading model and data", None):
         subject = _few(load_unscored(job))
     return _check(job, subject, plan, None, watch)
@@ -184,27 +181,54 @@ def _structure(
     prepared: Preparation, example: tuple[Tensor, ...]
 ) -> tuple[tuple[ModuleCalls, ...], list[Concern]]:
     """Fusion, hidden ops and calls."""
-    model, captured = prepared.subject.model, prepared.captured
-    counts = count_calls(model, example)
-    apart = trace_unfused(model, captured.leaf_modules).module
-    torn = tuple(fused_differently(apart))
-    shared = tuple(compare_calls(model, counts, apart, captured.graph, prepared.statistics))
+    subject, captured = prepared.subject, prepared.captured
+    model = subject.model
+
+    def call(changed: nn.Module) -> Any:
+        return subject.calling.call(changed, tuple(item.clone() for item in example))
+
+    counts = count_calls(model, call)
+    unused = find_unused(model, counts, call, _parameters_read(captured))
+    shared = tuple(compare_calls(model, counts, captured, prepared.statistics))
     concerns = [
-        *find_unfaithful(
-            model, captured.graph, example, [outermost(path, counts) for path in torn]
-        ),
         *find_gaps(captured),
-        *find_hidden(captured),
-        *find_uncalled(model, counts),
-        *find_shared(shared, torn, counts),
+        *find_hidden(captured, model),
+        *find_uncalled(model, counts, unused),
+        *find_shared(shared, counts),
+        *_told(captured),
     ]
-    return _in_order(model, counts, shared), concerns
+    once = describe_once(model, counts, unused)
+    return _in_order(model, (*once, *shared)), concerns
 
 
-def _in_order(
-    model: nn.Module, counts: CallCounts, shared: Sequence[ModuleCalls]
-) -> tuple[ModuleCalls, ...]:
-    found = {row.path: row for row in (*describe_once(model, counts), *shared)}
+def _parameters_read(captured: Capture) -> frozenset[str] | None:
+    """Names of the parameters that a graph and its constants are computed from."""
+    if captured.weights is None:
+        return None
+    return frozenset(
+        str(node.target)
+        for graph in (captured.graph, captured.weights)
+        for node in graph.graph.nodes
+        if node.op == "get_attr"
+    )
+
+
+def _told(captured: Capture) -> Iterator[Concern]:
+    """What capture noticed, its reach apart."""
+    reach = captured.reach.notice if captured.reach is not None else None
+    for notice in captured.notices:
+        if notice != reach:
+            yield note(
+                Topic.FUSION,
+                ("the whole model",),
+                notice,
+                "plans are built from what was captured",
+                "nothing, if the model is meant so",
+            )
+
+
+def _in_order(model: nn.Module, rows: Sequence[ModuleCalls]) -> tuple[ModuleCalls, ...]:
+    found = {row.path: row for row in rows}
     return tuple(found[path] for path, _ in model.named_modules() if path in found)
 
 

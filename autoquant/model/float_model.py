@@ -46,8 +46,19 @@ def check_float_model(model: object, leaf_modules: tuple[str, ...] = ()) -> nn.M
 def in_eval_mode(model: nn.Module) -> nn.Module:
     """Give a model in eval mode: itself where it is, else a copy, so that nothing is changed."""
     if any(module.training for module in model.modules()):
-        return copy.deepcopy(model).eval()
+        return copy_of(model).eval()
     return model
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy; tensors that a forward computed (old-style weight norm's) go by value."""
+    computed = {
+        id(item): item.detach().clone()
+        for module in model.modules()
+        for item in vars(module).values()
+        if isinstance(item, torch.Tensor) and not item.is_leaf
+    }
+    return copy.deepcopy(model, computed)
 
 
 def paths_within(modules: Mapping[str, nn.Module], leaf_modules: Sequence[str]) -> frozenset[str]:
