@@ -25,6 +25,7 @@ from autoquant.analysis.structure.configuration import (
 from autoquant.analysis.structure.fusion import find_gaps
 from autoquant.analysis.structure.hidden import find_hidden
 from autoquant.analysis.structure.outputs import with_comparable_outputs
+from autoquant.analysis.structure.plan_facts import facts_of_plan
 from autoquant.analysis.structure.settings import Configured, find_suspicious
 from autoquant.analysis.structure.shared import compare_calls, find_shared
 from autoquant.analysis.structure.tail import find_quantized_tail
@@ -34,7 +35,7 @@ from autoquant.api.preparation import FEW_SAMPLES, Preparation
 from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
 from autoquant.backends.torch_cpu.engines import saturates
-from autoquant.backends.torch_cpu.examination import Examination
+from autoquant.backends.torch_cpu.examination import Examination, Examiner
 from autoquant.backends.torch_cpu.target import open_graph_backend
 from autoquant.core.concerns import Concern, Severity, Topic, note
 from autoquant.core.objectives import Objective
@@ -45,6 +46,7 @@ from autoquant.evaluate.evaluator import build_request
 from autoquant.job import Job, backend_from_text, find_space_rules
 from autoquant.model.batches import take_samples
 from autoquant.model.capture import Capture
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import Subject, load_unscored, unscored_subject
 from autoquant.model.torch_ao.qconfig import QConfigMapping
@@ -153,11 +155,13 @@ def _check(
     watch: Watch,
 ) -> CheckReport:
     untimed = job.model_copy(update={"objectives": _UNTIMED})
-    prepared = prepare_untimed(untimed, subject, watch)
+    prepared = prepare_untimed(untimed, replace(subject, capture="auto"), watch)
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     with watch.stage("looking at the structure", None):
         modules, structure = _structure(prepared, example)
         comparable = with_comparable_outputs(prepared.captured, example)
+    if mapping is not None:  # torch.ao knows torch.fx's graph alone
+        prepared = prepare_untimed(untimed, replace(subject, capture="fx"), watch)
     with watch.stage("reading back the configuration", None):
         built = _build(prepared, plan, mapping)
     examined, captured = built.examined, prepared.captured
@@ -170,6 +174,7 @@ def _check(
         engine=prepared.settings.build.engine,
         configuration=built.name,
         samples=prepared.statistics.samples,
+        reach="" if captured.reach is None else str(captured.reach),
     )
 
 
@@ -235,24 +240,39 @@ def _in_order(model: nn.Module, rows: Sequence[ModuleCalls]) -> tuple[ModuleCall
 def _build(
     prepared: Preparation, plan: Plan | str | Path, mapping: QConfigMapping | None
 ) -> _Built:
-    """Configure, convert, read back, and judge."""
-    subject, settings = prepared.subject, prepared.settings
-    request = build_request(subject, prepared.captured, prepared.statistics, settings)
-    backend = open_graph_backend(request)
-    unmatched: tuple[str, ...] = ()
+    """Configure, build, read back, and judge."""
     if mapping is not None:
-        name = "QConfigMapping"
-        unmatched = tuple(unmatched_entries(mapping, prepared.captured))
-    else:
-        chosen = _find(plan, prepared)
-        counted = ", ".join(f"{count} {scheme}" for scheme, count in chosen.counts().items())
-        name = f"plan {chosen.digest} ({counted})"
+        return _build_mapping(prepared, mapping)
+    chosen = _find(plan, prepared)
+    counted = ", ".join(f"{count} {scheme}" for scheme, count in chosen.counts().items())
+    name = f"plan {chosen.digest} ({counted})"
     try:
-        if mapping is not None:
-            batches = [batch.inputs for batch in subject.calibration]
-            examined = backend.examine_mapping(mapping, batches)
-        else:
-            examined = backend.examine(chosen)
+        examined = _examine(prepared, chosen)
+    except BackendError as error:
+        return _Built(name, None, (refused(error.message, error.hint),))
+    return _Built(name, examined, tuple(_judge(prepared, examined, ())))
+
+
+def _examine(prepared: Preparation, plan: Plan) -> Examination:
+    """What a plan asks for, and what runs, whether or not it is that."""
+    backend, captured, build = prepared.backend, prepared.captured, prepared.settings.build
+    if not isinstance(backend, Examiner):  # module by module: what is built is all that is known
+        built = backend.build(plan)
+        honoured = dict.fromkeys(built.executed, True)
+        return Examination(built.module, {}, plan.schemes, built.executed, honoured, {})
+    ranges = TensorRanges(captured, prepared.statistics, build)
+    facts = facts_of_plan(captured, plan, ranges, build.ranges.fixed_tensors)
+    return replace(backend.examine(plan), qconfigs=facts)
+
+
+def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
+    """Prepare, calibrate and convert with torch.ao, read back, and judge."""
+    name, subject = "QConfigMapping", prepared.subject
+    request = build_request(subject, prepared.captured, prepared.statistics, prepared.settings)
+    unmatched = tuple(unmatched_entries(mapping, prepared.captured))
+    try:
+        batches = [batch.inputs for batch in subject.calibration]
+        examined = open_graph_backend(request).examine_mapping(mapping, batches)
     except BackendError as error:
         return _Built(name, None, (refused(error.message, error.hint),))
     return _Built(name, examined, tuple(_judge(prepared, examined, unmatched)))
