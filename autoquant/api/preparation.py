@@ -27,6 +27,7 @@ from autoquant.evaluate.kernel_choice import time_kernels
 from autoquant.job import Job
 from autoquant.model.calibration import calibrate, digest_of
 from autoquant.model.capture import Capture
+from autoquant.model.data_set import InputsOf, sizes_of
 from autoquant.model.range_rules import bind_ranges
 from autoquant.model.subject import Subject
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
@@ -90,8 +91,8 @@ def calibrate_subject(
     Raises:
         DataError: The earlier process had other weights or other calibration data.
     """
-    batches = [batch.inputs for batch in subject.calibration]
-    samples = sum(len(batch) for batch in subject.calibration)
+    batches = InputsOf(subject.calibration)
+    samples = sum(sizes_of(subject.calibration))
     if samples < FEW_SAMPLES:
         watch.note(
             f"warning: {samples} calibration samples are few; ranges settle from about "

@@ -60,9 +60,9 @@ class Subject:
     """
 
     model: nn.Module
-    calibration: tuple[Batch, ...]
-    evaluation: tuple[Batch, ...]
-    heldout: tuple[Batch, ...] | None
+    calibration: Sequence[Batch]
+    evaluation: Sequence[Batch]
+    heldout: Sequence[Batch] | None
     metric: Metric
     calling: Calling
     dynamic: tuple[tuple[int, ...], ...]
@@ -202,7 +202,7 @@ def load_unscored(job: Job) -> Subject:
 
 def _form_of(data: DataSource) -> DataForm:
     prepare = None if data.prepare is None else load_entry(data.prepare.entry)
-    return DataForm(target=data.target, prepare=prepare, dynamic=data.dynamic)
+    return DataForm(data.target, prepare, data.dynamic, data.cache_mb << 20)
 
 
 def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
@@ -324,7 +324,7 @@ def unscored_subject(
     """
     checked = check_float_model(model, leaf_modules)
     reader = DataReader(checked, form)
-    compared: tuple[Batch, ...] = ()
+    compared: Sequence[Batch] = ()
     if evaluation != ():
         compared = reader.read(evaluation, "evaluation", needs_targets=False)
     batches = _read_calibration(reader, calibration, calibration_samples)
@@ -341,7 +341,7 @@ def unscored_subject(
     )
 
 
-def _read_calibration(reader: DataReader, data: object, samples: int | None) -> tuple[Batch, ...]:
+def _read_calibration(reader: DataReader, data: object, samples: int | None) -> Sequence[Batch]:
     batches = reader.read(data, "calibration", needs_targets=False)
     return batches if samples is None else take_samples(batches, samples)
 
@@ -374,10 +374,16 @@ def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> Non
 
 def _check_runs(subject: Subject, batches: Sequence[Batch], name: str) -> None:
     """Run the batches with the smallest and the largest samples: the model must take both."""
-    sizes = [sum(item.numel() for item in batch.inputs) / len(batch) for batch in batches]
-    for index in sorted({sizes.index(min(sizes)), sizes.index(max(sizes))}):
+    smallest = largest = (0.0, 0, batches[0])
+    for index, batch in enumerate(batches):
+        size = sum(item.numel() for item in batch.inputs) / len(batch)
+        if not index or size < smallest[0]:
+            smallest = (size, index, batch)
+        if not index or size > largest[0]:
+            largest = (size, index, batch)
+    for index, batch in {item[1]: item[2] for item in (smallest, largest)}.items():
         with torch.no_grad():
-            _forward(subject, batches[index], f"{name} batch {index}")
+            _forward(subject, batch, f"{name} batch {index}")
 
 
 def _forward(subject: Subject, batch: Batch, where: str) -> Any:
