@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoquant.model.capture import Capture
+from autoquant.model.aten import PASS_THROUGH, op_name
+from autoquant.model.captured import Capture
 
 Edge = tuple[str, str]
 
@@ -74,4 +76,17 @@ def find_edges(captured: Capture) -> tuple[Edge, ...]:
 
 def find_owners(captured: Capture) -> dict[str, str]:
     """By float node, the site whose format it has."""
-    return {item.node: item.site for item in captured.addresses if item.site is not None}
+    if captured.addresses:
+        return {item.node: item.site for item in captured.addresses if item.site is not None}
+    owners = {
+        node: site
+        for site, groups in captured.members.items()
+        for group in groups
+        for node in group
+    }
+    for node in captured.graph.graph.nodes:
+        if op_name(node) in PASS_THROUGH or node.target is operator.getitem:
+            source = node.all_input_nodes[0].name if node.all_input_nodes else ""
+            if node.name not in owners and source in owners:
+                owners[node.name] = owners[source]
+    return owners

@@ -32,7 +32,7 @@ def kind_support(engine: str, kind: OpKind, scheme: Scheme) -> Support:
     if kind in _RECURRENT:
         return _native_if(scheme is Scheme.INT8_DYNAMIC)
     if scheme is Scheme.INT8:
-        return _native_if(kind not in TRANSPOSED or transposes_rightly(engine, kind))
+        return _native_if(kind not in TRANSPOSED or transposes_rightly(engine, kind, True))
     if scheme is Scheme.BF16:
         return Support.NATIVE
     if kind is OpKind.LINEAR and scheme is Scheme.INT8_DYNAMIC:
