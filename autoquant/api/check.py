@@ -40,6 +40,7 @@ from autoquant.backends.torch_cpu.target import open_graph_backend
 from autoquant.core.concerns import Concern, Severity, Topic, note
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
 from autoquant.core.structure import CheckReport, ModuleCalls
 from autoquant.errors import BackendError
 from autoquant.evaluate.evaluator import build_request
@@ -261,7 +262,7 @@ def _examine(prepared: Preparation, plan: Plan) -> Examination:
         honoured = dict.fromkeys(built.executed, True)
         return Examination(built.module, {}, plan.schemes, built.executed, honoured, {})
     ranges = TensorRanges(captured, prepared.statistics, build)
-    facts = facts_of_plan(captured, plan, ranges, build.ranges.fixed_tensors)
+    facts = facts_of_plan(captured, plan, ranges, build)
     return replace(backend.examine(plan), qconfigs=facts)
 
 
@@ -291,13 +292,15 @@ def _judge(
     captured, engine = prepared.captured, prepared.settings.build.engine
     ops, weights = list_ops(captured, examined), list_weights(captured, examined)
     yield from find_ineffective(tuple(ops), tuple(weights), unmatched)
+    in_float = {site for site, runs in examined.executed.items() if runs.startswith("fp32")}
     configured = [
         Configured(
             site=site,
-            qconfig=examined.qconfigs.get(site.node),
+            qconfig=None if site.name in in_float else examined.qconfigs.get(site.node),
             output=captured.members[site.name][0][-1],
         )
         for site in captured.sites
     ]
     yield from find_suspicious(configured, prepared.statistics, engine, saturates=saturates(engine))
-    yield from find_quantized_tail(captured, examined.schemes)
+    schemes = {**examined.schemes, **dict.fromkeys(in_float, Scheme.FP32)}
+    yield from find_quantized_tail(captured, schemes)

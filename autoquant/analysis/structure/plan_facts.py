@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
+from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Precision, Scheme
 from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
@@ -18,7 +19,7 @@ _STORED = {Precision.INT8: "qint8", Precision.INT16: "int16"}
 
 
 def facts_of_plan(
-    captured: Capture, plan: Plan, ranges: TensorRanges, fixed: Collection[str]
+    captured: Capture, plan: Plan, ranges: TensorRanges, settings: BuildSettings
 ) -> Mapping[str, QConfigFacts | None]:
     """Give by root node of every site what its scheme asks for; None: nothing.
 
@@ -26,24 +27,26 @@ def facts_of_plan(
         captured: The captured model.
         plan: A scheme for every site.
         ranges: Of its tensors.
-        fixed: Tensors whose range the job fixes.
+        settings: They were found by.
     """
     return {
-        site.node: _facts(site, plan[site.name], captured.members[site.name][0][-1], ranges, fixed)
+        site.node: _facts(
+            site, plan[site.name], captured.members[site.name][0][-1], ranges, settings
+        )
         for site in captured.sites
     }
 
 
 def _facts(
-    site: Site, scheme: Scheme, written: str, ranges: TensorRanges, fixed: Collection[str]
+    site: Site, scheme: Scheme, written: str, ranges: TensorRanges, settings: BuildSettings
 ) -> QConfigFacts | None:
     if scheme is Scheme.FP32:
         return None
-    return QConfigFacts(_activation(site, scheme, written, ranges, fixed), _weight(site, scheme))
+    return QConfigFacts(_activation(site, scheme, written, ranges, settings), _weight(site, scheme))
 
 
 def _activation(
-    site: Site, scheme: Scheme, written: str, ranges: TensorRanges, fixed: Collection[str]
+    site: Site, scheme: Scheme, written: str, ranges: TensorRanges, settings: BuildSettings
 ) -> ObserverFacts:
     if scheme in _HALVES:
         return ObserverFacts("", _HALVES[scheme])
@@ -54,9 +57,9 @@ def _activation(
     if scheme.activation is Precision.INT16:
         return ObserverFacts("minmax", "int16", low=-32768, high=32767)
     grid = ranges.int8_grid(written)
-    name = ranges.observer(written).value
+    name = settings.ranges.observer(ranges.owner(written) or site.name, settings.observer).value
     by_definition = site.output_range is not None
-    is_fixed = by_definition or ranges.source(written) in fixed
+    is_fixed = by_definition or ranges.source(written) in settings.ranges.fixed_tensors
     if is_fixed:
         name = "by definition" if by_definition else "fixed"
     scale = (grid.scale, grid.zero_point) if is_fixed else None

@@ -142,5 +142,5 @@ def find_shared(rows: Sequence[ModuleCalls], counts: CallCounts) -> Iterator[Con
             [row.path for row in staying],
             f"called several times: one scale for all calls would cost {worst:.1f} bits at most",
             "their calls have outputs of similar range",
-            "nothing, also where a QConfigMapping is wanted",
+            "nothing",
         )
