@@ -78,7 +78,7 @@ def capture_subject(subject: Subject, watch: Watch) -> Capture:
     """Find the sites of the model; say what the user should know of how that went."""
     with watch.stage("reading the model", None):
         captured = subject.find_sites()
-    for notice in captured.notices:
+    for notice in (*subject.notices, *captured.notices):
         watch.note(notice)
     return captured
 
@@ -220,7 +220,7 @@ def prepare(
         quantization=settings.quantization,
         space=bound.space,
         phases=(Phase.QUALITY, Phase.LATENCY) if _is_timed(job) else (Phase.QUALITY,),
-        notices=(*captured.notices, *bound.notices),
+        notices=(*subject.notices, *captured.notices, *bound.notices),
     )
 
 

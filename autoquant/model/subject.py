@@ -14,12 +14,13 @@ from autoquant import metrics
 from autoquant.errors import DataError, JobError, ModelError
 from autoquant.job import DataSource, Entry, Job
 from autoquant.model.batches import Batch, take_samples
-from autoquant.model.calling import Calling
+from autoquant.model.calling import Calling, OnCopies
 from autoquant.model.capture import capture
 from autoquant.model.captured import Capture
+from autoquant.model.data_set import StreamedBatches
 from autoquant.model.entry_points import call_entry, load_entry
 from autoquant.model.faithfulness import Difference, batches_to_compare, find_difference
-from autoquant.model.float_model import check_float_model, in_eval_mode
+from autoquant.model.float_model import check_float_model, in_eval_mode, unwrapped
 from autoquant.model.outputs import OutputWeights, difference, named_outputs, output_rows
 from autoquant.model.reader import DataReader
 from autoquant.model.readings import DataForm
@@ -57,6 +58,8 @@ class Subject:
         capture: What finds its sites: `auto`, `export`, `modules`.
         form: Of the user's data.
         outputs: Which outputs guide the search.
+        writes_inputs: Whether the model's forward changes its inputs: it is given copies.
+        notices: What was done to the user's model, in one line each.
     """
 
     model: nn.Module
@@ -71,20 +74,32 @@ class Subject:
     capture: str = "fx"
     form: DataForm = field(default_factory=DataForm)
     outputs: OutputWeights = field(default_factory=OutputWeights)
+    writes_inputs: bool = False
+    notices: tuple[str, ...] = ()
 
     @property
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the first calibration batch."""
         return self.calibration[0].inputs
 
+    @property
+    def telling(self) -> tuple[Batch, ...]:
+        """Two batches on which computations are compared: of both data sets, first and last."""
+        other = self.evaluation or self.calibration
+        return self.calibration[0], other[0] if isinstance(other, StreamedBatches) else other[-1]
+
     def run(self, batch: Batch) -> Any:
         """Call the float model with a batch."""
-        return self.calling.call(self.model, batch.inputs)
+        inputs = batch.inputs
+        if self.writes_inputs:
+            inputs = tuple(item.clone() for item in inputs)
+        return self.calling.call(self.model, inputs)
 
     @property
     def flat(self) -> nn.Module:
-        """The float model as a module that takes the tensors of a batch."""
-        return self.calling.flatten(self.model)
+        """The float model as a module that takes the tensors of a batch, and leaves them alone."""
+        flat = self.calling.flatten(self.model)
+        return OnCopies(flat) if self.writes_inputs else flat
 
     def find_sites(self) -> Capture:
         """Capture the model; module by module where the graph computes something else.
@@ -122,11 +137,10 @@ class Subject:
         )
 
     def _difference(self, found: Capture) -> Difference | None:
-        batches = batches_to_compare(found, (*self.calibration, *self.evaluation))
         return find_difference(
             lambda inputs: self.calling.call(self.model, inputs),
             lambda inputs: found.graph(*inputs),
-            batches,
+            batches_to_compare(found, self.telling),
         )
 
     def reader(self) -> DataReader:
@@ -245,7 +259,14 @@ class HeldRecipe:
         return self.subject
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_unpickle, (cloudpickle.dumps(self.subject),))
+        try:
+            return (_unpickle, (cloudpickle.dumps(self.subject),))
+        except (TypeError, AttributeError) as error:
+            raise ModelError(
+                f"model, data or metric cannot be sent to workers: {error}",
+                hint="search in this process (workers=None), or by a job file, whose functions "
+                "every worker calls itself",
+            ) from error
 
 
 def _unpickle(data: bytes) -> HeldRecipe:
@@ -273,13 +294,13 @@ def build_subject(
         DataError: Data are unusable; names the batch.
         MetricError: The metric fails on the float model's outputs.
     """
-    checked = check_float_model(model, leaf_modules)
+    checked = in_eval_mode(check_float_model(model, leaf_modules))
     reader = DataReader(checked, form)  # evaluation first: it says what inputs are
     scored = reader.read(evaluation, "evaluation", needs_targets=True)
     others = None if heldout is None else reader.read(heldout, "heldout", needs_targets=True)
     batches = _read_calibration(reader, calibration, calibration_samples)
     subject = Subject(
-        model=in_eval_mode(checked),
+        model=checked,
         calibration=batches,
         evaluation=scored,
         heldout=others,
@@ -292,6 +313,7 @@ def build_subject(
         form=form or DataForm(),
         outputs=OutputWeights(outputs or {}),
     )
+    subject = _protected(subject, model)
     _check_outputs(subject, scored, "evaluation")
     if others is not None:
         _check_outputs(subject, others, "heldout")
@@ -322,14 +344,14 @@ def unscored_subject(
         ModelError: `model` is no float module, or holds NaN.
         DataError: Data are unusable; names the batch.
     """
-    checked = check_float_model(model, leaf_modules)
+    checked = in_eval_mode(check_float_model(model, leaf_modules))
     reader = DataReader(checked, form)
     compared: Sequence[Batch] = ()
     if evaluation != ():
         compared = reader.read(evaluation, "evaluation", needs_targets=False)
     batches = _read_calibration(reader, calibration, calibration_samples)
-    return Subject(
-        model=in_eval_mode(checked),
+    subject = Subject(
+        model=checked,
         calibration=batches,
         evaluation=compared,
         heldout=None,
@@ -339,6 +361,30 @@ def unscored_subject(
         leaf_modules=leaf_modules,
         form=form or DataForm(),
     )
+    return _protected(subject, model)
+
+
+def _protected(subject: Subject, given: object) -> Subject:
+    """The same with what was done to the user's model, which is given copies if it writes inputs.
+
+    Raises:
+        ModelError: It fails on the first calibration batch.
+    """
+    notices = []
+    if isinstance(given, nn.Module) and unwrapped(given) is not given:
+        notices.append(f"taken out of {type(given).__name__}: the module that it wraps is searched")
+    batch = subject.calibration[0]
+    inputs = tuple(item.clone() for item in batch.inputs)
+    with torch.no_grad():
+        _forward(subject, replace(batch, inputs=inputs), "calibration batch 0")
+    writes = not all(map(_equal, inputs, batch.inputs))
+    if writes:
+        notices.append("the model's forward writes into its inputs; it is given copies of them")
+    return replace(subject, writes_inputs=writes, notices=tuple(notices))
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
 def _read_calibration(reader: DataReader, data: object, samples: int | None) -> Sequence[Batch]:

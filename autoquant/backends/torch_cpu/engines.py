@@ -74,6 +74,7 @@ def saturates(engine: str) -> bool:
     not from CPU flags.
     """
     depth = 64
+    engine = packing_engine(engine)
     with using_engine(engine), quiet_torch():
         inputs = torch.quantize_per_tensor(torch.full((1, depth), 255.0), 1.0, 0, torch.quint8)
         weight = torch.quantize_per_tensor(torch.full((8, depth), 127.0), 1.0, 0, torch.qint8)

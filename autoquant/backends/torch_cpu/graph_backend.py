@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
 from autoquant.backends.substitution import refuse_substitution
-from autoquant.backends.torch_cpu.engines import quiet_torch, saturates, using_engine
+from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
 from autoquant.backends.torch_cpu.examination import Examination
-from autoquant.backends.torch_cpu.forms import Grid
+from autoquant.backends.torch_cpu.grids import TensorGrids, settled
 from autoquant.backends.torch_cpu.kernel_readback import Execution, Reading, read_back
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import LoweredModel
@@ -32,7 +31,6 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.ranges.tensor_ranges import TensorRanges
 
 _READBACK_SAMPLES = 2
 
@@ -45,16 +43,13 @@ class TorchGraphBackend:
     """
 
     def __init__(self, request: BuildRequest) -> None:
-        settings = request.settings
-        reduce_range = settings.reduce_range
-        if reduce_range is None:
-            reduce_range = saturates(settings.engine)
+        settings = settled(request.settings)
         self.name = f"torch/{settings.engine}"
         self.rival = EAGER_FP32
         self.rival_ms: float | None = None
         self.suffix = ".ts"
         self._engine = settings.engine
-        self._reduce_range = reduce_range
+        self._reduce_range = settings.reduce_range
         self._kernels = settings.kernels
         self._captured = request.captured
         self._rival = request.captured.calling.flatten(request.model)
@@ -66,9 +61,8 @@ class TorchGraphBackend:
             for group in groups
             for node in group
         }
-        settings = replace(settings, reduce_range=reduce_range)
-        grids = _Grids(TensorRanges(request.captured, request.statistics, settings))
-        table = KernelTable(settings.engine, reduce_range=reduce_range)
+        grids = TensorGrids(request.captured, request.statistics, settings)
+        table = KernelTable(settings.engine, reduce_range=bool(settings.reduce_range))
         self._lowering = Lowering(request.captured, grids, table)
 
     def support(self, site: Site, scheme: Scheme) -> Support:
@@ -204,19 +198,3 @@ class TorchGraphBackend:
                     f"{self.name} refuses plan {plan.digest}: {lines[0] if lines else error!r}",
                     hint="pin the op that it names to fp32 in the search space",
                 ) from error
-
-
-class _Grids:
-    """Grids of tensors, as kernels take them."""
-
-    def __init__(self, ranges: TensorRanges) -> None:
-        self._ranges = ranges
-
-    def int8(self, tensor: str) -> Grid:
-        """Grid of a tensor by the name of its node."""
-        found = self._ranges.int8_grid(tensor)
-        return Grid(found.scale, found.zero_point)
-
-    def int16(self, tensor: str) -> float:
-        """Scale of a tensor's symmetric int16 grid."""
-        return self._ranges.int16_grid(tensor).scale

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch.utils import _pytree as pytree
 from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
 from autoquant.backends.torch_cpu.lowering import LoweredGraph
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
-from autoquant.backends.torch_cpu.script import UnscriptableError, freeze_graph
+from autoquant.backends.torch_cpu.script import UnscriptableError, freeze_graph, script_graph
+from autoquant.errors import BackendError
 
 
 class LoweredModel(nn.Module):
@@ -98,3 +100,26 @@ def _restore(
     for name, module in packs.items():
         graph.add_module(name, module)
     return LoweredModel(graph, leaves, structure, engine)
+
+
+@contextmanager
+def tracing_form(model: nn.Module) -> Iterator[None]:
+    """Let a model with lowered modules be traced: torch takes no frozen part into a trace.
+
+    Raises:
+        BackendError: TorchScript has no words for one of the parts.
+    """
+    parts = [item for item in model.modules() if isinstance(item, LoweredModel)]
+    before = [item.frozen for item in parts]
+    try:
+        for item in parts:
+            item.frozen = script_graph(item.graph)
+        yield
+    except UnscriptableError as error:
+        raise BackendError(
+            f"the model cannot be written as TorchScript: {error}",
+            hint="use candidate.quantize(model), which pickles",
+        ) from error
+    finally:
+        for item, frozen in zip(parts, before, strict=True):
+            item.frozen = frozen

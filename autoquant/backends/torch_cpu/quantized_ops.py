@@ -35,7 +35,8 @@ _CONVOLUTIONS: Mapping[str, tuple[Any, Any]] = {
 }
 """Alone, and with a relu."""
 
-_QNNPACK_LACKS = frozenset({"conv3d", "conv_transpose3d", "matmul"})
+_QNNPACK_LACKS = frozenset({"conv3d", "conv_transpose3d", "hardtanh", "matmul", "max_pool3d"})
+"""Its hardtanh gives the values of images in channels last in another order."""
 
 _KEEPS_GRID: Mapping[str, Grid | None] = {
     "adaptive_avg_pool1d": None,
