@@ -292,7 +292,11 @@ def _judge(
     captured, engine = prepared.captured, prepared.settings.build.engine
     ops, weights = list_ops(captured, examined), list_weights(captured, examined)
     yield from find_ineffective(tuple(ops), tuple(weights), unmatched)
-    in_float = {site for site, runs in examined.executed.items() if runs.startswith("fp32")}
+    in_float = {  # an op without an integer kernel that follows its neighbours
+        site
+        for site, runs in examined.executed.items()
+        if runs.startswith("fp32") and examined.honoured[site]
+    }
     configured = [
         Configured(
             site=site,

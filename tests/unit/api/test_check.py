@@ -13,8 +13,7 @@ from torch import nn
 import autoquant as aq
 from autoquant.errors import AutoquantError, JobError, PlanError
 from tests import misbuilt as nets
-from tests.faulty import same_padding_model
-from tests.networks import LinearNet, MixedNet, images, seeded
+from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 from tests.untraceable import TokenNet, tokens
 
 
@@ -99,11 +98,14 @@ def misleading_model() -> nn.Module:
 
 
 def test_an_engine_that_refuses_the_plan_is_a_finding() -> None:
-    inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
-    report = aq.check(same_padding_model(), inputs)
+    plan = aq.Plan.of(
+        dict.fromkeys(("embed", "rnn", ":matmul:0", ":mean:0", "head"), aq.Scheme.INT8)
+    )
+    report = aq.check(seeded(TextNet), torch.randint(0, 50, (8, 6)), plan=plan)
     assert report.needs_attention
     assert report.ops == ()
-    assert "refuses plan" in report.concerns[0].what
+    assert "int8" in report.concerns[0].what
+    assert report.concerns[0].topic.value == "configuration"
 
 
 def test_the_report_is_json() -> None:

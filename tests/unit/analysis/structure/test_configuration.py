@@ -44,8 +44,8 @@ def concerns(report: CheckReport, topic: Topic) -> list[Concern]:
         ("int8", "int8 native", ("quint8",), "qint8"),
         ("bf16", "bf16 native", ("bfloat16",), "bfloat16"),
         ("int16", "int16 emulated", ("int16 in float32",), "int8 in float32"),
-        ("int16_weight", "int16_weight emulated", ("quint8 in float32",), "int16 in float32"),
-        ("fp16", "fp16 emulated", ("float16 in float32",), "fp16 in float32"),
+        ("int16_weight", "int16_weight emulated", ("int8 in float32",), "int16 in float32"),
+        ("fp16", "fp16 emulated", ("fp16 in float32",), "fp16 in float32"),
         ("fp32", "fp32 native", ("float32",), "float32"),
     ],
 )
