@@ -55,7 +55,7 @@ def export_float(
     Args:
         captured: The captured model.
         example: One batch of at least 2 samples.
-        any_batch: Leave the first dimension of every input open.
+        any_batch: Leave the axes of the inputs open whose size may change.
 
     Raises:
         ModelError: torch.export refuses it.
@@ -63,14 +63,14 @@ def export_float(
     graph = copy.deepcopy(captured.graph)
     for node in graph.graph.nodes:
         node.meta["custom"] = {_ORIGIN: node.name}
-    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in example) if any_batch else None
+    shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in captured.dynamic)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(
                 _Traced(graph).eval(),
                 example,
-                dynamic_shapes=None if shapes is None else (shapes,),
+                dynamic_shapes=(shapes,) if any_batch else None,
                 strict=False,
             )
         except Exception as error:
