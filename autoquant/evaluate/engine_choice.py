@@ -61,7 +61,7 @@ def time_engines(
     return dict(sorted(found.items(), key=lambda item: -item[1].value))
 
 
-def all_int8(sites: Iterable[Site], engine: str, capture: str = "fx") -> Plan:
+def all_int8(sites: Iterable[Site], engine: str, capture: str = "export") -> Plan:
     """int8 wherever the engine has a kernel; sites that follow another take its scheme."""
     settings = BuildSettings(engine=engine, capture=capture)
     schemes: dict[str, Scheme] = {}

@@ -13,9 +13,11 @@ import torch.fx.traceback
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter
+from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
 from autoquant.model.capture import Capture
+from autoquant.model.outputs import OutputStructure
 
 _ORIGIN = "autoquant"
 """Key in a node's `custom` metadata, which torch.export carries along."""
@@ -27,16 +29,21 @@ class Exported:
 
     Attributes:
         program: In ATen ops; batch norms that fusing folded are folded here too.
+        outputs: How its tensors are put together to what the model returns.
         origin: By node of the program, the node of the captured graph that it comes from: a key
             of the calibration statistics, and a member of a site.
     """
 
     program: ExportedProgram
+    outputs: OutputStructure
     origin: Mapping[str, str]
 
 
 class _Traced(nn.Module):
-    """Runs a graph node by node, so that each op of the export knows which one it comes from."""
+    """Runs a graph node by node, so that each op of the export knows which one it comes from.
+
+    It returns the tensors alone.
+    """
 
     def __init__(self, graph: GraphModule) -> None:
         super().__init__()
@@ -44,7 +51,8 @@ class _Traced(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         with torch.fx.traceback.preserve_node_meta():
-            return Interpreter(self.traced).run(*inputs)
+            found = pytree.tree_leaves(Interpreter(self.traced).run(*inputs))
+        return tuple(leaf for leaf in found if isinstance(leaf, Tensor))
 
 
 def export_float(
@@ -79,7 +87,8 @@ def export_float(
                 hint="engines other than torch need it; search with backend.name: torch, or "
                 "rewrite what it names",
             ) from error
-    return Exported(program, origins(program))
+        outputs = OutputStructure.of(captured.graph(*example))
+    return Exported(program, outputs, origins(program))
 
 
 def origins(program: ExportedProgram) -> dict[str, str]:

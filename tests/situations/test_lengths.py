@@ -32,7 +32,7 @@ class Text(nn.Module):
         weight = attention_mask[..., None].float()
         pooled = (hidden * weight).sum(1) / weight.sum(1)
         logits = self.head(pooled)
-        return {"logits": logits if scale is None else logits * scale, "hidden": hidden}
+        return {"task": "text", "logits": logits, "hidden": hidden, "scale": scale}
 
 
 class MacroF1:

@@ -22,6 +22,7 @@ from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
 from autoquant.model.exported import Exported, origins
+from autoquant.model.outputs import OutputStructure
 
 OPSET = 21
 """The first in which QuantizeLinear knows int16."""
@@ -72,7 +73,7 @@ class FloatGraph:
     initializers: Mapping[str, TensorProto]
     inputs: tuple[onnx.ValueInfoProto, ...]
     outputs: tuple[tuple[str, onnx.ValueInfoProto], ...]
-    output_tree: Any
+    output_tree: OutputStructure
     owner: Mapping[str, str]
     tensors: Mapping[str, str]
 
@@ -112,7 +113,7 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
     placeholders = [n.name for n in captured.graph.graph.nodes if n.op == "placeholder"]
     user_inputs = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
     names = dict(zip(user_inputs, placeholders, strict=False))
-    return _rename(captured, model, origin_of, names, program.call_spec.out_spec)
+    return _rename(captured, model, origin_of, names, exported.outputs)
 
 
 def _captured_node(node: NodeProto, origin: Mapping[str, str]) -> str | None:
@@ -129,7 +130,7 @@ def _rename(
     model: ModelProto,
     origin_of: Mapping[str, str | None],
     input_names: Mapping[str, str],
-    output_tree: Any,
+    output_tree: OutputStructure,
 ) -> FloatGraph:
     """Name nodes and tensors after sites, inputs after the model's arguments."""
     graph = model.graph
@@ -189,12 +190,12 @@ def _rename(
     )
 
 
-def _output_names(graph: onnx.GraphProto, output_tree: Any) -> list[str]:
+def _output_names(graph: onnx.GraphProto, output_tree: OutputStructure) -> list[str]:
     count = len(graph.output)
-    if count != output_tree.num_leaves:
+    if count != output_tree.tensor_count:
         raise BackendError(
-            f"onnxruntime: the model gives {output_tree.num_leaves} values but {count} tensors",
-            hint="return tensors only from forward, no None and no numbers",
+            f"onnxruntime: the model gives {output_tree.tensor_count} tensors, its file {count}",
+            hint="return each tensor once from forward",
         )
     return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
 

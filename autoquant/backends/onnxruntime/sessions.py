@@ -13,10 +13,10 @@ import onnxruntime
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
-from torch.utils import _pytree
 
 from autoquant.backends.onnxruntime.saturation import saturates
 from autoquant.errors import BackendError
+from autoquant.model.outputs import OutputStructure
 
 _FATAL = 4
 _LARGE_BYTES = 1024
@@ -90,7 +90,7 @@ class OnnxModule(nn.Module):
     def __init__(
         self,
         model: bytes,
-        output_tree: Any,
+        output_tree: OutputStructure | None,
         session: onnxruntime.InferenceSession | None = None,
     ) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class OnnxModule(nn.Module):
         """Give what the float model gives; arrays go in and come out without a copy of ours."""
         session = self.session()
         outputs = [torch.from_numpy(item) for item in session.run(None, feed(session, inputs))]
-        return outputs if self._tree is None else _pytree.tree_unflatten(outputs, self._tree)
+        return outputs if self._tree is None else self._tree.build(outputs)
 
 
 def feed(

@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 import numpy as np
 import openvino as ov
 import torch
-import torch.utils._pytree as pytree
 from openvino import opset1, passes
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
@@ -25,6 +24,7 @@ from torch.fx import GraphModule
 from autoquant.errors import ModelError
 from autoquant.model.capture import Capture
 from autoquant.model.exported import export_float
+from autoquant.model.outputs import OutputStructure
 
 PRECISE = "DisablePrecisionConversion_0"
 """Key under which a model that was read from a file holds the mark that keeps an op in f32."""
@@ -50,7 +50,7 @@ class FloatGraph:
 
     model: ov.Model
     origin: Mapping[str, str]
-    outputs: pytree.TreeSpec
+    outputs: OutputStructure
 
     def captured_node(self, name: str) -> str | None:
         """Node of the captured graph that an op of this friendly name computes."""
@@ -70,7 +70,8 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     Raises:
         ModelError: torch.export or OpenVINO refuses the model.
     """
-    program = export_float(captured, example).program
+    exported = export_float(captured, example)
+    program = exported.program
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         graph = program.run_decompositions(_decompositions()).module()
@@ -93,7 +94,7 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     origin.update(zip(placeholders, inputs, strict=False))  # defaults come after the inputs
     _keep_marks_of_pools(model)
     _keep_marks_of_matmuls(model)
-    return FloatGraph(mark_precise(model), origin, program.call_spec.out_spec)
+    return FloatGraph(mark_precise(model), origin, exported.outputs)
 
 
 def mark_precise(model: ov.Model) -> ov.Model:
