@@ -53,12 +53,11 @@ def diagnose(
     """
     from autoquant.api.diagnose import diagnose_pair
     from autoquant.api.pair import build_pair, find_plan, prepare_job
-    from autoquant.api.torch_graphs import needs_torch_graph
+    from autoquant.api.torch_graphs import by_torch_fx
 
     job = load_with(job_file, overrides, context.args)
     watch = terminal()
-    needs_torch_graph(job, "diagnose")
-    prepared = prepare_job(job, watch)
+    prepared = prepare_job(by_torch_fx(job, "diagnose"), watch)
     pair = build_pair(prepared, find_plan(plan, prepared), watch)
     diagnosis = diagnose_pair(pair, data, watch)
     if write_plan is not None and diagnosis.plan is not None:
