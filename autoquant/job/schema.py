@@ -107,7 +107,7 @@ class SensitivitySettings(Section):
 BackendName = Literal[
     "torch", "openvino", "onnxruntime", "litert", "ethos-u", "profile", "inductor"
 ]
-EngineName = Literal["auto", "per-op", "x86", "onednn", "fbgemm", "qnnpack"]
+EngineName = Literal["auto", "per-op", "x86", "onednn", "fbgemm", "qnnpack", "pointwise"]
 
 _OPTIONS_OF = {
     "engine": ("torch", "auto"),
