@@ -23,19 +23,16 @@ def needs_torch(job: Job, command: str) -> None:
         )
 
 
-def by_torch_fx(job: Job, command: str) -> Job:
-    """Give a job whose model torch.fx traces, for a command that looks into torch's conversion.
+def needs_torch_graph(job: Job, command: str) -> None:
+    """Refuse a job whose plans torch does not convert as a graph, before anything is loaded.
 
     Raises:
-        BackendError: The backend is another one, or the job asks for another capture.
+        BackendError: The backend is another one, or the model is not captured by torch.fx.
     """
     needs_torch(job, command)
-    if job.model is None or job.model.capture == FX:
-        return job
-    if job.model.capture != "auto":
+    if job.model is not None and job.model.capture not in ("auto", FX):
         raise BackendError(
             f"{command} looks into the graph that torch converts, and model.capture is "
             f"{job.model.capture}",
-            hint="leave model.capture out; check, compare and sensitivity work with this capture",
+            hint="compare, sensitivity and badcases work with this capture",
         )
-    return job.model_copy(update={"model": job.model.model_copy(update={"capture": FX})})
