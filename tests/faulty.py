@@ -137,18 +137,6 @@ class _RatioNet(LinearNet):
         return self.last(self.second(y)) / y[:, :4]
 
 
-class _SamePaddingNet(nn.Module):
-    """torch's quantized convolutions do not take `padding="same"`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding="same")
-        self.last = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.conv(x.reshape(-1, 1, 4, 4)).flatten(2).mean(2))
-
-
 class _VolumeNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -193,10 +181,6 @@ def bare_model() -> nn.Module:
 
 def ratio_model() -> nn.Module:
     return seeded(_RatioNet)
-
-
-def same_padding_model() -> nn.Module:
-    return seeded(_SamePaddingNet)
 
 
 def volume_model() -> nn.Module:

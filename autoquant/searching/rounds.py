@@ -79,7 +79,7 @@ class Rounds:
         """Run until the budget is spent; an interrupt keeps everything that is finished.
 
         Raises:
-            ExecutionError: Every candidate of a round failed.
+            ExecutionError: Every candidate failed.
         """
         try:
             self._finish_cut_off_round()
@@ -117,7 +117,7 @@ class Rounds:
         candidates = [self._candidates[number] for number in sorted(asks)]
         for candidate in candidates:
             self._strategy.tell(candidate)
-        _refuse_total_failure(candidates)
+        _refuse_total_failure(list(self._candidates.values()))
 
     def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: list[Ask]) -> Iterator[Task]:
         """The round's plans, asked for one by one while the first are being measured.
@@ -197,11 +197,11 @@ def _estimated(candidate: Candidate, ruling: Ruling) -> Candidate:
 
 
 def _refuse_total_failure(candidates: Sequence[Candidate]) -> None:
-    """A whole round of failures is not bad luck."""
+    """Nothing that ever worked is not bad luck; a round of failures after good ones may be."""
     failures = [item.failure for item in candidates if item.failure is not None]
     if len(candidates) > 1 and len(failures) == len(candidates):
         raise ExecutionError(
-            f"all {len(candidates)} candidates of a round failed; the first: {failures[0].reason}",
+            f"all {len(candidates)} candidates failed; the first: {failures[0].reason}",
             hint="once that is mended, --resume goes on with the same job; a changed job needs "
             "another output",
         )

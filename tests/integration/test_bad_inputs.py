@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoquant.cli import main
-from tests.integration.bad_inputs.case import Case, Scene, appears, model
+from tests.integration.bad_inputs.case import Case, Scene, appears, data, model
 from tests.integration.bad_inputs.stage import Stage, write_job
 from tests.integration.bad_inputs.table import CASES, SCENES, render_tables
 
@@ -18,9 +18,10 @@ DOCS = Path(__file__).parents[2] / "docs" / "errors.md"
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A job and its finished search; its candidates 1 and 2 failed."""
+    """A job and its finished search, some of whose candidates failed."""
     folder = tmp_path_factory.mktemp("finished")
-    assert main(["search", str(write_job(folder, model("same_padding_model")))]) == 0
+    steps = data(calibration="steps", evaluation="steps")
+    assert main(["search", str(write_job(folder, {**model("ratio_model"), **steps}))]) == 0
     return folder
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind
 from autoquant.job import Job, load_job, shipped_spaces
-from autoquant.model.torch_ao.op_kinds import FUNCTION_KINDS, MODULE_KINDS
+from autoquant.model.aten import ATEN_KINDS
 from autoquant.record import files
 from autoquant.record.example_file import NAME as EXAMPLE
 from autoquant.record.sensitivity_file import COLUMNS
@@ -119,7 +119,7 @@ def test_every_column_of_the_sensitivity_file_is_described(column: str) -> None:
 @pytest.mark.parametrize("kind", list(OpKind), ids=lambda kind: kind.value)
 def test_every_kind_of_site_is_described_and_has_an_op(kind: OpKind) -> None:
     assert f"`{kind.value}`" in text_of("sites.md")
-    assert kind in {*MODULE_KINDS.values(), *FUNCTION_KINDS.values()}
+    assert kind in ATEN_KINDS.values()
 
 
 @page

@@ -82,6 +82,7 @@ FINETUNING = [
         "training: a generator can be read once only",
         "give a list, a DataLoader, or an object whose __iter__ starts anew",
         lambda stage: refused(stage, {"data": FAULTY + "broken_loader"}),
+        before=READING,
     ),
     Scene(
         "finetune-shape",
