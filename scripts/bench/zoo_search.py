@@ -76,10 +76,10 @@ def _hand_out(
     """Time the fastest plan by a clock of its own; export it and run the file."""
     best = frontier[0]
     module = best.quantize(model)
-    flat = tuple(best.example)
+    calling, flat = Calling.of(subject.batch(_BATCH, seed=31), model)
     path = autoquant.export(best, model, folder / "plan")
     with torch.no_grad():
-        built = _leaves(module(*flat))
+        built = _leaves(calling.call(module, flat))
         loaded = _LOADERS[path.suffix](path)
         again = [loaded(*flat)[place] for place in range(len(built))]
     return {
@@ -99,7 +99,8 @@ def _speedup(model: nn.Module, module: nn.Module, subject: Subject) -> float:
     with torch.no_grad():
         for _ in range(_TIMED):
             eager, plan = (
-                _seconds(run) for run in (lambda: calling.call(model, flat), lambda: module(*flat))
+                _seconds(run)
+                for run in (lambda: calling.call(model, flat), lambda: calling.call(module, flat))
             )
             ratios.append(eager / plan)
     return round(statistics.median(ratios[1:]), 3)
