@@ -34,6 +34,7 @@ from autoquant.api.pair import check_sites, find_plan, prepare_untimed
 from autoquant.api.preparation import FEW_SAMPLES, Preparation
 from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend
 from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.examination import Examination, Examiner
 from autoquant.backends.torch_cpu.target import open_graph_backend
@@ -271,9 +272,12 @@ def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
     name, subject = "QConfigMapping", prepared.subject
     request = build_request(subject, prepared.captured, prepared.statistics, prepared.settings)
     unmatched = tuple(unmatched_entries(mapping, prepared.captured))
+    backend = open_graph_backend(request)
+    if not isinstance(backend, TorchCpuBackend):
+        raise ValueError("torch.ao converts torch.fx's graph alone")
     try:
         batches = [batch.inputs for batch in subject.calibration]
-        examined = open_graph_backend(request).examine_mapping(mapping, batches)
+        examined = backend.examine_mapping(mapping, batches)
     except BackendError as error:
         return _Built(name, None, (refused(error.message, error.hint),))
     return _Built(name, examined, tuple(_judge(prepared, examined, unmatched)))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import operator
+import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +26,8 @@ from autoquant.model.calling import Calling, register_dataclasses
 
 _CHECKS = ("_assert", "sym_constrain_range", "_check")
 _IDENTITIES = frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "clone"})
+_TORCH_FOLDER = str(Path(torch.__file__).parent)
+_OUR_FOLDER = str(Path(__file__).parents[1])
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -46,8 +52,7 @@ def export_program(
     tensors = tuple(map(_grown, example, dynamic))
     args, kwargs = calling.arguments(tensors)
     failure: Exception | None = None
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _quiet(), torch.no_grad():
         for dim in (Dim.DYNAMIC, Dim.AUTO):
             shapes = ShapesCollection()
             for tensor, axes in zip(tensors, dynamic, strict=True):
@@ -69,8 +74,8 @@ def export_program(
             else:
                 return functional
     raise ModelError(
-        f"torch.export cannot capture the model: {_first_line(failure)}",
-        hint="rewrite what it names without control flow that depends on values; or "
+        f"torch.export cannot capture the model: {_first_line(failure)}{_place(failure)}",
+        hint="rewrite that line without control flow that depends on values; or take "
         "model.capture: modules, which looks at weighted modules alone",
     ) from failure
 
@@ -284,6 +289,30 @@ def _merge_batch_norms(module: GraphModule) -> None:
             user.replace_all_uses_with(merged)
             module.graph.erase_node(user)
         module.graph.erase_node(node)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what torch warns of and logs while it exports; what it raises is reported."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _place(error: Exception | None) -> str:
+    """The last line of the model's own code that an export reached."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(None if error is None else error.__traceback__)
+        if not frame.filename.startswith((_TORCH_FOLDER, _OUR_FOLDER, "<"))
+    ]
+    return f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
 
 
 def _first_line(error: Exception | None) -> str:

@@ -70,6 +70,7 @@ class GraphRecorder(Interpreter):
         self._masked = MaskedNodes() if captured.traced.how == "export" else None
         self._inner = captured.inner_nodes
         self._reshaped = reshaped_sources(captured.graph)
+        self._scopes = captured.traced.scopes
         self._constants = {
             self._reshaped.get(read.name, read.name)
             for operands in mark_sites(captured).operands.values()
@@ -103,7 +104,12 @@ class GraphRecorder(Interpreter):
             self.observers[name] = self.observers[source]
             return
         for key in (name, *self._keys[name]):
-            _show(self.observers, key, value, self.batch, name)
+            _show(self.observers, key, value, self.batch, self._named(name))
+
+    def _named(self, node: str) -> str:
+        """A tensor, and the module that computes it."""
+        scope, _ = self._scopes.get(node, ("", None))
+        return f"{node} (of {scope})" if scope else node
 
 
 class ModuleRecorder:

@@ -128,7 +128,16 @@ def works(row: Mapping[str, Any]) -> bool:
 
 
 def _search_table(results: Results, capture: Results) -> str:
-    head = ("Model", "Weights", "MACs", "Sites", "s", "Peak, MB", "Tried", "Frontier")
+    head: tuple[str, ...] = (
+        "Model",
+        "Weights",
+        "MACs",
+        "Sites",
+        "s",
+        "Peak, MB",
+        "Tried",
+        "Frontier",
+    )
     head += ("Best plan", "SQNR, dB", "Speed, search", "Speed, own", "Reloaded", "Notes")
     rows = []
     for name, row in _in_order(results):

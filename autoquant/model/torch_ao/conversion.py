@@ -54,7 +54,7 @@ def prepare(
             copy.deepcopy(traced.module, {id(tensor): tensor for tensor in shared}),
             mapping,
             False,
-            traced.scopes,
+            dict(traced.scopes),
             example_inputs=example_inputs,
             backend_config=shared_backend_config(),
         )

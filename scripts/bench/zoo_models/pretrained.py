@@ -76,8 +76,9 @@ class VoiceEncoder(nn.Module):
     def forward(self, mels: Tensor) -> Tensor:
         """Give (batch, 256) for mel spectra of shape (batch, frames, 40)."""
         _, (hidden, _) = self.lstm(mels)
-        found = self.linear(hidden[-1]).relu()
-        return found / torch.norm(found, dim=1, keepdim=True)
+        found: Tensor = self.linear(hidden[-1]).relu()
+        unit: Tensor = found / found.norm(dim=1, keepdim=True)
+        return unit
 
 
 def _folder(package: str) -> Path:

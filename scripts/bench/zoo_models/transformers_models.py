@@ -11,7 +11,7 @@ from torch import nn
 from zoo_models.subject import Inputs, Subject, constant, images, named, noise, tokens
 
 _VOCABULARY = 1000
-_ENCODER = {
+_ENCODER: dict[str, Any] = {
     "vocab_size": _VOCABULARY,
     "hidden_size": 128,
     "num_hidden_layers": 2,
@@ -19,8 +19,8 @@ _ENCODER = {
     "intermediate_size": 512,
     "max_position_embeddings": 128,
 }
-_DECODER = {**_ENCODER, "num_key_value_heads": 2}
-_AUDIO = {
+_DECODER: dict[str, Any] = {**_ENCODER, "num_key_value_heads": 2}
+_AUDIO: dict[str, Any] = {
     "hidden_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -29,7 +29,7 @@ _AUDIO = {
     "num_conv_pos_embedding_groups": 4,
     "conv_dim": (64,) * 7,
 }
-_WHISPER = {
+_WHISPER: dict[str, Any] = {
     "vocab_size": _VOCABULARY,
     "d_model": 384,
     "encoder_layers": 4,
@@ -65,7 +65,7 @@ def _subject(
 
 
 _TEXT = tokens(32, _VOCABULARY)
-_BOTH_AXES = {"input_ids": [0, 1], "attention_mask": [0, 1]}
+_BOTH_AXES: dict[str, Any] = {"input_ids": [0, 1], "attention_mask": [0, 1]}
 _IDS = tokens(32, _VOCABULARY, mask=None)
 _NO_CACHE = named(
     input_ids=lambda n, g: _IDS(n, g)["input_ids"],

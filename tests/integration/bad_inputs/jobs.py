@@ -198,7 +198,7 @@ KEYS = [
     Case(
         "unknown-capture",
         "`model.capture: jit`",
-        "model.capture: 'jit' is none of 'fx', 'export', 'eager'",
+        "model.capture: 'jit' is none of 'auto', 'export', 'modules', 'fx'",
         arguments=("--set", "model.capture=jit"),
     ),
     Case(

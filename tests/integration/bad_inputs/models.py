@@ -108,7 +108,7 @@ RUNNING = [
     Case(
         "nan-inside",
         "calibration data that overflow inside the model",
-        "calibration batch 4: tensor first holds NaN or infinity",
+        "calibration batch 4: tensor ... holds NaN or infinity",
         "check this batch's values and the model's weights",
         data(calibration="overflowing"),
         before=SENSITIVITY,
@@ -137,24 +137,16 @@ RUNNING = [
         model("class_model"),
         before=READING,
     ),
-    Case(
-        "one-output-a-batch",
-        "a model that returns one number for a batch",
-        "an output of shape () does not start with the 16 samples of its batch",
-        "return one row for each sample",
-        model("mean_model"),
-        before=READING,
-    ),
 ]
 
 TRACING = [
     Case(
         "untraceable",
-        "a model whose forward branches on values",
-        "torch.fx cannot trace module 'head' (_BranchingHead): ... at .../faulty.py:... "
-        "(if y.sum() > 0:)",
-        "list 'head' under model.leaf_modules to keep it whole in fp32, or rewrite the line ...",
-        model("branching_model"),
+        "a model whose forward branches on values, and `capture: export`",
+        "torch.export cannot capture the model: ... at .../faulty.py:... (if y.sum() > 0:)",
+        "rewrite that line without control flow that depends on values; or take model.capture: "
+        "modules, which looks at weighted modules alone",
+        model("branching_model", capture="export"),
         before=CALIBRATING,
     ),
     Case(
