@@ -20,7 +20,7 @@ from zoo_models.subject import Subject, call
 import autoquant
 from autoquant.api.result import ResultCandidate
 from autoquant.api.watch import Advance, Silent
-from autoquant.model.calling import Calling
+from autoquant.model.calling import Calling, register_dataclasses
 
 BACKENDS = ("torch", "openvino", "onnxruntime")
 _TRIALS = 4
@@ -144,8 +144,9 @@ def _targets(model: nn.Module, inputs: Any) -> Tensor:
 
 def _agreement(outputs: Any, targets: Tensor) -> Tensor:
     """Cosine of the first output with the float model's, for each sample."""
-    mine = _first_float(outputs).flatten(1)
-    return nn.functional.cosine_similarity(mine, targets.flatten(1))
+    rows = targets.shape[0]
+    mine = _first_float(outputs).reshape(rows, -1)
+    return nn.functional.cosine_similarity(mine, targets.reshape(rows, -1))
 
 
 def _first_float(outputs: Any) -> Tensor:
@@ -153,6 +154,7 @@ def _first_float(outputs: Any) -> Tensor:
 
 
 def _leaves(outputs: Any) -> list[Tensor]:
+    register_dataclasses(outputs)
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
