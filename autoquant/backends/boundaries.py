@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoquant.model.capture import Capture
+from autoquant.model.owners import find_owners
 
 Edge = tuple[str, str]
 
@@ -70,8 +71,3 @@ def find_edges(captured: Capture) -> tuple[Edge, ...]:
             if reader is not None and writer is not None and reader != writer:
                 found[writer, reader] = None
     return tuple(found)
-
-
-def find_owners(captured: Capture) -> dict[str, str]:
-    """By float node, the site whose format it has."""
-    return {item.node: item.site for item in captured.addresses if item.site is not None}

@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
-from autoquant.model.exported import Exported, origins
+from autoquant.model.exported import Exported, Outputs, origins
 
 OPSET = 21
 """The first in which QuantizeLinear knows int16."""
@@ -61,7 +61,7 @@ class FloatGraph:
         initializers: By name.
         inputs: Of the graph, in the order in which the model takes them.
         outputs: By output of the graph, flattened: the tensor that it is, and how it is declared.
-        output_tree: How torch puts the outputs together again.
+        output_tree: How its outputs become the model's.
         owner: By node name, the site that it computes.
         tensors: By tensor, the node of the captured graph that gives it: a key of the
             calibration statistics. Tensors within such a node are not listed, unless they only
@@ -72,7 +72,7 @@ class FloatGraph:
     initializers: Mapping[str, TensorProto]
     inputs: tuple[onnx.ValueInfoProto, ...]
     outputs: tuple[tuple[str, onnx.ValueInfoProto], ...]
-    output_tree: Any
+    output_tree: Outputs
     owner: Mapping[str, str]
     tensors: Mapping[str, str]
 
@@ -105,14 +105,14 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
     program = None if written is None else written.exported_program
     if written is None or program is None:
         raise BackendError("onnxruntime: torch.onnx.export gave no model")
-    origin = {**origins(exported.program), **origins(program)}
+    origin = {**origins(exported.program.graph), **origins(program.graph)}
     model: ModelProto = written.model_proto
     origin_of = {node.name: _captured_node(node, origin) for node in model.graph.node}
     replace_spatial_means(model.graph, origin_of)
     placeholders = [n.name for n in captured.graph.graph.nodes if n.op == "placeholder"]
     user_inputs = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
-    names = dict(zip(user_inputs, placeholders, strict=False))
-    return _rename(captured, model, origin_of, names, program.call_spec.out_spec)
+    names = dict(zip(user_inputs, placeholders, strict=True))
+    return _rename(captured, model, origin_of, names, exported.outputs)
 
 
 def _captured_node(node: NodeProto, origin: Mapping[str, str]) -> str | None:
@@ -129,7 +129,7 @@ def _rename(
     model: ModelProto,
     origin_of: Mapping[str, str | None],
     input_names: Mapping[str, str],
-    output_tree: Any,
+    outputs: Outputs,
 ) -> FloatGraph:
     """Name nodes and tensors after sites, inputs after the model's arguments."""
     graph = model.graph
@@ -144,8 +144,9 @@ def _rename(
         for node in captured.graph.graph.nodes
         if node.target is operator.getitem and node.args[1] == 0
     }
-    renamed = {item.name: input_names.get(item.name, item.name) for item in graph.input}
-    tensors = dict(zip(renamed.values(), renamed.values(), strict=True))
+    called = dict(zip(input_names.values(), captured.calling.names, strict=True))
+    renamed = {item.name: called[input_names[item.name]] for item in graph.input}
+    tensors = {called[node]: node for node in input_names.values()}
     owner: dict[str, str] = {}
     used: Counter[str] = Counter(renamed.values())
     nodes: list[NodeProto] = []
@@ -181,22 +182,12 @@ def _rename(
         inputs=tuple(_value(item, renamed[item.name]) for item in graph.input),
         outputs=tuple(
             (renamed.get(item.name, item.name), _value(item, name))
-            for item, name in zip(graph.output, _output_names(graph, output_tree), strict=True)
+            for item, name in zip(graph.output, outputs.names, strict=True)
         ),
-        output_tree=output_tree,
+        output_tree=outputs,
         owner=owner,
         tensors=tensors,
     )
-
-
-def _output_names(graph: onnx.GraphProto, output_tree: Any) -> list[str]:
-    count = len(graph.output)
-    if count != output_tree.num_leaves:
-        raise BackendError(
-            f"onnxruntime: the model gives {output_tree.num_leaves} values but {count} tensors",
-            hint="return tensors only from forward, no None and no numbers",
-        )
-    return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
 
 
 def _value(item: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:

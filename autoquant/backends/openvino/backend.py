@@ -47,7 +47,7 @@ class OpenVinoBackend:
         self.rival_ms: float | None = None
         self.suffix = ".xml"
         self._captured = request.captured
-        self._shapes = [ov.PartialShape([2, *item.shape[1:]]) for item in request.example]
+        self._shapes = [ov.PartialShape(list(item.shape)) for item in request.example]
         self._graph = convert_float(request.captured, request.example)
         self._layout = lay_out(self._graph, request.captured)
         ranges = TensorRanges(request.captured, request.statistics, request.settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 import numpy as np
 import openvino as ov
 import torch
-import torch.utils._pytree as pytree
 from openvino import opset1, passes
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
@@ -24,14 +23,15 @@ from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
 from autoquant.model.capture import Capture
-from autoquant.model.exported import export_float
+from autoquant.model.exported import Outputs, export_float, origins
 
 PRECISE = "DisablePrecisionConversion_0"
 """Key under which a model that was read from a file holds the mark that keeps an op in f32."""
 
-_ORIGIN = "autoquant"
 _MARK = {"name": "precise", "version": "0"}
 """The same mark in a file. Python can read a file that has it and remove it, but not set it."""
+
+_BROADCASTING = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "Maximum", "Minimum"})
 
 _MATMUL = torch.ops.aten.matmul.default
 _UNMARKED = frozenset({"Const", "Parameter", "Result"})
@@ -45,12 +45,12 @@ class FloatGraph:
         model: Every op carries the mark `PRECISE`; clone it, never change it.
         origin: By program node, the node of the captured graph that it comes from. An op's
             program node is the part of its friendly name before the first slash.
-        outputs: How the model's flat outputs are nested.
+        outputs: How its results become the model's outputs.
     """
 
     model: ov.Model
     origin: Mapping[str, str]
-    outputs: pytree.TreeSpec
+    outputs: Outputs
 
     def captured_node(self, name: str) -> str | None:
         """Node of the captured graph that an op of this friendly name computes."""
@@ -58,19 +58,20 @@ class FloatGraph:
 
 
 def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
-    """Convert a captured float model, with an open batch.
+    """Convert a captured float model; the axes that the capture leaves open stay so.
 
     Decomposes the exported program as OpenVINO's front end does and hands it the graph, instead
     of the program: the front end would decompose once more, which renames nodes.
 
     Args:
         captured: The captured model.
-        example: One batch of at least 2 samples.
+        example: One batch.
 
     Raises:
         ModelError: torch.export or OpenVINO refuses the model.
     """
-    program = export_float(captured, example).program
+    exported = export_float(captured, example)
+    program = exported.program
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         graph = program.run_decompositions(_decompositions()).module()
@@ -83,17 +84,22 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
                 f"OpenVINO cannot convert the model: {str(error).strip().splitlines()[-1]}",
                 hint="search with backend.name: torch, or rewrite the op that it names",
             ) from error
-    origin = {
-        node.name: node.meta["custom"][_ORIGIN]
-        for node in graph.graph.nodes
-        if _ORIGIN in (node.meta.get("custom") or {})
-    }
+    origin = origins(graph.graph)
     inputs = [node.name for node in captured.graph.graph.nodes if node.op == "placeholder"]
     placeholders = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
     origin.update(zip(placeholders, inputs, strict=False))  # defaults come after the inputs
     _keep_marks_of_pools(model)
     _keep_marks_of_matmuls(model)
-    return FloatGraph(mark_precise(model), origin, program.call_spec.out_spec)
+    _give_scalars_an_axis(model)
+    _name_ends(model, captured.calling.names, exported.outputs.names)
+    return FloatGraph(mark_precise(model), origin, exported.outputs)
+
+
+def _name_ends(model: ov.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name inputs and outputs as the model calls them, in place."""
+    for ends, names in ((model.inputs, inputs), (model.outputs, outputs)):
+        for end, name in zip(ends, names, strict=True):
+            end.get_tensor().set_names({name})
 
 
 def mark_precise(model: ov.Model) -> ov.Model:
@@ -194,6 +200,24 @@ def _keep_marks_of_matmuls(model: ov.Model) -> None:
                 target.replace_source_output(matmul.output(0))
 
 
+def _give_scalars_an_axis(model: ov.Model) -> None:
+    """Let what computes with an input of no axis see one of one axis, in place.
+
+    The plugin crashes on a linear layer whose output is divided by a scalar input.
+    """
+    for scalar in model.get_parameters():
+        if scalar.get_output_partial_shape(0).rank != 0:
+            continue
+        given = None
+        for target in scalar.output(0).get_target_inputs():
+            reader = target.get_node()
+            if reader.get_type_name() in _BROADCASTING and any(
+                value.get_partial_shape().rank != 0 for value in reader.input_values()
+            ):
+                given = given or opset1.reshape(scalar, np.array([1], np.int64), False)
+                target.replace_source_output(given.output(0))
+
+
 def _swaps_last_two(transpose: ov.Node) -> bool:
     order = transpose.input_value(1).get_node()
     if order.get_type_name() != "Constant":
@@ -209,4 +233,15 @@ def _decompositions() -> CustomDecompTable:
     for operator in (*ops_to_not_decompose(), _MATMUL):
         if operator in table:
             table.pop(operator)
+    table[torch.ops.aten.index_add.default] = _index_add
     return table
+
+
+def _index_add(
+    into: Tensor, axis: int, index: Tensor, values: Tensor, *, alpha: float = 1.0
+) -> Tensor:
+    """The same by an op that the front end knows."""
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    added = values if alpha == 1 else values * alpha
+    return into.scatter_add(axis, index.reshape(shape).expand_as(values), added)
