@@ -2,14 +2,43 @@
 
 A metric is any function `metric(outputs, targets)`. It may return a tensor of shape (batch,), one
 score a sample, which gives the exact paired standard error; or one number for the batch, whose
-standard error is then taken over batches.
+standard error is then taken over batches. Or it is an object with `update(outputs, targets)` and
+`compute()`, which scores the data set as a whole; its standard error is taken by the jackknife.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-__all__ = ["accuracy", "mse", "top5"]
+__all__ = ["Entry", "accuracy", "mse", "top5"]
+
+
+class Entry:
+    """One of the numbers that a metric over the data set computes: `Entry(metric, "map")`.
+
+    Args:
+        metric: An object whose `compute` gives a mapping.
+        key: Which of its values is the score.
+    """
+
+    def __init__(self, metric: Any, key: str) -> None:
+        self._metric = metric
+        self._key = key
+        self.__name__ = f"{getattr(metric, '__name__', type(metric).__name__)}[{key}]"
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Take in one batch."""
+        self._metric.update(outputs, targets)
+
+    def compute(self) -> Any:
+        """Give the score over what was taken in."""
+        return self._metric.compute()[self._key]
+
+    def reset(self) -> None:
+        """Forget what was taken in."""
+        self._metric.reset()
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:

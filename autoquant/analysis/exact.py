@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, RowKey, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob
 from autoquant.model.batches import Batch
-from autoquant.model.subject import output_rows
+from autoquant.model.outputs import OutputWeights
 from autoquant.model.torch_ao.rounding import Format, SchemeRounding
 
 METHOD = "one knob at a time, reference numerics, float prefix shared"
@@ -61,7 +62,7 @@ def measure_exact(
         trials = list_changes(question.space, around) if around else question.trials()
     rows = dict(known or {})
     base = _choices(around) if around else {}
-    runner = _Runner(marked, question.rounding, base, memory_bytes)
+    runner = _Runner(marked, question.rounding, base, memory_bytes, question.outputs)
     chunks = question.chunks(memory_bytes)
     with torch.no_grad():
         for knob, wanted in by_knob(trials).items():
@@ -100,8 +101,14 @@ class _Runner:
     """Measures the rows of one knob after the other over the same chunks."""
 
     def __init__(
-        self, marked: MarkedGraph, rounding: SchemeRounding, base: Choices, memory_bytes: int
+        self,
+        marked: MarkedGraph,
+        rounding: SchemeRounding,
+        base: Choices,
+        memory_bytes: int,
+        weights: OutputWeights,
     ) -> None:
+        self._weights = weights
         self._marked = marked
         self._rounding = rounding
         self._base = base
@@ -115,7 +122,7 @@ class _Runner:
         """Measure rows of one knob."""
         reached = self._marked.reached(knob)
         groups = self._equal_trials(reached, trials)
-        sums = [OutputError() for _ in groups]
+        sums = [OutputError(self._weights) for _ in groups]
         weights: dict[tuple[object, str, Format], Tensor] = {}
         for chunk in self._prepared(chunks):
             shared = Shared(weights=weights)
@@ -127,13 +134,10 @@ class _Runner:
 
     def base_noise(self, chunks: Sequence[Batch]) -> float:
         """Noise of the unchanged plan."""
-        noise, signal = 0.0, 0.0
+        sums = OutputError(self._weights)
         for chunk in self._prepared(chunks):
-            rows = output_rows(chunk.values[self._marked.nodes[-1]], chunk.batch)
-            found = torch.cat(rows, 1).double()
-            noise += float(((found - chunk.expected.values) ** 2).sum())
-            signal += float(chunk.expected.signal.sum())
-        return noise / max(signal, 1e-300)
+            sums.add(chunk.expected, chunk.values[self._marked.nodes[-1]])
+        return sums.noise()[0]
 
     def _prepared(self, chunks: Sequence[Batch]) -> Iterator[_Chunk]:
         """The chunks with their values: kept ones as they are, others computed again."""
@@ -149,22 +153,19 @@ class _Runner:
 
     def _prepare(self, batch: Batch) -> _Chunk:
         values = self._run.run_float(batch.inputs)
-        expected = FloatOutputs(output_rows(values[self._marked.nodes[-1]], batch))
+        expected = FloatOutputs(values[self._marked.nodes[-1]], batch)
         if self._base:
             values = self._run.run_plan(values, self._base)
         return _Chunk(batch, expected, values)
 
-    def _outputs(
-        self, chunk: _Chunk, reached: Sequence[Node], trial: Trial, shared: Shared
-    ) -> list[Tensor]:
+    def _outputs(self, chunk: _Chunk, reached: Sequence[Node], trial: Trial, shared: Shared) -> Any:
         choices = {**self._base}
         for site in trial.knob.sites:
             if trial.scheme is Scheme.FP32:
                 choices.pop(site, None)
             else:
                 choices[site] = (trial.scheme, trial.part)
-        outputs = self._run.run_again(chunk.values, reached, choices, shared)
-        return output_rows(outputs, chunk.batch)
+        return self._run.run_again(chunk.values, reached, choices, shared)
 
     def _equal_trials(self, reached: Sequence[Node], trials: Sequence[Trial]) -> list[list[Trial]]:
         """Group trials that round every tensor equally; bf16's own kernels are like no other."""

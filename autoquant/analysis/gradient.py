@@ -51,7 +51,9 @@ def measure_gradient(
     """
     marked = mark(question.captured, question.space)
     terms = RoundingTerms(marked, question.space, question.rounding, parts)
-    probe = Probe(marked, terms, torch.Generator().manual_seed(seed), memory_bytes)
+    probe = Probe(
+        marked, terms, torch.Generator().manual_seed(seed), memory_bytes, question.outputs
+    )
     signals: list[Tensor] = []
     for batch in question.chunks(memory_bytes):
         signals.append(probe.measure(batch))

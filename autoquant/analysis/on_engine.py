@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoquant.analysis.output_error import FloatOutputs, OutputError, to_decibels
 from autoquant.analysis.trials import Question, Trial, by_knob
@@ -16,7 +14,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.sensitivity import Method, Part, RowKey, SensitivityRow, SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.model.batches import Batch, take_samples
-from autoquant.model.subject import output_rows
+from autoquant.model.outputs import OutputWeights
 
 METHOD = "one knob at a time, built and run by the engine"
 
@@ -48,8 +46,8 @@ def measure_on_engine(
         BackendError: The engine refuses a scheme that it says it supports; names the op.
     """
     batches = take_samples(question.batches, question.samples)
-    expected = [FloatOutputs(output_rows(backend.run(model, b.inputs), b)) for b in batches]
-    course = _Course(backend, batches, expected)
+    expected = [FloatOutputs(backend.run(model, b.inputs), b) for b in batches]
+    course = _Course(backend, batches, expected, question.outputs)
     base = precise_plan(question.space)
     choices = question.space.choices(base)
     rows = dict(known or {})
@@ -86,35 +84,31 @@ class _Course:
     """Builds plans and sums their output errors over the same batches."""
 
     def __init__(
-        self, backend: Backend, batches: Sequence[Batch], expected: Sequence[FloatOutputs]
+        self,
+        backend: Backend,
+        batches: Sequence[Batch],
+        expected: Sequence[FloatOutputs],
+        weights: OutputWeights,
     ) -> None:
+        self._weights = weights
         self._backend = backend
         self._batches = batches
         self._expected = expected
 
     def row(self, plan: Plan, trial: Trial) -> SensitivityRow:
         """Measure one row."""
-        sums = OutputError()
-        module = self._backend.build(plan).module
-        for batch, expected in zip(self._batches, self._expected, strict=True):
-            outputs: Any = self._backend.run(module, batch.inputs)
-            sums.add(expected, [_finite(item) for item in output_rows(outputs, batch)])
-        return sums.finish(trial)
+        return self._sums(plan).finish(trial)
 
     def noise(self, plan: Plan) -> float:
         """Noise-to-signal ratio of a plan."""
+        return self._sums(plan).noise()[0]
+
+    def _sums(self, plan: Plan) -> OutputError:
+        sums = OutputError(self._weights)
         module = self._backend.build(plan).module
-        noise = signal = 0.0
         for batch, expected in zip(self._batches, self._expected, strict=True):
-            found = torch.cat(output_rows(self._backend.run(module, batch.inputs), batch), 1)
-            noise += float(((_finite(found).double() - expected.values) ** 2).sum())
-            signal += float(expected.signal.sum())
-        return noise / max(signal, 1e-300)
-
-
-def _finite(values: Tensor) -> Tensor:
-    """Lost outputs count as zeros: all of their signal is noise."""
-    return torch.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+            sums.add(expected, self._backend.run(module, batch.inputs))
+        return sums
 
 
 def _less(row: SensitivityRow, base_noise: float) -> SensitivityRow:

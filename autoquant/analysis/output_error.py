@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from autoquant.analysis.trials import Trial
 from autoquant.core.sensitivity import Method, SensitivityRow
+from autoquant.model.batches import Batch
+from autoquant.model.output_noise import OutputNoises
+from autoquant.model.outputs import OutputWeights, divergence, named_outputs, rows_of
 
 _FLOOR = 1e-15
 _TINY = 1e-300
@@ -56,52 +60,74 @@ def row_of_noise(trial: Trial, noise: float, stderr: float, method: Method) -> S
 
 
 class FloatOutputs:
-    """The float model's outputs on one chunk, and what is needed of them again and again."""
+    """The float model's outputs on one chunk, and what is needed of them again and again.
 
-    def __init__(self, outputs: Sequence[Tensor]) -> None:
-        self.values = torch.cat(list(outputs), 1).double()
-        self.signal = (self.values**2).sum(1)
-        self.log_p = torch.log_softmax(outputs[0].double(), 1)
-        self.p = self.log_p.exp()
+    Args:
+        outputs: What the model returned.
+        batch: The chunk.
+    """
+
+    def __init__(self, outputs: Any, batch: Batch) -> None:
+        self.named = named_outputs(outputs)
+        self.values = _joined(self.named, len(batch))
+        self.samples = len(batch)
 
 
 @dataclass(slots=True)
 class OutputError:
     """Running sums of one row, over samples."""
 
-    signal: list[Tensor] = field(default_factory=list)
-    noise: list[Tensor] = field(default_factory=list)
-    absolute: list[Tensor] = field(default_factory=list)
+    weights: OutputWeights
+    noises: OutputNoises = field(default_factory=OutputNoises)
+    squared: float = 0.0
+    absolute: float = 0.0
+    elements: int = 0
     cosine: list[Tensor] = field(default_factory=list)
     kl: list[Tensor] = field(default_factory=list)
-    elements: int = 0
 
-    def add(self, expected: FloatOutputs, found: Sequence[Tensor]) -> None:
-        """Take in the outputs of one chunk, each of shape (samples, elements)."""
-        have = torch.cat(list(found), 1).double()
+    def add(self, expected: FloatOutputs, outputs: Any) -> None:
+        """Take in the outputs of one chunk; what is lost (NaN, infinity) counts as zero."""
+        found = {name: _finite(value) for name, value in named_outputs(outputs).items()}
+        have = _joined(found, expected.samples)
         error = have - expected.values
-        self.elements = have.shape[1]
-        self.signal.append(expected.signal)
-        self.noise.append((error**2).sum(1))
-        self.absolute.append(error.abs().sum(1))
+        self.noises.add(expected.named, found, expected.samples)
+        self.elements += error.numel()
+        self.squared += float((error**2).sum())
+        self.absolute += float(error.abs().sum())
         self.cosine.append(torch.cosine_similarity(expected.values, have, dim=1))
-        log_q = torch.log_softmax(found[0].double(), 1)
-        self.kl.append((expected.p * (expected.log_p - log_q)).sum(1))
+        judged = next(iter(self.weights.weights), next(iter(expected.named)))
+        self.kl.append(divergence(expected.named[judged], found[judged], expected.samples))
+
+    def noise(self) -> tuple[float, float]:
+        """Noise-to-signal ratio of what guides, and its standard error."""
+        ratio, error = self.noises.ratio(self.weights)
+        return min(ratio, 1.0 / _FLOOR), error or 0.0
 
     def finish(self, trial: Trial) -> SensitivityRow:
         """Give the row."""
-        noise = torch.cat(self.noise)
-        ratio, error = ratio_and_error(noise, torch.cat(self.signal))
+        ratio, error = self.noise()
         return SensitivityRow(
             knob=trial.knob.name,
             scheme=trial.scheme,
             part=trial.part,
             sqnr_db=to_decibels(ratio),
             cosine=float(torch.cat(self.cosine).mean()),
-            mse=float(noise.mean()) / self.elements,
-            l1=float(torch.cat(self.absolute).mean()) / self.elements,
+            mse=self.squared / self.elements,
+            l1=self.absolute / self.elements,
             kl=float(torch.cat(self.kl).mean()),
             noise=ratio,
             noise_stderr=error,
             method=Method.EXACT,
         )
+
+
+def _joined(named: Mapping[str, Tensor], samples: int) -> Tensor:
+    """All outputs of each sample in a row, float64; one row where an output has no samples."""
+    rows = [rows_of(value, samples) for value in named.values()]
+    if any(len(row) != samples for row in rows):
+        rows = [row.reshape(1, -1) for row in rows]
+    return torch.cat(rows, 1).double()
+
+
+def _finite(values: Tensor) -> Tensor:
+    return torch.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)

@@ -12,14 +12,13 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.fx import Interpreter, Node
 from torch.fx.node import map_arg
-from torch.utils import _pytree as pytree
 
 from autoquant.analysis.marks import MarkedGraph
 from autoquant.analysis.rounded_run import is_float
 from autoquant.analysis.rounding_power import powers_of_channels, powers_of_samples
 from autoquant.analysis.rounding_terms import WHOLE, RoundingTerms, Rows, Terms
 from autoquant.model.batches import Batch
-from autoquant.model.subject import output_rows
+from autoquant.model.outputs import OutputWeights, named_outputs, rows_of
 from autoquant.model.torch_ao.rounding import Format
 
 
@@ -37,6 +36,7 @@ class Probe(Interpreter):
         terms: Its rounding errors.
         draw: Draws the signs.
         memory_bytes: Rounding errors of weights up to this size are kept for all chunks.
+        weights: Which outputs count.
     """
 
     def __init__(
@@ -45,11 +45,14 @@ class Probe(Interpreter):
         terms: RoundingTerms,
         draw: torch.Generator,
         memory_bytes: int,
+        weights: OutputWeights | None = None,
     ) -> None:
         super().__init__(marked.module)
         self._marked = marked
         self._terms = terms
         self._draw = draw
+        self._weights = weights or OutputWeights()
+        self._scales: dict[str, float] = {}
         self._memory_left = memory_bytes
         self._samples = 0
         self._errors: dict[tuple[str, Format], Tensor] = {}
@@ -67,17 +70,34 @@ class Probe(Interpreter):
             item.detach().requires_grad_() if is_float(item) else item for item in batch.inputs
         ]
         with torch.enable_grad():
-            outputs = self.run(*inputs)
-            leaves = [leaf for leaf in pytree.tree_leaves(outputs) if is_float(leaf)]
-        signs = [
-            torch.randint(0, 2, leaf.shape, generator=self._draw).to(leaf.dtype) * 2 - 1
-            for leaf in leaves
-        ]
-        pairs = [pair for pair in zip(leaves, signs, strict=True) if pair[0].requires_grad]
-        if pairs:
-            torch.autograd.backward([leaf for leaf, _ in pairs], [sign for _, sign in pairs])
-        rows = output_rows(outputs, batch)
-        return (torch.cat(rows, 1).double() ** 2).sum(1)
+            outputs = named_outputs(self.run(*inputs), detached=False)
+        if not self._scales:
+            self._scales = self._weights.scales(outputs)
+        signs = {
+            name: torch.randint(0, 2, value.shape, generator=self._draw).to(value.dtype) * 2 - 1
+            for name, value in outputs.items()
+        }
+        moved = [name for name, value in outputs.items() if value.requires_grad]
+        if moved:
+            torch.autograd.backward(
+                [outputs[name] for name in moved],
+                [signs[name] * self._scales[name] for name in moved],
+            )
+        return self._signal(outputs, len(batch))
+
+    def _signal(self, outputs: Mapping[str, Tensor], samples: int) -> Tensor:
+        """Power of each sample's outputs, in the mean over those that count.
+
+        Where several count for themselves, errors in them add up, each over its own signal.
+        """
+        powers = []
+        for name, value in outputs.items():
+            power = (rows_of(value.detach(), samples).double() ** 2).sum(1) * self._scales[
+                name
+            ] ** 2
+            powers.append(power if len(power) == samples else power.expand(samples) / samples)
+        total = torch.stack(powers).sum(0)
+        return total if self._weights.weights else total / len(powers)
 
     def activation_powers(self) -> Iterator[tuple[Rows, Tensor]]:
         """Each rounding error of an activation: its rows, and its power at each sample."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autoquant.model.torch_ao.rounding import Cast, Format, Grid
+from autoquant.model.ranges.grid import Grid
+from autoquant.model.torch_ao.rounding import Cast, Format
 
 _TILE = 1 << 18
 _EVERY = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch.fx import GraphModule
 from torch.fx.passes.shape_prop import TensorMetadata
@@ -16,6 +16,7 @@ from autoquant.core.sites import Site
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture
+from autoquant.model.outputs import OutputWeights
 from autoquant.model.torch_ao.rounding import SchemeRounding
 
 _CHUNK = 32
@@ -32,6 +33,7 @@ class Question:
         rounding: Rounds tensors as schemes do.
         batches: Evaluation data.
         samples: How many of them to use, from the first on.
+        outputs: Which outputs count.
     """
 
     captured: Capture
@@ -39,6 +41,7 @@ class Question:
     rounding: SchemeRounding
     batches: Sequence[Batch]
     samples: int
+    outputs: OutputWeights = field(default_factory=OutputWeights)
 
     @property
     def sites(self) -> Mapping[str, Site]:

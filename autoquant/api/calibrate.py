@@ -39,7 +39,7 @@ def compare_observers(
     *,
     calibration: object,
     evaluation: object,
-    metric: Metric = metrics.accuracy,
+    metric: Metric | str = metrics.accuracy,
     plan: str = "int8",
     observers: Sequence[ObserverName | str] = tuple(ObserverName),
     step: int | None = None,

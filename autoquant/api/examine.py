@@ -108,7 +108,7 @@ def sensitivity(
     *,
     calibration: object,
     evaluation: object,
-    metric: Metric = metrics.accuracy,
+    metric: Metric | str = metrics.accuracy,
     space: str | dict[str, Any] = "npu",
     backend: str = "auto",
     samples: int = 128,

@@ -1,43 +1,36 @@
-"""Refusal of models that torch's own fusion changes."""
+"""Refusal of a target whose all-fp32 plan computes something else than the model."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
-
-from autoquant.analysis.structure.faithful import find_unfaithful
-from autoquant.analysis.structure.torn import fused_differently
 from autoquant.api.preparation import Preparation
+from autoquant.core.precision import Scheme
 from autoquant.errors import ModelError
-from autoquant.model.torch_ao.tracing import trace_unfused
-
-_SAMPLES = 2
+from autoquant.model.faithfulness import batches_to_compare, find_difference
 
 
 def refuse_unfaithful(prepared: Preparation) -> None:
-    """Refuse a model whose traced, fused graph computes something else than the model does.
+    """Build the all-fp32 plan on the target and compare it with the model as given.
 
-    Torch's fusion writes what it fused back to a module's path, so that a module with another
-    batch norm behind each of its calls takes the last one everywhere. Every number of a search
-    would then be about another function. A model that changes from call to call is left to the
-    evaluation, which names it.
+    Every number of a search would otherwise be about another function. A target that runs some
+    site in no float has no such plan, and is not asked.
 
     Raises:
-        ModelError: The two differ on a few samples.
+        ModelError: They differ; names the output.
+        BackendError: The target refuses the plan.
     """
-    model, captured = prepared.subject.flat, prepared.captured
-    inputs = prepared.subject.calibration[0].head(_SAMPLES).inputs
-    with torch.no_grad():
-        first, second = _tensors(model(*inputs)), _tensors(model(*inputs))
-    if not all(map(torch.equal, first, second)):
+    plan = prepared.space.uniform(Scheme.FP32)
+    if any(scheme is not Scheme.FP32 for _, scheme in plan.assignment):
         return
-    torn: tuple[str, ...] = ()
-    if captured.traced.how == "fx":
-        torn = tuple(fused_differently(trace_unfused(model, captured.leaf_modules).module))
-    for concern in find_unfaithful(model, captured.graph, inputs, torn):
-        raise ModelError(f"{', '.join(concern.where)}: {concern.what}", hint=concern.mend)
-
-
-def _tensors(outputs: object) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    backend, subject = prepared.backend, prepared.subject
+    built = backend.build(plan).module
+    found = find_difference(
+        lambda inputs: backend.run(subject.flat, inputs),
+        lambda inputs: backend.run(built, inputs),
+        batches_to_compare(prepared.captured, (*subject.calibration, *subject.evaluation)),
+    )
+    if found is not None:
+        raise ModelError(
+            f"{backend.name} computes something else than the model: {found}",
+            hint="every number of a search would be about another function; search on another "
+            "backend, or with model.capture: modules, and report this model",
+        )

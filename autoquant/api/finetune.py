@@ -15,7 +15,7 @@ from autoquant.api.finetune_result import FinetuneResult
 from autoquant.api.finetuning import Task, check_task, finetune_plan, make_task
 from autoquant.api.pair import find_plan, prepare_untimed
 from autoquant.api.preparation import Preparation
-from autoquant.api.torch_graphs import needs_torch_graph
+from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
 from autoquant.core.plan import Plan
 from autoquant.errors import DataError, JobError, PlanError
@@ -40,7 +40,7 @@ def finetune(
     float_steps: int,
     calibration: object,
     evaluation: object,
-    metric: Metric = metrics.accuracy,
+    metric: Metric | str = metrics.accuracy,
     heldout: object | None = None,
     backend: str = "auto",
     float_schedule: Schedule | None = None,
@@ -136,7 +136,7 @@ def run_finetune(
         JobError: The job has no such section.
         AutoquantError: Another mistake that can be mended.
     """
-    needs_torch_graph(job, "finetune")
+    needs_torch(job, "finetune")
     folder = FinetuneFolder(output or job.output / FOLDER, resume=resume)
     section = _section_of(job)
     with watch.stage("loading model and data", None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,15 +10,15 @@ from torch import Tensor, nn
 
 from autoquant.api.finetune_result import FinetuneResult
 from autoquant.api.pair import Pair
-from autoquant.api.preparation import Preparation
-from autoquant.api.watch import Watch
+from autoquant.api.preparation import Preparation, capture_subject
+from autoquant.api.watch import Silent, Watch
 from autoquant.backends.torch_cpu.torchscript import write_torchscript
 from autoquant.core.finetuning import Recovery
 from autoquant.evaluate.evaluator import build_backend
 from autoquant.evaluate.recovery import Runs, measure_recovery
-from autoquant.model.capture import capture
 from autoquant.model.subject import Subject
 from autoquant.record.finetune_folder import QUANTIZED, FinetuneFolder
+from autoquant.training.fx_twin import FxTwin
 from autoquant.training.state import TrainingState
 from autoquant.training.trainer import Trainer
 from autoquant.training.twin import Twin
@@ -46,17 +47,16 @@ def build_outcome(
     trainer.take(state.best_weights, state.ranges)
     with torch.no_grad(), watch.stage("building the trained plan", None):
         model = trainer.twin.weights.model.requires_grad_(False)
-        captured = capture(model, prepared.subject.example, prepared.subject.leaf_modules)
-        backend = build_backend(
-            prepared.subject, captured, trainer.twin.statistics, prepared.settings
-        )
+        subject = replace(prepared.subject, model=model)
+        captured = capture_subject(subject, Silent())
+        backend = build_backend(subject, captured, trainer.twin.statistics, prepared.settings)
         executable = backend.build(pair.plan)
     runs = Runs(
         float_model=lambda inputs: pair.backend.run(prepared.subject.flat, inputs),
         before=lambda inputs: pair.backend.run(pair.executable.module, inputs),
         after=lambda inputs: backend.run(executable.module, inputs),
         emulated=lambda inputs: backend.run(_Emulated(trainer.twin), inputs),
-        trained_float=lambda inputs: backend.run(model, inputs),
+        trained_float=lambda inputs: backend.run(subject.flat, inputs),
         kind=executable.kind,
     )
     result = FinetuneResult(
@@ -82,7 +82,7 @@ def build_outcome(
 class _Emulated(nn.Module):
     """The twin as a module."""
 
-    def __init__(self, twin: Twin) -> None:
+    def __init__(self, twin: Twin | FxTwin) -> None:
         super().__init__()
         self._twin = twin
 

@@ -29,6 +29,8 @@ from autoquant.record.mlflow_finetune import (
 )
 from autoquant.record.mlflow_store import TrackingSettings
 from autoquant.training.data import TrainingData
+from autoquant.training.fx_twin import FxTwin
+from autoquant.training.fx_weights import FxWeights
 from autoquant.training.objective import Loss, Objective, batch_loss
 from autoquant.training.probe import begin, probe
 from autoquant.training.schedule import Schedule, cosine, tail_of
@@ -136,10 +138,9 @@ def finetune_plan(
 
 
 def _trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
-    subject, captured = prepared.subject, prepared.captured
-    weights = TrainableWeights(subject.model, captured.traced, task.settings.batch_norm)
+    subject = prepared.subject
     return Trainer(
-        twin=Twin(captured, plan, prepared.quantization, weights, subject.example),
+        twin=_twin(task, prepared, plan),
         data=task.data,
         objective=Objective(task.loss, subject.metric, subject.evaluation),
         calibration=[batch.inputs for batch in subject.calibration],
@@ -147,6 +148,15 @@ def _trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
         settings=task.settings,
         schedule=task.schedule,
     )
+
+
+def _twin(task: Task, prepared: Preparation, plan: Plan) -> Twin | FxTwin:
+    model, captured = prepared.subject.model, prepared.captured
+    batch_norm, settings = task.settings.batch_norm, prepared.quantization
+    if captured.how == "fx":
+        weights = FxWeights(model, captured.traced, batch_norm)
+        return FxTwin(captured, plan, settings, weights, prepared.subject.example)
+    return Twin(captured, plan, settings, TrainableWeights(model, captured, batch_norm))
 
 
 def _train(

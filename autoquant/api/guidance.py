@@ -23,7 +23,6 @@ from autoquant.errors import StorageError
 from autoquant.evaluate.cost_profile import latency_costs
 from autoquant.evaluate.size import bops_table, int16_table, plan_costs, size_table
 from autoquant.job import Job
-from autoquant.model.subject import parameter_count
 from autoquant.record.results import load_costs
 from autoquant.searching.constraints import Limits
 from autoquant.searching.cost_model import CostModel, Observation, Trust
@@ -79,7 +78,7 @@ def find_costs(job: Job, prepared: Preparation, watch: Watch, folder: Path | Non
     found: dict[Objective, CostTable] = {}
     for objective in job.objectives:
         if objective is Objective.SIZE:
-            found[objective] = size_table(sites, parameter_count(prepared.subject.model))
+            found[objective] = size_table(sites, prepared.captured.stored_count)
         elif objective is Objective.BOPS:
             found[objective] = whole.scaled(1.0 / max(full, 1.0), "bops_ratio")
         elif objective is Objective.INT16_SHARE:
@@ -197,7 +196,7 @@ def _noise_around(job: Job, prepared: Preparation, plan: Plan) -> Sequence[Obser
 
 
 def _exact_costs(prepared: Preparation, plan: Plan) -> Measurements:
-    return plan_costs(plan, prepared.captured.sites, parameter_count(prepared.subject.model))
+    return plan_costs(plan, prepared.captured.sites, prepared.captured.stored_count)
 
 
 def _hard_limits(
@@ -206,7 +205,7 @@ def _hard_limits(
     """The user's constraints on costs, as rows of the integer program."""
     limits = []
     if job.constraints.size_ratio is not None:
-        table = size_table(prepared.captured.sites, parameter_count(prepared.subject.model))
+        table = size_table(prepared.captured.sites, prepared.captured.stored_count)
         bound = job.constraints.size_ratio * baseline["size_bytes"].value
         limits.append(Limit("constraints.size_ratio (bytes)", table, bound))
     if job.constraints.latency_ratio is not None and Objective.LATENCY in costs:

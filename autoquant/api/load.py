@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from autoquant.api.result import BuildContext, SearchResult, example_from
+from autoquant.model.calling import Calling
 from autoquant.record import files
 from autoquant.record.example_file import read_example
 from autoquant.record.findings import WEIGHTS
 from autoquant.record.results import (
     load_addresses,
     load_build,
+    load_calling,
     load_findings,
     load_sites,
     load_statistics,
@@ -33,14 +37,30 @@ def load_result(folder: str | Path) -> SearchResult:
         latency_batch = int(findings.facts.settings.get("latency_batch") or 1)
         weights = str(findings.facts.settings.get(WEIGHTS) or "")
         leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
+    example = example_from(read_example(folder))
+    calling, dynamic = _calling_of(folder, example)
     context = BuildContext(
         sites=load_sites(folder),
         addresses=load_addresses(folder),
         leaf_modules=tuple(filter(None, leaf_modules)),
         statistics=load_statistics(folder),
         build=load_build(folder),
-        example=example_from(read_example(folder)),
+        example=example,
+        calling=calling,
+        dynamic=dynamic,
         latency_batch=latency_batch,
         weights=weights,
     )
     return SearchResult(findings, context, folder)
+
+
+def _calling_of(
+    folder: Path, example: tuple[Tensor, ...]
+) -> tuple[Calling, tuple[tuple[int, ...], ...]]:
+    """How the model takes its inputs; older versions knew tensors by place alone."""
+    known = load_calling(folder)
+    if known is None:
+        return Calling.plain(len(example)), tuple((0,) for _ in example)
+    with well_formed(folder / files.CALLING):
+        dynamic = tuple(tuple(int(axis) for axis in axes) for axes in known["dynamic"])
+        return Calling.from_json(known), dynamic

@@ -26,7 +26,7 @@ from autoquant.evaluate.evaluator import MeasurementSettings, PlanEvaluator, bui
 from autoquant.evaluate.kernel_choice import time_kernels
 from autoquant.job import Job
 from autoquant.model.calibration import calibrate, digest_of
-from autoquant.model.capture import Capture, capture
+from autoquant.model.capture import Capture
 from autoquant.model.range_rules import bind_ranges
 from autoquant.model.subject import Subject
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
@@ -74,9 +74,12 @@ class Preparation:
 
 
 def capture_subject(subject: Subject, watch: Watch) -> Capture:
-    """Trace the model and find its sites."""
+    """Find the sites of the model; say what the user should know of how that went."""
     with watch.stage("reading the model", None):
-        return capture(subject.model, subject.example, subject.leaf_modules, subject.capture)
+        captured = subject.find_sites()
+    for notice in captured.notices:
+        watch.note(notice)
+    return captured
 
 
 def calibrate_subject(
@@ -187,7 +190,7 @@ def prepare(
     check_rules(job.space, captured.sites)
     check_sites(templates, captured.sites)
     ranges = bind_ranges(job.calibration, captured, subject.example)
-    settings = measurement_settings(job).building(ranges=ranges, capture=captured.traced.how)
+    settings = measurement_settings(job).building(ranges=ranges, capture=captured.how)
     known = _known_build(folder)
     if known is not None:
         settings = replace(settings, build=known)
@@ -216,7 +219,7 @@ def prepare(
         quantization=settings.quantization,
         space=bound.space,
         phases=(Phase.QUALITY, Phase.LATENCY) if _is_timed(job) else (Phase.QUALITY,),
-        notices=bound.notices,
+        notices=(*captured.notices, *bound.notices),
     )
 
 

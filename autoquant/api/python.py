@@ -26,8 +26,8 @@ def search(
     *,
     calibration: object,
     evaluation: object,
-    metric: Metric = metrics.accuracy,
-    loss: Metric | None = None,
+    metric: Metric | str = metrics.accuracy,
+    loss: Metric | str | None = None,
     heldout: object | None = None,
     backend: str = "auto",
     max_drop: float | None = 0.01,
@@ -60,7 +60,9 @@ def search(
         calibration: Inputs to calibrate on: `(inputs, targets)` tensors, a tensor, a list of
             batches, or a DataLoader.
         evaluation: Inputs and targets to compare candidates on, in the same forms.
-        metric: `metric(outputs, targets)`, one score a sample (or one a batch), higher is better.
+        metric: `metric(outputs, targets)`, one score a sample (or one a batch), higher is better;
+            the name of a shipped one (`"accuracy"`); or an object with `update(outputs, targets)`
+            and `compute()`, as those of torchmetrics, which scores the data set.
         loss: As `metric`, but lower is better; measured beside it.
         heldout: Data that only the frontier is scored on.
         backend: A backend (`openvino`, `onnxruntime`, `litert`...; `autoquant backends` lists
@@ -128,6 +130,7 @@ def search(
         leaf_modules=tuple(leaf_modules),
         capture=capture,
         form=DataForm(target, prepare, dynamic or {}),
+        outputs=job.outputs,
     )
     return run_search(
         job, HeldRecipe(subject), watch or Silent(), resume=resume, templates=templates

@@ -24,7 +24,8 @@ from autoquant.core.sites import Address, Site
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import ModelError, PlanError
 from autoquant.model.batches import Batch, repeat_to
-from autoquant.model.capture import capture
+from autoquant.model.calling import Calling
+from autoquant.model.capture import Capture, capture
 from autoquant.model.float_model import check_float_model
 from autoquant.model.torch_ao.eager_modules import qconfigs_by_module
 from autoquant.model.torch_ao.observers import ScaleCache, fill_observers
@@ -57,6 +58,8 @@ class BuildContext:
         statistics: Of its tensors.
         build: What decides how plans are built.
         example: A few input samples.
+        calling: How the model takes them.
+        dynamic: By tensor, the axes whose size may change.
         latency_batch: Samples of the latency measurement.
         weights: Digest of the model's weights; empty where an older version searched.
     """
@@ -67,6 +70,8 @@ class BuildContext:
     statistics: CalibrationStatistics
     build: BuildSettings
     example: tuple[Tensor, ...]
+    calling: Calling
+    dynamic: tuple[tuple[int, ...], ...]
     latency_batch: int = 1
     weights: str = ""
 
@@ -237,7 +242,8 @@ class ResultCandidate:
             PlanError: It has other sites than the one that was searched.
             BackendError: The engine refuses the plan on this machine.
         """
-        return self.open_backend(model, other_weights=other_weights).build(self.plan).module
+        backend = self.open_backend(model, other_weights=other_weights)
+        return self._context.calling.nest(backend.build(self.plan).module)
 
     def open_backend(self, model: nn.Module, *, other_weights: bool = False) -> Backend:
         """Open the backend of the search on a model, to build, run and export plans.
@@ -253,7 +259,14 @@ class ResultCandidate:
         """
         context = self._context
         checked = check_float_model(model, context.leaf_modules)
-        captured = capture(checked, context.example, context.leaf_modules, context.build.capture)
+        captured = capture(
+            checked,
+            context.example,
+            context.leaf_modules,
+            context.build.capture,
+            calling=context.calling,
+            dynamic=context.dynamic,
+        )
         _check_same_sites(context.sites, captured.sites)
         if not other_weights:
             _check_same_weights(context.weights, checked)
@@ -382,9 +395,10 @@ def _check_same_weights(searched: str, model: nn.Module) -> None:
         )
 
 
-def keep_example(inputs: tuple[Tensor, ...], samples: int = 2) -> tuple[Tensor, ...]:
-    """A few samples to trace with."""
-    return tuple(item[:samples].detach().clone() for item in inputs)
+def keep_example(captured: Capture, batch: Batch, samples: int = 2) -> tuple[Tensor, ...]:
+    """A few samples to capture with again; all where the model takes one number of them alone."""
+    kept = batch.head(samples) if any(captured.dynamic) else batch
+    return tuple(item.detach().clone() for item in kept.inputs)
 
 
 def example_arrays(example: tuple[Tensor, ...]) -> dict[str, Any]:

@@ -238,7 +238,10 @@ def _keep_preparation(
     folder.write_space(prepared.space)
     folder.write_statistics(prepared.statistics)
     folder.write_build(prepared.settings.build)
-    write_example(folder.path, example_arrays(keep_example(prepared.subject.example)))
+    example = keep_example(prepared.captured, prepared.subject.calibration[0])
+    write_example(folder.path, example_arrays(example))
+    dynamic = [list(axes) for axes in prepared.subject.dynamic]
+    folder.write_calling({**prepared.subject.calling.to_json(), "dynamic": dynamic})
 
 
 def _measure_baseline(prepared: Preparation, folder: ResultFolder, watch: Watch) -> Measurements:
@@ -386,7 +389,9 @@ def context_of(prepared: Preparation) -> BuildContext:
         leaf_modules=prepared.captured.leaf_modules,
         statistics=prepared.statistics,
         build=prepared.settings.build,
-        example=keep_example(prepared.subject.example),
+        example=keep_example(prepared.captured, prepared.subject.calibration[0]),
+        calling=prepared.subject.calling,
+        dynamic=prepared.subject.dynamic,
         latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
         weights=weights_digest(prepared.subject.model),
     )

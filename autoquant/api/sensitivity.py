@@ -86,6 +86,7 @@ def question_of(job: Job, prepared: Preparation) -> Question:
         rounding=SchemeRounding(sites, prepared.quantization, cache),
         batches=prepared.subject.evaluation,
         samples=job.sensitivity.samples,
+        outputs=prepared.subject.outputs,
     )
 
 

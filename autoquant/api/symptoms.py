@@ -31,11 +31,12 @@ from autoquant.core.diagnosis import Pattern
 from autoquant.core.range_audit import RangeAudit
 from autoquant.core.sites import Site
 from autoquant.model.batches import Batch
+from autoquant.model.outputs import output_rows
 from autoquant.model.picked import pick_samples
-from autoquant.model.subject import output_rows
+from autoquant.model.ranges.grid import Grid
 from autoquant.model.torch_ao.conversion import quiet_torch
 from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import Grid, SchemeRounding
+from autoquant.model.torch_ao.rounding import SchemeRounding
 
 PROBE_SAMPLES = 64
 """Samples on which what-ifs are tried: the first of the data."""

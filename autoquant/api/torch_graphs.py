@@ -9,11 +9,11 @@ from autoquant.job import Job
 FX = "fx"
 
 
-def needs_torch_graph(job: Job, command: str) -> None:
-    """Refuse a job whose plans torch does not convert as a graph, before anything is loaded.
+def needs_torch(job: Job, command: str) -> None:
+    """Refuse a job whose plans are not built by torch, before anything is loaded.
 
     Raises:
-        BackendError: The backend is another one, or the model is not captured by torch.fx.
+        BackendError: The backend is another one.
     """
     if job.backend.name != TORCH:
         raise BackendError(
@@ -21,6 +21,15 @@ def needs_torch_graph(job: Job, command: str) -> None:
             f"{job.backend.name}",
             hint="--set backend=auto shows the same plan on torch's engines",
         )
+
+
+def needs_torch_graph(job: Job, command: str) -> None:
+    """Refuse a job whose plans torch does not convert as a graph, before anything is loaded.
+
+    Raises:
+        BackendError: The backend is another one, or the model is not captured by torch.fx.
+    """
+    needs_torch(job, command)
     if job.model is not None and job.model.capture != FX:
         raise BackendError(
             f"{command} looks into the graph that torch converts, and model.capture is "

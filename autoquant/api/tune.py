@@ -130,7 +130,7 @@ def tune(
     *,
     calibration: object,
     evaluation: object,
-    metric: Metric = metrics.accuracy,
+    metric: Metric | str = metrics.accuracy,
     heldout: object | None = None,
     max_drop: float = 0.01,
     trials: int = 24,

@@ -17,7 +17,6 @@ from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.core.tuning import Attempt, Stage, judge
 from autoquant.job import Job
-from autoquant.model.subject import parameter_count
 from autoquant.searching.constraints import Limits
 from autoquant.searching.rounds import Rounds, StopReason
 from autoquant.searching.seeds import Seed
@@ -57,9 +56,7 @@ class FewerInt16:
             return ()
         job = self._job_from(start)
         prepared = replace(self.prepared, space=space, phases=(Phase.QUALITY,))
-        baseline = {
-            "size_bytes": Measurement(parameter_count(prepared.subject.model) * 4.0, Kind.ESTIMATED)
-        }
+        baseline = {"size_bytes": Measurement(prepared.captured.stored_count * 4.0, Kind.ESTIMATED)}
         limits = Limits(job.constraints, baseline)
         costs = find_costs(job, prepared, self.watch)
         guidance = guide(job, prepared, self.table, costs, baseline, limits)

@@ -29,6 +29,8 @@ def print_dry_run(job: Job, watch: Watch, console: Console) -> None:
         f"{len(prepared.captured.sites)} sites in {len(space.knobs)} knobs, "
         f"{len(space.free)} of them free; {_power(space.plan_count)} plans"
     )
+    if prepared.captured.reach is not None:
+        console.print(str(prepared.captured.reach))
     with watch.stage("timing one candidate", None):
         seconds = _seconds_of_one(prepared)
     workers = job.execution.workers if job.execution.kind == "ray" else 1

@@ -31,8 +31,8 @@ from autoquant.evaluate.quality import (
 )
 from autoquant.evaluate.size import plan_costs
 from autoquant.model.batches import join_batches, repeat_to, take_samples
-from autoquant.model.capture import Capture, capture
-from autoquant.model.subject import Subject, SubjectRecipe, parameter_count
+from autoquant.model.capture import Capture
+from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
 
 _KEPT_EXECUTABLES = 16
@@ -96,7 +96,6 @@ class PlanEvaluator:
         self._clock = clock
         self._references: dict[Phase, FloatReference] = {}
         self._built: OrderedDict[str, Executable] = OrderedDict()
-        self._parameters = parameter_count(subject.model)
         self._float = subject.flat
         self._latency_inputs = latency_inputs(subject, settings.latency_batch)
 
@@ -111,7 +110,7 @@ class PlanEvaluator:
         except (BackendError, ModelError, MetricError, NotFiniteError) as error:
             return Outcome(task.number, failure=Failure(_reason(error)), seconds=seconds)
         if phase is Phase.QUALITY:
-            found |= plan_costs(task.plan, self._captured.sites, self._parameters)
+            found |= plan_costs(task.plan, self._captured.sites, self._captured.stored_count)
         executed = dict(executable.executed)
         return Outcome(task.number, found, stopped=stopped, seconds=seconds, executed=executed)
 
@@ -132,7 +131,7 @@ class PlanEvaluator:
                 )
             for name in self._functions:
                 found[prefix + name] = quality.measurements[prefix + name]
-        found["size_bytes"] = Measurement(self._parameters * 4.0, Kind.ESTIMATED)
+        found["size_bytes"] = Measurement(self._captured.stored_count * 4.0, Kind.ESTIMATED)
         if self._backend.rival_ms is not None:
             found["latency_ms"] = Measurement(self._backend.rival_ms, Kind.ESTIMATED)
             return found
@@ -204,7 +203,9 @@ class PlanEvaluator:
             heldout = self._subject.heldout
             batches = heldout if phase is Phase.HELDOUT and heldout else self._subject.evaluation
             with with_threads(self._settings.quality_threads):
-                self._references[phase] = run_reference(self._run_float, batches, self._functions)
+                self._references[phase] = run_reference(
+                    self._run_float, batches, self._functions, self._subject.outputs
+                )
         return self._references[phase]
 
     def _run_float(self, inputs: tuple[Tensor, ...]) -> Any:
@@ -238,8 +239,9 @@ class EvaluatorRecipe:
         """Load the subject, capture it and give the evaluator."""
         torch.set_num_threads(self.settings.quality_threads)
         subject = self.subject()
-        captured = capture(subject.model, subject.example, subject.leaf_modules, subject.capture)
-        return build_evaluator(subject, captured, self.statistics, self.settings, self.clock)
+        return build_evaluator(
+            subject, subject.find_sites(), self.statistics, self.settings, self.clock
+        )
 
 
 def build_evaluator(

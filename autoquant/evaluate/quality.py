@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from autoquant.core.evaluation import Bar
-from autoquant.core.measurement import SQNR_CEILING_DB, Kind, Measurement
+from autoquant.core.measurement import Kind, Measurement
 from autoquant.errors import ModelError
-from autoquant.evaluate.racing import look_after, why_stop
+from autoquant.evaluate.racing import look_batches, why_stop
 from autoquant.model.batches import Batch
-from autoquant.model.subject import Metric, output_rows, score_batch
-
-Floats = npt.NDArray[np.float64]
+from autoquant.model.output_noise import OutputNoises
+from autoquant.model.outputs import OutputWeights, divergence, named_outputs
+from autoquant.model.scoring import Metric, Scores, start_tally
 
 _ORDER_SEED = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """Scores of one function.
-
-    Attributes:
-        values: One a sample, or one a batch.
-        weights: Samples behind each.
-    """
-
-    values: Floats
-    weights: Floats
-
 
 Functions = Mapping[str, Metric]
 """What scores outputs, by the name of its measurement: `accuracy`, and perhaps `loss`."""
@@ -48,19 +31,18 @@ class FloatReference:
 
     Attributes:
         batches: The data.
-        rows: By batch, every floating output, shape (batch, elements).
-        scores: By function (the metric, the loss) and batch: one a sample (or one a batch).
-        signal: By batch, the energy of each sample's outputs, shape (batch,).
-        log_probabilities: By batch, log softmax of the first output in float64.
         order: In which batches are taken: spread over the data set.
+        outputs: By batch, every floating output by name.
+        scores: By how many batches were taken, and function (the metric, the loss): what was
+            scored by then. At each look and at the end.
+        weights: Which outputs guide.
     """
 
-    batches: tuple[Batch, ...]
-    rows: tuple[tuple[Tensor, ...], ...]
-    scores: Mapping[str, tuple[Tensor, ...]]
-    signal: tuple[Floats, ...]
-    log_probabilities: tuple[Tensor, ...]
+    batches: Sequence[Batch]
     order: tuple[int, ...]
+    outputs: tuple[Mapping[str, Tensor], ...]
+    scores: Mapping[int, Mapping[str, Any]]
+    weights: OutputWeights
 
     @property
     def samples(self) -> int:
@@ -73,7 +55,10 @@ class NotFiniteError(ValueError):
 
 
 def run_reference(
-    run: Callable[[tuple[Tensor, ...]], Any], batches: tuple[Batch, ...], functions: Functions
+    run: Callable[[tuple[Tensor, ...]], Any],
+    batches: Sequence[Batch],
+    functions: Functions,
+    weights: OutputWeights | None = None,
 ) -> FloatReference:
     """Run the float model over a data set.
 
@@ -81,30 +66,35 @@ def run_reference(
         run: The float model.
         batches: The data, with targets.
         functions: What scores its outputs.
+        weights: Which outputs guide; None: the worst.
 
     Raises:
         ModelError: Its outputs hold NaN or infinity; names the batch.
         MetricError: A function fails on them.
     """
-    rows = []
-    scores: dict[str, list[Tensor]] = {name: [] for name in functions}
-    for batch in batches:
-        outputs = run(batch.inputs)
-        rows.append(tuple(output_rows(outputs, batch)))
-        if not all(bool(torch.isfinite(row).all()) for row in rows[-1]):
+    order = tuple(np.random.default_rng(_ORDER_SEED).permutation(len(batches)).tolist())
+    looks = {*look_batches([len(batches[index]) for index in order]), len(order)}
+    tallies = {name: start_tally(function) for name, function in functions.items()}
+    outputs: dict[int, Mapping[str, Tensor]] = {}
+    scores = {}
+    for count, index in enumerate(order, 1):
+        found = run(batches[index].inputs)
+        outputs[index] = named_outputs(found)
+        if not all(bool(torch.isfinite(value).all()) for value in outputs[index].values()):
             raise ModelError(
-                f"the float model's outputs hold NaN or infinity on batch {len(rows) - 1}",
+                f"the float model's outputs hold NaN or infinity on batch {index}",
                 hint="check that batch, and the model on it",
             )
-        for name, function in functions.items():
-            scores[name].append(score_batch(function, outputs, batch))
+        for tally in tallies.values():
+            tally.add(found, batches[index])
+        if count in looks:
+            scores[count] = {name: tally.scores() for name, tally in tallies.items()}
     return FloatReference(
         batches=batches,
-        rows=tuple(rows),
-        scores={name: tuple(values) for name, values in scores.items()},
-        signal=tuple(_energy(item) for item in rows),
-        log_probabilities=tuple(torch.log_softmax(item[0].double(), 1) for item in rows),
-        order=tuple(np.random.default_rng(_ORDER_SEED).permutation(len(batches)).tolist()),
+        order=order,
+        outputs=tuple(outputs[index] for index in range(len(batches))),
+        scores=scores,
+        weights=weights or OutputWeights(),
     )
 
 
@@ -132,10 +122,12 @@ def measure_quality(
     """Measure a candidate on the reference's samples.
 
     `accuracy` is the metric's mean; `accuracy_drop` float minus candidate, with the standard
-    error of the paired differences; `sqnr_db` = 10 log10(sum signal / sum noise) over all
-    outputs, with its standard error by the delta method for a ratio of means; `kl` the mean over
-    samples of KL(softmax(float) || softmax(candidate)) of the first output, in nats; `loss` is the
-    mean of the user's loss, where there is one, and `loss_rise` candidate minus float.
+    error of the paired differences; `sqnr_db` = 10 log10(sum signal / sum noise) of the output
+    that guides, with its standard error by the delta method for a ratio of means; `kl` the mean
+    over samples of KL(softmax(float) || softmax(candidate)) of the first output, in nats; `loss` is
+    the mean of the user's loss, where there is one, and `loss_rise` candidate minus float. Where
+    there are several outputs, `sqnr_db.NAME` is that of each and `sqnr_db.all` that of all
+    together; `sqnr_db` is the worst of them, or of the weighted noise where the job gives weights.
 
     Batches are taken in a fixed order that spreads over the data set, so that a subset does not
     depend on how the data are sorted.
@@ -152,12 +144,9 @@ def measure_quality(
         NotFiniteError: The candidate's outputs hold NaN or infinity; names the batch.
     """
     sums = _Sums(reference, functions, kind, prefix)
-    looks = deque(look_after(reference.samples) if bar is not None else ())
-    for index in reference.order:
+    for count, index in enumerate(reference.order, 1):
         sums.add(index, run(reference.batches[index].inputs))
-        if bar is not None and looks and looks[0] <= sums.samples < reference.samples:
-            while looks and looks[0] <= sums.samples:
-                looks.popleft()
+        if bar is not None and count in reference.scores and count < len(reference.order):
             found = sums.measurements()
             reason = why_stop(bar, found)
             if reason is not None:
@@ -172,120 +161,53 @@ class _Sums:
         self, reference: FloatReference, functions: Functions, kind: Kind, prefix: str
     ) -> None:
         self._reference = reference
-        self._functions = functions
         self._kind = kind
         self._prefix = prefix
-        self._seen: list[int] = []
-        self._noise: list[Floats] = []
-        self._divergence: list[Floats] = []
-        self._scores: dict[str, list[Tensor]] = {name: [] for name in functions}
-        self.samples = 0
+        self._noises = OutputNoises()
+        self._divergence: list[Scores] = []
+        self._tallies = {name: start_tally(function) for name, function in functions.items()}
+        self._batches = self._samples = 0
+        first = reference.outputs[0]
+        self._judged = next(iter(reference.weights.weights), next(iter(first)))
 
     def add(self, index: int, outputs: Any) -> None:
         """Take in the outputs of one batch."""
-        batch, expected = self._reference.batches[index], self._reference.rows[index]
-        rows = output_rows(outputs, batch)
-        if not all(bool(torch.isfinite(row).all()) for row in rows):
+        batch, expected = self._reference.batches[index], self._reference.outputs[index]
+        found = named_outputs(outputs)
+        if not all(bool(torch.isfinite(value).all()) for value in found.values()):
             raise NotFiniteError(
                 f"outputs hold NaN or infinity on batch {index}; where many plans fail so, pin "
                 "the op to a wider scheme"
             )
-        for name, function in self._functions.items():
-            self._scores[name].append(score_batch(function, outputs, batch))
-        self._seen.append(index)
-        self.samples += len(batch)
-        self._noise.append(_energy([a - b for a, b in zip(expected, rows, strict=True)]))
-        self._divergence.append(_divergence(self._reference.log_probabilities[index], rows[0]))
+        for tally in self._tallies.values():
+            tally.add(outputs, batch)
+        self._batches += 1
+        self._samples += len(batch)
+        self._noises.add(expected, found, len(batch))
+        judged = expected[self._judged], found.get(self._judged)
+        if judged[1] is not None and judged[0].shape == judged[1].shape:
+            values = divergence(judged[0], judged[1], len(batch)).numpy()
+            weight = np.full(len(values), len(batch) / len(values))
+            self._divergence.append(Scores(np.asarray(values, dtype=np.float64), weight))
 
     def measurements(self) -> dict[str, Measurement]:
-        """Give the measurements over what was seen, in whichever order it came."""
-        reference = self._reference
-        ranked = sorted(range(len(self._seen)), key=self._seen.__getitem__)
-        batches = [reference.batches[self._seen[item]] for item in ranked]
-        signal = [reference.signal[self._seen[item]] for item in ranked]
-        found = {
-            "sqnr_db": signal_to_noise_db(
-                np.concatenate(signal), np.concatenate([self._noise[item] for item in ranked])
-            ),
-            "kl": _mean(
-                Scores(
-                    np.concatenate([self._divergence[item] for item in ranked]),
-                    np.ones(self.samples),
-                )
-            ),
-        }
-        for name, values in self._scores.items():
-            candidate = _stack([values[item] for item in ranked], batches)
-            expected = [reference.scores[name][self._seen[item]] for item in ranked]
-            change, worse = _worsening(name, _stack(expected, batches).values, candidate.values)
-            found |= {name: _mean(candidate), change: _mean(Scores(worse, candidate.weights))}
+        """Give the measurements over what was seen."""
+        found = self._noises.decibels(self._reference.weights)
+        if self._divergence:
+            joined = Scores(
+                np.concatenate([item.values for item in self._divergence]),
+                np.concatenate([item.weights for item in self._divergence]),
+            )
+            found["kl"] = joined.mean()
+        for name, expected in self._reference.scores[self._batches].items():
+            candidate = self._tallies[name].scores()
+            rises = name == "loss"  # the change for the worse, under the name that says which way
+            change = f"{name}_rise" if rises else f"{name}_drop"
+            worse = candidate.less(expected) if rises else expected.less(candidate)
+            found |= {name: candidate.mean(), change: worse.mean()}
         return {
-            self._prefix + name: Measurement(value, self._kind, stderr=stderr, samples=self.samples)
+            self._prefix + name: Measurement(
+                value, self._kind, stderr=stderr, samples=self._samples
+            )
             for name, (value, stderr) in found.items()
         }
-
-
-def _worsening(name: str, expected: Floats, candidate: Floats) -> tuple[str, Floats]:
-    """The change for the worse, under the name that says which way that is."""
-    if name == "loss":
-        return "loss_rise", candidate - expected
-    return f"{name}_drop", expected - candidate
-
-
-def signal_to_noise_db(signal: Floats, noise: Floats) -> tuple[float, float]:
-    """Signal-to-quantization-noise ratio and its standard error, in decibels.
-
-    With R = sum(noise) / sum(signal), the variance of R is that of the residuals noise - R signal
-    over n mean(signal)^2 (Cochran, Sampling Techniques, 3rd ed., eq. 2.45), and the standard
-    error in decibels is 10 / ln(10) * se(R) / R.
-
-    Args:
-        signal: Shape (n,): energy of each sample's float outputs.
-        noise: Shape (n,): energy of each sample's error.
-
-    >>> signal_to_noise_db(np.array([100.0, 100.0]), np.array([1.0, 1.0]))
-    (20.0, 0.0)
-    """
-    total_signal, total_noise = float(signal.sum()), float(noise.sum())
-    if total_noise <= total_signal * 10 ** (-SQNR_CEILING_DB / 10):
-        return SQNR_CEILING_DB, 0.0
-    if total_signal == 0.0:
-        return -SQNR_CEILING_DB, 0.0
-    ratio = total_noise / total_signal
-    count = len(signal)
-    residual = noise - ratio * signal
-    spread = math.sqrt(count / max(count - 1, 1) * float((residual**2).sum())) / total_signal
-    return -10.0 * math.log10(ratio), 10.0 / math.log(10.0) * spread / ratio
-
-
-def _energy(rows: Iterable[Tensor]) -> Floats:
-    """Sum of squares of each sample over all outputs, shape (batch,)."""
-    parts = [(row.double() ** 2).sum(1) for row in rows]
-    return np.asarray(torch.stack(parts).sum(0).numpy(), dtype=np.float64)
-
-
-def _divergence(log_p: Tensor, row: Tensor) -> Floats:
-    """KL(p || softmax(row)) of each sample, shape (batch,), from the logarithms of p."""
-    log_q = torch.log_softmax(row.double(), 1)
-    return np.asarray((log_p.exp() * (log_p - log_q)).sum(1).numpy(), dtype=np.float64)
-
-
-def _stack(scores: Sequence[Tensor], batches: Sequence[Batch]) -> Scores:
-    """Scores and the samples behind each; a score of a whole batch weighs as its samples."""
-    values = torch.cat(list(scores)).numpy()
-    weights = [
-        np.full(len(score), len(batch) / len(score))
-        for score, batch in zip(scores, batches, strict=True)
-    ]
-    return Scores(np.asarray(values, dtype=np.float64), np.concatenate(weights))
-
-
-def _mean(scores: Scores) -> tuple[float, float | None]:
-    """Weighted mean and its standard error (None for a single value)."""
-    total = float(scores.weights.sum())
-    mean = float((scores.values * scores.weights).sum()) / total
-    count = len(scores.values)
-    if count < 2:
-        return mean, None
-    squares = float(((scores.weights * (scores.values - mean)) ** 2).sum())
-    return mean, math.sqrt(count / (count - 1) * squares) / total

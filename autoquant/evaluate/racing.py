@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from autoquant.core.evaluation import Bar
 from autoquant.core.measurement import Measurement
@@ -22,6 +23,20 @@ def look_after(samples: int) -> tuple[int, ...]:
     )
 
 
+def look_batches(sizes: Sequence[int]) -> tuple[int, ...]:
+    """After how many batches a candidate is looked at, never after the last one.
+
+    Args:
+        sizes: Samples of each batch, in the order in which they are taken.
+    """
+    seen = list(accumulate(sizes))
+    looks = (
+        next(place for place, done in enumerate(seen, 1) if done >= count)
+        for count in look_after(sum(sizes))
+    )
+    return tuple(sorted({place for place in looks if place < len(sizes)}))
+
+
 def why_stop(bar: Bar, found: Mapping[str, Measurement]) -> str | None:
     """Say why a candidate cannot reach the frontier any more, None while it can.
 
@@ -34,8 +49,10 @@ def why_stop(bar: Bar, found: Mapping[str, Measurement]) -> str | None:
         found: Its measurements on the samples so far, each with its standard error.
     """
     drop, sqnr = found["accuracy_drop"], found["sqnr_db"]
+    if drop.stderr is None or sqnr.stderr is None:
+        return None  # what was seen says nothing of how far it may be off
     if bar.accuracy_drop is not None:
-        least = drop.value - CONFIDENCE_Z * (drop.stderr or 0.0)
+        least = drop.value - CONFIDENCE_Z * drop.stderr
         if least > bar.accuracy_drop:
             return (
                 f"accuracy drop {drop.value:.4g}, at least {least:.4g}, is beyond the limit "
@@ -43,9 +60,9 @@ def why_stop(bar: Bar, found: Mapping[str, Measurement]) -> str | None:
             )
     if bar.rival is None:
         return None
-    most = sqnr.value + CONFIDENCE_Z * (sqnr.stderr or 0.0)
+    most = sqnr.value + CONFIDENCE_Z * sqnr.stderr
     ahead = bar.rival_drop - drop.value
-    if most < bar.rival_sqnr_db and ahead <= math.hypot(drop.stderr or 0.0, bar.rival_drop_stderr):
+    if most < bar.rival_sqnr_db and ahead <= math.hypot(drop.stderr, bar.rival_drop_stderr):
         return (
             f"SQNR {sqnr.value:.1f} dB, at most {most:.1f} dB, and candidate {bar.rival}, which "
             f"costs no more, has {bar.rival_sqnr_db:.1f} dB ({_seen(sqnr)})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class Runs:
     kind: Kind
 
 
-def measure_recovery(runs: Runs, batches: tuple[Batch, ...], metric: Metric, data: str) -> Recovery:
+def measure_recovery(runs: Runs, batches: Sequence[Batch], metric: Metric, data: str) -> Recovery:
     """Measure all of them on one data set.
 
     Args:

@@ -13,48 +13,68 @@ from autoquant.core.sites import OpKind, Site
 _BYTES_FP32 = 4
 
 
-def plan_costs(plan: Plan, sites: Iterable[Site], parameter_count: int) -> dict[str, Measurement]:
+def plan_costs(plan: Plan, sites: Iterable[Site], stored_count: int) -> dict[str, Measurement]:
     """Estimate size, bit operations and the share of ops on 16-bit integers.
 
-    `size_bytes` counts each weight in its scheme's format, with an fp32 scale for each output
-    channel of an integer weight; biases and all other parameters in fp32. The container of an
-    exported file is not counted. `bops_ratio` is sum(MACs * weight bits * activation bits) over
-    the same with 32 x 32 bits (van Baalen et al., "Bayesian Bits", NeurIPS 2020, sec. 4).
+    `size_bytes` is what `size_table` predicts. `bops_ratio` is sum(MACs * weight bits *
+    activation bits) over the same with 32 x 32 bits (van Baalen et al., "Bayesian Bits", NeurIPS
+    2020, sec. 4).
 
     Args:
         plan: A plan.
         sites: All sites of the model.
-        parameter_count: Parameters of the whole float model.
+        stored_count: Elements of all constants that the float model stores.
     """
-    size = parameter_count * _BYTES_FP32
+    listed = tuple(sites)
     operations = full = 0
-    for site in sites:
-        scheme = plan[site.name]
-        size += weight_bytes(site, scheme) - site.weight_count * _BYTES_FP32
-        operations += bit_operations(site, scheme)
+    for site in listed:
+        operations += bit_operations(site, plan[site.name])
         full += bit_operations(site, Scheme.FP32)
+    size = size_table(listed, stored_count).predict(plan)
     return {
-        "size_bytes": Measurement(float(size), Kind.ESTIMATED),
+        "size_bytes": Measurement(size, Kind.ESTIMATED),
         "bops_ratio": Measurement(operations / full if full else 1.0, Kind.ESTIMATED),
         "int16_share": Measurement(plan.int16_share, Kind.ESTIMATED),
     }
 
 
-def size_table(sites: Iterable[Site], parameter_count: int) -> CostTable:
-    """Give the table whose `predict` is a plan's `size_bytes`, exactly.
+def size_table(sites: Iterable[Site], stored_count: int) -> CostTable:
+    """Give the table whose `predict` is a plan's `size_bytes`.
+
+    Each weight counts in its scheme's format, with an fp32 scale for each output channel of an
+    integer weight; biases and all other constants in fp32. A weight that two sites read is stored
+    once where both want the same format, and in both formats where they differ. The container of
+    an exported file is not counted.
 
     Args:
         sites: All sites of the model.
-        parameter_count: Parameters of the whole float model.
+        stored_count: Elements of all constants that the float model stores, shared ones once.
     """
     listed = tuple(sites)
-    others = parameter_count - sum(site.weight_count for site in listed)
+    others = stored_count - sum(site.weight_count for site in listed if site.shares is None)
     ops = {
         (site.name, scheme): float(weight_bytes(site, scheme))
         for site in listed
         for scheme in Scheme
     }
-    return CostTable(float(others * _BYTES_FP32), ops, {}, Kind.ESTIMATED, "bytes")
+    by_name = {site.name: site for site in listed}
+    saved = {
+        (site.shares, site.name): _saved_by_sharing(by_name[site.shares], site)
+        for site in listed
+        if site.shares is not None
+    }
+    return CostTable(float(others * _BYTES_FP32), ops, saved, Kind.ESTIMATED, "bytes")
+
+
+def _saved_by_sharing(owner: Site, site: Site) -> dict[tuple[Scheme, Scheme], float]:
+    """By both schemes, the bytes of the copy that is not needed, as a negative cost."""
+    alike = _channels(owner) == _channels(site)
+    return {
+        (one, other): -float(weight_bytes(site, other))
+        for one in Scheme
+        for other in Scheme
+        if one.weight is other.weight and (alike or one.weight.is_float)
+    }
 
 
 def bops_table(sites: Iterable[Site]) -> CostTable:

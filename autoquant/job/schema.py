@@ -199,6 +199,7 @@ class Job(Section):
     constraints: Constraints = Constraints()
     budget: Budget = Budget()
     seeds: Annotated[tuple[Annotated[Path, Field(strict=False)], ...], Field(strict=False)] = ()
+    outputs: dict[str, Annotated[float, Field(gt=0, strict=False)]] = Field(default_factory=dict)
     finetune: Finetuning | None = None
     sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
     execution: Execution = Field(default_factory=Execution)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch import Tensor
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind
-from autoquant.core.statistics import CalibrationStatistics
+from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.model.captured import Capture
+from autoquant.model.ranges.observation import TensorObserver
 from autoquant.model.recorders import start_recorder
 from autoquant.model.torch_ao.conversion import prepare
 from autoquant.model.torch_ao.observers import observers_of
@@ -76,11 +77,20 @@ def calibrations(
             yield (
                 index + 1,
                 CalibrationStatistics(
-                    tensors={key: item.statistics() for key, item in recorder.observers.items()},
+                    tensors=_statistics(recorder.observers),
                     samples=samples,
                     digest=digest_of(captured.graph.state_dict().values(), batches[: index + 1]),
                 ),
             )
+
+
+def _statistics(observers: Mapping[str, TensorObserver]) -> dict[str, TensorStatistics]:
+    """What each observer saw; keys that share an observer share its statistics."""
+    found: dict[TensorObserver, TensorStatistics] = {}
+    for observer in observers.values():
+        if observer not in found:
+            found[observer] = observer.statistics()
+    return {key: found[observer] for key, observer in observers.items()}
 
 
 def digest_of(weights: Iterable[Tensor], batches: Iterable[tuple[Tensor, ...]]) -> str:
@@ -88,7 +98,8 @@ def digest_of(weights: Iterable[Tensor], batches: Iterable[tuple[Tensor, ...]]) 
     digest = hashlib.sha256()
     for tensor in (*weights, *(item for batch in batches for item in batch)):
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -62,7 +64,7 @@ class Calling:
     ) -> tuple[Calling, tuple[Tensor, ...]]:
         """Find the calling of arguments that were read already."""
         tree = (tuple(arguments.args), dict(arguments.kwargs))
-        _register_dataclasses(tree)
+        register_dataclasses(tree)
         paths, structure = pytree.tree_flatten_with_path(tree)
         constants: dict[int, Constant] = {}
         names, tensors = [], []
@@ -116,7 +118,7 @@ class Calling:
             DataError: They have another structure, or a constant differs.
         """
         tree = (tuple(arguments.args), dict(arguments.kwargs))
-        _register_dataclasses(tree)
+        register_dataclasses(tree)
         try:
             leaves = self.structure.flatten_up_to(tree)
             if not all(pytree.tree_structure(leaf).is_leaf() for leaf in leaves):
@@ -176,6 +178,41 @@ class Calling:
         """A module that runs the model on flat tensors: the model itself where it takes them."""
         return model if self.is_plain else FlatModel(model, self)
 
+    def nest(self, module: nn.Module) -> nn.Module:
+        """A module of flat tensors, called as the model is: itself where it takes them."""
+        return module if self.is_plain else NestedModule(module, self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the calling as JSON values."""
+        return {
+            "structure": pytree.treespec_dumps(self.structure),
+            "constants": {str(index): value for index, value in self.constants.items()},
+            "names": list(self.names),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Calling:
+        """Read back what `to_json` gave.
+
+        A dataclass among the inputs is looked up in the modules that are imported already; no
+        code is imported for it.
+
+        Raises:
+            DataError: Such a dataclass is not there.
+        """
+        text = str(data["structure"])
+        for name in re.findall(r'"type": "([^"]+)"', text):
+            _register_by_name(name)
+        try:
+            structure = pytree.treespec_loads(text)
+        except NotImplementedError as error:
+            raise DataError(
+                f"the model's inputs are of a class that is not there: {error}",
+                hint="import the module that defines it first",
+            ) from error
+        constants = {int(index): value for index, value in data["constants"].items()}
+        return cls(structure, constants, tuple(data["names"]))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (_restore, (self.structure, dict(self.constants), self.names))
 
@@ -199,6 +236,25 @@ class FlatModel(nn.Module):
         return self._calling.call(self.model, tensors)
 
 
+class NestedModule(nn.Module):
+    """Takes inputs as the user gives them to the model, and runs a module of flat tensors.
+
+    Args:
+        module: Takes flat tensors.
+        calling: Of the model.
+    """
+
+    def __init__(self, module: nn.Module, calling: Calling) -> None:
+        super().__init__()
+        self.module = module
+        self._calling = calling
+        self.train(module.training)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module; arguments in the form that was searched with."""
+        return self.module(*self._calling.tensors(Arguments(args, kwargs)))
+
+
 def _restore(
     structure: pytree.TreeSpec, constants: Mapping[int, Constant], names: tuple[str, ...]
 ) -> Calling:
@@ -213,7 +269,7 @@ def _nodes(structure: pytree.TreeSpec) -> list[pytree.TreeSpec]:
     return [structure, *(node for child in structure.children() for node in _nodes(child))]
 
 
-def _register_dataclasses(tree: Any) -> None:
+def register_dataclasses(tree: Any) -> None:
     """Tell torch's pytree about the dataclasses in a tree, so that it looks into them."""
     while True:
         kinds: set[type] = {type(leaf) for leaf in pytree.tree_leaves(tree)}
@@ -229,6 +285,14 @@ def _register(kind: type) -> None:
         torch.export.register_dataclass(
             kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}"
         )
+
+
+def _register_by_name(name: str) -> None:
+    """Register a dataclass that was imported already."""
+    module, _, kind = name.rpartition(".")
+    found = getattr(sys.modules.get(module), kind, None)
+    if isinstance(found, type) and dataclasses.is_dataclass(found):
+        _register(found)
 
 
 def _read_leaf(leaf: object, where: str) -> Tensor | Constant:

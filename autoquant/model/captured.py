@@ -74,6 +74,13 @@ class Capture:
         """By path of a layer, path of the batch norm that was folded into it."""
         return self.traced.folded
 
+    @property
+    def stored_count(self) -> int:
+        """Elements of all constants that inference reads, shared ones once."""
+        if self.reach is not None:
+            return self.reach.stored_count
+        return sum(item.numel() for item in self.graph.parameters())
+
     def reads(self, site: str) -> tuple[str, ...]:
         """Keys of the first tensor that each call of a site reads, in graph order.
 
@@ -91,3 +98,10 @@ class Capture:
     def writes(self, site: str) -> tuple[str, ...]:
         """Keys of the tensor that each call of a site writes, in graph order."""
         return tuple(group[-1] for group in self.members[site])
+
+    @property
+    def inner_nodes(self) -> frozenset[str]:
+        """Names of the nodes within sites, whose values nothing outside reads."""
+        return frozenset(
+            name for groups in self.members.values() for group in groups for name in group[:-1]
+        )

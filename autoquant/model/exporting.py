@@ -179,6 +179,8 @@ def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
         source = made[node.args[0]]  # type: ignore[index]
         if isinstance(source, Node):
             return source
+    if name == "copy":
+        return _overwritten(graph, node, made)
     is_view = name == "view" and not isinstance(node.args[1], torch.dtype)
     copied = graph.create_node(  # a name of its own: the program's hold numbers of symbols
         node.op,
@@ -189,6 +191,19 @@ def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
     )
     copied.meta = dict(node.meta)
     return copied
+
+
+def _overwritten(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Node:
+    """A tensor that takes another's values: in a form that has a derivative, unlike `copy`."""
+    before, source = node.args[:2]
+    given = made[source]  # type: ignore[index]
+    value = node.meta["val"]
+    if value.dtype != source.meta["val"].dtype:  # type: ignore[union-attr]
+        given = graph.call_function(torch.ops.aten.to.dtype, (given, value.dtype))
+        given.meta = dict(node.meta)
+    spread = graph.call_function(torch.ops.aten.expand_as.default, (given, made[before]))  # type: ignore[index]
+    spread.meta = dict(node.meta)
+    return spread
 
 
 def _is_check(node: Node) -> bool:

@@ -26,14 +26,19 @@ class MaskedNodes:
 
         Args:
             node: What computed the tensor.
-            value: A floating tensor without NaN.
+            value: A floating tensor.
         """
         if node.name in self.names:
             return True
-        if value.numel() == 0 or not bool((value.abs() >= _LARGEST).any()):
+        if value.numel() == 0 or not _is_large(value):
             return False
         filled = node.op in ("get_attr", "placeholder") or op_name(node) in _FILLING
         if filled or any(source.name in self.names for source in node.all_input_nodes):
             self.names.add(node.name)
             return True
         return False
+
+
+def _is_large(value: Tensor) -> bool:
+    low, high = value.aminmax()
+    return max(-float(low), float(high)) >= _LARGEST  # NaN is not

@@ -28,11 +28,13 @@ class Reach:
     Attributes:
         weights: Share of the elements of all float constants that inference reads.
         macs: Share of the multiply-accumulates of products, convolutions and recurrent ops.
+        stored_count: Elements of all these constants, shared ones once.
         unseen: Where the largest constants lie that no site holds, the largest first.
     """
 
     weights: float
     macs: float
+    stored_count: int
     unseen: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -80,6 +82,7 @@ def find_reach(graph: GraphModule, members: Mapping[str, Collection[Collection[s
     return Reach(
         weights=sum(sizes[key] for key in held) / total if total else 1.0,
         macs=held_macs / macs if macs else 1.0,
+        stored_count=total,
         unseen=tuple(dict.fromkeys(large))[:_SHOWN],
     )
 

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
@@ -15,7 +14,8 @@ from autoquant.model.captured import INPUT_OF, Capture
 from autoquant.model.masks import MaskedNodes
 from autoquant.model.module_calls import first_tensor, result_tensor, watch_calls
 from autoquant.model.module_capture import WHOLE
-from autoquant.model.torch_ao.observers import TensorObserver
+from autoquant.model.ranges.observation import TensorObserver
+from autoquant.model.same_values import reshaped_sources
 
 
 class Recorder(Protocol):
@@ -55,15 +55,19 @@ def start_recorder(captured: Capture, shared: Sequence[tuple[str, ...]]) -> Reco
 class GraphRecorder(Interpreter):
     """Runs a graph node by node; keys are the names of its nodes.
 
-    Tensors of an exported graph whose largest values a mask put there are not observed: no range
-    of theirs would mean anything, and capture makes no sites of what reads or writes them.
+    What lies within a site is not observed, since nothing rounds there, nor are tensors of an
+    exported graph whose largest values a mask put there: no range of theirs would mean anything,
+    and capture makes no sites of what reads or writes them. A reshaped tensor has the statistics
+    of the tensor whose values it holds.
     """
 
     def __init__(self, captured: Capture, shared: Sequence[tuple[str, ...]]) -> None:
         super().__init__(captured.graph)
         self.batch = 0
-        self.observers: dict[str, TensorObserver] = defaultdict(TensorObserver)
+        self.observers: dict[str, TensorObserver] = {}
         self._masked = MaskedNodes() if captured.traced.how == "export" else None
+        self._inner = captured.inner_nodes
+        self._reshaped = reshaped_sources(captured.graph)
         self._keys: dict[str, list[str]] = defaultdict(list)
         for names in shared:
             for name in names:
@@ -75,21 +79,21 @@ class GraphRecorder(Interpreter):
             value: object = super().run_node(node)
         except Exception as error:
             raise _failure(self.batch, f" at {node.name}: {error}") from error
-        if isinstance(value, Tensor) and value.is_floating_point() and node.op != "get_attr":
-            self._observe(node, value)
-        elif self._masked and isinstance(value, Tensor) and value.is_floating_point():
-            self._masked.take(node, value)  # a constant mask
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        if self._masked and self._masked.take(node, value):
+            return value
+        if node.op not in ("get_attr", "output") and node.name not in self._inner:
+            self._observe(node.name, value)
         return value
 
-    def _observe(self, node: Node, value: Tensor) -> None:
-        if self._masked and not value.isnan().any() and self._masked.take(node, value):
+    def _observe(self, name: str, value: Tensor) -> None:
+        source = self._reshaped.get(name)
+        if source in self.observers:
+            self.observers[name] = self.observers[source]
             return
-        _check_finite(value, self.batch, node.name)
-        if value.numel() == 0 or node.op == "output":
-            return
-        self.observers[node.name].observe(value)
-        for key in self._keys[node.name]:
-            self.observers[key].observe(value)
+        for key in (name, *self._keys[name]):
+            _show(self.observers, key, value, self.batch, name)
 
 
 class ModuleRecorder:
@@ -97,7 +101,7 @@ class ModuleRecorder:
 
     def __init__(self, captured: Capture) -> None:
         self.batch = 0
-        self.observers: dict[str, TensorObserver] = defaultdict(TensorObserver)
+        self.observers: dict[str, TensorObserver] = {}
         self._model = captured.graph.get_submodule(WHOLE)
         self._paths = [site.name for site in captured.sites]
 
@@ -119,9 +123,7 @@ class ModuleRecorder:
 
     def _observe(self, key: str, value: Tensor | None) -> None:
         if value is not None and value.is_floating_point():
-            _check_finite(value, self.batch, key)
-            if value.numel():
-                self.observers[key].observe(value)
+            _show(self.observers, key, value, self.batch, key)
 
 
 def _failure(batch: int, where: str) -> DataError:
@@ -131,9 +133,16 @@ def _failure(batch: int, where: str) -> DataError:
     )
 
 
-def _check_finite(value: Tensor, batch: int, name: str) -> None:
-    if not torch.isfinite(value).all():
+def _show(
+    observers: dict[str, TensorObserver], key: str, value: Tensor, batch: int, name: str
+) -> None:
+    """Show a tensor to its observer."""
+    if value.numel() == 0:
+        return
+    try:
+        observers.setdefault(key, TensorObserver()).observe(value)
+    except ValueError as error:
         raise DataError(
             f"calibration batch {batch}: tensor {name} holds NaN or infinity",
             hint="check this batch's values and the model's weights",
-        )
+        ) from error

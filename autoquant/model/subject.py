@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import cloudpickle
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from autoquant import metrics
-from autoquant.errors import DataError, JobError, MetricError, ModelError
+from autoquant.errors import DataError, JobError, ModelError
 from autoquant.job import DataSource, Entry, Job
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.calling import Calling
+from autoquant.model.capture import capture
+from autoquant.model.captured import Capture
 from autoquant.model.entry_points import call_entry, load_entry
+from autoquant.model.faithfulness import Difference, batches_to_compare, find_difference
 from autoquant.model.float_model import check_float_model, in_eval_mode
+from autoquant.model.outputs import OutputWeights, difference, named_outputs, output_rows
 from autoquant.model.reader import DataReader
 from autoquant.model.readings import DataForm
+from autoquant.model.scoring import Metric, check_metric, find_metric, score_batch
 
-Metric = Callable[[Any, Any], Any]
+__all__ = [
+    "HeldRecipe",
+    "JobRecipe",
+    "Metric",
+    "Subject",
+    "SubjectRecipe",
+    "build_subject",
+    "load_model",
+    "load_unscored",
+    "output_rows",
+    "score_batch",
+    "unscored_subject",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +54,9 @@ class Subject:
         dynamic: By tensor of a batch, the axes whose size may change.
         loss: As the metric, but lower is better; measured beside it. None: not measured.
         leaf_modules: Paths of modules that capture must not look into.
-        capture: What finds its sites: `fx`, `export`, `eager`.
+        capture: What finds its sites: `auto`, `export`, `modules`.
         form: Of the user's data.
+        outputs: Which outputs guide the search.
     """
 
     model: nn.Module
@@ -53,6 +70,7 @@ class Subject:
     leaf_modules: tuple[str, ...] = ()
     capture: str = "fx"
     form: DataForm = field(default_factory=DataForm)
+    outputs: OutputWeights = field(default_factory=OutputWeights)
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -67,6 +85,49 @@ class Subject:
     def flat(self) -> nn.Module:
         """The float model as a module that takes the tensors of a batch."""
         return self.calling.flatten(self.model)
+
+    def find_sites(self) -> Capture:
+        """Capture the model; module by module where the graph computes something else.
+
+        Raises:
+            ModelError: It cannot be captured, or what was captured differs from it.
+        """
+        found = self._capture(self.capture)
+        if found.how == "modules":
+            return found
+        different = self._difference(found)
+        if different is not None and self.capture == "auto":
+            notice = (
+                f"captured module by module, since in the exported graph {different}; what lies "
+                "between weighted modules stays in fp32, and there are no reference numerics."
+            )
+            modules = self._capture("modules")
+            return replace(modules, notices=(notice, *modules.notices))
+        if different is not None:
+            raise ModelError(
+                f"the captured graph computes something else than the model: {different}",
+                hint="remove state and control flow that depend on the call; or model.capture: "
+                "modules, which runs the model as it is",
+            )
+        return found
+
+    def _capture(self, how: str) -> Capture:
+        return capture(
+            self.model,
+            self.example,
+            self.leaf_modules,
+            how,
+            calling=self.calling,
+            dynamic=self.dynamic,
+        )
+
+    def _difference(self, found: Capture) -> Difference | None:
+        batches = batches_to_compare(found, (*self.calibration, *self.evaluation))
+        return find_difference(
+            lambda inputs: self.calling.call(self.model, inputs),
+            lambda inputs: found.graph(*inputs),
+            batches,
+        )
 
     def reader(self) -> DataReader:
         """Reads more data for the same model."""
@@ -112,6 +173,7 @@ class JobRecipe:
             capture=model_source.capture,
             calibration_samples=self.job.calibration.samples,
             form=_form_of(data),
+            outputs=self.job.outputs,
         )
 
 
@@ -149,11 +211,6 @@ def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
     if found is None:
         raise DataError(f"{entry.entry} returned None", hint="return the data that it makes")
     return found
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Elements of all parameters."""
-    return sum(item.numel() for item in model.parameters())
 
 
 def load_model(job: Job) -> nn.Module:
@@ -201,12 +258,13 @@ def build_subject(
     calibration: object,
     evaluation: object,
     heldout: object | None,
-    metric: Metric,
-    loss: Metric | None = None,
+    metric: Metric | str,
+    loss: Metric | str | None = None,
     leaf_modules: tuple[str, ...] = (),
     capture: str = "fx",
     calibration_samples: int | None = None,
     form: DataForm | None = None,
+    outputs: Mapping[str, float] | None = None,
 ) -> Subject:
     """Check model, data and metric together, and give the subject.
 
@@ -225,13 +283,14 @@ def build_subject(
         calibration=batches,
         evaluation=scored,
         heldout=others,
-        metric=metric,
+        metric=find_metric(metric),
         calling=reader.calling,
         dynamic=reader.dynamic,
-        loss=loss,
+        loss=None if loss is None else find_metric(loss, "loss"),
         leaf_modules=leaf_modules,
         capture=capture,
         form=form or DataForm(),
+        outputs=OutputWeights(outputs or {}),
     )
     _check_outputs(subject, scored, "evaluation")
     if others is not None:
@@ -292,21 +351,24 @@ def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> Non
     batch = batches[0]
     with torch.no_grad():
         first, second = (_forward(subject, batch, f"{name} batch 0") for _ in range(2))
-    for before, again in zip(output_rows(first, batch), output_rows(second, batch), strict=True):
-        if not torch.isfinite(before).all():
+    before, again = named_outputs(first), named_outputs(second)
+    subject.outputs.check(tuple(before))
+    for key, value in before.items():
+        if not torch.isfinite(value).all():
             raise ModelError(
                 f"the float model's outputs hold NaN or infinity on {name} batch 0",
                 hint="check the checkpoint and the preprocessing of the data",
             )
-        if not torch.equal(before, again):
+        apart = difference(value, again.get(key)).abs()
+        if apart.numel() and float(apart.max()) > 0.0:
             raise ModelError(
                 "the model gives different outputs for the same batch "
-                f"(largest difference {float((before - again).abs().max()):.3g})",
+                f"(largest difference {float(apart.max()):.3g})",
                 hint="remove randomness (dropout outside eval mode, sampling) and state kept "
                 "between calls",
             )
     for function in filter(None, (subject.metric, subject.loss)):
-        score_batch(function, first, batch)
+        check_metric(function, first, batch)
     _check_runs(subject, batches, name)
 
 
@@ -329,63 +391,3 @@ def _forward(subject: Subject, batch: Batch, where: str) -> Any:
             f"the model failed on {where} of shape {inputs}: {type(error).__name__}: {error}",
             hint="give batches of the shape and dtype that model.forward takes",
         ) from error
-
-
-def output_rows(outputs: Any, batch: Batch) -> list[Tensor]:
-    """Every floating output as a tensor of shape (batch, elements).
-
-    Raises:
-        ModelError: There is none, or its first dimension is not the batch.
-    """
-    leaves = [
-        leaf
-        for leaf in pytree.tree_leaves(outputs)
-        if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    ]
-    if not leaves:
-        raise ModelError(
-            f"the model returns {type(outputs).__name__} without a floating tensor",
-            hint="return logits or other floats; integers (argmax, top-k) cannot be compared",
-        )
-    for leaf in leaves:
-        if leaf.ndim == 0 or len(leaf) != len(batch):
-            raise ModelError(
-                f"an output of shape {tuple(leaf.shape)} does not start with the "
-                f"{len(batch)} samples of its batch",
-                hint="return one row for each sample",
-            )
-    return [leaf.detach().reshape(len(batch), -1) for leaf in leaves]
-
-
-def score_batch(metric: Metric, outputs: Any, batch: Batch) -> Tensor:
-    """Score one batch.
-
-    Returns:
-        Shape (batch,), one score a sample; or shape (1,) where the metric gives one number.
-
-    Raises:
-        MetricError: The metric fails, or gives neither.
-    """
-    name = getattr(metric, "__name__", type(metric).__name__)
-    try:
-        found = metric(outputs, batch.targets)
-    except Exception as error:
-        raise MetricError(
-            f"metric {name!r} failed: {type(error).__name__}: {error}",
-            hint="it is called as metric(outputs, targets) with one batch of the model's outputs",
-        ) from error
-    try:
-        scores = torch.as_tensor(found, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise MetricError(
-            f"metric {name!r} returned a {type(found).__name__}, which is no number",
-            hint="return one score for each sample, or one number for the batch",
-        ) from error
-    if scores.ndim > 1 or scores.numel() not in (1, len(batch)):
-        raise MetricError(
-            f"metric {name!r} returned shape {tuple(scores.shape)} for a batch of {len(batch)}",
-            hint="return one score for each sample, or one number for the batch",
-        )
-    if not torch.isfinite(scores).all():
-        raise MetricError(f"metric {name!r} returned NaN or infinity", hint="return finite scores")
-    return scores.reshape(-1)

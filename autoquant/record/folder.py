@@ -171,6 +171,10 @@ class ResultFolder:
         """Keep what decides how plans are built: `build.json`."""
         write_json(self.path / files.BUILD, {"format": files.FORMAT, **settings.to_json()})
 
+    def write_calling(self, data: Mapping[str, Any]) -> None:
+        """Keep how the model takes its inputs: `calling.json`."""
+        write_json(self.path / files.CALLING, {"format": files.FORMAT, **data})
+
     def write_sensitivity(self, table: SensitivityTable) -> None:
         """Keep the sensitivity table: `sensitivity.csv`."""
         write_sensitivity(self.path / files.SENSITIVITY, table)

@@ -142,6 +142,12 @@ def load_build(folder: Path) -> BuildSettings:
         return BuildSettings.from_json(document)
 
 
+def load_calling(folder: Path) -> dict[str, Any] | None:
+    """Read `calling.json`; None where an older version searched."""
+    path = folder / files.CALLING
+    return _document(path) if path.exists() else None
+
+
 def load_costs(folder: Path) -> CostTable:
     """Read `costs.json`."""
     return read_costs(folder / files.COSTS)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autoquant.errors import MetricError
 from autoquant.model.batches import Batch
-from autoquant.model.subject import Metric, score_batch
+from autoquant.model.scoring import Metric, start_tally
 
 Loss = Callable[[Any, Any], Tensor]
 """`loss(outputs, targets)`: one number, or one for each sample, that gradients flow through."""
@@ -61,11 +61,13 @@ class Objective:
 
     def look(self, run: Callable[[tuple[Tensor, ...]], Any]) -> tuple[float, float]:
         """Mean loss and metric on the evaluation data; memory for one batch."""
-        losses, scores, samples = 0.0, 0.0, 0
+        losses, samples = 0.0, 0
+        tally = start_tally(self.metric)
         with torch.no_grad():
             for batch in self.batches:
                 outputs = run(batch.inputs)
                 losses += float(batch_loss(self.loss, outputs, batch)) * len(batch)
-                scores += float(score_batch(self.metric, outputs, batch).mean()) * len(batch)
+                tally.add(outputs, batch)
                 samples += len(batch)
-        return losses / samples, scores / samples
+        score, _ = tally.scores().mean()
+        return losses / samples, score

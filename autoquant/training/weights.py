@@ -1,128 +1,134 @@
-"""What is trained: a float model's parameters, as the parameters of its fused graph."""
+"""What is trained: a float model's parameters, and the constants of its graph that follow."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx import GraphModule
 
 from autoquant.core.finetuning import BatchNorm
-from autoquant.model.torch_ao.tracing import FloatGraph
+from autoquant.errors import ModelError
+from autoquant.model.captured import Capture
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a parameter of the graph comes from: a parameter of the model, or a folded layer's."""
-
-    path: str
-    leaf: str
-    norm: str | None
+_SAME = 1e-4
+"""Largest difference, over the largest value, of a constant before and after it is folded."""
 
 
 class TrainableWeights:
     """A copy of a float model whose parameters are trained.
 
-    The fused graph computes with batch norms folded into the layers before them, on their running
-    statistics: y = (w x + b - mean) gamma / sqrt(var + eps) + beta (Jacob et al., CVPR 2018, eq.
-    14, without batch statistics). `graph_parameters` gives the graph's parameters as functions of
-    the model's, so that rounding sees the weights that an engine stores.
+    The captured graph computes with constants that follow from the parameters: batch norms folded
+    into the layers before them on their running statistics, y = (w x + b - mean) gamma /
+    sqrt(var + eps) + beta (Jacob et al., CVPR 2018, eq. 14, without batch statistics), normed
+    weights, tables. `constants` computes them again, so that rounding sees the weights that an
+    engine stores.
 
     Attributes:
         model: The copy, in eval mode. Its parameters are trained in place.
 
     Args:
         model: The float model; it is not changed.
-        traced: Its fused graph.
+        captured: Of it.
         batch_norm: `folded` rewrites the copy first, to the same function: gamma becomes
             sqrt(var + eps), and stays so.
+
+    Raises:
+        ModelError: It was captured without a graph; or a batch norm cannot be folded by a rewrite.
     """
 
-    def __init__(self, model: nn.Module, traced: FloatGraph, batch_norm: BatchNorm) -> None:
-        self.model = copy.deepcopy(model).eval()
-        self._folded = traced.folded
-        names = dict(self.model.named_parameters(remove_duplicate=False))
-        self._sources = {
-            name: self._source(name, names)
-            for name, _ in traced.module.named_parameters(remove_duplicate=False)
+    def __init__(self, model: nn.Module, captured: Capture, batch_norm: BatchNorm) -> None:
+        if captured.weights is None:
+            raise ModelError(
+                "fine-tuning needs the model's graph, and it was captured module by module",
+                hint="the notices of `autoquant check` say why torch.export cannot capture it",
+            )
+        self.model = _copy(model).eval()
+        self._program = captured.weights
+        self._read = {
+            str(node.target)
+            for graph in (captured.graph, captured.weights)
+            for node in graph.graph.nodes
+            if node.op == "get_attr"
         }
         for parameter in self.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         if batch_norm is BatchNorm.FOLDED:
-            for path, norm in self._folded.items():
-                _fold_in_place(self.model.get_submodule(path), self.model.get_submodule(norm))
+            self._fold(captured)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters to train, by name: those that the graph reads."""
-        named = dict(self.model.named_parameters())
-        used = {id(item) for source in self._sources.values() for item in self._reads(source)}
+        used = {id(item) for name, item in self._named().items() if name in self._read}
         return {
-            name: item for name, item in named.items() if item.requires_grad and id(item) in used
+            name: item
+            for name, item in self.model.named_parameters()
+            if item.requires_grad and id(item) in used
         }
 
-    def graph_parameters(self) -> dict[str, Tensor]:
-        """The fused graph's parameters, by name; gradients reach the model's."""
-        return {name: self._compute(source) for name, source in self._sources.items()}
+    def constants(self) -> dict[str, Tensor]:
+        """The graph's constants by path; gradients reach the model's parameters."""
+        held = {name: item for name, item in self._named().items() if name in self._read}
+        return {**held, **_compute(self._program, held)}
 
-    def _source(self, name: str, known: dict[str, nn.Parameter]) -> _Source:
-        path, _, leaf = name.rpartition(".")
-        for candidate in (path, path.removesuffix(".0")):  # a fused layer is the first of several
-            if candidate in self._folded:
-                return _Source(candidate, leaf, self._folded[candidate])
-            if f"{candidate}.{leaf}".lstrip(".") in known:
-                return _Source(candidate, leaf, None)
-        raise ValueError(f"the model has no parameter for {name!r} of its graph")
+    def _named(self) -> dict[str, Tensor]:
+        return {
+            **dict(self.model.named_parameters(remove_duplicate=False)),
+            **dict(self.model.named_buffers(remove_duplicate=False)),
+        }
 
-    def _reads(self, source: _Source) -> Iterator[nn.Parameter]:
-        layer = self.model.get_submodule(source.path)
-        if source.norm is None:
-            yield getattr(layer, source.leaf)
-        else:
-            yield from layer.parameters(recurse=False)
-            yield from self.model.get_submodule(source.norm).parameters(recurse=False)
-
-    def _compute(self, source: _Source) -> Tensor:
-        layer: Any = self.model.get_submodule(source.path)
-        if source.norm is None:
-            parameter: Tensor = getattr(layer, source.leaf)
-            return parameter
-        norm = self.model.get_submodule(source.norm)
-        return folded_weight(layer, norm) if source.leaf == "weight" else folded_bias(layer, norm)
+    def _fold(self, captured: Capture) -> None:
+        """Rewrite every folded batch norm; the graph's constants must not notice."""
+        with torch.no_grad():
+            before = {name: item.clone() for name, item in self.constants().items()}
+            for path, norm in captured.folded.items():
+                layer = self.model.get_submodule(path)
+                _fold_in_place(layer, self.model.get_submodule(norm), path)
+                for name, value in _compute(self._program, self._named()).items():
+                    if not _is_close(before[name], value):
+                        raise _cannot_fold(path, "it is called without this batch norm too")
 
 
-def folded_weight(layer: Any, norm: Any) -> Tensor:
-    """The layer's weight with the norm's scale in it, shape as the weight's."""
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.weight is not None:
-        scale = norm.weight * scale
-    weight: Tensor = layer.weight * _along_outputs(layer, scale)
-    return weight
+def _compute(program: GraphModule, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    own = {
+        name
+        for name, _ in (
+            *program.named_parameters(remove_duplicate=False),
+            *program.named_buffers(remove_duplicate=False),
+        )
+    }
+    given = {name: item for name, item in held.items() if name in own}
+    found: dict[str, Tensor] = functional_call(program, given, (), tie_weights=False)
+    return found
 
 
-def folded_bias(layer: Any, norm: Any) -> Tensor:
-    """The layer's bias after the norm, shape (channels,)."""
-    shifted = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
-    bias: Tensor = shifted * torch.rsqrt(norm.running_var + norm.eps)
-    if norm.weight is not None:
-        bias = bias * norm.weight
-    return bias if norm.bias is None else bias + norm.bias
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy; tensors that a forward computed (old-style weight norm's) are copied by value."""
+    computed = {
+        id(item): item.detach().clone()
+        for module in model.modules()
+        for item in vars(module).values()
+        if isinstance(item, Tensor) and not item.is_leaf
+    }
+    return copy.deepcopy(model, computed)
 
 
-def _fold_in_place(layer: Any, norm: Any) -> None:
+def _fold_in_place(layer: Any, norm: Any, path: str) -> None:
     """Make a norm the identity up to a shift, in place: the layer takes its scale over."""
     if norm.weight is None or norm.bias is None:
         return
-    with torch.no_grad():
-        weight, bias = folded_weight(layer, norm), folded_bias(layer, norm)
-        norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))
-        layer.weight.copy_(weight)
-        shift = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias
-        norm.bias.copy_(bias + shift)
+    own = dict(layer.named_parameters(recurse=False))
+    if "weight" not in own or hasattr(layer, "parametrizations"):
+        raise _cannot_fold(path, "its weight is computed from other parameters")
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    centred = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
+    bias = centred * scale + norm.bias
+    layer.weight.copy_(layer.weight * _along_outputs(layer, scale))
+    norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))
+    norm.bias.copy_(bias - centred)
     norm.weight.requires_grad_(False)
     if layer.bias is not None:
         layer.bias.requires_grad_(False)  # the norm's bias does the same
@@ -131,5 +137,25 @@ def _fold_in_place(layer: Any, norm: Any) -> None:
 def _along_outputs(layer: Any, scale: Tensor) -> Tensor:
     """One factor for each output channel, to multiply a weight with."""
     ones = [1] * (layer.weight.ndim - 2)
-    shape = (1, -1, *ones) if isinstance(layer, _TRANSPOSED) else (-1, 1, *ones)
-    return scale.reshape(shape)
+    if not getattr(layer, "transposed", False):
+        return scale.reshape(-1, 1, *ones)
+    groups = int(layer.groups)
+    by_group = scale.reshape(groups, 1, -1, *ones)
+    shape = (groups, layer.weight.shape[0] // groups, *by_group.shape[2:])
+    return by_group.expand(shape).reshape(layer.weight.shape[0], *by_group.shape[2:])
+
+
+def _is_close(before: Tensor, after: Tensor) -> bool:
+    if before.shape != after.shape:
+        return False
+    if not before.is_floating_point() or not before.numel():
+        return True
+    limit = _SAME * float(before.abs().max().clamp_min(1e-12))
+    return float((before - after).abs().max()) <= limit
+
+
+def _cannot_fold(path: str, why: str) -> ModelError:
+    return ModelError(
+        f"batch_norm: folded cannot be expressed at {path}: {why}",
+        hint="set batch_norm: frozen, which trains the same function",
+    )

@@ -48,7 +48,7 @@ from autoquant.job import SpaceRules
 from autoquant.model.batches import Batch
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
-from autoquant.model.subject import output_rows
+from autoquant.model.outputs import OutputWeights
 from autoquant.model.torch_ao.observers import ScaleCache
 from autoquant.model.torch_ao.rounding import SchemeRounding
 from autoquant.searching.space import bind_space
@@ -140,12 +140,12 @@ def run_naively(question: Question, trials: Sequence[Trial]) -> None:
     with torch.no_grad():
         for batch in question.chunks(1 << 40):
             values = run.run_float(batch.inputs)
-            expected = FloatOutputs(output_rows(values[marked.nodes[-1]], batch))
+            expected = FloatOutputs(values[marked.nodes[-1]], batch)
             for trial in trials:
                 choices = dict.fromkeys(trial.knob.sites, (trial.scheme, trial.part))
                 nodes = [n for n in marked.nodes if n.op not in ("placeholder", "get_attr")]
                 found = run.run_again(values, nodes, choices, Shared())
-                OutputError().add(expected, output_rows(found, batch))
+                OutputError(OutputWeights()).add(expected, found)
 
 
 def rank_correlation(

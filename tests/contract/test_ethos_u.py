@@ -37,7 +37,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import Capture, capture
-from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 from tests.networks import images
 from tests.spaces import full_space, random_plan
 

@@ -53,7 +53,7 @@ CONVERTED = {
 def backend_for(
     model: nn.Module, *example: Tensor, timed: tuple[Tensor, ...] | None = None
 ) -> LiteRtBackend:
-    captured = capture(model.eval(), example)
+    captured = capture(model.eval(), example, how="export")
     return LiteRtBackend(
         BuildRequest(
             model=model,

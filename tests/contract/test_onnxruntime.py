@@ -29,7 +29,7 @@ from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
-from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 from tests.spaces import full_space, random_plan
 
@@ -127,7 +127,7 @@ class Sandwich(nn.Module):
 
 
 def backend_for(model: nn.Module, *inputs: Tensor) -> OnnxRuntimeBackend:
-    captured = capture(model.eval(), inputs)
+    captured = capture(model.eval(), inputs, how="export")
     statistics = calibrate(captured, [inputs])
     return open_backend(BuildRequest(model, captured, statistics, SETTINGS, inputs, inputs))
 
@@ -174,7 +174,7 @@ def test_what_the_table_promises_is_what_runs_with_all_else_in_fp32(
 def test_the_table_of_kinds_agrees_with_sites_and_bf16_is_refused() -> None:
     (settings,) = variants().values()
     assert settings == SETTINGS
-    site = capture(nn.Sequential(nn.Conv2d(4, 4, 1)), (MAP,)).sites[0]
+    site = capture(nn.Sequential(nn.Conv2d(4, 4, 1)), (MAP,), how="export").sites[0]
     for scheme in Scheme:
         assert kind_support(settings, OpKind.CONV2D, scheme) is site_support(settings, site, scheme)
         assert kind_support(settings, OpKind.GRU, scheme) is (

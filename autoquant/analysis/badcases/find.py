@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from autoquant.analysis.badcases.sample_error import energies, sample_errors, sqnr_db
 from autoquant.analysis.badcases.worst import LevelCounter, Worst
 from autoquant.core.badcases import BadCases, OutputMetric
 from autoquant.errors import DataError, ModelError
 from autoquant.model.batches import Batch
-from autoquant.model.subject import output_rows
+from autoquant.model.outputs import named_outputs, output_rows
 
 Run = Callable[[tuple[Tensor, ...]], Any]
 """Calls a model with a batch's inputs."""
@@ -46,27 +45,12 @@ def find_bad_cases(
     search: _Search | None = None
     for batch in batches:
         expected = run_float(batch.inputs)
-        search = search or _Search(output_names(expected), top)
+        search = search or _Search(tuple(named_outputs(expected)), top)
         search.add(output_rows(expected, batch), output_rows(run_quantized(batch.inputs), batch))
         progress(len(batch))
     if search is None:
         raise DataError("data: no batches", hint="give at least one batch")
     return search.finish()
-
-
-def output_names(outputs: Any) -> tuple[str, ...]:
-    """Name the floating outputs: by key in a dict, by place in a tuple, `output` if alone."""
-    leaves, _ = pytree.tree_flatten_with_path(outputs)
-    return tuple(
-        ".".join(_step(key) for key in path) or "output"
-        for path, leaf in leaves
-        if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    )
-
-
-def _step(key: Any) -> str:
-    """One key of a path into what a model returns: `scores`, `0`."""
-    return str(getattr(key, "key", getattr(key, "idx", key)))
 
 
 class _Search:

@@ -13,6 +13,7 @@ from autoquant.core.measurement import SQNR_CEILING_DB
 SampleErrors = Mapping[OutputMetric, Tensor]
 """By metric, one value for each sample, shape (samples,), float64."""
 
+_TINY = 1e-300
 _WORST = {
     OutputMetric.COSINE: -1.0,
     OutputMetric.MSE: torch.inf,
@@ -47,7 +48,10 @@ def sample_errors(expected: Tensor, found: Tensor) -> SampleErrors:
 
 
 def energies(expected: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Energy of the signal and of the noise of each sample, over all outputs.
+    """Energy of the signal and of the noise of each sample: of its worst output, where several.
+
+    Outputs count in units of their mean energy in the batch, so that samples whose worst output is
+    another one can be added up.
 
     Args:
         expected: Of the float model, each of shape (samples, elements).
@@ -56,10 +60,14 @@ def energies(expected: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[Tenso
     Returns:
         Two tensors of shape (samples,), float64; the noise of what is not finite is infinite.
     """
-    signal = torch.stack([item.double().square().sum(1) for item in expected]).sum(0)
+    signal = torch.stack([item.double().square().sum(1) for item in expected])
     errors = [have.double() - want.double() for have, want in zip(found, expected, strict=True)]
-    noise = torch.stack([item.square().sum(1) for item in errors]).sum(0)
-    return signal, noise.nan_to_num(nan=torch.inf)
+    noise = torch.stack([item.square().sum(1) for item in errors]).nan_to_num(nan=torch.inf)
+    if len(expected) == 1:
+        return signal[0], noise[0]
+    units = signal.mean(1, keepdim=True).clamp_min(_TINY)
+    worst = (noise / signal.clamp_min(_TINY)).argmax(0, keepdim=True)
+    return (signal / units).gather(0, worst)[0], (noise / units).gather(0, worst)[0]
 
 
 def sqnr_db(signal: Tensor, noise: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from autoquant.analysis.diagnosis.repairs import Repairs
 from autoquant.analysis.diagnosis.suspects import Suspect
 from autoquant.core.precision import Scheme
-from autoquant.model.torch_ao.rounding import Grid
+from autoquant.model.ranges.grid import Grid
 
 EXPLAINS = 2.0
 """A cause stands when mending it halves the noise: half of the error, or more, is its own."""

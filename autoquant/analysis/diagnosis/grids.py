@@ -11,8 +11,8 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from autoquant.model.capture import Capture
 from autoquant.model.numerics import FixedFakeQuantize
+from autoquant.model.ranges.grid import Grid
 from autoquant.model.torch_ao.conversion import FLOAT_NODE
-from autoquant.model.torch_ao.rounding import Grid
 
 
 def read_grids(

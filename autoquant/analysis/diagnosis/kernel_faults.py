@@ -15,7 +15,7 @@ from autoquant.analysis.diagnosis.phrases import few
 from autoquant.analysis.diagnosis.probe_set import ProbeSet
 from autoquant.core.diagnosis import Cause, Finding, KernelCheck
 from autoquant.model.batches import Batch
-from autoquant.model.subject import output_rows
+from autoquant.model.outputs import output_rows
 
 
 @dataclass(frozen=True, slots=True)

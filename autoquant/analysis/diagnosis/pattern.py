@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoquant.core.badcases import BadCases, OutputMetric
 from autoquant.core.diagnosis import Pattern
-from autoquant.model.torch_ao.rounding import Grid
+from autoquant.model.ranges.grid import Grid
 
 IDEAL_DB = 40.0
 """SQNR of one int8 tensor whose range fits: 6.02 x 8 + 4.77 - 20 log10(peak / rms), with a peak of

@@ -14,7 +14,7 @@ from autoquant.core.range_audit import Clipping, RangeAudit
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.batches import Batch
 from autoquant.model.capture import Capture
-from autoquant.model.torch_ao.rounding import Grid
+from autoquant.model.ranges.grid import Grid
 
 
 def audit_ranges(

@@ -17,10 +17,11 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
 from autoquant.core.sites import Site
 from autoquant.model.batches import Batch
-from autoquant.model.subject import output_rows
+from autoquant.model.outputs import output_rows
+from autoquant.model.ranges.grid import Grid
 from autoquant.model.torch_ao.observers import ScaleCache
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
-from autoquant.model.torch_ao.rounding import Format, Grid, SchemeRounding
+from autoquant.model.torch_ao.rounding import Format, SchemeRounding
 
 
 class BuiltRounding(SchemeRounding):

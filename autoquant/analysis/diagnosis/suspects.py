@@ -10,7 +10,7 @@ import numpy as np
 from autoquant.core.diagnosis import Cause
 from autoquant.core.range_audit import RangeAudit, widths
 from autoquant.core.sites import Site
-from autoquant.model.torch_ao.rounding import Grid
+from autoquant.model.ranges.grid import Grid
 
 CLIP_RATIO = 4.0
 """Clipping is suspect when it loses four times what rounding does: more than a bit. A range of

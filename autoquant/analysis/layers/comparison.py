@@ -29,7 +29,7 @@ from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
 from autoquant.model.batches import Batch
-from autoquant.model.subject import output_rows
+from autoquant.model.outputs import divergence, named_outputs
 
 Progress = Callable[[int], None]
 
@@ -181,18 +181,25 @@ class _Side:
 
 
 class _Outputs:
-    """The models' outputs: all floating ones together, and the first one, which KL is of."""
+    """The models' outputs: each on its own, and the divergence of the first one."""
 
     def __init__(self) -> None:
-        self._all, self._first = PairSums(), PairSums()
+        self._sums: dict[str, PairSums] = {}
+        self._divergence: list[torch.Tensor] = []
 
     def add(self, expected: Any, found: Any, batch: Batch) -> None:
-        first, second = output_rows(expected, batch), output_rows(found, batch)
-        self._all.add(torch.cat(first, 1), torch.cat(second, 1), len(batch))
-        self._first.add(first[0], second[0], len(batch))
+        first, second = named_outputs(expected), named_outputs(found)
+        for name, value in first.items():
+            sums = self._sums.setdefault(name, PairSums())
+            sums.add(value, second[name], len(batch))
+        judged = next(iter(first))
+        pair = (first[judged], torch.nan_to_num(second[judged]))
+        self._divergence.append(divergence(*pair, len(batch)))
 
     def error(self) -> LayerError:
-        return replace(self._all.error(None), kl=self._first.error(None).kl)
+        """That of the worst output."""
+        worst = min((sums.error(None) for sums in self._sums.values()), key=lambda e: e.sqnr_db)
+        return replace(worst, kl=float(torch.cat(self._divergence).mean()))
 
 
 def _estimates(spread: Magnitudes, low: float, high: float) -> dict[str, float]:

@@ -22,7 +22,7 @@ _WHOLE = 8
 _SPARSE = 32
 """After the first chunks, one in so many goes into the histograms and stands for all."""
 
-_EXPONENT_LIMIT = 80.0
+_SMALL_ERROR = 1.0
 _RESOLUTION = 256.0
 _LONG = 512
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -223,10 +223,11 @@ def _relative(expected: Tensor, absolute: Tensor) -> float:
 def _divergence(value: Tensor, error: Tensor, largest: float) -> Floats:
     """KL(softmax(x) || softmax(x + e)) of each row: log(1 + E_p[exp(e) - 1]) - E_p[e].
 
-    Taken in single precision: in this form small errors lose nothing, where a difference of two
-    logarithms of softmax would lose all. `error` is consumed.
+    Taken in single precision where errors are small: in this form they lose nothing, where a
+    difference of two logarithms of softmax would lose all. Larger ones would lose the classes that
+    p hardly knows. `error` is consumed.
     """
-    if largest < _EXPONENT_LIMIT:
+    if largest < _SMALL_ERROR:
         p = torch.softmax(value, 1)
         mean = _dots(p, error)
         return np.maximum(np.log1p(_dots(p, error.expm1_())) - mean, 0.0)

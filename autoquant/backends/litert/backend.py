@@ -24,7 +24,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 
 METADATA = "autoquant"
 """Name of the entry in the file's metadata: the plan, its digest and its measurements."""

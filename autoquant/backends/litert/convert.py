@@ -18,7 +18,7 @@ from autoquant.backends.litert.schema import Graph
 from autoquant.backends.printing import STDERR, captured_prints
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
-from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 
 
 def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorRanges) -> FloatFile:

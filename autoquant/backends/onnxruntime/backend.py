@@ -31,7 +31,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.exported import export_float
 from autoquant.model.owners import find_owners
-from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 
 METADATA = "autoquant"
 """Key of the model's metadata: the plan, its digest and its measurements, as JSON."""

@@ -25,7 +25,7 @@ from autoquant.core.precision import Mode, Scheme
 from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
-from autoquant.model.torch_ao.tensor_ranges import TensorRange, TensorRanges
+from autoquant.model.ranges.tensor_ranges import TensorRange, TensorRanges
 
 _LEVELS = 256
 _LARGEST = float(np.finfo(np.float32).max)

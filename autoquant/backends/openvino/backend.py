@@ -28,7 +28,7 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 
 
 class OpenVinoBackend:

@@ -15,9 +15,10 @@ from torch.ao.quantization import (
 )
 from torch.fx import GraphModule, Node
 
+from autoquant.model.ranges.grid import Grid
 from autoquant.model.straight_through import straight_through
 from autoquant.model.torch_ao.observers import ScaleCache, observers_of, replace_observer
-from autoquant.model.torch_ao.rounding import Cast, DynamicGrid, Format, Grid, round_on_its_grid
+from autoquant.model.torch_ao.rounding import Cast, DynamicGrid, Format, round_on_its_grid
 
 _BFLOAT16 = Cast(torch.bfloat16)
 

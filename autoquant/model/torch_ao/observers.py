@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.ao.quantization import (
     FixedQParamsObserver,
-    HistogramObserver,
     ObserverBase,
     PlaceholderObserver,
 )
@@ -19,58 +17,6 @@ from torch.fx import GraphModule, Node
 from autoquant.core.ranges import FixedRange
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.model.torch_ao.range_observers import fill, fixed_scale, signature
-
-
-class TensorObserver:
-    """Collects the statistics of one tensor, or of several that share an observer."""
-
-    def __init__(self) -> None:
-        self._histogram = HistogramObserver(dtype=torch.quint8)
-        self._low = float("inf")
-        self._high = float("-inf")
-        self._channels: tuple[Tensor, Tensor] | None = None
-        self._samples: list[tuple[Tensor, Tensor]] = []
-        self._batches: list[tuple[Tensor, Tensor]] = []
-
-    def observe(self, tensor: Tensor) -> None:
-        """Take in one batch; the first dimension is samples, the second channels."""
-        self._histogram(tensor)
-        low, high = tensor.aminmax()
-        self._low, self._high = min(self._low, float(low)), max(self._high, float(high))
-        self._batches.append((low, high))
-        rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
-        self._samples.append((rows.amin(1), rows.amax(1)))
-        if tensor.ndim > 1:
-            channels = tensor.transpose(0, 1).reshape(tensor.shape[1], -1)
-            self._merge_channels(channels.amin(1), channels.amax(1))
-
-    def _merge_channels(self, low: Tensor, high: Tensor) -> None:
-        if self._channels is not None and self._channels[0].shape == low.shape:
-            low = torch.minimum(low, self._channels[0])
-            high = torch.maximum(high, self._channels[1])
-        self._channels = (low, high)
-
-    def statistics(self) -> TensorStatistics:
-        """Give what was seen."""
-        empty = torch.empty(0)
-        channel_low, channel_high = self._channels or (empty, empty)
-        return TensorStatistics(
-            low=self._low,
-            high=self._high,
-            histogram=_array(self._histogram.histogram),
-            histogram_low=float(self._histogram.min_val),
-            histogram_high=float(self._histogram.max_val),
-            channel_low=_array(channel_low),
-            channel_high=_array(channel_high),
-            sample_low=_array(torch.cat([low for low, _ in self._samples])),
-            sample_high=_array(torch.cat([high for _, high in self._samples])),
-            batch_low=_array(torch.stack([low for low, _ in self._batches])),
-            batch_high=_array(torch.stack([high for _, high in self._batches])),
-        )
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().to(torch.float32).cpu().numpy().astype(np.float32, copy=True)
 
 
 class ScaleCache:

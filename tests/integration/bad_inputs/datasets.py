@@ -152,10 +152,18 @@ METRICS = [
     ),
     Scene(
         "metric-name",
-        '`aq.search(..., metric="accuracy")`',
-        "metric 'str' failed: TypeError: 'str' object is not callable",
-        "it is called as metric(outputs, targets) with one batch of the model's outputs",
-        lambda stage: stage.refused_search(metric="accuracy"),
+        '`aq.search(..., metric="f1")`',
+        "metric 'f1' is unknown",
+        "give a function, or one of accuracy, mse, top5",
+        lambda stage: stage.refused_search(metric="f1"),
+    ),
+    Case(
+        "metric-writes",
+        "a metric that writes into the outputs that it is given",
+        "metric 'writing_metric' writes into the outputs that it is given",
+        "use operations that make a new tensor (x.clamp, not x.clamp_), or clone it",
+        data(metric="writing_metric"),
+        before=READING,
     ),
     Case(
         "metric-text",

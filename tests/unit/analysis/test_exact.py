@@ -16,7 +16,7 @@ from autoquant.analysis.trials import Question
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityRow
-from autoquant.model.subject import output_rows
+from autoquant.model.outputs import output_rows
 from tests.networks import LinearNet, MixedNet, images, seeded
 from tests.spaces import random_plan
 from tests.unit.analysis.questions import ask

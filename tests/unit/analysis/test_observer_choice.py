@@ -13,8 +13,9 @@ from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.model.batches import Batch
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import Capture, capture
+from autoquant.model.ranges.grid import Grid
 from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import Grid, SchemeRounding
+from autoquant.model.torch_ao.rounding import SchemeRounding
 from tests.networks import MixedNet, images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")

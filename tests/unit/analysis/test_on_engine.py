@@ -58,7 +58,7 @@ def test_every_row_is_the_noise_of_the_plan_that_the_engine_ran(
     choices = question.space.choices(precise_plan(question.space))
     batch = torch.cat([BATCHES[0].inputs[0], BATCHES[1].inputs[0][:4]])
     with torch.no_grad():
-        expected = FloatOutputs([MODEL(batch)])
+        expected = FloatOutputs(MODEL(batch), Batch((batch,)))
     for row in (table.rows[0], table.rows[7], table.rows[-1]):
         plan = question.space.plan({**choices, row.knob: row.scheme})
         found = torch.cat(
@@ -67,7 +67,7 @@ def test_every_row_is_the_noise_of_the_plan_that_the_engine_ran(
                 for part in (batch[:8], batch[8:])
             ]
         )
-        noise = float(((found.double() - expected.values) ** 2).sum() / expected.signal.sum())
+        noise = float(((found.double() - expected.values) ** 2).sum() / (expected.values**2).sum())
         assert row.noise == pytest.approx(noise, rel=1e-6)
     losses = table.losses()
     assert losses["head", Scheme.INT8] > losses["head", Scheme.FP16]

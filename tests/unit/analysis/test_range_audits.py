@@ -22,8 +22,8 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import ObserverName, TensorStatistics
 from autoquant.model.batches import Batch
 from autoquant.model.calibration import calibrate
+from autoquant.model.ranges.grid import Grid
 from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import Grid
 from tests.networks import LinearNet, seeded
 from tests.unit.analysis.pairs import ENGINE, build
 

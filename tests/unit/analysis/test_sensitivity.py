@@ -13,10 +13,10 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import ObserverName
-from autoquant.evaluate.quality import signal_to_noise_db
 from autoquant.model.batches import Batch
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
+from autoquant.model.output_noise import signal_to_noise_db
 from autoquant.model.torch_ao.observers import ScaleCache
 from autoquant.model.torch_ao.rounding import SchemeRounding
 from tests.networks import MixedNet, images, seeded

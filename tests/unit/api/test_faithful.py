@@ -1,19 +1,21 @@
-"""What torch's fusion would change is refused; what it only rounds anew is not."""
+"""What is built must compute what the model computes; rounding anew is no difference."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from autoquant import metrics, split_shared
+from autoquant import metrics
 from autoquant.api.faithful import refuse_unfaithful
 from autoquant.api.pair import prepare_untimed
 from autoquant.api.preparation import Preparation
 from autoquant.api.watch import Silent
 from autoquant.errors import ModelError
 from autoquant.job import Job
-from autoquant.model.subject import build_subject
+from autoquant.model.subject import build_subject, unscored_subject
 from tests.misbuilt import SharedBehindNorms
 from tests.networks import MixedNet, images, seeded
 
@@ -38,19 +40,42 @@ def prepared(model: nn.Module) -> Preparation:
         evaluation=(batch, model(batch).flatten(1).argmax(1)),
         heldout=None,
         metric=metrics.accuracy,
+        capture="export",
     )
     return prepare_untimed(job, subject, Silent())
 
 
-def test_a_convolution_behind_two_batch_norms_is_refused_with_its_mend() -> None:
-    with pytest.raises(ModelError, match="the traced, fused model gives other outputs") as caught:
-        refuse_unfaithful(prepared(trained(seeded(SharedBehindNorms))))
-    assert "split_shared" in caught.value.hint
-
-
-def test_the_split_model_passes() -> None:
-    refuse_unfaithful(prepared(split_shared(trained(seeded(SharedBehindNorms)), images(2))))
+def test_a_convolution_behind_two_batch_norms_keeps_its_function() -> None:
+    refuse_unfaithful(prepared(trained(seeded(SharedBehindNorms))))
 
 
 def test_a_network_whose_batch_norms_are_folded_passes() -> None:
     refuse_unfaithful(prepared(trained(seeded(MixedNet))))
+
+
+class Counting(nn.Module):
+    """Computes something else with every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.linear(x) * (1 if self.calls < 3 else 2)
+
+
+def test_a_graph_that_computes_something_else_than_the_model_is_refused() -> None:
+    rows = torch.rand(4, 8)
+    subject = unscored_subject(Counting(), calibration=[rows])
+    with pytest.raises(ModelError, match="the captured graph computes something else"):
+        replace(subject, capture="export").find_sites()
+
+
+def test_where_modules_are_faithful_they_are_taken_and_it_is_said() -> None:
+    rows = torch.rand(4, 8)
+    subject = unscored_subject(Counting(), calibration=[rows])
+    found = replace(subject, capture="auto").find_sites()
+    assert found.how == "modules"
+    assert "in the exported graph the output is off by" in found.notices[0]

@@ -11,13 +11,9 @@ from torch import Tensor
 
 from autoquant import metrics
 from autoquant.core.measurement import SQNR_CEILING_DB, Kind
-from autoquant.evaluate.quality import (
-    NotFiniteError,
-    measure_quality,
-    run_reference,
-    signal_to_noise_db,
-)
+from autoquant.evaluate.quality import NotFiniteError, measure_quality, run_reference
 from autoquant.model.batches import Batch
+from autoquant.model.output_noise import signal_to_noise_db
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.0, 1.0]])
 TARGETS = torch.tensor([0, 1, 0, 1])

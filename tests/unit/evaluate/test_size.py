@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -50,3 +51,37 @@ def test_the_weight_of_a_norm_that_is_a_site_stays_fp32() -> None:
         plan = Plan.of({site.name: scheme for site in captured.sites})
         size = plan_costs(plan, captured.sites, parameters)["size_bytes"].value
         assert size == 4 * parameters - saved
+
+
+class Tied(nn.Module):
+    """An embedding of 10 x 8 and a head that shares its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 8)
+        self.head = nn.Linear(8, 10, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.embed(tokens))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("embed", "head", "size"),
+    [
+        (Scheme.FP32, Scheme.FP32, 4 * 80),
+        (Scheme.INT8_WEIGHT_ONLY, Scheme.FP32, 4 * 80 + 80 + 4 * 10),
+        (Scheme.FP32, Scheme.INT8, 4 * 80 + 80 + 4 * 10),
+        (Scheme.INT8_WEIGHT_ONLY, Scheme.INT8, 80 + 4 * 10),
+        (Scheme.BF16, Scheme.BF16, 2 * 80),
+    ],
+)
+def test_a_shared_weight_is_stored_once_for_each_format(
+    embed: Scheme, head: Scheme, size: int
+) -> None:
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    captured = capture(Tied().eval(), (tokens,), how="export")
+    assert captured.stored_count == 80
+    plan = Plan.of({"embed": embed, "head": head})
+    assert plan_costs(plan, captured.sites, captured.stored_count)["size_bytes"].value == size

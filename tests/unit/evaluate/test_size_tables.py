@@ -8,7 +8,8 @@ import pytest
 
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.evaluate.size import bops_table, int16_table, plan_costs, size_table
+from autoquant.core.sites import OpKind, Site
+from autoquant.evaluate.size import bops_table, int16_table, plan_costs
 from autoquant.model.capture import Capture, capture
 from tests.networks import MixedNet, images, seeded
 
@@ -27,10 +28,19 @@ def any_plan(captured: Capture, seed: int) -> Plan:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_size_table_gives_the_size(captured: Capture, seed: int) -> None:
+def test_the_size_is_that_of_each_weight_in_its_format(captured: Capture, seed: int) -> None:
     plan = any_plan(captured, seed)
-    size = plan_costs(plan, captured.sites, PARAMETERS)["size_bytes"].value
-    assert size_table(captured.sites, PARAMETERS).predict(plan) == size
+    expected = 4 * PARAMETERS
+    for site in captured.sites:
+        if site.kind.is_weighted:
+            bits = plan[site.name].weight.bits
+            scales = 0 if plan[site.name].weight.is_float else 4 * _outputs(site)
+            expected += site.weight_count * bits // 8 - 4 * site.weight_count + scales
+    assert plan_costs(plan, captured.sites, PARAMETERS)["size_bytes"].value == expected
+
+
+def _outputs(site: Site) -> int:
+    return site.output_shape[-1 if site.kind is OpKind.LINEAR else 1]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -217,3 +218,10 @@ def _shown(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return (type(value), [_shown(item) for item in value])
     return value
+
+
+def test_a_calling_goes_through_json() -> None:
+    calling, tensors = Calling.of({"input": torch.ones(2, 4)}, nn.Linear(4, 4))
+    again = Calling.from_json(json.loads(json.dumps(calling.to_json())))
+    assert again == calling
+    assert torch.equal(again.arguments(tensors)[1]["input"], tensors[0])

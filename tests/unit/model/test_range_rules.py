@@ -24,9 +24,10 @@ from autoquant.job import Calibration
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import Capture, capture
 from autoquant.model.range_rules import bind_ranges
+from autoquant.model.ranges.grid import Grid
 from autoquant.model.torch_ao.backend_config import backend_config
 from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import Grid, SchemeRounding
+from autoquant.model.torch_ao.rounding import SchemeRounding
 from tests.spaces import full_space
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -139,6 +140,8 @@ class Built:
             statistics=self.statistics,
             build=BuildSettings(engine=ENGINE, reduce_range=True, ranges=self.rules),
             example=BATCHES[0],
+            calling=self.captured.calling,
+            dynamic=self.captured.dynamic,
         )
         return ResultCandidate(Candidate(0, plan, "test"), context)
 

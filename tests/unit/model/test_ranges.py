@@ -16,7 +16,7 @@ from autoquant.model.ranges.find import FROM_HISTOGRAM
 from autoquant.model.ranges.kl import divergence
 from autoquant.model.ranges.moving_average import moving_average_range
 from autoquant.model.ranges.mse import mean_squared_error
-from autoquant.model.torch_ao.observers import TensorObserver
+from autoquant.model.ranges.observation import TensorObserver
 
 LEVELS = 256
 BINS = 2048
@@ -152,7 +152,7 @@ def test_a_single_far_value_among_many_is_clipped(name: ObserverName) -> None:
     many = exact(raw)
     many.counts[:-1] *= 100.0  # 20 million values, of which one is 25
     low, high = FROM_HISTOGRAM[name](many, LEVELS, 99.99)
-    assert low == 0.0
+    assert low == pytest.approx(0.0, abs=many.width)
     assert 2.5 < high < 12.0
 
 

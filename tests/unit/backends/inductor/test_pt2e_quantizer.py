@@ -17,7 +17,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
-from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -18,7 +18,7 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
-from autoquant.model.torch_ao.tensor_ranges import TensorRanges
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 from tests.networks import MixedNet, images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")

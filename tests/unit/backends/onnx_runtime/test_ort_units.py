@@ -36,7 +36,7 @@ class Net(nn.Module):
 @pytest.fixture(scope="module")
 def converted() -> tuple[Capture, FloatGraph, tuple[Unit, ...]]:
     images = torch.randn(2, 3, 8, 8)
-    captured = capture(Net().eval(), (images,))
+    captured = capture(Net().eval(), (images,), how="export")
     graph = convert_float(captured, export_float(captured, (images,)))
     return captured, graph, find_units(graph, {site.name: site for site in captured.sites})
 

@@ -1,0 +1,208 @@
+"""Metrics by sample, by batch and over the data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from autoquant import metrics
+from autoquant.core.measurement import Kind
+from autoquant.errors import MetricError
+from autoquant.evaluate.quality import measure_quality, run_reference
+from autoquant.model.batches import Batch
+from autoquant.model.scoring import check_metric, find_metric, start_tally
+
+DRAW = torch.Generator().manual_seed(0)
+
+
+class MacroF1:
+    """Over the data set: no mean of scores by sample gives it."""
+
+    def __init__(self, classes: int = 3) -> None:
+        self.classes = classes
+        self.reset()
+
+    def reset(self) -> None:
+        self.right = torch.zeros(self.classes)
+        self.found = torch.zeros(self.classes)
+        self.given = torch.zeros(self.classes)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        best = outputs.argmax(1)
+        for name in range(self.classes):
+            self.right[name] += ((best == name) & (targets == name)).sum()
+            self.found[name] += (best == name).sum()
+            self.given[name] += (targets == name).sum()
+
+    def compute(self) -> Tensor:
+        return (2 * self.right / (self.found + self.given).clamp_min(1)).mean()
+
+
+class Perplexity:
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        flat = outputs.reshape(-1, outputs.shape[-1])
+        self.total += float(
+            torch.nn.functional.cross_entropy(flat, targets.flatten(), reduction="sum")
+        )
+        self.count += targets.numel()
+
+    def compute(self) -> float:
+        return float(np.exp(self.total / self.count))
+
+
+def make_batches(count: int, size: int = 16) -> tuple[Batch, ...]:
+    batches = []
+    for _ in range(count):
+        targets = torch.randint(0, 3, (size,), generator=DRAW)
+        logits = torch.nn.functional.one_hot(targets, 3) * 1.5
+        batches.append(Batch((logits + torch.randn(size, 3, generator=DRAW),), targets))
+    return tuple(batches)
+
+
+def identity(inputs: tuple[Tensor, ...]) -> Tensor:
+    return inputs[0]
+
+
+def measured(metric: Any, batches: tuple[Batch, ...], candidate: Any) -> Any:
+    functions = {"accuracy": metric}
+    reference = run_reference(identity, batches, functions)
+    return measure_quality(candidate, reference, functions, Kind.MEASURED).measurements
+
+
+def test_a_metric_over_the_data_set_is_computed_over_the_data_set() -> None:
+    batches = make_batches(5)
+    found = measured(MacroF1(), batches, identity)["accuracy"].value
+    whole = MacroF1()
+    whole.update(torch.cat([b.inputs[0] for b in batches]), torch.cat([b.targets for b in batches]))
+    assert found == pytest.approx(float(whole.compute()))
+    by_batch = []
+    for batch in batches:
+        one = MacroF1()
+        one.update(batch.inputs[0], batch.targets)
+        by_batch.append(float(one.compute()))
+    assert found != pytest.approx(np.mean(by_batch), abs=1e-4)
+
+
+def test_perplexity_of_tokens_is_that_of_all_tokens() -> None:
+    logits = torch.randn(6, 4, 9, generator=DRAW)
+    targets = torch.randint(0, 9, (6, 4), generator=DRAW)
+    batches = tuple(Batch((logits[at : at + 2],), targets[at : at + 2]) for at in (0, 2, 4))
+    found = measured(Perplexity(), batches, identity)["accuracy"].value
+    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, 9), targets.flatten())
+    assert found == pytest.approx(float(loss.exp()), rel=1e-5)
+
+
+def test_the_jackknife_error_of_a_mean_is_its_standard_error() -> None:
+    """One group a batch and equal batches: the jackknife of a mean is exact (Efron, 1982)."""
+
+    class Mean:
+        def __init__(self) -> None:
+            self.values: list[float] = []
+
+        def update(self, outputs: Tensor, targets: Tensor) -> None:  # noqa: ARG002
+            self.values.append(float(outputs.mean()))
+
+        def compute(self) -> float:
+            return float(np.mean(self.values))
+
+    batches = make_batches(7)
+    tally = start_tally(Mean())  # type: ignore[arg-type]
+    for batch in batches:
+        tally.add(batch.inputs[0], batch)
+    _, stderr = tally.scores().mean()
+    means = [float(batch.inputs[0].mean()) for batch in batches]
+    assert stderr == pytest.approx(np.std(means, ddof=1) / np.sqrt(7))
+
+
+def test_the_paired_error_of_a_drop_matches_its_spread_over_data_sets() -> None:
+    drops, errors = [], []
+    for _ in range(120):
+        batches = make_batches(20)
+        noisy = {
+            id(b.inputs[0]): b.inputs[0] + 0.5 * torch.randn(16, 3, generator=DRAW) for b in batches
+        }
+        found = measured(MacroF1(), batches, lambda inputs, noisy=noisy: noisy[id(inputs[0])])
+        drops.append(found["accuracy_drop"].value)
+        errors.append(found["accuracy_drop"].stderr)
+    # 120 repetitions leave the spread uncertain by 6%, ten groups the error by 23% each
+    assert np.mean(errors) == pytest.approx(np.std(drops, ddof=1), rel=0.25)
+
+
+def test_an_equal_candidate_drops_nothing_over_the_data_set() -> None:
+    found = measured(MacroF1(), make_batches(12), identity)["accuracy_drop"]
+    assert (found.value, found.stderr) == (0.0, 0.0)
+
+
+def test_the_metric_that_is_given_gathers_nothing() -> None:
+    metric = MacroF1()
+    measured(metric, make_batches(3), identity)
+    assert float(metric.given.sum()) == 0.0
+
+
+def writes_outputs(outputs: Tensor, targets: Tensor) -> Tensor:
+    outputs.sub_(outputs.mean())
+    return (outputs.argmax(1) == targets).float()
+
+
+def writes_targets(outputs: Tensor, targets: Tensor) -> Tensor:
+    targets.add_(1)
+    return (outputs.argmax(1) == targets).float()
+
+
+class WritesOutputs(MacroF1):
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        super().update(outputs.mul_(2), targets)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (writes_outputs, "'writes_outputs' writes into the outputs"),
+        (writes_targets, "'writes_targets' writes into the targets"),
+        (WritesOutputs(), "'WritesOutputs' writes into the outputs"),
+    ],
+    ids=["outputs", "targets", "over the data set"],
+)
+def test_a_metric_that_writes_into_what_it_is_given_is_refused(metric: Any, message: str) -> None:
+    (batch,) = make_batches(1)
+    before = batch.inputs[0].clone(), batch.targets.clone()
+    with pytest.raises(MetricError, match=message):
+        check_metric(metric, batch.inputs[0], batch)
+    assert torch.equal(batch.inputs[0], before[0])
+    assert torch.equal(batch.targets, before[1])
+
+
+def test_a_metric_is_found_by_its_name() -> None:
+    assert find_metric("top5") is metrics.top5
+    assert isinstance(find_metric(MacroF1), MacroF1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [("f1", "metric 'f1' is unknown"), (3, "metric is a int")],
+    ids=["name", "number"],
+)
+def test_what_is_no_metric_is_refused(metric: object, message: str) -> None:
+    with pytest.raises(MetricError, match=message):
+        find_metric(metric)
+
+
+class Several(MacroF1):
+    def compute(self) -> Any:
+        return {"f1": super().compute(), "classes": self.classes}
+
+
+def test_a_metric_of_several_numbers_is_refused_until_one_is_named() -> None:
+    (batch,) = make_batches(1)
+    with pytest.raises(MetricError, match="computes 2 numbers: f1, classes"):
+        check_metric(Several(), batch.inputs[0], batch)  # type: ignore[arg-type]
+    chosen = metrics.Entry(Several(), "f1")
+    found = measured(chosen, (batch,), identity)["accuracy"].value
+    assert found == measured(MacroF1(), (batch,), identity)["accuracy"].value
