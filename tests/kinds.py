@@ -38,7 +38,9 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(True)
+        )
         self.pool = nn.MaxPool2d(3, 2, 1)
         self.layers = nn.Sequential(ResidualBlock(8, 8, 1), ResidualBlock(8, 16, 2))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
@@ -64,8 +66,12 @@ class SqueezeExcite(nn.Module):
 class MobileNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.Hardswish())
-        self.expand = nn.Sequential(nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.Hardswish()
+        )
+        self.expand = nn.Sequential(
+            nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish()
+        )
         self.depthwise = nn.Sequential(
             nn.Conv2d(16, 16, 5, 1, 2, groups=16, bias=False), nn.BatchNorm2d(16), nn.ReLU6()
         )
@@ -96,8 +102,12 @@ def bert() -> nn.Module:
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
-        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=32,
+        vocab_size=60,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
     )
     return BertModel(config)
 
@@ -307,7 +317,9 @@ def _baskets(count: int) -> tuple[Tensor, ...]:
 
 def _network(nodes: int, edges: int) -> tuple[Tensor, ...]:
     draw = torch.Generator().manual_seed(nodes)
-    return torch.randn(nodes, 8, generator=draw), torch.randint(0, nodes, (2, edges), generator=draw)
+    return torch.randn(nodes, 8, generator=draw), torch.randint(
+        0, nodes, (2, edges), generator=draw
+    )
 
 
 _PICTURES = (_images(4), _images(3))
@@ -327,9 +339,7 @@ KINDS = {
     "sort": Kind(Sorting, (_rows(8, 8), _rows(5, 8)), _FIRST),
     "encoder": Kind(Encoder, (_padded(4, 8), _padded(3, 6)), _TEXT, ("tokens", "padding")),
     "bert": Kind(bert, (_tokens(4, 8), _tokens(3, 6)), _TEXT, ("input_ids", "attention_mask")),
-    "gpt2": Kind(
-        gpt2, (_tokens(4, 8), _tokens(3, 6)), _TEXT, ("input_ids", "attention_mask")
-    ),
+    "gpt2": Kind(gpt2, (_tokens(4, 8), _tokens(3, 6)), _TEXT, ("input_ids", "attention_mask")),
     "recommender": Kind(
         Recommender,
         (_baskets(4), _baskets(3)),

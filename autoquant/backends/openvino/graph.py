@@ -88,7 +88,7 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     inputs = [node.name for node in captured.graph.graph.nodes if node.op == "placeholder"]
     placeholders = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
     origin.update(zip(placeholders, inputs, strict=False))  # defaults come after the inputs
-    _keep_marks_of_pools(model)
+    _keep_marks_of_rewritten(model)
     _keep_marks_of_matmuls(model)
     _give_scalars_an_axis(model)
     _name_ends(model, captured.calling.names, exported.outputs.names)
@@ -149,18 +149,27 @@ def _name_for_front_end(graph: GraphModule) -> None:
             node.target = torch.ops.aten.bmm.default
 
 
-def _keep_marks_of_pools(model: ov.Model) -> None:
-    """Write pools in the oldest opset that has what they do, in place.
+def _keep_marks_of_rewritten(model: ov.Model) -> None:
+    """Write pools and softmaxes in the oldest opset that has what they do, in place.
 
     The plugin rewrites newer ones to that when it compiles, and loses their marks.
     """
     for node in model.get_ordered_ops():
-        pool = _oldest_pool(node)
-        if pool is None or pool.get_output_partial_shape(0) != node.get_output_partial_shape(0):
+        older = _oldest_softmax(node) or _oldest_pool(node)
+        if older is None or older.get_output_partial_shape(0) != node.get_output_partial_shape(0):
             continue
-        pool.set_friendly_name(node.get_friendly_name())
+        older.set_friendly_name(node.get_friendly_name())
         for target in node.output(0).get_target_inputs():
-            target.replace_source_output(pool.output(0))
+            target.replace_source_output(older.output(0))
+
+
+def _oldest_softmax(node: ov.Node) -> ov.Node | None:
+    """The same softmax, whose axis the oldest opset counts from the front; None for others."""
+    rank = node.get_output_partial_shape(0).rank if node.get_output_size() else None
+    if node.get_type_name() != "Softmax" or rank is None or rank.is_dynamic:
+        return None
+    axis: int = node.get_attributes()["axis"]
+    return opset1.softmax(node.input_value(0), axis % rank.get_length())
 
 
 def _oldest_pool(node: ov.Node) -> ov.Node | None:

@@ -169,7 +169,7 @@ def _is_constant(node: ov.Node) -> bool:
 
 def _precision(value: ov.Output) -> str:
     """Format of one of the outputs of a runtime node."""
-    found = fact(value.get_node(), "outputPrecisions").split(",")
+    found: list[str] = fact(value.get_node(), "outputPrecisions").split(",")
     return found[min(value.get_index(), len(found) - 1)]
 
 
