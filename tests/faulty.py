@@ -50,10 +50,6 @@ def scripted_model() -> nn.Module:
     return torch.jit.script(good_model())
 
 
-def parallel_model() -> nn.Module:
-    return nn.DataParallel(good_model())
-
-
 def quantized_model() -> nn.Module:
     return torch.ao.quantization.quantize_dynamic(good_model(), {nn.Linear})
 

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from autoquant.analysis.marks import MarkedGraph, mark
 from autoquant.analysis.output_error import FloatOutputs, OutputError
-from autoquant.analysis.rounded_run import Choices, RoundedRun, Shared, Values
+from autoquant.analysis.rounded_run import RoundedRun, Shared, Values, Weights
 from autoquant.analysis.trials import Question, Trial, by_knob, list_changes
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -20,7 +20,8 @@ from autoquant.core.sensitivity import Part, RowKey, SensitivityRow, Sensitivity
 from autoquant.core.space import Knob
 from autoquant.model.batches import Batch
 from autoquant.model.outputs import OutputWeights
-from autoquant.model.torch_ao.rounding import Format, SchemeRounding
+from autoquant.model.rounded_graph import Choices, choices_of
+from autoquant.model.rounding import Format, SchemeRounding
 
 METHOD = "one knob at a time, reference numerics, float prefix shared"
 MEMORY_BYTES = 1 << 29
@@ -61,7 +62,7 @@ def measure_exact(
     if trials is None:
         trials = list_changes(question.space, around) if around else question.trials()
     rows = dict(known or {})
-    base = _choices(around) if around else {}
+    base = choices_of(around) if around else {}
     runner = _Runner(marked, question.rounding, base, memory_bytes, question.outputs)
     chunks = question.chunks(memory_bytes)
     with torch.no_grad():
@@ -80,12 +81,6 @@ def measure_exact(
         around=around.digest if around else None,
         around_noise=noise,
     )
-
-
-def _choices(plan: Plan) -> Choices:
-    return {
-        site: (scheme, Part.BOTH) for site, scheme in plan.assignment if scheme is not Scheme.FP32
-    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +118,7 @@ class _Runner:
         reached = self._marked.reached(knob)
         groups = self._equal_trials(reached, trials)
         sums = [OutputError(self._weights) for _ in groups]
-        weights: dict[tuple[object, str, Format], Tensor] = {}
+        weights: Weights = {}
         for chunk in self._prepared(chunks):
             shared = Shared(weights=weights)
             for group, row in zip(groups, sums, strict=True):
@@ -180,17 +175,15 @@ class _Runner:
         if self._base or (scheme is Scheme.BF16 and part is Part.BOTH):
             return scheme, part
         weights: list[Format | None] = []
-        activations: list[Format | None] = []
+        activations: list[Format | None] = [self._rounding.write_format(scheme)]
         for node in reached:
-            site, writer = self._marked.roots.get(node), self._marked.writers.get(node)
-            if site and site.name in names:
+            site = self._marked.sites.roots.get(node)
+            if site is not None and site.name in names:
                 weights.append(self._rounding.weight_format(site, scheme))
                 activations += [
-                    self._rounding.input_format(site, scheme, source.name)
-                    for source in self._marked.rounded_inputs(node, scheme)
+                    self._rounding.read_format(site, scheme, source.name)
+                    for source in self._marked.sites.operands[node].reads
                 ]
-            if writer and writer.name in names:
-                activations.append(self._rounding.output_format(writer, scheme, node.name))
         return (
             () if part is Part.ACTIVATION else tuple(weights),
             () if part is Part.WEIGHT else tuple(activations),

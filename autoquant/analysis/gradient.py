@@ -74,7 +74,7 @@ def _powers_by_row(probe: Probe, signal: Tensor) -> dict[RowKey, tuple[float, fl
         for key in rows:
             activations[key] = activations[key] + power if key in activations else power
     channels: dict[RowKey, list[Tensor]] = defaultdict(list)
-    for rows, power in probe.weight_powers():
+    for rows, power in probe.constant_powers():
         for key in rows:
             channels[key].append(power)
     return {

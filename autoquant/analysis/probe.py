@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.fx import Interpreter, Node
 from torch.fx.node import map_arg
 
 from autoquant.analysis.marks import MarkedGraph
-from autoquant.analysis.rounded_run import is_float
 from autoquant.analysis.rounding_power import powers_of_channels, powers_of_samples
-from autoquant.analysis.rounding_terms import WHOLE, RoundingTerms, Rows, Terms
+from autoquant.analysis.rounding_terms import WHOLE, Readers, RoundingTerms, Rows
 from autoquant.model.batches import Batch
 from autoquant.model.outputs import OutputWeights, named_outputs, rows_of
-from autoquant.model.torch_ao.rounding import Format
+from autoquant.model.rounded_graph import is_float_tensor
+from autoquant.model.rounding import Format
+
+_Key = tuple[Node, Format, Readers]
 
 
 class Probe(Interpreter):
@@ -47,27 +48,25 @@ class Probe(Interpreter):
         memory_bytes: int,
         weights: OutputWeights | None = None,
     ) -> None:
-        super().__init__(marked.module)
-        self._marked = marked
+        super().__init__(marked.sites.module)
         self._terms = terms
         self._draw = draw
         self._weights = weights or OutputWeights()
         self._scales: dict[str, float] = {}
         self._memory_left = memory_bytes
         self._samples = 0
-        self._errors: dict[tuple[str, Format], Tensor] = {}
-        self._states: dict[str, Mapping[str, Tensor]] = {}
-        self._apart = {node: terms.readers_apart(node) for node in terms.activations}
+        self._errors: dict[tuple[Node, Format], Tensor] = {}
+        self._apart = {node: terms.readers_apart(node) for node in marked.nodes}
         self._gradients: dict[Node, dict[str, Tensor]] = defaultdict(dict)
-        self._sample_powers: dict[tuple[Node, Format, str], list[Tensor]] = defaultdict(list)
-        self._channel_powers: dict[tuple[str, Format], list[Tensor]] = defaultdict(list)
-        self._weight_terms: dict[str, Terms] = {}
+        self._sample_powers: dict[_Key, list[Tensor]] = defaultdict(list)
+        self._channel_powers: dict[_Key, list[Tensor]] = defaultdict(list)
 
     def measure(self, batch: Batch) -> Tensor:
         """Probe one chunk; gives the power of each sample's float outputs."""
         self._samples = len(batch)
         inputs = [
-            item.detach().requires_grad_() if is_float(item) else item for item in batch.inputs
+            item.detach().requires_grad_() if item.is_floating_point() else item
+            for item in batch.inputs
         ]
         with torch.enable_grad():
             outputs = named_outputs(self.run(*inputs), detached=False)
@@ -101,39 +100,42 @@ class Probe(Interpreter):
 
     def activation_powers(self) -> Iterator[tuple[Rows, Tensor]]:
         """Each rounding error of an activation: its rows, and its power at each sample."""
-        for (node, how, reader), powers in self._sample_powers.items():
-            yield self._terms.activations[node][how][reader], torch.cat(powers).double()
+        for (node, how, readers), powers in self._sample_powers.items():
+            yield self._terms.activations[node][how][readers], torch.cat(powers).double()
 
-    def weight_powers(self) -> Iterator[tuple[Rows, Tensor]]:
-        """Each rounding error of a weight: its rows, and its power by chunk and channel."""
-        for (name, how), powers in self._channel_powers.items():
-            yield self._weight_terms[name][how][WHOLE], torch.cat(powers).double()
+    def constant_powers(self) -> Iterator[tuple[Rows, Tensor]]:
+        """Each rounding error of a weight or bias: its rows, and its power by chunk and channel."""
+        for (node, how, readers), powers in self._channel_powers.items():
+            yield self._terms.constants[node][how][readers], torch.cat(powers).double()
 
     def run_node(self, n: Node) -> Any:
         """Run one node, and wait for the gradient of what it gives."""
-        if n.op == "get_attr":
-            value = self._parameters(n)["value"]
-        elif n.op in ("placeholder", "output"):
-            value = super().run_node(n)
+        if n.op == "call_function":
+            args: Any = map_arg(n.args, lambda source: self._read(source, n))
+            kwargs: Any = map_arg(n.kwargs, lambda source: self._read(source, n))
+            value = self.call_function(n.target, args, kwargs)
         else:
-            value = self._call(n)
-        if n in self._terms.activations and is_float(value) and value.requires_grad:
+            value = super().run_node(n)
+        if n.op == "get_attr" and is_float_tensor(value):
+            return self._watch_constant(n, value.detach())
+        if n in self._terms.activations and is_float_tensor(value) and value.requires_grad:
             value.register_hook(partial(self._take_activation, n, value.detach()))
         return value
 
-    def _call(self, node: Node) -> Any:
-        args: Any = map_arg(node.args, lambda source: self._read(source, node))
-        kwargs: Any = map_arg(node.kwargs, lambda source: self._read(source, node))
-        if node in self._marked.in_place:
-            args = (args[0].clone(), *args[1:])
-        if node.op == "call_module":
-            module = self.fetch_attr(str(node.target))
-            return functional_call(module, dict(self._parameters(node)), args, kwargs)
-        return getattr(self, node.op)(node.target, args, kwargs)
+    def _watch_constant(self, node: Node, value: Tensor) -> Tensor:
+        """A constant as a leaf of its own; those that schemes round are watched."""
+        is_weight, is_read = node in self._terms.constants, node in self._terms.activations
+        if not is_weight and not is_read:
+            return value
+        leaf = value.requires_grad_()
+        watched = leaf.view_as(leaf)
+        take = self._take_constant if is_weight else self._take_activation
+        watched.register_hook(partial(take, node, value.detach()))
+        return watched
 
     def _read(self, source: Node, reader: Node) -> Any:
         value = self.env[source]
-        if reader.name in self._apart.get(source, ()) and value.requires_grad:
+        if reader.name in self._apart[source] and value.requires_grad:
             value = value.view_as(value)  # its gradient is that of this reader alone
             value.register_hook(partial(self._keep_gradient, source, reader.name))
         return value
@@ -144,68 +146,40 @@ class Probe(Interpreter):
 
     def _take_activation(self, node: Node, value: Tensor, gradient: Tensor) -> None:
         """Form a tensor's rounding errors, and take their powers."""
-        gradients = {WHOLE: gradient, **self._gradients.pop(node, {})}
-        for how, readers in self._terms.activations[node].items():
-            present = [reader for reader in readers if reader in gradients]
-            powers = powers_of_samples(
-                how, value, [gradients[reader] for reader in present], self._samples
-            )
-            for reader, power in zip(present, powers, strict=True):
-                self._sample_powers[node, how, reader].append(power)
+        apart = self._gradients.pop(node, {})
+        for how, groups in self._terms.activations[node].items():
+            gradients = {readers: _of_readers(readers, gradient, apart) for readers in groups}
+            present = [(key, found) for key, found in gradients.items() if found is not None]
+            powers = powers_of_samples(how, value, [item for _, item in present], self._samples)
+            for (readers, _), power in zip(present, powers, strict=True):
+                self._sample_powers[node, how, readers].append(power)
 
-    def _parameters(self, node: Node) -> Mapping[str, Tensor]:
-        """The node's parameters as leaves of their own; those that schemes round are watched."""
-        name = str(node.target)
-        if name not in self._states:
-            self._states[name] = (
-                self._watch_attribute(node) if node.op == "get_attr" else self._watch_module(node)
-            )
-        return self._states[name]
+    def _take_constant(self, node: Node, value: Tensor, gradient: Tensor) -> None:
+        """Form a constant's rounding errors, and take their powers."""
+        apart = self._gradients.pop(node, {})
+        for how, groups in self._terms.constants[node].items():
+            error = self._constant_error(node, how, value)
+            for readers in groups:
+                found = _of_readers(readers, gradient, apart)
+                if found is not None:
+                    powers = powers_of_channels(error, found)
+                    self._channel_powers[node, how, readers].append(powers)
 
-    def _watch_module(self, node: Node) -> Mapping[str, Tensor]:
-        module = self.fetch_attr(str(node.target))
-        weights, biases = self._terms.weights([node]), self._terms.biases(node)
-        return {
-            name: self._watch(
-                f"{node.target}.{name}",
-                parameter,
-                weights if name.rpartition(".")[2].startswith("weight") else biases,
-            )
-            for name, parameter in module.named_parameters()
-        }
-
-    def _watch_attribute(self, node: Node) -> Mapping[str, Tensor]:
-        """Watch a functional op's weight."""
-        value = self.fetch_attr(str(node.target))
-        if not is_float(value):
-            return {"value": value}
-        terms = self._terms.weights(node.users) if value.ndim > 1 else {}
-        return {"value": self._watch(str(node.target), value, terms)}
-
-    def _watch(self, name: str, parameter: Tensor, terms: Terms) -> Tensor:
-        leaf = parameter.detach()
-        if terms:
-            self._weight_terms[name] = terms
-            leaf.requires_grad_()
-            leaf.register_post_accumulate_grad_hook(partial(self._take_weight, name))
-        return leaf
-
-    def _take_weight(self, name: str, leaf: Tensor) -> None:
-        """Form a weight's rounding errors, and take their powers."""
-        gradient, leaf.grad = leaf.grad, None
-        if gradient is not None:
-            for how in self._weight_terms[name]:
-                error = self._weight_error(name, how, leaf.detach())
-                powers = powers_of_channels(error, gradient)
-                self._channel_powers[name, how].append(powers)
-
-    def _weight_error(self, name: str, how: Format, weight: Tensor) -> Tensor:
-        known = self._errors.get((name, how))
+    def _constant_error(self, node: Node, how: Format, value: Tensor) -> Tensor:
+        known = self._errors.get((node, how))
         if known is not None:
             return known
-        error = how(weight) - weight
+        error = how(value) - value
         size = error.numel() * error.element_size()
         if size <= self._memory_left:
             self._memory_left -= size
-            self._errors[name, how] = error
+            self._errors[node, how] = error
         return error
+
+
+def _of_readers(readers: Readers, whole: Tensor, apart: dict[str, Tensor]) -> Tensor | None:
+    """The gradient that comes back through some readers; None: none of them reaches an output."""
+    if readers == WHOLE:
+        return whole
+    found = [apart[name] for name in readers if name in apart]
+    return sum(found[1:], found[0]) if found else None

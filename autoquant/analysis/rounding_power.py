@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autoquant.model.ranges.grid import Grid
-from autoquant.model.torch_ao.rounding import Cast, Format
+from autoquant.model.rounding import Cast, Format
 
 _TILE = 1 << 18
 _EVERY = 4

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch.fx import Node
 
-from autoquant.analysis.marks import MarkedGraph, gives_float
+from autoquant.analysis.marks import MarkedGraph
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, RowKey
-from autoquant.core.sites import OpKind, Site
 from autoquant.core.space import Knob, SearchSpace
-from autoquant.model.torch_ao.rounding import Cast, Format, SchemeRounding
+from autoquant.model.rounding import Cast, Format, SchemeRounding
 
-WHOLE = ""
+Readers = tuple[str, ...]
+WHOLE: Readers = ()
 """Stands for all readers of a tensor."""
 
 Rows = list[RowKey]
-Terms = Mapping[Format, Mapping[str, Rows]]
-"""By format and reader (a node's name, or `WHOLE`), the rows that hold the rounding error."""
+Terms = Mapping[Format, Mapping[Readers, Rows]]
+"""By format and readers (names of nodes, or `WHOLE`), the rows that hold the rounding error."""
+
+_Error = tuple[Node, Format, Part]
 
 
 class RoundingTerms:
     """Lists, for every tensor, how the schemes of the free knobs round it.
 
-    Equal roundings of one tensor are one term, whichever schemes and sites make them: the tensor
-    that one op writes and another reads is rounded once for both. A term of part `BOTH` counts
-    for the whole row alone (bf16's bias).
+    Equal roundings of one tensor for the same readers are one term, whichever schemes and sites
+    make them. What several sites of a knob read is rounded once for all of them. A term of part
+    `BOTH` counts for the whole row alone (bf16's bias).
 
     Args:
         marked: The graph.
@@ -44,88 +46,75 @@ class RoundingTerms:
         rounding: SchemeRounding,
         parts: Collection[Part] = tuple(Part),
     ) -> None:
-        self._marked = marked
+        self._marked = marked.sites
         self._rounding = rounding
-        self._knobs = {site: knob for knob in space.free for site in knob.sites}
-        self._parts = parts
-        self.activations: Mapping[Node, Terms] = (
-            self._activation_terms() if Part.ACTIVATION in parts else {}
-        )
+        activations: dict[Node, Terms] = defaultdict(_empty)
+        constants: dict[Node, Terms] = defaultdict(_empty)
+        roots = _roots_by_knob(marked)
+        for knob in space.free:
+            for scheme in knob.schemes:
+                for (node, how, part), readers in self._errors(roots[knob.name], knob, scheme):
+                    if part in parts:
+                        whole = readers == WHOLE or set(readers) >= {n.name for n in node.users}
+                        found = activations if part is Part.ACTIVATION else constants
+                        rows = found[node][how][WHOLE if whole else readers]
+                        rows.append((knob.name, scheme, part))
+        self.activations: Mapping[Node, Terms] = dict(activations)
+        self.constants: Mapping[Node, Terms] = dict(constants)
 
     def readers_apart(self, source: Node) -> frozenset[str]:
         """Names of the readers of a tensor whose rounding is not that of all its readers."""
-        terms = self.activations.get(source, {})
-        return frozenset(reader for readers in terms.values() for reader in readers) - {WHOLE}
+        found = (self.activations.get(source, {}), self.constants.get(source, {}))
+        return frozenset(
+            reader
+            for terms in found
+            for groups in terms.values()
+            for readers in groups
+            for reader in readers
+        )
 
-    def weights(self, readers: Iterable[Node]) -> Terms:
-        """Terms of a weight that the sites at these nodes read."""
-        terms = _empty()
-        for node in readers:
-            for site, knob in self._free_site(node):
-                for scheme in _rounding_schemes(knob):
-                    how = self._rounding.weight_format(site, scheme)
-                    if how is not None:
-                        terms[how][WHOLE].append((knob.name, scheme, Part.WEIGHT))
-        return terms
+    def _errors(
+        self, roots: Iterable[Node], knob: Knob, scheme: Scheme
+    ) -> Iterator[tuple[_Error, Readers]]:
+        """Every rounding error of a knob under a scheme, with the readers that it reaches."""
+        if scheme is Scheme.FP32:
+            return
+        readers: dict[_Error, list[str]] = defaultdict(list)
+        written: set[tuple[Node, Format]] = set()
+        how = self._rounding.write_format(scheme)
+        for node, site in self._marked.lasts.items():
+            if how is not None and site.name in knob.sites:
+                written.add((node, how))
+                yield (node, how, Part.ACTIVATION), WHOLE
+        for root in roots:
+            for error in self._errors_at(root, scheme):
+                if error[:2] not in written:
+                    readers[error].append(root.name)
+        for error, names in readers.items():
+            yield error, tuple(names)
 
-    def biases(self, node: Node) -> Terms:
-        """Terms of the biases of the site at a node: bf16 kernels alone round them."""
-        terms = _empty()
-        for _, knob in self._free_site(node):
-            if Scheme.BF16 in knob.schemes and Part.BOTH in self._parts:
-                row = (knob.name, Scheme.BF16, Part.BOTH)
-                terms[Cast(torch.bfloat16)][WHOLE].append(row)
-        return terms
-
-    def _free_site(self, node: Node) -> Iterable[tuple[Site, Knob]]:
-        site = self._marked.roots.get(node)
-        if site is not None and site.name in self._knobs:
-            yield site, self._knobs[site.name]
-
-    def _activation_terms(self) -> Mapping[Node, Terms]:
-        found: dict[Node, dict[Format, dict[str, Rows]]] = defaultdict(_empty)
-        for node in self._marked.nodes:
-            writer = self._marked.writers.get(node)
-            if writer is not None and writer.name in self._knobs:
-                knob = self._knobs[writer.name]
-                for scheme in _rounding_schemes(knob):
-                    how = self._rounding.output_format(writer, scheme, node.name)
-                    if how is not None and not self._is_on_grid(node, writer, scheme, how):
-                        row = (knob.name, scheme, Part.ACTIVATION)
-                        found[node][how][WHOLE].append(row)
-            for site, knob in self._free_site(node):
-                for scheme in _rounding_schemes(knob):
-                    for source in self._marked.rounded_inputs(node, scheme):
-                        how = self._rounding.input_format(site, scheme, source.name)
-                        if how is not None:
-                            reader = WHOLE if len(source.users) == 1 else node.name
-                            row = (knob.name, scheme, Part.ACTIVATION)
-                            found[source][how][reader].append(row)
-        return dict(found)
-
-    def _is_on_grid(self, node: Node, site: Site, scheme: Scheme, how: Format) -> bool:
-        """Whether the node only hands on values that the same knob rounded to the same grid."""
-        if self._marked.roots.get(node) is site and not _only_selects(site):
-            return False
-        for source in filter(gives_float, node.all_input_nodes):
-            writer = self._marked.writers.get(source)
-            if writer is None or not self._marked.agree(writer, site):
-                return False
-            if self._rounding.output_format(writer, scheme, source.name) != how:
-                return False
-        return True
+    def _errors_at(self, root: Node, scheme: Scheme) -> Iterator[_Error]:
+        site, operands = self._marked.roots[root], self._marked.operands[root]
+        for source in operands.reads:
+            how = self._rounding.read_format(site, scheme, source.name)
+            if how is not None:
+                yield source, how, Part.ACTIVATION
+        weight = self._rounding.weight_format(site, scheme)
+        if weight is not None:
+            for source in operands.weights:
+                yield source, weight, Part.WEIGHT
+        if scheme is Scheme.BF16:  # its kernels alone round biases
+            for source in operands.parameters:
+                yield source, Cast(torch.bfloat16), Part.BOTH
 
 
-def _rounding_schemes(knob: Knob) -> Iterable[Scheme]:
-    return (scheme for scheme in knob.schemes if scheme is not Scheme.FP32)
+def _roots_by_knob(marked: MarkedGraph) -> Mapping[str, list[Node]]:
+    roots: dict[str, list[Node]] = defaultdict(list)
+    for node, site in marked.sites.roots.items():
+        if site.name in marked.knob_of:
+            roots[marked.knob_of[site.name]].append(node)
+    return roots
 
 
-def _only_selects(site: Site) -> bool:
-    """Whether an op's outputs are some of its inputs' values."""
-    return site.kind is OpKind.CAT or (
-        site.kind is OpKind.POOL and any("max" in name.lower() for name in site.fused)
-    )
-
-
-def _empty() -> dict[Format, dict[str, Rows]]:
+def _empty() -> dict[Format, dict[Readers, Rows]]:
     return defaultdict(lambda: defaultdict(list))

@@ -57,7 +57,7 @@ def measure_sensitivity(
 
 def settle_procedure(procedure: Procedure, captured: Capture) -> Procedure:
     """The procedure that takes a table: on the engine, where there are no reference numerics."""
-    return procedure if captured.traced.how == "fx" else Procedure.ENGINE
+    return procedure if captured.how == "export" else Procedure.ENGINE
 
 
 def count_steps(procedure: Procedure, question: Question) -> int:

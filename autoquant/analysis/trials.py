@@ -17,7 +17,7 @@ from autoquant.core.space import Knob, SearchSpace
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.outputs import OutputWeights
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.rounding import SchemeRounding
 
 _CHUNK = 32
 _FLOAT_BYTES = 4

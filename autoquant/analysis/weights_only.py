@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
-from torch.fx import GraphModule
-from torch.fx.passes.shape_prop import TensorMetadata
 
 from autoquant.analysis.gradient import measure_gradient
 from autoquant.analysis.trials import Question
 from autoquant.core.sensitivity import Method, Part, SensitivityTable
-from autoquant.model.batches import Batch
+from autoquant.model.batches import Batch, take_samples
 
 METHOD = "weights alone, to first order on normal noise as inputs; activations are not looked at"
 _SAMPLES = 32
-_TOKENS = 2
 
 
 def measure_weights(question: Question, *, seed: int = 0) -> SensitivityTable:
-    """Estimate the output error that rounding the weights of each knob causes, without data.
+    """Estimate the output error that rounding the weights of each knob causes, on noise.
 
-    The gradient method (`measure_gradient`) on standard normal noise in place of the data, with
-    the errors of the weights alone. A heuristic for a first look: real inputs excite other
+    The gradient method (`measure_gradient`) on standard normal noise in place of floating inputs,
+    with the errors of the weights alone. A heuristic for a first look: real inputs excite other
     channels, and what activations do is left out, so a row of both parts is that of the weights
-    and a knob without weights has none. Integer inputs are drawn from 0 and 1, which every
-    vocabulary has.
+    and a knob without weights has none. Tokens and masks are those of the data: noise in their
+    place may mask everything.
 
     Args:
-        question: Model and knobs; its data are not looked at.
+        question: Model and knobs, and data for shapes, tokens and masks.
         seed: Of the noise and of the random signs.
     """
     draw = torch.Generator().manual_seed(seed)
-    inputs = tuple(_noise(question.captured.graph, draw))
-    noise = replace(question, batches=(Batch(inputs),), samples=_SAMPLES)
+    batches = tuple(_noisy(batch, draw) for batch in take_samples(question.batches, _SAMPLES))
+    noise = replace(question, batches=batches, samples=_SAMPLES)
     table = measure_gradient(noise, parts=(Part.WEIGHT,), seed=seed)
     weighted = {row.knob for row in table.rows if row.part is Part.WEIGHT}
     rows = tuple(
@@ -46,13 +41,10 @@ def measure_weights(question: Question, *, seed: int = 0) -> SensitivityTable:
     return SensitivityTable(rows=rows, method=METHOD, samples=0)
 
 
-def _noise(graph: GraphModule, draw: torch.Generator) -> Iterator[Tensor]:
-    """Draw each input of the model, of the shape of its example."""
-    for node in graph.graph.nodes:
-        meta = node.meta.get("tensor_meta")
-        if node.op == "placeholder" and isinstance(meta, TensorMetadata):
-            shape = (_SAMPLES, *meta.shape[1:])
-            if meta.dtype.is_floating_point:
-                yield torch.randn(shape, generator=draw).to(meta.dtype)
-            else:
-                yield torch.randint(0, _TOKENS, shape, generator=draw).to(meta.dtype)
+def _noisy(batch: Batch, draw: torch.Generator) -> Batch:
+    """The batch with noise in place of its floating inputs."""
+    inputs = tuple(
+        torch.randn(item.shape, generator=draw).to(item.dtype) if item.is_floating_point() else item
+        for item in batch.inputs
+    )
+    return Batch(inputs, axes=batch.axes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from autoquant.api.watch import Silent, Watch
 from autoquant.core.badcases import BadCases
 from autoquant.errors import DataError
 from autoquant.model.batches import Batch
+from autoquant.model.data_set import sizes_of
 from autoquant.model.float_model import check_float_model, in_eval_mode
 from autoquant.model.reader import DataReader
 from autoquant.model.readings import DataForm, Prepare
@@ -76,7 +78,7 @@ def bad_cases_of(pair: Pair, data: str, top: int, watch: Watch) -> BadCases:
         watch: Shown the progress.
     """
     batches = data_set(pair.prepared.subject, data)
-    with watch.stage("comparing outputs", sum(map(len, batches))) as advance:
+    with watch.stage("comparing outputs", sum(sizes_of(batches))) as advance:
         return find_among(*runs_of(pair), batches, top, advance)
 
 
@@ -86,7 +88,7 @@ def runs_of(pair: Pair) -> tuple[Run, Run]:
     return partial(run, pair.prepared.subject.flat), partial(run, pair.executable.module)
 
 
-def data_set(subject: Subject, name: str) -> tuple[Batch, ...]:
+def data_set(subject: Subject, name: str) -> Sequence[Batch]:
     """One of a job's data sets, by its name there.
 
     Raises:

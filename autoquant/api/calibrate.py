@@ -46,6 +46,7 @@ def compare_observers(
     samples: int = EVALUATED,
     ranges: Mapping[str, Any] | None = None,
     engine: str = "auto",
+    capture: str = "auto",
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
@@ -64,6 +65,7 @@ def compare_observers(
         samples: Evaluation samples behind each row.
         ranges: The section `calibration` of a job file (`{"percentile": 99.9}`).
         engine: A torch engine; `auto`: the first that runs here.
+        capture: What follows the model's code, as in a job.
         target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
@@ -86,6 +88,7 @@ def compare_observers(
         evaluation=evaluation,
         heldout=None,
         metric=metric,
+        capture=capture,
         form=DataForm(target, prepare, dynamic or {}),
     )
     watch = watch or Silent()

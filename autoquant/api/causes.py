@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autoquant.analysis.diagnosis.findings import Proof, find_coarse, prove
+from autoquant.analysis.diagnosis.module_marks import mark
 from autoquant.analysis.diagnosis.pattern import BAD_DB
 from autoquant.analysis.diagnosis.repairs import Repairs
 from autoquant.analysis.diagnosis.suspects import REACH, find_suspects
 from autoquant.analysis.diagnosis.weight_suspects import find_weight_suspects
 from autoquant.analysis.diagnosis.wording import word_coarse, word_finding
-from autoquant.analysis.marks import mark
 from autoquant.api.symptoms import Symptoms, built_plan, scales_of, sites_of
 from autoquant.api.watch import Watch
 from autoquant.core.diagnosis import Cause, Finding, Pattern

@@ -25,6 +25,7 @@ from autoquant.errors import ModelError, PlanError
 from autoquant.job import Job
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture
+from autoquant.model.data_set import sizes_of
 from autoquant.model.picked import pick_samples
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import Subject, SubjectRecipe, unscored_subject
@@ -150,7 +151,7 @@ def compare_plans(
 
 def choose_samples(
     batches: Sequence[Batch], samples: int | None, indices: Sequence[int] | None
-) -> tuple[Batch, ...]:
+) -> Sequence[Batch]:
     """The first samples, or those of the given positions, in ascending order.
 
     Raises:
@@ -158,7 +159,7 @@ def choose_samples(
     """
     if indices is not None:
         return pick_samples(batches, indices)
-    return tuple(batches) if samples is None else take_samples(batches, samples)
+    return batches if samples is None else take_samples(batches, samples)
 
 
 def _compare_graph(
@@ -194,7 +195,7 @@ def _run(
     weights: bool,
     engine: str | None = None,
 ) -> LayerComparison:
-    samples = sum(len(batch) for batch in batches)
+    samples = sum(sizes_of(batches))
     chosen = using_engine(engine) if engine is not None else nullcontext()
     with watch.stage("comparing layers", samples) as advance, chosen, quiet_torch():
         return compare_layers(

@@ -26,7 +26,7 @@ def refuse_unfaithful(prepared: Preparation) -> None:
     found = find_difference(
         lambda inputs: backend.run(subject.flat, inputs),
         lambda inputs: backend.run(built, inputs),
-        batches_to_compare(prepared.captured, (*subject.calibration, *subject.evaluation)),
+        batches_to_compare(prepared.captured, subject.telling),
     )
     if found is not None:
         raise ModelError(

@@ -19,6 +19,7 @@ from autoquant.core.plan import Plan
 from autoquant.errors import AutoquantError, DataError
 from autoquant.evaluate.evaluator import with_threads
 from autoquant.job import Job, TrainingSettings
+from autoquant.model.data_set import InputsOf
 from autoquant.model.reader import DataReader
 from autoquant.model.subject import Subject
 from autoquant.record.finetune_folder import FINDINGS, FinetuneFolder
@@ -143,7 +144,7 @@ def _trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
         twin=_twin(task, prepared, plan),
         data=task.data,
         objective=Objective(task.loss, subject.metric, subject.evaluation),
-        calibration=[batch.inputs for batch in subject.calibration],
+        calibration=InputsOf(subject.calibration),
         statistics=prepared.statistics,
         settings=task.settings,
         schedule=task.schedule,

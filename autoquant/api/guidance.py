@@ -181,7 +181,7 @@ def _noise_around(job: Job, prepared: Preparation, plan: Plan) -> Sequence[Obser
     """Output noise of every plan one change away, by reference numerics on a few samples."""
     space = prepared.space
     changes = sum(len(knob.schemes) - 1 for knob in space.free)
-    if changes > _MOST_CHANGES or prepared.captured.traced.how != "fx":
+    if changes > _MOST_CHANGES or prepared.captured.how != "export":
         return ()
     choices = space.choices(plan)
     table = measure_exact(question_of(job, prepared), around=plan)

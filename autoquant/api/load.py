@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoquant.api.result import BuildContext, SearchResult, example_from
+from autoquant.job import load_job
 from autoquant.model.calling import Calling
+from autoquant.model.subject import load_model
 from autoquant.record import files
 from autoquant.record.example_file import read_example
 from autoquant.record.findings import WEIGHTS
 from autoquant.record.results import (
-    load_addresses,
     load_build,
     load_calling,
     load_findings,
@@ -41,7 +43,6 @@ def load_result(folder: str | Path) -> SearchResult:
     calling, dynamic = _calling_of(folder, example)
     context = BuildContext(
         sites=load_sites(folder),
-        addresses=load_addresses(folder),
         leaf_modules=tuple(filter(None, leaf_modules)),
         statistics=load_statistics(folder),
         build=load_build(folder),
@@ -50,8 +51,14 @@ def load_result(folder: str | Path) -> SearchResult:
         dynamic=dynamic,
         latency_batch=latency_batch,
         weights=weights,
+        load=partial(_load_model, folder),
     )
     return SearchResult(findings, context, folder)
+
+
+def _load_model(folder: Path) -> nn.Module:
+    """The model that the search's job names."""
+    return load_model(load_job(folder / files.JOB))
 
 
 def _calling_of(

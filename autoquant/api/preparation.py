@@ -27,6 +27,7 @@ from autoquant.evaluate.kernel_choice import time_kernels
 from autoquant.job import Job
 from autoquant.model.calibration import calibrate, digest_of
 from autoquant.model.capture import Capture
+from autoquant.model.data_set import InputsOf, sizes_of
 from autoquant.model.range_rules import bind_ranges
 from autoquant.model.subject import Subject
 from autoquant.model.torch_ao.qconfig import QuantizationSettings
@@ -77,7 +78,7 @@ def capture_subject(subject: Subject, watch: Watch) -> Capture:
     """Find the sites of the model; say what the user should know of how that went."""
     with watch.stage("reading the model", None):
         captured = subject.find_sites()
-    for notice in captured.notices:
+    for notice in (*subject.notices, *captured.notices):
         watch.note(notice)
     return captured
 
@@ -90,8 +91,8 @@ def calibrate_subject(
     Raises:
         DataError: The earlier process had other weights or other calibration data.
     """
-    batches = [batch.inputs for batch in subject.calibration]
-    samples = sum(len(batch) for batch in subject.calibration)
+    batches = InputsOf(subject.calibration)
+    samples = sum(sizes_of(subject.calibration))
     if samples < FEW_SAMPLES:
         watch.note(
             f"warning: {samples} calibration samples are few; ranges settle from about "
@@ -219,7 +220,7 @@ def prepare(
         quantization=settings.quantization,
         space=bound.space,
         phases=(Phase.QUALITY, Phase.LATENCY) if _is_timed(job) else (Phase.QUALITY,),
-        notices=(*captured.notices, *bound.notices),
+        notices=(*subject.notices, *captured.notices, *bound.notices),
     )
 
 

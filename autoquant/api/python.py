@@ -50,6 +50,7 @@ def search(
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
     watch: Watch | None = None,
     **settings: Any,
 ) -> SearchResult:
@@ -90,6 +91,8 @@ def search(
         prepare: Called with each item of the data; returns inputs or `(inputs, targets)`.
         dynamic: By input, the axes whose size may change (`{"input_ids": [0, 1]}`); the first of
             them counts samples. What differs between batches is found without being named.
+        cache_mb: A data set that is larger than so many MiB, and can be read again (a DataLoader, a
+            function, an iterable), is read again for each use.
         watch: Shown the progress.
         settings: Any other section of a job file, as a mapping (`budget={"minutes": 5}`).
 
@@ -129,7 +132,7 @@ def search(
         loss=loss,
         leaf_modules=tuple(leaf_modules),
         capture=capture,
-        form=DataForm(target, prepare, dynamic or {}),
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=job.outputs,
     )
     return run_search(

@@ -34,7 +34,7 @@ def settle_ranges(
         watch: Shown the progress.
 
     Raises:
-        JobError: `mix`, for a model that torch.fx did not capture.
+        JobError: `mix`, for a model without a graph.
     """
     before = dict(settings.build.ranges.sites)
     observers = {
@@ -42,15 +42,15 @@ def settle_ranges(
     }
     if ObserverName.MIX not in observers.values():
         return settings
-    if captured.traced.how != "fx":
+    if captured.how != "export":
         raise JobError(
-            "calibration.observer: mix chooses by torch.fx's reference numerics, and "
-            f"model.capture is {captured.traced.how}",
+            "calibration.observer: mix chooses by reference numerics, and the model was captured "
+            "module by module",
             hint="name one observer",
         )
     batches = take_samples(calibration, MIX_SAMPLES)
     with watch.stage("choosing observers", sum(map(len, batches))) as advance:
-        chosen = choose_observers(captured, statistics, settings.quantization, batches, advance)
+        chosen = choose_observers(captured, statistics, settings.build, batches, advance)
     mixed = {
         name: chosen[name]
         for name, observer in observers.items()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,26 +14,17 @@ from torch.fx import GraphModule
 
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
-from autoquant.backends.torch_cpu.backend import engine_settings
 from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Candidate, Failure, Measurements
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
-from autoquant.core.sites import Address, Site
+from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.errors import ModelError, PlanError
+from autoquant.errors import JobError, ModelError, PlanError
 from autoquant.model.batches import Batch, repeat_to
 from autoquant.model.calling import Calling
 from autoquant.model.capture import Capture, capture
 from autoquant.model.float_model import check_float_model
-from autoquant.model.torch_ao.eager_modules import qconfigs_by_module
-from autoquant.model.torch_ao.observers import ScaleCache, fill_observers
-from autoquant.model.torch_ao.qconfig import (
-    QuantizationSettings,
-    build_qconfig_mapping,
-    carries,
-)
 from autoquant.model.weights_digest import weights_digest
 from autoquant.record.findings import Findings
 from autoquant.record.frame import candidates_frame
@@ -44,7 +35,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from autoquant.model.torch_ao.qconfig import QConfig, QConfigMapping
+    from autoquant.api.mapping_latency import MappingLatency
+    from autoquant.torch_ao.qconfig import QConfig, QConfigMapping
+    from autoquant.torch_ao.way_out import MappingCoverage, PlanMapping, WayOut
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +46,6 @@ class BuildContext:
 
     Attributes:
         sites: Of the model.
-        addresses: How a QConfigMapping reaches each call of its graph.
         leaf_modules: Paths that were not traced into.
         statistics: Of its tensors.
         build: What decides how plans are built.
@@ -62,10 +54,11 @@ class BuildContext:
         dynamic: By tensor, the axes whose size may change.
         latency_batch: Samples of the latency measurement.
         weights: Digest of the model's weights; empty where an older version searched.
+        load: Gives the model that was searched; None where only its user can.
+        ways_out: Of the model that torch.fx traced last.
     """
 
     sites: tuple[Site, ...]
-    addresses: tuple[Address, ...]
     leaf_modules: tuple[str, ...]
     statistics: CalibrationStatistics
     build: BuildSettings
@@ -74,12 +67,66 @@ class BuildContext:
     dynamic: tuple[tuple[int, ...], ...]
     latency_batch: int = 1
     weights: str = ""
+    load: Callable[[], nn.Module] | None = None
+    ways_out: list[WayOut] = field(default_factory=list, repr=False)
 
-    @property
-    def quantization(self) -> QuantizationSettings:
-        """What decides a QConfig beside its plan."""
-        build = self.build
-        return engine_settings(build.engine, build.observer, build.reduce_range, build.ranges)
+    def find_model(self, given: nn.Module | None) -> nn.Module:
+        """The model that is given, else the one that was searched.
+
+        Raises:
+            PlanError: The search was one from Python, in another process.
+            ModelError: Its entry point fails.
+        """
+        if given is not None:
+            return given
+        try:
+            if self.load is not None:
+                return self.load()
+        except JobError as error:
+            raise PlanError(
+                "the search's model is not at hand: it was one in memory",
+                hint="give the model as the argument",
+            ) from error
+        raise PlanError("the search's model is not at hand", hint="give the model as the argument")
+
+    def capture_again(
+        self, model: nn.Module, *, other_weights: bool = False
+    ) -> tuple[nn.Module, Capture]:
+        """Check that a model is the one that was searched, and capture it.
+
+        Raises:
+            ModelError: It is no float module, cannot be captured, or has other weights.
+            PlanError: It has other sites than the one that was searched.
+        """
+        checked = check_float_model(model, self.leaf_modules)
+        captured = capture(
+            checked,
+            self.example,
+            self.leaf_modules,
+            self.build.capture,
+            calling=self.calling,
+            dynamic=self.dynamic,
+        )
+        _check_same_sites(self.sites, captured.sites)
+        if not other_weights:
+            _check_same_weights(self.weights, checked)
+        return checked, captured
+
+    def open_way_out(self, model: nn.Module) -> WayOut:
+        """Trace a model for torch.ao; the last one is remembered.
+
+        Raises:
+            ModelError: It is not the one that was searched, or torch.fx cannot trace it.
+            PlanError: It has other sites, or was captured module by module.
+        """
+        from autoquant.torch_ao.way_out import WayOut
+
+        if self.ways_out and self.ways_out[0].model is model:
+            _check_same_weights(self.weights, model)
+            return self.ways_out[0]
+        checked, captured = self.capture_again(model)
+        self.ways_out[:] = [WayOut(checked, captured, self.statistics, self.build, self.example)]
+        return self.ways_out[0]
 
 
 class ResultCandidate:
@@ -146,48 +193,76 @@ class ResultCandidate:
         """
         return self.candidate.value(name)
 
-    def qconfig_mapping(self) -> QConfigMapping:
+    def qconfig_mapping(self, model: nn.Module | None = None) -> QConfigMapping:
         """Give the plan as torch's QConfigMapping, for `prepare_fx` and `convert_fx`.
 
-        Plans with int16 or fp16 sites need `backend_config=aq.backend_config()` in both calls.
-        bf16 is a cast and no quantization: torch's mapping cannot carry it, such sites are left
-        in fp32 with a warning; `quantize` casts them. torch has one observer for what a site
-        writes and what it reads as float: a fixed range that would reach both is left to
-        `fix_scales`, with a warning.
+        The model is traced by torch.fx, its calls are paired with the sites of the search, and the
+        mapping is verified: torch prepares and converts once, and each op must agree with its plan
+        within a level. A warning says what the mapping cannot carry (`mapping_coverage` gives it
+        as values); these sites are in fp32.
+
+        Plans with int16 or fp16 sites need `backend_config=aq.backend_config()` in both calls, and
+        a model with `leaf_modules` the same in torch's PrepareCustomConfig. After `prepare_fx`
+        calibrate, or call `fix_scales`.
+
+        Args:
+            model: The float model that was searched; None: the one in memory, or what the entry
+                point of the search's job gives.
 
         Raises:
-            PlanError: The plan has int16 weights, whose scales torch's reference modules drop; or
-                the model was not captured by torch.fx.
+            ModelError: torch.fx cannot trace the model (names the line), or torch's own fusion
+                changes it.
+            PlanError: An op in fp32 computes something else than its plan (names the first); or
+                the model was captured module by module.
         """
-        context = self._context
-        if context.build.capture != "fx":
-            raise PlanError(
-                f"a QConfigMapping is for torch.fx, and model.capture is {context.build.capture}",
-                hint="use module_qconfigs(), or quantize(model)",
-            )
-        wide = [name for name, item in self.plan.assignment if item is Scheme.INT16_WEIGHT]
-        if wide:
-            raise PlanError(
-                f"site {wide[0]!r} has int16 weights, whose scale torch's convert drops",
-                hint="use quantize(model), which keeps it",
-            )
-        casts = [name for name, item in self.plan.assignment if item is Scheme.BF16]
-        if casts:
-            warnings.warn(
-                f"{len(casts)} bf16 sites stay fp32 in a QConfigMapping ({casts[0]}...); "
-                "quantize(model) casts them",
-                stacklevel=2,
-            )
-        fixed = context.build.ranges.fixed
-        left = [item.name for item in fixed if not carries(item, self.plan)]
-        if left:
-            warnings.warn(
-                f"a QConfigMapping cannot carry the fixed range of {', '.join(left)}; after "
-                "prepare_fx call fix_scales(prepared), or use quantize(model)",
-                stacklevel=2,
-            )
-        sites = {site.name: site for site in context.sites}
-        return build_qconfig_mapping(context.addresses, sites, self.plan, context.quantization)
+        if self._context.build.capture == "fx":
+            from autoquant.api.fx_mapping import fx_mapping
+
+            return fx_mapping(self.plan, self._context, self._context.find_model(model))
+        found = self.torch_mapping(model)
+        if not found.coverage.is_complete:
+            warnings.warn(str(found.coverage), stacklevel=2)
+        return found.mapping
+
+    def mapping_coverage(self, model: nn.Module | None = None) -> MappingCoverage:
+        """Say what of the plan its QConfigMapping carries, and why the rest stays in fp32.
+
+        Args:
+            model: As for `qconfig_mapping`.
+        """
+        return self.torch_mapping(model).coverage
+
+    def mapping_latency(
+        self, model: nn.Module | None = None, *, pairs: int = 20, threads: int = 1
+    ) -> MappingLatency:
+        """Time what torch.ao makes of the mapping beside what `quantize` gives, in turn.
+
+        Args:
+            model: As for `qconfig_mapping`.
+            pairs: How often the two are timed in turn, at first.
+            threads: Of both.
+        """
+        from autoquant.api.mapping_latency import time_mapping
+
+        model = self._context.find_model(model)
+        backend = self.open_backend(model)
+        return time_mapping(
+            self.torch_mapping(model),
+            backend.build(self.plan).module,
+            backend.run,
+            repeat_to(Batch(self._context.example), self._context.latency_batch).inputs,
+            pairs=pairs,
+            threads=threads,
+        )
+
+    def torch_mapping(self, model: nn.Module | None = None) -> PlanMapping:
+        """Give the plan in torch.ao's hands: mapping, coverage, converted model.
+
+        Args:
+            model: As for `qconfig_mapping`.
+        """
+        way = self._context.open_way_out(self._context.find_model(model))
+        return way.of(self.plan)
 
     def module_qconfigs(self) -> dict[str, QConfig | None]:
         """Give the plan as torch's QConfig of each module, by path, for its eager mode.
@@ -195,8 +270,9 @@ class ResultCandidate:
         None leaves a module in float. bf16 is a cast, which no QConfig carries; `quantize` makes
         it. Ops that a forward calls by function have no module, and are left out.
         """
-        context = self._context
-        return qconfigs_by_module(context.sites, self.plan, context.quantization)
+        from autoquant.torch_ao.qconfig import qconfigs_by_module
+
+        return qconfigs_by_module(self._context.sites, self.plan, self._context.build)
 
     def to_quantizer(self) -> Any:
         """Give the plan as a quantizer for torchao's `prepare_pt2e`.
@@ -212,19 +288,25 @@ class ResultCandidate:
 
         return to_quantizer(self.plan, self._context.sites)
 
-    def fix_scales(self, prepared: GraphModule) -> None:
+    def fix_scales(self, prepared: GraphModule, model: nn.Module | None = None) -> None:
         """Give the observers of a model that torch prepared the scales of the search, in place.
 
-        It needs no calibration then: `convert_fx` may follow. All fixed ranges are honoured.
+        It needs no calibration then: `convert_fx` may follow. All fixed ranges are honoured, and
+        int16 activations stay rounded after `convert_fx`.
 
         Args:
             prepared: From `prepare_fx` with this candidate's `qconfig_mapping()`.
+            model: As for `qconfig_mapping`.
 
         Raises:
             ValueError: It has tensors that the search did not calibrate.
         """
-        ranges = self._context.build.ranges
-        fill_observers(prepared, ScaleCache(self._context.statistics, ranges.fixed_tensors))
+        if self._context.build.capture == "fx":
+            from autoquant.api.fx_mapping import fix_fx_scales
+
+            fix_fx_scales(prepared, self._context)
+        else:
+            self._context.open_way_out(self._context.find_model(model)).fix_scales(prepared)
 
     def quantize(self, model: nn.Module, *, other_weights: bool = False) -> nn.Module:
         """Build the plan on a model: converted, ready to run, without calibrating again.
@@ -258,18 +340,7 @@ class ResultCandidate:
             BackendError: The backend's extra is not installed here.
         """
         context = self._context
-        checked = check_float_model(model, context.leaf_modules)
-        captured = capture(
-            checked,
-            context.example,
-            context.leaf_modules,
-            context.build.capture,
-            calling=context.calling,
-            dynamic=context.dynamic,
-        )
-        _check_same_sites(context.sites, captured.sites)
-        if not other_weights:
-            _check_same_weights(context.weights, checked)
+        checked, captured = context.capture_again(model, other_weights=other_weights)
         request = BuildRequest(
             model=checked,
             captured=captured,

@@ -234,7 +234,7 @@ def _keep_preparation(
 ) -> None:
     """Write what resuming, loading and exporting need."""
     folder.write_facts(facts, job_text)
-    folder.write_sites(prepared.captured.sites, prepared.captured.addresses)
+    folder.write_sites(prepared.captured.sites)
     folder.write_space(prepared.space)
     folder.write_statistics(prepared.statistics)
     folder.write_build(prepared.settings.build)
@@ -357,7 +357,8 @@ def _finish(
     if reason is StopReason.INTERRUPTED:
         tracker.stop("interrupted")
     watch.note(f"stopped: {reason.value}")
-    return load_result(folder.path)
+    found = load_result(folder.path)
+    return replace(found, context=replace(found.context, load=lambda: prepared.subject.model))
 
 
 def _write_models(result: SearchResult, prepared: Preparation) -> dict[int, tuple[Path, ...]]:
@@ -385,7 +386,6 @@ def context_of(prepared: Preparation) -> BuildContext:
     """What it takes to build a plan of this search again."""
     return BuildContext(
         sites=prepared.captured.sites,
-        addresses=prepared.captured.addresses,
         leaf_modules=prepared.captured.leaf_modules,
         statistics=prepared.statistics,
         build=prepared.settings.build,

@@ -20,18 +20,17 @@ from autoquant.analysis.trials import Question
 from autoquant.api.preparation import Preparation
 from autoquant.api.watch import Watch
 from autoquant.backends.protocol import Backend
-from autoquant.core.ranges import RangeRules
 from autoquant.core.sensitivity import Method, Procedure, RowKey, SensitivityRow, SensitivityTable
 from autoquant.errors import StorageError
 from autoquant.job import Job
 from autoquant.model.batches import take_samples
 from autoquant.model.calibration import digest_of
-from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.rounding import SchemeRounding
 from autoquant.record import files
 from autoquant.record.sensitivity_file import read_sensitivity, write_sensitivity
 
-_NUMERICS = 1
+_NUMERICS = 2
 """Raise it when the same question gets another answer: saved tables are then measured again."""
 
 
@@ -78,12 +77,11 @@ def rank_by_sensitivity(
 
 def question_of(job: Job, prepared: Preparation) -> Question:
     """What a job asks of its model: the free knobs on the first evaluation samples."""
-    sites = {site.name: site for site in prepared.captured.sites}
-    cache = ScaleCache(prepared.statistics, prepared.quantization.ranges.fixed_tensors)
+    ranges = TensorRanges(prepared.captured, prepared.statistics, prepared.settings.build)
     return Question(
         captured=prepared.captured,
         space=prepared.space,
-        rounding=SchemeRounding(sites, prepared.quantization, cache),
+        rounding=SchemeRounding(ranges),
         batches=prepared.subject.evaluation,
         samples=job.sensitivity.samples,
         outputs=prepared.subject.outputs,
@@ -99,9 +97,8 @@ def _digest(job: Job, prepared: Preparation, question: Question) -> str:
         digest_of(prepared.captured.graph.state_dict().values(), batches),
         str(prepared.captured.graph.code),
         prepared.statistics.digest,
-        repr(prepared.quantization),
+        _range_content(prepared),
         [(knob.sites, [scheme.value for scheme in knob.schemes]) for knob in prepared.space.knobs],
-        *_range_content(prepared),
         *_engine_content(job, prepared),
     )
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
@@ -113,10 +110,10 @@ def _engine_content(job: Job, prepared: Preparation) -> tuple[str, ...]:
     return (repr(prepared.settings.build),) if procedure is Procedure.ENGINE else ()
 
 
-def _range_content(prepared: Preparation) -> tuple[str, ...]:
-    """What a job says of ranges beside the observer; nothing where it says nothing."""
-    ranges = prepared.quantization.ranges
-    return () if ranges == RangeRules() else (repr(ranges),)
+def _range_content(prepared: Preparation) -> tuple[object, ...]:
+    """What decides grids beside the statistics."""
+    build = prepared.settings.build
+    return build.observer, build.reduce_range, build.ranges.to_json()
 
 
 def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,7 @@ from autoquant.core.diagnosis import Pattern
 from autoquant.core.range_audit import RangeAudit
 from autoquant.core.sites import Site
 from autoquant.model.batches import Batch
+from autoquant.model.data_set import sizes_of
 from autoquant.model.outputs import output_rows
 from autoquant.model.picked import pick_samples
 from autoquant.model.ranges.grid import Grid
@@ -71,9 +72,9 @@ class Symptoms:
     audits: tuple[RangeAudit, ...]
 
 
-def observe(pair: Pair, batches: tuple[Batch, ...], watch: Watch) -> Symptoms:
+def observe(pair: Pair, batches: Sequence[Batch], watch: Watch) -> Symptoms:
     """Run the data through both models, check kernels, and audit ranges."""
-    samples = sum(map(len, batches))
+    samples = sum(sizes_of(batches))
     captured, statistics = pair.prepared.captured, pair.prepared.statistics
     with watch.stage("comparing outputs", samples) as advance:
         cases = find_bad_cases(*runs_of(pair), batches, BAD_CASES, advance)
@@ -136,7 +137,7 @@ def _kernel_fault(pair: Pair, built: BuiltPlan, probe: ProbeSet) -> KernelFault 
 
 
 def _bad_samples(
-    pair: Pair, batches: tuple[Batch, ...], cases: BadCases, limit_db: float
+    pair: Pair, batches: Sequence[Batch], cases: BadCases, limit_db: float
 ) -> tuple[int, ...]:
     candidates = bad_candidates(cases, limit_db)
     if not candidates:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 
 from autoquant.api.preparation import Preparation
 from autoquant.core.evaluation import Outcome, Phase, Task
@@ -14,6 +15,7 @@ from autoquant.evaluate.evaluator import PlanEvaluator
 from autoquant.execute.local import run_safely
 from autoquant.job import Job
 from autoquant.model.calibration import digest_of
+from autoquant.model.data_set import InputsOf
 from autoquant.record.evaluated import EvaluatedPlans
 
 _NUMERICS = 1
@@ -93,7 +95,7 @@ class PlanMeasurer:
 def fingerprint(job: Job, prepared: Preparation) -> str:
     """Hash everything that a plan's quality depends on: sixteen hex digits."""
     subject = prepared.subject
-    batches = [batch.inputs for batch in (*subject.evaluation, *(subject.heldout or ()))]
+    batches = chain(InputsOf(subject.evaluation), InputsOf(subject.heldout or ()))
     metric = subject.metric
     content = (
         _NUMERICS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,15 @@ from autoquant.core.measurement import Kind, Measurement
 from autoquant.errors import ModelError
 from autoquant.evaluate.racing import look_batches, why_stop
 from autoquant.model.batches import Batch
+from autoquant.model.data_set import CACHE_BYTES, StreamedBatches, in_order, sizes_of
 from autoquant.model.output_noise import OutputNoises
 from autoquant.model.outputs import OutputWeights, divergence, named_outputs
 from autoquant.model.scoring import Metric, Scores, start_tally
 
 _ORDER_SEED = 0
+
+Run = Callable[[tuple[Tensor, ...]], Any]
+"""Calls a model with the tensors of a batch."""
 
 Functions = Mapping[str, Metric]
 """What scores outputs, by the name of its measurement: `accuracy`, and perhaps `loss`."""
@@ -32,7 +36,9 @@ class FloatReference:
     Attributes:
         batches: The data.
         order: In which batches are taken: spread over the data set.
-        outputs: By batch, every floating output by name.
+        run: The float model.
+        outputs: By batch, every floating output by name, as far as they are kept; others are
+            computed again.
         scores: By how many batches were taken, and function (the metric, the loss): what was
             scored by then. At each look and at the end.
         weights: Which outputs guide.
@@ -40,14 +46,24 @@ class FloatReference:
 
     batches: Sequence[Batch]
     order: tuple[int, ...]
-    outputs: tuple[Mapping[str, Tensor], ...]
+    run: Run
+    outputs: Mapping[int, Mapping[str, Tensor]]
     scores: Mapping[int, Mapping[str, Any]]
     weights: OutputWeights
 
     @property
     def samples(self) -> int:
         """Samples of the data set."""
-        return sum(len(batch) for batch in self.batches)
+        return sum(sizes_of(self.batches))
+
+    def taken(self) -> Iterator[tuple[int, Batch]]:
+        """The batches with their places, in order."""
+        return zip(self.order, in_order(self.batches, self.order), strict=True)
+
+    def expected(self, index: int, batch: Batch) -> Mapping[str, Tensor]:
+        """The float model's outputs on one batch."""
+        kept = self.outputs.get(index)
+        return named_outputs(self.run(batch.inputs)) if kept is None else kept
 
 
 class NotFiniteError(ValueError):
@@ -55,7 +71,7 @@ class NotFiniteError(ValueError):
 
 
 def run_reference(
-    run: Callable[[tuple[Tensor, ...]], Any],
+    run: Run,
     batches: Sequence[Batch],
     functions: Functions,
     weights: OutputWeights | None = None,
@@ -72,27 +88,35 @@ def run_reference(
         ModelError: Its outputs hold NaN or infinity; names the batch.
         MetricError: A function fails on them.
     """
-    order = tuple(np.random.default_rng(_ORDER_SEED).permutation(len(batches)).tolist())
-    looks = {*look_batches([len(batches[index]) for index in order]), len(order)}
+    sizes = sizes_of(batches)
+    order = tuple(np.random.default_rng(_ORDER_SEED).permutation(len(sizes)).tolist())
+    looks = {*look_batches([sizes[index] for index in order]), len(order)}
+    if isinstance(batches, StreamedBatches) and not batches.can_reorder:
+        order, looks = tuple(range(len(sizes))), {len(sizes)}  # perhaps sorted: no subset will do
     tallies = {name: start_tally(function) for name, function in functions.items()}
     outputs: dict[int, Mapping[str, Tensor]] = {}
     scores = {}
-    for count, index in enumerate(order, 1):
-        found = run(batches[index].inputs)
-        outputs[index] = named_outputs(found)
-        if not all(bool(torch.isfinite(value).all()) for value in outputs[index].values()):
+    room = CACHE_BYTES
+    for count, (index, batch) in enumerate(zip(order, in_order(batches, order), strict=True), 1):
+        found = run(batch.inputs)
+        named = named_outputs(found)
+        room -= sum(value.numel() * value.element_size() for value in named.values())
+        if room >= 0 or not outputs:
+            outputs[index] = named
+        if not all(bool(torch.isfinite(value).all()) for value in named.values()):
             raise ModelError(
                 f"the float model's outputs hold NaN or infinity on batch {index}",
                 hint="check that batch, and the model on it",
             )
         for tally in tallies.values():
-            tally.add(found, batches[index])
+            tally.add(found, batch)
         if count in looks:
             scores[count] = {name: tally.scores() for name, tally in tallies.items()}
     return FloatReference(
         batches=batches,
         order=order,
-        outputs=tuple(outputs[index] for index in range(len(batches))),
+        run=run,
+        outputs=outputs,
         scores=scores,
         weights=weights or OutputWeights(),
     )
@@ -112,7 +136,7 @@ class Quality:
 
 
 def measure_quality(
-    run: Callable[[tuple[Tensor, ...]], Any],
+    run: Run,
     reference: FloatReference,
     functions: Functions,
     kind: Kind,
@@ -144,8 +168,8 @@ def measure_quality(
         NotFiniteError: The candidate's outputs hold NaN or infinity; names the batch.
     """
     sums = _Sums(reference, functions, kind, prefix)
-    for count, index in enumerate(reference.order, 1):
-        sums.add(index, run(reference.batches[index].inputs))
+    for count, (index, batch) in enumerate(reference.taken(), 1):
+        sums.add(index, batch, run(batch.inputs))
         if bar is not None and count in reference.scores and count < len(reference.order):
             found = sums.measurements()
             reason = why_stop(bar, found)
@@ -167,12 +191,12 @@ class _Sums:
         self._divergence: list[Scores] = []
         self._tallies = {name: start_tally(function) for name, function in functions.items()}
         self._batches = self._samples = 0
-        first = reference.outputs[0]
+        first = reference.outputs[reference.order[0]]
         self._judged = next(iter(reference.weights.weights), next(iter(first)))
 
-    def add(self, index: int, outputs: Any) -> None:
+    def add(self, index: int, batch: Batch, outputs: Any) -> None:
         """Take in the outputs of one batch."""
-        batch, expected = self._reference.batches[index], self._reference.outputs[index]
+        expected = self._reference.expected(index, batch)
         found = named_outputs(outputs)
         if not all(bool(torch.isfinite(value).all()) for value in found.values()):
             raise NotFiniteError(

@@ -70,6 +70,7 @@ class DataSource(Section):
     dynamic: dict[str, Annotated[tuple[int, ...], Field(strict=False)]] = Field(
         default_factory=dict
     )
+    cache_mb: Annotated[int, Field(ge=0)] = 256
     metric: Annotated[Metric, BeforeValidator(_metric_from_text)]
     loss: Annotated[Score, BeforeValidator(entry_from_text)] | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)

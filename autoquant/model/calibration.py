@@ -67,7 +67,9 @@ def calibrations(
     """
     recorder = start_recorder(captured, shared_tensors(captured, batches[0]))
     samples = 0
+    digest = _digest_of(captured.graph.state_dict().values())
     for index, inputs in enumerate(batches):
+        _take_in(digest, inputs)
         recorder.batch = index
         with torch.no_grad():
             recorder.run(*inputs)
@@ -79,7 +81,7 @@ def calibrations(
                 CalibrationStatistics(
                     tensors=_statistics(recorder.observers),
                     samples=samples,
-                    digest=digest_of(captured.graph.state_dict().values(), batches[: index + 1]),
+                    digest=digest.hexdigest()[:16],
                 ),
             )
 
@@ -95,12 +97,23 @@ def _statistics(observers: Mapping[str, TensorObserver]) -> dict[str, TensorStat
 
 def digest_of(weights: Iterable[Tensor], batches: Iterable[tuple[Tensor, ...]]) -> str:
     """Hash weights and data: equal digests stand for equal statistics."""
+    digest = _digest_of(weights)
+    for batch in batches:
+        _take_in(digest, batch)
+    return digest.hexdigest()[:16]
+
+
+def _digest_of(tensors: Iterable[Tensor]) -> hashlib._Hash:
     digest = hashlib.sha256()
-    for tensor in (*weights, *(item for batch in batches for item in batch)):
+    _take_in(digest, tensors)
+    return digest
+
+
+def _take_in(digest: hashlib._Hash, tensors: Iterable[Tensor]) -> None:
+    for tensor in tensors:
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def shared_tensors(captured: Capture, example: tuple[Tensor, ...]) -> list[tuple[str, ...]]:

@@ -165,7 +165,9 @@ class Calling:
     def call(self, model: Callable[..., Any], tensors: Sequence[Tensor]) -> Any:
         """Call a model that takes inputs as the user gives them."""
         args, kwargs = self.arguments(tensors)
-        return model(*args, **kwargs)
+        found = model(*args, **kwargs)
+        register_dataclasses(found)
+        return found
 
     @property
     def is_plain(self) -> bool:
@@ -236,6 +238,23 @@ class FlatModel(nn.Module):
         return self._calling.call(self.model, tensors)
 
 
+class OnCopies(nn.Module):
+    """Runs a model of flat tensors on copies of them: its forward writes into its inputs.
+
+    Args:
+        model: Takes flat tensors.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """Call the model."""
+        return self.model(*(item.clone() for item in tensors))
+
+
 class NestedModule(nn.Module):
     """Takes inputs as the user gives them to the model, and runs a module of flat tensors.
 
@@ -297,7 +316,10 @@ def _register_by_name(name: str) -> None:
 
 def _read_leaf(leaf: object, where: str) -> Tensor | Constant:
     if isinstance(leaf, Tensor):
-        return leaf.clone() if leaf.is_inference() else leaf
+        if leaf.is_meta:
+            raise DataError(f"{where} is on meta, without values", hint="give the data themselves")
+        found = (leaf.detach() if leaf.requires_grad else leaf).cpu()
+        return found.clone() if found.is_inference() else found
     if isinstance(leaf, np.ndarray):
         return _from_array(leaf, where)
     value = leaf.item() if isinstance(leaf, np.generic) else leaf

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
 from autoquant.model.aten import op_name
-from autoquant.model.calling import Calling
+from autoquant.model.calling import Calling, register_dataclasses
 
 _CHECKS = ("_assert", "sym_constrain_range", "_check")
 _IDENTITIES = frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "clone"})
@@ -63,6 +63,8 @@ def export_program(
                 )
                 functional: ExportedProgram = program.run_decompositions({})
             except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
+                if failure is None and _register_outputs(model, calling, tensors):
+                    return export_program(model, calling, example, dynamic)
                 failure = failure or error
             else:
                 return functional
@@ -71,6 +73,16 @@ def export_program(
         hint="rewrite what it names without control flow that depends on values; or "
         "model.capture: modules, which looks at weighted modules alone",
     ) from failure
+
+
+def _register_outputs(model: nn.Module, calling: Calling, tensors: Sequence[Tensor]) -> bool:
+    """Tell torch's pytree what dataclasses a model returns; say whether it knew any of them not."""
+    known = len(pytree.SUPPORTED_NODES)
+    try:
+        register_dataclasses(calling.call(model, [item.clone() for item in tensors]))
+    except Exception:  # noqa: BLE001  the model's own mistake: what torch.export said of it stands
+        return False
+    return len(pytree.SUPPORTED_NODES) > known
 
 
 def functional_graph(program: ExportedProgram) -> GraphModule:

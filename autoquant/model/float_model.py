@@ -11,43 +11,73 @@ from torch.nn.parameter import is_lazy
 
 from autoquant.errors import ModelError
 
+_FUNCTIONAL = ("FloatFunctional", "FXFloatFunctional")
+"""Float modules for all their path: adds and the like of a model that is yet to be prepared."""
+
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
 
 def check_float_model(model: object, leaf_modules: tuple[str, ...] = ()) -> nn.Module:
-    """Give a model back, if plans can be built for it.
+    """Give the module that plans can be built for: the user's own, taken out of what wraps it.
 
     Args:
         model: What the user gave.
         leaf_modules: Paths of modules that stay whole, in whatever precision they are.
 
     Raises:
-        ModelError: It is no module, wrapped, quantized already, of another dtype than float32, or
-            holds NaN; names the module or the parameter.
+        ModelError: It is no module, quantized already, without values, of another dtype than
+            float32, on another device than the CPU, or holds NaN; names the module or the
+            parameter.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"the model is a {type(model).__name__}, not a torch.nn.Module",
             hint="give the module itself, not its class, its file or its state dict",
         )
-    _check_wrapper(model)
-    for name, module in model.named_modules():
-        if type(module).__module__.startswith(_QUANTIZED):
+    found = unwrapped(model)
+    if isinstance(found, torch.jit.ScriptModule):
+        raise ModelError(
+            f"the model is of {type(found).__name__}, whose Python code is gone",
+            hint="give the module that TorchScript was made from",
+        )
+    for name, module in found.named_modules():
+        if (
+            type(module).__module__.startswith(_QUANTIZED)
+            and type(module).__name__ not in _FUNCTIONAL
+        ):
             kind = f"{type(module).__module__}.{type(module).__name__}"
             raise ModelError(
                 f"the model is quantized already: {name or 'it'} is {kind}",
                 hint="give the float model that it was made from",
             )
-    _check_values(model)
-    _check_dtypes(model, leaf_modules)
-    return model
+    _check_values(found)
+    _check_dtypes(found, leaf_modules)
+    return found
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module within DataParallel, DistributedDataParallel and torch.compile."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return unwrapped(compiled) if isinstance(compiled, nn.Module) else model
 
 
 def in_eval_mode(model: nn.Module) -> nn.Module:
-    """Give a model in eval mode: itself where it is, else a copy, so that nothing is changed."""
-    if any(module.training for module in model.modules()):
+    """Give a model in eval mode: itself where it is, else a copy, so that nothing is changed.
+
+    Raises:
+        ModelError: It is in training mode, and holds something that cannot be copied.
+    """
+    if not any(module.training for module in model.modules()):
+        return model
+    try:
         return copy.deepcopy(model).eval()
-    return model
+    except (TypeError, RuntimeError) as error:
+        raise ModelError(
+            f"the model is in training mode and cannot be copied: {error}",
+            hint="give model.eval(), which is taken as it is",
+        ) from error
 
 
 def paths_within(modules: Mapping[str, nn.Module], leaf_modules: Sequence[str]) -> frozenset[str]:
@@ -69,23 +99,8 @@ def paths_within(modules: Mapping[str, nn.Module], leaf_modules: Sequence[str]) 
     )
 
 
-def _check_wrapper(model: nn.Module) -> None:
-    """Refuse what torch.fx cannot look into."""
-    inside = None
-    if isinstance(model, torch.jit.ScriptModule):
-        inside = "the module that TorchScript was made from"
-    elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        inside = "model.module, which it wraps"
-    elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-        inside = "the module that was given to torch.compile"
-    if inside is not None:
-        raise ModelError(
-            f"the model is of {type(model).__name__}, which torch.fx cannot look into",
-            hint=f"give {inside}",
-        )
-
-
 def _check_values(model: nn.Module) -> None:
+    weights = {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, torch.Tensor):
             continue
@@ -94,10 +109,21 @@ def _check_values(model: nn.Module) -> None:
                 f"the model's {name} has no values yet",
                 hint="load the checkpoint; run lazy modules once on a batch",
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.device.type != "cpu":
+            raise ModelError(
+                f"the model's {name} is on {tensor.device}", hint="give model.cpu(); all runs there"
+            )
+        if tensor.is_floating_point() and not _is_sound(tensor, is_weight=name in weights):
             raise ModelError(
                 f"the model's {name} holds NaN or infinity", hint="load a finite checkpoint"
             )
+
+
+def _is_sound(tensor: torch.Tensor, *, is_weight: bool) -> bool:
+    """Whether values are finite; a buffer may hold minus infinity, as attention masks do."""
+    if not is_weight:
+        tensor = tensor.masked_fill(tensor == -torch.inf, 0.0)
+    return bool(torch.isfinite(tensor).all())
 
 
 def _check_dtypes(model: nn.Module, leaf_modules: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from autoquant.errors import DataError
 from autoquant.model.batches import Batch
+from autoquant.model.data_set import sizes_of
 
 
 def pick_samples(batches: Sequence[Batch], indices: Sequence[int]) -> tuple[Batch, ...]:
@@ -18,7 +19,7 @@ def pick_samples(batches: Sequence[Batch], indices: Sequence[int]) -> tuple[Batc
     Raises:
         DataError: There is no such place, none is given, or a batch cannot be taken apart.
     """
-    count = sum(len(batch) for batch in batches)
+    count = sum(sizes_of(batches))
     outside = [index for index in indices if not 0 <= index < count]
     if outside or not indices:
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -14,6 +15,13 @@ from autoquant.errors import DataError
 from autoquant.model.arguments import Arguments, Parameters
 from autoquant.model.batches import Batch
 from autoquant.model.calling import Calling
+from autoquant.model.data_set import (
+    Mark,
+    StreamedBatches,
+    can_be_read_again,
+    plan_source,
+    size_of,
+)
 from autoquant.model.readings import DataForm, Reading, find_reading, is_whole
 
 DEFAULT_BATCH_SIZE = 64
@@ -65,8 +73,10 @@ class DataReader:
             for place, sizes in enumerate(self._sizes)
         )
 
-    def read(self, data: object, name: str, *, needs_targets: bool) -> tuple[Batch, ...]:
-        """Read and check data.
+    def read(self, data: object, name: str, *, needs_targets: bool) -> Sequence[Batch]:
+        """Read and check data; what is larger than the cache is read again for each use.
+
+        What is in memory already (tensors, lists of them), or can be read once alone, is kept.
 
         Args:
             data: What the user gave.
@@ -77,10 +87,29 @@ class DataReader:
             DataError: Nothing there, or a batch is empty, not finite or unlike the first one;
                 names it.
         """
-        batches = tuple(self.stream(data, name, needs_targets=needs_targets))
-        if not batches:
+        source = plan_source(data)
+        fits = self._is_in_memory(source) or not can_be_read_again(source)
+        kept: list[Batch] = []
+        marks: list[Mark] = []
+        room = self._form.cache_bytes
+        for batch in self.stream(source, name, needs_targets=needs_targets):
+            room -= 0 if fits else size_of(batch)
+            if not fits:
+                marks.append(Mark.of(batch))
+            if room >= 0 or not kept:
+                kept.append(batch)
+            elif len(kept) > 1:
+                del kept[1:]
+        if not kept:
             raise DataError(f"{name}: no batches", hint="give at least one batch")
-        return batches
+        if room >= 0:
+            return tuple(kept)
+        again = partial(self.stream, name=name, needs_targets=needs_targets)
+        return StreamedBatches(source, again, kept[0], marks, name)
+
+    def _is_in_memory(self, source: object) -> bool:
+        listed = is_whole(source, self._parameters) or isinstance(source, (list, tuple))
+        return listed and self._form.prepare is None
 
     def stream(self, data: object, name: str, *, needs_targets: bool) -> Iterator[Batch]:
         """Read what `read` reads one batch after the other, each checked as it comes.

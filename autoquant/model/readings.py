@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.errors import DataError
 from autoquant.model.arguments import Arguments, Parameters, find_arguments
+from autoquant.model.data_set import CACHE_BYTES
 
 Prepare = Callable[[Any], Any]
 """Makes of an item of the data what `find_reading` understands."""
@@ -26,11 +27,13 @@ class DataForm:
         target: The key of the targets, where a batch is a mapping.
         prepare: Applied to every batch before anything else looks at it.
         dynamic: By input, the axes whose size may change; the first of them counts samples.
+        cache_bytes: Batches of a data set are kept up to this size, else read again for each use.
     """
 
     target: str | None = None
     prepare: Prepare | None = None
     dynamic: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    cache_bytes: int = CACHE_BYTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)

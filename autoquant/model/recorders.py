@@ -16,6 +16,7 @@ from autoquant.model.module_calls import first_tensor, result_tensor, watch_call
 from autoquant.model.module_capture import WHOLE
 from autoquant.model.ranges.observation import TensorObserver
 from autoquant.model.same_values import reshaped_sources
+from autoquant.model.site_nodes import mark_sites
 
 
 class Recorder(Protocol):
@@ -58,7 +59,8 @@ class GraphRecorder(Interpreter):
     What lies within a site is not observed, since nothing rounds there, nor are tensors of an
     exported graph whose largest values a mask put there: no range of theirs would mean anything,
     and capture makes no sites of what reads or writes them. A reshaped tensor has the statistics
-    of the tensor whose values it holds.
+    of the tensor whose values it holds. A constant that a site reads beside its weights is seen
+    once.
     """
 
     def __init__(self, captured: Capture, shared: Sequence[tuple[str, ...]]) -> None:
@@ -68,6 +70,11 @@ class GraphRecorder(Interpreter):
         self._masked = MaskedNodes() if captured.traced.how == "export" else None
         self._inner = captured.inner_nodes
         self._reshaped = reshaped_sources(captured.graph)
+        self._constants = {
+            self._reshaped.get(read.name, read.name)
+            for operands in mark_sites(captured).operands.values()
+            for read in operands.reads
+        }
         self._keys: dict[str, list[str]] = defaultdict(list)
         for names in shared:
             for name in names:
@@ -83,7 +90,10 @@ class GraphRecorder(Interpreter):
             return value
         if self._masked and self._masked.take(node, value):
             return value
-        if node.op not in ("get_attr", "output") and node.name not in self._inner:
+        if node.op == "get_attr":
+            if node.name in self._constants and self.batch == 0:
+                self._observe(node.name, value)
+        elif node.op != "output" and node.name not in self._inner:
             self._observe(node.name, value)
         return value
 

@@ -8,14 +8,20 @@ from autoquant.model.aten import op_name
 
 RESHAPING = frozenset(
     {
+        "_unsafe_view",
         "alias",
+        "channel_shuffle",
         "clone",
         "contiguous",
         "expand",
         "flatten",
+        "flip",
         "permute",
+        "pixel_shuffle",
+        "pixel_unshuffle",
         "repeat",
         "reshape",
+        "roll",
         "squeeze",
         "t",
         "transpose",

@@ -14,12 +14,13 @@ from autoquant import metrics
 from autoquant.errors import DataError, JobError, ModelError
 from autoquant.job import DataSource, Entry, Job
 from autoquant.model.batches import Batch, take_samples
-from autoquant.model.calling import Calling
+from autoquant.model.calling import Calling, OnCopies
 from autoquant.model.capture import capture
 from autoquant.model.captured import Capture
+from autoquant.model.data_set import StreamedBatches
 from autoquant.model.entry_points import call_entry, load_entry
 from autoquant.model.faithfulness import Difference, batches_to_compare, find_difference
-from autoquant.model.float_model import check_float_model, in_eval_mode
+from autoquant.model.float_model import check_float_model, in_eval_mode, unwrapped
 from autoquant.model.outputs import OutputWeights, difference, named_outputs, output_rows
 from autoquant.model.reader import DataReader
 from autoquant.model.readings import DataForm
@@ -57,12 +58,14 @@ class Subject:
         capture: What finds its sites: `auto`, `export`, `modules`.
         form: Of the user's data.
         outputs: Which outputs guide the search.
+        writes_inputs: Whether the model's forward changes its inputs: it is given copies.
+        notices: What was done to the user's model, in one line each.
     """
 
     model: nn.Module
-    calibration: tuple[Batch, ...]
-    evaluation: tuple[Batch, ...]
-    heldout: tuple[Batch, ...] | None
+    calibration: Sequence[Batch]
+    evaluation: Sequence[Batch]
+    heldout: Sequence[Batch] | None
     metric: Metric
     calling: Calling
     dynamic: tuple[tuple[int, ...], ...]
@@ -71,20 +74,32 @@ class Subject:
     capture: str = "fx"
     form: DataForm = field(default_factory=DataForm)
     outputs: OutputWeights = field(default_factory=OutputWeights)
+    writes_inputs: bool = False
+    notices: tuple[str, ...] = ()
 
     @property
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the first calibration batch."""
         return self.calibration[0].inputs
 
+    @property
+    def telling(self) -> tuple[Batch, ...]:
+        """Two batches on which computations are compared: of both data sets, first and last."""
+        other = self.evaluation or self.calibration
+        return self.calibration[0], other[0] if isinstance(other, StreamedBatches) else other[-1]
+
     def run(self, batch: Batch) -> Any:
         """Call the float model with a batch."""
-        return self.calling.call(self.model, batch.inputs)
+        inputs = batch.inputs
+        if self.writes_inputs:
+            inputs = tuple(item.clone() for item in inputs)
+        return self.calling.call(self.model, inputs)
 
     @property
     def flat(self) -> nn.Module:
-        """The float model as a module that takes the tensors of a batch."""
-        return self.calling.flatten(self.model)
+        """The float model as a module that takes the tensors of a batch, and leaves them alone."""
+        flat = self.calling.flatten(self.model)
+        return OnCopies(flat) if self.writes_inputs else flat
 
     def find_sites(self) -> Capture:
         """Capture the model; module by module where the graph computes something else.
@@ -122,11 +137,10 @@ class Subject:
         )
 
     def _difference(self, found: Capture) -> Difference | None:
-        batches = batches_to_compare(found, (*self.calibration, *self.evaluation))
         return find_difference(
             lambda inputs: self.calling.call(self.model, inputs),
             lambda inputs: found.graph(*inputs),
-            batches,
+            batches_to_compare(found, self.telling),
         )
 
     def reader(self) -> DataReader:
@@ -202,7 +216,7 @@ def load_unscored(job: Job) -> Subject:
 
 def _form_of(data: DataSource) -> DataForm:
     prepare = None if data.prepare is None else load_entry(data.prepare.entry)
-    return DataForm(target=data.target, prepare=prepare, dynamic=data.dynamic)
+    return DataForm(data.target, prepare, data.dynamic, data.cache_mb << 20)
 
 
 def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
@@ -245,7 +259,14 @@ class HeldRecipe:
         return self.subject
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_unpickle, (cloudpickle.dumps(self.subject),))
+        try:
+            return (_unpickle, (cloudpickle.dumps(self.subject),))
+        except (TypeError, AttributeError) as error:
+            raise ModelError(
+                f"model, data or metric cannot be sent to workers: {error}",
+                hint="search in this process (workers=None), or by a job file, whose functions "
+                "every worker calls itself",
+            ) from error
 
 
 def _unpickle(data: bytes) -> HeldRecipe:
@@ -273,13 +294,13 @@ def build_subject(
         DataError: Data are unusable; names the batch.
         MetricError: The metric fails on the float model's outputs.
     """
-    checked = check_float_model(model, leaf_modules)
+    checked = in_eval_mode(check_float_model(model, leaf_modules))
     reader = DataReader(checked, form)  # evaluation first: it says what inputs are
     scored = reader.read(evaluation, "evaluation", needs_targets=True)
     others = None if heldout is None else reader.read(heldout, "heldout", needs_targets=True)
     batches = _read_calibration(reader, calibration, calibration_samples)
     subject = Subject(
-        model=in_eval_mode(checked),
+        model=checked,
         calibration=batches,
         evaluation=scored,
         heldout=others,
@@ -292,6 +313,7 @@ def build_subject(
         form=form or DataForm(),
         outputs=OutputWeights(outputs or {}),
     )
+    subject = _protected(subject, model)
     _check_outputs(subject, scored, "evaluation")
     if others is not None:
         _check_outputs(subject, others, "heldout")
@@ -322,14 +344,14 @@ def unscored_subject(
         ModelError: `model` is no float module, or holds NaN.
         DataError: Data are unusable; names the batch.
     """
-    checked = check_float_model(model, leaf_modules)
+    checked = in_eval_mode(check_float_model(model, leaf_modules))
     reader = DataReader(checked, form)
-    compared: tuple[Batch, ...] = ()
+    compared: Sequence[Batch] = ()
     if evaluation != ():
         compared = reader.read(evaluation, "evaluation", needs_targets=False)
     batches = _read_calibration(reader, calibration, calibration_samples)
-    return Subject(
-        model=in_eval_mode(checked),
+    subject = Subject(
+        model=checked,
         calibration=batches,
         evaluation=compared,
         heldout=None,
@@ -339,9 +361,33 @@ def unscored_subject(
         leaf_modules=leaf_modules,
         form=form or DataForm(),
     )
+    return _protected(subject, model)
 
 
-def _read_calibration(reader: DataReader, data: object, samples: int | None) -> tuple[Batch, ...]:
+def _protected(subject: Subject, given: object) -> Subject:
+    """The same with what was done to the user's model, which is given copies if it writes inputs.
+
+    Raises:
+        ModelError: It fails on the first calibration batch.
+    """
+    notices = []
+    if isinstance(given, nn.Module) and unwrapped(given) is not given:
+        notices.append(f"taken out of {type(given).__name__}: the module that it wraps is searched")
+    batch = subject.calibration[0]
+    inputs = tuple(item.clone() for item in batch.inputs)
+    with torch.no_grad():
+        _forward(subject, replace(batch, inputs=inputs), "calibration batch 0")
+    writes = not all(map(_equal, inputs, batch.inputs))
+    if writes:
+        notices.append("the model's forward writes into its inputs; it is given copies of them")
+    return replace(subject, writes_inputs=writes, notices=tuple(notices))
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())
+
+
+def _read_calibration(reader: DataReader, data: object, samples: int | None) -> Sequence[Batch]:
     batches = reader.read(data, "calibration", needs_targets=False)
     return batches if samples is None else take_samples(batches, samples)
 
@@ -374,10 +420,16 @@ def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> Non
 
 def _check_runs(subject: Subject, batches: Sequence[Batch], name: str) -> None:
     """Run the batches with the smallest and the largest samples: the model must take both."""
-    sizes = [sum(item.numel() for item in batch.inputs) / len(batch) for batch in batches]
-    for index in sorted({sizes.index(min(sizes)), sizes.index(max(sizes))}):
+    smallest = largest = (0.0, 0, batches[0])
+    for index, batch in enumerate(batches):
+        size = sum(item.numel() for item in batch.inputs) / len(batch)
+        if not index or size < smallest[0]:
+            smallest = (size, index, batch)
+        if not index or size > largest[0]:
+            largest = (size, index, batch)
+    for index, batch in {item[1]: item[2] for item in (smallest, largest)}.items():
         with torch.no_grad():
-            _forward(subject, batches[index], f"{name} batch {index}")
+            _forward(subject, batch, f"{name} batch {index}")
 
 
 def _forward(subject: Subject, batch: Batch, where: str) -> Any:

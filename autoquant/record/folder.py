@@ -15,7 +15,7 @@ from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.refusals import storage_errors
 from autoquant.core.sensitivity import SensitivityTable
-from autoquant.core.sites import Address, Site
+from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
@@ -137,13 +137,9 @@ class ResultFolder:
         """Keep where it runs: `environment.json`."""
         write_json(self.path / files.ENVIRONMENT, dict(environment))
 
-    def write_sites(self, sites: Sequence[Site], addresses: Sequence[Address] = ()) -> None:
-        """Keep what can be chosen, and how a QConfigMapping reaches it: `sites.json`."""
-        document = {
-            "format": files.FORMAT,
-            "sites": [site.to_json() for site in sites],
-            "addresses": [address.to_json() for address in addresses],
-        }
+    def write_sites(self, sites: Sequence[Site]) -> None:
+        """Keep what can be chosen: `sites.json`."""
+        document = {"format": files.FORMAT, "sites": [site.to_json() for site in sites]}
         write_json(self.path / files.SITES, document)
 
     def write_space(self, space: SearchSpace) -> None:

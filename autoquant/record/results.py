@@ -13,7 +13,7 @@ from autoquant.core.frontier import Frontier
 from autoquant.core.measurement import Candidate, Measurement
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
-from autoquant.core.sites import Address, Site
+from autoquant.core.sites import Site
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
@@ -94,14 +94,6 @@ def load_sites(folder: Path) -> tuple[Site, ...]:
     document = _document(path)
     with well_formed(path):
         return tuple(Site.from_json(item) for item in document["sites"])
-
-
-def load_addresses(folder: Path) -> tuple[Address, ...]:
-    """Read the addresses of `sites.json`, in graph order."""
-    path = folder / files.SITES
-    document = _document(path)
-    with well_formed(path):
-        return tuple(Address.from_json(item) for item in document["addresses"])
 
 
 def load_space(folder: Path) -> SearchSpace:

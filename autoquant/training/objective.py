@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Objective:
 
     loss: Loss
     metric: Metric
-    batches: tuple[Batch, ...]
+    batches: Sequence[Batch]
 
     def look(self, run: Callable[[tuple[Tensor, ...]], Any]) -> tuple[float, float]:
         """Mean loss and metric on the evaluation data; memory for one batch."""

@@ -40,17 +40,17 @@ from autoquant.analysis.output_error import FloatOutputs, OutputError
 from autoquant.analysis.rounded_run import RoundedRun, Shared
 from autoquant.analysis.trials import Question, Trial, by_knob
 from autoquant.analysis.weights_only import measure_weights
-from autoquant.backends.torch_cpu.backend import engine_settings, site_support
+from autoquant.backends.torch_cpu.backend import site_support
+from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityTable
-from autoquant.core.statistics import ObserverName
 from autoquant.job import SpaceRules
 from autoquant.model.batches import Batch
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
 from autoquant.model.outputs import OutputWeights
-from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.rounding import SchemeRounding
 from autoquant.searching.space import bind_space
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -102,9 +102,8 @@ def deep_subject(depth: int) -> Subject:
 def ask(subject: Subject, samples: int) -> Question:
     """Capture and calibrate a model, with every scheme at every site."""
     example = (subject.calibration[0][0],)
-    captured = capture(subject.model, example)
+    captured = capture(subject.model, example, how="export")
     statistics = calibrate(captured, [(inputs,) for inputs, _ in subject.calibration])
-    settings = engine_settings(ENGINE, ObserverName.HISTOGRAM)
     rules = SpaceRules(schemes=SCHEMES)
     bound = bind_space(
         rules,
@@ -113,8 +112,7 @@ def ask(subject: Subject, samples: int) -> Question:
         partial(site_support, ENGINE),
         real_kernels_only=False,
     )
-    sites = {site.name: site for site in captured.sites}
-    rounding = SchemeRounding(sites, settings, ScaleCache(statistics))
+    rounding = SchemeRounding(TensorRanges(captured, statistics, BuildSettings()))
     batches = [Batch((inputs,)) for inputs, _ in subject.evaluation]
     return Question(captured, bound.space, rounding, batches, samples)
 

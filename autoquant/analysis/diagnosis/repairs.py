@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from autoquant.analysis.badcases.sample_error import energies
-from autoquant.analysis.marks import MarkedGraph
-from autoquant.analysis.rounded_run import RoundedRun
+from autoquant.analysis.diagnosis.module_marks import MarkedGraph
+from autoquant.analysis.diagnosis.module_run import RoundedRun
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part

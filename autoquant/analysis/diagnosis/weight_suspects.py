@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from autoquant.analysis.diagnosis.kernels import BuiltPlan
+from autoquant.analysis.diagnosis.module_run import weights_of
 from autoquant.analysis.diagnosis.suspects import LOST, Suspect
-from autoquant.analysis.rounded_run import weights_of
 from autoquant.core.diagnosis import Cause
 from autoquant.core.sites import Site
 from autoquant.model.torch_ao.rounding import WeightGrid

@@ -29,6 +29,7 @@ from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
 from autoquant.model.batches import Batch
+from autoquant.model.data_set import sizes_of
 from autoquant.model.outputs import divergence, named_outputs
 
 Progress = Callable[[int], None]
@@ -102,7 +103,7 @@ def compare_layers(
         rows=read.rows,
         weights=read.weights,
         output=None if mode.feeds_float else outputs.error(),
-        samples=sum(len(batch) for batch in batches),
+        samples=sum(sizes_of(batches)),
         kind=kind,
         distributions=tuple(item for _, item in rows),
     )

@@ -11,8 +11,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from autoquant.analysis.diagnosis.module_marks import in_place_nodes
 from autoquant.analysis.layers.pairing import OpPair
-from autoquant.analysis.marks import in_place_nodes
 
 See = Callable[[OpPair, Tensor, Tensor], None]
 """Takes a pair, the float tensor, and the quantized one as its readers see it."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from autoquant.core.build import BuildSettings
-from autoquant.core.observers import ObserverName
 from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.model.captured import Capture
@@ -118,14 +117,15 @@ class TensorRanges:
             return defined_grid(writer.output_range)
         if fixed is not None:
             return affine_grid((fixed.low, fixed.high), self._high)
-        found = find_range(self.observer(tensor), self._seen(tensor), self._high + 1, self._rules)
+        observer = self._rules.observer(self.owner(tensor) or "", self._default)
+        found = find_range(observer, self._seen(tensor), self._high + 1, self._rules)
         return affine_grid(found, self._high)
 
-    def observer(self, tensor: str) -> ObserverName:
-        """The observer that finds a tensor's range where nothing fixes it."""
+    def owner(self, tensor: str) -> str | None:
+        """The site whose observer finds a tensor's range: its writer, else its first reader."""
         name = self.source(tensor)
         site = self._writers.get(name) or self._readers.get(name)
-        return self._rules.observer(site.name if site else "", self._default)
+        return site.name if site else None
 
     def _seen(self, tensor: str) -> TensorStatistics:
         found = self._tensors.get(tensor)

@@ -49,17 +49,9 @@ LOADING = [
     Case(
         "scripted",
         "a TorchScript model",
-        "the model is of RecursiveScriptModule, which torch.fx cannot look into",
+        "the model is of RecursiveScriptModule, whose Python code is gone",
         "give the module that TorchScript was made from",
         model("scripted_model"),
-        before=READING,
-    ),
-    Case(
-        "parallel",
-        "a model in `DataParallel`",
-        "the model is of DataParallel, which torch.fx cannot look into",
-        "give model.module, which it wraps",
-        model("parallel_model"),
         before=READING,
     ),
     Case(

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from autoquant.analysis.exact import measure_exact
 from autoquant.analysis.marks import mark
@@ -17,28 +16,13 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityRow
 from autoquant.model.outputs import output_rows
+from autoquant.model.rounded_graph import choices_of
 from tests.networks import LinearNet, MixedNet, images, seeded
 from tests.spaces import random_plan
 from tests.unit.analysis.questions import ask
 
 # sums in another order of chunks; bit-equal values otherwise
 SAME = 1e-9
-
-
-class InPlace(nn.Module):
-    """Writes into tensors that other ops read before and after."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.act = nn.Hardswish(inplace=True)
-        self.second = nn.Conv2d(8, 8, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.first(x))
-        y = self.second(x)
-        y += x
-        return y.mean((2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +34,7 @@ def whole_noise(question: Question, plan: Plan) -> float:
     """Noise of a plan, by running the whole graph under it: the slow obvious version."""
     marked = mark(question.captured, question.space)
     run = RoundedRun(marked, question.rounding)
-    choices = {
-        site: (scheme, Part.BOTH) for site, scheme in plan.assignment if scheme is not Scheme.FP32
-    }
+    choices = choices_of(plan)
     noise = signal = 0.0
     with torch.no_grad():
         for batch in question.batches:
@@ -91,13 +73,6 @@ def test_int16_has_the_weights_of_int8(question: Question) -> None:
     found = rows.by_key
     int8 = found["stem", Scheme.INT8, Part.WEIGHT]
     assert found["stem", Scheme.INT16, Part.WEIGHT] == replace(int8, scheme=Scheme.INT16)
-
-
-def test_ops_that_write_into_their_inputs_leave_the_other_rows_alone() -> None:
-    torch.manual_seed(0)
-    question = ask(InPlace().eval(), images(16), batch_size=16)
-    alone = [measure_exact(question, trials=[trial]).rows[0] for trial in question.trials()]
-    assert measure_exact(question).rows == tuple(alone)
 
 
 def test_changes_around_a_plan_are_the_changed_plans(question: Question) -> None:

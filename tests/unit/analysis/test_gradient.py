@@ -57,6 +57,72 @@ def correlation(found: SensitivityTable, exact: SensitivityTable, scheme: Scheme
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+class Sequences(nn.Module):
+    """Tokens through an encoder layer with a mask and an LSTM, to a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(40, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.rnn = nn.LSTM(16, 16, batch_first=True)
+        self.head = nn.Linear(16, 8)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        hidden = self.layer(self.embed(tokens), src_key_padding_mask=mask)
+        return self.head(self.rnn(hidden)[0].mean(1))
+
+
+class Tied(nn.Module):
+    """An embedding whose weight is the head's too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(30, 16)
+        self.middle = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 30, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.relu(self.middle(self.embed(tokens))).mean(1))
+
+
+def sequences(count: int) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    lengths = torch.randint(4, 10, (count, 1), generator=draw)
+    return torch.randint(0, 30, (count, 9), generator=draw), torch.arange(9)[None] >= lengths
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [
+        pytest.param(Sequences, sequences(48), id="encoder and lstm"),
+        pytest.param(Tied, sequences(48)[:1], id="tied weights"),
+    ],
+)
+def test_gradient_agrees_with_exact_on_sequences(
+    network: type[nn.Module], inputs: tuple[Tensor, ...]
+) -> None:
+    torch.manual_seed(0)
+    question = ask(network().eval(), *inputs)
+    gradient, exact = measure_gradient(question).by_key, measure_exact(question).by_key
+    # one draw of signs on 48 samples: within 6 dB of what the rounding really does
+    near = [
+        abs(gradient[key].sqnr_db - row.sqnr_db) < 6 for key, row in exact.items() if row.noise > 0
+    ]
+    assert len(near) > 10
+    assert sum(near) >= 0.9 * len(near)
+
+
+def test_a_tied_weight_errs_for_each_reader_alone() -> None:
+    torch.manual_seed(0)
+    found = measure_gradient(ask(Tied().eval(), *sequences(48)[:1])).by_key
+    head = found["head", Scheme.INT8, Part.WEIGHT]
+    table = found["embed", Scheme.INT8_WEIGHT_ONLY, Part.WEIGHT]
+    assert head.noise > 0
+    assert table.noise > 0
+    assert head.noise != table.noise
+
+
 @pytest.mark.parametrize(
     "scheme",
     [Scheme.INT8, Scheme.INT16, Scheme.INT16_WEIGHT, Scheme.FP16, Scheme.BF16],

@@ -7,19 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.analysis.observer_choice import CANDIDATES, choose_observers
-from autoquant.backends.torch_cpu.backend import engine_settings
-from autoquant.core.precision import Scheme
+from autoquant.core.build import BuildSettings
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.model.batches import Batch
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import Capture, capture
-from autoquant.model.ranges.grid import Grid
-from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 from tests.networks import MixedNet, images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SETTINGS = engine_settings("fbgemm", ObserverName.MIX, reduce_range=False)
+SETTINGS = BuildSettings(observer=ObserverName.MIX)
 
 
 class Outlier(nn.Module):
@@ -48,18 +45,14 @@ def rare_outliers() -> list[Batch]:
 
 
 def calibrated(model: nn.Module, batches: list[Batch]) -> tuple[Capture, CalibrationStatistics]:
-    captured = capture(model.eval(), batches[0].inputs)
+    captured = capture(model.eval(), batches[0].inputs, how="export")
     return captured, calibrate(captured, [batch.inputs for batch in batches])
 
 
 def highest(captured: Capture, statistics: CalibrationStatistics, observer: ObserverName) -> float:
     """The upper end of the features' grid."""
-    sites = {site.name: site for site in captured.sites}
-    settings = engine_settings("fbgemm", observer, reduce_range=False)
-    rounding = SchemeRounding(sites, settings, ScaleCache(statistics))
-    found = rounding.output_format(sites["features"], Scheme.INT8, "features")
-    assert isinstance(found, Grid)
-    return found.highest
+    ranges = TensorRanges(captured, statistics, BuildSettings(observer=observer))
+    return ranges.int8_grid(captured.writes("features")[0]).highest
 
 
 def test_an_outlier_that_the_outputs_do_not_see_is_clipped_away() -> None:
@@ -78,25 +71,14 @@ def test_an_outlier_that_makes_the_outputs_is_kept() -> None:
     assert highest(captured, statistics, chosen["features"]) > 90
 
 
-def test_every_site_that_int8_rounds_has_an_observer_and_the_model_stays() -> None:
+def test_sites_whose_tensors_int8_rounds_have_an_observer_and_the_model_stays() -> None:
     model = seeded(MixedNet)
     before = {name: item.clone() for name, item in model.state_dict().items()}
     batches = [Batch((images(8, seed),)) for seed in range(2)]
     captured, statistics = calibrated(model, batches)
     chosen = choose_observers(captured, statistics, SETTINGS, batches)
-    assert set(chosen) == {site.name for site in captured.sites}
+    # nothing in the model reads what the head writes; the pool has the range of what it reads
+    assert set(chosen) == {site.name for site in captured.sites} - {"head", "pool"}
     assert ObserverName.MIX not in chosen.values()
     assert all(item.grad is None for item in captured.graph.parameters())
     assert all(torch.equal(before[name], item) for name, item in model.state_dict().items())
-
-
-def test_tensors_that_share_a_scale_share_an_observer() -> None:
-    batches = [Batch((images(8, seed),)) for seed in range(2)]
-    captured, statistics = calibrated(seeded(MixedNet), batches)
-    chosen = choose_observers(captured, statistics, SETTINGS, batches)
-    writers = {item.node: item.site for item in captured.addresses}
-    shared = [key.split("+") for key in statistics.tensors if "+" in key]
-    assert shared
-    for tensors in shared:
-        sites = {writers[name] for name in tensors if writers.get(name)}
-        assert len({chosen[site] for site in sites}) == 1

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from autoquant.analysis.diagnosis.grids import read_grids
+from autoquant.analysis.diagnosis.module_marks import mark
 from autoquant.analysis.diagnosis.pattern import typical_limit_db
 from autoquant.analysis.diagnosis.probe_set import build_probe
 from autoquant.analysis.diagnosis.range_audit import audit_ranges
 from autoquant.analysis.diagnosis.repairs import Repairs
-from autoquant.analysis.marks import mark
 from autoquant.backends.torch_cpu.backend import engine_settings
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.diagnosis import Pattern

@@ -67,6 +67,7 @@ def test_a_row_has_the_numbers_of_a_search_that_calibrates_so(
         ranges={"observer": "mse"},
         max_drop=None,
         trials=0,
+        capture="export",
         output=tmp_path / "out",
     )
     uniform = next(item for item in found.candidates if "fp32" not in item.plan.counts())
@@ -87,10 +88,11 @@ def test_a_search_with_mix_and_fixed_ranges_is_loaded_as_it_was(
         ranges={"observer": "mix", "sites": {"last": "kl"}, "fixed_ranges": {"inputs.x": [-9, 9]}},
         max_drop=None,
         trials=0,
+        capture="export",
         output=tmp_path / "out",
     )
     loaded = aq.load_result(tmp_path / "out")
-    rules = loaded.context.quantization.ranges
+    rules = loaded.context.build.ranges
     assert dict(rules.sites)["last"] is ObserverName.KL
     assert set(dict(rules.sites)) == {"first", "second", "last"}
     assert ObserverName.MIX not in dict(rules.sites).values()
@@ -141,7 +143,8 @@ def test_the_command_prints_json_and_keeps_the_picture(
 def test_the_command_says_what_the_table_means(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["calibrate", str(write_job(tmp_path)), "--observer", "mix"]) == 0
+    job = write_job(tmp_path, {"model": {"capture": "export"}})
+    assert main(["calibrate", str(job), "--observer", "mix"]) == 0
     text = capsys.readouterr().out
     assert "most SQNR with all data: mix" in text
     assert "mix took" in text

@@ -45,6 +45,7 @@ def prepared_of(job: Job, data_seed: int = 0, weight: float = 1.0) -> Preparatio
         evaluation=(inputs, torch.zeros(64, dtype=torch.long)),
         heldout=None,
         metric=lambda outputs, targets: (outputs.argmax(1) == targets).double(),
+        capture="export",
     )
     return prepare(job, subject, Silent())
 

@@ -135,13 +135,13 @@ class Built:
     def candidate(self, plan: Plan) -> ResultCandidate:
         context = BuildContext(
             sites=self.captured.sites,
-            addresses=self.captured.addresses,
             leaf_modules=(),
             statistics=self.statistics,
             build=BuildSettings(engine=ENGINE, reduce_range=True, ranges=self.rules),
             example=BATCHES[0],
             calling=self.captured.calling,
             dynamic=self.captured.dynamic,
+            load=lambda: self.model,
         )
         return ResultCandidate(Candidate(0, plan, "test"), context)
 

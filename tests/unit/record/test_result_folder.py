@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,6 @@ from autoquant.core.measurement import Candidate
 from autoquant.core.plan import load_plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
-from autoquant.core.sites import Address, CallType
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.errors import StorageError
@@ -61,23 +61,29 @@ def test_everything_is_read_back_as_it_was_written(tmp_path: Path, findings: Fin
     assert results.load_findings(tmp_path / "out") == findings
 
 
-def test_sites_addresses_space_and_baseline_are_read_back(tmp_path: Path) -> None:
+def test_sites_space_and_baseline_are_read_back(tmp_path: Path) -> None:
     sites = (make_site("conv"), make_site("fc"))
-    addresses = (
-        Address("add", CallType.FUNCTION, "block", "_operator.add", 2, "block:_operator.add:2"),
-        Address("flatten", CallType.METHOD, "", "flatten", 0, None),
-    )
     space = SearchSpace((Knob("conv", ("conv", "fc"), (Scheme.INT8, Scheme.FP32)),))
     with ResultFolder.create(tmp_path) as folder:
-        folder.write_sites(sites, addresses)
+        folder.write_sites(sites)
         folder.write_space(space)
         folder.write_baseline(BASELINE)
         folder.write_environment(ENVIRONMENT)
     assert results.load_sites(tmp_path) == sites
-    assert results.load_addresses(tmp_path) == addresses
     assert results.load_space(tmp_path) == space
     assert results.load_baseline(tmp_path) == BASELINE
     assert results.load_environment(tmp_path) == ENVIRONMENT
+
+
+def test_a_folder_that_still_holds_addresses_of_calls_is_read(tmp_path: Path) -> None:
+    sites = (make_site("conv"),)
+    with ResultFolder.create(tmp_path) as folder:
+        folder.write_sites(sites)
+    path = tmp_path / "sites.json"
+    document = json.loads(path.read_text())
+    address = {"node": "conv", "call": "module", "scope": "conv", "target": "", "index": 0}
+    path.write_text(json.dumps({**document, "addresses": [{**address, "site": "conv"}]}))
+    assert results.load_sites(tmp_path) == sites
 
 
 def test_statistics_are_read_back_to_the_last_bit(tmp_path: Path) -> None:

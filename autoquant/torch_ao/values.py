@@ -1,0 +1,96 @@
+"""What every node of a graph gives on one example."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter, Node
+from torch.utils import _pytree as pytree
+
+_TOLERANCE = 1e-3
+"""Of the largest value: batch norms are folded in one graph and not in the other."""
+
+
+def node_values(graph: GraphModule, inputs: Sequence[Any]) -> dict[str, Any]:
+    """Run a graph on copies and keep the value of every node as it was given, by name.
+
+    Args:
+        graph: Of a float model.
+        inputs: One for each placeholder, in order.
+    """
+    keeper = _Keeper(graph)
+    with torch.no_grad():
+        keeper.run(*copied(inputs), enable_io_processing=False)
+    return keeper.values
+
+
+def copied(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Inputs that a forward may write into."""
+    return tuple(pytree.tree_map_only(Tensor, torch.clone, list(inputs)))
+
+
+def placeholder_inputs(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Arguments of a model's forward as the placeholders of its traced graph take them."""
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    bound.apply_defaults()
+    found: list[Any] = []
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            found.extend(value)
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            found.extend(value.values())
+        else:
+            found.append(value)
+    return tuple(found)
+
+
+def varying_nodes(graph: GraphModule) -> set[Node]:
+    """Nodes whose value depends on an input and is needed for the output."""
+    varying: set[Node] = set()
+    for node in graph.graph.nodes:
+        if node.op == "placeholder" or varying.intersection(node.all_input_nodes):
+            varying.add(node)
+    needed: set[Node] = set()
+    for node in reversed(graph.graph.nodes):
+        if node.op == "output" or needed.intersection(node.users):
+            needed.add(node)
+    return varying & needed
+
+
+def is_same(first: object, second: object) -> bool:
+    """Whether two tensors hold the same values, but for rounding."""
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return False
+    if first.shape != second.shape:
+        return False
+    if first is second or first.numel() == 0:
+        return True
+    a, b = first.detach().double(), second.detach().double()
+    finite = torch.isfinite(a)
+    if not torch.equal(finite, torch.isfinite(b)):
+        return False
+    a, b = a[finite], b[finite]
+    if not a.numel():
+        return True
+    bound = _TOLERANCE * float(a.abs().max()) + 1e-12
+    return float((a - b).abs().max()) <= bound
+
+
+class _Keeper(Interpreter):
+    """Keeps the value of every node."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self.values: dict[str, Any] = {}
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        self.values[n.name] = value.clone() if isinstance(value, Tensor) else value
+        return value

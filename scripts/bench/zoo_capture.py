@@ -1,0 +1,119 @@
+"""One architecture of the zoo through capture: what it costs, reaches and gives."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+from zoo_models.subject import Subject
+
+from autoquant.model import export_capture
+from autoquant.model.calling import Calling, register_dataclasses
+from autoquant.model.capture import Capture, capture
+from autoquant.model.exporting import functional_graph
+
+_TRACED = 2
+_SIZES = (1, 3)
+
+
+def capture_subject(subject: Subject) -> dict[str, Any]:
+    """Capture a model; compare what the graph gives with what it gives, at other batch sizes.
+
+    The exported graph must be the model bit for bit. Batch norms are then folded into layers,
+    which rounds otherwise: how far the folded graph is off is said apart.
+    """
+    model = subject.model()
+    calling, example = Calling.of(subject.batch(_TRACED, seed=2), model)
+    dynamic = dynamic_axes(subject, calling, example)
+    batches = [Calling.of(subject.batch(size, seed=3 + size), model)[1] for size in _SIZES]
+    with torch.no_grad():
+        truth = [calling.call(model, batch) for batch in batches]
+    register_dataclasses(truth)
+    exported: list[GraphModule] = []
+
+    def keep(program: ExportedProgram) -> GraphModule:
+        exported.append(functional_graph(program))
+        return functional_graph(program)
+
+    started = time.process_time()
+    with mock.patch.object(export_capture, "functional_graph", keep):
+        captured = capture(model, example, how="export", calling=calling, dynamic=dynamic)
+    seconds = time.process_time() - started
+    free = _free_sizes(captured, example, batches)
+    reach = captured.reach
+    return {
+        "seconds": round(seconds, 1),
+        "sites": len(captured.sites),
+        "nodes": len(captured.graph.graph.nodes),
+        "sizes": len(free),
+        "error": largest_error(exported[0], free, batches, truth),
+        "folded_error": largest_error(captured.graph, free, batches, truth),
+        "reach_weights": reach.weights if reach else None,
+        "reach_macs": reach.macs if reach else None,
+        "unseen": list(reach.unseen) if reach else [],
+        "notices": list(captured.notices),
+    }
+
+
+def dynamic_axes(
+    subject: Subject, calling: Calling, example: tuple[Tensor, ...]
+) -> tuple[tuple[int, ...], ...]:
+    """By tensor, axes whose size may change: what the subject names, else the first."""
+    return tuple(
+        tuple(subject.dynamic.get(name.split(".")[0], (0,) if tensor.ndim else ()))
+        for name, tensor in zip(calling.names, example, strict=True)
+    )
+
+
+def _free_sizes(
+    captured: Capture, example: tuple[Tensor, ...], batches: list[tuple[Tensor, ...]]
+) -> list[int]:
+    """Places of the batches that the graph takes: all, or those of the size that it fixed."""
+    return [
+        place
+        for place, batch in enumerate(batches)
+        if all(
+            given == seen or axis in axes
+            for tensor, traced, axes in zip(batch, example, captured.dynamic, strict=True)
+            for axis, (given, seen) in enumerate(zip(tensor.shape, traced.shape, strict=True))
+        )
+    ]
+
+
+def largest_error(
+    graph: Any, places: list[int], batches: list[tuple[Tensor, ...]], truth: list[Any]
+) -> float:
+    """Largest difference of any output, over the largest value of that output."""
+    found = 0.0
+    with torch.no_grad():
+        for place in places:
+            ours, theirs = _leaves(graph(*batches[place])), _leaves(truth[place])
+            if len(ours) != len(theirs):
+                raise ValueError(f"{len(ours)} outputs where the model gives {len(theirs)}")
+            for mine, given in zip(ours, theirs, strict=True):
+                found = max(found, _difference(mine, given))
+    return found
+
+
+def _difference(mine: Tensor, given: Tensor) -> float:
+    if mine.shape != given.shape or mine.dtype != given.dtype:
+        raise ValueError(f"{mine.dtype} {tuple(mine.shape)}, not {given.dtype} {given.shape}")
+    if torch.equal(mine, given) or mine.numel() == 0:
+        return 0.0
+    if not given.is_floating_point():
+        return 1.0
+    finite = torch.isfinite(given)
+    if not torch.equal(finite, torch.isfinite(mine)):
+        return float("inf")
+    largest = given[finite].abs().max().clamp(min=1e-12)
+    return float((mine[finite] - given[finite]).abs().max() / largest)
+
+
+def _leaves(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]

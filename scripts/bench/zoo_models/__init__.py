@@ -1,0 +1,1 @@
+"""Models of many makers, as a stranger would bring them."""

@@ -1,0 +1,162 @@
+"""Models as people hold them: wrapped, masked, locked, on other devices, writing their inputs."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autoquant as aq
+from autoquant.errors import ModelError
+from autoquant.model.float_model import check_float_model
+from autoquant.model.subject import HeldRecipe, Subject, build_subject
+from tests.networks import LinearNet, seeded
+
+X = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(48) % 3
+
+
+class Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.linear(x)
+
+
+class Writes(Base):
+    def forward(self, x: Tensor) -> Any:
+        return self.linear(x.clamp_(0, 1))
+
+
+class Masked(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        mask = torch.zeros(4).masked_fill(torch.arange(4) == 3, -torch.inf)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Any:
+        return (self.linear(x) + self.mask).softmax(1)
+
+
+class Locked(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> Any:
+        with self.lock:
+            return self.linear(x)
+
+
+class Talks(Base):
+    def forward(self, x: Tensor) -> Any:
+        return {"logits": self.linear(x), "task": "words", "best": self.linear(x).argmax(1), "n": 3}
+
+
+class Sums(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.add = torch.ao.nn.quantized.FloatFunctional()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.add.add(self.linear(x), self.linear(x))
+
+
+def subject_of(model: nn.Module) -> Subject:
+    return build_subject(
+        model,
+        calibration=X,
+        evaluation=(X, Y),
+        heldout=None,
+        metric=lambda outputs, targets: 0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        torch.compile,
+        lambda m: nn.DataParallel(torch.compile(m)),
+    ],
+    ids=["DataParallel", "torch.compile", "both"],
+)
+def test_a_wrapped_model_is_taken_out_with_a_notice(wrap: Any) -> None:
+    model = Base().eval()
+    subject = subject_of(wrap(model).eval())
+    assert subject.model is model
+    assert "the module that it wraps is searched" in subject.notices[0]
+
+
+def test_a_model_that_writes_its_inputs_gets_copies() -> None:
+    before = X.clone()
+    subject = subject_of(Writes().eval())
+    assert torch.equal(X, before)
+    assert subject.notices == (
+        "the model's forward writes into its inputs; it is given copies of them",
+    )
+    (batch,) = subject.evaluation
+    with torch.no_grad():
+        found = subject.run(batch)
+        assert torch.equal(found, subject.flat(*batch.inputs))
+        assert torch.equal(found, subject.model.linear(before.clamp(0, 1)))
+    assert torch.equal(X, before)
+
+
+def test_minus_infinity_in_a_buffer_is_a_mask() -> None:
+    assert subject_of(Masked().eval()).model.mask[3] == -torch.inf
+    ruined = Masked().eval()
+    ruined.mask[0] = torch.nan
+    with pytest.raises(ModelError, match="the model's mask holds NaN"):
+        subject_of(ruined)
+    weight = Base().eval()
+    weight.linear.weight.data[0, 0] = -torch.inf
+    with pytest.raises(ModelError, match=r"the model's linear\.weight holds NaN or infinity"):
+        subject_of(weight)
+
+
+def test_a_model_with_a_lock_is_taken_and_named_where_it_cannot_go() -> None:
+    subject = subject_of(Locked().eval())
+    assert isinstance(subject.model, Locked)
+    with pytest.raises(ModelError, match="cannot be sent to workers"):
+        HeldRecipe(subject).__reduce__()
+    with pytest.raises(ModelError, match="in training mode and cannot be copied"):
+        subject_of(Locked())
+
+
+def test_constants_and_integers_among_outputs_are_let_through() -> None:
+    assert subject_of(Talks().eval()).calling.is_plain
+
+
+def test_a_model_with_float_functionals_is_no_quantized_model() -> None:
+    assert isinstance(check_float_model(Sums().eval()), Sums)
+
+
+@pytest.mark.parametrize(
+    ("model", "message", "hint"),
+    [
+        (Base().half(), "is float16, not float32", r"model\.float\(\)"),
+        (Base().to("meta"), "has no values yet", "load the checkpoint"),
+        (torch.jit.script(Base().eval()), "whose Python code is gone", "TorchScript was made from"),
+    ],
+    ids=["half", "meta", "script"],
+)
+def test_a_model_that_cannot_be_taken_is_named_with_its_mend(
+    model: nn.Module, message: str, hint: str
+) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        subject_of(model.eval())
+    assert hint.replace("\\", "") in caught.value.hint
+
+
+def test_a_metric_by_its_name_works_as_in_a_job() -> None:
+    model = seeded(LinearNet)
+    found = build_subject(
+        model, calibration=X, evaluation=(X, Y), heldout=None, metric="accuracy"
+    ).metric
+    assert found is aq.metrics.accuracy
