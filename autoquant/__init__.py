@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from autoquant.core.structure import CheckReport
     from autoquant.errors import AutoquantError
     from autoquant.model.arguments import Arguments
-    from autoquant.model.torch_ao.backend_config import backend_config
+    from autoquant.torch_ao.backend_config import backend_config
 
 __version__ = "0.1.0"
 __all__ = [
@@ -82,7 +82,7 @@ _HOMES = {
     "ResultCandidate": "autoquant.api.result",
     "Scheme": "autoquant.core.precision",
     "SearchResult": "autoquant.api.result",
-    "backend_config": "autoquant.model.torch_ao.backend_config",
+    "backend_config": "autoquant.torch_ao.backend_config",
     "check": "autoquant.api.check",
     "compare": "autoquant.api.compare",
     "confirm": "autoquant.api.confirmation",

@@ -131,7 +131,7 @@ class _Runner:
         """Noise of the unchanged plan."""
         sums = OutputError(self._weights)
         for chunk in self._prepared(chunks):
-            sums.add(chunk.expected, chunk.values[self._marked.nodes[-1]])
+            sums.add(chunk.expected, self._structured(chunk.values[self._marked.nodes[-1]]))
         return sums.noise()[0]
 
     def _prepared(self, chunks: Sequence[Batch]) -> Iterator[_Chunk]:
@@ -148,7 +148,7 @@ class _Runner:
 
     def _prepare(self, batch: Batch) -> _Chunk:
         values = self._run.run_float(batch.inputs)
-        expected = FloatOutputs(values[self._marked.nodes[-1]], batch)
+        expected = FloatOutputs(self._structured(values[self._marked.nodes[-1]]), batch)
         if self._base:
             values = self._run.run_plan(values, self._base)
         return _Chunk(batch, expected, values)
@@ -160,7 +160,11 @@ class _Runner:
                 choices.pop(site, None)
             else:
                 choices[site] = (trial.scheme, trial.part)
-        return self._run.run_again(chunk.values, reached, choices, shared)
+        return self._structured(self._run.run_again(chunk.values, reached, choices, shared))
+
+    def _structured(self, value: Any) -> Any:
+        """What the output node holds, in the structure that the model returns, with its names."""
+        return self._marked.nodes[-1].graph.process_outputs(value)
 
     def _equal_trials(self, reached: Sequence[Node], trials: Sequence[Trial]) -> list[list[Trial]]:
         """Group trials that round every tensor equally; bf16's own kernels are like no other."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
-from torch.utils import _pytree as pytree
 
 from autoquant.analysis.rounding_power import powers_of_samples
 from autoquant.core.build import BuildSettings
@@ -18,6 +17,7 @@ from autoquant.core.sites import OpKind
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.model.batches import Batch
 from autoquant.model.capture import Capture
+from autoquant.model.outputs import OutputWeights, named_outputs
 from autoquant.model.ranges.grid import Grid
 from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.site_nodes import SiteNodes, mark_sites
@@ -132,18 +132,17 @@ class _Backward(Interpreter):
     ) -> Iterator[tuple[Node, Tensor, list[Tensor]]]:
         """Give each wanted tensor with its gradient for each draw of signs."""
         with torch.enable_grad():
-            outputs = [
-                leaf
-                for leaf in pytree.tree_leaves(self.run(*inputs))
-                if isinstance(leaf, Tensor) and leaf.requires_grad
-            ]
+            named = named_outputs(self.run(*inputs), detached=False)
+        scales = OutputWeights().scales(named)
+        outputs = [value for value in named.values() if value.requires_grad]
         if not outputs:
             return
+        units = [scales[name] for name, value in named.items() if value.requires_grad]
         drawn: list[Sequence[Tensor | None]] = []
         for _ in range(_DRAWS):
             signs = [
-                torch.randint(0, 2, leaf.shape, generator=draw).to(leaf.dtype) * 2 - 1
-                for leaf in outputs
+                (torch.randint(0, 2, leaf.shape, generator=draw).to(leaf.dtype) * 2 - 1) * unit
+                for leaf, unit in zip(outputs, units, strict=True)
             ]
             drawn.append(
                 torch.autograd.grad(

@@ -91,9 +91,8 @@ class Probe(Interpreter):
         """
         powers = []
         for name, value in outputs.items():
-            power = (rows_of(value.detach(), samples).double() ** 2).sum(1) * self._scales[
-                name
-            ] ** 2
+            rows = rows_of(value.detach(), samples).double() * self._scales[name]
+            power = (rows**2).sum(1)
             powers.append(power if len(power) == samples else power.expand(samples) / samples)
         total = torch.stack(powers).sum(0)
         return total if self._weights.weights else total / len(powers)

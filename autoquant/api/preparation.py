@@ -13,6 +13,7 @@ from autoquant.api.watch import Watch
 from autoquant.backends.protocol import Backend
 from autoquant.backends.targets import ESTIMATED, TORCH, load_target
 from autoquant.backends.torch_cpu.engines import saturates
+from autoquant.backends.torch_cpu.grids import settled
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Phase
@@ -203,6 +204,7 @@ def prepare(
     statistics = calibrate_subject(subject, captured, watch, folder)
     if known is None:
         settings = choose_engine(settings, subject, captured, statistics, watch)
+        settings = replace(settings, build=_with_bits(settings.build))
         settings = settle_ranges(settings, captured, statistics, subject.calibration, watch)
     bound = _bind(job, captured, settings)
     check_fit(templates, bound.space)
@@ -211,7 +213,6 @@ def prepare(
     if known is None and job.backend.engine == "per-op":
         kernels = _time_kernels(job, subject, captured, statistics, settings, watch)
         settings = settings.building(kernels=kernels)
-    settings = settings.building(reduce_range=settings.quantization.reduce_range)
     return Preparation(
         subject=subject,
         captured=captured,
@@ -222,6 +223,11 @@ def prepare(
         phases=(Phase.QUALITY, Phase.LATENCY) if _is_timed(job) else (Phase.QUALITY,),
         notices=(*subject.notices, *captured.notices, *bound.notices),
     )
+
+
+def _with_bits(build: BuildSettings) -> BuildSettings:
+    """Settings that say whether int8 activations take seven bits: on torch's engines they may."""
+    return settled(build) if build.engine else replace(build, reduce_range=False)
 
 
 def _known_build(folder: Path | None) -> BuildSettings | None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoquant.model.capture import Capture
+from autoquant.model.captured import Capture
 from autoquant.model.owners import find_owners
 
 Edge = tuple[str, str]

@@ -8,20 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 import torch
 from torch import Tensor
 
-from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
-from autoquant.core.sites import OpKind
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.model.captured import Capture
 from autoquant.model.ranges.observation import TensorObserver
 from autoquant.model.recorders import start_recorder
-from autoquant.model.torch_ao.conversion import prepare
-from autoquant.model.torch_ao.observers import observers_of
-from autoquant.model.torch_ao.qconfig import QuantizationSettings, build_qconfig_mapping
 
 Progress = Callable[[int], None]
-
-_NO_STATIC_INT8 = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG, OpKind.LSTM, OpKind.GRU})
 
 
 def calibrate(
@@ -31,10 +23,7 @@ def calibrate(
 ) -> CalibrationStatistics:
     """Observe every tensor of the float model once.
 
-    Observers see the float model, so what they find does not depend on any plan. Tensors that
-    torch would observe together (an op that hands its scale on) are observed together as well as
-    alone, in the order in which torch sees them, so that a candidate built from these statistics
-    is bit-equal to one that torch prepared, calibrated and converted.
+    Observers see the float model, so what they find does not depend on any plan.
 
     Args:
         captured: The captured model.
@@ -117,26 +106,12 @@ def _take_in(digest: hashlib._Hash, tensors: Iterable[Tensor]) -> None:
 
 
 def shared_tensors(captured: Capture, example: tuple[Tensor, ...]) -> list[tuple[str, ...]]:
-    """Tensors that torch observes together when every site is int8, in execution order.
+    """Tensors that torch's converter observes together; none of a capture that it does not build.
 
-    Without torch.fx's graph, torch observes module by module: together what all calls of one
-    module read, and what all of them write.
+    Elsewhere each tensor has its own grid, whoever calls the module that writes it.
     """
-    if captured.traced.how == "modules":
+    if captured.how != "fx":
         return []
-    if captured.traced.how == "export":
-        several = [name for name, groups in captured.members.items() if len(groups) > 1]
-        keys = [tensors(name) for name in several for tensors in (captured.reads, captured.writes)]
-        groups = [tuple(dict.fromkeys(names)) for names in keys]
-        return [names for names in dict.fromkeys(groups) if len(names) > 1]
-    sites = {site.name: site for site in captured.sites}
-    plan = Plan.of(
-        {
-            name: Scheme.FP32 if site.kind in _NO_STATIC_INT8 else Scheme.INT8
-            for name, site in sites.items()
-        }
-    )
-    mapping = build_qconfig_mapping(captured.addresses, sites, plan, QuantizationSettings())
-    prepared = prepare(captured.traced, mapping, example)
-    observed = [tuple(node.name for node in nodes) for nodes in observers_of(prepared).values()]
-    return [tuple(dict.fromkeys(names)) for names in observed if len(set(names)) > 1]
+    from autoquant.model.torch_ao.sharing import tensors_observed_together
+
+    return tensors_observed_together(captured, example)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,46 +12,16 @@ import torch
 import torch.fx.traceback
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx import Graph, GraphModule, Interpreter
 from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
-from autoquant.model.calling import key_name
 from autoquant.model.captured import Capture
 from autoquant.model.exporting import grown
-from autoquant.model.node_shapes import tensor_meta
+from autoquant.model.outputs import OutputStructure
 
 _ORIGIN = "autoquant"
 """Key in a node's `custom` metadata, which torch.export carries along."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outputs:
-    """How an engine's tensors become the outputs of a model.
-
-    Attributes:
-        structure: Of the model's outputs.
-        places: By leaf of the structure, which tensor of the engine it is; -1 where it is none.
-        constants: By leaf, what is no tensor: None, numbers, strings.
-        names: Of the engine's tensors: keys and fields that lead to them in the structure.
-    """
-
-    structure: pytree.TreeSpec
-    places: tuple[int, ...]
-    constants: tuple[Any, ...]
-    names: tuple[str, ...]
-
-    def nest(self, tensors: Sequence[Tensor]) -> Any:
-        """Give the model's outputs.
-
-        Args:
-            tensors: As many as `names`.
-        """
-        leaves = [
-            constant if place < 0 else tensors[place]
-            for place, constant in zip(self.places, self.constants, strict=True)
-        ]
-        return pytree.tree_unflatten(leaves, self.structure)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,19 +29,22 @@ class Exported:
     """A captured graph, exported.
 
     Attributes:
-        program: In ATen ops; it gives a tuple of tensors, each once.
+        program: In ATen ops; batch norms that fusing folded are folded here too.
+        outputs: How its tensors are put together to what the model returns.
         origin: By node of the program, the node of the captured graph that it comes from: a key
             of the calibration statistics, and a member of a site.
-        outputs: How the tensors become the model's outputs.
     """
 
     program: ExportedProgram
+    outputs: OutputStructure
     origin: Mapping[str, str]
-    outputs: Outputs
 
 
 class _Traced(nn.Module):
-    """Runs a graph node by node, so that each op of the export knows which one it comes from."""
+    """Runs a graph node by node, so that each op of the export knows which one it comes from.
+
+    It returns the tensors alone.
+    """
 
     def __init__(self, graph: GraphModule) -> None:
         super().__init__()
@@ -78,81 +52,42 @@ class _Traced(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         with torch.fx.traceback.preserve_node_meta():
-            return Interpreter(self.traced).run(*inputs)
-
-
-def flat_graph(captured: Capture) -> tuple[GraphModule, Outputs]:
-    """Copy a captured graph so that it gives a tuple of tensors, each once.
-
-    Raises:
-        ModelError: The model gives no tensor, or a number that depends on its inputs.
-    """
-    graph = Graph()
-    made: dict[Node, Node] = {}
-    graph.graph_copy(captured.graph.graph, made)
-    written = next(node for node in captured.graph.graph.nodes if node.op == "output").args[0]
-    leaves, structure = _leaves(captured.graph, written)
-    tensors: dict[Node, int] = {}
-    for leaf in leaves:
-        if isinstance(leaf, Node):
-            if tensor_meta(leaf) is None and leaf.op != "get_attr":
-                raise ModelError(
-                    f"an output of the model ({leaf.name}) is a number that depends on its inputs",
-                    hint="return it as a tensor, or leave it out",
-                )
-            tensors.setdefault(leaf, len(tensors))
-    if not tensors:
-        raise ModelError("the model gives no tensor", hint="return one from forward")
-    graph.output(tuple(made[node] for node in tensors))
-    places = tuple(tensors[leaf] if isinstance(leaf, Node) else -1 for leaf in leaves)
-    constants = tuple(None if isinstance(leaf, Node) else leaf for leaf in leaves)
-    names = _names(structure, places)
-    for node, copied in made.items():
-        copied.meta["custom"] = {_ORIGIN: node.name}
-    return GraphModule(captured.graph, graph), Outputs(structure, places, constants, names)
-
-
-def _leaves(module: GraphModule, written: Any) -> tuple[list[Any], pytree.TreeSpec]:
-    """What a graph gives, flat, and how its own code nests it."""
-    info = getattr(module.graph._codegen, "pytree_info", None)
-    if info is not None and info.out_spec is not None:
-        return list(written), info.out_spec
-    return pytree.tree_flatten(written)
-
-
-def _names(structure: pytree.TreeSpec, places: Sequence[int]) -> tuple[str, ...]:
-    """A name for each tensor, from the keys that lead to it; a number where there is no key."""
-    nested = pytree.tree_unflatten(list(places), structure)
-    found: dict[int, str] = {}
-    for path, place in pytree.tree_leaves_with_path(nested):
-        name = ".".join(map(key_name, path))
-        found.setdefault(place, f"output_{name}" if name[:1].isdigit() else name or "output")
-    return tuple(found[place] for place in range(max(places) + 1))
+            found = pytree.tree_leaves(Interpreter(self.traced).run(*inputs))
+        return tuple(leaf for leaf in found if isinstance(leaf, Tensor))
 
 
 def export_float(
-    captured: Capture, example: tuple[Tensor, ...], *, any_size: bool = True
+    captured: Capture, example: tuple[Tensor, ...], *, any_batch: bool = True
 ) -> Exported:
     """Export the captured float graph.
 
     Args:
         captured: The captured model.
         example: One batch.
-        any_size: Leave the axes open that the capture does; else only the example's shapes fit.
+        any_batch: Leave the axes of the inputs open whose size may change.
 
     Raises:
         ModelError: torch.export refuses it.
     """
-    graph, outputs = flat_graph(captured)
-    program = _export(_Traced(graph).eval(), captured, example, any_size=any_size)
-    return Exported(program, origins(program.graph), outputs)
+    program = _export(_Traced(_marked(captured.graph)).eval(), captured, example, any_batch)
+    with torch.no_grad():
+        outputs = OutputStructure.of(captured.graph(*example))
+    return Exported(program, outputs, origins(program.graph))
+
+
+def _marked(module: GraphModule) -> GraphModule:
+    """The same graph over the same weights, its nodes marked with their names."""
+    graph = copy.deepcopy(module.graph)
+    for node in graph.nodes:
+        node.meta["custom"] = {_ORIGIN: node.name}
+    return GraphModule(module, graph)
 
 
 def _export(
-    module: nn.Module, captured: Capture, example: tuple[Tensor, ...], *, any_size: bool
+    module: nn.Module, captured: Capture, example: tuple[Tensor, ...], any_batch: bool
 ) -> ExportedProgram:
     failure: Exception | None = None
-    free = captured.dynamic if any_size else ((),) * len(example)
+    free = captured.dynamic if any_batch else ((),) * len(example)
     inputs = tuple(grown(tensor, axes) for tensor, axes in zip(example, free, strict=True))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,48 @@ class OutputWeights:
                     f"outputs: the model returns no {name!r}",
                     hint=f"its floating outputs are {', '.join(names)}",
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStructure:
+    """What a model returns, without the tensors.
+
+    Attributes:
+        structure: Of all that is returned.
+        constants: By place among the leaves: strings, numbers, None.
+    """
+
+    structure: pytree.TreeSpec
+    constants: Mapping[int, Any]
+
+    @classmethod
+    def of(cls, outputs: Any) -> OutputStructure:
+        """Read it off what a model returned."""
+        leaves, structure = pytree.tree_flatten(outputs)
+        constants = {at: leaf for at, leaf in enumerate(leaves) if not isinstance(leaf, Tensor)}
+        return cls(structure, constants)
+
+    @property
+    def tensor_count(self) -> int:
+        """How many tensors are returned."""
+        return self.structure.num_leaves - len(self.constants)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of each tensor: keys and fields that lead to it; `output_` before a place alone."""
+        places = pytree.tree_unflatten(list(range(self.structure.num_leaves)), self.structure)
+        leaves, _ = pytree.tree_flatten_with_path(places)
+        found = [output_name(path) for path, place in leaves if place not in self.constants]
+        return tuple(f"output_{name}" if name[:1].isdigit() else name for name in found)
+
+    def build(self, tensors: Sequence[Tensor]) -> Any:
+        """Put tensors together as the model returns them."""
+        given = iter(tensors)
+        leaves = [
+            self.constants[at] if at in self.constants else next(given)
+            for at in range(self.structure.num_leaves)
+        ]
+        return pytree.tree_unflatten(leaves, self.structure)
 
 
 def named_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:

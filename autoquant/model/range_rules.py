@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from torch import Tensor
-from torch.fx import Node
 
 from autoquant.core.ranges import FixedRange, RangeRules
 from autoquant.errors import JobError
 from autoquant.job import Calibration
 from autoquant.model.calibration import shared_tensors
 from autoquant.model.capture import Capture
+from autoquant.model.same_values import value_sources
 
 INPUTS = "inputs."
 """Before the names of the model's inputs, in patterns of fixed ranges."""
@@ -44,10 +45,10 @@ def bind_ranges(
     names = _names_by_tensor(captured)
     groups = [
         [names[tensor] for tensor in tensors if tensor in names]
-        for tensors in shared_tensors(captured, example)
+        for tensors in _sharing(captured, example)
     ]
     sites = _leaders([site.name for site in captured.sites], groups)
-    all_names = _leaders([*sites, *(names[node.name] for node in _placeholders(captured))], groups)
+    all_names = _leaders([*sites, *_input_names(captured).values()], groups)
     ruled = {site.name for site in captured.sites if site.output_range is not None}
     mistakes = [
         *_mistakes("calibration.sites", calibration.sites, sites, ruled),
@@ -83,37 +84,57 @@ def _leaders(names: Sequence[str], groups: Sequence[Sequence[str]]) -> dict[str,
     return leaders
 
 
+def _sharing(captured: Capture, example: tuple[Tensor, ...]) -> Iterable[Sequence[str]]:
+    """Groups of tensors that have one grid, the first of each decides it."""
+    if captured.how == "fx":
+        return shared_tensors(captured, example)
+    return [(source, name) for name, source in value_sources(captured.graph).items()]
+
+
 def _names_by_tensor(captured: Capture) -> dict[str, str]:
     """By node, the site or input whose tensor it is; the inner ops of a site have none."""
-    inner = {
-        name for groups in captured.members.values() for group in groups for name in group[:-1]
-    }
-    return {node.name: f"{INPUTS}{node.target}" for node in _placeholders(captured)} | {
-        address.node: address.site
-        for address in captured.addresses
-        if address.site is not None
-        and address.node not in inner
-        and address.node not in captured.no_tensors
+    return _input_names(captured) | {
+        tensor: site
+        for tensor, site in _writers(captured).items()
+        if tensor not in captured.inner_nodes and tensor not in captured.no_tensors
     }
 
 
-def _placeholders(captured: Capture) -> list[Node]:
-    return [
-        node
+def _writers(captured: Capture) -> dict[str, str]:
+    """By node, the site whose result it is."""
+    if captured.how == "fx":
+        return {item.node: item.site for item in captured.addresses if item.site is not None}
+    lasts = {name: site.name for site in captured.sites for name in captured.writes(site.name)}
+    results = {  # an LSTM gives several tensors, of which the first is its output
+        node.name: lasts[node.args[0].name]
         for node in captured.graph.graph.nodes
-        if node.op == "placeholder" and node.name not in captured.no_tensors
-    ]
+        if node.target is operator.getitem and node.args[1] == 0 and node.args[0].name in lasts
+    }
+    return lasts | results
+
+
+def _input_names(captured: Capture) -> dict[str, str]:
+    """By node, the name of the model's input that it is."""
+    nodes = [node for node in captured.graph.graph.nodes if node.op == "placeholder"]
+    by_node = captured.how == "fx" or len(nodes) != len(captured.calling.names)
+    names = [str(node.target) for node in nodes] if by_node else captured.calling.names
+    return {
+        node.name: f"{INPUTS}{name}"
+        for node, name in zip(nodes, names, strict=True)
+        if node.name not in captured.no_tensors
+    }
 
 
 def _reads(captured: Capture, name: str) -> Iterator[str | None]:
     """What writes each tensor that a site reads; None: no site does."""
-    writers = {address.node: address.site for address in captured.addresses}
+    writers = _writers(captured)
+    sources = {} if captured.how == "fx" else value_sources(captured.graph)
     roots = {group[0] for group in captured.members.get(name, ())}
     for node in captured.graph.graph.nodes:
         if node.name in roots:
             for source in node.all_input_nodes:
                 if source.op != "get_attr" and source.name not in captured.no_tensors:
-                    yield writers.get(source.name)
+                    yield writers.get(sources.get(source.name, source.name))
 
 
 def _bind(patterns: Mapping[str, _Value], leaders: Mapping[str, str]) -> dict[str, _Value]:

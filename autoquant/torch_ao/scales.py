@@ -60,7 +60,7 @@ def fix_scales(prepared: GraphModule, matched: Matched, ranges: TensorRanges) ->
     Raises:
         ValueError: It observes a tensor that calibration did not see.
     """
-    for observer, nodes in _observers(prepared):
+    for observer, nodes in activation_observers(prepared):
         if isinstance(observer, PlaceholderObserver):
             continue
         if nodes[0].op == "get_attr":
@@ -69,7 +69,7 @@ def fix_scales(prepared: GraphModule, matched: Matched, ranges: TensorRanges) ->
         grid = _shared_grid(observer, [node.name for node in nodes], matched, ranges)
         if isinstance(observer, FixedQParamsObserver) and grid == _grid_of(observer):
             continue  # torch's lowering of a sigmoid asks for this very class
-        _replace(prepared, observer, KnownScale(observer, grid))
+        replace_observer(prepared, observer, KnownScale(observer, grid))
 
 
 def _shared_grid(
@@ -87,7 +87,7 @@ def _shared_grid(
     return symmetric_grid(ends) if is_wide else affine_grid(ends, grids[0].high)
 
 
-def _observers(prepared: GraphModule) -> list[tuple[ObserverBase, list[Node]]]:
+def activation_observers(prepared: GraphModule) -> list[tuple[ObserverBase, list[Node]]]:
     """Every activation observer, and the nodes whose tensors it sees."""
     found: dict[int, tuple[ObserverBase, list[Node]]] = {}
     for node in prepared.graph.nodes:
@@ -119,7 +119,7 @@ def _grid_of(observer: FixedQParamsObserver) -> Grid:
     return Grid(float(observer.scale), int(observer.zero_point), low, high)
 
 
-def _replace(prepared: GraphModule, old: ObserverBase, new: nn.Module) -> None:
+def replace_observer(prepared: GraphModule, old: ObserverBase, new: nn.Module) -> None:
     """Put `new` wherever `old` is called."""
     for node in prepared.graph.nodes:
         if _observer_at(prepared, node) is old:

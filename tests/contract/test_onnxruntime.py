@@ -251,8 +251,9 @@ def test_a_convolution_rounds_as_its_scheme_says(scheme: Scheme) -> None:
         if scheme is not Scheme.FP16:
             scale = conv.weight.abs().amax((1, 2, 3), keepdim=True) / 127
             weight = (conv.weight / scale).round() * scale
-        sums = F.conv2d(grid("input_1", MAP), weight, conv.bias, padding=1)
-        expected = grid("_0", sums)
+        (read,), (written,) = backend.captured.reads(name), backend.captured.writes(name)
+        sums = F.conv2d(grid(read, MAP), weight, conv.bias, padding=1)
+        expected = grid(written, sums)
         outputs = backend.build(Plan.of({name: scheme})).module(MAP)
     # sums in another order may fall on the other side of a level; seldom, and by one level only
     apart = (outputs - expected).abs()

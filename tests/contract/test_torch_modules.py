@@ -10,14 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import QuantWrapper, per_channel_dynamic_qconfig
-from torch.ao.quantization import convert as torch_convert
-from torch.ao.quantization import prepare as torch_prepare
 
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
-from autoquant.backends.torch_cpu.backend import engine_settings
-from autoquant.backends.torch_cpu.engines import engines_here, using_engine
+from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -26,10 +22,9 @@ from autoquant.core.statistics import ObserverName
 from autoquant.errors import BackendError
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import Capture, capture
-from autoquant.model.torch_ao.eager_modules import qconfigs_by_module
 from tests.networks import images, seeded
 from tests.spaces import full_space, random_plan
-from tests.untraceable import PictureNet, TokenNet, tokens
+from tests.untraceable import TokenNet, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -70,10 +65,10 @@ class One(nn.Module):
 
 
 def open_backend(
-    model: nn.Module, inputs: tuple[Tensor, ...], engine: str, how: str
+    model: nn.Module, inputs: tuple[Tensor, ...], engine: str
 ) -> tuple[Capture, Backend, BuildSettings]:
-    captured = capture(model, inputs, how=how)
-    settings = BuildSettings(engine=engine, observer=ObserverName.MINMAX, capture=how)
+    captured = capture(model, inputs, how="modules")
+    settings = BuildSettings(engine=engine, observer=ObserverName.MINMAX, capture="modules")
     request = BuildRequest(model, captured, calibrate(captured, [inputs]), settings, inputs, inputs)
     return captured, load_target("torch").open_backend(request), settings
 
@@ -82,7 +77,7 @@ def open_backend(
 @pytest.mark.parametrize("name", MODULES)
 def test_the_table_says_what_torch_runs(name: str, engine: str) -> None:
     inner, inputs = MODULES[name]
-    captured, backend, settings = open_backend(One(inner).eval(), (inputs,), engine, "eager")
+    captured, backend, settings = open_backend(One(inner).eval(), (inputs,), engine)
     (site,) = captured.sites
     assert site.kind is OpKind(name)
     table = load_target("torch")
@@ -102,34 +97,9 @@ def test_the_table_says_what_torch_runs(name: str, engine: str) -> None:
         assert dict(built.executed) == {site.name: f"{scheme.value} native"}
 
 
-@pytest.mark.parametrize("how", ["export", "eager"])
-@pytest.mark.parametrize(
-    ("engine", "inner", "inputs"),
-    [
-        ("fbgemm", nn.Conv2d(3, 8, 3), images(8)),
-        ("onednn", nn.Linear(16, 8), images(8)),
-        ("qnnpack", nn.Linear(16, 8), images(8)),
-    ],
-    ids=["fbgemm conv2d", "onednn linear", "qnnpack linear"],
-)
-def test_a_static_module_is_what_torch_makes_in_eager_mode(
-    engine: str, inner: nn.Module, inputs: Tensor, how: str
-) -> None:
-    captured, backend, _ = open_backend(One(inner).eval(), (inputs,), engine, how)
-    plan = Plan.of({"inner": Scheme.INT8})
-    settings = engine_settings(engine, ObserverName.MINMAX)
-    wrapped = QuantWrapper(nn.Sequential(inner)).eval()
-    wrapped.qconfig = qconfigs_by_module(captured.sites, plan, settings)["inner"]
-    prepared = torch_prepare(wrapped)
-    prepared(inputs)
-    with using_engine(engine), torch.no_grad():
-        theirs = torch_convert(prepared)
-        assert torch.equal(backend.run(backend.build(plan).module, (inputs,)), theirs(inputs))
-
-
 def test_a_static_linear_layer_rounds_inputs_and_weights_alone() -> None:
     linear, inputs = nn.Linear(16, 8), images(8)
-    _, backend, _ = open_backend(One(linear).eval(), (inputs,), "fbgemm", "eager")
+    _, backend, _ = open_backend(One(linear).eval(), (inputs,), "fbgemm")
     found = backend.run(backend.build(Plan.of({"inner": Scheme.INT8})).module, (inputs,))
     low, high = inputs.aminmax()
     scale = float(high - low) / 255
@@ -147,23 +117,24 @@ def test_a_static_linear_layer_rounds_inputs_and_weights_alone() -> None:
 
 def test_a_dynamic_linear_layer_uses_all_eight_bits() -> None:
     linear, inputs = nn.Linear(16, 8), images(8)
-    _, backend, _ = open_backend(One(linear).eval(), (inputs,), "fbgemm", "eager")
+    _, backend, _ = open_backend(One(linear).eval(), (inputs,), "fbgemm")
     found = backend.run(backend.build(Plan.of({"inner": Scheme.INT8_DYNAMIC})).module, (inputs,))
     with torch.no_grad():
         expected = linear(inputs)
-    torchs = torch.ao.quantization.quantize_dynamic(
-        nn.Sequential(linear), {nn.Linear: per_channel_dynamic_qconfig}
-    )
-    theirs = backend.run(torchs, (inputs,))
-    assert (found - expected).square().mean() < 0.5 * (theirs - expected).square().mean()
+    scale = float(inputs.max() - inputs.min()) / 255
+    zero_point = -round(float(inputs.min()) / scale)
+    rounded = torch.fake_quantize_per_tensor_affine(inputs, scale, zero_point, 0, 255)
+    with torch.no_grad():
+        alone = linear(rounded)
+    # the weights' rounding comes on top of the inputs'; seven bits would be four times this
+    assert (found - expected).square().mean() < 2.5 * (alone - expected).square().mean()
 
 
-@pytest.mark.parametrize("how", ["export", "eager"])
-def test_a_mixed_plan_runs_as_planned_and_leaves_the_model_alone(how: str) -> None:
+def test_a_mixed_plan_runs_as_planned_and_leaves_the_model_alone() -> None:
     model = seeded(TokenNet)
     inputs = (tokens(4),)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    captured, backend, _ = open_backend(model, inputs, "fbgemm", how)
+    captured, backend, _ = open_backend(model, inputs, "fbgemm")
     with torch.no_grad():
         expected = model(*inputs)
     sites = {site.name: site for site in captured.sites}
@@ -182,21 +153,6 @@ def test_a_mixed_plan_runs_as_planned_and_leaves_the_model_alone(how: str) -> No
         assert torch.equal(model(*inputs), expected)
 
 
-def test_a_folded_batch_norm_runs_within_its_convolution() -> None:
-    model, inputs = seeded(PictureNet), (images(4),)
-    captured, backend, _ = open_backend(model, inputs, "fbgemm", "export")
-    floats = backend.build(full_space(captured, backend).uniform(Scheme.FP32))
-    assert isinstance(floats.module.bn, nn.Identity)
-    with torch.no_grad():
-        assert torch.allclose(floats.module(*inputs), model(*inputs), atol=1e-6)
-    plan = Plan.of({**dict(plan_of(captured).assignment), "conv": Scheme.INT8})
-    assert backend.build(plan).executed["conv"] == "int8 native"
-
-
-def plan_of(captured: Capture) -> Plan:
-    return Plan.of({site.name: Scheme.FP32 for site in captured.sites})
-
-
 class Skipping(nn.Module):
     """Reads a layer's weight without calling it once it is not a plain linear layer any more."""
 
@@ -210,14 +166,14 @@ class Skipping(nn.Module):
 
 
 def test_a_module_that_is_not_called_any_more_is_a_refusal() -> None:
-    _, backend, _ = open_backend(Skipping().eval(), (ROW,), "fbgemm", "eager")
+    _, backend, _ = open_backend(Skipping().eval(), (ROW,), "fbgemm")
     with pytest.raises(BackendError, match="layer is planned as int8 but runs nothing"):
         backend.build(Plan.of({"layer": Scheme.INT8}))
 
 
 def test_costs_cover_the_space_and_are_measured() -> None:
     inputs = (tokens(4),)
-    captured, backend, _ = open_backend(seeded(TokenNet), inputs, "fbgemm", "export")
+    captured, backend, _ = open_backend(seeded(TokenNet), inputs, "fbgemm")
     space = full_space(captured, backend)
     ticks = iter(range(10**6))
     table = backend.costs(space, inputs, lambda: float(next(ticks)))
@@ -230,7 +186,7 @@ def test_costs_cover_the_space_and_are_measured() -> None:
 
 def test_the_exported_file_runs_without_autoquant(tmp_path: Path) -> None:
     inputs = (tokens(4),)
-    captured, backend, _ = open_backend(seeded(TokenNet), inputs, "fbgemm", "export")
+    captured, backend, _ = open_backend(seeded(TokenNet), inputs, "fbgemm")
     plan = random_plan(full_space(captured, backend), 2)
     path = backend.export(plan, tmp_path / "model.ts", {"plan": plan.to_json()})
     built = backend.build(plan).module

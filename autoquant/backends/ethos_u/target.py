@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from autoquant.backends.ethos_u import support
 from autoquant.backends.ethos_u.backend import EthosUBackend
 from autoquant.backends.ethos_u.configuration import find_configuration
+from autoquant.backends.fixed_shapes import refuse_lengths
 from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
@@ -37,4 +38,5 @@ def variants() -> Mapping[str, BuildSettings]:
 
 def open_backend(request: BuildRequest) -> EthosUBackend:
     """Convert the float model for quality and for Vela, and estimate the rival."""
+    refuse_lengths(request, "ethos-u")
     return EthosUBackend(request)

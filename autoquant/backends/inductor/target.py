@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from autoquant.backends.fixed_shapes import refuse_lengths
 from autoquant.backends.inductor.backend import InductorBackend
 from autoquant.backends.inductor.support import kind_support, site_support
 from autoquant.backends.protocol import BuildRequest
@@ -19,4 +20,5 @@ def variants() -> Mapping[str, BuildSettings]:
 
 def open_backend(request: BuildRequest) -> InductorBackend:
     """Export the model once; plans are built from that."""
+    refuse_lengths(request, "inductor")
     return InductorBackend(request)

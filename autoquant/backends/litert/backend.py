@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.litert.convert import convert_float
@@ -24,6 +23,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
+from autoquant.model.outputs import OutputStructure
 from autoquant.model.ranges.tensor_ranges import TensorRanges
 
 METADATA = "autoquant"
@@ -49,7 +49,7 @@ class LiteRtBackend:
         self._example = len(request.example[0])
         self._files: dict[int, FloatFile] = {}
         with torch.no_grad():
-            _, self._structure = tree_flatten(self._captured.graph(*request.example))
+            self._structure = OutputStructure.of(self._captured.graph(*request.example))
         self._file(self._example)
 
     def support(self, site: Site, scheme: Scheme) -> Support:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from autoquant.backends.litert.session import Session
 from autoquant.errors import BackendError
+from autoquant.model.outputs import OutputStructure
 
 WriteBatch = Callable[[int], bytes]
 
@@ -28,7 +28,7 @@ class LiteRtModule(nn.Module):
         structure: Of the model's outputs.
     """
 
-    def __init__(self, write: WriteBatch, sizes: Sequence[int], structure: TreeSpec) -> None:
+    def __init__(self, write: WriteBatch, sizes: Sequence[int], structure: OutputStructure) -> None:
         super().__init__()
         self._write = write
         self._sizes = tuple(sizes)
@@ -43,7 +43,7 @@ class LiteRtModule(nn.Module):
             outputs = self.open_file(count).run(inputs)
         else:
             outputs = self._in_pieces(inputs, count)
-        return tree_unflatten(outputs, self._structure)
+        return self._structure.build(outputs)
 
     def open_file(self, size: int) -> Session:
         """Open the file of a batch size for torch's thread count, once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from autoquant.backends.fixed_shapes import refuse_lengths
 from autoquant.backends.litert import support
 from autoquant.backends.litert.backend import LiteRtBackend
 from autoquant.backends.protocol import BuildRequest
@@ -31,4 +32,5 @@ def variants() -> Mapping[str, BuildSettings]:
 
 def open_backend(request: BuildRequest) -> LiteRtBackend:
     """Convert the float model for the batch size of the example."""
+    refuse_lengths(request, "litert")
     return LiteRtBackend(request)

@@ -21,7 +21,8 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
-from autoquant.model.exported import Exported, Outputs, origins
+from autoquant.model.exported import Exported, origins
+from autoquant.model.outputs import OutputStructure
 
 OPSET = 21
 """The first in which QuantizeLinear knows int16."""
@@ -45,6 +46,9 @@ MOVING = frozenset(
 )
 """Nodes that move values without changing them: they move codes as well."""
 
+_RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Those of them that give every value, and no other."""
+
 _FX_NODE = "pkg.torch.onnx.fx_node"
 _FX_NAME = re.compile(r"%(\S+) :")
 
@@ -61,7 +65,7 @@ class FloatGraph:
         initializers: By name.
         inputs: Of the graph, in the order in which the model takes them.
         outputs: By output of the graph, flattened: the tensor that it is, and how it is declared.
-        output_tree: How its outputs become the model's.
+        output_tree: How torch puts the outputs together again.
         owner: By node name, the site that it computes.
         tensors: By tensor, the node of the captured graph that gives it: a key of the
             calibration statistics. Tensors within such a node are not listed, unless they only
@@ -72,7 +76,7 @@ class FloatGraph:
     initializers: Mapping[str, TensorProto]
     inputs: tuple[onnx.ValueInfoProto, ...]
     outputs: tuple[tuple[str, onnx.ValueInfoProto], ...]
-    output_tree: Outputs
+    output_tree: OutputStructure
     owner: Mapping[str, str]
     tensors: Mapping[str, str]
 
@@ -111,7 +115,7 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
     replace_spatial_means(model.graph, origin_of)
     placeholders = [n.name for n in captured.graph.graph.nodes if n.op == "placeholder"]
     user_inputs = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
-    names = dict(zip(user_inputs, placeholders, strict=True))
+    names = dict(zip(user_inputs, placeholders, strict=False))
     return _rename(captured, model, origin_of, names, exported.outputs)
 
 
@@ -129,7 +133,7 @@ def _rename(
     model: ModelProto,
     origin_of: Mapping[str, str | None],
     input_names: Mapping[str, str],
-    outputs: Outputs,
+    output_tree: OutputStructure,
 ) -> FloatGraph:
     """Name nodes and tensors after sites, inputs after the model's arguments."""
     graph = model.graph
@@ -176,18 +180,31 @@ def _rename(
                 tensors[output] = first_of.get(origin, origin)
             elif node.op_type in MOVING and node.input[0] in tensors:
                 tensors[output] = tensors[node.input[0]]
+    for node in reversed(nodes):  # within a node of the captured graph, before a change of shape
+        if node.op_type in _RESHAPING and node.output[0] in tensors:
+            tensors.setdefault(node.input[0], tensors[node.output[0]])
     return FloatGraph(
         nodes=tuple(nodes),
         initializers={item.name: _plain(item) for item in graph.initializer},
         inputs=tuple(_value(item, renamed[item.name]) for item in graph.input),
         outputs=tuple(
             (renamed.get(item.name, item.name), _value(item, name))
-            for item, name in zip(graph.output, outputs.names, strict=True)
+            for item, name in zip(graph.output, _output_names(graph, output_tree), strict=True)
         ),
-        output_tree=outputs,
+        output_tree=output_tree,
         owner=owner,
         tensors=tensors,
     )
+
+
+def _output_names(graph: onnx.GraphProto, output_tree: OutputStructure) -> tuple[str, ...]:
+    count = len(graph.output)
+    if count != output_tree.tensor_count:
+        raise BackendError(
+            f"onnxruntime: the model gives {output_tree.tensor_count} tensors, its file {count}",
+            hint="return each tensor once from forward",
+        )
+    return output_tree.names
 
 
 def _value(item: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.onnxruntime.saturation import saturates
 from autoquant.errors import BackendError
-from autoquant.model.exported import Outputs
+from autoquant.model.outputs import OutputStructure
 
 _FATAL = 4
 _LARGE_BYTES = 1024
@@ -83,19 +83,19 @@ class OnnxModule(nn.Module):
 
     Args:
         model: Serialized.
-        outputs: How they become the model's; None: they stay a list.
+        output_tree: How the outputs are put together; None: they stay a list.
         session: One that is already open, with as many threads as torch has now.
     """
 
     def __init__(
         self,
         model: bytes,
-        outputs: Outputs | None,
+        output_tree: OutputStructure | None,
         session: onnxruntime.InferenceSession | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self._outputs = outputs
+        self._tree = output_tree
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
         if session is not None:
             self._sessions[torch.get_num_threads()] = session
@@ -111,7 +111,7 @@ class OnnxModule(nn.Module):
         """Give what the float model gives; arrays go in and come out without a copy of ours."""
         session = self.session()
         outputs = [torch.from_numpy(item) for item in session.run(None, feed(session, inputs))]
-        return outputs if self._outputs is None else self._outputs.nest(outputs)
+        return outputs if self._tree is None else self._tree.build(outputs)
 
 
 def feed(

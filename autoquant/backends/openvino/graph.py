@@ -23,7 +23,8 @@ from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
 from autoquant.model.capture import Capture
-from autoquant.model.exported import Outputs, export_float, origins
+from autoquant.model.exported import export_float, origins
+from autoquant.model.outputs import OutputStructure
 
 PRECISE = "DisablePrecisionConversion_0"
 """Key under which a model that was read from a file holds the mark that keeps an op in f32."""
@@ -50,7 +51,7 @@ class FloatGraph:
 
     model: ov.Model
     origin: Mapping[str, str]
-    outputs: Outputs
+    outputs: OutputStructure
 
     def captured_node(self, name: str) -> str | None:
         """Node of the captured graph that an op of this friendly name computes."""
@@ -97,9 +98,12 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
 
 def _name_ends(model: ov.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Name inputs and outputs as the model calls them, in place."""
-    for ends, names in ((model.inputs, inputs), (model.outputs, outputs)):
-        for end, name in zip(ends, names, strict=True):
-            end.get_tensor().set_names({name})
+    ends = ((model.outputs, outputs), (model.inputs, inputs))
+    for end in (*model.outputs, *model.inputs):
+        end.get_tensor().set_names(set())
+    for places, names in ends:
+        for end, name in zip(places, names, strict=True):
+            end.get_tensor().add_names({name})  # one tensor may be several outputs
 
 
 def mark_precise(model: ov.Model) -> ov.Model:

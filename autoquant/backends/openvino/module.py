@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.openvino.engine import Options, compile_graph
-from autoquant.model.exported import Outputs
+from autoquant.model.outputs import OutputStructure
 
 
 class OpenVinoModule(nn.Module):
@@ -19,9 +19,9 @@ class OpenVinoModule(nn.Module):
     the engine overwrites its own with the next call. Calls must not overlap.
 
     Args:
-        model: The model.
+        model: The model; its batch is open.
         options: That it is compiled with.
-        outputs: How its results become the model's outputs.
+        outputs: How its flat outputs are nested.
         compiled: The model, compiled for torch's present number of threads.
     """
 
@@ -29,7 +29,7 @@ class OpenVinoModule(nn.Module):
         self,
         model: ov.Model,
         options: Options,
-        outputs: Outputs,
+        outputs: OutputStructure,
         compiled: ov.CompiledModel,
     ) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class OpenVinoModule(nn.Module):
         """Compute the outputs."""
         arrays = [item.detach().contiguous().numpy() for item in inputs]
         found = self._request().infer(arrays, share_inputs=True)
-        return self._outputs.nest([torch.from_numpy(array) for array in found.to_tuple()])
+        return self._outputs.build([torch.from_numpy(array) for array in found.to_tuple()])
 
     def _request(self) -> ov.InferRequest:
         """The request for torch's present number of threads."""

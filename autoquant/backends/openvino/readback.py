@@ -170,7 +170,8 @@ def _is_constant(node: ov.Node) -> bool:
 def _precision(value: ov.Output) -> str:
     """Format of one of the outputs of a runtime node."""
     found: list[str] = fact(value.get_node(), "outputPrecisions").split(",")
-    return found[min(value.get_index(), len(found) - 1)]
+    index: int = value.get_index()
+    return found[min(index, len(found) - 1)]
 
 
 def _written(value: ov.Output) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 
 from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
-from autoquant.model.torch_ao.conversion import quiet_torch
-from autoquant.model.torch_ao.eager_modules import transposed_convolution_error
 
 TRANSPOSED = {
     OpKind.CONV_TRANSPOSE1D: 1,
@@ -20,13 +20,29 @@ TRANSPOSED = {
 }
 """Transposed convolutions, and their dimensions."""
 
-ENGINES = ("x86", "onednn", "fbgemm", "qnnpack")
+POINTWISE = "pointwise"
+"""The operators of `torch.ops.onednn` on plain integers, beside onednn's quantized kernels."""
+
+ENGINES = ("x86", "onednn", "fbgemm", "qnnpack", POINTWISE)
 
 
 def engines_here() -> tuple[str, ...]:
     """Engines that this torch build can run on this machine."""
     supported = torch.backends.quantized.supported_engines
-    return tuple(engine for engine in ENGINES if engine in supported)
+    return tuple(engine for engine in ENGINES if packing_engine(engine) in supported)
+
+
+def packing_engine(engine: str) -> str:
+    """Torch's own engine whose kernels an engine takes for what it has none of itself."""
+    return "onednn" if engine == POINTWISE else engine
+
+
+@contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Hide torch's warnings that its quantized types are deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -42,7 +58,7 @@ def using_engine(engine: str) -> Iterator[None]:
             hint=f"choose auto or one of {', '.join(engines_here())}",
         )
     before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = engine
+    torch.backends.quantized.engine = packing_engine(engine)
     try:
         yield
     finally:
@@ -58,6 +74,7 @@ def saturates(engine: str) -> bool:
     not from CPU flags.
     """
     depth = 64
+    engine = packing_engine(engine)
     with using_engine(engine), quiet_torch():
         inputs = torch.quantize_per_tensor(torch.full((1, depth), 255.0), 1.0, 0, torch.quint8)
         weight = torch.quantize_per_tensor(torch.full((8, depth), 127.0), 1.0, 0, torch.qint8)
@@ -68,14 +85,55 @@ def saturates(engine: str) -> bool:
 
 
 @cache
-def transposes_rightly(engine: str, kind: OpKind) -> bool:
+def transposes_rightly(engine: str, kind: OpKind, changes: bool, groups: int = 1) -> bool:
     """Whether the engine's int8 transposed convolution gives what its float one does.
 
     Where the number of channels changes, onednn's (and so x86's) gives other values in torch
-    2.13, and qnnpack's for volumes too. Found out by running the kernel.
+    2.13, and qnnpack's for volumes too. Found out by running the kernel, once in a process.
+
+    Args:
+        engine: A quantized engine.
+        kind: A key of `TRANSPOSED`.
+        changes: Whether the layer gives another number of channels than it takes.
+        groups: Of channels.
     """
-    with using_engine(engine):
-        return transposed_convolution_error(TRANSPOSED[kind]) < 1.0
+    dimensions = TRANSPOSED[kind]
+    ones = [1] * dimensions
+    seed = torch.Generator().manual_seed(0)
+    per_group = 4 if changes else 2
+    floats = torch.randn(1, 2 * groups, *[6] * dimensions, generator=seed)
+    shape = (2 * groups, per_group, *[3] * dimensions)
+    with using_engine(engine), quiet_torch(), torch.no_grad():
+        weight = torch.quantize_per_tensor(
+            torch.randn(shape, generator=seed), 3.5 / 127, 0, torch.qint8
+        )
+        read = torch.quantize_per_tensor(floats, 8 / 255, 128, torch.quint8)
+        convolve = getattr(F, f"conv_transpose{dimensions}d")
+        expected = convolve(read.dequantize(), weight.dequantize(), groups=groups)
+        scale = float(expected.abs().max()) / 127
+        pack = getattr(torch.ops.quantized, f"conv_transpose{dimensions}d_prepack")
+        run = getattr(torch.ops.quantized, f"conv_transpose{dimensions}d")
+        try:
+            packed = pack(weight, None, ones, [0] * dimensions, [0] * dimensions, ones, groups)
+            found = run(read, packed, scale, 128).dequantize()
+        except RuntimeError:
+            return False
+    return bool((found - expected).abs().max() < 2 * scale)
+
+
+@cache
+def has_float_output_linear(engine: str) -> bool:
+    """Whether the engine's int8 linear kernel can give its sums in float, unrounded."""
+    with using_engine(engine), quiet_torch():
+        weight = torch.quantize_per_tensor(torch.ones(8, 8), 1.0, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(weight, None)
+        try:
+            torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+                torch.ones(1, 8), 1.0, 0, packed
+            )
+        except RuntimeError:
+            return False
+    return True
 
 
 @cache

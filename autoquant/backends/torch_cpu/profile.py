@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -14,12 +15,19 @@ from autoquant.backends.cost_fit import TimedPlan, fit_costs
 from autoquant.backends.covering import covering_plans
 from autoquant.backends.protocol import Backend
 from autoquant.backends.torch_cpu.attribution import attribute
-from autoquant.backends.torch_cpu.stamps import Clock, stamp, time_nodes
+from autoquant.backends.torch_cpu.lowered import LoweredModel
+from autoquant.backends.torch_cpu.stamps import (
+    Clock,
+    fit_to_whole,
+    stamp,
+    time_nodes,
+    time_wholes,
+)
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.capture import Capture
+from autoquant.model.captured import Capture
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,7 @@ def profile_costs(
         most=settings.most_plans,
     )
     built = _build(backend, plans)
-    models = [stamp(module, clock) for module in built.values()]
+    models = [stamp(_graph_of(module), clock) for module in built.values()]
     times, baseline_ms = time_nodes(
         models,
         lambda module: backend.run(module, inputs),
@@ -102,8 +110,16 @@ def profile_costs(
         rounds=settings.rounds,
         clock=clock,
     )
+    wholes = time_wholes(
+        [partial(backend.run, module, inputs) for module in built.values()],
+        lambda: backend.run(model, inputs),
+        baseline_ms,
+        rounds=settings.rounds,
+        clock=clock,
+    )
+    times = tuple(map(fit_to_whole, times, wholes))
     timed = [
-        TimedPlan(plan, attribute(module, found, captured))
+        TimedPlan(plan, attribute(_graph_of(module), found, captured))
         for (plan, module), found in zip(built.items(), times, strict=True)
     ]
     elements = {site.name: site.output_elements for site in captured.sites}
@@ -114,18 +130,25 @@ def profile_costs(
     )
 
 
-def _build(backend: Backend, plans: tuple[Plan, ...]) -> dict[Plan, GraphModule]:
+def _graph_of(module: nn.Module) -> GraphModule:
+    """The graph that a built model runs, op by op."""
+    found = module.graph if isinstance(module, LoweredModel) else module
+    if not isinstance(found, GraphModule):
+        raise TypeError(f"a {type(found).__name__} has no nodes to time")
+    return found
+
+
+def _build(backend: Backend, plans: tuple[Plan, ...]) -> dict[Plan, nn.Module]:
     """Build the plans that the engine takes."""
-    built: dict[Plan, GraphModule] = {}
+    built: dict[Plan, nn.Module] = {}
     refusals: list[BackendError] = []
     for plan in plans:
         try:
-            module = backend.build(plan).module
+            made = backend.build(plan)
         except BackendError as error:
             refusals.append(error)
             continue
-        if isinstance(module, GraphModule):
-            built[plan] = module
+        built[plan] = made.module
     if not built:
         raise refusals[0]
     return built

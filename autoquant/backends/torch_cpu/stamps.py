@@ -132,6 +132,59 @@ def time_nodes(
     return tuple(found), reference_ms
 
 
+def time_wholes(
+    calls: Sequence[Callable[[], object]],
+    baseline: Callable[[], object],
+    baseline_ms: float,
+    *,
+    rounds: int,
+    clock: Clock,
+) -> tuple[float, ...]:
+    """Time models as they are handed out, in milliseconds, relative to the same baseline.
+
+    Args:
+        calls: Each runs one model once.
+        baseline: Runs the float model once.
+        baseline_ms: What `time_nodes` found that it takes.
+        rounds: How many, of 4 pairs for each model.
+        clock: Seconds.
+    """
+    counts = [_bundle(call, clock) for call in calls]
+    baseline_count = _bundle(baseline, clock)
+
+    def time_one(call: Callable[[], object], count: int) -> float:
+        started = clock()
+        for _ in range(count):
+            call()
+        return (clock() - started) / count
+
+    ratios: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds * _PAIRS):
+        for kept, call, count in zip(ratios, calls, counts, strict=True):
+            own = time_one(call, count)
+            kept.append(own / max(time_one(baseline, baseline_count), 1e-12))
+    return tuple(baseline_ms * float(np.median(kept)) for kept in ratios)
+
+
+def fit_to_whole(times: NodeTimes, whole_ms: float) -> NodeTimes:
+    """Make the times of nodes sum to the time of the model as it is handed out.
+
+    Run node by node, each pays Python for its call, frozen TorchScript does not: the difference
+    is taken off all nodes alike, from none more than nine tenths. What remains is scaled.
+
+    Args:
+        times: Of nodes that ran one by one.
+        whole_ms: Of the whole model.
+    """
+    nodes = dict(times.nodes)
+    spare = max(times.total_ms - whole_ms, 0.0) / max(len(nodes) + 1, 1)
+    less = {name: max(item - spare, 0.1 * item) for name, item in nodes.items()}
+    rest = max(times.call_ms - spare, 0.1 * times.call_ms)
+    total = sum(less.values()) + rest
+    factor = whole_ms / total if total > 0.0 else 1.0
+    return NodeTimes({name: factor * item for name, item in less.items()}, factor * rest)
+
+
 def _stamped_call(
     model: StampedModel, run: Callable[[GraphModule], Any], clock: Clock
 ) -> Callable[[], Floats]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from autoquant.backends.torch_cpu.engines import TRANSPOSED, has_fp16_linear, transposes_rightly
+from autoquant.backends.torch_cpu.engines import (
+    TRANSPOSED,
+    has_fp16_linear,
+    packing_engine,
+    transposes_rightly,
+)
 from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import OpKind
+from autoquant.core.sites import OpKind, Site
 
 _EMBEDDINGS = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
 _RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
+_FLOAT_ALONE = frozenset({OpKind.ATTENTION})
 _QNNPACK_LACKS = frozenset({OpKind.CONV3D, OpKind.CONV_TRANSPOSE3D, OpKind.MATMUL})
 
 
@@ -26,7 +32,9 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
     if kind is OpKind.ATTENTION:
         return _native_if(scheme is Scheme.BF16)
     if scheme is Scheme.INT8:
-        if kind in TRANSPOSED and not transposes_rightly(engine, kind):
+        if kind in _FLOAT_ALONE:
+            return Support.UNSUPPORTED
+        if kind in TRANSPOSED and not transposes_rightly(packing_engine(engine), kind, True):
             return Support.UNSUPPORTED
         return _native_if(not (engine == "qnnpack" and kind in _QNNPACK_LACKS))
     if scheme is Scheme.BF16:
@@ -45,3 +53,8 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
 
 def _native_if(condition: bool) -> Support:
     return Support.NATIVE if condition else Support.UNSUPPORTED
+
+
+def site_support(engine: str, site: Site, scheme: Scheme) -> Support:
+    """Tell how `engine` runs `scheme` at a site, as far as its kind says."""
+    return support_of(engine, site.kind, scheme)

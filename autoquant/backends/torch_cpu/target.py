@@ -8,6 +8,8 @@ from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
 from autoquant.backends.torch_cpu.backend import site_support as engine_support
 from autoquant.backends.torch_cpu.engines import engines_here, saturates
+from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
+from autoquant.backends.torch_cpu.support import site_support as graph_support
 from autoquant.backends.torch_cpu.support import support_of
 from autoquant.backends.torch_modules.backend import TorchModulesBackend
 from autoquant.backends.torch_modules.support import module_support
@@ -18,6 +20,8 @@ from autoquant.core.sites import OpKind, Site
 
 def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
     """How an engine runs one scheme of one site."""
+    if settings.capture == "export":
+        return graph_support(settings.engine, site, scheme)
     if settings.capture != "fx":
         return module_support(settings.engine, site, scheme)
     return engine_support(settings.engine, site, scheme)
@@ -39,7 +43,9 @@ def variants() -> Mapping[str, BuildSettings]:
 
 def open_backend(request: BuildRequest) -> Backend:
     """Give the backend of the settings' engine: without torch.fx's graph, module by module."""
-    if request.captured.traced.how != "fx":
+    if request.captured.how == "export":
+        return TorchGraphBackend(request)
+    if request.captured.how != "fx":
         return TorchModulesBackend(request)
     return open_graph_backend(request)
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.exported_file import writing
-from autoquant.backends.torch_cpu.engines import using_engine
+from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
+from autoquant.backends.torch_cpu.lowered import LoweredModel
+from autoquant.backends.torch_cpu.script import UnscriptableError, storable_script
 from autoquant.errors import BackendError
 
 METADATA = "autoquant.json"
@@ -54,4 +56,34 @@ def write_torchscript(
             ) from error
         with writing(path):
             torch.jit.save(frozen, str(path), _extra_files={METADATA: json.dumps(metadata)})
+    return path
+
+
+def write_lowered(module: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> Path:
+    """Write a lowered model as a TorchScript file.
+
+    What holds weights that no file can is written unfrozen, and packs them when it is loaded.
+
+    Args:
+        module: A `LoweredModel`.
+        path: The file to write.
+        metadata: JSON values that the file carries as `autoquant.json`.
+
+    Raises:
+        BackendError: TorchScript has no words for one of its ops.
+        StorageError: The file cannot be written.
+    """
+    path = Path(path)
+    if not isinstance(module, LoweredModel):
+        raise TypeError(f"a {type(module).__name__} is no lowered model")
+    with using_engine(module.engine), quiet_torch():
+        try:
+            scripted = storable_script(module.graph)
+        except UnscriptableError as error:
+            raise BackendError(
+                f"the model cannot be written as TorchScript: {error}",
+                hint="use candidate.quantize(model), which pickles",
+            ) from error
+        with writing(path):
+            torch.jit.save(scripted, str(path), _extra_files={METADATA: json.dumps(metadata)})
     return path

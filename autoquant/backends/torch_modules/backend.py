@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
 from autoquant.backends.substitution import refuse_substitution
-from autoquant.backends.torch_cpu.backend import engine_settings
-from autoquant.backends.torch_cpu.engines import using_engine
+from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
+from autoquant.backends.torch_cpu.grids import TensorGrids, settled
+from autoquant.backends.torch_cpu.kernel_table import KernelTable
+from autoquant.backends.torch_cpu.lowered import tracing_form
 from autoquant.backends.torch_cpu.torchscript import write_torchscript
+from autoquant.backends.torch_modules.builder import ModuleBuilder
 from autoquant.backends.torch_modules.module_costs import Built, time_modules
 from autoquant.backends.torch_modules.readback import observe_modules
 from autoquant.backends.torch_modules.support import module_support
@@ -24,8 +27,6 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.torch_ao.conversion import quiet_torch
-from autoquant.model.torch_ao.eager_modules import ModuleBuilder
 
 _READBACK_SAMPLES = 2
 _REFUSALS = (
@@ -46,11 +47,11 @@ class TorchModulesBackend:
     neighbours see fp32; ops that a forward calls by function stay in fp32.
 
     Args:
-        request: Of a capture by torch.export or module by module.
+        request: Of a capture module by module.
     """
 
     def __init__(self, request: BuildRequest) -> None:
-        settings = request.settings
+        settings = settled(request.settings)
         self.name = f"torch/{settings.engine}"
         self.rival = EAGER_FP32
         self.rival_ms: float | None = None
@@ -58,15 +59,9 @@ class TorchModulesBackend:
         self._engine = settings.engine
         self._captured = request.captured
         self._example = tuple(item[:_READBACK_SAMPLES] for item in request.example)
-        with using_engine(settings.engine):
-            self._builder = ModuleBuilder(
-                request.model,
-                request.captured,
-                request.statistics,
-                engine_settings(
-                    settings.engine, settings.observer, settings.reduce_range, settings.ranges
-                ),
-            )
+        grids = TensorGrids(request.captured, request.statistics, settings)
+        table = KernelTable(settings.engine, reduce_range=bool(settings.reduce_range))
+        self._builder = ModuleBuilder(request.model, request.captured, grids, table)
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How the engine runs one scheme of one site."""
@@ -79,9 +74,9 @@ class TorchModulesBackend:
             BackendError: torch refuses a module, or runs something else than planned.
         """
         with self._refusing(f"plan {plan.digest}"):
-            built, modules = self._builder.build(plan)
+            built, modules = self._build(plan)
             found = observe_modules(modules, lambda: self.run(built, self._example))
-        return Executable(built, self._compare(plan, modules, found))
+        return Executable(built, self._compare(plan, found))
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""
@@ -99,7 +94,7 @@ class TorchModulesBackend:
 
         def build(plan: Plan) -> Built:
             with self._refusing(f"plan {plan.digest}"):
-                built, modules = self._builder.build(plan)
+                built, modules = self._build(plan)
             return lambda: self.run(built, inputs), modules
 
         return time_modules(space, build, clock)
@@ -113,24 +108,31 @@ class TorchModulesBackend:
         """
         module = self.build(plan).module
         values = {**metadata, "engine": self._engine}
-        return write_torchscript(module, self._example, path, self._engine, values, plan.digest)
+        with tracing_form(module):
+            return write_torchscript(module, self._example, path, self._engine, values, plan.digest)
+
+    def _build(self, plan: Plan) -> tuple[nn.Module, Mapping[str, nn.Module]]:
+        """The model that takes flat tensors, and the module of each site."""
+        schemes = dict(plan.assignment)
+        for site in self._captured.sites:
+            if self.support(site, schemes[site.name]) is Support.UNSUPPORTED:
+                raise BackendError(
+                    f"site {site.name}: {self.name} has no {schemes[site.name].value} kernel for "
+                    f"a {site.kind.value} module",
+                    hint=f"leave {schemes[site.name].value} out of its schemes",
+                )
+        built, modules = self._builder.build(plan)
+        return self._captured.calling.flatten(built), modules
 
     def _compare(
         self,
         plan: Plan,
-        modules: Mapping[str, nn.Module],
         found: Mapping[str, frozenset[Scheme]],
     ) -> dict[str, str]:
         """Describe what runs, and refuse a plan that torch did not follow."""
         executed: dict[str, str] = {}
         wrong: list[str] = []
-        sites = {site.name: site for site in self._captured.sites}
         for name, planned in plan.assignment:
-            if name not in modules:
-                executed[name] = _native(Scheme.FP32)
-                if planned is not Scheme.FP32 and sites[name].follows is None:
-                    wrong.append(f"{name} is planned as {planned.value} but runs in fp32")
-                continue
             runs = found.get(name, frozenset())
             executed[name] = " and ".join(_native(item) for item in Scheme if item in runs)
             fused = not runs and planned is Scheme.FP32  # inside a fast path for whole blocks

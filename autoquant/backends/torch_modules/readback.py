@@ -19,6 +19,7 @@ _KERNELS: Mapping[str, Scheme] = {
     "aten::quantized_lstm": Scheme.INT8_DYNAMIC,
     "aten::quantized_gru": Scheme.INT8_DYNAMIC,
     "quantized::embedding": Scheme.INT8_WEIGHT_ONLY,
+    "onednn::q": Scheme.INT8,
     "quantized::linear": Scheme.INT8,
     "quantized::conv": Scheme.INT8,
 }

@@ -22,9 +22,11 @@ from autoquant.core.statistics import ObserverName
 from autoquant.errors import JobError
 from autoquant.job import Calibration
 from autoquant.model.calibration import calibrate
+from autoquant.model.calling import Calling
 from autoquant.model.capture import Capture, capture
 from autoquant.model.range_rules import bind_ranges
 from autoquant.model.ranges.grid import Grid
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.torch_ao.backend_config import backend_config
 from autoquant.model.torch_ao.observers import ScaleCache
 from autoquant.model.torch_ao.rounding import SchemeRounding
@@ -72,20 +74,31 @@ def captured(model: nn.Module) -> Capture:
     return capture(model, BATCHES[0])
 
 
+@pytest.fixture(scope="module")
+def exported(model: nn.Module) -> Capture:
+    calling, tensors = Calling.of(BATCHES[0], model)
+    return capture(model, tensors, how="export", calling=calling)
+
+
+@pytest.fixture(params=["fx", "export"])
+def either(request: pytest.FixtureRequest, captured: Capture, exported: Capture) -> Capture:
+    return captured if request.param == "fx" else exported
+
+
 def bind(captured: Capture, **section: Any) -> RangeRules:
     return bind_ranges(Calibration.model_validate(section), captured, BATCHES[0])
 
 
-def test_later_patterns_win(captured: Capture) -> None:
-    rules = bind(captured, sites={"*": "mse", "join": "kl", "s*": "minmax"})
+def test_later_patterns_win(either: Capture) -> None:
+    rules = bind(either, sites={"*": "mse", "join": "kl", "s*": "minmax"})
     found = dict(rules.sites)
     assert found["join"] is ObserverName.KL
     assert found["see"] is ObserverName.MINMAX
     assert found["feel"] is ObserverName.MSE
 
 
-def test_what_shares_a_scale_takes_the_rule_of_the_first(captured: Capture) -> None:
-    rules = bind(captured, sites={"*": "mse", "see": "minmax"}, fixed_ranges={"see": [0, 8]})
+def test_what_shares_a_scale_takes_the_rule_of_the_first(either: Capture) -> None:
+    rules = bind(either, sites={"*": "mse", "see": "minmax"}, fixed_ranges={"see": [0, 8]})
     assert dict(rules.sites)["pool"] is ObserverName.MINMAX
     assert {item.name for item in rules.fixed} == {"see", "pool"}
 
@@ -101,17 +114,30 @@ def test_what_shares_a_scale_takes_the_rule_of_the_first(captured: Capture) -> N
     ids=["no-site", "no-input", "follower", "defined"],
 )
 def test_a_pattern_that_changes_nothing_is_refused(
-    captured: Capture, section: dict[str, Any], message: str
+    either: Capture, section: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(JobError, match=message):
-        bind(captured, **section)
+        bind(either, **section)
 
 
-def test_rules_survive_the_way_through_json(captured: Capture) -> None:
-    rules = bind(
-        captured, sites={"s*": "mse"}, fixed_ranges={"inputs.*": [-1, 200], "join": [0, 9]}
-    )
+def test_rules_survive_the_way_through_json(either: Capture) -> None:
+    rules = bind(either, sites={"s*": "mse"}, fixed_ranges={"inputs.*": [-1, 200], "join": [0, 9]})
     assert RangeRules.from_json(rules.to_json()) == rules
+
+
+def test_a_fixed_range_holds_for_what_the_site_writes_and_for_what_is_pooled(
+    exported: Capture,
+) -> None:
+    section = {"see": [0, 100], "inputs.speed": [0, 200]}
+    rules = bind(exported, fixed_ranges=section)
+    statistics = calibrate(exported, BATCHES)
+    ranges = TensorRanges(exported, statistics, BuildSettings(ranges=rules))
+    assert ranges.int8_grid(exported.writes("see")[0]).highest == pytest.approx(100)
+    assert ranges.int8_grid(exported.writes("pool")[0]).highest == pytest.approx(100)
+    assert ranges.int8_grid(exported.reads("see")[0]).highest < 10
+    assert ranges.int8_grid(exported.reads("feel")[0]).highest == pytest.approx(200)
+    assert ranges.int16_grid(exported.reads("feel")[0]).highest == pytest.approx(200, rel=1e-4)
+    assert next(item.reads for item in rules.fixed if item.name == "see") == (None,)
 
 
 class Built:

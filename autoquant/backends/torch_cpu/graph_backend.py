@@ -1,0 +1,200 @@
+"""The torch CPU backend: a plan, lowered to the kernels of one engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.substitution import refuse_substitution
+from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
+from autoquant.backends.torch_cpu.examination import Examination
+from autoquant.backends.torch_cpu.grids import TensorGrids, settled
+from autoquant.backends.torch_cpu.kernel_readback import Execution, Reading, read_back
+from autoquant.backends.torch_cpu.kernel_table import KernelTable
+from autoquant.backends.torch_cpu.lowered import LoweredModel
+from autoquant.backends.torch_cpu.lowering import LoweredGraph, Lowering
+from autoquant.backends.torch_cpu.op_types import read_types
+from autoquant.backends.torch_cpu.profile import Profile, profile_costs
+from autoquant.backends.torch_cpu.stamps import Clock
+from autoquant.backends.torch_cpu.support import site_support
+from autoquant.backends.torch_cpu.torchscript import write_lowered
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import FOLLOWING_KINDS, Site
+from autoquant.core.space import SearchSpace
+from autoquant.errors import BackendError
+
+_READBACK_SAMPLES = 2
+
+
+class TorchGraphBackend:
+    """Builds plans of an exported graph for one engine from cached statistics.
+
+    Args:
+        request: Of a capture that has a graph.
+    """
+
+    def __init__(self, request: BuildRequest) -> None:
+        settings = settled(request.settings)
+        self.name = f"torch/{settings.engine}"
+        self.rival = EAGER_FP32
+        self.rival_ms: float | None = None
+        self.suffix = ".ts"
+        self._engine = settings.engine
+        self._reduce_range = settings.reduce_range
+        self._kernels = settings.kernels
+        self._captured = request.captured
+        self._rival = request.captured.calling.flatten(request.model)
+        self._example = tuple(item[:_READBACK_SAMPLES] for item in request.example)
+        self._sites = {site.name: site for site in request.captured.sites}
+        self._owners = {
+            node: name
+            for name, groups in request.captured.members.items()
+            for group in groups
+            for node in group
+        }
+        grids = TensorGrids(request.captured, request.statistics, settings)
+        table = KernelTable(settings.engine, reduce_range=bool(settings.reduce_range))
+        self._lowering = Lowering(request.captured, grids, table)
+
+    def support(self, site: Site, scheme: Scheme) -> Support:
+        """How the engine runs one scheme of one site: by its kind, and by its ops' arguments."""
+        found = site_support(self._engine, site, scheme)
+        if found is Support.UNSUPPORTED or site.name not in self._sites:
+            return found
+        known = self._lowering.supports(site.name, scheme, self._engine)
+        return found if known else Support.UNSUPPORTED
+
+    def build(self, plan: Plan) -> Executable:
+        """Lower a plan, run the example through it, and read back.
+
+        The built model turns images into channels last as they come in, and is frozen
+        TorchScript where every op of the graph can be.
+
+        Raises:
+            BackendError: The engine refuses an op, or runs something else than planned.
+        """
+        lowered, reading = self._lower(plan)
+        executed = self._compare(plan, lowered, reading)
+        module = LoweredModel.of(lowered, self._engine)
+        self._check_frozen(module, reading)
+        return Executable(module, executed)
+
+    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        """Run a built module, or the float model, with this engine's kernels."""
+        with using_engine(self._engine), quiet_torch(), torch.no_grad():
+            return module(*inputs)
+
+    def examine(self, plan: Plan) -> Examination:
+        """Build a plan and say what runs, whether or not it is what was planned.
+
+        Raises:
+            BackendError: The engine refuses an op.
+        """
+        lowered, reading = self._lower(plan)
+        executed, honoured = {}, {}
+        for site, planned in plan.assignment:
+            honoured[site], executed[site] = self._judge(site, planned, lowered, reading)
+        types = read_types(lowered.module, reading)
+        schemes = dict(plan.assignment)
+        return Examination(lowered.module, {}, schemes, executed, honoured, types)
+
+    def profile(
+        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Clock = time.perf_counter
+    ) -> Profile:
+        """Time a few plans node by node, and fit the cost of every op and boundary to them.
+
+        Raises:
+            BackendError: No plan of the space can be built.
+        """
+        return profile_costs(self._captured, self, space, self._rival, inputs, clock=clock)
+
+    def costs(self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Clock) -> CostTable:
+        """What each op and boundary takes, from a profile."""
+        return self.profile(space, inputs, clock).table
+
+    def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write a TorchScript file that `torch.jit.load` runs; `autoquant.json` is inside.
+
+        Raises:
+            BackendError: The engine refuses the plan, or TorchScript has no words for the model.
+            StorageError: The file cannot be written.
+        """
+        module = self.build(plan).module
+        values = {
+            **metadata,
+            "engine": self._engine,
+            "threads": torch.get_num_threads(),
+            "reduce_range": self._reduce_range,
+        }
+        return write_lowered(module, path, values)
+
+    def _lower(self, plan: Plan) -> tuple[LoweredGraph, Reading]:
+        with self._refusing(plan):
+            lowered = self._lowering.lower(plan.schemes, self._kernels.of(plan))
+            return lowered, read_back(lowered.module, self._owners, self._example)
+
+    def _compare(self, plan: Plan, lowered: LoweredGraph, reading: Reading) -> dict[str, str]:
+        """Describe what runs, and refuse a plan that the engine did not follow."""
+        executed: dict[str, str] = {}
+        wrong: list[str] = []
+        for site, planned in plan.assignment:
+            honoured, executed[site] = self._judge(site, planned, lowered, reading)
+            if not honoured:
+                scheme, support = lowered.runs[site]
+                wanted = f"{scheme.value} {support.value}"
+                wrong.append(f"{site} is planned as {wanted} but runs {executed[site]}")
+        refuse_substitution(self.name, wrong)
+        return executed
+
+    def _judge(
+        self, site: str, planned: Scheme, lowered: LoweredGraph, reading: Reading
+    ) -> tuple[bool, str]:
+        """Whether what runs is what was planned, and what it is in words."""
+        host = next((name for name, held in lowered.fused.items() if site in held), site)
+        run = reading.executions.get(host, Execution())
+        scheme, support = lowered.runs[site]
+        if not run.honours(scheme, support) or not self._follows(site, planned, scheme):
+            return False, str(run)
+        return True, f"{scheme.value} {support.value}"
+
+    def _follows(self, site: str, planned: Scheme, runs: Scheme) -> bool:
+        """Whether a kernel's scheme is the plan's, or what a following site may run for it."""
+        if runs is planned:
+            return True
+        follows = self._sites[site].kind in FOLLOWING_KINDS
+        return follows and runs in (Scheme.FP32, Scheme.INT8)
+
+    def _check_frozen(self, module: LoweredModel, reading: Reading) -> None:
+        """Refuse TorchScript that gives something else than the graph that it was written from."""
+        if module.frozen is None:
+            return
+        with using_engine(self._engine), quiet_torch(), torch.no_grad():
+            found = module.frozen(*self._example)
+        for mine, theirs in zip(found, reading.outputs, strict=True):
+            if isinstance(mine, Tensor) and not torch.allclose(
+                mine, theirs, rtol=1e-3, atol=1e-5, equal_nan=True
+            ):
+                module.run_eagerly("frozen TorchScript gives other values")
+                return
+
+    @contextmanager
+    def _refusing(self, plan: Plan) -> Iterator[None]:
+        """Use the engine, and turn what torch raises into a refusal."""
+        with using_engine(self._engine), quiet_torch():
+            try:
+                yield
+            except (RuntimeError, ValueError, NotImplementedError) as error:
+                lines = str(error).strip().splitlines()
+                raise BackendError(
+                    f"{self.name} refuses plan {plan.digest}: {lines[0] if lines else error!r}",
+                    hint="pin the op that it names to fp32 in the search space",
+                ) from error

@@ -1,0 +1,186 @@
+"""Read back, from torch's dispatcher, which kernels a lowered graph really calls."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Interpreter, Node
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autoquant.backends.torch_cpu.emission import FLOAT_NODE
+from autoquant.core.precision import Precision, Scheme, Support
+
+_KERNELS: Mapping[str, Scheme] = {
+    "quantized::linear_dynamic_fp16": Scheme.FP16,
+    "quantized::linear_dynamic": Scheme.INT8_DYNAMIC,
+    "aten::quantized_lstm": Scheme.INT8_DYNAMIC,
+    "aten::quantized_gru": Scheme.INT8_DYNAMIC,
+    "quantized::embedding": Scheme.INT8_WEIGHT_ONLY,
+    "quantized::": Scheme.INT8,
+    "onednn::q": Scheme.INT8,
+}
+"""By the beginning of a kernel's name; the first that fits counts."""
+
+_BETWEEN_FLOATS = frozenset({Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY, Scheme.FP16})
+
+_FLOATS: Mapping[torch.dtype, Scheme] = {
+    torch.bfloat16: Scheme.BF16,
+    torch.float16: Scheme.FP16,
+    torch.float32: Scheme.FP32,
+}
+
+
+@dataclass(slots=True)
+class Execution:
+    """What one site runs.
+
+    Attributes:
+        kernels: Every way in which it computes.
+        inputs: Formats to which its float inputs were rounded in front of it.
+    """
+
+    kernels: set[Scheme] = field(default_factory=set)
+    inputs: set[Precision] = field(default_factory=set)
+
+    def honours(self, scheme: Scheme, support: Support) -> bool:
+        """Whether this is `scheme`, run as `support` says.
+
+        Emulation is float arithmetic on inputs that were rounded to the scheme's format. What a
+        kernel between float neighbours leaves to do (a relu, a division by counts) is float.
+        """
+        if support is Support.NATIVE:
+            beside = {Scheme.FP32} if scheme in _BETWEEN_FLOATS else set()
+            is_plain = not self.inputs & {Precision.INT8, Precision.INT16}
+            return self.kernels - beside == {scheme} and is_plain
+        return self.kernels == {Scheme.FP32} and self.inputs == {scheme.activation}
+
+    def __str__(self) -> str:
+        if not self.kernels:
+            return "nothing"
+        names = " and ".join(item.value for item in Scheme if item in self.kernels)
+        rounded = sorted(item.value for item in self.inputs if item is not Precision.FP32)
+        if rounded:
+            return f"{names} arithmetic on {'/'.join(rounded)} inputs"
+        return f"{names} {Support.NATIVE.value}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What a run of a lowered graph showed.
+
+    Attributes:
+        executions: By site; one whose ops are in no kernel is missing.
+        outputs: What the graph gave.
+        calls: By node of the lowered graph, the tensors that arrived at its kernel and what it
+            gave, as dtypes.
+    """
+
+    executions: Mapping[str, Execution]
+    outputs: tuple[Any, ...]
+    calls: Mapping[str, tuple[tuple[torch.dtype, ...], tuple[torch.dtype, ...]]]
+
+
+def read_back(
+    module: GraphModule, owners: Mapping[str, str], inputs: tuple[Tensor, ...]
+) -> Reading:
+    """Run a lowered graph once, node by node, and note which kernels reach the dispatcher.
+
+    Args:
+        module: Its nodes' meta names the float nodes that they compute.
+        owners: By float node, its site.
+        inputs: One (small) batch.
+    """
+    spy = _Spy(module, owners)
+    with torch.no_grad():
+        outputs = spy.run(*inputs)
+    return Reading(dict(spy.executions), tuple(outputs), spy.calls)
+
+
+class _Spy(Interpreter):
+    """Runs node by node; every kernel is seen by a mode that knows the node."""
+
+    def __init__(self, module: GraphModule, owners: Mapping[str, str]) -> None:
+        super().__init__(module)
+        self.executions: dict[str, Execution] = defaultdict(Execution)
+        self.calls: dict[str, tuple[tuple[torch.dtype, ...], tuple[torch.dtype, ...]]] = {}
+        self._owners = owners
+
+    def run_node(self, n: Node) -> Any:
+        """Run one node; note what it computes in where it computes a site."""
+        if n.op != "call_function":
+            return super().run_node(n)
+        mode = _Kernels()
+        with mode:
+            value = super().run_node(n)
+        arrived = pytree.tree_leaves([self.env[item] for item in n.all_input_nodes])
+        self.calls[n.name] = (_dtypes(arrived), _dtypes(pytree.tree_leaves(value)))
+        site = self._owners.get(str(n.meta.get(FLOAT_NODE, "")))
+        if site is not None:
+            found = self.executions[site]
+            found.kernels |= mode.schemes
+            if mode.schemes & set(_FLOATS.values()):
+                outside = [item for item in n.all_input_nodes if self._enters(item, site)]
+                found.inputs |= set(map(rounding_of, outside))
+        return value
+
+    def _enters(self, source: Node, site: str) -> bool:
+        """Whether a tensor is an input of a site: no constant, and not made within it."""
+        within = self._owners.get(str(source.meta.get(FLOAT_NODE, ""))) == site
+        return source.op != "get_attr" and not within
+
+
+class _Kernels(TorchDispatchMode):
+    """Notes what the kernels that run under it compute in."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.schemes: set[Scheme] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Note a kernel and run it."""
+        scheme = _scheme(str(func._schema.name), args)
+        if scheme is not None:
+            self.schemes.add(scheme)
+        return func(*args, **(kwargs or {}))
+
+
+def _scheme(kernel: str, args: tuple[Any, ...]) -> Scheme | None:
+    """What a kernel computes in; None where it only counts or moves indices."""
+    for beginning, scheme in _KERNELS.items():
+        if kernel.startswith(beginning):
+            return scheme
+    tensors = [item for item in pytree.tree_leaves(args) if isinstance(item, Tensor)]
+    if any(item.is_quantized for item in tensors):
+        return Scheme.INT8
+    found = [_FLOATS[item.dtype] for item in tensors if item.dtype in _FLOATS]
+    return found[0] if found else None
+
+
+def rounding_of(node: Node) -> Precision:
+    """The format to which a float tensor was rounded last; fp32: none."""
+    target = node.target
+    if target is torch.ops.aten.fake_quantize_per_tensor_affine.default:
+        bits = (int(node.args[4]) - int(node.args[3])).bit_length()  # type: ignore[arg-type]
+        return Precision.INT16 if bits > 8 else Precision.INT8
+    if target is torch.ops.aten.to.dtype and node.args[1] is torch.float32:
+        before = node.args[0]
+        if isinstance(before, Node) and before.target is torch.ops.aten.to.dtype:
+            return Precision.FP16 if before.args[1] is torch.float16 else Precision.FP32
+    return Precision.FP32
+
+
+def _dtypes(values: list[Any]) -> tuple[torch.dtype, ...]:
+    return tuple(item.dtype for item in values if isinstance(item, Tensor))

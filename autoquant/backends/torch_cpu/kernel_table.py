@@ -1,0 +1,88 @@
+"""Which kernel runs which op under which scheme."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoquant.backends.torch_cpu.emission import Grids
+from autoquant.backends.torch_cpu.engines import POINTWISE, packing_engine
+from autoquant.backends.torch_cpu.float_ops import emulated_kernel, float_kernel
+from autoquant.backends.torch_cpu.float_weights import (
+    dynamic_kernel,
+    half_kernel,
+    weight_only_kernel,
+)
+from autoquant.backends.torch_cpu.forms import Form
+from autoquant.backends.torch_cpu.operations import Kernel, Operation
+from autoquant.backends.torch_cpu.pointwise_ops import pointwise_kernel
+from autoquant.backends.torch_cpu.quantized_ops import int8_kernel, saturates_at
+from autoquant.core.precision import Scheme
+from autoquant.core.sites import OpKind
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTable:
+    """The kernels of one engine.
+
+    Attributes:
+        engine: Of torch (`onednn`), or `pointwise`.
+        reduce_range: Whether dynamic int8 inputs take seven bits.
+    """
+
+    engine: str
+    reduce_range: bool = False
+
+    def choose(self, operation: Operation, scheme: Scheme, engine: str) -> Kernel | None:
+        """Give the kernel of an operation under a scheme; None where there is none.
+
+        Args:
+            operation: Any.
+            scheme: Of its site.
+            engine: The table's own, or another one of which single kernels are taken.
+        """
+        packing = packing_engine(engine)
+        if scheme is Scheme.FP32:
+            return float_kernel()
+        if scheme is Scheme.BF16:
+            return float_kernel(Form.BFLOAT16)
+        if scheme is Scheme.FP16:
+            return half_kernel(operation, packing) or emulated_kernel(scheme)
+        if scheme is Scheme.INT8_DYNAMIC:
+            return dynamic_kernel(operation, packing, reduce_range=self.reduce_range)
+        if scheme is Scheme.INT8_WEIGHT_ONLY:
+            return weight_only_kernel(operation, packing)
+        weighted = operation.site.kind.is_weighted
+        if scheme is Scheme.INT16 or (scheme is Scheme.INT16_WEIGHT and weighted):
+            return emulated_kernel(scheme) if _can_emulate(operation) else None
+        return self._int8(operation, engine)
+
+    def with_activation(self, operation: Operation, engine: str, grids: Grids) -> Kernel | None:
+        """Give the int8 kernel of an operation that ends with a following activation.
+
+        None where none computes both.
+        """
+        if engine == POINTWISE:
+            return pointwise_kernel(operation)
+        grid = grids.int8(operation.last.name)
+        if operation.name in _SATURATING and saturates_at(operation.last, grid):
+            return int8_kernel(operation, engine)
+        return None
+
+    def in_float(self) -> Kernel:
+        """The kernel of a site that follows another and has no kernel of its scheme."""
+        return float_kernel()
+
+    def _int8(self, operation: Operation, engine: str) -> Kernel | None:
+        if engine == POINTWISE:
+            found = pointwise_kernel(operation)
+            if found is not None:
+                return found
+        return int8_kernel(operation, packing_engine(engine))
+
+
+_SATURATING = frozenset({"conv1d", "conv2d", "conv3d", "linear", "add", "mul"})
+_NO_STATIC = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG, OpKind.LSTM, OpKind.GRU})
+
+
+def _can_emulate(operation: Operation) -> bool:
+    return operation.site.kind not in _NO_STATIC

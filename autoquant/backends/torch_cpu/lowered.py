@@ -1,0 +1,125 @@
+"""A lowered plan as a module: frozen TorchScript where it can be, and the graph it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.jit import ScriptModule
+from torch.utils import _pytree as pytree
+
+from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
+from autoquant.backends.torch_cpu.lowering import LoweredGraph
+from autoquant.backends.torch_cpu.packed_weights import PackedWeight
+from autoquant.backends.torch_cpu.script import UnscriptableError, freeze_graph, script_graph
+from autoquant.errors import BackendError
+
+
+class LoweredModel(nn.Module):
+    """Takes the flat tensors of the model's inputs and gives the model's outputs.
+
+    It can be pickled and copied: integer weights are kept as plain tensors and packed anew.
+
+    Args:
+        graph: Gives the tuple of the output tensors.
+        leaves: Of the outputs: a place in that tuple, or a constant.
+        structure: Of the outputs.
+        engine: Whose kernels it runs.
+
+    Attributes:
+        graph: Runs op by op.
+        frozen: The same as frozen TorchScript, which is what a call runs; None where it cannot be.
+        eager_because: Why it cannot be frozen; empty where it is.
+    """
+
+    def __init__(
+        self,
+        graph: GraphModule,
+        leaves: Sequence[tuple[int | None, Any]],
+        structure: pytree.TreeSpec,
+        engine: str,
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.engine = engine
+        self.eager_because = ""
+        self.frozen: ScriptModule | None = None
+        self._leaves = tuple(leaves)
+        self._structure = structure
+        try:
+            with quiet_torch():
+                self.frozen = freeze_graph(graph)
+        except UnscriptableError as error:
+            self.eager_because = str(error)
+        self.eval()
+
+    @classmethod
+    def of(cls, lowered: LoweredGraph, engine: str) -> LoweredModel:
+        """Make the module of a lowered graph."""
+        return cls(lowered.module, lowered.leaves, lowered.structure, engine)
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """Compute the outputs."""
+        run = self.graph if self.frozen is None else self.frozen
+        with torch.no_grad():
+            if self.engine != "qnnpack":  # packed weights know their kernels
+                return self.nest(run(*tensors))
+            with using_engine(self.engine):
+                return self.nest(run(*tensors))
+
+    def run_eagerly(self, reason: str) -> None:
+        """Run op by op from now on."""
+        self.frozen, self.eager_because = None, reason
+
+    def nest(self, found: Sequence[Any]) -> Any:
+        """Give a tuple of output tensors in the structure of the model's outputs."""
+        flat = [constant if place is None else found[place] for place, constant in self._leaves]
+        return pytree.tree_unflatten(flat, self._structure)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        packs = {
+            name: module
+            for name, module in self.graph.named_children()
+            if isinstance(module, PackedWeight)
+        }
+        return (_restore, (self.graph, packs, self._leaves, self._structure, self.engine))
+
+
+def _restore(
+    graph: GraphModule,
+    packs: Mapping[str, PackedWeight],
+    leaves: Sequence[tuple[int | None, Any]],
+    structure: pytree.TreeSpec,
+    engine: str,
+) -> LoweredModel:
+    """Make the module again; torch.fx, loading a graph, keeps of packed weights the reads alone."""
+    for name, module in packs.items():
+        graph.add_module(name, module)
+    return LoweredModel(graph, leaves, structure, engine)
+
+
+@contextmanager
+def tracing_form(model: nn.Module) -> Iterator[None]:
+    """Let a model with lowered modules be traced: torch takes no frozen part into a trace.
+
+    Raises:
+        BackendError: TorchScript has no words for one of the parts.
+    """
+    parts = [item for item in model.modules() if isinstance(item, LoweredModel)]
+    before = [item.frozen for item in parts]
+    try:
+        for item in parts:
+            item.frozen = script_graph(item.graph)
+        yield
+    except UnscriptableError as error:
+        raise BackendError(
+            f"the model cannot be written as TorchScript: {error}",
+            hint="use candidate.quantize(model), which pickles",
+        ) from error
+    finally:
+        for item, frozen in zip(parts, before, strict=True):
+            item.frozen = frozen

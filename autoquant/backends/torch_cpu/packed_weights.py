@@ -1,0 +1,94 @@
+"""Integer weights, packed for their kernels: kept as plain tensors, packed again when loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoquant.backends.torch_cpu.engines import using_engine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """How a weight is packed.
+
+    Attributes:
+        pack: A key of `PACKERS`.
+        engine: Whose kernels will read it.
+        tensors: Quantized or float weights and biases, in the packer's order.
+        numbers: Strides and the like, in the packer's order.
+    """
+
+    pack: str
+    engine: str
+    tensors: tuple[Tensor | None, ...]
+    numbers: tuple[Any, ...] = ()
+
+
+class PackedWeight(nn.Module):
+    """A weight in the form that its kernel reads; `packed` is no tensor that can be stored.
+
+    Pickling and copying keep the recipe and pack anew.
+
+    Args:
+        recipe: How.
+
+    Raises:
+        RuntimeError: The engine refuses it.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.packed = _pack(recipe)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        recipe = self.recipe
+        return (_restore, (recipe.pack, recipe.engine, recipe.tensors, recipe.numbers))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
+        return self  # never changed
+
+
+def _restore(
+    pack: str, engine: str, tensors: tuple[Tensor | None, ...], numbers: tuple[Any, ...]
+) -> PackedWeight:
+    return PackedWeight(Recipe(pack, engine, tensors, numbers))
+
+
+def _pack(recipe: Recipe) -> Any:
+    with using_engine(recipe.engine), torch.no_grad():
+        return PACKERS[recipe.pack](*recipe.tensors, *recipe.numbers)
+
+
+def _recurrent_cell(
+    w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, reduce_range: bool
+) -> Any:
+    """Weights of one direction of one layer."""
+    first = torch.ops.quantized.linear_prepack(w_ih, b_ih)
+    second = torch.ops.quantized.linear_prepack(w_hh, b_hh)
+    return torch.ops.quantized.make_quantized_cell_params_dynamic(
+        first, second, b_ih, b_hh, reduce_range
+    )
+
+
+_QUANTIZED = torch.ops.quantized
+
+PACKERS: Mapping[str, Callable[..., Any]] = {
+    "conv1d": _QUANTIZED.conv1d_prepack,
+    "conv2d": _QUANTIZED.conv2d_prepack,
+    "conv3d": _QUANTIZED.conv3d_prepack,
+    "conv_transpose1d": _QUANTIZED.conv_transpose1d_prepack,
+    "conv_transpose2d": _QUANTIZED.conv_transpose2d_prepack,
+    "conv_transpose3d": _QUANTIZED.conv_transpose3d_prepack,
+    "linear": _QUANTIZED.linear_prepack,
+    "linear_fp16": _QUANTIZED.linear_prepack_fp16,
+    "embedding": _QUANTIZED.embedding_bag_prepack,
+    "cell": _recurrent_cell,
+    "pointwise_conv": torch.ops.onednn.qconv_prepack,
+    "pointwise_linear": torch.ops.onednn.qlinear_prepack,
+}

@@ -1,0 +1,171 @@
+"""The kernels of `torch.ops.onednn`: plain uint8 in, uint8, float32 or bfloat16 out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, is_constant
+from autoquant.backends.torch_cpu.emission import Emitter
+from autoquant.backends.torch_cpu.forms import Form, Grid
+from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
+from autoquant.backends.torch_cpu.packed_weights import Recipe
+from autoquant.core.precision import Scheme
+from autoquant.model.aten import op_name
+from autoquant.model.node_shapes import shape_of
+
+_ONEDNN = torch.ops.onednn
+_WRITES = (Form.UINT8, Form.FLOAT32, Form.BFLOAT16)
+
+PostOp = tuple[str, list[float], str]
+"""Name, numbers and algorithm, as the operators take them."""
+
+
+def _plain(name: str) -> Callable[[Node], PostOp | None]:
+    return lambda _: (name, [], "")
+
+
+def _clamp(node: Node) -> PostOp:
+    low, high = argument(node, "min_val"), argument(node, "max_val")
+    return ("hardtanh", [float(low), float(high)], "")
+
+
+def _gelu(node: Node) -> PostOp:
+    return ("gelu", [], str(argument(node, "approximate")))
+
+
+_POST_OPS: Mapping[str, Mapping[str, Callable[[Node], PostOp | None]]] = {
+    "conv1d": {"relu": _plain("relu")},
+    "conv2d": {
+        "relu": _plain("relu"),
+        "hardswish": _plain("hardswish"),
+        "silu": _plain("swish"),
+        "hardtanh": _clamp,
+    },
+    "conv3d": {},
+    "linear": {
+        "relu": _plain("relu"),
+        "hardswish": _plain("hardswish"),
+        "silu": _plain("swish"),
+        "gelu": _gelu,
+        "hardtanh": _clamp,
+        "tanh": _plain("tanh"),
+    },
+}
+"""By op, the activations that run within it."""
+
+
+def pointwise_kernel(operation: Operation) -> Kernel | None:
+    """Give the kernel of a convolution or linear layer with at most one activation behind it.
+
+    None where there is none for these ops with these arguments.
+    """
+    post_op = _post_op(operation)
+    if post_op is None:
+        return None
+    if operation.name == "linear":
+        bias = operation.argument("bias")
+        if not is_constant(operation.argument("weight")) or not (bias is None or is_constant(bias)):
+            return None
+        return Kernel(Form.UINT8, _WRITES, partial(_multiply, post_op), Scheme.INT8)
+    geometry = geometry_of(operation)
+    if geometry is None:
+        return None
+    return Kernel(Form.UINT8, _WRITES, partial(_convolve, post_op, geometry), Scheme.INT8)
+
+
+def _post_op(operation: Operation) -> PostOp | None:
+    table = _POST_OPS.get(operation.name)
+    if table is None or len(operation.nodes) > 2:
+        return None
+    if len(operation.nodes) == 1:
+        return ("none", [], "")
+    last = operation.last
+    make = table.get(op_name(last))
+    return None if make is None else make(last)
+
+
+def _convolve(
+    post_op: PostOp, geometry: Geometry, emitter: Emitter, operation: Operation, out: Form
+) -> None:
+    source = operation.argument("input")
+    read = emitter.read(source, Form.UINT8)
+    scale, zero_point = _grid(read.grid)
+    places = (list(geometry.stride), list(geometry.padding), list(geometry.dilation))
+    shape = list(shape_of(source) or ())
+
+    def pack(weight: torch.Tensor, scales: torch.Tensor) -> Recipe:
+        numbers = (scale, zero_point, *places, geometry.groups, shape)
+        return Recipe("pointwise_conv", "onednn", (weight, scales), numbers)
+
+    weights = _weights(emitter, operation, pack, (geometry, scale, zero_point))
+    written, grid = _written(emitter, operation, out)
+    made = emitter.call(
+        _ONEDNN.qconv_pointwise.default,
+        read.node, scale, zero_point, *weights, *places, geometry.groups, *written, *post_op,
+    )  # fmt: skip
+    emitter.put(operation.last, out, made, grid)
+
+
+def _multiply(post_op: PostOp, emitter: Emitter, operation: Operation, out: Form) -> None:
+    read = emitter.read(operation.argument("input"), Form.UINT8)
+    scale, zero_point = _grid(read.grid)
+
+    def pack(weight: torch.Tensor, scales: torch.Tensor) -> Recipe:  # noqa: ARG001
+        return Recipe("pointwise_linear", "onednn", (weight,), (None,))
+
+    weights = _weights(emitter, operation, pack, ())
+    written, grid = _written(emitter, operation, out)
+    made = emitter.call(
+        _ONEDNN.qlinear_pointwise.default,
+        read.node, scale, zero_point, *weights, *written, *post_op,
+    )  # fmt: skip
+    emitter.put(operation.last, out, made, grid)
+
+
+def _weights(
+    emitter: Emitter,
+    operation: Operation,
+    pack: Callable[[torch.Tensor, torch.Tensor], Recipe],
+    key: Sequence[Any],
+) -> list[Node | None]:
+    """Packed weight, its scales and zero points, and the bias."""
+    weight, bias = operation.argument("weight"), operation.argument("bias")
+    store, name = emitter.store, operation.site.name
+    path = str(weight.target)
+    quantized = store.quantized(weight, per_channel=True)
+    scales = store.made(
+        ("scales", path), lambda: quantized.q_per_channel_scales().to(torch.float32)
+    )
+    zeros = store.made(("zeros", len(scales)), lambda: torch.zeros(len(scales), dtype=torch.int32))
+
+    def recipe() -> Recipe:
+        return pack(store.made(("bytes", path), quantized.int_repr), scales)
+
+    packed = store.packed(("pointwise", operation.name, path, *key), recipe)
+    return [
+        emitter.packed(packed, name),
+        emitter.tensor(scales, f"{name}_scales"),
+        emitter.tensor(zeros, f"{name}_zeros"),
+        None if bias is None else emitter.read(bias, Form.FLOAT32).node,
+    ]
+
+
+def _written(
+    emitter: Emitter, operation: Operation, out: Form
+) -> tuple[tuple[float, int, torch.dtype], Grid | None]:
+    """Scale, zero point and type of the output."""
+    if out is not Form.UINT8:
+        return (1.0, 0, out.dtype), None
+    grid = emitter.grids.int8(operation.last.name)
+    return (*grid, torch.uint8), grid
+
+
+def _grid(grid: Grid | None) -> Grid:
+    if grid is None:
+        raise ValueError("an integer tensor without a grid")
+    return grid

@@ -1,0 +1,286 @@
+"""The kernels of `torch.ops.quantized`: int8 in, int8 out, on tensors that carry their grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, is_constant
+from autoquant.backends.torch_cpu.emission import Emitter
+from autoquant.backends.torch_cpu.engines import (
+    TRANSPOSED,
+    has_float_output_linear,
+    transposes_rightly,
+)
+from autoquant.backends.torch_cpu.forms import Form, Grid
+from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
+from autoquant.backends.torch_cpu.packed_weights import Recipe
+from autoquant.core.precision import Scheme
+from autoquant.model.node_shapes import shape_of
+
+_QUANTIZED = torch.ops.quantized
+_ATEN = torch.ops.aten
+
+_CONVOLUTIONS: Mapping[str, tuple[Any, Any]] = {
+    "conv1d": (_QUANTIZED.conv1d.default, _QUANTIZED.conv1d_relu.default),
+    "conv2d": (_QUANTIZED.conv2d.new, _QUANTIZED.conv2d_relu.new),
+    "conv3d": (_QUANTIZED.conv3d.new, _QUANTIZED.conv3d_relu.new),
+    "conv_transpose1d": (_QUANTIZED.conv_transpose1d.default, None),
+    "conv_transpose2d": (_QUANTIZED.conv_transpose2d.default, None),
+    "conv_transpose3d": (_QUANTIZED.conv_transpose3d.default, None),
+}
+"""Alone, and with a relu."""
+
+_QNNPACK_LACKS = frozenset({"conv3d", "conv_transpose3d", "hardtanh", "matmul", "max_pool3d"})
+"""Its hardtanh gives the values of images in channels last in another order."""
+
+_KEEPS_GRID: Mapping[str, Grid | None] = {
+    "adaptive_avg_pool1d": None,
+    "adaptive_avg_pool2d": None,
+    "adaptive_avg_pool3d": None,
+    "avg_pool1d": None,
+    "avg_pool2d": None,
+    "avg_pool3d": None,
+    "hardsigmoid": Grid(1.0 / 256.0, 0),
+    "hardtanh": None,
+    "max_pool1d": None,
+    "max_pool2d": None,
+    "max_pool3d": None,
+    "mean": None,
+    "relu": None,
+    "tanh": Grid(2.0 / 256.0, 128),
+}
+"""ATen ops that take integers as they are; the grid of what they give, None: their input's."""
+
+
+def int8_kernel(operation: Operation, engine: str) -> Kernel | None:
+    """Give the int8 kernel of an operation.
+
+    Args:
+        operation: Any.
+        engine: Of torch, whose kernels are packed.
+
+    Returns:
+        None where there is none for an op of this kind with these arguments.
+    """
+    name = operation.name
+    if engine == "qnnpack" and name in _QNNPACK_LACKS:
+        return None
+    if name in _CONVOLUTIONS:
+        return _convolution_kernel(operation, engine)
+    if name == "linear":
+        return _linear_kernel(operation, engine)
+    emit = _emission_of(operation)
+    return None if emit is None else Kernel(Form.QUINT8, (Form.QUINT8,), emit, Scheme.INT8)
+
+
+def saturates_at(node: Node, grid: Grid) -> bool:
+    """Whether writing to a grid does what an activation does: the grid ends where it cuts.
+
+    Args:
+        node: The activation.
+        grid: Of what it gives.
+    """
+    name = str(node.target.overloadpacket.__name__)  # type: ignore[union-attr]
+    if name != "hardtanh":
+        return False
+    low, high = -grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale
+    slack = grid.scale / 2
+    return bool(
+        low >= float(argument(node, "min_val")) - slack
+        and high <= float(argument(node, "max_val")) + slack
+    )
+
+
+def _convolution_kernel(operation: Operation, engine: str) -> Kernel | None:
+    geometry = geometry_of(operation)
+    if geometry is None:
+        return None
+    kind = operation.site.kind
+    if kind in TRANSPOSED:
+        channels = geometry.channels_in != geometry.channels_out
+        if not transposes_rightly(engine, kind, channels or geometry.groups > 1, geometry.groups):
+            return None
+    return Kernel(Form.QUINT8, (Form.QUINT8,), partial(_convolve, engine, geometry), Scheme.INT8)
+
+
+def _convolve(
+    engine: str, geometry: Geometry, emitter: Emitter, operation: Operation, out: Form
+) -> None:
+    plain, with_relu = _CONVOLUTIONS[operation.name]
+    weight, bias = operation.argument("weight"), operation.argument("bias")
+    store = emitter.store
+
+    def recipe() -> Recipe:
+        packed = store.quantized(weight, per_channel=not geometry.transposed)
+        return Recipe(
+            operation.name,
+            engine,
+            (packed, None if bias is None else store.value(bias)),
+            geometry.packing,
+        )
+
+    key = (engine, operation.name, weight.target, bias and bias.target, geometry)
+    read = emitter.read(operation.argument("input"), Form.QUINT8)
+    packed = emitter.packed(store.packed(key, recipe), operation.site.name)
+    grid = emitter.grids.int8(operation.last.name)
+    target = with_relu if operation.has_relu and with_relu is not None else plain
+    made = emitter.call(target, read.node, packed, grid.scale, grid.zero_point)
+    emitter.put(operation.last, out, made, grid)
+
+
+def linear_weight(emitter: Emitter, operation: Operation, engine: str, use: str) -> Node:
+    """Pack the weight of a linear layer and read it.
+
+    onednn keeps in a packed weight what its first call made of it: another kernel (`use`) that
+    reads the same one crashes.
+    """
+    weight, bias = operation.argument("weight"), operation.argument("bias")
+    store = emitter.store
+
+    def recipe() -> Recipe:
+        values = (
+            store.quantized(weight, per_channel=True),
+            None if bias is None else store.value(bias),
+        )
+        return Recipe("linear", engine, values)
+
+    key = (engine, use, weight.target, bias and bias.target)
+    return emitter.packed(store.packed(key, recipe), operation.site.name)
+
+
+def _linear_kernel(operation: Operation, engine: str) -> Kernel | None:
+    if not is_constant(operation.argument("weight")) or not _is_bias(operation.argument("bias")):
+        return None
+    floats = (Form.FLOAT32,) if has_float_output_linear(engine) else ()
+    return Kernel(Form.QUINT8, (Form.QUINT8, *floats), partial(_multiply, engine), Scheme.INT8)
+
+
+def _multiply(engine: str, emitter: Emitter, operation: Operation, out: Form) -> None:
+    packed = linear_weight(emitter, operation, engine, "linear")
+    source = operation.argument("input")
+    if out is Form.FLOAT32:
+        _multiply_to_float(emitter, operation, packed)
+        return
+    read = emitter.read(source, Form.QUINT8)
+    grid = emitter.grids.int8(operation.last.name)
+    target = (_QUANTIZED.linear_relu if operation.has_relu else _QUANTIZED.linear).default
+    made = emitter.call(target, read.node, packed, grid.scale, grid.zero_point)
+    emitter.put(operation.last, out, made, grid)
+
+
+def _multiply_to_float(emitter: Emitter, operation: Operation, packed: Node) -> None:
+    """One kernel quantizes the input, multiplies integers and gives floats, unrounded."""
+    source = operation.argument("input")
+    grid = None
+    if Form.QUINT8 in emitter.forms(source):
+        grid = emitter.read(source, Form.QUINT8).grid
+    grid = grid or emitter.grids.int8(source.name)
+    floats = emitter.read(source, Form.FLOAT32)
+    target = (
+        _QUANTIZED.linear_with_input_q_dq_qweight_dq_relu_output_fp32
+        if operation.has_relu
+        else _QUANTIZED.linear_with_input_q_dq_qweight_dq_output_fp32
+    ).default
+    made = emitter.call(target, floats.node, grid.scale, grid.zero_point, packed)
+    emitter.put(operation.last, Form.FLOAT32, made)
+
+
+def _is_bias(value: object) -> bool:
+    return value is None or is_constant(value)
+
+
+def _emission_of(operation: Operation) -> Callable[[Emitter, Operation, Form], None] | None:
+    """How an op without weight is written; None where it has no kernel."""
+    name = operation.name
+    if name in _KEEPS_GRID:
+        return _keep_grid
+    if name in ("add", "mul"):
+        return _combine
+    if name in ("matmul", "bmm", "mm"):
+        return _matmul
+    if name == "cat":
+        return _concatenate
+    if name == "batch_norm":
+        return _normalize if len(shape_of(operation.root) or ()) in _NORMS else None
+    return _activate if name in _ACTIVATIONS else None
+
+
+def _keep_grid(emitter: Emitter, operation: Operation, out: Form) -> None:
+    root = operation.root
+    read = emitter.read(root.args[0], Form.QUINT8)
+    made = emitter.call(root.target, read.node, *root.args[1:], **root.kwargs)
+    emitter.put(operation.last, out, made, _KEEPS_GRID[operation.name] or read.grid)
+
+
+def _combine(emitter: Emitter, operation: Operation, out: Form) -> None:
+    left, right = (emitter.read(item, Form.QUINT8) for item in operation.root.args[:2])
+    alpha = operation.argument("alpha") if operation.name == "add" else 1
+    other = right.node
+    if alpha != 1:
+        other = emitter.call(_QUANTIZED.mul_scalar.default, other, float(alpha))
+    packet = getattr(_QUANTIZED, f"{operation.name}_relu" if operation.has_relu else operation.name)
+    grid = emitter.grids.int8(operation.last.name)
+    made = emitter.call(packet.default, left.node, other, grid.scale, grid.zero_point)
+    emitter.put(operation.last, out, made, grid)
+
+
+def _matmul(emitter: Emitter, operation: Operation, out: Form) -> None:
+    left, right = (emitter.read(item, Form.QUINT8) for item in operation.root.args[:2])
+    grid = emitter.grids.int8(operation.last.name)
+    made = emitter.call(
+        _QUANTIZED.matmul.default, left.node, right.node, grid.scale, grid.zero_point
+    )
+    emitter.put(operation.last, out, made, grid)
+
+
+def _concatenate(emitter: Emitter, operation: Operation, out: Form) -> None:
+    parts = [emitter.read(item, Form.QUINT8).node for item in operation.argument("tensors")]
+    grid = emitter.grids.int8(operation.last.name)
+    made = emitter.call(_QUANTIZED.cat.default, parts, operation.argument("dim"), *grid)
+    emitter.put(operation.last, out, made, grid)
+
+
+_NORMS = {4: _QUANTIZED.batch_norm2d, 5: _QUANTIZED.batch_norm3d}
+_NORMS_WITH_RELU = {4: _QUANTIZED.batch_norm2d_relu, 5: _QUANTIZED.batch_norm3d_relu}
+
+
+def _normalize(emitter: Emitter, operation: Operation, out: Form) -> None:
+    read = emitter.read(operation.argument("input"), Form.QUINT8)
+    names = ("weight", "bias", "running_mean", "running_var")
+    values = [operation.argument(name) for name in names]
+    floats = [None if item is None else emitter.read(item, Form.FLOAT32).node for item in values]
+    table = _NORMS_WITH_RELU if operation.has_relu else _NORMS
+    packet = table[len(shape_of(operation.root) or ())]
+    grid = emitter.grids.int8(operation.last.name)
+    made = emitter.call(packet.default, read.node, *floats, operation.argument("eps"), *grid)
+    emitter.put(operation.last, out, made, grid)
+
+
+def _activate(emitter: Emitter, operation: Operation, out: Form) -> None:
+    read = emitter.read(operation.root.args[0], Form.QUINT8)
+    grid = emitter.grids.int8(operation.last.name)
+    made = _ACTIVATIONS[operation.name](emitter, operation, read.node, grid)
+    emitter.put(operation.last, out, made, grid)
+
+
+def _leaky_relu(emitter: Emitter, operation: Operation, read: Node, grid: Grid) -> Node:
+    slope = operation.argument("negative_slope")
+    return emitter.call(_QUANTIZED.leaky_relu.default, read, slope, False, *grid)
+
+
+def _elu(emitter: Emitter, operation: Operation, read: Node, grid: Grid) -> Node:
+    numbers = [operation.argument(name) for name in ("alpha", "scale", "input_scale")]
+    return emitter.call(_QUANTIZED.elu.default, read, *grid, *numbers)
+
+
+_ACTIVATIONS: Mapping[str, Callable[[Emitter, Operation, Node, Grid], Node]] = {
+    "elu": _elu,
+    "hardswish": lambda e, _, read, grid: e.call(_QUANTIZED.hardswish.default, read, *grid),
+    "leaky_relu": _leaky_relu,
+    "sigmoid": lambda e, _, read, grid: e.call(_QUANTIZED.sigmoid.default, read, *grid),
+}

@@ -1,0 +1,100 @@
+"""Weights of the float graph, rounded as schemes ask for; each once for all plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from autoquant.backends.torch_cpu.packed_weights import PackedWeight, Recipe
+from autoquant.core.precision import Precision
+from autoquant.model.exporting import take
+
+_LEAST_SCALE = torch.finfo(torch.float32).eps
+_LEVELS = {Precision.INT8: (-128, 127), Precision.INT16: (-32768, 32767)}
+
+
+class WeightStore:
+    """Gives the constants of a float graph, rounded, cast and packed; remembers them.
+
+    Args:
+        graph: Whose `get_attr` nodes are asked for.
+    """
+
+    def __init__(self, graph: GraphModule) -> None:
+        self._graph = graph
+        self._known: dict[Hashable, Tensor] = {}
+        self._packed: dict[Hashable, PackedWeight] = {}
+
+    def value(self, node: Node) -> Tensor:
+        """The float tensor of a constant, detached."""
+        found: Tensor = take(self._graph, str(node.target))
+        return found.detach()
+
+    def made(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What was made under a key before, or what is made now."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    def packed(self, key: Hashable, recipe: Callable[[], Recipe]) -> PackedWeight:
+        """The packed weight of a key; packed at the first call.
+
+        Raises:
+            RuntimeError: The engine refuses it.
+        """
+        if key not in self._packed:
+            self._packed[key] = PackedWeight(recipe())
+        return self._packed[key]
+
+    def quantized(self, node: Node, *, per_channel: bool) -> Tensor:
+        """The weight as qint8, symmetric."""
+        key = ("qint8", str(node.target), per_channel)
+        return self.made(key, lambda: quantize_weight(self.value(node), per_channel=per_channel))
+
+    def rounded(self, node: Node, precision: Precision, *, per_channel: bool) -> Tensor:
+        """The weight rounded to a format, in float32."""
+
+        def make() -> Tensor:
+            return round_weight(self.value(node), precision, per_channel=per_channel)
+
+        return self.made((precision, str(node.target), per_channel), make)
+
+
+def weight_scale(weight: Tensor, precision: Precision, *, per_channel: bool) -> Tensor:
+    """Symmetric scale: the largest value over half of the levels, for each row or for all.
+
+    For int8 max|w| / 127.5, as torch's observers have it.
+    """
+    low, high = _LEVELS[precision]
+    largest = weight.abs().flatten(1).amax(1) if per_channel else weight.abs().amax().reshape(1)
+    return (largest / ((high - low) / 2)).clamp_min(_LEAST_SCALE)
+
+
+def quantize_weight(weight: Tensor, *, per_channel: bool) -> Tensor:
+    """Quantize to qint8, symmetric, with a scale for each row or one for all."""
+    scale = weight_scale(weight, Precision.INT8, per_channel=per_channel)
+    if not per_channel:
+        return torch.quantize_per_tensor(weight, float(scale), 0, torch.qint8)
+    zeros = torch.zeros(len(scale), dtype=torch.int64)
+    return torch.quantize_per_channel(weight, scale.double(), zeros, 0, torch.qint8)
+
+
+def round_weight(weight: Tensor, precision: Precision, *, per_channel: bool) -> Tensor:
+    """Round to a format and back to float32."""
+    if precision is Precision.FP16:
+        return weight.half().float()
+    low, high = _LEVELS[precision]
+    scale = weight_scale(weight, precision, per_channel=per_channel)
+    if per_channel:
+        scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return torch.round(weight / scale).clamp(low, high) * scale
+
+
+def quantize_table(weight: Tensor) -> Tensor:
+    """Quantize a table of embeddings to quint8: an affine scale for each row, its zero in float."""
+    low, high = weight.amin(1).clamp(max=0.0), weight.amax(1).clamp(min=0.0)
+    scale = ((high - low) / 255.0).clamp_min(_LEAST_SCALE)
+    return torch.quantize_per_channel(weight, scale, -low / scale, 0, torch.quint8)

@@ -1,0 +1,210 @@
+"""A user's own QConfigMapping: prepared, calibrated, converted and looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.ao.quantization import QConfigMapping
+from torch.fx import GraphModule
+
+from autoquant.core.precision import Scheme
+from autoquant.core.qconfigs import QConfigFacts
+from autoquant.core.sites import Site
+from autoquant.core.structure import OpRow, WeightRow
+from autoquant.errors import BackendError
+from autoquant.model.captured import Capture
+from autoquant.model.ranges.grid import Grid
+from autoquant.torch_ao.calls import RELUS, Call, list_calls
+from autoquant.torch_ao.conversion import convert, prepare, using_engine
+from autoquant.torch_ao.facts import qconfigs_by_node, unmatched_entries
+from autoquant.torch_ao.mapping import owners
+from autoquant.torch_ao.matching import match
+from autoquant.torch_ao.readback import Spy, observe_execution
+from autoquant.torch_ao.scales import KnownScale, activation_observers, replace_observer
+from autoquant.torch_ao.tensor_types import OpTypes, observe_types
+from autoquant.torch_ao.tracing import quiet_torch, trace
+from autoquant.torch_ao.values import copied, placeholder_inputs
+
+_REFUSALS = (RuntimeError, ValueError, AssertionError, NotImplementedError, IndexError, TypeError)
+_STORED = {"qint8": "int8", "quint8": "int8", "float16": "fp16"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MappingExamination:
+    """What a mapping configures, and what a model that is converted with it really runs.
+
+    Attributes:
+        ops: A row for every call of torch.fx's graph, in order.
+        weights: A row for the weight of every site that owns one.
+        qconfigs: By site, what torch was asked for; None where nothing.
+        schemes: By site, the scheme that this is; None where it is none of autoquant's.
+        unmatched: Entries of the mapping that reach nothing, in words.
+    """
+
+    ops: tuple[OpRow, ...]
+    weights: tuple[WeightRow, ...]
+    qconfigs: Mapping[str, QConfigFacts | None]
+    schemes: Mapping[str, Scheme | None]
+    unmatched: tuple[str, ...]
+
+
+def examine_mapping(
+    model: nn.Module,
+    captured: Capture,
+    mapping: QConfigMapping,
+    batches: Sequence[tuple[Tensor, ...]],
+    engine: str,
+) -> MappingExamination:
+    """Prepare, calibrate and convert a model with a mapping of the user's own, and look at it.
+
+    Args:
+        model: The float model; never changed.
+        captured: Its exported graph, whose sites name the rows.
+        mapping: With any observers.
+        batches: Inputs that the observers see, flat; the first also shows what runs.
+        engine: A quantized engine of torch.
+
+    Raises:
+        ModelError: torch.fx cannot trace the model, or torch's own fusion changes it.
+        BackendError: torch refuses the mapping, or the engine what came of it.
+    """
+    given = [_inputs(model, captured, batch) for batch in batches]
+    traced = trace(model, captured.leaf_modules)
+    matched = match(model, captured, traced, batches[0], given[0])
+    try:
+        with using_engine(engine), quiet_torch(), torch.no_grad():
+            prepared = prepare(model, mapping, given[0], captured.leaf_modules)
+            qconfigs = qconfigs_by_node(prepared)
+            for inputs in given:
+                prepared(*copied(inputs))
+            _keep_int16(prepared)
+            converted = convert(prepared, engine)
+            spy = Spy(converted)
+            spy.run(*copied(given[0]), enable_io_processing=False)
+            types = observe_types(converted, copied(given[0]))
+    except LookupError as error:
+        raise BackendError(
+            f"torch refuses the QConfigMapping: {_first_line(error)}",
+            hint="give all types of modules that are fused (Conv2d, ReLU) one QConfig",
+        ) from error
+    except _REFUSALS as error:
+        raise BackendError(
+            f"torch/{engine} refuses the QConfigMapping: {_first_line(error)}",
+            hint="give the op that it names no QConfig (None)",
+        ) from error
+    runs = observe_execution(spy, matched.sites)
+    sites = {site.name: site for site in captured.sites}
+    nodes = {site: node for node, site in reversed(list(matched.sites.items()))}
+    facts = {name: qconfigs.get(nodes.get(name, "")) for name in sites}
+    schemes = {name: _scheme(sites[name], item) for name, item in facts.items()}
+    rows = _Rows(sites, facts, schemes, {name: str(run) for name, run in runs.items()}, types)
+    rows.honoured = {
+        name: name in runs and scheme is not None and runs[name].honours(scheme)
+        for name, scheme in schemes.items()
+    }
+    owner = owners(matched)
+    return MappingExamination(
+        ops=tuple(
+            rows.op(call, matched.sites.get(call.node), owner.get(call.node))
+            for call in list_calls(traced)
+            if not (call.target in RELUS and call.node in owner and call.node not in matched.sites)
+        ),
+        weights=tuple(rows.weights(nodes)),
+        qconfigs=facts,
+        schemes=schemes,
+        unmatched=tuple(unmatched_entries(mapping, traced)),
+    )
+
+
+class _Rows:
+    """Writes the rows of one examination."""
+
+    def __init__(
+        self,
+        sites: Mapping[str, Site],
+        facts: Mapping[str, QConfigFacts | None],
+        schemes: Mapping[str, Scheme | None],
+        runs: Mapping[str, str],
+        types: Mapping[str, OpTypes],
+    ) -> None:
+        self._sites = sites
+        self._facts = facts
+        self._schemes = schemes
+        self._runs = runs
+        self._types = types
+        self.honoured: Mapping[str, bool] = {}
+
+    def op(self, call: Call, site: str | None, owner: str | None) -> OpRow:
+        """The row of one call: a site's, or one that takes what arrives."""
+        types = self._types.get(call.node)
+        facts = self._facts[site] if site is not None else None
+        observer = facts.activation if facts is not None else None
+        observer = observer if observer is not None and observer.is_quantizing else None
+        configured = f"as {owner}" if owner is not None else ""
+        return OpRow(
+            name=site if site is not None else call.module or f"{call.scope}:{_name(call)}",
+            node=call.node,
+            kind=self._sites[site].kind.value if site is not None else "",
+            configured=self._configured(site) if site is not None else configured,
+            runs=self._runs.get(site, "nothing") if site is not None else "",
+            inputs=types.inputs if types else (),
+            output=types.output if types else "",
+            axis=observer.axis if observer else None,
+            observer=observer.name if observer else "",
+            took_effect=self.honoured[site] if site is not None else True,
+        )
+
+    def _configured(self, site: str) -> str:
+        scheme = self._schemes[site]
+        return scheme.value if scheme is not None else str(self._facts[site])
+
+    def weights(self, nodes: Mapping[str, str]) -> Iterator[WeightRow]:
+        """A row for each weight that torch keeps in a module."""
+        for site in self._sites.values():
+            types = self._types.get(nodes.get(site.name, ""))
+            if not site.kind.is_weighted or types is None or types.weight is None:
+                continue
+            facts, stored = self._facts[site.name], types.weight
+            observer = facts.weight if facts is not None and facts.weight.is_quantizing else None
+            configured = observer.dtype if observer else "float32"
+            emulated = stored.dtype.endswith("in float32")
+            yield WeightRow(
+                site=site.name,
+                configured=configured,
+                stored=stored.dtype,
+                axis=observer.axis if emulated and observer else stored.axis,
+                scale_count=stored.scale_count,
+                observer=observer.name if observer else "",
+                took_effect=stored.dtype.partition(" ")[0] in (configured, _STORED.get(configured)),
+            )
+
+
+def _inputs(model: nn.Module, captured: Capture, batch: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    args, kwargs = captured.calling.arguments(batch)
+    return placeholder_inputs(model, args, kwargs)
+
+
+def _keep_int16(prepared: GraphModule) -> None:
+    """Let observers of int16 round, where conversion leaves them in the graph, in place."""
+    for observer, _ in activation_observers(prepared):
+        if observer.dtype is torch.int16:
+            scale, zero_point = observer.calculate_qparams()
+            low, high = int(observer.quant_min), int(observer.quant_max)  # type: ignore[arg-type]
+            grid = Grid(float(scale), int(zero_point), low, high)
+            replace_observer(prepared, observer, KnownScale(observer, grid))
+
+
+def _scheme(site: Site, facts: QConfigFacts | None) -> Scheme | None:
+    return Scheme.FP32 if facts is None else facts.scheme(is_weighted=site.kind.is_weighted)
+
+
+def _name(call: Call) -> str:
+    return call.target if isinstance(call.target, str) else call.target.__name__
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
