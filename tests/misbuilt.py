@@ -70,6 +70,34 @@ class FunctionalConv(Apart):
         return self.act(self.bn(F.conv2d(x, self.conv.weight, self.conv.bias, (1, 1), (1, 1))))
 
 
+class FlattenBetween(Apart):
+    def __init__(self) -> None:
+        super().__init__()
+        self.grow = nn.Linear(16, 8)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.act(self.grow(super().features(x)).flatten(2)).unsqueeze(3)
+
+
+class WideLinear(Apart):
+    """A batch norm over the middle axis of what a linear layer gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grow = nn.Linear(16, 8)
+        self.bn = nn.BatchNorm1d(16)
+
+    def features(self, x: Tensor) -> Tensor:
+        rows = self.act(self.bn(self.grow(x.mean(1))))
+        return rows.transpose(1, 2).unsqueeze(3)
+
+
+class OtherLibrary(Apart):
+    def features(self, x: Tensor) -> Tensor:
+        doubled: Tensor = torch.ops.checked.double(super().features(x))
+        return doubled
+
+
 class MethodAdd(Apart):
     def features(self, x: Tensor) -> Tensor:
         y = super().features(x)

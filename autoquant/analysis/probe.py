@@ -15,6 +15,7 @@ from torch.fx.node import map_arg
 from autoquant.analysis.marks import MarkedGraph
 from autoquant.analysis.rounding_power import powers_of_channels, powers_of_samples
 from autoquant.analysis.rounding_terms import WHOLE, Readers, RoundingTerms, Rows
+from autoquant.model.aten import op_name
 from autoquant.model.batches import Batch
 from autoquant.model.outputs import OutputWeights, named_outputs, rows_of
 from autoquant.model.rounded_graph import is_float_tensor
@@ -112,6 +113,8 @@ class Probe(Interpreter):
         if n.op == "call_function":
             args: Any = map_arg(n.args, lambda source: self._read(source, n))
             kwargs: Any = map_arg(n.kwargs, lambda source: self._read(source, n))
+            if op_name(n) == "batch_norm":  # torch gives its statistics no gradient, and fails
+                args = (*args[:3], *(item.detach() for item in args[3:5]), *args[5:])
             value = self.call_function(n.target, args, kwargs)
         else:
             value = super().run_node(n)

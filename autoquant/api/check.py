@@ -11,11 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoquant.analysis.structure.calls import (
-    CallCounts,
     count_calls,
     describe_once,
     find_uncalled,
-    outermost,
+    find_unused,
 )
 from autoquant.analysis.structure.configuration import (
     find_ineffective,
@@ -23,35 +22,37 @@ from autoquant.analysis.structure.configuration import (
     list_weights,
     refused,
 )
-from autoquant.analysis.structure.faithful import find_unfaithful
 from autoquant.analysis.structure.fusion import find_gaps
 from autoquant.analysis.structure.hidden import find_hidden
 from autoquant.analysis.structure.outputs import with_comparable_outputs
+from autoquant.analysis.structure.plan_facts import facts_of_plan
 from autoquant.analysis.structure.settings import Configured, find_suspicious
 from autoquant.analysis.structure.shared import compare_calls, find_shared
 from autoquant.analysis.structure.tail import find_quantized_tail
-from autoquant.analysis.structure.torn import fused_differently
 from autoquant.api.document import job_of
 from autoquant.api.pair import check_sites, find_plan, prepare_untimed
 from autoquant.api.preparation import FEW_SAMPLES, Preparation
-from autoquant.api.torch_graphs import needs_torch_graph
+from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
+from autoquant.backends.torch_cpu.backend import TorchCpuBackend
 from autoquant.backends.torch_cpu.engines import saturates
-from autoquant.backends.torch_cpu.examination import Examination
+from autoquant.backends.torch_cpu.examination import Examination, Examiner
 from autoquant.backends.torch_cpu.target import open_graph_backend
-from autoquant.core.concerns import Concern, Severity
+from autoquant.core.concerns import Concern, Severity, Topic, note
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
 from autoquant.core.structure import CheckReport, ModuleCalls
 from autoquant.errors import BackendError
 from autoquant.evaluate.evaluator import build_request
 from autoquant.job import Job, backend_from_text, find_space_rules
 from autoquant.model.batches import take_samples
+from autoquant.model.capture import Capture
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import Subject, load_unscored, unscored_subject
 from autoquant.model.torch_ao.qconfig import QConfigMapping
 from autoquant.model.torch_ao.qconfig_facts import unmatched_entries
-from autoquant.model.torch_ao.tracing import trace_unfused
 
 CHECK_SAMPLES = FEW_SAMPLES
 """Calibration samples that a check looks at: enough for ranges to settle, and quick."""
@@ -117,7 +118,7 @@ def check_job(job: Job, plan: str, watch: Watch) -> CheckReport:
         plan: As `find_plan` takes it.
         watch: Shown the progress.
     """
-    needs_torch_graph(job, "check")
+    needs_torch(job, "check")
     with watch.stage("loading model and data", None):
         subject = _few(load_unscored(job))
     return _check(job, subject, plan, None, watch)
@@ -156,11 +157,13 @@ def _check(
     watch: Watch,
 ) -> CheckReport:
     untimed = job.model_copy(update={"objectives": _UNTIMED})
-    prepared = prepare_untimed(untimed, subject, watch)
+    prepared = prepare_untimed(untimed, replace(subject, capture="auto"), watch)
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     with watch.stage("looking at the structure", None):
         modules, structure = _structure(prepared, example)
         comparable = with_comparable_outputs(prepared.captured, example)
+    if mapping is not None:  # torch.ao knows torch.fx's graph alone
+        prepared = prepare_untimed(untimed, replace(subject, capture="fx"), watch)
     with watch.stage("reading back the configuration", None):
         built = _build(prepared, plan, mapping)
     examined, captured = built.examined, prepared.captured
@@ -173,6 +176,7 @@ def _check(
         engine=prepared.settings.build.engine,
         configuration=built.name,
         samples=prepared.statistics.samples,
+        reach="" if captured.reach is None else str(captured.reach),
     )
 
 
@@ -184,51 +188,96 @@ def _structure(
     prepared: Preparation, example: tuple[Tensor, ...]
 ) -> tuple[tuple[ModuleCalls, ...], list[Concern]]:
     """Fusion, hidden ops and calls."""
-    model, captured = prepared.subject.model, prepared.captured
-    counts = count_calls(model, example)
-    apart = trace_unfused(model, captured.leaf_modules).module
-    torn = tuple(fused_differently(apart))
-    shared = tuple(compare_calls(model, counts, apart, captured.graph, prepared.statistics))
+    subject, captured = prepared.subject, prepared.captured
+    model = subject.model
+
+    def call(changed: nn.Module) -> Any:
+        return subject.calling.call(changed, tuple(item.clone() for item in example))
+
+    counts = count_calls(model, call)
+    unused = find_unused(model, counts, call, _parameters_read(captured))
+    shared = tuple(compare_calls(model, counts, captured, prepared.statistics))
     concerns = [
-        *find_unfaithful(
-            model, captured.graph, example, [outermost(path, counts) for path in torn]
-        ),
         *find_gaps(captured),
-        *find_hidden(captured),
-        *find_uncalled(model, counts),
-        *find_shared(shared, torn, counts),
+        *find_hidden(captured, model),
+        *find_uncalled(model, counts, unused),
+        *find_shared(shared, counts),
+        *_told(captured),
     ]
-    return _in_order(model, counts, shared), concerns
+    once = describe_once(model, counts, unused)
+    return _in_order(model, (*once, *shared)), concerns
 
 
-def _in_order(
-    model: nn.Module, counts: CallCounts, shared: Sequence[ModuleCalls]
-) -> tuple[ModuleCalls, ...]:
-    found = {row.path: row for row in (*describe_once(model, counts), *shared)}
+def _parameters_read(captured: Capture) -> frozenset[str] | None:
+    """Names of the parameters that a graph and its constants are computed from."""
+    if captured.weights is None:
+        return None
+    return frozenset(
+        str(node.target)
+        for graph in (captured.graph, captured.weights)
+        for node in graph.graph.nodes
+        if node.op == "get_attr"
+    )
+
+
+def _told(captured: Capture) -> Iterator[Concern]:
+    """What capture noticed, its reach apart."""
+    reach = captured.reach.notice if captured.reach is not None else None
+    for notice in captured.notices:
+        if notice != reach:
+            yield note(
+                Topic.FUSION,
+                ("the whole model",),
+                notice,
+                "plans are built from what was captured",
+                "nothing, if the model is meant so",
+            )
+
+
+def _in_order(model: nn.Module, rows: Sequence[ModuleCalls]) -> tuple[ModuleCalls, ...]:
+    found = {row.path: row for row in rows}
     return tuple(found[path] for path, _ in model.named_modules() if path in found)
 
 
 def _build(
     prepared: Preparation, plan: Plan | str | Path, mapping: QConfigMapping | None
 ) -> _Built:
-    """Configure, convert, read back, and judge."""
-    subject, settings = prepared.subject, prepared.settings
-    request = build_request(subject, prepared.captured, prepared.statistics, settings)
-    backend = open_graph_backend(request)
-    unmatched: tuple[str, ...] = ()
+    """Configure, build, read back, and judge."""
     if mapping is not None:
-        name = "QConfigMapping"
-        unmatched = tuple(unmatched_entries(mapping, prepared.captured))
-    else:
-        chosen = _find(plan, prepared)
-        counted = ", ".join(f"{count} {scheme}" for scheme, count in chosen.counts().items())
-        name = f"plan {chosen.digest} ({counted})"
+        return _build_mapping(prepared, mapping)
+    chosen = _find(plan, prepared)
+    counted = ", ".join(f"{count} {scheme}" for scheme, count in chosen.counts().items())
+    name = f"plan {chosen.digest} ({counted})"
     try:
-        if mapping is not None:
-            batches = [batch.inputs for batch in subject.calibration]
-            examined = backend.examine_mapping(mapping, batches)
-        else:
-            examined = backend.examine(chosen)
+        examined = _examine(prepared, chosen)
+    except BackendError as error:
+        return _Built(name, None, (refused(error.message, error.hint),))
+    return _Built(name, examined, tuple(_judge(prepared, examined, ())))
+
+
+def _examine(prepared: Preparation, plan: Plan) -> Examination:
+    """What a plan asks for, and what runs, whether or not it is that."""
+    backend, captured, build = prepared.backend, prepared.captured, prepared.settings.build
+    if not isinstance(backend, Examiner):  # module by module: what is built is all that is known
+        built = backend.build(plan)
+        honoured = dict.fromkeys(built.executed, True)
+        return Examination(built.module, {}, plan.schemes, built.executed, honoured, {})
+    ranges = TensorRanges(captured, prepared.statistics, build)
+    facts = facts_of_plan(captured, plan, ranges, build)
+    return replace(backend.examine(plan), qconfigs=facts)
+
+
+def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
+    """Prepare, calibrate and convert with torch.ao, read back, and judge."""
+    name, subject = "QConfigMapping", prepared.subject
+    request = build_request(subject, prepared.captured, prepared.statistics, prepared.settings)
+    unmatched = tuple(unmatched_entries(mapping, prepared.captured))
+    backend = open_graph_backend(request)
+    if not isinstance(backend, TorchCpuBackend):
+        raise ValueError("torch.ao converts torch.fx's graph alone")
+    try:
+        batches = [batch.inputs for batch in subject.calibration]
+        examined = backend.examine_mapping(mapping, batches)
     except BackendError as error:
         return _Built(name, None, (refused(error.message, error.hint),))
     return _Built(name, examined, tuple(_judge(prepared, examined, unmatched)))
@@ -247,13 +296,19 @@ def _judge(
     captured, engine = prepared.captured, prepared.settings.build.engine
     ops, weights = list_ops(captured, examined), list_weights(captured, examined)
     yield from find_ineffective(tuple(ops), tuple(weights), unmatched)
+    in_float = {  # an op without an integer kernel that follows its neighbours
+        site
+        for site, runs in examined.executed.items()
+        if runs.startswith("fp32") and examined.honoured[site]
+    }
     configured = [
         Configured(
             site=site,
-            qconfig=examined.qconfigs.get(site.node),
+            qconfig=None if site.name in in_float else examined.qconfigs.get(site.node),
             output=captured.members[site.name][0][-1],
         )
         for site in captured.sites
     ]
     yield from find_suspicious(configured, prepared.statistics, engine, saturates=saturates(engine))
-    yield from find_quantized_tail(captured, examined.schemes)
+    schemes = {**examined.schemes, **dict.fromkeys(in_float, Scheme.FP32)}
+    yield from find_quantized_tail(captured, schemes)

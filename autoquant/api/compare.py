@@ -11,10 +11,11 @@ from torch.fx import GraphModule
 
 from autoquant.analysis.layers.comparison import QuantizedGraph, compare_layers
 from autoquant.analysis.layers.pairing import pair_graphs, pair_plan
+from autoquant.analysis.layers.reference import ReferencePlan
 from autoquant.api.document import job_of
 from autoquant.api.pair import Pair, build_pair, find_plan, prepare_untimed, uniform_plan
 from autoquant.api.preparation import Preparation, capture_subject
-from autoquant.api.torch_graphs import needs_torch_graph
+from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.layers import ComparisonMode, LayerComparison
@@ -27,7 +28,9 @@ from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.data_set import sizes_of
 from autoquant.model.picked import pick_samples
+from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.readings import DataForm, Prepare
+from autoquant.model.rounding import SchemeRounding
 from autoquant.model.subject import Subject, SubjectRecipe, unscored_subject
 from autoquant.model.torch_ao.conversion import quiet_torch
 from autoquant.model.torch_ao.fake_quantize import frozen_copy, holds_fake_quantize
@@ -90,7 +93,7 @@ def compare(
     if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
         return _compare_graph(subject, quantized, way, watch, weights=weights)
     job = _job(backend)
-    prepared = prepare_untimed(job, subject, watch)
+    prepared = prepare_untimed(job, replace(subject, capture="auto"), watch)
     plans = _plans_of(quantized, schemes, prepared)
     return compare_plans(prepared, plans, batches, way, watch, weights=weights)
 
@@ -111,12 +114,13 @@ def compare_job(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
-    needs_torch_graph(job, "compare")
+    needs_torch(job, "compare")
     way = _mode_of(mode, schemes)
     with watch.stage("loading model and data", None):
         subject = recipe()
     batches = choose_samples(subject.evaluation, samples, indices)
-    prepared = prepare_untimed(job, subject, watch)
+    capture = "auto" if subject.capture == "fx" else subject.capture
+    prepared = prepare_untimed(job, replace(subject, capture=capture), watch)
     plans = _plans_of(plan, schemes, prepared)
     return compare_plans(prepared, plans, batches, way, watch)
 
@@ -135,6 +139,26 @@ def compare_plans(
     Raises:
         BackendError: The engine refuses a plan.
     """
+    if prepared.captured.how == "modules":
+        raise ModelError(
+            "compare looks at the tensors of a graph, and the model was captured module by module",
+            hint="badcases and sensitivity compare its outputs; `autoquant check` says why",
+        )
+    if prepared.captured.how == "export":
+        build = prepared.settings.build
+        ranges = TensorRanges(prepared.captured, prepared.statistics, build)
+        rounding = SchemeRounding(ranges)
+        found = [ReferencePlan(prepared.captured, plan, rounding) for plan in plans]
+        graph = prepared.captured.graph
+        return _run(
+            prepared.captured,
+            [QuantizedGraph(graph, item.pairs(), item) for item in found],
+            batches,
+            mode,
+            watch,
+            kind=Kind.EMULATED,
+            weights=weights,
+        )
     pairs = [build_pair(prepared, plan, watch) for plan in plans]
     emulated = any(pair.executable.kind is Kind.EMULATED for pair in pairs)
     return _run(

@@ -14,7 +14,7 @@ from autoquant.analysis.diagnosis.variation import find_variations
 from autoquant.api.badcases import data_set
 from autoquant.api.causes import find_causes
 from autoquant.api.document import job_of
-from autoquant.api.pair import Pair, build_pair, find_plan, prepare_untimed
+from autoquant.api.pair import Pair, build_pair, find_plan, prepare_traced
 from autoquant.api.raised_plan import raise_ops, rules_text
 from autoquant.api.symptoms import Symptoms, energies_of, observe
 from autoquant.api.watch import Silent, Watch
@@ -79,7 +79,7 @@ def diagnose(
         form=DataForm(target, prepare, dynamic or {}),
     )
     watch = watch or Silent()
-    prepared = prepare_untimed(job, subject, watch)
+    prepared = prepare_traced(job, subject, watch, "diagnose")
     chosen = plan if isinstance(plan, Plan) else find_plan(plan, prepared)
     return diagnose_pair(build_pair(prepared, chosen, watch), "evaluation", watch)
 

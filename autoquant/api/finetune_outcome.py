@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from autoquant.api.finetune_result import FinetuneResult
 from autoquant.api.pair import Pair
-from autoquant.api.preparation import Preparation, capture_subject
+from autoquant.api.preparation import capture_subject
 from autoquant.api.watch import Silent, Watch
-from autoquant.backends.torch_cpu.torchscript import write_torchscript
+from autoquant.backends.protocol import Backend
 from autoquant.core.finetuning import Recovery
 from autoquant.evaluate.evaluator import build_backend
 from autoquant.evaluate.recovery import Runs, measure_recovery
@@ -75,7 +75,7 @@ def build_outcome(
         folder=folder.path if folder else None,
     )
     if folder is not None:
-        _keep(folder, result, prepared)
+        _keep(folder, result, backend)
     return result
 
 
@@ -102,17 +102,9 @@ def _recoveries(runs: Runs, subject: Subject, watch: Watch) -> tuple[Recovery, .
     return tuple(found)
 
 
-def _keep(folder: FinetuneFolder, result: FinetuneResult, prepared: Preparation) -> None:
+def _keep(folder: FinetuneFolder, result: FinetuneResult, backend: Backend) -> None:
     """Write what was found, and the quantized model as a TorchScript file."""
     folder.write_findings(
         result.to_json(), result.plan, result.statistics, result.model.state_dict()
     )
-    engine = prepared.settings.build.engine
-    write_torchscript(
-        result.quantized,
-        prepared.subject.example,
-        folder.path / QUANTIZED,
-        engine,
-        result.to_json() | {"engine": engine},
-        "the trained plan",
-    )
+    backend.export(result.plan, folder.path / QUANTIZED, result.to_json())

@@ -153,11 +153,12 @@ def _trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
 
 def _twin(task: Task, prepared: Preparation, plan: Plan) -> Twin | FxTwin:
     model, captured = prepared.subject.model, prepared.captured
-    batch_norm, settings = task.settings.batch_norm, prepared.quantization
+    batch_norm = task.settings.batch_norm
     if captured.how == "fx":
         weights = FxWeights(model, captured.traced, batch_norm)
-        return FxTwin(captured, plan, settings, weights, prepared.subject.example)
-    return Twin(captured, plan, settings, TrainableWeights(model, captured, batch_norm))
+        return FxTwin(captured, plan, prepared.quantization, weights, prepared.subject.example)
+    trained = TrainableWeights(model, captured, batch_norm)
+    return Twin(captured, plan, prepared.settings.build, trained)
 
 
 def _train(

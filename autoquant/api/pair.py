@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from autoquant.backends.torch_cpu.engines import engines_here, saturates
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
-from autoquant.errors import PlanError
+from autoquant.errors import BackendError, ModelError, PlanError
 from autoquant.job import Job, SpaceRules
 from autoquant.model.subject import JobRecipe, Subject
 from autoquant.searching.space import bind_space
@@ -50,6 +50,22 @@ def prepare_untimed(job: Job, subject: Subject, watch: Watch) -> Preparation:
         settings = {"engine": engines[0], "reduce_range": reduce_range}
         job = job.model_copy(update={"backend": job.backend.model_copy(update=settings)})
     return prepare(job, subject, watch)
+
+
+def prepare_traced(job: Job, subject: Subject, watch: Watch, command: str) -> Preparation:
+    """Prepare on the graph that torch.ao converts, for a command that looks into it.
+
+    Raises:
+        BackendError: torch.fx cannot trace the model.
+    """
+    try:
+        return prepare_untimed(job, replace(subject, capture="fx"), watch)
+    except ModelError as error:
+        raise BackendError(
+            f"{command} looks into the graph that torch.fx traces, and it cannot trace this "
+            f"model: {error.message}",
+            hint="compare, sensitivity and badcases work on every captured model",
+        ) from error
 
 
 def prepare_job(job: Job, watch: Watch) -> Preparation:

@@ -42,7 +42,7 @@ def search(
     workers: int | None = None,
     output: str | Path | None = None,
     tracking_uri: str | None = None,
-    capture: str = "fx",
+    capture: str = "auto",
     leaf_modules: Sequence[str] = (),
     ranges: Mapping[str, Any] | None = None,
     name: str = "search",
@@ -81,8 +81,8 @@ def search(
         workers: Ray workers; None: evaluate in this process.
         output: Result folder; None: a new temporary one.
         tracking_uri: MLflow store; None: no tracking.
-        capture: What finds the model's sites: `fx`, or for models that torch.fx cannot trace
-            `export` (torch.export) or `eager` (weighted modules alone).
+        capture: What finds the model's sites: `export` (torch.export's graph), `modules` (weighted
+            modules alone), or `auto`: the first where it can.
         leaf_modules: Paths that capture must not look into.
         ranges: The section `calibration` of a job file (`{"observer": "mse"}`).
         name: Of the search, for reports.

@@ -30,9 +30,9 @@ def needs_torch_graph(job: Job, command: str) -> None:
         BackendError: The backend is another one, or the model is not captured by torch.fx.
     """
     needs_torch(job, command)
-    if job.model is not None and job.model.capture != FX:
+    if job.model is not None and job.model.capture not in ("auto", FX):
         raise BackendError(
             f"{command} looks into the graph that torch converts, and model.capture is "
             f"{job.model.capture}",
-            hint="search, sensitivity and badcases work with this capture",
+            hint="compare, sensitivity and badcases work with this capture",
         )

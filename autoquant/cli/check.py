@@ -56,6 +56,8 @@ def check(
 def _print(report: CheckReport) -> None:
     console = stdout()
     console.print(f"{report.configuration} on torch/{report.engine}", highlight=False, markup=False)
+    if report.reach:
+        console.print(report.reach, highlight=False, markup=False)
     for table in _tables(report):
         console.print(table)
     for concern in report.concerns:

@@ -17,7 +17,7 @@ class BuildSettings:
 
     Attributes:
         backend: Name of the backend.
-        capture: How the model's sites were found (`fx`, `export`, `eager`).
+        capture: How the model's sites were found (`export`, `modules`).
         observer: How int8 ranges are found.
         ranges: What differs from site to site, and what is known beforehand.
         engine: torch: a quantized engine. Empty elsewhere.
@@ -28,7 +28,7 @@ class BuildSettings:
     """
 
     backend: str = "torch"
-    capture: str = "fx"
+    capture: str = "export"
     observer: ObserverName = ObserverName.HISTOGRAM
     ranges: RangeRules = field(default_factory=RangeRules, repr=False)
     engine: str = ""

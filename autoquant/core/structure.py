@@ -13,7 +13,8 @@ class Verdict(Enum):
     """What a module's calls mean for its scale.
 
     `by_weight`: never called, and its weight is read by a function call. `scaleless`: called
-    several times, and its int8 kernel keeps no scale of its own.
+    several times, and its int8 kernel keeps no scale of its own. `apart`: plans give each call a
+    scale of its own, and need to.
     """
 
     NEVER = "never called"
@@ -21,8 +22,10 @@ class Verdict(Enum):
     ONCE = "called once"
     SCALELESS = "may stay: it keeps no scale"
     MAY_STAY = "may stay"
-    MUST_SPLIT = "must be split"
-    UNKNOWN = "unknown: inside a module that is not traced"
+    APART = "needs a scale for each call"
+    UNKNOWN = "unknown: its calls are no sites"
+    UNSEEN = "called in a way that hooks do not see"
+    UNREAD = "called, and no output depends on it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ class CheckReport:
         engine: Torch engine that the configuration was built for.
         configuration: What was configured: a plan's digest and schemes, or `QConfigMapping`.
         samples: Calibration samples that ranges come from.
+        reach: How much of the model its sites hold, in words; empty where that is not known.
     """
 
     concerns: tuple[Concern, ...]
@@ -142,6 +146,7 @@ class CheckReport:
     engine: str
     configuration: str
     samples: int
+    reach: str = ""
 
     @property
     def needs_attention(self) -> bool:
@@ -155,6 +160,7 @@ class CheckReport:
             "engine": self.engine,
             "configuration": self.configuration,
             "samples": self.samples,
+            "reach": self.reach,
             "concerns": [item.to_json() for item in self.concerns],
             "modules": [asdict(item) | {"verdict": item.verdict.value} for item in self.modules],
             "outputs": [asdict(item) for item in self.outputs],

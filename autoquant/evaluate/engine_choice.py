@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from autoquant.backends.torch_cpu.engines import engines_here
-from autoquant.backends.torch_cpu.target import site_support
-from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Measurement
 from autoquant.core.plan import Plan
@@ -15,7 +13,7 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import BackendError
-from autoquant.evaluate.evaluator import MeasurementSettings, build_evaluator
+from autoquant.evaluate.evaluator import MeasurementSettings, PlanEvaluator, build_backend
 from autoquant.model.capture import Capture
 from autoquant.model.subject import Subject
 
@@ -41,13 +39,10 @@ def time_engines(
     found: dict[str, Measurement] = {}
     reasons: list[str] = []
     for engine in engines_here():
-        evaluator = build_evaluator(
-            subject,
-            captured,
-            statistics,
-            replace(settings.building(engine=engine), latency_pairs=few),
-        )
-        plan = all_int8(captured.sites, engine, settings.build.capture)
+        own = replace(settings.building(engine=engine), latency_pairs=few)
+        backend = build_backend(subject, captured, statistics, own)
+        evaluator = PlanEvaluator(subject, captured, backend, own)
+        plan = all_int8(captured.sites, backend.support)
         outcome = evaluator.run(Phase.LATENCY, Task(0, plan))
         if outcome.failure is None:
             found[engine] = outcome.measurements["speedup"]
@@ -61,12 +56,11 @@ def time_engines(
     return dict(sorted(found.items(), key=lambda item: -item[1].value))
 
 
-def all_int8(sites: Iterable[Site], engine: str, capture: str = "fx") -> Plan:
+def all_int8(sites: Iterable[Site], support: Callable[[Site, Scheme], Support]) -> Plan:
     """int8 wherever the engine has a kernel; sites that follow another take its scheme."""
-    settings = BuildSettings(engine=engine, capture=capture)
     schemes: dict[str, Scheme] = {}
     for site in sites:
-        native = site_support(settings, site, Scheme.INT8) is Support.NATIVE
+        native = support(site, Scheme.INT8) is Support.NATIVE
         chosen = Scheme.INT8 if native else Scheme.FP32
         schemes[site.name] = schemes[site.follows] if site.follows else chosen
     return Plan.of(schemes)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from autoquant.backends.torch_cpu.kernels import choose_kernels, kernels_of
-from autoquant.backends.torch_cpu.target import open_graph_backend
+from autoquant.backends.torch_cpu.target import open_graph_backend, site_support
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Measurement
@@ -70,7 +71,7 @@ def time_kernels(
             profiles[engine] = open_graph_backend(request).profile(space, inputs, clock)
     options = {engine: kernels_of(engine, captured.sites) for engine in spaces}
     options[MIXED] = choose_kernels(profiles, captured.sites)
-    task = Task(0, all_int8(captured.sites, settings.build.engine))
+    task = Task(0, all_int8(captured.sites, partial(site_support, settings.build)))
     found: dict[str, Measurement] = {}
     for name, kernels in options.items():
         evaluator = build_evaluator(

@@ -50,7 +50,7 @@ class ModelSource(Section):
 
     entry: EntryText
     arguments: dict[str, Any] = Field(default_factory=dict)
-    capture: Literal["auto", "export", "modules", "fx", "eager"] = "fx"
+    capture: Literal["auto", "export", "modules", "fx", "eager"] = "auto"
     leaf_modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     _form = field_validator("entry")(check_entry)
@@ -107,7 +107,7 @@ class SensitivitySettings(Section):
 BackendName = Literal[
     "torch", "openvino", "onnxruntime", "litert", "ethos-u", "profile", "inductor"
 ]
-EngineName = Literal["auto", "per-op", "x86", "onednn", "fbgemm", "qnnpack"]
+EngineName = Literal["auto", "per-op", "x86", "onednn", "fbgemm", "qnnpack", "pointwise"]
 
 _OPTIONS_OF = {
     "engine": ("torch", "auto"),

@@ -25,7 +25,7 @@ def capture(
     model: nn.Module,
     example: tuple[Tensor, ...],
     leaf_modules: Sequence[str] = (),
-    how: str = "fx",
+    how: str = "auto",
     *,
     calling: Calling | None = None,
     dynamic: Sequence[Sequence[int]] | None = None,

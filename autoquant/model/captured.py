@@ -9,8 +9,8 @@ from torch.fx import GraphModule
 
 from autoquant.core.sites import Address, Site
 from autoquant.model.calling import Calling
+from autoquant.model.float_graph import FloatGraph
 from autoquant.model.reach import Reach
-from autoquant.model.torch_ao.tracing import FloatGraph
 
 NOTHING_TO_CHOOSE = (
     "sites are convolutions, linear layers, embeddings, recurrent layers, attention, adds, "

@@ -23,13 +23,13 @@ from autoquant.model.exporting import (
     scope_of,
     writes_inputs,
 )
+from autoquant.model.float_graph import FloatGraph
 from autoquant.model.float_model import paths_within
 from autoquant.model.folding import fold_batch_norms, name_linear_layers
 from autoquant.model.masks import MaskedNodes
 from autoquant.model.node_shapes import is_float
 from autoquant.model.reach import find_reach
 from autoquant.model.site_walk import SiteWalk
-from autoquant.model.torch_ao.tracing import FloatGraph
 
 
 def capture_export(

@@ -72,12 +72,23 @@ def in_eval_mode(model: nn.Module) -> nn.Module:
     if not any(module.training for module in model.modules()):
         return model
     try:
-        return copy.deepcopy(model).eval()
+        return copy_of(model).eval()
     except (TypeError, RuntimeError) as error:
         raise ModelError(
             f"the model is in training mode and cannot be copied: {error}",
             hint="give model.eval(), which is taken as it is",
         ) from error
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy; tensors that a forward computed (old-style weight norm's) go by value."""
+    computed = {
+        id(item): item.detach().clone()
+        for module in model.modules()
+        for item in vars(module).values()
+        if isinstance(item, torch.Tensor) and not item.is_leaf
+    }
+    return copy.deepcopy(model, computed)
 
 
 def paths_within(modules: Mapping[str, nn.Module], leaf_modules: Sequence[str]) -> frozenset[str]:

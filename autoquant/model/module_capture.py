@@ -16,10 +16,10 @@ from autoquant.errors import ModelError
 from autoquant.model.calling import Calling
 from autoquant.model.captured import Capture
 from autoquant.model.costs import macs_of, weight_count_of
+from autoquant.model.float_graph import FloatGraph
 from autoquant.model.float_model import paths_within
 from autoquant.model.module_calls import first_tensor, result_tensor, watch_calls
 from autoquant.model.torch_ao.op_kinds import MODULE_KINDS
-from autoquant.model.torch_ao.tracing import FloatGraph
 
 WHOLE = "model"
 """Path of the whole model in the one-node graph that stands for it."""

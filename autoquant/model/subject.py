@@ -71,7 +71,7 @@ class Subject:
     dynamic: tuple[tuple[int, ...], ...]
     loss: Metric | None = None
     leaf_modules: tuple[str, ...] = ()
-    capture: str = "fx"
+    capture: str = "auto"
     form: DataForm = field(default_factory=DataForm)
     outputs: OutputWeights = field(default_factory=OutputWeights)
     writes_inputs: bool = False
@@ -282,7 +282,7 @@ def build_subject(
     metric: Metric | str,
     loss: Metric | str | None = None,
     leaf_modules: tuple[str, ...] = (),
-    capture: str = "fx",
+    capture: str = "auto",
     calibration_samples: int | None = None,
     form: DataForm | None = None,
     outputs: Mapping[str, float] | None = None,

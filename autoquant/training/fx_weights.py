@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.core.finetuning import BatchNorm
-from autoquant.model.torch_ao.tracing import FloatGraph
+from autoquant.model.float_graph import FloatGraph
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 

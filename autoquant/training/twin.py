@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
+from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.calibration import calibrate
 from autoquant.model.captured import Capture
-from autoquant.model.emulated import EmulatedRun
 from autoquant.model.exporting import take
-from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.qconfig import QuantizationSettings
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.rounded_graph import TrainableGraph, choices_of
+from autoquant.model.rounding import SchemeRounding
+from autoquant.model.site_nodes import mark_sites
 from autoquant.training.weights import TrainableWeights
 
 
@@ -33,7 +34,7 @@ class Twin:
     Args:
         captured: The captured float model.
         plan: A scheme for every site.
-        settings: What the target decides.
+        settings: What decides how tensors are rounded.
         weights: What is trained.
     """
 
@@ -41,22 +42,20 @@ class Twin:
         self,
         captured: Capture,
         plan: Plan,
-        settings: QuantizationSettings,
+        settings: BuildSettings,
         weights: TrainableWeights,
     ) -> None:
         self.weights = weights
         self._captured = captured
         self._plan = plan
         self._settings = settings
-        self._run: EmulatedRun | None = None
+        self._run: _Run | None = None
         self._statistics: CalibrationStatistics | None = None
 
     def take_ranges(self, statistics: CalibrationStatistics) -> None:
         """Round activations on the scales that calibration found."""
-        sites = {site.name: site for site in self._captured.sites}
-        cache = ScaleCache(statistics, self._settings.ranges.fixed_tensors)
-        rounding = SchemeRounding(sites, self._settings, cache)
-        self._run = EmulatedRun(self._captured, self._plan, rounding)
+        rounding = SchemeRounding(TensorRanges(self._captured, statistics, self._settings))
+        self._run = _Run(mark_sites(self._captured), rounding, choices_of(self._plan))
         self._statistics = statistics
 
     @property
@@ -76,7 +75,23 @@ class Twin:
         """Compute outputs; gradients reach the weights."""
         if self._run is None:
             raise ValueError("take_ranges comes first")
-        return self._run.compute(inputs, self.weights.constants())
+        self._run.constants = self.weights.constants()
+        try:
+            return self._run.run(*inputs)
+        finally:
+            self._run.constants = {}
+
+
+class _Run(TrainableGraph):
+    """Reads the graph's constants from a mapping."""
+
+    constants: Mapping[str, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        """Run one node."""
+        if n.op == "get_attr" and str(n.target) in self.constants:
+            return self.constants[str(n.target)]
+        return super().run_node(n)
 
 
 def _with_constants(graph: GraphModule, constants: Mapping[str, Tensor]) -> GraphModule:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.fx import GraphModule
 from autoquant.core.finetuning import BatchNorm
 from autoquant.errors import ModelError
 from autoquant.model.captured import Capture
+from autoquant.model.float_model import copy_of
 
 _SAME = 1e-4
 """Largest difference, over the largest value, of a constant before and after it is folded."""
@@ -47,7 +47,7 @@ class TrainableWeights:
                 "fine-tuning needs the model's graph, and it was captured module by module",
                 hint="the notices of `autoquant check` say why torch.export cannot capture it",
             )
-        self.model = _copy(model).eval()
+        self.model = copy_of(model).eval()
         self._program = captured.weights
         self._read = {
             str(node.target)
@@ -103,17 +103,6 @@ def _compute(program: GraphModule, held: Mapping[str, Tensor]) -> dict[str, Tens
     given = {name: item for name, item in held.items() if name in own}
     found: dict[str, Tensor] = functional_call(program, given, (), tie_weights=False)
     return found
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    """A copy; tensors that a forward computed (old-style weight norm's) are copied by value."""
-    computed = {
-        id(item): item.detach().clone()
-        for module in model.modules()
-        for item in vars(module).values()
-        if isinstance(item, Tensor) and not item.is_leaf
-    }
-    return copy.deepcopy(model, computed)
 
 
 def _fold_in_place(layer: Any, norm: Any, path: str) -> None:

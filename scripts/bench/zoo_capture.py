@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
@@ -18,6 +21,9 @@ from autoquant.model.calling import Calling, register_dataclasses
 from autoquant.model.capture import Capture, capture
 from autoquant.model.exporting import functional_graph
 
+Run = Callable[[tuple[Tensor, ...]], Any]
+
+_LARGE = 1e-3
 _TRACED = 2
 _SIZES = (1, 3)
 
@@ -46,19 +52,51 @@ def capture_subject(subject: Subject) -> dict[str, Any]:
         captured = capture(model, example, how="export", calling=calling, dynamic=dynamic)
     seconds = time.process_time() - started
     free = _free_sizes(captured, example, batches)
+    error = largest_error(exported[0], free, batches, truth)
+    folded_error = largest_error(captured.graph, free, batches, truth)
     reach = captured.reach
     return {
         "seconds": round(seconds, 1),
         "sites": len(captured.sites),
         "nodes": len(captured.graph.graph.nodes),
         "sizes": len(free),
-        "error": largest_error(exported[0], free, batches, truth),
-        "folded_error": largest_error(captured.graph, free, batches, truth),
+        "error": error,
+        "slow_path_error": None
+        if error == 0
+        else _slow_path_error(exported[0], partial(calling.call, model), batches),
+        "folded_error": folded_error,
+        "own_rounding": None if folded_error < _LARGE else _own_rounding(model, calling, batches),
         "reach_weights": reach.weights if reach else None,
         "reach_macs": reach.macs if reach else None,
         "unseen": list(reach.unseen) if reach else [],
         "notices": list(captured.notices),
     }
+
+
+def _slow_path_error(graph: GraphModule, model: Run, batches: list[tuple[Tensor, ...]]) -> float:
+    """The error where torch's attention computes op by op, as it does whenever it is exported."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            truth = [model(batch) for batch in batches]
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return largest_error(graph, list(range(len(batches))), batches, truth)
+
+
+def _own_rounding(model: nn.Module, calling: Calling, batches: list[tuple[Tensor, ...]]) -> float:
+    """How far the model in float32 is from itself in float64: how much any rounding grows."""
+    exact = copy.deepcopy(model).double()
+    found = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            wide = [item.double() if item.is_floating_point() else item for item in batch]
+            pairs = zip(
+                _leaves(calling.call(model, batch)), _leaves(calling.call(exact, wide)), strict=True
+            )
+            found = max(found, *(_difference(mine.double(), given) for mine, given in pairs))
+    return found
 
 
 def dynamic_axes(

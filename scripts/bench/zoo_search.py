@@ -84,7 +84,7 @@ def _hand_out(
         again = [loaded(*flat)[place] for place in range(len(built))]
     return {
         "own_speedup": _speedup(model, module, subject),
-        "best": {scheme.value: count for scheme, count in best.plan.counts().items()},
+        "best": dict(best.plan.counts()),
         "best_sqnr_db": best.value("sqnr_db"),
         "searched_speedup": best.value("speedup"),
         "reloaded_error": max(map(_difference, again, built), default=0.0),

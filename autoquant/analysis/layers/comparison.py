@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from autoquant.analysis.layers.formats import format_of, type_of
 from autoquant.analysis.layers.pairing import OpPair, feeds_of
 from autoquant.analysis.layers.reading import read_rows
+from autoquant.analysis.layers.reference import ReferencePlan, ReferenceRun, format_of_reads
 from autoquant.analysis.layers.runs import FloatRun, QuantizedRun
 from autoquant.analysis.layers.sums import PairSums
 from autoquant.analysis.layers.weights import weight_rows
@@ -46,10 +47,13 @@ class QuantizedGraph:
     Attributes:
         graph: It.
         pairs: Its ops, beside those of the float graph.
+        reference: The plan that reference numerics compute on the float graph; None: `graph` is a
+            converted model.
     """
 
     graph: GraphModule
     pairs: tuple[OpPair, ...]
+    reference: ReferencePlan | None = None
 
 
 def compare_layers(
@@ -96,7 +100,7 @@ def compare_layers(
         rows = [item for item in rows if item[0].scheme is not Scheme.FP32]
         order = {node.name: index for index, node in enumerate(expected.graph.nodes)}
         rows.sort(key=lambda row: order[row[0].tensor])
-    weighed = [weight_rows(expected, item.graph, item.pairs) if weights else () for item in found]
+    weighed = [_weights_of(expected, item) if weights else () for item in found]
     read = read_rows(rows, [row for part in weighed for row in part], mode)
     return LayerComparison(
         mode=mode,
@@ -107,6 +111,12 @@ def compare_layers(
         kind=kind,
         distributions=tuple(item for _, item in rows),
     )
+
+
+def _weights_of(expected: GraphModule, found: QuantizedGraph) -> tuple[LayerRow, ...]:
+    if found.reference is not None:
+        return found.reference.weight_rows()
+    return weight_rows(expected, found.graph, found.pairs)
 
 
 class _Side:
@@ -124,9 +134,15 @@ class _Side:
             for pair in found.pairs
             if pair.rounding and nodes[pair.output].op == "call_module"
         }
-        self._quantized = QuantizedRun(
-            found.graph, found.pairs, self._see, feeds_float=mode.feeds_float
-        )
+        self._quantized: QuantizedRun | ReferenceRun
+        if found.reference is None:
+            self._quantized = QuantizedRun(
+                found.graph, found.pairs, self._see, feeds_float=mode.feeds_float
+            )
+        else:
+            self._quantized = ReferenceRun(
+                found.reference, found.pairs, self._see, feeds_float=mode.feeds_float
+            )
 
     def run(self, values: Mapping[str, Any], batch: Batch, inputs: tuple[torch.Tensor, ...]) -> Any:
         """Run one batch; gives the outputs."""
@@ -139,9 +155,15 @@ class _Side:
             return
         if pair not in self._sums:
             self._sums[pair] = PairSums()
-            self._formats[pair] = format_of(found, self._rounding.get(pair))
+            self._formats[pair] = self._format(pair, found)
             self._shapes[pair] = tuple(expected.shape)
         self._sums[pair].add(expected, found, self._batch)
+
+    def _format(self, pair: OpPair, found: torch.Tensor) -> TensorFormat:
+        reference = self._found.reference
+        if reference is None:
+            return format_of(found, self._rounding.get(pair))
+        return format_of_reads(reference.shown_as(pair), pair.scheme)
 
     def rows(self) -> list[tuple[LayerRow, Distribution]]:
         """Rows in execution order, each with how its values are spread."""

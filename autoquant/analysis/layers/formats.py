@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from autoquant.core.layers import TensorFormat
@@ -69,7 +70,9 @@ def _type_of(model: GraphModule, node: Node) -> str:
 
 
 def _function(target: object) -> str:
-    """`quantized.add_relu` of an op of torch's library, `add` of a function."""
+    """`quantized.add_relu` of an op of torch's library, `add` of ATen's and of a function."""
+    if isinstance(target, OpOverload) and target.namespace == "aten":
+        return str(target.overloadpacket.__name__)
     name = str(target)
     plain = getattr(target, "__name__", name)
     return name.removesuffix(".default") if name.startswith("quantized.") else plain

@@ -75,7 +75,7 @@ class QuantizedRun(Interpreter):
             return value
         expected = self.expected[pair.expected[-1]]
         rounded = self._round(pair, n, value) if self._feeds_float else value
-        first, second = _tensor(expected), _tensor(rounded)
+        first, second = first_tensor(expected), first_tensor(rounded)
         if first is not None and second is not None and first.shape == second.shape:
             self._see(pair, first, second)
         if not self._feeds_float or n.op == "placeholder":
@@ -99,7 +99,7 @@ class QuantizedRun(Interpreter):
         return value
 
 
-def _tensor(value: Any) -> Tensor | None:
+def first_tensor(value: Any) -> Tensor | None:
     """The tensor itself, or the first of several."""
     leaves = (item for item in pytree.tree_leaves(value) if isinstance(item, Tensor))
     return next(leaves, None)

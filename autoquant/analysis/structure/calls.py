@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.core.concerns import Concern, Topic, attention, note
 from autoquant.core.structure import ModuleCalls, Verdict
+from autoquant.model.float_model import copy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,16 @@ class CallCounts:
     by_weight: frozenset[str]
 
 
-def count_calls(model: nn.Module, inputs: Sequence[Tensor]) -> CallCounts:
+Call = Callable[[nn.Module], Any]
+"""Calls a model, or a copy of it, on one small batch."""
+
+
+def count_calls(model: nn.Module, call: Call) -> CallCounts:
     """Run one batch and count the calls of every module, those inside others included.
 
     Args:
         model: In eval mode; it is run, not changed.
-        inputs: One (small) batch.
+        call: Runs it.
     """
     counted: Counter[int] = Counter()
     reads = _Reads()
@@ -47,7 +52,7 @@ def count_calls(model: nn.Module, inputs: Sequence[Tensor]) -> CallCounts:
     handle = register_module_forward_pre_hook(count)
     try:
         with torch.no_grad(), reads:
-            model(*inputs)
+            call(model)
     finally:
         handle.remove()
     calls = {path: counted[id(module)] for path, module in model.named_modules() if path}
@@ -76,32 +81,86 @@ class _Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def describe_once(model: nn.Module, counts: CallCounts) -> Iterator[ModuleCalls]:
+def describe_once(model: nn.Module, counts: CallCounts, unused: Unused) -> Iterator[ModuleCalls]:
     """Describe the modules without children that are called at most once, in the model's order."""
     for path, module in model.named_modules():
         count = counts.calls.get(path, 0)
         if not path or count > 1 or any(True for _ in module.children()):
             continue
-        verdict = Verdict.ONCE
+        verdict = Verdict.UNREAD if _within(path, unused.unread) else Verdict.ONCE
         if not count:
             verdict = Verdict.BY_WEIGHT if path in counts.by_weight else Verdict.NEVER
+            verdict = Verdict.UNSEEN if _within(path, unused.unseen) else verdict
         yield ModuleCalls(path, type(module).__name__, count, verdict)
 
 
-def find_uncalled(model: nn.Module, counts: CallCounts) -> Iterator[Concern]:
-    """Find modules that no forward pass calls."""
-    unused = tuple(_highest(path for path in counts.calls if _is_unused(model, path, counts)))
-    owning = [path for path in unused if any(True for _ in model.get_submodule(path).parameters())]
-    if owning:
-        elements = sum(
-            item.numel() for path in owning for item in model.get_submodule(path).parameters()
-        )
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """Modules that one forward pass does not need, outermost paths; each tried on a copy.
+
+    Attributes:
+        never: Never called: without them the model gives the same.
+        unseen: Never seen to be called, and the model does not run or gives something else
+            without them: what runs inside a ScriptModule, or is called by its forward.
+        unread: Called, and no output depends on their parameters.
+    """
+
+    never: tuple[str, ...]
+    unseen: tuple[str, ...]
+    unread: tuple[str, ...]
+
+
+def find_unused(
+    model: nn.Module, counts: CallCounts, call: Call, read: Collection[str] | None
+) -> Unused:
+    """Find what a forward pass does not need, and try each on a copy of the model.
+
+    Args:
+        model: The float model; it is not changed.
+        counts: Of its calls.
+        call: Runs it.
+        read: Names of the parameters that its graph reads; None: unknown.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    found = tuple(_highest(path for path in counts.calls if _is_unused(model, path, counts)))
+    owning = [path for path in found if any(True for _ in model.get_submodule(path).parameters())]
+    before = _leaves(call, model)
+    never = [path for path in owning if _is_same(before, call, _without(model, path))]
+    unread: tuple[str, ...] = ()
+    if read is not None:
+        known = {id(named[name]) for name in read if name in named}
+        left = [path for path in counts.calls if _reads_none(model, path, known)]
+        called = [path for path in _highest(iter(left)) if path not in owning]
+        unread = tuple(path for path in called if _is_same(before, call, _spoilt(model, path)))
+    return Unused(tuple(never), tuple(path for path in owning if path not in never), unread)
+
+
+def find_uncalled(model: nn.Module, counts: CallCounts, unused: Unused) -> Iterator[Concern]:
+    """Tell of modules that no forward pass needs."""
+    if unused.never:
         yield attention(
             Topic.CALLS,
-            owning,
-            f"never called in a forward pass, with {elements:,} parameters",
+            unused.never,
+            f"never called in a forward pass, with {_elements(model, unused.never):,} parameters",
             "what is configured for them has no effect, and the model's size counts their weights",
-            f"delete them for inference (del model.{owning[0]}), or call them if forgotten",
+            f"delete them for inference (del model.{unused.never[0]}): the outputs stay equal",
+        )
+    if unused.unread:
+        yield attention(
+            Topic.CALLS,
+            unused.unread,
+            "called, and no output depends on them; they hold "
+            f"{_elements(model, unused.unread):,} parameters",
+            "no plan runs them, and the float model spends time on them",
+            "leave the call out of forward, if it is not forgotten work",
+        )
+    if unused.unseen:
+        yield note(
+            Topic.CALLS,
+            unused.unseen,
+            "not seen to be called, and the model needs them",
+            "a ScriptModule, or a call of its forward, runs them past the hooks that count",
+            "nothing; what they compute is in the graph",
         )
     if counts.by_weight:
         yield note(
@@ -109,8 +168,65 @@ def find_uncalled(model: nn.Module, counts: CallCounts) -> Iterator[Concern]:
             sorted(counts.by_weight),
             "never called, but a function reads their weights",
             "a QConfig for the module does not reach the function that computes",
-            "call the module itself, or configure the function that reads the weight",
+            "nothing here; before a QConfigMapping: call the module itself",
         )
+
+
+def _elements(model: nn.Module, paths: Sequence[str]) -> int:
+    return sum(item.numel() for path in paths for item in model.get_submodule(path).parameters())
+
+
+def _within(path: str, outer: Sequence[str]) -> bool:
+    return any(path == item or path.startswith(f"{item}.") for item in outer)
+
+
+def _leaves(call: Call, model: nn.Module) -> list[Any]:
+    with torch.no_grad():
+        return pytree.tree_leaves(call(model))
+
+
+def _is_same(before: list[Any], call: Call, changed: nn.Module | None) -> bool:
+    """Whether a changed copy runs, and gives what the model gives."""
+    if changed is None:
+        return False
+    try:
+        after = _leaves(call, changed)
+    except Exception:  # noqa: BLE001  a model without one of its modules may raise anything
+        return False
+    return len(before) == len(after) and all(map(_is_equal, before, after))
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return bool(torch.equal(one, other))
+    return type(one) is type(other)
+
+
+def _without(model: nn.Module, path: str) -> nn.Module | None:
+    """A copy without one of its modules; None where it lies in a ScriptModule."""
+    parts = path.split(".")
+    outer = [".".join(parts[:end]) for end in range(len(parts) + 1)]
+    if any(isinstance(model.get_submodule(item), torch.jit.ScriptModule) for item in outer):
+        return None
+    changed = copy_of(model)
+    owner = changed.get_submodule(outer[-2])
+    del owner._modules[parts[-1]]
+    return changed
+
+
+def _spoilt(model: nn.Module, path: str) -> nn.Module:
+    """A copy with NaN in the parameters of one of its modules."""
+    changed = copy_of(model)
+    with torch.no_grad():
+        for item in changed.get_submodule(path).parameters():
+            if item.is_floating_point():
+                item.fill_(torch.nan)
+    return changed
+
+
+def _reads_none(model: nn.Module, path: str, read: Collection[int]) -> bool:
+    parameters = list(model.get_submodule(path).parameters())
+    return bool(parameters) and not any(id(item) in read for item in parameters)
 
 
 def outermost(path: str, counts: CallCounts) -> str:

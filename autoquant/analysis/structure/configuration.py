@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from autoquant.backends.torch_cpu.examination import Examination
 from autoquant.backends.torch_cpu.tensor_types import OpTypes
 from autoquant.core.concerns import Concern, Topic, attention
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import ObserverFacts
-from autoquant.core.sites import Address, Site
+from autoquant.core.sites import Site
 from autoquant.core.structure import OpRow, WeightRow
+from autoquant.model.aten import op_name
 from autoquant.model.capture import Capture
+from autoquant.model.exporting import scope_of
 
 _FLOAT = "float32"
 _STORED = {"qint8": "int8", "quint8": "int8"}
@@ -27,23 +30,51 @@ def list_ops(captured: Capture, examined: Examination) -> Iterator[OpRow]:
     absorbed = {
         name for groups in captured.members.values() for group in groups for name in group[1:]
     }
-    for address in captured.addresses:
-        if address.node in absorbed:
+    for call in _calls(captured):
+        if call.node in absorbed:
             continue
-        types = examined.types.get(address.node)
-        if address.node in roots and address.site is not None:
-            yield _site_row(sites[address.site], address, examined, types)
+        types = examined.types.get(call.node)
+        if call.node in roots and call.site is not None:
+            yield _site_row(sites[call.site], call.node, examined, types)
         else:
-            yield _other_row(address, types)
+            yield _other_row(call, types)
 
 
-def _site_row(site: Site, address: Address, examined: Examination, types: OpTypes | None) -> OpRow:
-    observer = _activation(examined, address.node)
+class _Call(NamedTuple):
+    """A call of the graph, and the site whose scheme it takes."""
+
+    node: str
+    label: str
+    site: str | None
+
+
+def _calls(captured: Capture) -> Iterator[_Call]:
+    for address in captured.addresses:
+        label = address.scope if not address.target else f"{address.scope}:{address.target}"
+        yield _Call(address.node, label, address.site)
+    if captured.how == "modules":
+        yield from (_Call(site.node, site.name, site.name) for site in captured.sites)
+    if captured.how != "export":
+        return
+    owners = {
+        name: site
+        for site, groups in captured.members.items()
+        for group in groups
+        for name in group
+    }
+    for node in captured.graph.graph.nodes:
+        if node.op == "call_function" and node.name not in captured.no_tensors:
+            label = f"{scope_of(node)}:{op_name(node) or 'getitem'}"
+            yield _Call(node.name, label, owners.get(node.name))
+
+
+def _site_row(site: Site, node: str, examined: Examination, types: OpTypes | None) -> OpRow:
+    observer = _activation(examined, node)
     return OpRow(
         name=site.name,
-        node=address.node,
+        node=node,
         kind=site.kind.value,
-        configured=_configured(site, address.node, examined),
+        configured=_configured(site, node, examined),
         runs=examined.executed[site.name],
         inputs=types.inputs if types else (),
         output=types.output if types else "",
@@ -53,13 +84,13 @@ def _site_row(site: Site, address: Address, examined: Examination, types: OpType
     )
 
 
-def _other_row(address: Address, types: OpTypes | None) -> OpRow:
+def _other_row(call: _Call, types: OpTypes | None) -> OpRow:
     """A call without a scheme of its own: it takes what arrives."""
     return OpRow(
-        name=address.scope if not address.target else f"{address.scope}:{address.target}",
-        node=address.node,
+        name=call.label,
+        node=call.node,
         kind="",
-        configured=f"as {address.site}" if address.site else "",
+        configured=f"as {call.site}" if call.site else "",
         runs="",
         inputs=types.inputs if types else (),
         output=types.output if types else "",

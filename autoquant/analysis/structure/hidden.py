@@ -1,116 +1,82 @@
-"""Ops that no scheme reaches: inside what is not traced, or in a spelling torch does not know."""
+"""Ops that no scheme reaches: in what capture does not look into, or of another library."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from autoquant.core.concerns import Concern, Topic, attention, note
 from autoquant.model.capture import Capture
-from autoquant.model.torch_ao.op_kinds import MODULE_KINDS
+from autoquant.model.node_shapes import is_float
 
-_KNOWN_HOMES = ("torch", "_operator", "operator", "math", "builtins", "autoquant")
-_SPELLINGS: Mapping[object, str] = {
-    operator.iadd: "a + b",
-    "add": "a + b",
-    "add_": "a + b",
-    operator.imul: "a * b",
-    "mul": "a * b",
-    "mul_": "a * b",
-    torch.multiply: "a * b",
-    operator.matmul: "torch.matmul(a, b)",
-    operator.imatmul: "torch.matmul(a, b)",
-    torch.bmm: "torch.matmul(a, b)",
-    "matmul": "torch.matmul(a, b)",
-    "bmm": "torch.matmul(a, b)",
-    torch.concat: "torch.cat",
-    torch.concatenate: "torch.cat",
-}
-"""Spellings of an op that torch's quantization does not know, and the one that it does."""
+_WEIGHTED = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding, nn.EmbeddingBag),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.RNNBase, nn.RNNCellBase),
+)
+_KNOWN = frozenset({"aten", "prims", "higher_order"})
 
 
-def find_hidden(captured: Capture) -> Iterator[Concern]:
-    """Find the ops of a model that no plan can reach."""
-    modules = dict(captured.graph.named_modules())
-    seen: set[object] = set()
+def find_hidden(captured: Capture, model: nn.Module) -> Iterator[Concern]:
+    """Find the ops of a model that no plan can reach.
+
+    Args:
+        captured: Of the model.
+        model: The float model.
+    """
+    for path in captured.leaf_modules:
+        yield from _inside(path, model.get_submodule(path))
+    seen: set[str] = set()
     for node in captured.graph.graph.nodes:
-        if node.op == "call_module" and node.target not in seen:
-            seen.add(node.target)
-            yield from _inside(str(node.target), modules[str(node.target)], captured)
-        elif node.op == "call_function" and node.target not in seen and _is_foreign(node.target):
-            seen.add(node.target)
-            yield _foreign(node)
-    yield from _misspelled(captured)
+        name = _foreign_name(node)
+        if name is not None and name not in seen:
+            seen.add(name)
+            yield _foreign(node, name)
+    yield from _unseen(captured)
 
 
-def _inside(path: str, module: nn.Module, captured: Capture) -> Iterator[Concern]:
-    """Quantizable modules inside one that is not traced."""
-    if type(module) in MODULE_KINDS or isinstance(module, nn.Sequential):
-        return
-    inner = [name for name, item in module.named_modules() if name and _is_quantizable(item)]
-    if not inner:
-        return
-    chosen = path in captured.leaf_modules
-    make = note if chosen else attention
-    yield make(
-        Topic.FUSION,
-        (path,),
-        f"{type(module).__name__} is not traced into: {len(inner)} quantizable modules in it stay "
-        f"fp32 ({', '.join(inner[:3])}{', ...' if len(inner) > 3 else ''})",
-        "nothing inside can be fused or quantized",
-        "take it out of leaf_modules, if torch.fx can trace it by now"
-        if chosen
-        else "write its forward with the modules inside, or quantize it by hand",
-    )
+def _inside(path: str, module: nn.Module) -> Iterator[Concern]:
+    """Quantizable modules inside one that the user keeps whole."""
+    inner = [name or path for name, item in module.named_modules() if isinstance(item, _WEIGHTED)]
+    if inner:
+        yield note(
+            Topic.FUSION,
+            (path,),
+            f"{type(module).__name__} is a leaf module: {len(inner)} quantizable modules in it "
+            f"stay fp32 ({', '.join(inner[:3])}{', ...' if len(inner) > 3 else ''})",
+            "nothing inside can be fused or quantized",
+            "take it out of leaf_modules, if its ops may be quantized",
+        )
 
 
-def _is_quantizable(module: nn.Module) -> bool:
-    """A weighted op of torch, or a class made from one."""
-    weighted = tuple(kind for kind, op in MODULE_KINDS.items() if op.is_weighted)
-    return isinstance(module, weighted)
+def _foreign_name(node: Node) -> str | None:
+    """Name of an op that another library registered; None where it is torch's."""
+    if not isinstance(node.target, OpOverload) or node.target.namespace in _KNOWN:
+        return None
+    return str(node.target.name()) if is_float(node) else None
 
 
-def _is_foreign(function: object) -> bool:
-    home = (getattr(function, "__module__", None) or "torch").partition(".")[0]
-    return home not in _KNOWN_HOMES
-
-
-def _foreign(node: Node) -> Concern:
-    name = getattr(node.target, "__name__", str(node.target))
+def _foreign(node: Node, name: str) -> Concern:
     return attention(
         Topic.FUSION,
         (node.name,),
-        f"the function {name} is wrapped (torch.fx.wrap): what it computes stays fp32",
-        "the tracer does not see the ops inside, so they are neither fused nor quantized",
-        "unwrap it, if it has no control flow that depends on values",
+        f"{name} is an op of another library: what it computes stays fp32",
+        "nothing is known of the ops inside, so they are neither fused nor quantized",
+        "write it with torch's own ops, if it holds much of the work",
     )
 
 
-def _misspelled(captured: Capture) -> Iterator[Concern]:
-    """Ops that would be sites if they were written in another way; one concern a spelling."""
-    found: dict[object, list[str]] = {}
-    for node in captured.graph.graph.nodes:
-        if node.op not in ("call_function", "call_method") or node.target not in _SPELLINGS:
-            continue
-        operands = [
-            item
-            for item in pytree.tree_leaves(node.args)
-            if isinstance(item, Node) and item.name not in captured.no_tensors
-        ]
-        if len(operands) > 1:
-            found.setdefault(node.target, []).append(node.name)
-    for target, names in found.items():
-        method = isinstance(target, str)
-        spelled = f"the method .{target}()" if method else getattr(target, "__name__", str(target))
-        yield attention(
-            Topic.FUSION,
-            names,
-            f"written as {spelled}, which torch's quantization does not know",
-            "no scheme can be chosen: it stays fp32 and costs a conversion on each side",
-            f"write it as {_SPELLINGS[target]}",
-        )
+def _unseen(captured: Capture) -> Iterator[Concern]:
+    """Weights and work that no site holds."""
+    reach = captured.reach
+    if reach is None or reach.notice is None or not reach.unseen:
+        return
+    yield note(
+        Topic.FUSION,
+        reach.unseen,
+        f"sites hold {reach.weights:.1%} of the weights and {reach.macs:.1%} of the MACs",
+        "what no site holds stays fp32 under every plan",
+        "nothing, if these are tables and masks; else compute them with an op of docs/sites.md",
+    )

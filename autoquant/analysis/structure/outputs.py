@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.core.concerns import Concern, Topic, attention, note
 from autoquant.core.structure import OutputFacts
+from autoquant.model.aten import op_name
 from autoquant.model.capture import Capture
 
 RANKING = frozenset(
@@ -30,11 +31,11 @@ RANKING = frozenset(
         *("bucketize", "searchsorted", "one_hot", "round", "sign", "gt", "ge", "lt", "le"),
     }
 )
-"""Names of functions and methods that rank, select or threshold: `torch.topk`, `Tensor.argmax`."""
+"""Names of ops that rank, select or threshold."""
 
 _STEPS = frozenset(
     {
-        *("getattr", "getitem", "long", "int", "bool", "float", "to", "type", "cpu", "detach"),
+        *("getitem", "to", "_to_copy", "detach", "clone", "select", "slice"),
         *("squeeze", "unsqueeze", "flatten", "reshape", "view"),
     }
 )
@@ -47,7 +48,7 @@ class Comparable:
 
     Attributes:
         captured: As given, but its graph returns other tensors where a ranking op was last; node
-            names, sites and addresses stay. Run `captured.graph` for the float side.
+            names and sites stay. Run `captured.graph` for the float side.
         outputs: What the model returned, and what is compared in its place.
         concerns: What the user should know.
     """
@@ -94,22 +95,15 @@ class _Place:
 def _places(graph: GraphModule, returned: Any) -> Iterator[_Place]:
     """The leaves of the returned value, each with the node that gives it."""
     output = next(iter(reversed(graph.graph.nodes)))
-    nodes = dict(pytree.tree_flatten_with_path(output.args[0], is_leaf=_is_node)[0])
-    for keys, value in pytree.tree_flatten_with_path(returned)[0]:
-        node = next(
-            (nodes[keys[:end]] for end in range(len(keys) + 1) if keys[:end] in nodes), None
-        )
-        found = node if isinstance(node, Node) else None
+    leaves = pytree.tree_leaves(output.args[0], is_leaf=lambda item: isinstance(item, Node))
+    for (keys, value), leaf in zip(pytree.tree_flatten_with_path(returned)[0], leaves, strict=True):
+        found = leaf if isinstance(leaf, Node) else None
         yield _Place(pytree.keystr(keys), value, found, _ranking(found))
-
-
-def _is_node(item: object) -> bool:
-    return isinstance(item, Node)
 
 
 def _ranking(node: Node | None) -> Node | None:
     """The last op that ranks, behind which only indexing and casts follow."""
-    while node is not None and node.op in ("call_function", "call_method"):
+    while node is not None and node.op == "call_function":
         name = _name(node)
         if name in RANKING and not _is_elementwise(node):
             return node
@@ -125,7 +119,7 @@ def _is_elementwise(node: Node) -> bool:
 
 
 def _name(node: Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
+    return op_name(node) or str(getattr(node.target, "__name__", node.target))
 
 
 def _describe(place: _Place, samples: int, captured: Capture) -> OutputFacts:

@@ -1,17 +1,15 @@
-"""Modules that are called several times: must each call have a scale of its own?
+"""Modules that are called several times: how much would one scale for all calls cost?
 
-An int8 kernel that is a module (a convolution, a linear layer, a hard-swish) keeps one scale for
-its output. Called several times it rounds every call with it. Torch observes each call alone and
-then keeps the scale of one of them, so a wider call is clipped and a narrower one too coarse.
-
-Two numbers compare the calls, from histograms of their outputs on calibration data:
+Plans give the output of each call a scale of its own. A QConfigMapping cannot: torch.ao's int8
+modules keep one scale, and round every call with it, so that a wider call is clipped or a narrower
+one coarse. Two numbers compare the calls, from histograms of their outputs on calibration data:
 
 - bits lost: log2(joint range / own range) of the narrowest call, with ranges between the 0.1% and
-  99.9% quantiles and widened to zero, as torch's affine grids are. One bit is 6 dB of its SQNR.
+  99.9% quantiles and widened to zero, as affine grids are. One bit is 6 dB of its SQNR.
 - the largest Kolmogorov-Smirnov distance between two calls: max |F1 - F2| of their cumulative
   distributions (Kolmogorov 1933), which says how much they differ, not what that costs.
 
-A module must be split from one bit on.
+From one bit on, a module must be split before a QConfigMapping is worth having.
 """
 
 from __future__ import annotations
@@ -22,18 +20,17 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 from torch import nn
-from torch.fx import GraphModule
 
 from autoquant.analysis.structure.calls import CallCounts, outermost
-from autoquant.analysis.structure.torn import calls_by_path, fused_differently
-from autoquant.core.concerns import Concern, Topic, attention, note
+from autoquant.core.concerns import Concern, Topic, note
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.core.structure import ModuleCalls, Verdict
+from autoquant.model.capture import Capture
 
 Edges = npt.NDArray[np.float64]
 
 MAX_BITS_LOST = 1.0
-"""From here on a shared scale costs a call 6 dB, and the module must be split."""
+"""From here on a shared scale costs a call 6 dB."""
 
 _TAIL = 0.001
 _SCALELESS = (
@@ -48,8 +45,7 @@ _SCALELESS = (
 def compare_calls(
     model: nn.Module,
     counts: CallCounts,
-    apart: GraphModule,
-    fused: GraphModule,
+    captured: Capture,
     statistics: CalibrationStatistics,
 ) -> Iterator[ModuleCalls]:
     """Judge every module without children that is called several times.
@@ -57,30 +53,25 @@ def compare_calls(
     Args:
         model: The float model.
         counts: Of its calls.
-        apart: Its traced graph, every op a node of its own.
-        fused: Its traced, fused graph.
-        statistics: Of the fused graph's tensors, by node name.
+        captured: Of the model.
+        statistics: Of the tensors of its graph.
     """
-    torn = set(fused_differently(apart))
-    nodes = calls_by_path(fused)
+    tensors = statistics.tensors
     for path, module in model.named_modules():
         count = counts.calls.get(path, 0)
         if not path or count < 2 or any(True for _ in module.children()):
             continue
-        kind = type(module).__name__
-        seen = [
-            statistics.tensors[name] for name in nodes.get(path, ()) if name in statistics.tensors
-        ]
-        if path in torn:
-            verdict, bits, distance = Verdict.MUST_SPLIT, None, None
-        elif isinstance(module, _SCALELESS):
-            verdict, bits, distance = Verdict.SCALELESS, None, None
+        groups = captured.members.get(path, ())
+        seen = [tensors[group[-1]] for group in groups if group[-1] in tensors]
+        bits, distance = None, None
+        if isinstance(module, _SCALELESS):
+            verdict = Verdict.SCALELESS
         elif len(seen) < 2:
-            verdict, bits, distance = Verdict.UNKNOWN, None, None
+            verdict = Verdict.UNKNOWN
         else:
             bits, distance = bits_lost(seen), largest_distance(seen)
-            verdict = Verdict.MUST_SPLIT if bits >= MAX_BITS_LOST else Verdict.MAY_STAY
-        yield ModuleCalls(path, kind, count, verdict, bits, distance)
+            verdict = Verdict.APART if bits >= MAX_BITS_LOST else Verdict.MAY_STAY
+        yield ModuleCalls(path, type(module).__name__, count, verdict, bits, distance)
 
 
 def bits_lost(calls: Sequence[TensorStatistics]) -> float:
@@ -124,24 +115,23 @@ def _cumulative(call: TensorStatistics) -> tuple[Edges, Edges]:
     return edges, below / max(below[-1], 1.0)
 
 
-def find_shared(
-    rows: Sequence[ModuleCalls], torn: Sequence[str], counts: CallCounts
-) -> Iterator[Concern]:
-    """Find the shared modules that must be split, and those that may stay.
+def find_shared(rows: Sequence[ModuleCalls], counts: CallCounts) -> Iterator[Concern]:
+    """Find the shared modules whose calls need scales of their own, and those that do not.
 
     Args:
         rows: From `compare_calls`.
-        torn: Paths of modules that are fused with other ops at each call.
         counts: Of all modules, those that hold others included.
     """
     for row in rows:
-        if row.verdict is Verdict.MUST_SPLIT:
-            reason, why = _TORN if row.path in torn else (_cost(row), _ONE_SCALE)
-            yield attention(
+        if row.verdict is Verdict.APART:
+            yield note(
                 Topic.CALLS,
                 (row.path,),
-                f"{row.kind} is called {row.count} times and must be split: {reason}",
-                why,
+                f"{row.kind} is called {row.count} times, and the narrowest call would lose "
+                f"{row.bits_lost:.1f} bits to a shared scale (outputs differ by "
+                f"{row.distance:.2f} in Kolmogorov-Smirnov distance)",
+                "plans give each call its own scale; a QConfigMapping has one for the module",
+                "nothing here; before a QConfigMapping: "
                 f"model = aq.split_shared(model, batch, [{outermost(row.path, counts)!r}])",
             )
     staying = [row for row in rows if row.verdict is Verdict.MAY_STAY]
@@ -150,23 +140,7 @@ def find_shared(
         yield note(
             Topic.CALLS,
             [row.path for row in staying],
-            f"called several times and may stay: at most {worst:.1f} bits lost to a shared scale",
+            f"called several times: one scale for all calls would cost {worst:.1f} bits at most",
             "their calls have outputs of similar range",
-            f"nothing; from {MAX_BITS_LOST:g} bit on a module must be split",
+            "nothing",
         )
-
-
-_TORN = (
-    "torch fuses it with other ops at each call",
-    "the last fusion overwrites the others: the traced model computes something else",
-)
-_ONE_SCALE = (
-    "the int8 module keeps one output scale, so that wide calls are clipped or narrow ones coarse"
-)
-
-
-def _cost(row: ModuleCalls) -> str:
-    return (
-        f"the narrowest call loses {row.bits_lost:.1f} bits to a shared scale "
-        f"(outputs differ by {row.distance:.2f} in Kolmogorov-Smirnov distance)"
-    )

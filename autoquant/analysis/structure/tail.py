@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import torch
-import torch.nn.functional as F
-from torch import nn
 from torch.fx import Node
 
 from autoquant.analysis.structure.outputs import RANKING
 from autoquant.core.concerns import Concern, Topic, attention, note
 from autoquant.core.precision import Scheme
+from autoquant.model.aten import op_name
 from autoquant.model.capture import Capture
 
-_SOFTMAX_MODULES = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
-_SOFTMAX: frozenset[object] = frozenset(
-    {F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax"}
-)
+_SOFTMAX = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax"})
 _ELEMENTWISE = frozenset({"max", "min", "round", "sign", "gt", "ge", "lt", "le"})
 
 
@@ -33,7 +28,6 @@ def find_quantized_tail(
         captured: The float model.
         schemes: By site, what it is configured as.
     """
-    modules = dict(captured.graph.named_modules())
     owner = {
         name: site
         for site, groups in captured.members.items()
@@ -42,7 +36,7 @@ def find_quantized_tail(
     }
     weighted = {site.name for site in captured.sites if site.kind.is_weighted}
     for node in captured.graph.graph.nodes:
-        is_softmax, is_ranking = _is_softmax(node, modules), _is_ranking(node)
+        is_softmax, is_ranking = op_name(node) in _SOFTMAX, _is_ranking(node)
         if not (is_softmax or is_ranking):
             continue
         own = [owner[node.name]] if node.name in owner and is_softmax else []
@@ -88,17 +82,8 @@ def _behind(node: Node) -> Iterator[Node]:
             yield found
 
 
-def _is_softmax(node: Node, modules: Mapping[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return isinstance(modules[str(node.target)], _SOFTMAX_MODULES)
-    return node.op in ("call_function", "call_method") and node.target in _SOFTMAX
-
-
 def _is_ranking(node: Node) -> bool:
-    if node.op not in ("call_function", "call_method"):
-        return False
-    name = str(getattr(node.target, "__name__", node.target))
-    return name in RANKING - _ELEMENTWISE
+    return node.op == "call_function" and op_name(node) in RANKING - _ELEMENTWISE
 
 
 def _is_integer(scheme: Scheme | None) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-from torch.fx import GraphModule
+from torch import nn
 
 from autoquant.backends.torch_cpu.tensor_types import OpTypes
+from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts
 
@@ -25,9 +27,21 @@ class Examination:
         types: By call of the float graph, the types of its tensors.
     """
 
-    module: GraphModule
+    module: nn.Module
     qconfigs: Mapping[str, QConfigFacts | None]
     schemes: Mapping[str, Scheme | None]
     executed: Mapping[str, str]
     honoured: Mapping[str, bool]
     types: Mapping[str, OpTypes]
+
+
+@runtime_checkable
+class Examiner(Protocol):
+    """A backend that can say what it would run, op by op."""
+
+    def examine(self, plan: Plan) -> Examination:
+        """Build a plan and say what runs, whether or not it is what was planned.
+
+        Raises:
+            BackendError: The engine refuses an op.
+        """

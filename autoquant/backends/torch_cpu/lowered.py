@@ -50,6 +50,7 @@ class LoweredModel(nn.Module):
         self.frozen: ScriptModule | None = None
         self._leaves = tuple(leaves)
         self._structure = structure
+        self._is_single = structure.is_leaf() and self._leaves[0][0] == 0
         try:
             with quiet_torch():
                 self.frozen = freeze_graph(graph)
@@ -64,12 +65,15 @@ class LoweredModel(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Any:
         """Compute the outputs."""
-        run = self.graph if self.frozen is None else self.frozen
-        with torch.no_grad():
-            if self.engine != "qnnpack":  # packed weights know their kernels
-                return self.nest(run(*tensors))
+        run = self.graph if self.frozen is None else self.frozen.forward
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.forward(*tensors)
+        if self.engine == "qnnpack":  # the packed weights of others know their kernels
             with using_engine(self.engine):
                 return self.nest(run(*tensors))
+        found = run(*tensors)
+        return found[0] if self._is_single else self.nest(found)
 
     def run_eagerly(self, reason: str) -> None:
         """Run op by op from now on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -24,7 +26,11 @@ def read_types(module: GraphModule, reading: Reading) -> dict[str, OpTypes]:
     found: dict[str, OpTypes] = {}
     for node in module.graph.nodes:
         name = str(node.meta.get(FLOAT_NODE, ""))
-        if not name or name in found or node.name not in reading.calls:
+        if not name or node.name not in reading.calls:
+            continue
+        if name in found:  # the table of an embedding is read behind its indices
+            if found[name].weight is None:
+                found[name] = replace(found[name], weight=_weight(module, node))
             continue
         sources = [item for item in node.all_input_nodes if item.op != "get_attr"]
         inputs = tuple(text for item in sources for text in _given(item, reading) if text)

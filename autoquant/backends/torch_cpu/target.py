@@ -42,16 +42,16 @@ def variants() -> Mapping[str, BuildSettings]:
 
 
 def open_backend(request: BuildRequest) -> Backend:
-    """Give the backend of the settings' engine: without torch.fx's graph, module by module."""
-    if request.captured.how == "export":
-        return TorchGraphBackend(request)
-    if request.captured.how != "fx":
+    """Give the backend of the settings' engine: without a graph, module by module."""
+    if request.captured.how not in ("export", "fx"):
         return TorchModulesBackend(request)
     return open_graph_backend(request)
 
 
-def open_graph_backend(request: BuildRequest) -> TorchCpuBackend:
-    """Give the backend that converts torch.fx's graph, for what looks into it."""
+def open_graph_backend(request: BuildRequest) -> TorchGraphBackend | TorchCpuBackend:
+    """Give the backend of a model that has a graph, for what looks into it."""
+    if request.captured.how == "export":
+        return TorchGraphBackend(request)
     settings = request.settings
     return TorchCpuBackend(
         request.captured,

@@ -25,12 +25,12 @@ from torch.ao.quantization.quantize_fx import convert_to_reference_fx
 from torch.fx import GraphModule
 
 from autoquant.core.precision import Precision
+from autoquant.model.float_graph import FloatGraph
 from autoquant.model.numerics import FixedFakeQuantize
 from autoquant.model.torch_ao.backend_config import shared_backend_config
 from autoquant.model.torch_ao.bfloat16 import cast_to_bfloat16
 from autoquant.model.torch_ao.observers import KnownScale, ScaleCache, fill_observers
 from autoquant.model.torch_ao.rounding import round_weight
-from autoquant.model.torch_ao.tracing import FloatGraph
 
 FLOAT_NODE = "float_node"
 """Key of a converted node's meta: the name of the float node that it computes.

@@ -6,7 +6,6 @@ import copy
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,11 @@ from torch.ao.quantization.quantize_fx import _attach_meta_to_node_if_not_exist,
 from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
+from autoquant.model.float_graph import FloatGraph
 from autoquant.model.torch_ao.backend_config import shared_backend_config
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
-
-
-@dataclass(frozen=True, slots=True)
-class FloatGraph:
-    """The captured float model.
-
-    Attributes:
-        module: Its graph; where torch.fx traced it, conv, bn and relu are one node at the conv's
-            path; where no graph was captured, one node that calls the whole model.
-        scopes: By node name, path and class of the module whose forward made the call.
-        folded: By path of a convolution or linear layer, path of the batch norm that was folded
-            into it.
-        how: What captured it.
-    """
-
-    module: GraphModule
-    scopes: dict[str, tuple[str, type]]
-    folded: dict[str, str]
-    how: str = "fx"
 
 
 class _BlamingTracer(QuantizationTracer):
@@ -83,7 +64,7 @@ def trace_float(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGrap
                 hint="train them with track_running_stats=True, or use another norm",
             ) from error
     folded = _folded_batch_norms(apart.module, fused)
-    return FloatGraph(module=fused, scopes=apart.scopes, folded=folded)
+    return FloatGraph(module=fused, scopes=apart.scopes, folded=folded, how="fx")
 
 
 def trace_unfused(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGraph:
@@ -112,7 +93,7 @@ def trace_unfused(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FloatGr
     except Exception as error:
         raise _explain(error, tracer.failed_path, model) from error
     _attach_meta_to_node_if_not_exist(module)
-    return FloatGraph(module=module, scopes=dict(tracer.node_name_to_scope), folded={})
+    return FloatGraph(module=module, scopes=dict(tracer.node_name_to_scope), folded={}, how="fx")
 
 
 def _folded_batch_norms(before: GraphModule, fused: GraphModule) -> dict[str, str]:

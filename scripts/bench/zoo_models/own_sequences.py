@@ -138,7 +138,7 @@ class TasNetLike(nn.Module):
             features = features + block(features)
         masks = self.masks(features).unflatten(1, (2, -1)).sigmoid()
         voices = (masks * coded[:, None]).flatten(0, 1)
-        separated: Tensor = self.decode(voices).reshape(len(sound), 2, -1)
+        separated: Tensor = self.decode(voices).reshape(sound.shape[0], 2, -1)
         return separated
 
 

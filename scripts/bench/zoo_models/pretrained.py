@@ -104,7 +104,8 @@ def _crepe() -> nn.Module:
 
 def _voice_encoder() -> nn.Module:
     model = VoiceEncoder()
-    kept = torch.load(_folder("resemblyzer") / "pretrained.pt", weights_only=True)["model_state"]
+    file = _folder("resemblyzer") / "pretrained.pt"
+    kept = torch.load(file, map_location="cpu", weights_only=True)["model_state"]
     model.load_state_dict({name: kept[name] for name in model.state_dict()})
     return model
 

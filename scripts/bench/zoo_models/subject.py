@@ -135,8 +135,9 @@ def _take_statistics(model: nn.Module, norms: Sequence[Any], inputs: Any) -> Non
 
     def take(norm: Any, args: tuple[Tensor, ...]) -> None:
         axes = [axis for axis in range(args[0].ndim) if axis != 1]
-        norm.running_mean.copy_(args[0].mean(axes))
-        norm.running_var.copy_(args[0].var(axes, correction=0) + 1e-3)
+        mean, variance = args[0].mean(axes), args[0].var(axes, correction=0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance + 0.01 * mean.square() + 1e-3)  # few values say little
 
     hooks = [
         norm.register_forward_pre_hook(take) for norm in norms if norm.running_mean is not None

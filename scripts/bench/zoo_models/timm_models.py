@@ -56,7 +56,7 @@ _NAMES: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
     ("EdgeNeXt-XXS", "edgenext_xx_small", 64, {}),
     ("EfficientFormer-L1", "efficientformer_l1", 224, {}),
     ("FocalNet-T", "focalnet_tiny_srf", 64, {}),
-    ("TinyViT-5M", "tiny_vit_5m_224", 64, {"img_size": 64}),
+    ("TinyViT-5M", "tiny_vit_5m_224", 224, {}),
     ("ConvMixer-768", "convmixer_768_32", 64, {}),
     ("ReXNet-100", "rexnet_100", 64, {}),
     ("LCNet-050", "lcnet_050", 64, {}),

@@ -181,6 +181,23 @@ def test_a_linear_models_weight_noise_is_the_analytic_one() -> None:
     assert found.noise_stderr < 0.3 * analytic
 
 
+class NormAfterRelu(nn.Module):
+    """A batch norm that nothing can be folded into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(torch.relu(self.first(x))).mean((2, 3)))
+
+
+def test_a_batch_norm_that_stays_lets_gradients_through() -> None:
+    table = measure_gradient(ask(seeded(NormAfterRelu), images(16, seed=3)))
+    assert table.losses()["first", Scheme.INT8] > 0
+
+
 def test_the_users_model_keeps_no_gradient() -> None:
     model = seeded(MixedNet)
     measure_gradient(ask(model, images(8)))

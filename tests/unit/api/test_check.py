@@ -13,8 +13,8 @@ from torch import nn
 import autoquant as aq
 from autoquant.errors import AutoquantError, JobError, PlanError
 from tests import misbuilt as nets
-from tests.faulty import counting_model, same_padding_model
-from tests.networks import LinearNet, MixedNet, images, seeded
+from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
+from tests.untraceable import TokenNet, tokens
 
 
 @pytest.mark.parametrize("build", [lambda: seeded(MixedNet), lambda: nets.misbuilt(nets.Apart())])
@@ -31,27 +31,33 @@ def test_the_model_is_not_changed() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_wrongly_fused_model_is_found_and_the_mend_mends_it() -> None:
-    model = nets.misbuilt(nets.SharedBehindNorms())
-    report = aq.check(model, images(16))
-    assert any("gives other outputs" in item.what for item in report.concerns)
-    assert {item.mend for item in report.concerns if item.where == ("conv",)} == {
-        "model = aq.split_shared(model, batch, ['conv'])"
-    }
-    assert not aq.check(aq.split_shared(model, images(2), ["conv"]), images(16)).needs_attention
+def test_a_model_that_torch_ao_would_tear_apart_needs_nothing() -> None:
+    report = aq.check(nets.misbuilt(nets.SharedBehindNorms()), images(16))
+    assert not report.needs_attention, report.concerns
+    assert {row.runs for row in report.ops if row.runs} == {"int8 native"}
 
 
-def test_a_model_that_changes_with_its_calls_is_not_what_was_traced() -> None:
-    inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
-    found = [item.what for item in aq.check(counting_model(), inputs).concerns]
-    assert any("the traced, fused model gives other outputs" in text for text in found)
-
-
-def test_a_shared_module_inside_a_shared_block_names_the_block_to_split() -> None:
+def test_a_shared_module_inside_a_shared_block_names_the_block_to_split_for_a_mapping() -> None:
     model = nets.misbuilt(nets.SharedBlock())
     mends = {item.where: item.mend for item in aq.check(model, images(16)).concerns}
-    assert mends["block.conv",] == "model = aq.split_shared(model, batch, ['block'])"
-    assert not aq.check(aq.split_shared(model, images(2)), images(16)).needs_attention
+    assert "aq.split_shared(model, batch, ['block'])" in mends["block.conv",]
+    split = aq.check(aq.split_shared(model, images(2)), images(16))
+    assert [item.where for item in split.concerns if item.topic.value == "calls"] == []
+
+
+def test_the_reach_of_the_sites_and_what_no_output_depends_on_are_told() -> None:
+    report = aq.check(seeded(TokenNet), tokens(16))
+    assert report.reach.startswith("sites hold 100.0% of the weights")
+    (concern,) = [item for item in report.concerns if item.severity.value == "attention"]
+    assert concern.where == ("unused",)
+    assert "no output depends on them" in concern.what
+
+
+def test_a_model_that_torch_export_cannot_follow_is_checked_module_by_module() -> None:
+    report = aq.check(misleading_model(), torch.randn(8, 16))
+    assert any("captured module by module" in item.what for item in report.concerns)
+    assert {row.name for row in report.ops} == {"first", "second"}
+    assert {row.runs for row in report.ops} == {"int8 native"}
 
 
 def test_what_needs_attention_comes_first() -> None:
@@ -70,18 +76,42 @@ def test_a_model_that_reads_its_shapes_and_has_default_arguments_is_checked() ->
         assert aq.check(nets.misbuilt(network()), images(8)).ops
 
 
+class Misleading(nn.Module):
+    """Chooses by a value, which no graph can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 16)
+        self.second = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x)
+        if float(hidden.abs().max()) > 1e6:
+            hidden = hidden / 2
+        found: torch.Tensor = self.second(hidden)
+        return found
+
+
+def misleading_model() -> nn.Module:
+    torch.manual_seed(0)
+    return Misleading().eval()
+
+
 def test_an_engine_that_refuses_the_plan_is_a_finding() -> None:
-    inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
-    report = aq.check(same_padding_model(), inputs)
+    plan = aq.Plan.of(
+        dict.fromkeys(("embed", "rnn", ":matmul:0", ":mean:0", "head"), aq.Scheme.INT8)
+    )
+    report = aq.check(seeded(TextNet), torch.randint(0, 50, (8, 6)), plan=plan)
     assert report.needs_attention
     assert report.ops == ()
-    assert "refuses plan" in report.concerns[0].what
+    assert "int8" in report.concerns[0].what
+    assert report.concerns[0].topic.value == "configuration"
 
 
 def test_the_report_is_json() -> None:
     report = aq.check(nets.misbuilt(nets.Ranked()), images(8))
     document = json.loads(json.dumps(report.to_json()))
-    assert document["outputs"][0]["compared"] == "head"
+    assert document["outputs"][0]["compared"] == "linear"
     assert document["needs_attention"] is False
     assert len(document["ops"]) == len(report.ops)
 

@@ -28,6 +28,7 @@ from autoquant.model.torch_ao.tracing import trace_float
 from autoquant.record.layers_report import render_layers
 from tests.faulty import chain_model, class_model, outlier_model
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
+from tests.untraceable import TokenNet, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -72,7 +73,7 @@ def test_rows_are_in_execution_order_with_all_figures() -> None:
     assert names[-1] == "head"
     assert found.samples == 10
     stem = row_of(found, "stem")
-    assert (stem.float_type, stem.quantized_type) == ("ConvReLU2d", "ConvReLU2d (quantized)")
+    assert (stem.float_type, stem.quantized_type) == ("conv2d + relu", "conv2d + relu")
     assert (stem.shape, stem.format.dtype) == ((10, 16, 16, 16), "quint8")
     assert stem.error.max_steps == pytest.approx(stem.error.max_absolute / stem.format.scale)
     assert [row.op for row in found.rows if row.call == 1] == ["pool"]
@@ -347,3 +348,28 @@ output: {tmp_path / "out"}
     assert [row["op"] for row in document["weights"]] == ["first", "second", "last"]
     assert "compared: layer by layer" in page.read_text()
     assert main(["compare", str(job), "--indices", "64"]) == 2
+
+
+@pytest.mark.parametrize("mode", ["unshadowed", "shadowed"])
+def test_a_model_that_torch_fx_cannot_trace_is_compared(mode: str) -> None:
+    found = aq.compare(seeded(TokenNet), "int8", tokens(8), mode=mode)
+    assert found.kind is Kind.EMULATED
+    key = row_of(found, "blocks.0.key")
+    assert key.format.dtype == "quint8"  # read behind a transpose
+    assert 25 < key.error.sqnr_db < 60
+    assert {row.op for row in found.weights} >= {"embed", "grow", "blocks.1.output"}
+    if mode == "unshadowed":
+        assert found.output is not None
+        assert 30 < found.output.sqnr_db < 60
+
+
+def test_a_model_without_a_graph_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="captured module by module"):
+        aq.compare(Branching().eval(), "int8", torch.randn(8, 16))
+
+
+class Branching(LinearNet):
+    """Chooses by a value, which no graph can hold."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if float(x.sum()) > 0 else -x)

@@ -69,6 +69,7 @@ def prepare(kind: type[nn.Module], inputs: Tensor) -> Subject:
         evaluation=[(inputs, network(inputs).detach())],
         heldout=None,
         metric=lambda outputs, targets: -(outputs - targets).abs().mean(),
+        capture="fx",
     )
     return Subject(network, inputs, prepare_untimed(job, subject, Silent()))
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoquant.backends.torch_cpu.backend import engine_settings
+from autoquant.core.build import BuildSettings
 from autoquant.core.finetuning import BatchNorm
 from autoquant.core.observers import ObserverName
 from autoquant.core.plan import Plan
@@ -64,7 +64,7 @@ class Subject:
 
     def twin(self, scheme: str, weights: TrainableWeights) -> Twin:
         plan = Plan.of({site.name: Scheme(scheme) for site in self.captured.sites})
-        settings = engine_settings("fbgemm", ObserverName.MINMAX)
+        settings = BuildSettings(observer=ObserverName.MINMAX)
         twin = Twin(self.captured, plan, settings, weights)
         twin.take_ranges(self.statistics)
         return twin

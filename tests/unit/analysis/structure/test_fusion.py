@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from autoquant.analysis.structure.fusion import find_gaps
 from autoquant.analysis.structure.hidden import find_hidden
-from autoquant.core.concerns import Severity
-from autoquant.errors import ModelError
+from autoquant.core.concerns import Concern, Severity
 from autoquant.model.capture import Capture, capture
 from tests import misbuilt as nets
 from tests.networks import MixedNet, images, seeded
 
 
 def captured(network: type[nn.Module], leaf_modules: tuple[str, ...] = ()) -> Capture:
-    return capture(nets.misbuilt(network()), (images(2),), leaf_modules)
+    return capture(nets.misbuilt(network()), (images(2),), leaf_modules, how="export")
+
+
+def hidden(network: type[nn.Module], leaf_modules: tuple[str, ...] = ()) -> list[Concern]:
+    return list(find_hidden(captured(network, leaf_modules), nets.misbuilt(network())))
 
 
 @pytest.mark.parametrize(
     ("network", "reason", "where"),
     [
-        (nets.DropoutBetween, "Dropout 'drop' stands between", ("conv", "bn")),
-        (nets.TwoReaders, "add reads the output of conv too", ("conv", "bn")),
+        (nets.TwoReaders, ":add:0 reads the output of conv too", ("conv", "bn")),
         (nets.ReluBetween, "a relu stands between", ("conv", "bn")),
-        (nets.FunctionalConv, "is a function", ("conv2d", "bn")),
-        (nets.TorchRelu, "written as torch.relu", ("conv", "relu")),
-        (nets.MethodRelu, "written as the method .relu()", ("conv", "relu")),
+        (nets.FlattenBetween, "a reshape stands between", ("grow", "act")),
+        (nets.WideLinear, "channels of another axis of a tensor of 3 dimensions", ("grow", "bn")),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -42,53 +44,45 @@ def test_what_could_be_fused_and_is_not_is_found_with_the_reason(
 def test_a_relu_whose_input_has_another_reader_on_purpose_is_only_a_note() -> None:
     (gap,) = find_gaps(captured(nets.ReadBeforeRelu))
     assert gap.severity is Severity.NOTE
-    assert "add reads the output of conv too" in gap.what
-
-
-@pytest.mark.parametrize("network", [nets.Apart, nets.SharedBlock])
-def test_a_network_that_torch_fuses_whole_has_no_gap(network: type[nn.Module]) -> None:
-    assert list(find_gaps(captured(network))) == []
-    assert list(find_hidden(captured(network))) == []
-
-
-def test_functions_that_absorb_their_relu_are_no_gap() -> None:
-    assert list(find_gaps(capture(seeded(MixedNet), (images(2),)))) == []
+    assert ":add:0 reads the output of conv too" in gap.what
 
 
 @pytest.mark.parametrize(
-    ("network", "what", "mend"),
+    "network",
     [
-        (nets.MethodAdd, "the method .add()", "a + b"),
-        (nets.AtOperator, "matmul", "torch.matmul(a, b)"),
+        *(nets.Apart, nets.SharedBlock, nets.DropoutBetween, nets.FunctionalConv),
+        *(nets.TorchRelu, nets.MethodRelu, nets.MethodAdd, nets.AtOperator, nets.Attention),
+        nets.Wrapped,
     ],
-    ids=["add", "matmul"],
+    ids=lambda value: value.__name__,
 )
-def test_an_op_in_a_spelling_that_torch_cannot_quantize_is_found(
-    network: type[nn.Module], what: str, mend: str
-) -> None:
-    (hidden,) = find_hidden(captured(network))
-    assert f"written as {what}" in hidden.what
-    assert mend in hidden.mend
+def test_no_spelling_keeps_ops_apart_or_out_of_reach(network: type[nn.Module]) -> None:
+    found = captured(network)
+    assert list(find_gaps(found)) == []
+    assert hidden(network) == []
+    assert found.reach is not None
+    assert found.reach.weights == 1.0
 
 
-def test_modules_that_torch_does_not_trace_into_need_attention() -> None:
-    (hidden,) = find_hidden(captured(nets.Attention))
-    assert hidden.where == ("attend",)
-    assert "out_proj" in hidden.what
-    assert hidden.severity is Severity.ATTENTION
+def test_functions_that_absorb_their_relu_are_no_gap() -> None:
+    assert list(find_gaps(capture(seeded(MixedNet), (images(2),), how="export"))) == []
 
 
-def test_modules_that_the_user_keeps_whole_are_only_a_note() -> None:
-    (hidden,) = find_hidden(captured(nets.SharedBlock, ("block",)))
-    assert hidden.where == ("block",)
-    assert hidden.severity is Severity.NOTE
+def test_modules_that_the_user_keeps_whole_are_a_note() -> None:
+    (kept,) = [item for item in hidden(nets.SharedBlock, ("block",)) if item.where == ("block",)]
+    assert kept.severity is Severity.NOTE
+    assert "1 quantizable modules in it stay fp32 (conv)" in kept.what
 
 
-def test_a_wrapped_function_is_found() -> None:
-    (hidden,) = find_hidden(captured(nets.Wrapped))
-    assert "scaled" in hidden.what
+def test_weights_that_no_site_holds_are_told() -> None:
+    (unseen,) = [item for item in hidden(nets.SharedBlock, ("block",)) if "sites hold" in item.what]
+    assert any("block.conv" in place for place in unseen.where)
 
 
-def test_a_batch_norm_without_statistics_is_the_models_mistake() -> None:
-    with pytest.raises(ModelError, match="running_mean"):
-        captured(nets.NoStatistics)
+def test_an_op_of_another_library_is_found() -> None:
+    with torch.library._scoped_library("checked", "DEF") as library:
+        library.define("double(Tensor x) -> Tensor")
+        library.impl("double", lambda x: 2 * x, "CompositeExplicitAutograd")
+        (found,) = hidden(nets.OtherLibrary)
+    assert "checked::double is an op of another library" in found.what
+    assert found.severity is Severity.ATTENTION

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from autoquant.analysis.structure.outputs import Comparable, with_comparable_outputs
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.torch_cpu.engines import engines_here
+from autoquant.backends.torch_cpu.target import open_backend
+from autoquant.core.build import BuildSettings
 from autoquant.core.concerns import Severity
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -21,12 +23,12 @@ from tests.networks import MixedNet, images, seeded
 
 
 def comparable(model: nn.Module) -> Comparable:
-    return with_comparable_outputs(capture(model, (images(4),)), (images(4),))
+    return with_comparable_outputs(capture(model, (images(4),), how="export"), (images(4),))
 
 
 def test_logits_are_compared_as_they_are() -> None:
     found = comparable(seeded(MixedNet))
-    assert [(item.path, item.compared) for item in found.outputs] == [("", "head")]
+    assert [(item.path, item.compared) for item in found.outputs] == [("", "linear")]
     assert found.concerns == ()
 
 
@@ -45,13 +47,13 @@ def test_top_k_and_argmax_are_replaced_by_the_tensor_before_them() -> None:
 def test_each_replacement_is_told_once_and_is_no_fault() -> None:
     concerns = comparable(nets.misbuilt(nets.Ranked())).concerns
     assert [item.severity for item in concerns] == [Severity.NOTE] * 3
-    assert "topk is part of this output; head" in concerns[0].what
+    assert "topk is part of this output; linear" in concerns[0].what
     assert "argmax is part of this output; softmax" in concerns[1].what
-    assert "sort is part of this output; head" in concerns[2].what
+    assert "sort is part of this output; linear" in concerns[2].what
 
 
 def test_the_capture_that_was_given_still_returns_what_the_model_returns() -> None:
-    captured = capture(nets.misbuilt(nets.Ranked()), (images(4),))
+    captured = capture(nets.misbuilt(nets.Ranked()), (images(4),), how="export")
     code = copy.copy(captured.graph.code)
     found = with_comparable_outputs(captured, (images(4),))
     assert captured.graph.code == code
@@ -63,9 +65,13 @@ def test_a_plan_built_from_the_new_capture_returns_the_same_tensors() -> None:
     captured = comparable(nets.misbuilt(nets.Ranked())).captured
     inputs = images(32)
     statistics = calibrate(captured, [(inputs,)])
-    engine = engines_here()[0]
-    settings = engine_settings(engine, ObserverName.MINMAX)
-    backend = TorchCpuBackend(captured, statistics, engine, settings, (inputs,))
+    settings = BuildSettings(
+        engine=engines_here()[0], capture="export", observer=ObserverName.MINMAX
+    )
+    model = nets.misbuilt(nets.Ranked())
+    backend = open_backend(
+        BuildRequest(model, captured, statistics, settings, (inputs,), (inputs,))
+    )
     built = backend.build(Plan.of({site.name: Scheme.INT8 for site in captured.sites}))
     outputs = backend.run(built.module, (inputs,))
     assert outputs["top"][0].shape == outputs["logits"].shape
