@@ -15,7 +15,6 @@ from torch import Tensor
 from autoquant.backends.litert.schema import Array
 from autoquant.errors import BackendError
 
-
 _MISSING = re.compile(r"find op for builtin opcode '(\w+)'")
 
 
