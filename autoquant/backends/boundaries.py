@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoquant.model.aten import PASS_THROUGH, op_name
 from autoquant.model.captured import Capture
+from autoquant.model.owners import find_owners
 
 Edge = tuple[str, str]
 
@@ -72,21 +71,3 @@ def find_edges(captured: Capture) -> tuple[Edge, ...]:
             if reader is not None and writer is not None and reader != writer:
                 found[writer, reader] = None
     return tuple(found)
-
-
-def find_owners(captured: Capture) -> dict[str, str]:
-    """By float node, the site whose format it has."""
-    if captured.addresses:
-        return {item.node: item.site for item in captured.addresses if item.site is not None}
-    owners = {
-        node: site
-        for site, groups in captured.members.items()
-        for group in groups
-        for node in group
-    }
-    for node in captured.graph.graph.nodes:
-        if op_name(node) in PASS_THROUGH or node.target is operator.getitem:
-            source = node.all_input_nodes[0].name if node.all_input_nodes else ""
-            if node.name not in owners and source in owners:
-                owners[node.name] = owners[source]
-    return owners

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
 from torch._ops import OpOverload
@@ -136,3 +137,11 @@ def op_name(node: Node) -> str:
     if not isinstance(node.target, OpOverload):
         return ""
     return str(node.target.overloadpacket.__name__).removesuffix("_")
+
+
+def hands_on(node: Node) -> bool:
+    """Whether an op gives values of its input as they are."""
+    name = op_name(node)
+    if name == "constant_pad_nd":
+        return len(node.args) < 3 or float(node.args[2]) == 0.0  # type: ignore[arg-type]
+    return name in PASS_THROUGH or node.target is operator.getitem

@@ -357,10 +357,11 @@ def _name(path: pytree.KeyPath, parameters: Parameters) -> str:
     which, first, *rest = path
     by_place = isinstance(which, pytree.SequenceKey) and which.idx == 0
     name = parameters.name_of(first.idx) if by_place else str(first.key)  # type: ignore[attr-defined]
-    return ".".join([name, *map(_key, rest)])
+    return ".".join([name, *map(key_name, rest)])
 
 
-def _key(key: Any) -> str:
+def key_name(key: Any) -> str:
+    """A step of a pytree's path in words: an index, a key or a field."""
     for attribute in ("idx", "key", "name"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))

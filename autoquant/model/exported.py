@@ -11,12 +11,13 @@ from typing import Any
 import torch
 import torch.fx.traceback
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.fx import GraphModule, Interpreter
+from torch.export import Dim, ExportedProgram
+from torch.fx import Graph, GraphModule, Interpreter
 from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
-from autoquant.model.capture import Capture
+from autoquant.model.captured import Capture
+from autoquant.model.exporting import grown
 from autoquant.model.outputs import OutputStructure
 
 _ORIGIN = "autoquant"
@@ -62,39 +63,51 @@ def export_float(
 
     Args:
         captured: The captured model.
-        example: One batch of at least 2 samples.
+        example: One batch.
         any_batch: Leave the axes of the inputs open whose size may change.
 
     Raises:
         ModelError: torch.export refuses it.
     """
-    graph = copy.deepcopy(captured.graph)
-    for node in graph.graph.nodes:
+    program = _export(_Traced(_marked(captured.graph)).eval(), captured, example, any_batch)
+    with torch.no_grad():
+        outputs = OutputStructure.of(captured.graph(*example))
+    return Exported(program, outputs, origins(program.graph))
+
+
+def _marked(module: GraphModule) -> GraphModule:
+    """The same graph over the same weights, its nodes marked with their names."""
+    graph = copy.deepcopy(module.graph)
+    for node in graph.nodes:
         node.meta["custom"] = {_ORIGIN: node.name}
-    shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in captured.dynamic)
+    return GraphModule(module, graph)
+
+
+def _export(
+    module: nn.Module, captured: Capture, example: tuple[Tensor, ...], any_batch: bool
+) -> ExportedProgram:
+    failure: Exception | None = None
+    free = captured.dynamic if any_batch else ((),) * len(example)
+    inputs = tuple(grown(tensor, axes) for tensor, axes in zip(example, free, strict=True))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        try:
-            program = torch.export.export(
-                _Traced(graph).eval(),
-                example,
-                dynamic_shapes=(shapes,) if any_batch else None,
-                strict=False,
-            )
-        except Exception as error:
-            raise ModelError(
-                f"torch.export cannot export the model: {str(error).strip().splitlines()[0]}",
-                hint="engines other than torch need it; search with backend.name: torch, or "
-                "rewrite what it names",
-            ) from error
-        outputs = OutputStructure.of(captured.graph(*example))
-    return Exported(program, outputs, origins(program))
+        for dim in (Dim.DYNAMIC, Dim.AUTO):
+            shapes = tuple(dict.fromkeys(axes, dim) or None for axes in free)
+            try:
+                return torch.export.export(module, inputs, dynamic_shapes=(shapes,), strict=False)
+            except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
+                failure = failure or error
+    raise ModelError(
+        f"torch.export cannot export the model: {str(failure).strip().splitlines()[0]}",
+        hint="engines other than torch need it; search with backend.name: torch, or "
+        "rewrite what it names",
+    ) from failure
 
 
-def origins(program: ExportedProgram) -> dict[str, str]:
-    """Origin of each node of an exported program, also after its decompositions were run."""
+def origins(graph: Graph) -> dict[str, str]:
+    """Origin of each node of an exported graph, also after its decompositions were run."""
     return {
         node.name: node.meta["custom"][_ORIGIN]
-        for node in program.graph.nodes
+        for node in graph.nodes
         if _ORIGIN in (node.meta.get("custom") or {})
     }

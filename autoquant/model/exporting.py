@@ -49,7 +49,7 @@ def export_program(
     Raises:
         ModelError: torch.export cannot follow the model.
     """
-    tensors = tuple(map(_grown, example, dynamic))
+    tensors = tuple(map(grown, example, dynamic))
     args, kwargs = calling.arguments(tensors)
     failure: Exception | None = None
     with _quiet(), torch.no_grad():
@@ -181,7 +181,7 @@ def call_of(node: Node) -> str:
     return f"{plain}@{number}" if at and number.isdigit() else plain
 
 
-def _grown(tensor: Tensor, axes: Sequence[int]) -> Tensor:
+def grown(tensor: Tensor, axes: Sequence[int]) -> Tensor:
     """Two of what there is one of: torch.export takes a size of 1 for a constant."""
     for axis in axes:
         if tensor.shape[axis] == 1:

@@ -89,6 +89,14 @@ class OutputStructure:
         """How many tensors are returned."""
         return self.structure.num_leaves - len(self.constants)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of each tensor: keys and fields that lead to it; `output_` before a place alone."""
+        places = pytree.tree_unflatten(list(range(self.structure.num_leaves)), self.structure)
+        leaves, _ = pytree.tree_flatten_with_path(places)
+        found = [output_name(path) for path, place in leaves if place not in self.constants]
+        return tuple(f"output_{name}" if name[:1].isdigit() else name for name in found)
+
     def build(self, tensors: Sequence[Tensor]) -> Any:
         """Put tensors together as the model returns them."""
         given = iter(tensors)

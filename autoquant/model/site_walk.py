@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -15,10 +14,10 @@ from autoquant.core.sites import FOLLOWING_KINDS, OpKind, Site
 from autoquant.model.aten import (
     ATEN_KINDS,
     ATEN_OUTPUT_RANGES,
-    PASS_THROUGH,
     RECURRENT,
     RELU_TAKING_OPS,
     SHAPE_READING_OPS,
+    hands_on,
     op_name,
 )
 from autoquant.model.costs import macs_of
@@ -81,7 +80,7 @@ class SiteWalk:
             if kind is not None:
                 alone = self._is_module(node, kind, scope)
                 site = self._add_site(node, kind, scope, None if alone else index)
-            elif is_float(node) and _hands_on(node, name):
+            elif is_float(node) and hands_on(node):
                 site = self._producer_of(node)
         if site is not None:
             self._producer[node] = site
@@ -216,13 +215,6 @@ def _ops_by_call(graph: GraphModule) -> Counter[tuple[str, bool]]:
         if kind is not None and node.op == "call_function":
             found[call_of(node), kind.is_weighted] += 1
     return found
-
-
-def _hands_on(node: Node, name: str) -> bool:
-    """Whether an op gives values of its input as they are."""
-    if name == "constant_pad_nd":
-        return len(node.args) < 3 or float(node.args[2]) == 0.0  # type: ignore[arg-type]
-    return name in PASS_THROUGH or node.target is operator.getitem
 
 
 def _float_operands(node: Node) -> list[Node]:

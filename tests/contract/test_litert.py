@@ -53,7 +53,7 @@ CONVERTED = {
 def backend_for(
     model: nn.Module, *example: Tensor, timed: tuple[Tensor, ...] | None = None
 ) -> LiteRtBackend:
-    captured = capture(model.eval(), example)
+    captured = capture(model.eval(), example, how="export")
     return LiteRtBackend(
         BuildRequest(
             model=model,
@@ -102,7 +102,7 @@ class Report:
         model = Beside([CONVERTED[name][0] for name in names]).eval()
         self.names = names
         self.backend = backend_for(model, example)
-        self.sites = {site.name: site for site in capture(model, (example,)).sites}
+        self.sites = {site.name: site for site in capture(model, (example,), how="export").sites}
         self.expected = model(example)
         self.plans = {scheme: self._plan(scheme) for scheme in SCHEMES}
         self.executed, self.outputs = {}, {}
@@ -180,7 +180,7 @@ def test_random_mixed_plans_run_as_planned_and_stay_near_float(
 ) -> None:
     model, backend = mixed
     example = images(4)
-    space = full_space(capture(model, (example,)), backend)
+    space = full_space(capture(model, (example,), how="export"), backend)
     with torch.no_grad():
         expected = model(example)
     for seed in range(12):
@@ -193,7 +193,7 @@ def test_every_batch_size_gives_the_same_samples_the_same_outputs(
     mixed: tuple[nn.Module, LiteRtBackend],
 ) -> None:
     model, backend = mixed
-    space = full_space(capture(model, (images(4),)), backend)
+    space = full_space(capture(model, (images(4),), how="export"), backend)
     module = backend.build(random_plan(space, 1, (Scheme.INT8, Scheme.INT16))).module
     batch = images(7)
     whole = backend.run(module, (batch,))
@@ -206,7 +206,7 @@ def test_threads_are_those_of_torch_and_change_nothing(
     mixed: tuple[nn.Module, LiteRtBackend],
 ) -> None:
     model, backend = mixed
-    space = full_space(capture(model, (images(4),)), backend)
+    space = full_space(capture(model, (images(4),), how="export"), backend)
     module = backend.build(space.uniform(Scheme.INT8)).module
     before = torch.get_num_threads()
     outputs = []
@@ -241,7 +241,7 @@ def test_an_exported_file_runs_by_its_own_api_and_carries_its_plan(
     mixed: tuple[nn.Module, LiteRtBackend], tmp_path: Path
 ) -> None:
     model, backend = mixed
-    space = full_space(capture(model, (images(4),)), backend)
+    space = full_space(capture(model, (images(4),), how="export"), backend)
     plan = random_plan(space, 3)
     path = backend.export(plan, tmp_path / f"model{backend.suffix}", {"plan": plan.to_json()})
     inputs, outputs = tmp_path / "inputs.npy", tmp_path / "outputs.npy"

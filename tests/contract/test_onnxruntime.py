@@ -127,7 +127,7 @@ class Sandwich(nn.Module):
 
 
 def backend_for(model: nn.Module, *inputs: Tensor) -> OnnxRuntimeBackend:
-    captured = capture(model.eval(), inputs)
+    captured = capture(model.eval(), inputs, how="export")
     statistics = calibrate(captured, [inputs])
     return open_backend(BuildRequest(model, captured, statistics, SETTINGS, inputs, inputs))
 
@@ -174,7 +174,7 @@ def test_what_the_table_promises_is_what_runs_with_all_else_in_fp32(
 def test_the_table_of_kinds_agrees_with_sites_and_bf16_is_refused() -> None:
     (settings,) = variants().values()
     assert settings == SETTINGS
-    site = capture(nn.Sequential(nn.Conv2d(4, 4, 1)), (MAP,)).sites[0]
+    site = capture(nn.Sequential(nn.Conv2d(4, 4, 1)), (MAP,), how="export").sites[0]
     for scheme in Scheme:
         assert kind_support(settings, OpKind.CONV2D, scheme) is site_support(settings, site, scheme)
         assert kind_support(settings, OpKind.GRU, scheme) is (
@@ -251,8 +251,9 @@ def test_a_convolution_rounds_as_its_scheme_says(scheme: Scheme) -> None:
         if scheme is not Scheme.FP16:
             scale = conv.weight.abs().amax((1, 2, 3), keepdim=True) / 127
             weight = (conv.weight / scale).round() * scale
-        sums = F.conv2d(grid("input_1", MAP), weight, conv.bias, padding=1)
-        expected = grid("_0", sums)
+        (read,), (written,) = backend.captured.reads(name), backend.captured.writes(name)
+        sums = F.conv2d(grid(read, MAP), weight, conv.bias, padding=1)
+        expected = grid(written, sums)
         outputs = backend.build(Plan.of({name: scheme})).module(MAP)
     # sums in another order may fall on the other side of a level; seldom, and by one level only
     apart = (outputs - expected).abs()

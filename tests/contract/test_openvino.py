@@ -115,7 +115,7 @@ OPS: dict[str, tuple[OpKind, nn.Module, Tensor]] = {
 
 
 def backend_for(model: nn.Module, *example: Tensor) -> tuple[Capture, OpenVinoBackend]:
-    captured = capture(model.eval(), example)
+    captured = capture(model.eval(), example, how="export")
     statistics = calibrate(captured, [example])
     settings = BuildSettings("openvino")
     request = BuildRequest(model, captured, statistics, settings, example, example)

@@ -14,6 +14,7 @@ from autoquant.backends.litert.operators import MOVED_INPUT, MOVES
 from autoquant.backends.litert.schema import Array, Graph
 from autoquant.backends.litert.session import observed_tensors
 from autoquant.model.capture import Capture
+from autoquant.model.owners import find_owners
 
 _TOLERANCE = 1e-4
 """Of a statistic, relative to its size: two kernels' float32 sums differ by about 1e-6."""
@@ -157,7 +158,7 @@ def _sites(
     captured: Capture, nodes: Mapping[int, str], ends: Mapping[int, str]
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """Sites whose scheme the operators of each end take, and sites that they compute."""
-    handed_on = {address.node: address.site for address in captured.addresses}
+    handed_on = find_owners(captured)
     site_of = {
         node: site
         for site, groups in captured.members.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from autoquant.backends.litert.schema import Array
 from autoquant.errors import BackendError
+
+_MISSING = re.compile(r"find op for builtin opcode '(\w+)'")
 
 
 def open_interpreter(content: bytes, threads: int) -> Interpreter:
@@ -62,18 +65,28 @@ class Session:
 
 
 def observed_tensors(content: bytes, inputs: tuple[Tensor, ...]) -> Iterator[tuple[int, Array]]:
-    """Run a float file with its plainest kernels, and give every float tensor's values."""
+    """Run a float file with its plainest kernels, and give every float tensor's values.
+
+    Raises:
+        BackendError: LiteRT has no kernel for an operator.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        interpreter = Interpreter(
-            model_content=content,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            experimental_preserve_all_tensors=True,
-        )
-    interpreter.allocate_tensors()
+        try:
+            interpreter = Interpreter(
+                model_content=content,
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                experimental_preserve_all_tensors=True,
+            )
+            interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:  # an operator that LiteRT has no kernel for
+            raise _refusal(error) from error
     for index, value in zip(_indices(interpreter.get_input_details()), inputs, strict=True):
         interpreter.set_tensor(index, _to_array(value))
-    interpreter.invoke()
+    try:
+        interpreter.invoke()
+    except RuntimeError as error:
+        raise _refusal(error) from error
     for details in interpreter.get_tensor_details():
         if details["dtype"] is np.float32:
             try:
@@ -84,8 +97,15 @@ def observed_tensors(content: bytes, inputs: tuple[Tensor, ...]) -> Iterator[tup
 
 
 def _refusal(error: Exception) -> BackendError:
+    text = str(error).strip().splitlines()[0]
+    missing = _MISSING.search(text)
+    if missing:
+        return BackendError(
+            f"litert has no kernel for {missing[1]}, which the model needs in any precision",
+            hint="rewrite that op of the model, or search with another backend.name",
+        )
     return BackendError(
-        f"litert refuses the file: {str(error).strip().splitlines()[0]}",
+        f"litert refuses the file: {text}",
         hint="pin the op that it names to fp32 in the search space",
     )
 

@@ -30,6 +30,7 @@ from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.exported import export_float
+from autoquant.model.owners import find_owners
 from autoquant.model.ranges.tensor_ranges import TensorRanges
 
 METADATA = "autoquant"
@@ -126,7 +127,7 @@ class OnnxRuntimeBackend:
 
     def passing(self) -> dict[str, str]:
         """By node of the float graph that is no site, the site whose format it hands on."""
-        handed = {item.node: item.site for item in self.captured.addresses if item.site is not None}
+        handed = find_owners(self.captured)
         origins = self._graph.tensors
         return {
             node.name: handed[origins[node.output[0]]]

@@ -46,6 +46,9 @@ MOVING = frozenset(
 )
 """Nodes that move values without changing them: they move codes as well."""
 
+_RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Those of them that give every value, and no other."""
+
 _FX_NODE = "pkg.torch.onnx.fx_node"
 _FX_NAME = re.compile(r"%(\S+) :")
 
@@ -106,7 +109,7 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
     program = None if written is None else written.exported_program
     if written is None or program is None:
         raise BackendError("onnxruntime: torch.onnx.export gave no model")
-    origin = {**origins(exported.program), **origins(program)}
+    origin = {**origins(exported.program.graph), **origins(program.graph)}
     model: ModelProto = written.model_proto
     origin_of = {node.name: _captured_node(node, origin) for node in model.graph.node}
     replace_spatial_means(model.graph, origin_of)
@@ -145,8 +148,9 @@ def _rename(
         for node in captured.graph.graph.nodes
         if node.target is operator.getitem and node.args[1] == 0
     }
-    renamed = {item.name: input_names.get(item.name, item.name) for item in graph.input}
-    tensors = dict(zip(renamed.values(), renamed.values(), strict=True))
+    called = dict(zip(input_names.values(), captured.calling.names, strict=True))
+    renamed = {item.name: called[input_names[item.name]] for item in graph.input}
+    tensors = {called[node]: node for node in input_names.values()}
     owner: dict[str, str] = {}
     used: Counter[str] = Counter(renamed.values())
     nodes: list[NodeProto] = []
@@ -176,6 +180,9 @@ def _rename(
                 tensors[output] = first_of.get(origin, origin)
             elif node.op_type in MOVING and node.input[0] in tensors:
                 tensors[output] = tensors[node.input[0]]
+    for node in reversed(nodes):  # within a node of the captured graph, before a change of shape
+        if node.op_type in _RESHAPING and node.output[0] in tensors:
+            tensors.setdefault(node.input[0], tensors[node.output[0]])
     return FloatGraph(
         nodes=tuple(nodes),
         initializers={item.name: _plain(item) for item in graph.initializer},
@@ -190,14 +197,14 @@ def _rename(
     )
 
 
-def _output_names(graph: onnx.GraphProto, output_tree: OutputStructure) -> list[str]:
+def _output_names(graph: onnx.GraphProto, output_tree: OutputStructure) -> tuple[str, ...]:
     count = len(graph.output)
     if count != output_tree.tensor_count:
         raise BackendError(
             f"onnxruntime: the model gives {output_tree.tensor_count} tensors, its file {count}",
             hint="return each tensor once from forward",
         )
-    return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    return output_tree.names
 
 
 def _value(item: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:

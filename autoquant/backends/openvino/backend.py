@@ -47,12 +47,7 @@ class OpenVinoBackend:
         self.rival_ms: float | None = None
         self.suffix = ".xml"
         self._captured = request.captured
-        self._shapes = [
-            ov.PartialShape(
-                [2 if place in axes[:1] else size for place, size in enumerate(item.shape)]
-            )
-            for item, axes in zip(request.example, request.captured.dynamic, strict=True)
-        ]
+        self._shapes = [ov.PartialShape(list(item.shape)) for item in request.example]
         self._graph = convert_float(request.captured, request.example)
         self._layout = lay_out(self._graph, request.captured)
         ranges = TensorRanges(request.captured, request.statistics, request.settings)

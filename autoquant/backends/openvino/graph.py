@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,16 @@ from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
 from autoquant.model.capture import Capture
-from autoquant.model.exported import export_float
+from autoquant.model.exported import export_float, origins
 from autoquant.model.outputs import OutputStructure
 
 PRECISE = "DisablePrecisionConversion_0"
 """Key under which a model that was read from a file holds the mark that keeps an op in f32."""
 
-_ORIGIN = "autoquant"
 _MARK = {"name": "precise", "version": "0"}
 """The same mark in a file. Python can read a file that has it and remove it, but not set it."""
+
+_BROADCASTING = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "Maximum", "Minimum"})
 
 _MATMUL = torch.ops.aten.matmul.default
 _UNMARKED = frozenset({"Const", "Parameter", "Result"})
@@ -45,7 +46,7 @@ class FloatGraph:
         model: Every op carries the mark `PRECISE`; clone it, never change it.
         origin: By program node, the node of the captured graph that it comes from. An op's
             program node is the part of its friendly name before the first slash.
-        outputs: How the model's flat outputs are nested.
+        outputs: How its results become the model's outputs.
     """
 
     model: ov.Model
@@ -58,14 +59,14 @@ class FloatGraph:
 
 
 def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
-    """Convert a captured float model, with an open batch.
+    """Convert a captured float model; the axes that the capture leaves open stay so.
 
     Decomposes the exported program as OpenVINO's front end does and hands it the graph, instead
     of the program: the front end would decompose once more, which renames nodes.
 
     Args:
         captured: The captured model.
-        example: One batch of at least 2 samples.
+        example: One batch.
 
     Raises:
         ModelError: torch.export or OpenVINO refuses the model.
@@ -84,17 +85,25 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
                 f"OpenVINO cannot convert the model: {str(error).strip().splitlines()[-1]}",
                 hint="search with backend.name: torch, or rewrite the op that it names",
             ) from error
-    origin = {
-        node.name: node.meta["custom"][_ORIGIN]
-        for node in graph.graph.nodes
-        if _ORIGIN in (node.meta.get("custom") or {})
-    }
+    origin = origins(graph.graph)
     inputs = [node.name for node in captured.graph.graph.nodes if node.op == "placeholder"]
     placeholders = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
     origin.update(zip(placeholders, inputs, strict=False))  # defaults come after the inputs
-    _keep_marks_of_pools(model)
+    _keep_marks_of_rewritten(model)
     _keep_marks_of_matmuls(model)
+    _give_scalars_an_axis(model)
+    _name_ends(model, captured.calling.names, exported.outputs.names)
     return FloatGraph(mark_precise(model), origin, exported.outputs)
+
+
+def _name_ends(model: ov.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name inputs and outputs as the model calls them, in place."""
+    ends = ((model.outputs, outputs), (model.inputs, inputs))
+    for end in (*model.outputs, *model.inputs):
+        end.get_tensor().set_names(set())
+    for places, names in ends:
+        for end, name in zip(places, names, strict=True):
+            end.get_tensor().add_names({name})  # one tensor may be several outputs
 
 
 def mark_precise(model: ov.Model) -> ov.Model:
@@ -144,18 +153,27 @@ def _name_for_front_end(graph: GraphModule) -> None:
             node.target = torch.ops.aten.bmm.default
 
 
-def _keep_marks_of_pools(model: ov.Model) -> None:
-    """Write pools in the oldest opset that has what they do, in place.
+def _keep_marks_of_rewritten(model: ov.Model) -> None:
+    """Write pools and softmaxes in the oldest opset that has what they do, in place.
 
     The plugin rewrites newer ones to that when it compiles, and loses their marks.
     """
     for node in model.get_ordered_ops():
-        pool = _oldest_pool(node)
-        if pool is None or pool.get_output_partial_shape(0) != node.get_output_partial_shape(0):
+        older = _oldest_softmax(node) or _oldest_pool(node)
+        if older is None or older.get_output_partial_shape(0) != node.get_output_partial_shape(0):
             continue
-        pool.set_friendly_name(node.get_friendly_name())
+        older.set_friendly_name(node.get_friendly_name())
         for target in node.output(0).get_target_inputs():
-            target.replace_source_output(pool.output(0))
+            target.replace_source_output(older.output(0))
+
+
+def _oldest_softmax(node: ov.Node) -> ov.Node | None:
+    """The same softmax, whose axis the oldest opset counts from the front; None for others."""
+    rank = node.get_output_partial_shape(0).rank if node.get_output_size() else None
+    if node.get_type_name() != "Softmax" or rank is None or rank.is_dynamic:
+        return None
+    axis: int = node.get_attributes()["axis"]
+    return opset1.softmax(node.input_value(0), axis % rank.get_length())
 
 
 def _oldest_pool(node: ov.Node) -> ov.Node | None:
@@ -195,6 +213,24 @@ def _keep_marks_of_matmuls(model: ov.Model) -> None:
                 target.replace_source_output(matmul.output(0))
 
 
+def _give_scalars_an_axis(model: ov.Model) -> None:
+    """Let what computes with an input of no axis see one of one axis, in place.
+
+    The plugin crashes on a linear layer whose output is divided by a scalar input.
+    """
+    for scalar in model.get_parameters():
+        if scalar.get_output_partial_shape(0).rank != 0:
+            continue
+        given = None
+        for target in scalar.output(0).get_target_inputs():
+            reader = target.get_node()
+            if reader.get_type_name() in _BROADCASTING and any(
+                value.get_partial_shape().rank != 0 for value in reader.input_values()
+            ):
+                given = given or opset1.reshape(scalar, np.array([1], np.int64), False)
+                target.replace_source_output(given.output(0))
+
+
 def _swaps_last_two(transpose: ov.Node) -> bool:
     order = transpose.input_value(1).get_node()
     if order.get_type_name() != "Constant":
@@ -210,4 +246,15 @@ def _decompositions() -> CustomDecompTable:
     for operator in (*ops_to_not_decompose(), _MATMUL):
         if operator in table:
             table.pop(operator)
+    table[torch.ops.aten.index_add.default] = _index_add
     return table
+
+
+def _index_add(
+    into: Tensor, axis: int, index: Tensor, values: Tensor, *, alpha: float = 1.0
+) -> Tensor:
+    """The same by an op that the front end knows."""
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    added = values if alpha == 1 else values * alpha
+    return into.scatter_add(axis, index.reshape(shape).expand_as(values), added)

@@ -49,7 +49,11 @@ class Judge:
             return self.fits(site.follows) if site.follows is not None else self._unnamed
         if site.kind in _ELEMENTWISE:
             return _elementwise(execution)
+        if site.kind is OpKind.ACTIVATION and execution.host is not None:
+            return (Scheme.BF16, Scheme.FP32)
         found = _weighted(site, execution) if site.kind.is_weighted else _named(execution.runs)
+        if site.kind is OpKind.ATTENTION:  # its kernel may be said to run in the format of a mask
+            found = _named(execution.writes)
         return () if found is None else (found,)
 
     def honours(self, name: str, planned: Scheme) -> bool:

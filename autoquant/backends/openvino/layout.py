@@ -11,6 +11,7 @@ import openvino as ov
 from autoquant.backends.openvino.graph import FloatGraph
 from autoquant.core.sites import Site
 from autoquant.model.capture import Capture
+from autoquant.model.owners import find_owners
 
 KEEPING = frozenset(
     {
@@ -59,7 +60,7 @@ class Layout:
 
 def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
     """Find each op's site."""
-    format_of = {item.node: item.site for item in captured.addresses if item.site is not None}
+    format_of = find_owners(captured)
     member_of = {
         node: site
         for site, groups in captured.members.items()
@@ -81,7 +82,7 @@ def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
         if site is None:
             continue
         owner[name] = site
-        moves = node.get_type_name() in KEEPING
+        moves = node.get_type_name() in KEEPING or not _gives_floats(node)
         if origin in member_of and name in dependent and not moves:
             computing[site].append(name)
     return Layout(
@@ -92,6 +93,11 @@ def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
         {node.get_friendly_name(): node.get_type_name() for node in nodes},
         {node.get_friendly_name(): _readers(node) for node in nodes},
     )
+
+
+def _gives_floats(node: ov.Node) -> bool:
+    """Not what makes a mask or an index beside the values."""
+    return node.get_output_size() > 0 and bool(node.get_output_element_type(0).is_real())
 
 
 def _scaled_site(node: ov.Node, owner: Mapping[str, str]) -> str | None:

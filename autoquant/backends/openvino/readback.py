@@ -133,16 +133,16 @@ class ExecutionGraph:
     def _describe(self, site: str, node: ov.Node) -> Execution:
         layer = fact(node, "layerType")
         first = self.owner(node)
-        values = [value.get_node() for value in node.input_values()]
+        values = node.input_values()
         at = _WEIGHT_INPUT.get(layer)
         weight = values[at] if at is not None and at < len(values) else None
-        tensors = [item for item in values if not _is_constant(item)]
+        tensors = [value for value in values if not _is_constant(value.get_node())]
         return Execution(
             layer=layer,
             host=None if first == site else first,
-            reads=tuple(fact(item, "outputPrecisions") for item in tensors),
-            written=tuple(_written(item) for item in tensors),
-            weight=None if weight is None else fact(weight, "outputPrecisions"),
+            reads=tuple(map(_precision, tensors)),
+            written=tuple(map(_written, tensors)),
+            weight=None if weight is None else _precision(weight),
             runs=fact(node, "runtimePrecision"),
             writes=fact(node, "outputPrecisions").split(",")[0],
         )
@@ -167,15 +167,22 @@ def _is_constant(node: ov.Node) -> bool:
     return bool(values) and all(_is_constant(value.get_node()) for value in values)
 
 
-def _written(node: ov.Node) -> str:
+def _precision(value: ov.Output) -> str:
+    """Format of one of the outputs of a runtime node."""
+    found: list[str] = fact(value.get_node(), "outputPrecisions").split(",")
+    index: int = value.get_index()
+    return found[min(index, len(found) - 1)]
+
+
+def _written(value: ov.Output) -> str:
     """Format in which the writer of a tensor left it, before it was moved or converted.
 
     A kernel may round what it writes to 8 bits and store it as floats all the same, where
     another kernel is to add to them in place.
     """
-    while fact(node, "layerType") in _MOVES and node.get_input_size():
-        node = node.input_value(0).get_node()
-    names = original_names(node)
+    while fact(value.get_node(), "layerType") in _MOVES and value.get_node().get_input_size():
+        value = value.get_node().input_value(0)
+    names = original_names(value.get_node())
     if names and names[-1].startswith(QUANTIZER):
         return "u8"
-    return fact(node, "outputPrecisions").split(",")[0]
+    return _precision(value)

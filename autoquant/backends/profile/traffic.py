@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch.fx import Node
 
 from autoquant.model.capture import Capture
+from autoquant.model.owners import find_owners
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +35,7 @@ def find_traffic(captured: Capture) -> Traffic:
     An op that hands its input's format on (flatten, reshape) belongs to the site that feeds it.
     Parameters are no traffic between ops.
     """
-    owner = {item.node: item.site for item in captured.addresses if item.site is not None}
+    owner = find_owners(captured)
     between: dict[tuple[str, str], list[int]] = defaultdict(list)
     read: dict[str, list[int]] = defaultdict(list)
     written: dict[str, list[int]] = defaultdict(list)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from torch.fx import GraphModule, Node
 
-from autoquant.backends.boundaries import Ends, Parts, add_up, find_owners
+from autoquant.backends.boundaries import Ends, Parts, add_up
 from autoquant.backends.torch_cpu.emission import FLOAT_NODE
 from autoquant.backends.torch_cpu.stamps import NodeTimes
 from autoquant.model.capture import Capture
+from autoquant.model.owners import find_owners
 
 
 def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:

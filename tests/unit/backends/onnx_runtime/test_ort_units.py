@@ -10,6 +10,7 @@ pytest.importorskip("onnxscript")
 
 from autoquant.backends.onnxruntime.float_graph import FloatGraph, convert_float
 from autoquant.backends.onnxruntime.units import Unit, find_units
+from autoquant.model.calling import Calling
 from autoquant.model.capture import Capture, capture
 from autoquant.model.exported import export_float
 
@@ -36,7 +37,9 @@ class Net(nn.Module):
 @pytest.fixture(scope="module")
 def converted() -> tuple[Capture, FloatGraph, tuple[Unit, ...]]:
     images = torch.randn(2, 3, 8, 8)
-    captured = capture(Net().eval(), (images,))
+    model = Net().eval()
+    calling, _ = Calling.of(images, model)
+    captured = capture(model, (images,), how="export", calling=calling)
     graph = convert_float(captured, export_float(captured, (images,)))
     return captured, graph, find_units(graph, {site.name: site for site in captured.sites})
 
@@ -61,8 +64,7 @@ def test_tensors_lead_to_the_statistics_and_names_to_the_model(
 ) -> None:
     captured, graph, units = converted
     assert [item.name for item in graph.inputs] == ["images"]
-    assert [declared.name for _, declared in graph.outputs] == ["output_0", "output_1"]
+    assert [declared.name for _, declared in graph.outputs] == ["map", "line"]
     outputs = {unit.sites[0]: graph.tensors[unit.output] for unit in units if unit.computes}
     assert outputs["first"] == captured.members["first"][0][-1]
     assert outputs["linear"] == captured.members["linear"][0][-1]
-    assert "first/Conv" not in graph.tensors  # within the fused module: nothing observes it

@@ -63,7 +63,7 @@ def assemble() -> Assemble:
 
 
 def _open(model: nn.Module) -> tuple[OpenVinoBackend, list[str]]:
-    captured = capture(model.eval(), (IMAGES,))
+    captured = capture(model.eval(), (IMAGES,), how="export")
     statistics = calibrate(captured, [(IMAGES,)])
     settings = BuildSettings("openvino")
     request = BuildRequest(model, captured, statistics, settings, (IMAGES,), (IMAGES,))

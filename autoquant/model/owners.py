@@ -1,0 +1,26 @@
+"""Whose format each tensor of a captured graph has."""
+
+from __future__ import annotations
+
+from autoquant.model.aten import hands_on
+from autoquant.model.captured import Capture
+from autoquant.model.node_shapes import is_float
+
+
+def find_owners(captured: Capture) -> dict[str, str]:
+    """By node, the site that it helps to compute, or whose output it hands on as it is."""
+    if captured.addresses:
+        return {item.node: item.site for item in captured.addresses if item.site is not None}
+    owners = {
+        node: site
+        for site, groups in captured.members.items()
+        for group in groups
+        for node in group
+    }
+    for node in captured.graph.graph.nodes:
+        sources = node.all_input_nodes
+        if node.name not in owners and sources and is_float(node) and hands_on(node):
+            owner = owners.get(sources[0].name)
+            if owner is not None:
+                owners[node.name] = owner
+    return owners
