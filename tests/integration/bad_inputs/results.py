@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from torch import nn
+
 import autoquant as aq
 from autoquant.record import files
-from tests import faulty
 from tests.integration.bad_inputs.case import Scene
 from tests.integration.bad_inputs.stage import Stage, search
 
@@ -39,7 +40,7 @@ def limit_out_of_reach(stage: Stage) -> str:
 
 def quantize_another_model(stage: Stage) -> str:
     result = aq.load_result(stage.origin / "out")
-    return stage.raised(lambda: result.best().quantize(faulty.good_model()))
+    return stage.raised(lambda: result.best().quantize(nn.Sequential(nn.Linear(16, 4))))
 
 
 def edited_plan(stage: Stage, scheme: str) -> Path:
@@ -162,7 +163,7 @@ EXPORTS = [
     Scene(
         "another-model",
         "`candidate.quantize(other_model)`",
-        "the model has other sites than the one that was searched: ...",
+        "the model has other sites than the one that was searched: '0' and 3 more",
         "give the same model, with the same module names",
         quantize_another_model,
     ),
