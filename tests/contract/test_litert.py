@@ -42,8 +42,9 @@ MORE_OPS: dict[str, tuple[nn.Module, Tensor]] = {
     "upsampling": (after_conv(nn.Upsample(scale_factor=2, mode="bilinear")), MAP),
     "batch norm": (nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(4)), MAP),
 }
-NOT_HERE = {"embedding bag", "gru", "instance norm", "conv_transpose3d"}
-"""The first is not convertible; the others convert to the operators of their neighbours above."""
+NOT_HERE = {"embedding bag", "gru", "instance norm", "conv_transpose3d", "twice the second"}
+"""The first is not convertible, the last becomes a float product and a sum beside which int8 is
+refused by name; the others convert to the operators of their neighbours above."""
 
 CONVERTED = {
     name: (op, example) for name, (_, op, example) in OPS.items() if name not in NOT_HERE

@@ -8,7 +8,9 @@ import io
 import logging
 import warnings
 
+import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from autoquant.backends.litert.constants import Constants
 from autoquant.backends.litert.flatbuffer import FloatFile
@@ -19,6 +21,9 @@ from autoquant.backends.printing import STDERR, captured_prints
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
 from autoquant.model.ranges.tensor_ranges import TensorRanges
+
+
+_SCALING = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor})
 
 
 def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorRanges) -> FloatFile:
@@ -53,7 +58,7 @@ def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
             warnings.simplefilter("ignore")
             import litert_torch  # seconds, and it prints
 
-            model = litert_torch.convert(copy.deepcopy(captured.graph).eval(), inputs)
+            model = litert_torch.convert(_without_alpha(captured.graph).eval(), inputs)
             return bytes(model.model_content())
     except Exception as error:
         raise BackendError(
@@ -62,3 +67,16 @@ def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
         ) from error
     finally:
         logging.disable(before)
+
+
+def _without_alpha(graph: GraphModule) -> GraphModule:
+    """A copy in which a + alpha * b is a product and a sum: the converter knows no alpha."""
+    found = copy.deepcopy(graph)
+    for node in list(found.graph.nodes):
+        if node.target in _SCALING and node.kwargs.get("alpha", 1) != 1:
+            with found.graph.inserting_before(node):
+                factors = (node.args[1], node.kwargs["alpha"])
+                scaled = found.graph.call_function(torch.ops.aten.mul.Tensor, factors)
+            node.args, node.kwargs = (node.args[0], scaled), {}
+    found.recompile()
+    return found

@@ -81,7 +81,7 @@ OUTPUTS = [
     Scene(
         "output-taken",
         "`output` holds a search already",
-        ".../out already holds a search of 4 candidates",
+        ".../out already holds a search of 5 candidates",
         "--resume continues it; or choose another output",
         search_again,
     ),
@@ -126,7 +126,7 @@ RESUMES = [
     Scene(
         "resumed-history-lost",
         "`--resume` where lines of `history.jsonl` were lost",
-        ".../out/history.jsonl lacks 2 candidates that study.journal counts as finished; the first "
+        ".../out/history.jsonl lacks ... candidates that study.journal counts as finished; the first "
         "is ...",
         "restore it from a copy, or search again with another output",
         resume_without_history,
