@@ -79,7 +79,7 @@ class Rounds:
         """Run until the budget is spent; an interrupt keeps everything that is finished.
 
         Raises:
-            ExecutionError: Every candidate of a round failed.
+            ExecutionError: Every candidate of a round failed, and none before it worked.
         """
         try:
             self._finish_cut_off_round()
@@ -117,7 +117,8 @@ class Rounds:
         candidates = [self._candidates[number] for number in sorted(asks)]
         for candidate in candidates:
             self._strategy.tell(candidate)
-        _refuse_total_failure(candidates)
+        if all(item.failure is not None for item in self._candidates.values()):
+            _refuse_total_failure(candidates)
 
     def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: list[Ask]) -> Iterator[Task]:
         """The round's plans, asked for one by one while the first are being measured.
