@@ -44,7 +44,8 @@ def fit_costs(
     on that): what a writer's scheme adds or takes, shrunk towards nothing, is part of the
     boundary. So a boundary costs its conversions plus what it does to its reader, and may be
     negative. What no plan shows is filled in. An op: by its cost in its most precise scheme
-    times the ratio that the two schemes have elsewhere. A boundary: by a line in the tensor's
+    times the ratio that the two schemes have elsewhere, or one where no plan has the scheme: the
+    engine refused them all. A boundary: by a line in the tensor's
     size, fitted over the boundaries of the same pair of schemes.
 
     Args:
@@ -54,7 +55,7 @@ def fit_costs(
         elements: By site, the elements that it writes.
 
     Raises:
-        ValueError: A scheme of the space was seen nowhere, or a site in no scheme.
+        ValueError: A site was seen in no scheme.
     """
     allowed = {site: knob.schemes for knob in space.knobs for site in knob.sites}
     listed = tuple(edges)
@@ -112,9 +113,10 @@ def _fill_ops(
                 for (other, found), cost in seen.items()
                 if known and found is scheme and seen.get((other, known[-1]))
             ]
-            if not ratios:
-                raise ValueError(f"no timed plan shows what {scheme.value} costs at {site!r}")
-            ops[site, scheme] = seen[site, known[-1]] * float(np.median(ratios))
+            if not known:
+                raise ValueError(f"no timed plan shows what {site!r} costs")
+            ratio = float(np.median(ratios)) if ratios else 1.0  # no plan with it could be built
+            ops[site, scheme] = seen[site, known[-1]] * ratio
 
 
 def _conversion_lines(

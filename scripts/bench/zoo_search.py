@@ -20,7 +20,7 @@ from zoo_models.subject import Subject, call
 import autoquant
 from autoquant.api.result import ResultCandidate
 from autoquant.api.watch import Advance, Silent
-from autoquant.model.calling import Calling
+from autoquant.model.calling import Calling, register_dataclasses
 
 BACKENDS = ("torch", "openvino", "onnxruntime")
 _TRIALS = 4
@@ -76,10 +76,10 @@ def _hand_out(
     """Time the fastest plan by a clock of its own; export it and run the file."""
     best = frontier[0]
     module = best.quantize(model)
-    flat = tuple(best.example)
+    calling, flat = Calling.of(subject.batch(_BATCH, seed=31), model)
     path = autoquant.export(best, model, folder / "plan")
     with torch.no_grad():
-        built = _leaves(module(*flat))
+        built = _leaves(calling.call(module, flat))
         loaded = _LOADERS[path.suffix](path)
         again = [loaded(*flat)[place] for place in range(len(built))]
     return {
@@ -99,7 +99,8 @@ def _speedup(model: nn.Module, module: nn.Module, subject: Subject) -> float:
     with torch.no_grad():
         for _ in range(_TIMED):
             eager, plan = (
-                _seconds(run) for run in (lambda: calling.call(model, flat), lambda: module(*flat))
+                _seconds(run)
+                for run in (lambda: calling.call(model, flat), lambda: calling.call(module, flat))
             )
             ratios.append(eager / plan)
     return round(statistics.median(ratios[1:]), 3)
@@ -143,8 +144,9 @@ def _targets(model: nn.Module, inputs: Any) -> Tensor:
 
 def _agreement(outputs: Any, targets: Tensor) -> Tensor:
     """Cosine of the first output with the float model's, for each sample."""
-    mine = _first_float(outputs).flatten(1)
-    return nn.functional.cosine_similarity(mine, targets.flatten(1))
+    rows = targets.shape[0]
+    mine = _first_float(outputs).reshape(rows, -1)
+    return nn.functional.cosine_similarity(mine, targets.reshape(rows, -1))
 
 
 def _first_float(outputs: Any) -> Tensor:
@@ -152,6 +154,7 @@ def _first_float(outputs: Any) -> Tensor:
 
 
 def _leaves(outputs: Any) -> list[Tensor]:
+    register_dataclasses(outputs)
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 

@@ -86,6 +86,14 @@ def test_an_op_that_no_plan_shows_takes_the_ratio_of_the_others() -> None:
     assert table.ops["op0", Scheme.INT8] == pytest.approx(OPS["op0", Scheme.INT8])
 
 
-def test_a_scheme_that_is_seen_nowhere_is_refused() -> None:
-    with pytest.raises(ValueError, match="int8 costs at 'op0'"):
-        fit_costs([timed(SPACE.uniform(Scheme.FP32))], SPACE, EDGES, ELEMENTS)
+def test_a_scheme_whose_every_plan_was_refused_costs_what_the_most_precise_does() -> None:
+    plans = [Plan.of(dict.fromkeys(NAMES, scheme)) for scheme in (Scheme.BF16, Scheme.FP32)]
+    table = fit_costs([timed(plan) for plan in plans], SPACE, EDGES, ELEMENTS)
+    assert table.ops["op3", Scheme.INT8] == pytest.approx(OPS["op3", Scheme.FP32])
+
+
+def test_a_site_that_is_seen_in_no_scheme_is_refused() -> None:
+    plan = Plan.of(dict.fromkeys(NAMES, Scheme.FP16))
+    shown = TimedPlan(plan, Parts({}, {}, 0.25))
+    with pytest.raises(ValueError, match="what 'op0' costs"):
+        fit_costs([shown], SPACE, EDGES, ELEMENTS)
