@@ -52,7 +52,24 @@ class MetricError(AutoquantError):
 
 
 class BackendError(AutoquantError):
-    """The engine is missing here or refuses what a plan asks of it."""
+    """The engine is missing here or refuses what a plan asks of it.
+
+    Args:
+        message: What was wrong.
+        hint: What to do about it.
+        sites: Names of the sites that it refuses, as far as it says.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", sites: Sequence[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.sites = tuple(sites)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_backend_error, (self.message, self.hint, self.sites))
+
+
+def _rebuild_backend_error(message: str, hint: str, sites: tuple[str, ...]) -> BackendError:
+    return BackendError(message, hint=hint, sites=sites)
 
 
 class PlanError(AutoquantError):

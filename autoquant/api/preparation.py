@@ -69,6 +69,12 @@ class Preparation:
         """The backend of this process, opened when it is first needed."""
         return build_backend(self.subject, self.captured, self.statistics, self.settings)
 
+    def with_space(self, space: SearchSpace, notices: Sequence[str]) -> Preparation:
+        """The same with a narrower space and more notices; the backend stays open."""
+        found = replace(self, space=space, notices=(*self.notices, *notices))
+        found.__dict__["backend"] = self.backend  # as the cached property keeps it
+        return found
+
     @property
     def evaluator(self) -> PlanEvaluator:
         """Measures plans in this process."""

@@ -18,6 +18,7 @@ from autoquant.api.confirm import noise_notice, score_heldout, time_again
 from autoquant.api.faithful import refuse_unfaithful
 from autoquant.api.guidance import find_costs, guide
 from autoquant.api.load import load_result
+from autoquant.api.narrowing import narrow_space
 from autoquant.api.preparation import Preparation, measurement_settings, prepare
 from autoquant.api.result import BuildContext, SearchResult, example_arrays, keep_example
 from autoquant.api.sensitivity import rank_by_sensitivity
@@ -108,6 +109,7 @@ def _search(
         subject = recipe()
     prepared = prepare(job, subject, watch, folder.path, templates=templates)
     refuse_unfaithful(prepared)
+    prepared = narrow_space(prepared, watch)
     facts = _settle(job, facts, prepared)
     _keep_preparation(folder, prepared, facts, dump_job(job))
     baseline = _measure_baseline(prepared, folder, watch)

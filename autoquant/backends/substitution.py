@@ -14,6 +14,7 @@ def refuse_substitution(
     wrong: Sequence[str],
     hint: str = NATIVE_ELSEWHERE,
     what: str = "substituted precisions silently",
+    sites: Sequence[str] = (),
 ) -> None:
     """Refuse a built plan whose read-back differs from it; nothing where nothing does.
 
@@ -22,10 +23,11 @@ def refuse_substitution(
         wrong: What runs otherwise than planned, a phrase each.
         hint: The mend.
         what: What the backend did.
+        sites: Names of the sites that `wrong` is about.
 
     Raises:
         BackendError: Something is wrong; names the first and counts the others.
     """
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise BackendError(f"{backend} {what}: {wrong[0]}{more}", hint=hint)
+        raise BackendError(f"{backend} {what}: {wrong[0]}{more}", hint=hint, sites=sites)

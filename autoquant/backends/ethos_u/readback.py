@@ -36,6 +36,7 @@ def estimate_on_npu(written: Written, configuration: Configuration, batch: int) 
             hint="pin it to the other scheme, take another accelerator, or rewrite the op"
             if batch == 1
             else f"set backend.batch_size to 1, if the op takes no {batch} samples at once",
+            sites=() if step.operator is None else written.operators[step.operator].sites,
         )
     return found
 
@@ -67,4 +68,5 @@ def check_executed(executed: Mapping[str, str], accelerator: str) -> None:
             raise BackendError(
                 f"{accelerator}: {site} runs {text}, and the NPU has no floats",
                 hint="pin it to a scheme that `autoquant backends` lists as native for ethos-u",
+                sites=(site,),
             )

@@ -130,7 +130,7 @@ class LiteRtBackend:
         """Describe what runs, and refuse a file that does not follow its plan."""
         runs = read_back(written)
         executed: dict[str, str] = {}
-        wrong: list[str] = []
+        wrong: dict[str, str] = {}
         for site, planned in plan.assignment:
             wanted, support = self.expected(site, planned)
             honest = Scheme.FP32 if support is Support.UNSUPPORTED else wanted
@@ -143,8 +143,13 @@ class LiteRtBackend:
             if not honoured:
                 kind = self._sites[site].kind.value
                 instead = "" if scheme is planned else f" but runs {executed[site]}"
-                wrong.append(f"{site} ({kind}) is planned as {planned.value}{instead}")
-        refuse_substitution(self.name, wrong, what="has no kernel for what was planned")
+                wrong[site] = f"{site} ({kind}) is planned as {planned.value}{instead}"
+        refuse_substitution(
+            self.name,
+            tuple(wrong.values()),
+            what="has no kernel for what was planned",
+            sites=tuple(wrong),
+        )
         return executed
 
 

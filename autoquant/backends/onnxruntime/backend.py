@@ -87,6 +87,7 @@ class OnnxRuntimeBackend:
                 raise BackendError(
                     f"onnxruntime does not run {scheme.value} at {name} ({site.kind.value})",
                     hint="`autoquant backends` lists what it runs",
+                    sites=(name,),
                 )
         return self._writer.write(plan)
 
@@ -165,16 +166,16 @@ class OnnxRuntimeBackend:
         """Describe what runs, and refuse a plan that the engine did not follow."""
         found = read_schemes(dump, self.units, self._sites)
         executed: dict[str, str] = {}
-        wrong: list[str] = []
+        wrong: dict[str, str] = {}
         for name, planned in plan.assignment:
             runs = next((s for s in self.expected(name, planned) if s in found[name]), None)
             if runs is None:
                 what = " or ".join(s.value for s in Scheme if s in found[name]) or "a mixture"
-                wrong.append(f"{name} is planned as {planned.value} but runs {what}")
+                wrong[name] = f"{name} is planned as {planned.value} but runs {what}"
             else:
                 emulated = support_at(self._sites[name], runs) is Support.EMULATED
                 how = Support.EMULATED if emulated else Support.NATIVE
                 executed[name] = f"{runs.value} {how.value}"
         hint = "pin this op to another scheme in the search space"
-        refuse_substitution("onnxruntime", wrong, hint)
+        refuse_substitution("onnxruntime", tuple(wrong.values()), hint, sites=tuple(wrong))
         return executed

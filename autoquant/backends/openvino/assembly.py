@@ -112,6 +112,7 @@ class Assembler:
                     f"openvino cannot keep {site!r}, planned as {schemes[site].value}, out of "
                     "bf16 in a plan with any bf16: it loses the precision of instance norms",
                     hint="let the whole plan be without bf16, or the op that it follows be bf16",
+                    sites=(site,),
                 )
 
     def _release(self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]) -> None:

@@ -116,6 +116,7 @@ class OpenVinoBackend:
                     f"openvino does not run {scheme.value} at {site!r} ({chosen.kind.value})"
                     + (f": {why}" if why else ""),
                     hint="choose a scheme that `autoquant backends` lists as native for it",
+                    sites=(site,),
                 )
         return self._assembler.assemble(plan)
 
@@ -147,5 +148,5 @@ class OpenVinoBackend:
             f"{site} is planned as {plan[site].value} native but runs {executed[site]}"
             for site in wrong
         ]
-        refuse_substitution("openvino", phrases)
+        refuse_substitution("openvino", phrases, sites=wrong)
         return executed

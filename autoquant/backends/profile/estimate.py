@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from torch import nn
-
 from autoquant.backends.profile.reading import SOURCE
 from autoquant.backends.profile.schema import FUSED, Accelerator
 from autoquant.backends.profile.traffic import Traffic
@@ -18,7 +16,9 @@ from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
 
 _BIAS_BYTES = 4
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS = frozenset({OpKind.CONV1D, OpKind.CONV2D, OpKind.CONV3D})
+_GROUPS = 6
+"""Position among the arguments of a convolution."""
 
 
 def priced_scheme(site: Site, scheme: Scheme) -> Scheme:
@@ -149,16 +149,13 @@ def _largest_tensor(site: Site) -> int:
 
 def _depthwise_sites(captured: Capture) -> frozenset[str]:
     """Convolutions whose every output channel reads one input channel."""
+    nodes = {node.name: node for node in captured.graph.graph.nodes}
     found = set()
     for site in captured.sites:
-        if site.function is not None or site.kind not in (
-            OpKind.CONV1D,
-            OpKind.CONV2D,
-            OpKind.CONV3D,
-        ):
+        root = nodes.get(captured.members[site.name][0][0])
+        if root is None or site.kind not in _CONVOLUTIONS:
             continue
-        module = captured.graph.get_submodule(site.module)
-        inner = module[0] if isinstance(module, nn.Sequential) else module
-        if isinstance(inner, _CONVOLUTIONS) and 1 < inner.groups == inner.in_channels:
+        channels = site.input_shapes[0][1]
+        if 1 < channels == (root.args[_GROUPS] if len(root.args) > _GROUPS else 1):
             found.add(site.name)
     return frozenset(found)

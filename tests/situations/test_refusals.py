@@ -1,0 +1,127 @@
+"""A target that refuses something costs a search that choice, and nothing else."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autoquant as aq
+from autoquant.api.narrowing import Refused, find_refused, without
+from autoquant.backends.protocol import Executable
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.space import Knob, SearchSpace
+from autoquant.errors import BackendError
+from tests.kinds import KINDS, build
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ROWS = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+ALL = ("int8", "int8_dynamic", "fp16", "bf16", "fp32")
+
+
+def two_linears(between: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), between, nn.Linear(16, 4)).eval()
+
+
+def agreement(outputs: Tensor, labels: Tensor) -> Tensor:
+    return (outputs.flatten(1).argmax(1) == labels).float()
+
+
+def search(
+    model: nn.Module, inputs: Tensor, backend: str, schemes: tuple[str, ...], output: Path
+) -> Any:
+    with torch.no_grad():
+        labels = model(inputs.clone()).flatten(1).argmax(1)
+    return aq.search(
+        model,
+        calibration=inputs,
+        evaluation=(inputs, labels),
+        metric=agreement,
+        backend=backend,
+        space={"schemes": list(schemes)},
+        trials=4,
+        output=output,
+    )
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, str, tuple[str, ...]]] = {
+    "linear, batch norm, relu": (lambda: build("normed"), ROWS, "torch", ALL),
+    "fp16 and dynamic beside int8": (lambda: two_linears(nn.ReLU()), ROWS, "torch", ALL),
+    "the same on OpenVINO": (lambda: two_linears(nn.ReLU()), ROWS, "openvino", ALL),
+    "dropout on LiteRT": (
+        lambda: two_linears(nn.Dropout()), ROWS, "litert", ("int8", "int16", "fp32"),
+    ),
+    "ConvNeXt on LiteRT": (
+        lambda: build("convnext"), KINDS["convnext"].batches[0][0], "litert", ("int8", "fp32"),
+    ),
+    "replicate padding on OpenVINO": (
+        lambda: build("replicate"), KINDS["replicate"].batches[0][0], "openvino", ("int8", "fp32"),
+    ),
+    "replicate padding on LiteRT": (
+        lambda: build("replicate"), KINDS["replicate"].batches[0][0], "litert", ("int8", "fp32"),
+    ),
+    "products and slices in place on OpenVINO": (
+        lambda: build("in place"), KINDS["in place"].batches[0][0], "openvino", ("int8", "fp32"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_search_ends_with_a_frontier_and_few_refusals(name: str, tmp_path: Path) -> None:
+    make, inputs, backend, schemes = CASES[name]
+    result = search(make(), inputs, backend, schemes, tmp_path / "out")
+    failed = [item for item in result.candidates if item.failure is not None]
+    assert result.frontier
+    assert len(failed) <= len(result.candidates) // 3, [item.failure for item in failed]
+
+
+def test_sort_is_named_on_litert(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="no kernel for STABLEHLO_SORT"):
+        search(build("sort"), ROWS, "litert", ("int8", "fp32"), tmp_path / "out")
+
+
+class Refusing:
+    """Refuses int8 at some knobs, by name or without saying which."""
+
+    def __init__(self, refused: set[str], *, names: bool) -> None:
+        self.refused, self.names, self.builds = refused, names, 0
+
+    def build(self, plan: Plan) -> Executable:
+        self.builds += 1
+        found = [site for site, scheme in plan.assignment if scheme is Scheme.INT8]
+        wrong = [site for site in found if site in self.refused]
+        if wrong:
+            raise BackendError("no kernel", sites=wrong[:1] if self.names else ())
+        return Executable(nn.Identity(), {})
+
+
+@pytest.mark.parametrize("names", [True, False], ids=["by name", "unnamed"])
+@pytest.mark.parametrize("refused", [set(), {"2"}, {"0", "5"}], ids=["none", "one", "two"])
+def test_refused_choices_are_found_and_left_out(refused: set[str], names: bool) -> None:
+    knobs = tuple(Knob(str(i), (str(i),), (Scheme.INT8, Scheme.FP32)) for i in range(8))
+    space = SearchSpace(knobs)
+    backend: Any = Refusing(refused, names=names)
+    found = find_refused(space, backend)
+    assert {(item.knob, item.scheme) for item in found} == {(k, Scheme.INT8) for k in refused}
+    left = without(space, found)
+    assert {knob.name for knob in left.knobs if len(knob.schemes) == 1} == refused
+    assert backend.builds < 4 * len(knobs)
+
+
+def test_a_refusal_keeps_its_sites_on_the_way_from_a_worker() -> None:
+    error = pickle.loads(pickle.dumps(BackendError("no", hint="do", sites=("a", "b"))))
+    assert (error.message, error.hint, error.sites) == ("no", "do", ("a", "b"))
+
+
+def test_the_last_choice_of_a_knob_is_never_dropped() -> None:
+    knob = Knob("a", ("a",), (Scheme.INT8, Scheme.FP32))
+    left = without(SearchSpace((knob,)), [Refused("a", Scheme.INT8, "")])
+    assert left.knobs[0].schemes == (Scheme.FP32,)
