@@ -15,7 +15,7 @@ from autoquant.analysis.layers.reference import ReferencePlan
 from autoquant.api.document import job_of
 from autoquant.api.pair import Pair, build_pair, find_plan, prepare_untimed, uniform_plan
 from autoquant.api.preparation import Preparation, capture_subject
-from autoquant.api.torch_graphs import needs_torch
+from autoquant.api.torch_graphs import FX, needs_torch
 from autoquant.api.watch import Silent, Watch
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.layers import ComparisonMode, LayerComparison
@@ -201,7 +201,7 @@ def _compare_graph(
             hint="quantize it in FX graph mode (prepare_fx, prepare_qat_fx, convert_fx), or give "
             "a plan",
         )
-    captured = capture_subject(subject, watch)
+    captured = capture_subject(replace(subject, capture=FX), watch)
     frozen = frozen_copy(quantized)
     found = QuantizedGraph(frozen, pair_graphs(captured, frozen))
     kind = Kind.EMULATED if holds_fake_quantize(frozen) else Kind.MEASURED

@@ -42,13 +42,15 @@ MORE_OPS: dict[str, tuple[nn.Module, Tensor]] = {
     "upsampling": (after_conv(nn.Upsample(scale_factor=2, mode="bilinear")), MAP),
     "batch norm": (nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(4)), MAP),
 }
-NOT_HERE = {"embedding bag", "gru", "instance norm", "conv_transpose3d", "twice the second"}
-"""The first is not convertible, the last becomes a float product and a sum beside which int8 is
-refused by name; the others convert to the operators of their neighbours above."""
+HERE = (
+    *("conv1d", "conv2d", "conv2d depthwise", "conv3d", "conv_transpose1d", "conv_transpose2d"),
+    *("functional conv2d", "linear", "add", "mul", "matmul", "cat", "max pool", "avg pool"),
+    *("adaptive pool", "hardswish", "sigmoid", "hardsigmoid", "tanh", "leaky relu", "elu"),
+    *("layer norm", "embedding", "lstm"),
+)
+"""Of torch's table; what is left out is not convertible, or converts to what is here."""
 
-CONVERTED = {
-    name: (op, example) for name, (_, op, example) in OPS.items() if name not in NOT_HERE
-} | MORE_OPS
+CONVERTED = {name: OPS[name][1:] for name in HERE} | MORE_OPS
 
 
 def backend_for(
