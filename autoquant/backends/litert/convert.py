@@ -22,7 +22,6 @@ from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
 from autoquant.model.ranges.tensor_ranges import TensorRanges
 
-
 _SCALING = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor})
 
 

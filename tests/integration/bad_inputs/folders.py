@@ -126,8 +126,8 @@ RESUMES = [
     Scene(
         "resumed-history-lost",
         "`--resume` where lines of `history.jsonl` were lost",
-        ".../out/history.jsonl lacks ... candidates that study.journal counts as finished; the first "
-        "is ...",
+        ".../out/history.jsonl lacks ... candidates that study.journal counts as finished; the "
+        "first is ...",
         "restore it from a copy, or search again with another output",
         resume_without_history,
         before=SEARCHING,
