@@ -17,7 +17,7 @@ from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import Site
+from autoquant.core.sites import OpKind, Site
 from autoquant.errors import BackendError
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
@@ -42,15 +42,15 @@ MORE_OPS: dict[str, tuple[nn.Module, Tensor]] = {
     "upsampling": (after_conv(nn.Upsample(scale_factor=2, mode="bilinear")), MAP),
     "batch norm": (nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(4)), MAP),
 }
-HERE = (
-    *("conv1d", "conv2d", "conv2d depthwise", "conv3d", "conv_transpose1d", "conv_transpose2d"),
-    *("functional conv2d", "linear", "add", "mul", "matmul", "cat", "max pool", "avg pool"),
-    *("adaptive pool", "hardswish", "sigmoid", "hardsigmoid", "tanh", "leaky relu", "elu"),
-    *("layer norm", "embedding", "lstm"),
-)
-"""Of torch's table; what is left out is not convertible, or converts to what is here."""
+NOT_HERE = {"gru", "instance norm", "conv_transpose3d", "twice the second"}
+"""The last has its factor folded into the layer before, which then stays in float; the others
+convert to the operators of their neighbours above. An embedding bag is not convertible."""
 
-CONVERTED = {name: OPS[name][1:] for name in HERE} | MORE_OPS
+CONVERTED = {
+    name: (op, example)
+    for name, (kind, op, example) in OPS.items()
+    if name not in NOT_HERE and kind is not OpKind.EMBEDDING_BAG
+} | MORE_OPS
 
 
 def backend_for(

@@ -9,8 +9,9 @@ import logging
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
 
 from autoquant.backends.litert.constants import Constants
 from autoquant.backends.litert.flatbuffer import FloatFile
@@ -19,10 +20,9 @@ from autoquant.backends.litert.origins import find_origins
 from autoquant.backends.litert.schema import Graph
 from autoquant.backends.printing import STDERR, captured_prints
 from autoquant.errors import BackendError
+from autoquant.model.aten import op_name
 from autoquant.model.capture import Capture
 from autoquant.model.ranges.tensor_ranges import TensorRanges
-
-_SCALING = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor})
 
 
 def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorRanges) -> FloatFile:
@@ -43,6 +43,34 @@ def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorR
     return FloatFile(content, graph, origins, formats, Constants(graph), len(inputs[0]))
 
 
+class _Tensors(nn.Module):
+    """Gives the tensors of what a graph returns, without what nests them."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__()
+        self.traced = graph
+        _write_factors(graph)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        leaves = pytree.tree_leaves(self.traced(*inputs))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _write_factors(graph: GraphModule) -> None:
+    """Write the factor of a scaled sum as a product, in place: litert-torch does not know it."""
+    for node in graph.graph.nodes:
+        if "alpha" in node.kwargs and op_name(node) in ("add", "sub"):
+            alpha = node.kwargs["alpha"]
+            with graph.graph.inserting_before(node):
+                if alpha != 1:
+                    scaled = graph.graph.call_function(
+                        torch.ops.aten.mul.Tensor, (node.args[1], alpha)
+                    )
+                    node.args = (node.args[0], scaled)
+            node.kwargs = {}
+    graph.recompile()
+
+
 def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
     silence = io.StringIO()
     before = logging.root.manager.disable
@@ -57,7 +85,7 @@ def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
             warnings.simplefilter("ignore")
             import litert_torch  # seconds, and it prints
 
-            model = litert_torch.convert(_without_alpha(captured.graph).eval(), inputs)
+            model = litert_torch.convert(_Tensors(copy.deepcopy(captured.graph)).eval(), inputs)
             return bytes(model.model_content())
     except Exception as error:
         raise BackendError(
@@ -66,16 +94,3 @@ def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
         ) from error
     finally:
         logging.disable(before)
-
-
-def _without_alpha(graph: GraphModule) -> GraphModule:
-    """A copy in which a + alpha * b is a product and a sum: the converter knows no alpha."""
-    found = copy.deepcopy(graph)
-    for node in list(found.graph.nodes):
-        if node.target in _SCALING and node.kwargs.get("alpha", 1) != 1:
-            with found.graph.inserting_before(node):
-                factors = (node.args[1], node.kwargs["alpha"])
-                scaled = found.graph.call_function(torch.ops.aten.mul.Tensor, factors)
-            node.args, node.kwargs = (node.args[0], scaled), {}
-    found.recompile()
-    return found

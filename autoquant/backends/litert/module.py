@@ -59,7 +59,10 @@ class LiteRtModule(nn.Module):
         session = self.open_file(size)
         pieces = []
         for start in range(0, count, size):
-            piece = tuple(_filled(item[start : start + size], size) for item in inputs)
+            piece = tuple(
+                _filled(item[start : start + size], size) if _is_batched(item, count) else item
+                for item in inputs
+            )
             pieces.append(session.run(piece))
         if any(item.ndim == 0 or len(item) != size for item in pieces[0]):
             raise BackendError(
@@ -68,6 +71,10 @@ class LiteRtModule(nn.Module):
                 hint=f"give batches of {' or '.join(map(str, self._sizes))} samples",
             )
         return [torch.cat(column)[:count] for column in zip(*pieces, strict=True)]
+
+
+def _is_batched(item: Tensor, count: int) -> bool:
+    return item.ndim > 0 and len(item) == count
 
 
 def _filled(piece: Tensor, size: int) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor
 from autoquant.backends.litert.schema import Array
 from autoquant.errors import BackendError
 
+_PINNED = "pin the op that it names to fp32 in the search space"
+_IN_FLOAT = "rewrite that op of the model, or search with another backend.name"
 _MISSING = re.compile(r"find op for builtin opcode '(\w+)'")
 
 
@@ -80,13 +82,13 @@ def observed_tensors(content: bytes, inputs: tuple[Tensor, ...]) -> Iterator[tup
             )
             interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:  # an operator that LiteRT has no kernel for
-            raise _refusal(error) from error
+            raise _refusal(error, _IN_FLOAT) from error
     for index, value in zip(_indices(interpreter.get_input_details()), inputs, strict=True):
         interpreter.set_tensor(index, _to_array(value))
     try:
         interpreter.invoke()
     except RuntimeError as error:
-        raise _refusal(error) from error
+        raise _refusal(error, _IN_FLOAT) from error
     for details in interpreter.get_tensor_details():
         if details["dtype"] is np.float32:
             try:
@@ -96,17 +98,17 @@ def observed_tensors(content: bytes, inputs: tuple[Tensor, ...]) -> Iterator[tup
             yield int(details["index"]), values
 
 
-def _refusal(error: Exception) -> BackendError:
+def _refusal(error: Exception, hint: str = _PINNED) -> BackendError:
     text = str(error).strip().splitlines()[0]
     missing = _MISSING.search(text)
     if missing:
         return BackendError(
             f"litert has no kernel for {missing[1]}, which the model needs in any precision",
-            hint="rewrite that op of the model, or search with another backend.name",
+            hint=_IN_FLOAT,
         )
     return BackendError(
         f"litert refuses the file: {text}",
-        hint="pin the op that it names to fp32 in the search space",
+        hint=hint,
     )
 
 

@@ -51,9 +51,9 @@ class Judge:
             return _elementwise(execution)
         if site.kind is OpKind.ACTIVATION and execution.host is not None:
             return (Scheme.BF16, Scheme.FP32)
+        if site.kind is OpKind.ATTENTION:
+            return _attention(execution)
         found = _weighted(site, execution) if site.kind.is_weighted else _named(execution.runs)
-        if site.kind is OpKind.ATTENTION:  # its kernel may be said to run in the format of a mask
-            found = _named(execution.writes)
         return () if found is None else (found,)
 
     def honours(self, name: str, planned: Scheme) -> bool:
@@ -114,6 +114,18 @@ def _weighted(site: Site, execution: Execution) -> Scheme | None:
     if signed and not looked_up and quantizes_dynamically(input_features(site)):
         return Scheme.INT8_DYNAMIC
     return Scheme.INT8_WEIGHT_ONLY
+
+
+def _attention(execution: Execution) -> tuple[Scheme, ...]:
+    """The float format that an attention reads.
+
+    Its kernel is said to run in the format of its mask, and may write what the next op reads.
+    """
+    for scheme in (Scheme.BF16, Scheme.FP32):
+        if scheme.value.replace("fp", "f") in execution.reads:
+            return (scheme,)
+    found = _named(execution.runs)
+    return () if found is None else (found,)
 
 
 def _elementwise(execution: Execution) -> tuple[Scheme, ...]:
