@@ -70,6 +70,11 @@ PACKAGES = {
 }
 
 
+@pytest.mark.xfail(
+    reason="diagnose and the comparison of models that torch.ao quantized still trace by torch.fx, "
+    "and what they share with a search imports torch.ao",
+    strict=True,
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", PACKAGES)
 def test_a_search_runs_with_torch_ao_unimportable(backend: str) -> None:

@@ -28,7 +28,7 @@ Calibrated = tuple[Capture, CalibrationStatistics]
 
 @pytest.fixture(scope="module")
 def calibrated() -> Calibrated:
-    captured = capture(seeded(MixedNet), (images(2),))
+    captured = capture(seeded(MixedNet), (images(2),), how="fx")
     return captured, calibrate(captured, [(images(8),)])
 
 

@@ -50,7 +50,7 @@ def backend_of(captured: Capture) -> TorchCpuBackend:
 
 @pytest.fixture(scope="module")
 def residual() -> tuple[Capture, TorchCpuBackend]:
-    captured = capture(seeded(Residual), (images(2),))
+    captured = capture(seeded(Residual), (images(2),), how="fx")
     return captured, backend_of(captured)
 
 
@@ -123,7 +123,7 @@ def test_quantize_belongs_to_the_edge_with_the_scales_that_it_reads(
 @pytest.fixture(scope="module")
 def profiled() -> tuple[SearchSpace, Capture, Profile]:
     model = seeded(MixedNet)
-    captured = capture(model, (images(4),))
+    captured = capture(model, (images(4),), how="fx")
     backend = backend_of(captured)
     space = native_space(captured, backend)
     settings = ProfileSettings(rounds=1, least_plans=2, most_plans=6)
