@@ -24,7 +24,7 @@ from autoquant.errors import JobError, ModelError, PlanError
 from autoquant.model.batches import Batch, repeat_to
 from autoquant.model.calling import Calling
 from autoquant.model.capture import Capture, capture
-from autoquant.model.float_model import check_float_model
+from autoquant.model.float_model import check_float_model, in_eval_mode
 from autoquant.model.weights_digest import weights_digest
 from autoquant.record.findings import Findings
 from autoquant.record.frame import candidates_frame
@@ -98,7 +98,7 @@ class BuildContext:
             ModelError: It is no float module, cannot be captured, or has other weights.
             PlanError: It has other sites than the one that was searched.
         """
-        checked = check_float_model(model, self.leaf_modules)
+        checked = in_eval_mode(check_float_model(model, self.leaf_modules))
         captured = capture(
             checked,
             self.example,

@@ -169,13 +169,10 @@ def test_what_the_reference_cannot_compute_is_unsupported() -> None:
     assert support(settings, OpKind.LSTM, Scheme.FP32) is Support.EMULATED
 
 
-@pytest.mark.xfail(
-    reason="written for torch.ao's conversion; open on the lowered graph", strict=False
-)
 def test_a_plan_that_the_file_does_not_describe_is_refused_by_site() -> None:
     plan = Plan.of({site.name: Scheme.FP32 for site in CAPTURED.sites})
     with pytest.raises(
-        BackendError, match=r"npu_int8_int16_fp16 does not run .* in fp32 and 20 more"
+        BackendError, match=r"npu_int8_int16_fp16 does not run .* in fp32 and 22 more"
     ):
         open_profile(NPU).build(plan)
 

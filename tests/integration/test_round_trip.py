@@ -76,9 +76,6 @@ def test_quantize_gives_the_outputs_that_were_scored(
     assert result.baseline["accuracy"].value == 1.0
 
 
-@pytest.mark.xfail(
-    reason="written for torch.ao's conversion; open on the lowered graph", strict=False
-)
 def test_a_model_in_training_mode_is_left_so_and_gives_the_same(mixed: aq.ResultCandidate) -> None:
     training = seeded(MixedNet)
     training.b1.bn1.train()
@@ -193,9 +190,6 @@ def test_the_exported_file_runs_in_a_process_without_autoquant(
     assert digest == candidate.digest
 
 
-@pytest.mark.xfail(
-    reason="written for torch.ao's conversion; open on the lowered graph", strict=False
-)
 def test_a_bf16_plan_warns_that_a_mapping_cannot_carry_it(result: aq.SearchResult) -> None:
     candidate = result.candidates[0]
     sites = dict.fromkeys(candidate.plan.schemes, aq.Scheme.BF16)
@@ -204,5 +198,7 @@ def test_a_bf16_plan_warns_that_a_mapping_cannot_carry_it(result: aq.SearchResul
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UserWarning, match="bf16 sites stay fp32"):
+        with pytest.raises(
+            UserWarning, match="stay in fp32: bf16 is a cast, which no QConfig carries"
+        ):
             cast.qconfig_mapping()
