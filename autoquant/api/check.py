@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -34,25 +34,24 @@ from autoquant.api.pair import check_sites, find_plan, prepare_untimed
 from autoquant.api.preparation import FEW_SAMPLES, Preparation
 from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend
 from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.examination import Examination, Examiner
-from autoquant.backends.torch_cpu.target import open_graph_backend
 from autoquant.core.concerns import Concern, Severity, Topic, note
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.structure import CheckReport, ModuleCalls
-from autoquant.errors import BackendError
-from autoquant.evaluate.evaluator import build_request
+from autoquant.core.qconfigs import QConfigFacts
+from autoquant.core.structure import CheckReport, ModuleCalls, OpRow, WeightRow
+from autoquant.errors import BackendError, ModelError
 from autoquant.job import Job, backend_from_text, find_space_rules
 from autoquant.model.batches import take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import Subject, load_unscored, unscored_subject
-from autoquant.model.torch_ao.qconfig import QConfigMapping
-from autoquant.model.torch_ao.qconfig_facts import unmatched_entries
+
+if TYPE_CHECKING:
+    from autoquant.torch_ao.qconfig import QConfigMapping
 
 CHECK_SAMPLES = FEW_SAMPLES
 """Calibration samples that a check looks at: enough for ranges to settle, and quick."""
@@ -145,8 +144,28 @@ class _Built:
     """What was configured, and what came of it."""
 
     name: str
-    examined: Examination | None
     concerns: tuple[Concern, ...]
+    ops: tuple[OpRow, ...] = ()
+    weights: tuple[WeightRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shown:
+    """What a configuration asks for, and what runs.
+
+    Attributes:
+        ops: A row for every call.
+        weights: A row for every weight.
+        qconfigs: By site, what it asks for.
+        schemes: By site, the scheme that this is; None where it is none.
+        unmatched: Entries that reach nothing.
+    """
+
+    ops: tuple[OpRow, ...]
+    weights: tuple[WeightRow, ...]
+    qconfigs: Mapping[str, QConfigFacts | None]
+    schemes: Mapping[str, Scheme | None]
+    unmatched: tuple[str, ...] = ()
 
 
 def _check(
@@ -162,17 +181,15 @@ def _check(
     with watch.stage("looking at the structure", None):
         modules, structure = _structure(prepared, example)
         comparable = with_comparable_outputs(prepared.captured, example)
-    if mapping is not None:  # torch.ao knows torch.fx's graph alone
-        prepared = prepare_untimed(untimed, replace(subject, capture="fx"), watch)
     with watch.stage("reading back the configuration", None):
         built = _build(prepared, plan, mapping)
-    examined, captured = built.examined, prepared.captured
+    captured = prepared.captured
     return CheckReport(
         concerns=_attention_first([*structure, *comparable.concerns, *built.concerns]),
         modules=modules,
         outputs=comparable.outputs,
-        ops=tuple(list_ops(captured, examined)) if examined else (),
-        weights=tuple(list_weights(captured, examined)) if examined else (),
+        ops=built.ops,
+        weights=built.weights,
         engine=prepared.settings.build.engine,
         configuration=built.name,
         samples=prepared.statistics.samples,
@@ -251,8 +268,15 @@ def _build(
     try:
         examined = _examine(prepared, chosen)
     except BackendError as error:
-        return _Built(name, None, (refused(error.message, error.hint),))
-    return _Built(name, examined, tuple(_judge(prepared, examined, ())))
+        return _Built(name, (refused(error.message, error.hint),))
+    captured = prepared.captured
+    shown = _Shown(
+        ops=tuple(list_ops(captured, examined)),
+        weights=tuple(list_weights(captured, examined)),
+        qconfigs={site.name: examined.qconfigs.get(site.node) for site in captured.sites},
+        schemes=examined.schemes,
+    )
+    return _Built(name, tuple(_judge(prepared, shown)), shown.ops, shown.weights)
 
 
 def _examine(prepared: Preparation, plan: Plan) -> Examination:
@@ -269,18 +293,25 @@ def _examine(prepared: Preparation, plan: Plan) -> Examination:
 
 def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
     """Prepare, calibrate and convert with torch.ao, read back, and judge."""
-    name, subject = "QConfigMapping", prepared.subject
-    request = build_request(subject, prepared.captured, prepared.statistics, prepared.settings)
-    unmatched = tuple(unmatched_entries(mapping, prepared.captured))
-    backend = open_graph_backend(request)
-    if not isinstance(backend, TorchCpuBackend):
-        raise ValueError("torch.ao converts torch.fx's graph alone")
+    from autoquant.torch_ao.examination import examine_mapping
+
+    name, subject, captured = "QConfigMapping", prepared.subject, prepared.captured
+    if captured.how == "modules":
+        raise ModelError(
+            "a QConfigMapping is looked at beside a graph, and the model was captured module by "
+            "module",
+            hint="`autoquant.check` without a mapping says why",
+        )
     try:
         batches = [batch.inputs for batch in subject.calibration]
-        examined = backend.examine_mapping(mapping, batches)
+        engine = prepared.settings.build.engine
+        examined = examine_mapping(subject.model, captured, mapping, batches, engine)
     except BackendError as error:
-        return _Built(name, None, (refused(error.message, error.hint),))
-    return _Built(name, examined, tuple(_judge(prepared, examined, unmatched)))
+        return _Built(name, (refused(error.message, error.hint),))
+    shown = _Shown(
+        examined.ops, examined.weights, examined.qconfigs, examined.schemes, examined.unmatched
+    )
+    return _Built(name, tuple(_judge(prepared, shown)), shown.ops, shown.weights)
 
 
 def _find(plan: Plan | str | Path, prepared: Preparation) -> Plan:
@@ -290,25 +321,20 @@ def _find(plan: Plan | str | Path, prepared: Preparation) -> Plan:
     return plan
 
 
-def _judge(
-    prepared: Preparation, examined: Examination, unmatched: Sequence[str]
-) -> Iterator[Concern]:
+def _judge(prepared: Preparation, shown: _Shown) -> Iterator[Concern]:
     captured, engine = prepared.captured, prepared.settings.build.engine
-    ops, weights = list_ops(captured, examined), list_weights(captured, examined)
-    yield from find_ineffective(tuple(ops), tuple(weights), unmatched)
+    yield from find_ineffective(shown.ops, shown.weights, shown.unmatched)
     in_float = {  # an op without an integer kernel that follows its neighbours
-        site
-        for site, runs in examined.executed.items()
-        if runs.startswith("fp32") and examined.honoured[site]
+        row.name for row in shown.ops if row.runs.startswith("fp32") and row.took_effect
     }
     configured = [
         Configured(
             site=site,
-            qconfig=None if site.name in in_float else examined.qconfigs.get(site.node),
+            qconfig=None if site.name in in_float else shown.qconfigs.get(site.name),
             output=captured.members[site.name][0][-1],
         )
         for site in captured.sites
     ]
     yield from find_suspicious(configured, prepared.statistics, engine, saturates=saturates(engine))
-    schemes = {**examined.schemes, **dict.fromkeys(in_float, Scheme.FP32)}
+    schemes = {**shown.schemes, **dict.fromkeys(in_float, Scheme.FP32)}
     yield from find_quantized_tail(captured, schemes)

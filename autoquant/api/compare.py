@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 
 from torch import nn
-from torch.fx import GraphModule
 
-from autoquant.analysis.layers.comparison import QuantizedGraph, compare_layers
-from autoquant.analysis.layers.pairing import pair_graphs, pair_plan
+from autoquant.analysis.layers.comparison import compare_layers
 from autoquant.analysis.layers.reference import ReferencePlan
+from autoquant.analysis.layers.runs import QuantizedModel
 from autoquant.api.document import job_of
-from autoquant.api.pair import Pair, build_pair, find_plan, prepare_untimed, uniform_plan
+from autoquant.api.pair import find_plan, prepare_untimed, uniform_plan
 from autoquant.api.preparation import Preparation, capture_subject
-from autoquant.api.torch_graphs import FX, needs_torch
+from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
-from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.layers import ComparisonMode, LayerComparison
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
@@ -32,8 +29,8 @@ from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.rounding import SchemeRounding
 from autoquant.model.subject import Subject, SubjectRecipe, unscored_subject
-from autoquant.model.torch_ao.conversion import quiet_torch
-from autoquant.model.torch_ao.fake_quantize import frozen_copy, holds_fake_quantize
+
+_EXAMPLE_SAMPLES = 3
 
 
 def compare(
@@ -119,8 +116,7 @@ def compare_job(
     with watch.stage("loading model and data", None):
         subject = recipe()
     batches = choose_samples(subject.evaluation, samples, indices)
-    capture = "auto" if subject.capture == "fx" else subject.capture
-    prepared = prepare_untimed(job, replace(subject, capture=capture), watch)
+    prepared = prepare_untimed(job, subject, watch)
     plans = _plans_of(plan, schemes, prepared)
     return compare_plans(prepared, plans, batches, way, watch)
 
@@ -134,43 +130,18 @@ def compare_plans(
     *,
     weights: bool = True,
 ) -> LayerComparison:
-    """Build plans and compare them with their float model: one, or several under n-shadows.
+    """Compute plans by reference numerics and compare them with their float model.
+
+    Several are compared under n-shadows.
 
     Raises:
-        BackendError: The engine refuses a plan.
+        ModelError: The model was captured module by module.
     """
-    if prepared.captured.how == "modules":
-        raise ModelError(
-            "compare looks at the tensors of a graph, and the model was captured module by module",
-            hint="badcases and sensitivity compare its outputs; `autoquant check` says why",
-        )
-    if prepared.captured.how == "export":
-        build = prepared.settings.build
-        ranges = TensorRanges(prepared.captured, prepared.statistics, build)
-        rounding = SchemeRounding(ranges)
-        found = [ReferencePlan(prepared.captured, plan, rounding) for plan in plans]
-        graph = prepared.captured.graph
-        return _run(
-            prepared.captured,
-            [QuantizedGraph(graph, item.pairs(), item) for item in found],
-            batches,
-            mode,
-            watch,
-            kind=Kind.EMULATED,
-            weights=weights,
-        )
-    pairs = [build_pair(prepared, plan, watch) for plan in plans]
-    emulated = any(pair.executable.kind is Kind.EMULATED for pair in pairs)
-    return _run(
-        prepared.captured,
-        [_graph_of(pair) for pair in pairs],
-        batches,
-        mode,
-        watch,
-        kind=Kind.EMULATED if emulated else Kind.MEASURED,
-        weights=weights,
-        engine=prepared.settings.build.engine,
-    )
+    _refuse_modules(prepared.captured)
+    build = prepared.settings.build
+    rounding = SchemeRounding(TensorRanges(prepared.captured, prepared.statistics, build))
+    found = [ReferencePlan(prepared.captured, plan, rounding) for plan in plans]
+    return _run(prepared.captured, found, batches, mode, watch, kind=Kind.EMULATED, weights=weights)
 
 
 def choose_samples(
@@ -195,43 +166,40 @@ def _compare_graph(
     weights: bool,
 ) -> LayerComparison:
     """Compare a model that torch quantized."""
-    if not isinstance(quantized, GraphModule):
+    from autoquant.torch_ao.comparison import TorchQuantized
+
+    captured = capture_subject(replace(subject, capture="auto"), watch)
+    _refuse_modules(captured)
+    example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
+    found = TorchQuantized(subject.model, captured, quantized, example)
+    return _run(
+        captured, [found], subject.evaluation, mode, watch, kind=found.kind, weights=weights
+    )
+
+
+def _refuse_modules(captured: Capture) -> None:
+    if captured.how == "modules":
         raise ModelError(
-            f"the quantized model is a {type(quantized).__name__}, not a torch.fx.GraphModule",
-            hint="quantize it in FX graph mode (prepare_fx, prepare_qat_fx, convert_fx), or give "
-            "a plan",
+            "compare looks at the tensors of a graph, and the model was captured module by module",
+            hint="badcases and sensitivity compare its outputs; `autoquant check` says why",
         )
-    captured = capture_subject(replace(subject, capture=FX), watch)
-    frozen = frozen_copy(quantized)
-    found = QuantizedGraph(frozen, pair_graphs(captured, frozen))
-    kind = Kind.EMULATED if holds_fake_quantize(frozen) else Kind.MEASURED
-    return _run(captured, [found], subject.evaluation, mode, watch, kind=kind, weights=weights)
 
 
 def _run(
     captured: Capture,
-    found: Sequence[QuantizedGraph],
+    found: Sequence[QuantizedModel],
     batches: Sequence[Batch],
     mode: ComparisonMode,
     watch: Watch,
     *,
     kind: Kind,
     weights: bool,
-    engine: str | None = None,
 ) -> LayerComparison:
     samples = sum(sizes_of(batches))
-    chosen = using_engine(engine) if engine is not None else nullcontext()
-    with watch.stage("comparing layers", samples) as advance, chosen, quiet_torch():
+    with watch.stage("comparing layers", samples) as advance:
         return compare_layers(
             captured.graph, found, batches, mode, kind=kind, weights=weights, progress=advance
         )
-
-
-def _graph_of(pair: Pair) -> QuantizedGraph:
-    module = pair.executable.module
-    if not isinstance(module, GraphModule):
-        raise ValueError("the torch backend builds graphs")
-    return QuantizedGraph(module, pair_plan(pair.prepared.captured, module, pair.plan))
 
 
 def _job(backend: str) -> Job:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
-from autoquant.analysis.layers.formats import format_of, type_of
+from autoquant.analysis.layers.formats import type_of
 from autoquant.analysis.layers.pairing import OpPair, feeds_of
 from autoquant.analysis.layers.reading import read_rows
-from autoquant.analysis.layers.reference import ReferencePlan, ReferenceRun, format_of_reads
-from autoquant.analysis.layers.runs import FloatRun, QuantizedRun
+from autoquant.analysis.layers.runs import FloatRun, QuantizedModel
 from autoquant.analysis.layers.sums import PairSums
-from autoquant.analysis.layers.weights import weight_rows
 from autoquant.analysis.output_error import to_decibels
 from autoquant.core.layers import (
     ComparisonMode,
@@ -40,25 +38,9 @@ _INT16_STEPS = 65535.0
 _USUAL_SHARE = 0.999
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class QuantizedGraph:
-    """A quantized model to compare.
-
-    Attributes:
-        graph: It.
-        pairs: Its ops, beside those of the float graph.
-        reference: The plan that reference numerics compute on the float graph; None: `graph` is a
-            converted model.
-    """
-
-    graph: GraphModule
-    pairs: tuple[OpPair, ...]
-    reference: ReferencePlan | None = None
-
-
 def compare_layers(
     expected: GraphModule,
-    found: Sequence[QuantizedGraph],
+    found: Sequence[QuantizedModel],
     batches: Sequence[Batch],
     mode: ComparisonMode,
     *,
@@ -71,7 +53,7 @@ def compare_layers(
     Memory is that of one batch's activations, and 128 KiB for each op.
 
     Args:
-        expected: The traced, fused float model.
+        expected: The captured graph of the float model.
         found: One quantized model; several under n-shadows.
         batches: What to run them on.
         mode: What quantized ops are fed.
@@ -86,7 +68,7 @@ def compare_layers(
         ModelError: The models return no floating tensor.
     """
     sides = [_Side(expected, item, mode) for item in found]
-    floats = FloatRun(expected, [pair for item in found for pair in item.pairs])
+    floats = FloatRun(expected, [pair for side in sides for pair in side.pairs])
     outputs = _Outputs()
     with torch.no_grad():
         for batch in batches:
@@ -100,7 +82,7 @@ def compare_layers(
         rows = [item for item in rows if item[0].scheme is not Scheme.FP32]
         order = {node.name: index for index, node in enumerate(expected.graph.nodes)}
         rows.sort(key=lambda row: order[row[0].tensor])
-    weighed = [_weights_of(expected, item) if weights else () for item in found]
+    weighed = [item.weight_rows() if weights else () for item in found]
     read = read_rows(rows, [row for part in weighed for row in part], mode)
     return LayerComparison(
         mode=mode,
@@ -113,64 +95,38 @@ def compare_layers(
     )
 
 
-def _weights_of(expected: GraphModule, found: QuantizedGraph) -> tuple[LayerRow, ...]:
-    if found.reference is not None:
-        return found.reference.weight_rows()
-    return weight_rows(expected, found.graph, found.pairs)
-
-
 class _Side:
     """One quantized model, and what was seen of its ops."""
 
-    def __init__(self, expected: GraphModule, found: QuantizedGraph, mode: ComparisonMode) -> None:
-        self._expected, self._found, self._mode = expected, found, mode
+    def __init__(self, expected: GraphModule, found: QuantizedModel, mode: ComparisonMode) -> None:
+        self.pairs = found.pairs()
+        self._expected, self._found = expected, found
         self._sums: dict[OpPair, PairSums] = {}
         self._formats: dict[OpPair, TensorFormat] = {}
         self._shapes: dict[OpPair, tuple[int, ...]] = {}
         self._batch = 0
-        nodes = {node.name: node for node in found.graph.graph.nodes}
-        self._rounding = {
-            pair: found.graph.get_submodule(str(nodes[pair.output].target))
-            for pair in found.pairs
-            if pair.rounding and nodes[pair.output].op == "call_module"
-        }
-        self._quantized: QuantizedRun | ReferenceRun
-        if found.reference is None:
-            self._quantized = QuantizedRun(
-                found.graph, found.pairs, self._see, feeds_float=mode.feeds_float
-            )
-        else:
-            self._quantized = ReferenceRun(
-                found.reference, found.pairs, self._see, feeds_float=mode.feeds_float
-            )
+        self._run = found.start(self._see, feeds_float=mode.feeds_float)
 
     def run(self, values: Mapping[str, Any], batch: Batch, inputs: tuple[torch.Tensor, ...]) -> Any:
         """Run one batch; gives the outputs."""
         self._batch = len(batch)
-        self._quantized.expected = values
-        return self._quantized.run(*inputs)
+        return self._run(inputs, values)
 
     def _see(self, pair: OpPair, expected: torch.Tensor, found: torch.Tensor) -> None:
         if not expected.is_floating_point():
             return
         if pair not in self._sums:
             self._sums[pair] = PairSums()
-            self._formats[pair] = self._format(pair, found)
+            self._formats[pair] = self._found.format_of(pair, found)
             self._shapes[pair] = tuple(expected.shape)
         self._sums[pair].add(expected, found, self._batch)
 
-    def _format(self, pair: OpPair, found: torch.Tensor) -> TensorFormat:
-        reference = self._found.reference
-        if reference is None:
-            return format_of(found, self._rounding.get(pair))
-        return format_of_reads(reference.shown_as(pair), pair.scheme)
-
     def rows(self) -> list[tuple[LayerRow, Distribution]]:
         """Rows in execution order, each with how its values are spread."""
-        feeds = feeds_of(self._expected, self._found.pairs)
+        feeds = feeds_of(self._expected, self.pairs)
         return [
             self._row(pair, sums, [item for item in feeds[pair.expected[-1]] if item in self._sums])
-            for pair in self._found.pairs
+            for pair in self.pairs
             if (sums := self._sums.get(pair)) is not None
         ]
 
@@ -188,7 +144,7 @@ class _Side:
             tensor=pair.expected[-1],
             scheme=pair.scheme,
             float_type=type_of(self._expected, pair.expected),
-            quantized_type=type_of(self._found.graph, pair.found),
+            quantized_type=self._found.type_of(pair),
             shape=self._shapes[pair],
             format=self._formats[pair],
             error=sums.error(self._formats[pair].scale),

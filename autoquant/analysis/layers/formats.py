@@ -1,94 +1,19 @@
-"""In which format a quantized model keeps a tensor, and what its ops are called."""
+"""What the ops of a captured graph are called."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from autoquant.core.layers import TensorFormat
-from autoquant.model.torch_ao.fake_quantize import FakeGrid, grid_of
-from autoquant.model.torch_ao.stored_weights import weight_scales
-
-_HOMES = ("quantized.dynamic", "quantized.reference", "quantized", "qat")
-
-
-def format_of(value: Tensor, rounding: nn.Module | None) -> TensorFormat:
-    """The format of an op's output.
-
-    Args:
-        value: As readers see it.
-        rounding: The last module behind the op that rounds it; None: there is none.
-    """
-    grid = grid_of(rounding) if rounding is not None else None
-    if value.is_quantized:
-        scale, zero_point = float(value.q_scale()), int(value.q_zero_point())
-        limits = torch.iinfo(value.dtype)
-        low, high = ((limit - zero_point) * scale for limit in (limits.min, limits.max))
-        return TensorFormat(_name(value.dtype), scale, zero_point, low, high, 1)
-    if grid is not None:
-        return _of_grid(grid)
-    return TensorFormat(_name(value.dtype))
-
-
-def weight_format(weight: Tensor, fake_scales: Tensor | None, bits: str | None) -> TensorFormat:
-    """The format of a weight.
-
-    Args:
-        weight: As stored.
-        fake_scales: Of the fake-quantize that rounded it; None: there is none.
-        bits: Precision that a float module's weight was rounded to; None: it was not.
-    """
-    found = weight_scales(weight)
-    scales = found[0] if found is not None else fake_scales
-    if scales is None:
-        return TensorFormat(bits or _name(weight.dtype))
-    name = _name(weight.dtype) if weight.is_quantized else (bits or "qint8")
-    return TensorFormat(name, float(scales.max()), scale_count=len(scales))
+from autoquant.model.aten import op_name
 
 
 def type_of(model: GraphModule, names: tuple[str, ...]) -> str:
-    """Class or function of an op: `ConvReLU2d (quantized)`, `add + relu`."""
+    """The functions of an op: `conv2d + relu`."""
     nodes = {node.name: node for node in model.graph.nodes if node.name in names}
-    return " + ".join(_type_of(model, nodes[name]) for name in names)
+    return " + ".join(_type_of(nodes[name]) for name in names)
 
 
-def _type_of(model: GraphModule, node: Node) -> str:
+def _type_of(node: Node) -> str:
     if node.op == "placeholder":
         return "input"
-    if node.op != "call_module":
-        return str(node.target) if isinstance(node.target, str) else _function(node.target)
-    module = model.get_submodule(str(node.target))
-    package = type(module).__module__
-    if isinstance(module, nn.Sequential):
-        module = module[0] if type(module) is nn.Sequential else module
-    home = next((item for item in _HOMES if f".{item}." in f"{package}."), None)
-    precision = getattr(module, "weight_precision", None)
-    note = home or (f"{precision.value} weights" if precision is not None else None)
-    return f"{type(module).__name__} ({note})" if note else type(module).__name__
-
-
-def _function(target: object) -> str:
-    """`quantized.add_relu` of an op of torch's library, `add` of ATen's and of a function."""
-    if isinstance(target, OpOverload) and target.namespace == "aten":
-        return str(target.overloadpacket.__name__)
-    name = str(target)
-    plain = getattr(target, "__name__", name)
-    return name.removesuffix(".default") if name.startswith("quantized.") else plain
-
-
-def _of_grid(grid: FakeGrid) -> TensorFormat:
-    """The format of a fake-quantized tensor: as wide as its integers are."""
-    dtype = f"int{grid.bits}" if grid.low < 0 else f"uint{grid.bits}"
-    count = grid.scale.numel()
-    scale = float(grid.scale.max())
-    if count > 1:
-        return TensorFormat(dtype, scale, scale_count=count)
-    zero_point = int(grid.zero_point.reshape(-1)[0])
-    low, high = ((limit - zero_point) * scale for limit in (grid.low, grid.high))
-    return TensorFormat(dtype, scale, zero_point, low, high, 1)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return op_name(node) or getattr(node.target, "__name__", str(node.target))

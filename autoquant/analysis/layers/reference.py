@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from autoquant.analysis.layers.formats import type_of
 from autoquant.analysis.layers.pairing import OpPair
-from autoquant.analysis.layers.runs import See, first_tensor
+from autoquant.analysis.layers.runs import Run, See, first_tensor
 from autoquant.analysis.layers.sums import PairSums
 from autoquant.core.layers import LayerRow, TensorFormat
 from autoquant.core.plan import Plan
@@ -64,6 +65,18 @@ class ReferencePlan:
                 scheme = self.plan[site.name]
                 found.append(OpPair(site.name, call, site, scheme, group, group, ()))
         return tuple(found)
+
+    def start(self, see: See, *, feeds_float: bool) -> Run:
+        """Make ready to run beside the float graph."""
+        return ReferenceRun(self, see, feeds_float=feeds_float).beside
+
+    def type_of(self, pair: OpPair) -> str:
+        """The functions of an op, which are those of the float graph."""
+        return type_of(self.captured.graph, pair.found)
+
+    def format_of(self, pair: OpPair, found: Tensor) -> TensorFormat:  # noqa: ARG002
+        """The format in which an op's tensor is read."""
+        return format_of_reads(self.shown_as(pair), pair.scheme)
 
     def shown_as(self, pair: OpPair) -> Format | None:
         """How the output of a quantized op is seen; what an fp32 op gives is its own."""
@@ -134,7 +147,6 @@ class ReferenceRun(RoundedGraph):
 
     Args:
         reference: The plan.
-        pairs: Its ops.
         see: Shown each pair of tensors.
         feeds_float: Whether ops are fed the float model's activations.
     """
@@ -142,7 +154,6 @@ class ReferenceRun(RoundedGraph):
     def __init__(
         self,
         reference: ReferencePlan,
-        pairs: tuple[OpPair, ...],
         see: See,
         *,
         feeds_float: bool,
@@ -151,9 +162,14 @@ class ReferenceRun(RoundedGraph):
         super().__init__(marked, reference.rounding, choices_of(reference.plan))
         self._see = see
         self._feeds_float = feeds_float
-        self._at = {_node(reference.captured, pair.output): pair for pair in pairs}
+        self._at = {_node(reference.captured, pair.output): pair for pair in reference.pairs()}
         self._seen_as = {node: reference.shown_as(pair) for node, pair in self._at.items()}
-        self.expected: Mapping[str, Any] = {}
+        self._expected: Mapping[str, Any] = {}
+
+    def beside(self, inputs: tuple[Tensor, ...], expected: Mapping[str, Any]) -> Any:
+        """Run one batch beside what the float graph gave; gives the outputs."""
+        self._expected = expected
+        return self.run(*inputs)
 
     def run_node(self, n: Node) -> Any:
         """Run a node; at an op's output, show it and perhaps replace it."""
@@ -161,7 +177,7 @@ class ReferenceRun(RoundedGraph):
         pair = self._at.get(n)
         if pair is None:
             return value
-        expected = self.expected[pair.expected[-1]]
+        expected = self._expected[pair.expected[-1]]
         first, second = first_tensor(expected), first_tensor(value)
         if first is not None and second is not None:
             how = self._seen_as[n]

@@ -1,101 +1,71 @@
-"""Run both graphs, and let each op's tensor be seen as it is computed."""
+"""Run a float graph and keep its ops' tensors; what a quantized model beside it must offer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from autoquant.analysis.diagnosis.module_marks import in_place_nodes
 from autoquant.analysis.layers.pairing import OpPair
+from autoquant.core.layers import LayerRow, TensorFormat
 
 See = Callable[[OpPair, Tensor, Tensor], None]
 """Takes a pair, the float tensor, and the quantized one as its readers see it."""
+
+Run = Callable[[tuple[Tensor, ...], Mapping[str, Any]], Any]
+"""Takes the tensors of one batch, and by node what the float graph gave; gives the outputs."""
+
+
+class QuantizedModel(Protocol):
+    """A quantized model to compare with its float graph."""
+
+    def pairs(self) -> tuple[OpPair, ...]:
+        """Its ops beside those of the float graph, in execution order."""
+        ...
+
+    def start(self, see: See, *, feeds_float: bool) -> Run:
+        """Make ready to run.
+
+        Args:
+            see: Shown each pair of tensors.
+            feeds_float: Whether every op is fed the float model's activations, in its format.
+        """
+        ...
+
+    def type_of(self, pair: OpPair) -> str:
+        """Class or function of an op: `ConvReLU2d (quantized)`, `add + relu`."""
+        ...
+
+    def format_of(self, pair: OpPair, found: Tensor) -> TensorFormat:
+        """How it keeps an op's tensor that was seen."""
+        ...
+
+    def weight_rows(self) -> tuple[LayerRow, ...]:
+        """Every weight beside the float one, in execution order."""
+        ...
 
 
 class FloatRun(Interpreter):
     """Computes the float model, and keeps the outputs of the paired ops.
 
     Args:
-        graph: The traced, fused float model.
+        graph: The captured graph, in which no op writes into another's tensor.
         pairs: The ops to keep.
     """
 
     def __init__(self, graph: GraphModule, pairs: Sequence[OpPair]) -> None:
         super().__init__(graph)
         self._wanted = {pair.expected[-1] for pair in pairs}
-        self._overwritten = _overwritten(graph)
         self.values: dict[str, Any] = {}
 
     def run_node(self, n: Node) -> Any:
-        """Run a node, and keep what it gave; a copy where a later op writes into it."""
+        """Run a node, and keep what it gave."""
         value = super().run_node(n)
         if n.name in self._wanted:
-            self.values[n.name] = _copied(value) if n in self._overwritten else value
-        return value
-
-
-class QuantizedRun(Interpreter):
-    """Computes the quantized model, and shows each paired op's output beside the float one.
-
-    Where it feeds floats, every op's output is replaced by the float model's, in the format that
-    the output had, before anything reads it: each op errs by itself alone.
-
-    Args:
-        graph: The quantized model.
-        pairs: Its ops.
-        see: Shown each pair of tensors.
-        feeds_float: Whether ops are fed the float model's activations.
-    """
-
-    def __init__(
-        self, graph: GraphModule, pairs: Sequence[OpPair], see: See, *, feeds_float: bool
-    ) -> None:
-        super().__init__(graph)
-        nodes = {node.name: node for node in graph.graph.nodes}
-        self._see = see
-        self._feeds_float = feeds_float
-        self._at = {nodes[pair.found[-1] if feeds_float else pair.output]: pair for pair in pairs}
-        self._rounding = {
-            pair: tuple(nodes[name] for name in pair.rounding) for pair in self._at.values()
-        }
-        self._overwritten = _overwritten(graph)
-        self.expected: Mapping[str, Any] = {}
-
-    def run_node(self, n: Node) -> Any:
-        """Run a node; at an op's output, show it and perhaps replace it."""
-        value = super().run_node(n)
-        pair = self._at.get(n)
-        if pair is None:
-            return value
-        expected = self.expected[pair.expected[-1]]
-        rounded = self._round(pair, n, value) if self._feeds_float else value
-        first, second = first_tensor(expected), first_tensor(rounded)
-        if first is not None and second is not None and first.shape == second.shape:
-            self._see(pair, first, second)
-        if not self._feeds_float or n.op == "placeholder":
-            return value
-        forced = _like(expected, value)
-        return _copied(forced) if n in self._overwritten else forced
-
-    def _round(self, pair: OpPair, node: Node, value: Any) -> Any:
-        """What readers see of an output: the nodes behind it, applied to it."""
-        for rounding in self._rounding[pair]:
-            given = {node: value}
-
-            def find(item: Node, given: dict[Node, Any] = given) -> Any:
-                if item.op == "get_attr":
-                    return self.fetch_attr(str(item.target))
-                return given[item] if item in given else self.env[item]
-
-            args, kwargs = map_arg((rounding.args, rounding.kwargs), find)
-            value = getattr(self, rounding.op)(rounding.target, args, kwargs)
-            node = rounding
+            self.values[n.name] = value
         return value
 
 
@@ -103,35 +73,3 @@ def first_tensor(value: Any) -> Tensor | None:
     """The tensor itself, or the first of several."""
     leaves = (item for item in pytree.tree_leaves(value) if isinstance(item, Tensor))
     return next(leaves, None)
-
-
-def _like(expected: Any, found: Any) -> Any:
-    """Float values in the format of quantized ones; those of another structure stay."""
-    first, structure = pytree.tree_flatten(expected)
-    second, other = pytree.tree_flatten(found)
-    if structure != other:
-        return found
-    return pytree.tree_unflatten([_cast(*pair) for pair in zip(first, second, strict=True)], other)
-
-
-def _cast(expected: Any, found: Any) -> Any:
-    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
-        return found
-    if expected.shape != found.shape:
-        return found
-    if found.is_quantized:
-        return torch.quantize_per_tensor(
-            expected, found.q_scale(), found.q_zero_point(), found.dtype
-        )
-    return expected.to(found.dtype)
-
-
-def _copied(value: Any) -> Any:
-    return pytree.tree_map(lambda item: item.clone() if isinstance(item, Tensor) else item, value)
-
-
-def _overwritten(graph: GraphModule) -> frozenset[Node]:
-    """Nodes whose tensor a later op writes into."""
-    return frozenset(
-        node.args[0] for node in in_place_nodes(graph) if isinstance(node.args[0], Node)
-    )

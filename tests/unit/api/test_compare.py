@@ -24,8 +24,8 @@ from autoquant.core.layers import Cause, LayerComparison, LayerRow
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
 from autoquant.errors import DataError, JobError, ModelError, PlanError
-from autoquant.model.torch_ao.tracing import trace_float
 from autoquant.record.layers_report import render_layers
+from autoquant.torch_ao.tracing import trace
 from tests.faulty import chain_model, class_model, outlier_model
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 from tests.untraceable import TokenNet, tokens
@@ -164,7 +164,7 @@ def test_weights_in_training_are_folded_and_rounded_at_their_own_scale(op: str) 
     model = seeded(MixedNet)
     prepared = prepared_for_training(model, DATA)
     found = next(row for row in aq.compare(model, prepared, DATA).weights if row.op == op)
-    module = trace_float(model).module.get_submodule(op)
+    module = trace(model).fused.get_submodule(op)
     folded = (module[0] if isinstance(module, nn.Sequential) else module).weight.double()
     scale = prepared.get_submodule(op).weight_fake_quant.scale.double()
     scale = scale.reshape(-1, *[1] * (folded.ndim - 1))

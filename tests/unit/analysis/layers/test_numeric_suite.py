@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 import autoquant as aq
 from autoquant.core.layers import LayerComparison
-from autoquant.model.torch_ao.tracing import trace_float
+from autoquant.torch_ao.tracing import trace
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -41,7 +41,7 @@ def static(model: nn.Module) -> GraphModule:
 
 def suite_activations(model: nn.Module, quantized: GraphModule, data: Tensor) -> list[float]:
     """SQNR of each op in execution order, from torch's own loggers."""
-    traced = trace_float(model).module
+    traced = trace(model).fused
     first, second = ns.add_loggers("float", traced, "int8", quantized, ns.OutputLogger)
     with torch.no_grad():
         first(data)
@@ -53,7 +53,7 @@ def suite_activations(model: nn.Module, quantized: GraphModule, data: Tensor) ->
 
 def suite_weights(model: nn.Module, quantized: GraphModule) -> list[float]:
     """SQNR of each weight that torch pairs, in execution order."""
-    traced = trace_float(model).module
+    traced = trace(model).fused
     results = ns.extract_weights("float", traced, "int8", quantized)
     paired = {name: item for name, item in results.items() if "int8" in item.get("weight", {})}
     ns.extend_logger_results_with_comparison(paired, "float", "int8", compute_sqnr, "sqnr")

@@ -1,4 +1,4 @@
-"""Fake-quantize modules of torch and of autoquant: their grids, and models that hold them."""
+"""Fake-quantize modules of torch, and scales of a search that round: their grids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.ao.quantization import FakeQuantizeBase, ObserverBase, disable_observ
 from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
-from autoquant.model.numerics import FixedFakeQuantize
+from autoquant.torch_ao.scales import KnownScale
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class FakeGrid:
 
 def is_fake_quantize(module: nn.Module) -> bool:
     """Whether the module rounds, or watches, the tensor that it is given."""
-    return isinstance(module, (FakeQuantizeBase, FixedFakeQuantize, ObserverBase))
+    return isinstance(module, (FakeQuantizeBase, ObserverBase))
 
 
 def grid_of(module: nn.Module) -> FakeGrid | None:
     """Where a module rounds to; None: it does not round."""
-    if isinstance(module, FixedFakeQuantize):
-        bits = (module.high - module.low).bit_length()
-        return FakeGrid(bits, module.scale, module.zero_point, module.low, module.high)
+    if isinstance(module, KnownScale) and module.rounds:
+        low, high = module.quant_min, module.quant_max
+        return FakeGrid((high - low).bit_length(), module.scale, module.zero_point, low, high)
     if isinstance(module, FakeQuantizeBase) and bool(module.fake_quant_enabled[0]):
         observer: Any = getattr(module, "activation_post_process", module)
         low, high = int(observer.quant_min), int(observer.quant_max)
@@ -79,7 +79,7 @@ def frozen_copy(model: GraphModule) -> GraphModule:
     for name, module in frozen.named_modules():
         if isinstance(module, FakeQuantizeBase):
             _check_seen(name, module)
-        elif isinstance(module, ObserverBase) and id(module) not in inner:
+        elif isinstance(module, ObserverBase) and id(module) not in inner and not grid_of(module):
             raise ModelError(
                 f"the quantized model still observes at {name}, and computes in float",
                 hint="convert it with convert_fx, or prepare it with prepare_qat_fx",

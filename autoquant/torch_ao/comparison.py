@@ -1,0 +1,209 @@
+"""A model that torch quantized in FX mode, op by op beside the captured float model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from autoquant.analysis.layers.pairing import OpPair
+from autoquant.analysis.layers.runs import Run, See
+from autoquant.core.layers import LayerRow, TensorFormat
+from autoquant.core.measurement import Kind
+from autoquant.core.sites import Site
+from autoquant.errors import ModelError
+from autoquant.model.captured import Capture
+from autoquant.torch_ao.fake_quantize import frozen_copy, holds_fake_quantize, is_fake_quantize
+from autoquant.torch_ao.formats import format_of, type_of
+from autoquant.torch_ao.matching import Matched, match
+from autoquant.torch_ao.numeric_suite import Match, match_ops
+from autoquant.torch_ao.quantized_run import QuantizedRun
+from autoquant.torch_ao.tracing import quiet_torch, trace
+from autoquant.torch_ao.values import is_same, placeholder_inputs
+from autoquant.torch_ao.weight_rows import weight_rows
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+class TorchQuantized:
+    """What torch made of a float model, paired with the captured graph of that model.
+
+    The quantized graph is paired with torch.fx's graph of the float model as torch's Numeric Suite
+    does, and that with the captured graph by what each call computes.
+
+    Args:
+        model: The float model in eval mode; never changed.
+        captured: Its exported graph.
+        quantized: From `prepare_qat_fx`, `convert_fx` or `convert_to_reference_fx`; never changed.
+        example: A few samples, flat.
+
+    Raises:
+        ModelError: `quantized` is no graph, only observes, or is not of this model; or torch.fx
+            cannot trace the float model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        captured: Capture,
+        quantized: nn.Module,
+        example: tuple[Tensor, ...],
+    ) -> None:
+        if not isinstance(quantized, GraphModule):
+            raise ModelError(
+                f"the quantized model is a {type(quantized).__name__}, not a torch.fx.GraphModule",
+                hint="quantize it in FX graph mode (prepare_fx, prepare_qat_fx, convert_fx), or "
+                "give a plan",
+            )
+        with quiet_torch():
+            self._model, self._calling = model, captured.calling
+            self._graph = frozen_copy(quantized)
+            traced = trace(model, captured.leaf_modules)
+            self._traced = traced.fused
+            matches = match_ops(self._traced, self._graph)
+            found = match(model, captured, traced, example, self._inputs(example))
+            self._paired = _Pairing(captured, found, self._graph).list_pairs(matches)
+
+    @property
+    def kind(self) -> Kind:
+        """`emulated` where some of its roundings are simulated in float."""
+        return Kind.EMULATED if holds_fake_quantize(self._graph) else Kind.MEASURED
+
+    def pairs(self) -> tuple[OpPair, ...]:
+        """Its ops beside those of the captured graph, in execution order."""
+        return tuple(self._paired)
+
+    def start(self, see: See, *, feeds_float: bool) -> Run:
+        """Make ready to run beside the captured graph."""
+        run = QuantizedRun(self._graph, self.pairs(), see, feeds_float=feeds_float)
+
+        def beside(inputs: tuple[Tensor, ...], expected: Mapping[str, Any]) -> Any:
+            with quiet_torch():
+                return run.beside(self._inputs(inputs), expected)
+
+        return beside
+
+    def type_of(self, pair: OpPair) -> str:
+        """Class or function of an op: `ConvReLU2d (quantized)`."""
+        return type_of(self._graph, pair.found)
+
+    def format_of(self, pair: OpPair, found: Tensor) -> TensorFormat:
+        """How it keeps an op's tensor that was seen."""
+        last = _node(self._graph, pair.output)
+        is_module = bool(pair.rounding) and last.op == "call_module"
+        rounding = self._graph.get_submodule(str(last.target)) if is_module else None
+        return format_of(found, rounding)
+
+    def weight_rows(self) -> tuple[LayerRow, ...]:
+        """Every weight of a site beside what torch stores, in execution order."""
+        return tuple(
+            row
+            for pair, matched in self._paired.items()
+            if matched is not None
+            and pair.call == 0
+            and pair.site is not None
+            and pair.site.kind.is_weighted
+            for row in weight_rows(
+                pair.op,
+                self._traced,
+                _node(self._traced, matched.expected[0]),
+                self._graph,
+                _node(self._graph, pair.found[0]),
+            )
+        )
+
+    def _inputs(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        args, kwargs = self._calling.arguments(tensors)
+        return placeholder_inputs(self._model, args, kwargs)
+
+
+class _Pairing:
+    """Finds the ops of the captured graph that the calls of a quantized graph compute."""
+
+    def __init__(self, captured: Capture, matched: Matched, quantized: GraphModule) -> None:
+        self._captured, self._matched, self._quantized = captured, matched, quantized
+        self._nodes = {node.name: node for node in quantized.graph.nodes}
+        self._order = {node.name: place for place, node in enumerate(captured.graph.graph.nodes)}
+        self._calls = dict(_calls_of_sites(captured, matched))
+        self._members = {
+            name for groups in captured.members.values() for group in groups for name in group
+        }
+
+    def list_pairs(self, matches: Sequence[Match]) -> dict[OpPair, Match | None]:
+        """All pairs in execution order; where it is an op, with its call of torch.fx's graph."""
+        found: dict[OpPair, Match | None] = dict.fromkeys(self._inputs())
+        for item in matches:
+            pair = self._pair(item)
+            if pair is not None:
+                found[pair] = item
+        return dict(sorted(found.items(), key=lambda entry: self._order[entry[0].expected[-1]]))
+
+    def _pair(self, item: Match) -> OpPair | None:
+        """The pair of one call; None for a call that the captured graph has not."""
+        found = tuple(name for name in item.found if not self._rounds(self._nodes[name]))
+        rounding = self._rounding_behind(self._nodes[found[-1]])
+        output = self._matched.tensors.get(item.expected[-1])
+        call = next((self._calls[name] for name in item.expected if name in self._calls), None)
+        if call is not None:
+            site, index, group = call
+            expected = self._up_to(group, output)
+            return OpPair(site.name, index, site, None, expected, found, rounding)
+        if output is None or output in self._members:  # it hands a site's tensor on
+            return None
+        return OpPair(output, 0, None, None, (output,), found, rounding)
+
+    def _up_to(self, group: tuple[str, ...], output: str | None) -> tuple[str, ...]:
+        """Nodes of a site's call, up to the tensor that torch's own pattern gives."""
+        values = self._matched.values
+        if output is None or is_same(values[output], values[group[-1]]):
+            return group
+        if output in group:
+            return group[: group.index(output) + 1]
+        return (*group, output)
+
+    def _inputs(self) -> Iterator[OpPair]:
+        """The model's inputs, where the quantized model rounds them at once."""
+        for node in self._nodes.values():
+            given = self._matched.tensors.get(node.name)
+            if node.op != "placeholder" or given is None:
+                continue
+            rounding = self._rounding_behind(node)
+            if any(self._rounds(self._nodes[item]) for item in rounding):
+                yield OpPair(f"input {given}", 0, None, None, (given,), (node.name,), rounding)
+
+    def _rounding_behind(self, node: Node) -> tuple[str, ...]:
+        """Follow the nodes that round a tensor before anything else reads it."""
+        names: list[str] = []
+        while len(node.users) == 1:
+            (node,) = node.users
+            if not self._rounds(node):
+                break
+            names.append(node.name)
+        return tuple(names)
+
+    def _rounds(self, node: Node) -> bool:
+        if node.op == "call_module":
+            return is_fake_quantize(self._quantized.get_submodule(str(node.target)))
+        if node.op == "call_method":
+            return node.target == "to" and any(item in _HALVES for item in node.args[1:])
+        return node.op == "call_function" and node.target is torch.quantize_per_tensor
+
+
+def _calls_of_sites(
+    captured: Capture, matched: Matched
+) -> Iterator[tuple[str, tuple[Site, int, tuple[str, ...]]]]:
+    """By call of torch.fx's graph, its site, which call of it, and the nodes that compute it."""
+    sites = {site.name: site for site in captured.sites}
+    seen: Counter[str] = Counter()
+    for call, name in matched.sites.items():  # the calls of one site in their order
+        yield call, (sites[name], seen[name], captured.members[name][seen[name]])
+        seen[name] += 1
+
+
+def _node(graph: GraphModule, name: str) -> Node:
+    found: Node = next(node for node in graph.graph.nodes if node.name == name)
+    return found
