@@ -18,7 +18,6 @@ from autoquant.evaluate.evaluator import build_backend
 from autoquant.evaluate.recovery import Runs, measure_recovery
 from autoquant.model.subject import Subject
 from autoquant.record.finetune_folder import QUANTIZED, FinetuneFolder
-from autoquant.training.fx_twin import FxTwin
 from autoquant.training.state import TrainingState
 from autoquant.training.trainer import Trainer
 from autoquant.training.twin import Twin
@@ -82,7 +81,7 @@ def build_outcome(
 class _Emulated(nn.Module):
     """The twin as a module."""
 
-    def __init__(self, twin: Twin | FxTwin) -> None:
+    def __init__(self, twin: Twin) -> None:
         super().__init__()
         self._twin = twin
 

@@ -30,8 +30,6 @@ from autoquant.record.mlflow_finetune import (
 )
 from autoquant.record.mlflow_store import TrackingSettings
 from autoquant.training.data import TrainingData
-from autoquant.training.fx_twin import FxTwin
-from autoquant.training.fx_weights import FxWeights
 from autoquant.training.objective import Loss, Objective, batch_loss
 from autoquant.training.probe import begin, probe
 from autoquant.training.schedule import Schedule, cosine, tail_of
@@ -151,13 +149,9 @@ def _trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
     )
 
 
-def _twin(task: Task, prepared: Preparation, plan: Plan) -> Twin | FxTwin:
+def _twin(task: Task, prepared: Preparation, plan: Plan) -> Twin:
     model, captured = prepared.subject.model, prepared.captured
-    batch_norm = task.settings.batch_norm
-    if captured.how == "fx":
-        weights = FxWeights(model, captured.traced, batch_norm)
-        return FxTwin(captured, plan, prepared.quantization, weights, prepared.subject.example)
-    trained = TrainableWeights(model, captured, batch_norm)
+    trained = TrainableWeights(model, captured, task.settings.batch_norm)
     return Twin(captured, plan, prepared.settings.build, trained)
 
 

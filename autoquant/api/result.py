@@ -215,10 +215,6 @@ class ResultCandidate:
             PlanError: An op in fp32 computes something else than its plan (names the first); or
                 the model was captured module by module.
         """
-        if self._context.build.capture == "fx":
-            from autoquant.api.fx_mapping import fx_mapping
-
-            return fx_mapping(self.plan, self._context, self._context.find_model(model))
         found = self.torch_mapping(model)
         if not found.coverage.is_complete:
             warnings.warn(str(found.coverage), stacklevel=2)
@@ -301,12 +297,7 @@ class ResultCandidate:
         Raises:
             ValueError: It has tensors that the search did not calibrate.
         """
-        if self._context.build.capture == "fx":
-            from autoquant.api.fx_mapping import fix_fx_scales
-
-            fix_fx_scales(prepared, self._context)
-        else:
-            self._context.open_way_out(self._context.find_model(model)).fix_scales(prepared)
+        self._context.open_way_out(self._context.find_model(model)).fix_scales(prepared)
 
     def quantize(self, model: nn.Module, *, other_weights: bool = False) -> nn.Module:
         """Build the plan on a model: converted, ready to run, without calibrating again.

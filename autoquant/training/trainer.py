@@ -16,7 +16,6 @@ from autoquant.core.statistics import CalibrationStatistics
 from autoquant.job import TrainingSettings
 from autoquant.model.batches import Batch
 from autoquant.training.data import TrainingData
-from autoquant.training.fx_twin import FxTwin
 from autoquant.training.objective import Objective, batch_loss
 from autoquant.training.schedule import Schedule
 from autoquant.training.state import TrainingState, Weights
@@ -39,7 +38,7 @@ class Trainer:
         schedule: Of the learning rate.
     """
 
-    twin: Twin | FxTwin
+    twin: Twin
     data: TrainingData
     objective: Objective
     calibration: Sequence[tuple[Tensor, ...]]

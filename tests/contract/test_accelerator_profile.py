@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,9 @@ from autoquant.backends.profile.schema import SCHEMES
 from autoquant.backends.profile.shipped import shipped_profiles
 from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.targets import load_target
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Kind
-from autoquant.core.observers import ObserverName
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
@@ -115,21 +115,12 @@ def test_everything_is_labelled_emulated(backend: ProfileBackend) -> None:
         assert {text.split()[1] for text in built.executed.values()} == {"emulated"}
 
 
-@pytest.mark.xfail(
-    reason="written for torch.ao's conversion; open on the lowered graph", strict=False
-)
 def test_the_numerics_are_those_of_the_reference_engine() -> None:
     backend = open_profile(everything())
     plan = random_plan(spaced(backend), 1)
     engine = reference_engine()
     asked = request_of(everything(), MODEL, CAPTURED)
-    torch_backend = TorchCpuBackend(
-        CAPTURED,
-        asked.statistics,
-        engine,
-        engine_settings(engine, ObserverName.HISTOGRAM),
-        asked.example,
-    )
+    torch_backend = TorchGraphBackend(replace(asked, settings=BuildSettings(engine=engine)))
     expected = torch_backend.run(torch_backend.build(plan).module, asked.example)
     found = backend.run(backend.build(plan).module, asked.example)
     assert torch.equal(found, expected)

@@ -42,8 +42,9 @@ class ProfileBackend:
         self._accelerator = read_accelerator(request.settings.profile)
         self.name = f"profile/{self._accelerator.name}"
         self.suffix = ".json"
+        self._settings = request.settings
         self._reference = open_reference(request)
-        self._schemes = find_schemes(self._accelerator, request.captured.sites)
+        self._schemes = find_schemes(self._accelerator, request.settings, request.captured.sites)
         traffic = find_traffic(request.captured)
         self._unpriced = traffic.unlisted
         self._estimator = Estimator(
@@ -64,7 +65,7 @@ class ProfileBackend:
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """Emulated where the file describes it and the reference computes it."""
-        return support_in(self._accelerator, site, scheme)
+        return support_in(self._accelerator, self._settings, site, scheme)
 
     def build(self, plan: Plan) -> Executable:
         """Build a plan for the reference engine, read back what runs, and estimate its latency.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from autoquant.backends.protocol import BuildRequest
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.torch_cpu.engines import engines_here, has_fp16_linear, saturates
-from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
+from autoquant.backends.torch_cpu.target import open_backend
+from autoquant.core.build import BuildSettings
 
 _PREFERRED = ("onednn", "qnnpack", "x86", "fbgemm")
 
@@ -24,16 +24,11 @@ def reference_engine() -> str:
     return min(here, key=lambda engine: (saturates(engine), has_fp16_linear(engine)))
 
 
-def open_reference(request: BuildRequest) -> TorchCpuBackend | TorchGraphBackend:
+def reference_settings(settings: BuildSettings) -> BuildSettings:
+    """How the reference engine builds what is asked of the accelerator."""
+    return replace(settings, engine=reference_engine())
+
+
+def open_reference(request: BuildRequest) -> Backend:
     """Give the torch backend that computes for the accelerator."""
-    settings, engine = request.settings, reference_engine()
-    if request.captured.how == "export":
-        return TorchGraphBackend(replace(request, settings=replace(settings, engine=engine)))
-    return TorchCpuBackend(
-        request.captured,
-        request.statistics,
-        engine,
-        engine_settings(engine, settings.observer, ranges=settings.ranges),
-        request.example,
-        model=request.model,
-    )
+    return open_backend(replace(request, settings=reference_settings(request.settings)))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from autoquant.backends.profile.estimate import priced_scheme
 from autoquant.backends.profile.reading import SOURCE, read_accelerator
-from autoquant.backends.profile.reference import reference_engine
+from autoquant.backends.profile.reference import reference_engine, reference_settings
 from autoquant.backends.profile.schema import Accelerator
-from autoquant.backends.torch_cpu.backend import site_support as reference_support
 from autoquant.backends.torch_cpu.support import support_of
+from autoquant.backends.torch_cpu.target import site_support as reference_support
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
@@ -22,12 +22,14 @@ def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support
     Raises:
         JobError: The file is wrong.
     """
-    return support_in(read_accelerator(settings.profile), site, scheme)
+    return support_in(read_accelerator(settings.profile), settings, site, scheme)
 
 
-def support_in(accelerator: Accelerator, site: Site, scheme: Scheme) -> Support:
+def support_in(
+    accelerator: Accelerator, settings: BuildSettings, site: Site, scheme: Scheme
+) -> Support:
     """The same, of a description that was read."""
-    computed = reference_support(reference_engine(), site, scheme)
+    computed = reference_support(reference_settings(settings), site, scheme)
     described = accelerator.describes(site, priced_scheme(site, scheme))
     return _emulated_if(described and computed is not Support.UNSUPPORTED)
 
@@ -43,7 +45,9 @@ def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Suppo
     return _emulated_if(described and computed is not Support.UNSUPPORTED)
 
 
-def find_schemes(accelerator: Accelerator, sites: Sequence[Site]) -> dict[str, tuple[Scheme, ...]]:
+def find_schemes(
+    accelerator: Accelerator, settings: BuildSettings, sites: Sequence[Site]
+) -> dict[str, tuple[Scheme, ...]]:
     """By site, the schemes that it may take; a site that follows another takes its leader's.
 
     Raises:
@@ -59,7 +63,7 @@ def find_schemes(accelerator: Accelerator, sites: Sequence[Site]) -> dict[str, t
         found[site.name] = tuple(
             scheme
             for scheme in accelerator.schemes
-            if support_in(accelerator, leader, scheme) is not Support.UNSUPPORTED
+            if support_in(accelerator, settings, leader, scheme) is not Support.UNSUPPORTED
         )
         if not found[site.name]:
             described = ", ".join(scheme.value for scheme in accelerator.schemes)

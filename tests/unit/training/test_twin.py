@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoquant.backends.profile.reference import reference_engine
+from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.core.build import BuildSettings
 from autoquant.core.finetuning import BatchNorm
 from autoquant.core.observers import ObserverName
@@ -19,6 +22,9 @@ from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import ModelError
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import Capture, capture
+from autoquant.model.ranges.grid import Grid
+from autoquant.model.rounding import round_straight
+from autoquant.model.straight_through import straight_through
 from autoquant.training.twin import Twin
 from autoquant.training.weights import TrainableWeights
 from tests.networks import MixedNet, TextNet, images, seeded
@@ -98,6 +104,34 @@ def test_the_graphs_constants_are_those_of_the_capture_bit_for_bit(subject: Subj
     held = subject.captured.graph.state_dict()
     assert set(held) <= set(found)
     assert all(torch.equal(found[name], held[name]) for name in held)
+
+
+def test_a_rounded_value_passes_gradients_where_it_is_not_clipped() -> None:
+    value = torch.tensor([-2.0, -0.3, 0.9, 1.1, 3.0], requires_grad=True)
+    rounded = round_straight(Grid(scale=0.5, zero_point=0, low=-2, high=2), value)
+    rounded.sum().backward()
+    assert rounded.tolist() == [-1.0, -0.5, 1.0, 1.0, 1.0]
+    assert value.grad is not None
+    assert value.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_rounding_without_bounds_passes_every_gradient() -> None:
+    value = torch.tensor([1.0e6, 0.1], requires_grad=True)
+    straight_through(value, lambda item: item.bfloat16().float()).sum().backward()
+    assert value.grad is not None
+    assert value.grad.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("scheme", ["int16", "fp16"])  # int8 kernels fuse and round elsewhere
+def test_the_twin_is_much_closer_to_the_engine_than_float_is(mixed: Subject, scheme: str) -> None:
+    twin = mixed.twin(scheme, mixed.weights())((mixed.inputs,)).detach()
+    settings = BuildSettings(engine=reference_engine(), observer=ObserverName.MINMAX)
+    given = (mixed.inputs,)
+    request = BuildRequest(mixed.network, mixed.captured, mixed.statistics, settings, given, given)
+    backend = TorchGraphBackend(request)
+    plan = Plan.of({site.name: Scheme(scheme) for site in mixed.captured.sites})
+    engine = backend.run(backend.build(plan).module, given)
+    assert decibels(engine, twin) > decibels(engine, mixed.network(mixed.inputs)) + 10
 
 
 def test_sites_in_fp32_are_left_alone(subject: Subject) -> None:

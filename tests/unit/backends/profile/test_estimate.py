@@ -14,6 +14,7 @@ from autoquant.backends.profile.estimate import Estimator
 from autoquant.backends.profile.reading import read_accelerator
 from autoquant.backends.profile.support import find_schemes
 from autoquant.backends.profile.traffic import find_traffic
+from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -60,7 +61,7 @@ def table_of(
     captured: Capture, chip: dict[str, Any], batch: int = BATCH, example: int = BATCH
 ) -> CostTable:
     accelerator = read_accelerator(yaml.safe_dump(chip))
-    schemes = find_schemes(accelerator, captured.sites)
+    schemes = find_schemes(accelerator, BuildSettings(), captured.sites)
     estimator = Estimator(accelerator, captured, find_traffic(captured), example)
     return estimator.table(schemes, batch)
 
