@@ -50,7 +50,7 @@ class ModelSource(Section):
 
     entry: EntryText
     arguments: dict[str, Any] = Field(default_factory=dict)
-    capture: Literal["auto", "export", "modules", "fx"] = "auto"
+    capture: Literal["auto", "export", "modules"] = "auto"
     leaf_modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     _form = field_validator("entry")(check_entry)
