@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from autoquant.analysis.diagnosis.module_marks import in_place_nodes
+from autoquant.analysis.layers.in_place import in_place_nodes
 from autoquant.analysis.layers.pairing import OpPair
 
 See = Callable[[OpPair, Tensor, Tensor], None]
