@@ -134,10 +134,6 @@ class TwoHeads(nn.Module):
         return {"logits": self.logits(x), "boxes": (boxes, torch.sigmoid(boxes))}
 
 
-def shared_module() -> Fault:
-    return Fault(seeded(SharedNet), images(64, 1), images(96, 2), site="shared")
-
-
 def clipped_range() -> Fault:
     """Calibrated on images of a tenth of the contrast."""
     return Fault(seeded(ResidualNet), 0.1 * images(64, 1), images(96, 2), site="stem")
@@ -200,7 +196,6 @@ def varying_range() -> Fault:
 
 
 FAULTS: dict[str, Callable[[], Fault]] = {
-    "shared_module": shared_module,
     "clipped_range": clipped_range,
     "outlier_channels": outlier_channels,
     "saturated_sigmoid": saturated_sigmoid,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autoquant.analysis.diagnosis.findings import Proof, find_coarse, prove
-from autoquant.analysis.diagnosis.module_marks import mark
 from autoquant.analysis.diagnosis.pattern import BAD_DB
 from autoquant.analysis.diagnosis.repairs import Repairs
 from autoquant.analysis.diagnosis.suspects import REACH, find_suspects
 from autoquant.analysis.diagnosis.weight_suspects import find_weight_suspects
 from autoquant.analysis.diagnosis.wording import word_coarse, word_finding
-from autoquant.api.symptoms import Symptoms, built_plan, scales_of, sites_of
+from autoquant.api.symptoms import Symptoms, sites_of
 from autoquant.api.watch import Watch
 from autoquant.core.diagnosis import Cause, Finding, Pattern
 from autoquant.core.precision import Scheme
+from autoquant.model.rounding import SchemeRounding
 
 
 def find_causes(seen: Symptoms, watch: Watch) -> tuple[Finding, ...]:
@@ -29,10 +29,10 @@ def find_causes(seen: Symptoms, watch: Watch) -> tuple[Finding, ...]:
         resolution does.
     """
     sites = sites_of(seen.pair)
-    repairs = _repairs(seen)
+    repairs = Repairs(seen.marked, seen.ranges, seen.grids, seen.pair.plan, seen.probe.batch)
     suspects = (
-        *find_suspects(seen.audits, seen.grids, sites, reach=0.0 if seen.bad else REACH),
-        *find_weight_suspects(built_plan(seen.pair)),
+        *find_suspects(seen.audits, seen.grids.by_tensor, sites, reach=0.0 if seen.bad else REACH),
+        *find_weight_suspects(seen.marked, seen.pair.plan, SchemeRounding(seen.ranges)),
     )
     if suspects:
         limit = seen.limit_db if seen.pattern is Pattern.INSENSITIVE else BAD_DB
@@ -52,16 +52,3 @@ def _placed(proof: Proof, seen: Symptoms) -> Proof:
     if not seen.bad or suspect.cause is Cause.OUTLIER_CALIBRATION:
         return proof
     return replace(proof, suspect=replace(suspect, samples=seen.bad))
-
-
-def _repairs(seen: Symptoms) -> Repairs:
-    prepared = seen.pair.prepared
-    return Repairs(
-        marked=mark(prepared.captured, prepared.space),
-        sites=sites_of(seen.pair),
-        settings=prepared.quantization,
-        cache=scales_of(seen.pair),
-        grids=seen.grids,
-        plan=seen.pair.plan,
-        probe=seen.probe.batch,
-    )

@@ -14,10 +14,11 @@ from autoquant.analysis.diagnosis.variation import find_variations
 from autoquant.api.badcases import data_set
 from autoquant.api.causes import find_causes
 from autoquant.api.document import job_of
-from autoquant.api.pair import Pair, build_pair, find_plan, prepare_traced
+from autoquant.api.pair import Pair, build_pair, find_plan, needs_graph, prepare_untimed
 from autoquant.api.raised_plan import raise_ops, rules_text
 from autoquant.api.symptoms import Symptoms, energies_of, observe
 from autoquant.api.watch import Silent, Watch
+from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
 from autoquant.errors import BackendError
@@ -59,7 +60,7 @@ def diagnose(
         plan: A plan, a scheme for all ops, a plan file, or a result folder.
         calibration: Inputs to calibrate on: tensors, a list of batches, or a DataLoader.
         evaluation: Inputs to compare on, in the same forms; targets are not needed.
-        leaf_modules: Paths that torch.fx must not trace into.
+        leaf_modules: Paths that are not looked into: they stay in fp32 as a whole.
         target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
@@ -79,7 +80,7 @@ def diagnose(
         form=DataForm(target, prepare, dynamic or {}),
     )
     watch = watch or Silent()
-    prepared = prepare_traced(job, subject, watch, "diagnose")
+    prepared = prepare_untimed(job, subject, watch)
     chosen = plan if isinstance(plan, Plan) else find_plan(plan, prepared)
     return diagnose_pair(build_pair(prepared, chosen, watch), "evaluation", watch)
 
@@ -91,7 +92,11 @@ def diagnose_pair(pair: Pair, data: str, watch: Watch) -> Diagnosis:
         pair: Float model and plan, built.
         data: Which of the job's data sets: `evaluation`, `calibration`, `heldout`.
         watch: Shown the progress.
+
+    Raises:
+        ModelError: The model was captured module by module: there is no graph to look into.
     """
+    needs_graph(pair.prepared.captured, "diagnose")
     seen = observe(pair, data_set(pair.prepared.subject, data), watch)
     pattern, findings, notes = _explain(seen, watch)
     diagnosis = Diagnosis(
@@ -114,6 +119,11 @@ def _explain(seen: Symptoms, watch: Watch) -> tuple[Pattern, tuple[Finding, ...]
     if fault is not None and fault.explains and seen.pattern is not Pattern.HEALTHY:
         return Pattern.IMPLEMENTATION, (fault.finding,), ()
     notes = () if fault is None else (_harmless(fault.finding),)
+    if not isinstance(seen.pair.executable.module, LoweredModel):
+        notes = (
+            f"{seen.pair.backend.name} does not show what each kernel computes: none of them "
+            "was compared with its reference",
+        )
     findings = () if seen.pattern is Pattern.HEALTHY else find_causes(seen, watch)
     return seen.pattern, findings, notes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from autoquant.backends.torch_cpu.engines import engines_here, saturates
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
-from autoquant.errors import BackendError, ModelError, PlanError
+from autoquant.errors import ModelError, PlanError
 from autoquant.job import Job, SpaceRules
+from autoquant.model.captured import Capture
 from autoquant.model.subject import JobRecipe, Subject
 from autoquant.searching.space import bind_space
 
@@ -52,20 +53,18 @@ def prepare_untimed(job: Job, subject: Subject, watch: Watch) -> Preparation:
     return prepare(job, subject, watch)
 
 
-def prepare_traced(job: Job, subject: Subject, watch: Watch, command: str) -> Preparation:
-    """Prepare on the graph that torch.ao converts, for a command that looks into it.
+def needs_graph(captured: Capture, command: str) -> None:
+    """Refuse a model of which there is no graph.
 
     Raises:
-        BackendError: torch.fx cannot trace the model.
+        ModelError: It was captured module by module.
     """
-    try:
-        return prepare_untimed(job, replace(subject, capture="fx"), watch)
-    except ModelError as error:
-        raise BackendError(
-            f"{command} looks into the graph that torch.fx traces, and it cannot trace this "
-            f"model: {error.message}",
-            hint="compare, sensitivity and badcases work on every captured model",
-        ) from error
+    if captured.how == "modules":
+        raise ModelError(
+            f"{command} looks at the tensors of a graph, and the model was captured module by "
+            "module",
+            hint="badcases and sensitivity compare its outputs; `autoquant check` says why",
+        )
 
 
 def prepare_job(job: Job, watch: Watch) -> Preparation:

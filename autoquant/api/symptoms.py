@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 
 from autoquant.analysis.badcases.find import find_bad_cases
 from autoquant.analysis.badcases.sample_error import energies
-from autoquant.analysis.diagnosis.grids import read_grids
+from autoquant.analysis.diagnosis.grids import BuiltGrids, planned_grids, read_grids
 from autoquant.analysis.diagnosis.kernel_faults import KernelFault, weigh_kernels
 from autoquant.analysis.diagnosis.kernels import BuiltPlan, check_kernels
 from autoquant.analysis.diagnosis.pattern import (
@@ -25,22 +24,26 @@ from autoquant.analysis.diagnosis.range_audit import audit_ranges
 from autoquant.api.badcases import runs_of
 from autoquant.api.pair import Pair
 from autoquant.api.watch import Watch
-from autoquant.backends.torch_cpu.engines import engines_here, using_engine
+from autoquant.backends.torch_cpu.engines import engines_here, quiet_torch, using_engine
+from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.badcases import BadCases
-from autoquant.core.diagnosis import Pattern
+from autoquant.core.diagnosis import KernelCheck, Pattern
 from autoquant.core.range_audit import RangeAudit
 from autoquant.core.sites import Site
-from autoquant.model.batches import Batch
+from autoquant.errors import BackendError
+from autoquant.evaluate.evaluator import build_backend
+from autoquant.model.batches import Batch, take_samples
 from autoquant.model.data_set import sizes_of
 from autoquant.model.outputs import output_rows
 from autoquant.model.picked import pick_samples
-from autoquant.model.ranges.grid import Grid
-from autoquant.model.torch_ao.conversion import quiet_torch
-from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.rounding import SchemeRounding
+from autoquant.model.site_nodes import SiteNodes, mark_sites
 
 PROBE_SAMPLES = 64
 """Samples on which what-ifs are tried: the first of the data."""
+KERNEL_SAMPLES = 16
+"""Samples on which kernels are compared with their reference, which computes in float64."""
 BAD_CASES = 16
 """And this many of the worst, where single ones are bad."""
 
@@ -52,18 +55,22 @@ class Symptoms:
     Attributes:
         pair: Float model and plan.
         cases: Its bad cases.
+        marked: The float graph, its sites marked.
+        ranges: Of its tensors.
         grids: Of its tensors, as they run.
         limit_db: Below this the median sample is bad.
         pattern: How the error is spread.
         bad: The bad samples, where single ones are.
         probe: The samples on which what-ifs are tried.
-        fault: Its wrong kernels; None: there are none.
+        fault: Its wrong kernels; None: there are none, or they cannot be looked at one by one.
         audits: Of its tensors.
     """
 
     pair: Pair
     cases: BadCases
-    grids: Mapping[str, Grid]
+    marked: SiteNodes
+    ranges: TensorRanges
+    grids: BuiltGrids
     limit_db: float
     pattern: Pattern
     bad: tuple[int, ...]
@@ -75,21 +82,34 @@ class Symptoms:
 def observe(pair: Pair, batches: Sequence[Batch], watch: Watch) -> Symptoms:
     """Run the data through both models, check kernels, and audit ranges."""
     samples = sum(sizes_of(batches))
-    captured, statistics = pair.prepared.captured, pair.prepared.statistics
+    prepared = pair.prepared
+    marked = mark_sites(prepared.captured)
+    ranges = TensorRanges(prepared.captured, prepared.statistics, prepared.settings.build)
     with watch.stage("comparing outputs", samples) as advance:
         cases = find_bad_cases(*runs_of(pair), batches, BAD_CASES, advance)
-    built = built_plan(pair)
-    grids = _grids(pair, built)
-    limit = typical_limit_db(grids.values())
+    grids = _grids(pair, marked, SchemeRounding(ranges))
+    limit = typical_limit_db(grids.by_tensor.values())
     bad = _bad_samples(pair, batches, cases, limit)
     pattern = pattern_of(cases, limit, bad)
     bad = bad if pattern is Pattern.SENSITIVE else ()
     probe = build_probe(batches, PROBE_SAMPLES, bad, pattern)
     with watch.stage("checking kernels", None):
-        fault = _kernel_fault(pair, built, probe)
+        fault = _kernel_fault(pair, SchemeRounding(ranges), probe)
     with watch.stage("auditing ranges", samples) as advance:
-        audits = audit_ranges(captured, statistics, grids, batches, advance)
-    return Symptoms(pair, cases, grids, limit, pattern, bad, probe, fault, audits)
+        audits = audit_ranges(marked, prepared.statistics, grids.by_tensor, batches, advance)
+    return Symptoms(
+        pair=pair,
+        cases=cases,
+        marked=marked,
+        ranges=ranges,
+        grids=grids,
+        limit_db=limit,
+        pattern=pattern,
+        bad=bad,
+        probe=probe,
+        fault=fault,
+        audits=audits,
+    )
 
 
 def energies_of(pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -98,42 +118,67 @@ def energies_of(pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
     return energies(expected, found)
 
 
-def built_plan(pair: Pair) -> BuiltPlan:
-    """The pair's plan beside what it was built from.
-
-    Raises:
-        ValueError: What runs is no graph.
-    """
-    module, prepared = pair.executable.module, pair.prepared
-    if not isinstance(module, GraphModule):
-        raise ValueError(f"a diagnosis needs a converted graph, not a {type(module).__name__}")
-    rounding = SchemeRounding(sites_of(pair), prepared.quantization, scales_of(pair))
-    return BuiltPlan(module, prepared.captured, pair.plan, rounding)
-
-
-def scales_of(pair: Pair) -> ScaleCache:
-    """Scales of the pair's tensors as its plan was built."""
-    prepared = pair.prepared
-    return ScaleCache(prepared.statistics, prepared.quantization.ranges.fixed_tensors)
-
-
 def sites_of(pair: Pair) -> dict[str, Site]:
     """The pair's sites by name."""
     return {site.name: site for site in pair.prepared.captured.sites}
 
 
-def _grids(pair: Pair, built: BuiltPlan) -> Mapping[str, Grid]:
+def _grids(pair: Pair, marked: SiteNodes, rounding: SchemeRounding) -> BuiltGrids:
+    """Grids as they run where the engine shows them, else as they were given to it."""
+    planned = planned_grids(marked, pair.plan, rounding)
+    module = pair.executable.module
+    if not isinstance(module, LoweredModel):
+        return BuiltGrids(planned)
     small = pair.prepared.subject.calibration[0].head(2).inputs
-    with using_engine(pair.prepared.settings.build.engine), quiet_torch():
-        return read_grids(built.module, built.captured, small)
+    with using_engine(module.engine), quiet_torch():
+        found = read_grids(module.graph, small)
+    return replace(found, by_tensor={**planned, **found.by_tensor})
 
 
-def _kernel_fault(pair: Pair, built: BuiltPlan, probe: ProbeSet) -> KernelFault | None:
-    engine = pair.prepared.settings.build.engine
-    others = [name for name in engines_here() if name != engine]
+def _kernel_fault(pair: Pair, rounding: SchemeRounding, probe: ProbeSet) -> KernelFault | None:
+    """What wrong kernels do; only torch's engines give what each kernel computed."""
+    module = pair.executable.module
+    if not isinstance(module, LoweredModel):
+        return None
+    built = _built(pair, module, rounding)
+    checks = _check(built, module.engine, probe)
+    wrong = [check.site for check in checks if not check.is_right]
+    engines = _right_engines(pair, rounding, probe, wrong)
+    with using_engine(module.engine), quiet_torch():
+        return weigh_kernels(checks, pair.prepared.subject.flat, built, probe, engines)
+
+
+def _right_engines(
+    pair: Pair, rounding: SchemeRounding, probe: ProbeSet, wrong: Sequence[str]
+) -> Iterator[str]:
+    """Other engines of this machine that run the plan, with right kernels at these ops."""
+    prepared = pair.prepared
+    for engine in engines_here():
+        if engine == prepared.settings.build.engine:
+            continue
+        settings = prepared.settings.building(engine=engine)
+        try:
+            module = (
+                build_backend(prepared.subject, prepared.captured, prepared.statistics, settings)
+                .build(pair.plan)
+                .module
+            )
+        except BackendError:
+            continue
+        if isinstance(module, LoweredModel):
+            checks = _check(_built(pair, module, rounding), engine, probe)
+            if all(check.is_right for check in checks if check.site in wrong):
+                yield engine
+
+
+def _built(pair: Pair, module: LoweredModel, rounding: SchemeRounding) -> BuiltPlan:
+    return BuiltPlan(module.graph, module.nest, pair.prepared.captured, pair.plan, rounding)
+
+
+def _check(built: BuiltPlan, engine: str, probe: ProbeSet) -> tuple[KernelCheck, ...]:
+    few = take_samples([probe.batch], KERNEL_SAMPLES)
     with using_engine(engine), quiet_torch():
-        checks = check_kernels(built, [probe.batch.inputs])
-        return weigh_kernels(checks, pair.prepared.subject.flat, built, probe, others)
+        return check_kernels(built, [batch.inputs for batch in few])
 
 
 def _bad_samples(

@@ -21,18 +21,3 @@ def needs_torch(job: Job, command: str) -> None:
             f"{job.backend.name}",
             hint="--set backend=auto shows the same plan on torch's engines",
         )
-
-
-def needs_torch_graph(job: Job, command: str) -> None:
-    """Refuse a job whose plans torch does not convert as a graph, before anything is loaded.
-
-    Raises:
-        BackendError: The backend is another one, or the model is not captured by torch.fx.
-    """
-    needs_torch(job, command)
-    if job.model is not None and job.model.capture not in ("auto", FX):
-        raise BackendError(
-            f"{command} looks into the graph that torch converts, and model.capture is "
-            f"{job.model.capture}",
-            hint="compare, sensitivity and badcases work with this capture",
-        )

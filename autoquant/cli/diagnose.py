@@ -52,16 +52,11 @@ def diagnose(
     autoquant badcases JOB --plan mended.json    # does it hold?
     """
     from autoquant.api.diagnose import diagnose_pair
-    from autoquant.api.pair import build_pair, find_plan, prepare_traced
-    from autoquant.api.torch_graphs import needs_torch_graph
-    from autoquant.model.subject import JobRecipe
+    from autoquant.api.pair import build_pair, find_plan, prepare_job
 
     job = load_with(job_file, overrides, context.args)
     watch = terminal()
-    needs_torch_graph(job, "diagnose")
-    with watch.stage("loading model and data", None):
-        subject = JobRecipe(job)()
-    prepared = prepare_traced(job, subject, watch, "diagnose")
+    prepared = prepare_job(job, watch)
     pair = build_pair(prepared, find_plan(plan, prepared), watch)
     diagnosis = diagnose_pair(pair, data, watch)
     if write_plan is not None and diagnosis.plan is not None:

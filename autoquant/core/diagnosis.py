@@ -28,7 +28,6 @@ class Cause(Enum):
     """What can be wrong, in the order in which it is mended."""
 
     KERNEL = "wrong kernel"
-    SHARED_MODULE = "shared module"
     OUTLIER_SAMPLE = "outlier sample"
     OUTLIER_CALIBRATION = "outlier in the calibration data"
     CLIPPED_RANGE = "clipped range"

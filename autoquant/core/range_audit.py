@@ -57,7 +57,6 @@ class RangeAudit:
     Attributes:
         tensor: The float node that gives it.
         site: The op that writes it; None for an input of the model.
-        is_call_of_many: Whether it is the output of one of several calls of that op.
         readers: The ops that read it.
         low: Lower end of its grid.
         high: Upper end of its grid.
@@ -68,7 +67,6 @@ class RangeAudit:
 
     tensor: str
     site: str | None
-    is_call_of_many: bool
     readers: tuple[str, ...]
     low: float
     high: float

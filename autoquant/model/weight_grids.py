@@ -13,10 +13,11 @@ from autoquant.core.sites import OpKind
 from autoquant.model.numerics import fake_quantize_weight
 
 _LEAST_SCALE = torch.finfo(torch.float32).eps
-_LEVELS: Mapping[Precision, tuple[int, int]] = {
+LEVELS: Mapping[Precision, tuple[int, int]] = {
     Precision.INT8: (-128, 127),
     Precision.INT16: (-32768, 32767),
 }
+"""Smallest and largest integer of a weight."""
 _ONE_SCALE = frozenset(
     {
         OpKind.CONV_TRANSPOSE1D,
@@ -99,8 +100,8 @@ def weight_grid(kind: OpKind, scheme: Scheme) -> WeightGrid | RowGrid | None:
         kind: What reads the weight.
         scheme: Any.
     """
-    if not kind.is_weighted or scheme.weight not in _LEVELS:
+    if not kind.is_weighted or scheme.weight not in LEVELS:
         return None
     if kind in (OpKind.EMBEDDING, OpKind.EMBEDDING_BAG):
         return RowGrid()
-    return WeightGrid(None if kind in _ONE_SCALE else 0, *_LEVELS[scheme.weight])
+    return WeightGrid(None if kind in _ONE_SCALE else 0, *LEVELS[scheme.weight])

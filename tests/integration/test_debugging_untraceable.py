@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +12,7 @@ import autoquant as aq
 from autoquant.api.finetuning import check_task, finetune_plan, make_task
 from autoquant.api.pair import find_plan, prepare_untimed
 from autoquant.api.watch import Silent
-from autoquant.errors import BackendError
+from autoquant.core.diagnosis import Pattern
 from autoquant.job import Job, TrainingSettings
 from autoquant.model.subject import Subject, build_subject
 from autoquant.record.finetune_folder import FinetuneFolder
@@ -75,6 +74,6 @@ def test_a_text_model_is_checked_and_compared_and_its_bad_cases_are_found() -> N
     assert compared.output.sqnr_db > 30
 
 
-def test_a_diagnosis_of_what_torch_fx_cannot_trace_is_refused_by_name() -> None:
-    with pytest.raises(BackendError, match=r"diagnose looks into the graph that torch\.fx traces"):
-        aq.diagnose(seeded(TokenNet), calibration=DATA, evaluation=DATA)
+def test_it_is_diagnosed_as_healthy() -> None:
+    diagnosis = aq.diagnose(seeded(TokenNet), calibration=DATA, evaluation=DATA)
+    assert (diagnosis.pattern, diagnosis.findings) == (Pattern.HEALTHY, ())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import autoquant as aq
 from autoquant.core.precision import Scheme
-from autoquant.errors import BackendError, JobError, ModelError, PlanError
+from autoquant.errors import PlanError
 from tests.networks import seeded
 from tests.untraceable import TokenNet, tokens
 
@@ -68,12 +68,3 @@ def test_a_search_finds_plans_and_each_builds_again(
     assert best.executed["grow"] == "int8 native"
     with pytest.raises(PlanError, match=r"model\.capture is"):
         best.qconfig_mapping()
-
-
-def test_what_needs_the_graph_of_torch_fx_says_so(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="mix"):
-        search(tmp_path / "mix", "export", ranges={"observer": "mix"})
-    with pytest.raises(ModelError, match=r"torch\.fx cannot trace"):
-        search(tmp_path / "fx", "fx")
-    with pytest.raises((BackendError, JobError)):
-        search(tmp_path / "per-op", "export", backend="per-op")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from autoquant.analysis.diagnosis.reference_op import Reference
 from autoquant.core.precision import Mode
+from autoquant.model.ranges.grid import Grid
 
 _UNIT_ROUNDOFF = {
     torch.float32: 2.0**-24,
@@ -41,10 +41,10 @@ class Agreement:
         return self.beyond / max(self.elements, 1)
 
 
-def compare_values(seen: Agreement, found: Any, reference: Reference) -> None:
-    """Take in one call.
+def compare_values(seen: Agreement, found: Tensor, grid: Grid | None, reference: Reference) -> None:
+    """Take in one call, whose integers lie on a grid.
 
-    - A quantized output: kernel and reference round two nearly equal numbers to the nearest
+    - An integer output: kernel and reference round two nearly equal numbers to the nearest
       step, so they differ by one step at most, where the numbers lie on both sides of a tie.
     - A float output of a kernel that rounds by itself (dynamic, weight-only): it may place its
       grid elsewhere, an equally fine one. Two such roundings are independent, so the difference
@@ -52,10 +52,11 @@ def compare_values(seen: Agreement, found: Any, reference: Reference) -> None:
     - Any other float output: the roundings of a sum, 64 units of the format's roundoff of the
       largest value.
     """
-    if not isinstance(found, Tensor) or found.shape != reference.value.shape:
+    if found.shape != reference.value.shape:
         return
-    if found.is_quantized:
-        difference = _steps(found, reference.value)
+    if not found.is_floating_point() and grid is not None:
+        levels = found.int_repr() if found.is_quantized else found
+        difference = _steps(levels, grid, reference.value)
     elif reference.scheme.mode is not Mode.STATIC:
         difference = _of_noise(found.double(), reference)
     else:
@@ -66,12 +67,10 @@ def compare_values(seen: Agreement, found: Any, reference: Reference) -> None:
     seen.elements += found.numel()
 
 
-def _steps(found: Tensor, reference: Tensor) -> Tensor:
+def _steps(levels: Tensor, grid: Grid, reference: Tensor) -> Tensor:
     """Difference in steps of the output's own scale, element by element."""
-    kind = torch.iinfo(found.int_repr().dtype)
-    exact = reference / found.q_scale() + found.q_zero_point()
-    wanted = exact.round().clamp(kind.min, kind.max)
-    difference: Tensor = (found.int_repr().double() - wanted).abs()
+    exact = reference / grid.scale + grid.zero_point
+    difference: Tensor = (levels.double() - exact.round().clamp(grid.low, grid.high)).abs()
     return difference
 
 

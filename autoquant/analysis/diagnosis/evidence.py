@@ -9,15 +9,6 @@ from autoquant.analysis.diagnosis.suspects import FLAT, Suspect, own_ratio
 from autoquant.core.diagnosis import Cause
 
 
-def _shared(suspect: Suspect) -> str:
-    calls = [item for item in suspect.audits if item.is_call_of_many]
-    worst = max(calls or suspect.audits, key=lambda item: item.excess)
-    return (
-        f"{worst.op} is called several times but has one output scale: at {worst.tensor} the "
-        f"scale spans {worst.high - worst.low:.4g}, {worst.excess:.0f} times what this call needs"
-    )
-
-
 def _clipped(suspect: Suspect) -> str:
     first = suspect.audits[0]
     return (
@@ -78,7 +69,6 @@ def _weights(suspect: Suspect) -> str:
 
 
 EVIDENCE: Mapping[Cause, Callable[[Suspect], str]] = {
-    Cause.SHARED_MODULE: _shared,
     Cause.OUTLIER_SAMPLE: _outlier_sample,
     Cause.OUTLIER_CALIBRATION: _outlier_calibration,
     Cause.CLIPPED_RANGE: _clipped,

@@ -3,71 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from autoquant.model.capture import Capture
-from autoquant.model.numerics import FixedFakeQuantize
+from autoquant.core.plan import Plan
+from autoquant.model.built_graph import FLOAT_NODE, GRID, holds
 from autoquant.model.ranges.grid import Grid
-from autoquant.model.torch_ao.conversion import FLOAT_NODE
+from autoquant.model.rounding import SchemeRounding
+from autoquant.model.site_nodes import SiteNodes
 
 
-def read_grids(
-    built: GraphModule, captured: Capture, inputs: tuple[Tensor, ...]
-) -> Mapping[str, Grid]:
-    """Run a few samples and read scale, zero point and limits off every quantized tensor.
-
-    A module that is called twice has one output scale, whatever its calls were calibrated to; so
-    scales are read from what runs, not from the statistics.
+def planned_grids(marked: SiteNodes, plan: Plan, rounding: SchemeRounding) -> Mapping[str, Grid]:
+    """Give the grids on which a plan's sites read.
 
     Args:
-        built: The module of an `Executable`.
-        captured: The model that it was built from.
-        inputs: One small batch; run with the plan's engine selected.
+        marked: The float graph.
+        plan: A scheme for every site.
+        rounding: Tells how schemes round tensors.
 
     Returns:
-        By name of the float node that gives the tensor. Tensors that stay in floats are missing.
+        By name of the float node that gives the tensor. Tensors that no site rounds to a fixed
+        grid are missing; of two grids for one tensor the first reader's is taken.
     """
-    ends = {group[0]: group[-1] for groups in captured.members.values() for group in groups}
-    known = {node.name for node in captured.graph.graph.nodes}
-    spy = _GridSpy(built, ends, known)
+    found: dict[str, Grid] = {}
+    for root, site in marked.roots.items():
+        for source in marked.operands[root].reads:
+            how = rounding.read_format(site, plan[site.name], source.name)
+            if isinstance(how, Grid) and source.op != "get_attr":
+                found.setdefault(source.name, how)
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BuiltGrids:
+    """The grids of a built plan's tensors.
+
+    Attributes:
+        by_tensor: By name of the float node that gives it. Tensors that stay in floats are
+            missing.
+        written: Names of those that an op gives as integers, to whoever reads them.
+    """
+
+    by_tensor: Mapping[str, Grid]
+    written: frozenset[str] = frozenset()
+
+
+def read_grids(built: GraphModule, inputs: tuple[Tensor, ...]) -> BuiltGrids:
+    """Run a few samples and read scale, zero point and limits off every integer tensor.
+
+    Args:
+        built: A graph whose nodes say what they hold (`model/built_graph.py`).
+        inputs: One small batch; run with the plan's engine selected.
+    """
+    spy = _GridSpy(built)
     with torch.no_grad():
         spy.run(*inputs)
-    return spy.grids
+    return BuiltGrids(spy.grids, frozenset(spy.written))
+
+
+def grid_of(node: Node, value: Any) -> Grid | None:
+    """The grid that what a node gave lies on: the tensor's own, or the one noted at the node."""
+    if isinstance(value, Tensor) and value.is_quantized:
+        limits = torch.iinfo(value.int_repr().dtype)
+        return Grid(value.q_scale(), value.q_zero_point(), limits.min, limits.max)
+    found: Grid | None = node.meta.get(GRID)
+    return found
 
 
 class _GridSpy(Interpreter):
-    def __init__(self, built: GraphModule, ends: Mapping[str, str], known: set[str]) -> None:
+    def __init__(self, built: GraphModule) -> None:
         super().__init__(built)
         self.grids: dict[str, Grid] = {}
-        self._ends = ends
-        self._known = known
+        self.written: set[str] = set()
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
-        grid = self._grid_of(n, value)
-        name = self._tensor_of(n)
-        if grid is not None and name is not None:
-            self.grids.setdefault(name, grid)
+        grid = grid_of(n, value) if n.op != "get_attr" else None
+        if grid is not None:
+            for name in holds(n):
+                self.grids.setdefault(name, grid)
+                if FLOAT_NODE in n.meta:
+                    self.written.add(name)
         return value
-
-    def _grid_of(self, node: Node, value: Any) -> Grid | None:
-        if isinstance(value, Tensor) and value.is_quantized:
-            limits = torch.iinfo(value.int_repr().dtype)
-            return Grid(value.q_scale(), value.q_zero_point(), limits.min, limits.max)
-        called = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
-        if isinstance(called, FixedFakeQuantize):
-            scale, zero = float(called.scale.reshape(())), int(called.zero_point.reshape(()))
-            return Grid(scale, zero, called.low, called.high)
-        return None
-
-    def _tensor_of(self, node: Node) -> str | None:
-        """The float node that gives the tensor; a rounding stands for what it rounds."""
-        name = str(node.meta.get(FLOAT_NODE, ""))
-        if name in self._known:
-            return self._ends.get(name, name)
-        first = node.args[0] if node.args else None
-        return self._tensor_of(first) if isinstance(first, Node) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ def weigh_kernels(
     model: nn.Module,
     built: BuiltPlan,
     probe: ProbeSet,
-    engines: Sequence[str],
+    engines: Iterable[str],
 ) -> KernelFault | None:
     """Put a reference in place of every wrong kernel, and see what that gains.
 
@@ -45,7 +45,7 @@ def weigh_kernels(
         model: The float model.
         built: The plan; run with its engine selected.
         probe: The samples to run.
-        engines: The other engines of this machine.
+        engines: Other engines, whose kernels were found right at these ops; the first is taken.
 
     Returns:
         None where all kernels are right.
@@ -56,7 +56,7 @@ def weigh_kernels(
     names = [check.site for check in wrong]
     inputs = probe.batch.inputs
     expected = model(*inputs)
-    before = probe.loss(_noise(expected, built.module(*inputs), probe.batch))
+    before = probe.loss(_noise(expected, built.nest(built.graph(*inputs)), probe.batch))
     mended = run_with_references(built, inputs, names)
     after = probe.loss(_noise(expected, mended, probe.batch))
     finding = Finding(
@@ -65,7 +65,7 @@ def weigh_kernels(
         touching=tuple(names),
         samples=(),
         evidence="; ".join(map(_evidence, wrong[:3])),
-        step=_step(names, engines),
+        step=_step(names, next(iter(engines), None)),
         before_db=to_db(before),
         after_db=to_db(after),
     )
@@ -85,7 +85,7 @@ def _evidence(check: KernelCheck) -> str:
     )
 
 
-def _step(names: Sequence[str], engines: Sequence[str]) -> str:
-    other = f"use another engine (--set backend.engine={engines[0]})" if engines else ""
+def _step(names: Sequence[str], engine: str | None) -> str:
+    other = f"use another engine, which is right here (--set backend.engine={engine})"
     pin = f"pin {few(names)} to fp32 (space.rules), and report it to whoever makes the engine"
-    return " or ".join(filter(None, (other, pin)))
+    return pin if engine is None else f"{other} or {pin}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,38 +13,47 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from autoquant.analysis.diagnosis.agreement import Agreement, compare_values
-from autoquant.analysis.diagnosis.reference_op import Call, ReferenceOps
+from autoquant.analysis.diagnosis.grids import grid_of
+from autoquant.analysis.diagnosis.reference_op import Arrived, Call, ReferenceOps
 from autoquant.core.diagnosis import KernelCheck
 from autoquant.core.plan import Plan
-from autoquant.model.capture import Capture
-from autoquant.model.torch_ao.conversion import FLOAT_NODE
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.built_graph import FLOAT_NODE, holds
+from autoquant.model.captured import Capture
+from autoquant.model.ranges.grid import Grid
+from autoquant.model.rounding import SchemeRounding
+from autoquant.model.site_nodes import SiteNodes, mark_sites
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class BuiltPlan:
     """A plan beside what it was built from.
 
     Attributes:
-        module: Of an `Executable`: the converted graph.
+        graph: What was built: tensors in, the tuple of the output tensors out; its nodes say what
+            they compute and hold (`model/built_graph.py`).
+        nest: Gives such a tuple in the structure of the model's outputs.
         captured: The float model.
         plan: What was built.
-        rounding: Rounds weights as the plan's schemes do.
+        rounding: Rounds tensors as the plan's schemes do.
     """
 
-    module: GraphModule
+    graph: GraphModule
+    nest: Callable[[Sequence[Any]], Any]
     captured: Capture
     plan: Plan
     rounding: SchemeRounding
 
+    @cached_property
+    def marked(self) -> SiteNodes:
+        """The float graph with its sites marked."""
+        return mark_sites(self.captured)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Group:
-    """Nodes of the built graph that compute one call of a site."""
+    """Nodes of the built graph that compute one call of a site; the last one gives its result."""
 
-    site: str
     call: Call
-    root: Node
     last: Node
 
 
@@ -62,7 +72,8 @@ def check_kernels(
         batches: Inputs; run with the plan's engine selected.
 
     Returns:
-        One check for every site that could be compared, in graph order.
+        One check for every site that could be compared, in graph order; an activation that runs
+        within the kernel of another site counts there.
     """
     spy = _Spy(built)
     with torch.no_grad():
@@ -93,75 +104,82 @@ def run_with_references(
         sites: Whose kernels do not count.
 
     Returns:
-        What the module returns.
+        The model's outputs.
     """
     spy = _Spy(built, sites)
     with torch.no_grad():
-        return spy.run(*inputs)
+        return built.nest(spy.run(*inputs))
 
 
-def _groups(built: BuiltPlan) -> list[_Group]:
-    """Find the nodes of each site in the built graph by the float names that they carry."""
-    named: dict[str, Node] = {}
-    for node in built.module.graph.nodes:
-        if node.op.startswith("call") and node.target != "dequantize":
-            named.setdefault(node.meta.get(FLOAT_NODE, ""), node)
-    return [
-        _Group(
-            site=site.name,
-            call=Call(site, built.plan[site.name], members),
-            root=named[members[0]],
-            last=next(named[name] for name in reversed(members) if name in named),
-        )
-        for site in built.captured.sites
-        for members in built.captured.members[site.name]
-        if members[0] in named
-    ]
+def _groups(built: BuiltPlan) -> dict[Node, _Group]:
+    """By node of the built graph that computes a call of a site, the call."""
+    computing: dict[str, list[Node]] = defaultdict(list)
+    for node in built.graph.graph.nodes:
+        if node.op == "call_function" and FLOAT_NODE in node.meta:
+            computing[node.meta[FLOAT_NODE]].append(node)
+    groups: dict[Node, _Group] = {}
+    for root, site in built.marked.roots.items():
+        nodes = computing.get(root.name, [])
+        giving = [node for node in nodes if holds(node)]
+        if not giving:
+            continue
+        call = Call(site, built.plan[site.name], root, holds(giving[-1])[0])
+        groups |= dict.fromkeys(nodes, _Group(call, giving[-1]))
+    return groups
 
 
 class _Spy(Interpreter):
     """Runs the built graph, and behind every op its reference."""
 
     def __init__(self, built: BuiltPlan, replaced: Collection[str] = ()) -> None:
-        super().__init__(built.module)
-        groups = _groups(built)
-        self._replaced = frozenset(replaced)
+        super().__init__(built.graph)
         self.found: dict[str, Agreement] = defaultdict(Agreement)
-        self._roots: Mapping[Node, _Group] = {group.root: group for group in groups}
-        self._lasts: Mapping[Node, _Group] = {group.last: group for group in groups}
-        self._reference = ReferenceOps(built.captured, built.rounding)
-        self._arrived: dict[str, list[Any]] = {}
+        self._replaced = frozenset(replaced)
+        self._groups = _groups(built)
+        self._reference = ReferenceOps(built.marked, built.rounding)
+        self._arrived: dict[_Group, dict[str, Arrived]] = defaultdict(dict)
 
     def run_node(self, n: Node) -> Any:
-        if n in self._roots:
-            call = self._roots[n].call
-            self._arrived[call.members[0]] = [self.env[item] for item in activations_of(n)]
+        group = self._groups.get(n)
+        if group is None:
+            return super().run_node(n)
+        for source in n.all_input_nodes:
+            if self._groups.get(source) is not group:
+                arrived = _arrive(source, self.env[source])
+                self._arrived[group] |= dict.fromkeys(holds(source), arrived)
         value = super().run_node(n)
-        group = self._lasts.get(n)
-        return value if group is None else self._compare(group, value)
+        return self._compare(group, n, value) if n is group.last else value
 
-    def _compare(self, group: _Group, value: Any) -> Any:
+    def _compare(self, group: _Group, node: Node, value: Any) -> Any:
         """Take in one call; gives what the graph goes on with."""
-        arrived = self._arrived.pop(group.call.members[0])
-        reference = self._reference.compute(group.call, arrived)
-        if reference is None:
+        reference = self._reference.compute(group.call, self._arrived.pop(group))
+        if reference is None or not isinstance(value, Tensor):
             return value
-        compare_values(self.found[group.site], value, reference)
-        is_replaced = group.site in self._replaced
-        return _like(value, reference.value) if is_replaced else value
+        grid = grid_of(node, value)
+        name = group.call.site.name
+        compare_values(self.found[name], value, grid, reference)
+        return _like(value, grid, reference.value) if name in self._replaced else value
 
 
-def _like(value: Tensor, reference: Tensor) -> Tensor:
+def _arrive(node: Node, value: Any) -> Arrived:
+    """A tensor as the real numbers that it stands for."""
+    if not isinstance(value, Tensor):
+        return Arrived(value, is_rounded=False)
+    grid = grid_of(node, value)
+    if value.is_quantized:
+        value = value.dequantize()
+    elif grid is not None and not value.is_floating_point():
+        value = (value.double() - grid.zero_point) * grid.scale
+    return Arrived(value.double() if value.is_floating_point() else value, grid is not None)
+
+
+def _like(value: Tensor, grid: Grid | None, reference: Tensor) -> Tensor:
     """The reference in the kernel's own format and scale."""
-    if not value.is_quantized:
-        return reference.to(value.dtype)
-    return torch.quantize_per_tensor(
-        reference.float(), value.q_scale(), value.q_zero_point(), value.dtype
-    )
-
-
-def activations_of(node: Node) -> list[Node]:
-    """What an op reads, each as often as it does, without scales and parameters."""
-    read: list[Node] = []
-    torch.fx.node.map_arg((node.args, node.kwargs), read.append)
-    return [item for item in read if item.op != "get_attr"]
+    if value.is_quantized:
+        return torch.quantize_per_tensor(
+            reference.float(), value.q_scale(), value.q_zero_point(), value.dtype
+        )
+    if value.dtype is torch.uint8 and grid is not None:
+        levels = (reference / grid.scale).round() + grid.zero_point
+        return levels.clamp(grid.low, grid.high).to(value.dtype)
+    return reference.to(value.dtype)

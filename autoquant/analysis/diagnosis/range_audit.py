@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,13 @@ from torch.fx import Interpreter, Node
 from autoquant.core.range_audit import Clipping, RangeAudit
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.batches import Batch
-from autoquant.model.capture import Capture
 from autoquant.model.ranges.grid import Grid
+from autoquant.model.same_values import value_sources
+from autoquant.model.site_nodes import SiteNodes
 
 
 def audit_ranges(
-    captured: Capture,
+    marked: SiteNodes,
     statistics: CalibrationStatistics,
     grids: Mapping[str, Grid],
     batches: Iterable[Batch],
@@ -29,7 +31,7 @@ def audit_ranges(
     Keeps sums: memory does not depend on how many samples there are.
 
     Args:
-        captured: The float model.
+        marked: The float model, its sites marked.
         statistics: What calibration saw of it.
         grids: Of the built plan's tensors, from `read_grids`.
         batches: The data.
@@ -38,13 +40,13 @@ def audit_ranges(
     Returns:
         One audit for each grid, in execution order.
     """
-    run = _ClippingRun(captured, grids)
+    run = _ClippingRun(marked, grids)
     with torch.no_grad():
         for batch in batches:
             run.run(*batch.inputs)
             run.samples += len(batch)
             progress(len(batch))
-    return tuple(_audits(captured, statistics, grids, run))
+    return tuple(_audits(marked, statistics, grids, run))
 
 
 @dataclass(slots=True)
@@ -82,8 +84,8 @@ class _Sums:
 class _ClippingRun(Interpreter):
     """Runs the float graph and shows its tensors to their grids."""
 
-    def __init__(self, captured: Capture, grids: Mapping[str, Grid]) -> None:
-        super().__init__(captured.graph)
+    def __init__(self, marked: SiteNodes, grids: Mapping[str, Grid]) -> None:
+        super().__init__(marked.module)
         self.samples = 0
         self.sums = {name: _Sums() for name in grids}
         self._grids = grids
@@ -96,25 +98,25 @@ class _ClippingRun(Interpreter):
 
 
 def _audits(
-    captured: Capture,
+    marked: SiteNodes,
     statistics: CalibrationStatistics,
     grids: Mapping[str, Grid],
     run: _ClippingRun,
 ) -> Iterable[RangeAudit]:
-    calls = {
-        group[-1] for groups in captured.members.values() if len(groups) > 1 for group in groups
-    }
-    sites = {address.node: address.site for address in captured.addresses}
-    for node in captured.graph.graph.nodes:
+    sources = value_sources(marked.module)
+    readers: dict[str, list[str]] = defaultdict(list)
+    for root, site in marked.roots.items():
+        for source in marked.operands[root].reads:
+            readers[sources.get(source.name, source.name)].append(site.name)
+    for node in marked.nodes:
         grid, seen = grids.get(node.name), statistics.tensors.get(node.name)
         if grid is None or seen is None or not run.sums[node.name].elements:
             continue
-        readers = dict.fromkeys(sites.get(user.name) for user in node.users)
+        writer = marked.lasts.get(node)
         yield RangeAudit(
             tensor=node.name,
-            site=sites.get(node.name),
-            is_call_of_many=node.name in calls,
-            readers=tuple(name for name in readers if name is not None),
+            site=writer.name if writer is not None else None,
+            readers=tuple(dict.fromkeys(readers[node.name])),
             low=grid.lowest,
             high=grid.highest,
             step=grid.scale,

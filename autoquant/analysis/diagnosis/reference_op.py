@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.fx import Interpreter, Node
-from torch.fx.node import map_arg
-from torch.utils import _pytree as pytree
 
-from autoquant.core.precision import Mode, Scheme
+from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind, Site
-from autoquant.model.capture import Capture
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.rounding import Format, SchemeRounding
+from autoquant.model.site_nodes import SiteNodes
 
 _RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
 """Their kernels round the hidden state at every step; no reference of one call does."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One call of a site.
 
     Attributes:
         site: What is called.
         scheme: What it computes in.
-        members: Names of its nodes in the float graph, the root first.
+        root: Its node in the float graph.
+        result: Name of the float node that it gives; what lies between runs within its kernel.
     """
 
     site: Site
     scheme: Scheme
-    members: tuple[str, ...]
+    root: Node
+    result: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,92 +51,95 @@ class Reference:
     scheme: Scheme
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrived:
+    """What a kernel reads.
+
+    Attributes:
+        value: In real numbers, float64 where it is a float tensor.
+        is_rounded: Whether it lies on a grid already.
+    """
+
+    value: Any
+    is_rounded: bool
+
+
 class ReferenceOps(Interpreter):
     """Computes single calls of a captured model's float graph.
 
     Args:
-        captured: The float model.
+        marked: The float graph.
         rounding: Rounds weights, and inputs whose scale is not fixed, as schemes do.
     """
 
-    def __init__(self, captured: Capture, rounding: SchemeRounding) -> None:
-        super().__init__(captured.graph, garbage_collect_values=False)
+    def __init__(self, marked: SiteNodes, rounding: SchemeRounding) -> None:
+        super().__init__(marked.module, garbage_collect_values=False)
+        self._marked = marked
         self._rounding = rounding
-        self._nodes: dict[str, Node] = {node.name: node for node in captured.graph.graph.nodes}
+        self._weights = {node for item in marked.operands.values() for node in item.weights}
 
-    def compute(self, call: Call, arrived: Sequence[Any]) -> Reference | None:
+    def compute(self, call: Call, arrived: Mapping[str, Arrived]) -> Reference | None:
         """Give what the call should give on what arrived at its kernel.
 
         Args:
             call: The call.
-            arrived: Its inputs, quantized or not, in the order of its arguments.
+            arrived: By name of the float node that gives it.
 
         Returns:
-            None where no reference exists: recurrent layers, or inputs that the built graph
+            None where no reference exists: recurrent layers, and inputs that the built graph
             passes in another way.
         """
-        root = self._nodes[call.members[0]]
-        sources: list[Node] = []
-        map_arg((root.args, root.kwargs), sources.append)
-        read = [node for node in sources if node.op != "get_attr"]
-        if call.site.kind in _RECURRENT or len(read) != len(arrived):
+        if call.site.kind in _RECURRENT:
             return None
-        inputs = {node: _to_double(value) for node, value in zip(read, arrived, strict=True)}
-        rounded = self._run(call, inputs, is_rounded=True)
-        plain = self._run(call, inputs, is_rounded=False)
-        return Reference(rounded, plain, call.scheme) if isinstance(rounded, Tensor) else None
+        chain = _chain(call)
+        given = {item for node in chain for item in node.all_input_nodes} - set(chain)
+        if any(item.op != "get_attr" and item.name not in arrived for item in given):
+            return None
+        read = {item: self._read(item, arrived) for item in given}
+        formats = self._formats(call)
+        plain = {item: one.value for item, one in read.items()}
+        rounded = {item: _round(formats.get(item), one) for item, one in read.items()}
+        value = self._run(chain, rounded)
+        if not isinstance(value, Tensor):
+            return None
+        return Reference(value, self._run(chain, plain), call.scheme)
 
-    def _run(self, call: Call, inputs: dict[Node, Any], *, is_rounded: bool) -> Any:
-        root, *rest = (self._nodes[name] for name in call.members)
-        self.env = {
-            node: self._round_input(call, node, value) if is_rounded else value
-            for node, value in inputs.items()
-        }
-        for node in root.all_input_nodes:
-            if node.op == "get_attr":
-                self.env[node] = self._parameter(call, node, is_rounded=is_rounded)
-        self.env[root] = self._call_root(call, root, is_rounded=is_rounded)
-        for node in rest:
+    def _read(self, node: Node, arrived: Mapping[str, Arrived]) -> Arrived:
+        """What a node gives: a weight as it is in the float model."""
+        if node in self._weights or node.name not in arrived:
+            value = self.fetch_attr(str(node.target))
+            return Arrived(value.detach().double() if _is_float(value) else value, False)
+        return arrived[node.name]
+
+    def _formats(self, call: Call) -> dict[Node, Format | None]:
+        operands = self._marked.operands[call.root]
+        how = self._rounding.weight_format(call.site, call.scheme)
+        formats: dict[Node, Format | None] = dict.fromkeys(operands.weights, how)
+        for source in operands.reads:
+            formats[source] = self._rounding.read_format(call.site, call.scheme, source.name)
+        return formats
+
+    def _run(self, chain: list[Node], values: Mapping[Node, Any]) -> Any:
+        self.env = dict(values)
+        for node in chain:
             self.env[node] = super().run_node(node)
-        return self.env[self._nodes[call.members[-1]]]
+        return self.env[chain[-1]]
 
-    def _call_root(self, call: Call, root: Node, *, is_rounded: bool) -> Any:
-        args, kwargs = self.fetch_args_kwargs_from_env(root)
-        args = pytree.tree_map(lambda item: item.clone() if _is_float(item) else item, args)
-        if root.op != "call_module":
-            return getattr(self, root.op)(root.target, args, kwargs)
-        module = self.fetch_attr(str(root.target))
-        state = {}
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-            is_weight = is_rounded and name.rpartition(".")[2].startswith("weight")
-            value = self._weight(call, tensor.detach()) if is_weight else tensor
-            state[name] = _to_double(value)
-        return functional_call(module, state, args, kwargs)
 
-    def _parameter(self, call: Call, node: Node, *, is_rounded: bool) -> Any:
-        value = self.fetch_attr(str(node.target))
-        if not _is_float(value):
-            return value
-        is_weight = is_rounded and value.ndim > 1
-        return _to_double(self._weight(call, value.detach()) if is_weight else value)
+def _chain(call: Call) -> list[Node]:
+    """The float nodes from the root of a call to what it gives: each is read by the next alone."""
+    chain = [call.root]
+    while chain[-1].name != call.result and chain[-1].users:
+        chain.append(next(iter(chain[-1].users)))
+    return chain
 
-    def _weight(self, call: Call, weight: Tensor) -> Tensor:
-        return self._rounding.weight(call.site, call.scheme, weight)
 
-    def _round_input(self, call: Call, node: Node, value: Any) -> Any:
-        """Static inputs arrive rounded; the kernel itself rounds those of dynamic schemes."""
-        if call.scheme.mode is not Mode.DYNAMIC or not _is_float(value):
-            return value
-        rounded = self._rounding.input(call.site, call.scheme, node.name, value.float())
-        return rounded.double()
+def _round(how: Format | None, read: Arrived) -> Any:
+    """A tensor as a scheme reads it; rounding is float32's."""
+    if how is None or read.is_rounded or not _is_float(read.value):
+        return read.value
+    return how(read.value.float()).double()
 
 
 def _is_float(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _to_double(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    plain = value.dequantize() if value.is_quantized else value
-    return plain.to(torch.float64) if plain.is_floating_point() else plain

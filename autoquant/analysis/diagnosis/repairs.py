@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Interpreter, Node
 
 from autoquant.analysis.badcases.sample_error import energies
-from autoquant.analysis.diagnosis.module_marks import MarkedGraph
-from autoquant.analysis.diagnosis.module_run import RoundedRun
+from autoquant.analysis.diagnosis.grids import BuiltGrids
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
@@ -19,66 +20,89 @@ from autoquant.core.sites import Site
 from autoquant.model.batches import Batch
 from autoquant.model.outputs import output_rows
 from autoquant.model.ranges.grid import Grid
-from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.qconfig import QuantizationSettings
-from autoquant.model.torch_ao.rounding import Format, SchemeRounding
+from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.rounded_graph import Choices, RoundedGraph
+from autoquant.model.rounding import Format, SchemeRounding
+from autoquant.model.site_nodes import SiteNodes
+
+_CHUNK = 8
+"""Samples that run at once: memory is that of their activations."""
 
 
 class BuiltRounding(SchemeRounding):
     """Rounds tensors on the grids that a built plan really has, and some not at all.
 
     Args:
-        sites: By name.
-        settings: What the target decides.
-        cache: Scales of the tensors that have no grid in `grids`.
-        grids: By tensor, from `read_grids`; None: it is not rounded.
+        ranges: Of the tensors that have no grid in `grids`.
+        grids: By tensor; None: it is not rounded.
+    """
+
+    def __init__(self, ranges: TensorRanges, grids: Mapping[str, Grid | None]) -> None:
+        super().__init__(ranges)
+        self._grids = grids
+
+    def read_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
+        """How a tensor is rounded where the site reads it; None: not at all."""
+        planned = super().read_format(site, scheme, tensor)
+        if not isinstance(planned, Grid):
+            return planned
+        found = self._grids.get(tensor, planned)
+        return found if found is None or _is_as_fine(found, planned) else planned
+
+
+class _BuiltGraph(RoundedGraph):
+    """Rounds tensors also where kernels write integers, whoever reads them.
+
+    Args:
+        marked: The float graph.
+        rounding: Tells how schemes round tensors.
+        choices: Of its sites.
+        written: By tensor that is written so, its grid; None: it is not rounded.
     """
 
     def __init__(
         self,
-        sites: Mapping[str, Site],
-        settings: QuantizationSettings,
-        cache: ScaleCache,
-        grids: Mapping[str, Grid | None],
+        marked: SiteNodes,
+        rounding: SchemeRounding,
+        choices: Choices,
+        written: Mapping[str, Grid | None],
     ) -> None:
-        super().__init__(sites, settings, cache)
-        self._grids = grids
+        super().__init__(marked, rounding, choices)
+        self._sites = marked.lasts
+        self._grids = written
 
-    def input_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
-        """How an input is rounded; `tensor` is the name of the node that gives it."""
-        planned = super().input_format(site, scheme, tensor)
-        return self._built(planned, tensor)
-
-    def output_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
-        """How the output is rounded; `tensor` is the name of the node that gives it."""
-        planned = super().output_format(site, scheme, tensor)
-        return self._built(planned, tensor)
-
-    def _built(self, planned: Format | None, tensor: str) -> Format | None:
-        return self._grids.get(tensor, planned) if isinstance(planned, Grid) else planned
+    def run_node(self, n: Node) -> Any:
+        """Run one node."""
+        value = super().run_node(n)
+        site, grid = self._sites.get(n), self._grids.get(n.name)
+        is_rounded = site is not None and site.name in self.choices
+        return grid(value) if grid is not None and is_rounded else value
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Repairs:
     """Measures the output error of a plan with some of its faults mended, by reference numerics.
 
-    Attributes:
+    Args:
         marked: The float graph.
-        sites: By name.
-        settings: What the target decides.
-        cache: Scales by tensor.
+        ranges: Of its tensors.
         grids: Of the built plan.
         plan: What was built.
         probe: The samples on which errors are measured.
     """
 
-    marked: MarkedGraph
-    sites: Mapping[str, Site]
-    settings: QuantizationSettings
-    cache: ScaleCache
-    grids: Mapping[str, Grid]
-    plan: Plan
-    probe: Batch
+    def __init__(
+        self,
+        marked: SiteNodes,
+        ranges: TensorRanges,
+        grids: BuiltGrids,
+        plan: Plan,
+        probe: Batch,
+    ) -> None:
+        self.plan = plan
+        self._marked = marked
+        self._ranges = ranges
+        self._grids = grids
+        self._probe = probe
 
     def noise(
         self,
@@ -93,17 +117,36 @@ class Repairs:
             raised: Names of the ops that are left in fp32.
             exact_weights: Names of the ops whose weights alone are not rounded.
         """
-        rounding = BuiltRounding(self.sites, self.settings, self.cache, {**self.grids, **mended})
-        run = RoundedRun(self.marked, rounding)
+        grids: dict[str, Grid | None] = {**self._grids.by_tensor, **mended}
+        written = {name: grids[name] for name in self._grids.written}
         choices = {
             site: (scheme, Part.ACTIVATION if site in exact_weights else Part.BOTH)
             for site, scheme in self.plan.assignment
             if scheme is not Scheme.FP32 and site not in raised
         }
-        output = self.marked.nodes[-1]
-        with torch.no_grad():
-            values = run.run_float(self.probe.inputs)
-            expected = output_rows(values[output], self.probe)
-            found = output_rows(run.run_plan(values, choices)[output], self.probe)
-        signal, noise = energies(expected, found)
+        run = _BuiltGraph(self._marked, BuiltRounding(self._ranges, grids), choices, written)
+        signal, noise = energies(self._expected, self._rows(run))
         return noise / signal.clamp_min(torch.finfo(torch.float64).tiny)
+
+    @cached_property
+    def _expected(self) -> Sequence[Tensor]:
+        return self._rows(Interpreter(self._marked.module))
+
+    @cached_property
+    def _chunks(self) -> tuple[Batch, ...]:
+        """The probe in parts; whole where an output has no row for each sample."""
+        first, *rest = self._probe.parts(_CHUNK)
+        with torch.no_grad():
+            rows = output_rows(self._marked.module(*first.inputs), first)
+        return (first, *rest) if len(rows[0]) == len(first) else (self._probe,)
+
+    def _rows(self, run: Interpreter) -> list[Tensor]:
+        """Every output as rows, one for each sample."""
+        with torch.no_grad():
+            parts = [output_rows(run.run(*chunk.inputs), chunk) for chunk in self._chunks]
+        return [torch.cat(rows) for rows in zip(*parts, strict=True)]
+
+
+def _is_as_fine(grid: Grid, planned: Grid) -> bool:
+    """Whether two grids are of one precision; a tensor may be read in several."""
+    return (grid.high - grid.low > 255) == (planned.high - planned.low > 255)

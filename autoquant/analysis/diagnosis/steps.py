@@ -20,10 +20,6 @@ def _per_channel(suspect: Suspect, sites: Mapping[str, Site]) -> str:  # noqa: A
     )
 
 
-def _split(suspect: Suspect, sites: Mapping[str, Site]) -> str:  # noqa: ARG001
-    return "give each call a module of its own: model = aq.split_shared(model, batch)"
-
-
 def _recalibrate(suspect: Suspect, sites: Mapping[str, Site]) -> str:  # noqa: ARG001
     first = suspect.audits[0]
     if first.seen.low <= first.clipping.low and first.seen.high >= first.clipping.high:
@@ -76,7 +72,6 @@ def _raise(suspect: Suspect, sites: Mapping[str, Site]) -> str:  # noqa: ARG001
 
 
 STEPS: Mapping[Cause, Callable[[Suspect, Mapping[str, Site]], str]] = {
-    Cause.SHARED_MODULE: _split,
     Cause.OUTLIER_SAMPLE: _look_at_sample,
     Cause.OUTLIER_CALIBRATION: _drop_calibration_sample,
     Cause.CLIPPED_RANGE: _recalibrate,

@@ -21,9 +21,8 @@ like sqrt(2 ln n): from a thousand to a billion values by 1.7, so a fair sample 
 LOST = 8.0
 """A range is suspect when it is eight times what the median channel or sample needs: three of
 eight bits, so that five are left (32 levels, 18 dB less). Finer grids may be as much wider."""
-SHARED = 4.0
-"""Calls of one module may differ in range by a factor of four, two bits, before they must part:
-the scale of one call then loses as much on the other as a bit and a half over a fair one."""
+WIDE = 4.0
+"""A range may be four times what a function can tell apart, two bits, before it must be cut."""
 FEW = 0.05
 """Share of the samples or channels below which they are few: outliers."""
 FLAT = 8.0
@@ -82,11 +81,7 @@ def find_suspects(
     """
     left = list(audits)
     is_beyond = any(_is_clipped(item, reach) for item in left)
-    shared = set(_shared_sites(left))
     causes = {
-        Cause.SHARED_MODULE: lambda item: (
-            item.site in shared and _exceeds(item, item.excess, SHARED)
-        ),
         Cause.OUTLIER_SAMPLE: lambda item: is_beyond and _clips(item) and _by_few(item),
         Cause.CLIPPED_RANGE: lambda item: is_beyond and _clips(item),
         Cause.SATURATED: lambda item: _is_saturated(item, sites),
@@ -105,19 +100,8 @@ def find_suspects(
 
 
 def own_ratio(audit: RangeAudit, over: float) -> float:
-    """A ratio without what sharing an observer makes of it (a pool takes its input's range)."""
+    """A ratio without what a grid that is wider than all that calibration saw makes of it."""
     return over / max(audit.excess, 1.0)
-
-
-def _shared_sites(audits: Sequence[RangeAudit]) -> Iterator[str]:
-    """Sites of which one call's range is far from the scale that all calls have."""
-    calls: dict[str, list[RangeAudit]] = {}
-    for item in audits:
-        if item.site is not None and item.is_call_of_many:
-            calls.setdefault(item.site, []).append(item)
-    for site, found in calls.items():
-        if any(_exceeds(item, item.excess, SHARED) or _is_clipped(item, REACH) for item in found):
-            yield site
 
 
 def _clips(item: RangeAudit) -> bool:
@@ -144,7 +128,7 @@ def _by_few(item: RangeAudit) -> bool:
 def _is_saturated(item: RangeAudit, sites: Mapping[str, Site]) -> bool:
     readers = [sites[name] for name in item.readers]
     is_gate = bool(readers) and all(_is_flat_far_out(site) for site in readers)
-    return is_gate and _exceeds(item, (item.high - item.low) / (2.0 * FLAT), SHARED)
+    return is_gate and _exceeds(item, (item.high - item.low) / (2.0 * FLAT), WIDE)
 
 
 def _is_flat_far_out(site: Site) -> bool:
@@ -176,8 +160,6 @@ def _mend(cause: Cause, item: RangeAudit, grid: Grid) -> Grid | None:
     """The grid of as many levels over the range that the tensor should have had."""
     if cause in (Cause.OUTLIER_SAMPLE, Cause.CLIPPED_RANGE):
         return _stretched(grid, item.clipping.low, item.clipping.high)
-    if cause is Cause.SHARED_MODULE:
-        return _stretched(grid, item.seen.low, item.seen.high)
     if cause is Cause.SATURATED:
         return _stretched(grid, max(item.low, -FLAT), min(item.high, FLAT))
     if cause is Cause.OUTLIER_CALIBRATION:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch.fx import GraphModule, Node
 
 from autoquant.backends.boundaries import Ends, Parts, add_up
-from autoquant.backends.torch_cpu.emission import FLOAT_NODE
 from autoquant.backends.torch_cpu.stamps import NodeTimes
+from autoquant.model.built_graph import FLOAT_NODE
 from autoquant.model.capture import Capture
 from autoquant.model.owners import find_owners
 

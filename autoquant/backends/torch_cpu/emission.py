@@ -15,11 +15,9 @@ from autoquant.backends.torch_cpu.forms import INTEGERS, Form, Grid, Value
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
 from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Precision, Scheme
+from autoquant.model.built_graph import FLOAT_NODE, let_hold
 from autoquant.model.node_shapes import tensor_meta
-
-FLOAT_NODE = "float_node"
-"""Key of a lowered node's meta: the name of the float node that it computes; none where it only
-converts or holds a constant."""
+from autoquant.model.ranges import grid as levels
 
 ROUNDED_TO = "rounded_to"
 """Key of the meta of a float constant that lies on the grid of another format: its name."""
@@ -68,7 +66,7 @@ class Emitter:
 
     def put(self, source: Node, form: Form, node: Any, grid: Grid | None = None) -> None:
         """Let a node of the lowered graph stand for one of the float graph."""
-        self._values.setdefault(source, {})[form] = Value(node, form, grid)
+        self._values.setdefault(source, {})[form] = _held(source, Value(node, form, grid))
 
     def forms(self, source: Node) -> tuple[Form, ...]:
         """Forms in which a tensor is there already; the one that it was written in first."""
@@ -94,14 +92,14 @@ class Emitter:
         """
         values = self._values.get(source)
         if values is None:
-            values = self._values[source] = {Form.FLOAT32: self._constant(source)}
+            values = self._values[source] = {Form.FLOAT32: _held(source, self._constant(source))}
         if form in values or not is_float32(source):
             return values.get(form) or next(iter(values.values()))
         if source.op == "get_attr":
-            values[form] = self._converted_constant(source, form)
+            values[form] = _held(source, self._converted_constant(source, form))
         else:
             origin, self._origin = self._origin, ""
-            values[form] = self._convert(source, values, form, grid)
+            values[form] = _held(source, self._convert(source, values, form, grid))
             self._origin = origin
         return values[form]
 
@@ -125,13 +123,15 @@ class Emitter:
         if scheme.activation is Precision.FP16:
             half = self.call(_ATEN.to.dtype, floats, torch.float16)
             made = self.call(_ATEN.to.dtype, half, torch.float32)
+            let_hold(made, source.name)
         else:
-            numbers: tuple[float, int, int, int]
             if scheme.activation is Precision.INT16:
-                numbers = (self.grids.int16(source.name), 0, -32768, 32767)
+                grid = levels.Grid(self.grids.int16(source.name), 0, -32768, 32767)
             else:
-                numbers = (*self.grids.int8(source.name), 0, 255)
+                grid = levels.Grid(*self.grids.int8(source.name), 0, 255)
+            numbers = (grid.scale, grid.zero_point, grid.low, grid.high)
             made = self.call(_ATEN.fake_quantize_per_tensor_affine.default, floats, *numbers)
+            let_hold(made, source.name, grid)
         self._origin = origin
         self._rounded[key] = made
         return made
@@ -229,6 +229,14 @@ def integer_form(forms: Collection[Form]) -> Form | None:
 def overload_name(target: Any) -> str:
     """Name of an op without its overload."""
     return str(target.overloadpacket.__name__) if isinstance(target, OpOverload) else ""
+
+
+def _held(source: Node, value: Value) -> Value:
+    """The same, with a note at its node of what it holds."""
+    grid = value.grid if value.form in INTEGERS else None
+    if isinstance(value.node, Node):  # outputs that exist apart are held one by one
+        let_hold(value.node, source.name, None if grid is None else levels.Grid(*grid, 0, 255))
+    return value
 
 
 def _grid(value: Value) -> Grid:

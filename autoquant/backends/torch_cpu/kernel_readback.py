@@ -14,8 +14,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoquant.backends.torch_cpu.emission import FLOAT_NODE
 from autoquant.core.precision import Precision, Scheme, Support
+from autoquant.model.built_graph import FLOAT_NODE
 
 _KERNELS: Mapping[str, Scheme] = {
     "quantized::linear_dynamic_fp16": Scheme.FP16,

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from autoquant.backends.torch_cpu.emission import FLOAT_NODE, ROUNDED_TO
+from autoquant.backends.torch_cpu.emission import ROUNDED_TO
 from autoquant.backends.torch_cpu.kernel_readback import Reading, rounding_of
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight, Recipe
 from autoquant.backends.torch_cpu.tensor_types import OpTypes, WeightType
 from autoquant.core.precision import Precision
+from autoquant.model.built_graph import FLOAT_NODE
 from autoquant.model.exporting import take
 
 

@@ -11,9 +11,9 @@ from torch.fx import GraphModule, Node
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight, Recipe
 from autoquant.core.precision import Precision
 from autoquant.model.exporting import take
+from autoquant.model.weight_grids import LEVELS, WeightGrid
 
 _LEAST_SCALE = torch.finfo(torch.float32).eps
-_LEVELS = {Precision.INT8: (-128, 127), Precision.INT16: (-32768, 32767)}
 
 
 class WeightStore:
@@ -63,19 +63,9 @@ class WeightStore:
         return self.made((precision, str(node.target), per_channel), make)
 
 
-def weight_scale(weight: Tensor, precision: Precision, *, per_channel: bool) -> Tensor:
-    """Symmetric scale: the largest value over half of the levels, for each row or for all.
-
-    For int8 max|w| / 127.5, as torch's observers have it.
-    """
-    low, high = _LEVELS[precision]
-    largest = weight.abs().flatten(1).amax(1) if per_channel else weight.abs().amax().reshape(1)
-    return (largest / ((high - low) / 2)).clamp_min(_LEAST_SCALE)
-
-
 def quantize_weight(weight: Tensor, *, per_channel: bool) -> Tensor:
     """Quantize to qint8, symmetric, with a scale for each row or one for all."""
-    scale = weight_scale(weight, Precision.INT8, per_channel=per_channel)
+    scale = _grid(Precision.INT8, per_channel=per_channel).scale(weight)
     if not per_channel:
         return torch.quantize_per_tensor(weight, float(scale), 0, torch.qint8)
     zeros = torch.zeros(len(scale), dtype=torch.int64)
@@ -86,11 +76,7 @@ def round_weight(weight: Tensor, precision: Precision, *, per_channel: bool) -> 
     """Round to a format and back to float32."""
     if precision is Precision.FP16:
         return weight.half().float()
-    low, high = _LEVELS[precision]
-    scale = weight_scale(weight, precision, per_channel=per_channel)
-    if per_channel:
-        scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return torch.round(weight / scale).clamp(low, high) * scale
+    return _grid(precision, per_channel=per_channel)(weight)
 
 
 def quantize_table(weight: Tensor) -> Tensor:
@@ -98,3 +84,7 @@ def quantize_table(weight: Tensor) -> Tensor:
     low, high = weight.amin(1).clamp(max=0.0), weight.amax(1).clamp(min=0.0)
     scale = ((high - low) / 255.0).clamp_min(_LEAST_SCALE)
     return torch.quantize_per_channel(weight, scale, -low / scale, 0, torch.quint8)
+
+
+def _grid(precision: Precision, *, per_channel: bool) -> WeightGrid:
+    return WeightGrid(0 if per_channel else None, *LEVELS[precision])

@@ -2,30 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from autoquant.analysis.diagnosis.kernels import BuiltPlan
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
+from autoquant.backends.torch_cpu.lowered import LoweredModel
+from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
-from autoquant.core.statistics import ObserverName
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.model.built_graph import HOLDS
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
-from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.rounding import SchemeRounding
 
 ENGINE = "onednn"
 
 
-def build(model: nn.Module, inputs: Tensor, plan: Plan | None = None, seed: int = 0) -> BuiltPlan:
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A plan that torch runs.
+
+    Attributes:
+        plan: As diagnosis looks at it.
+        model: What was built.
+        statistics: Of the float model.
+        ranges: Of its tensors.
+    """
+
+    plan: BuiltPlan
+    model: LoweredModel
+    statistics: CalibrationStatistics
+    ranges: TensorRanges
+
+
+def build(
+    model: nn.Module,
+    inputs: Tensor,
+    plan: Plan | None = None,
+    seed: int = 0,
+    engine: str = ENGINE,
+) -> Built:
     """A plan of a model, calibrated on `inputs`; None: a random one."""
     from tests.spaces import full_space, random_plan
 
     captured = capture(model, (inputs,))
     statistics = calibrate(captured, [(inputs,)])
-    settings = engine_settings(ENGINE, ObserverName.HISTOGRAM)
-    backend = TorchCpuBackend(captured, statistics, ENGINE, settings, (inputs,))
+    settings = BuildSettings(engine=engine, reduce_range=False)
+    backend = TorchGraphBackend(
+        BuildRequest(model, captured, statistics, settings, (inputs,), (inputs,))
+    )
     plan = plan or random_plan(full_space(captured, backend), seed)
-    sites = {site.name: site for site in captured.sites}
-    rounding = SchemeRounding(sites, settings, ScaleCache(statistics))
-    module = backend.build(plan).module
-    return BuiltPlan(module, captured, plan, rounding)
+    ranges = TensorRanges(captured, statistics, settings)
+    lowered = backend.build(plan).module
+    assert isinstance(lowered, LoweredModel)
+    seen = BuiltPlan(lowered.graph, lowered.nest, captured, plan, SchemeRounding(ranges))
+    return Built(seen, lowered, statistics, ranges)
+
+
+def spoil(model: LoweredModel, site: str, mistake: Callable[[Tensor], Tensor]) -> None:
+    """Let the kernel of a site make a mistake, in place; it takes and gives what the kernel gives.
+
+    Args:
+        model: A lowered plan.
+        site: Its path, of a module that is called once.
+        mistake: What the kernel's output goes through.
+    """
+    graph = model.graph.graph
+    (packed,) = [item for item in graph.nodes if item.target == f"{site.replace('.', '_')}.packed"]
+    (node,) = packed.users
+    with graph.inserting_after(node):
+        wrong = graph.call_function(mistake, (node,))
+    node.replace_all_uses_with(wrong, delete_user_cb=lambda user: user is not wrong)
+    wrong.meta.update(node.meta)
+    node.meta.pop(HOLDS)
+    model.graph.recompile()
+    model.run_eagerly("a kernel of it is wrong")

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.analysis.diagnosis.grids import read_grids
-from autoquant.analysis.diagnosis.kernels import BuiltPlan, check_kernels, run_with_references
-from autoquant.backends.torch_cpu.engines import using_engine
+from autoquant.analysis.diagnosis.kernels import check_kernels, run_with_references
+from autoquant.backends.torch_cpu.engines import POINTWISE, using_engine
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 from tests.seeded_faults import SharedNet
-from tests.unit.analysis.pairs import ENGINE, build
+from tests.unit.analysis.pairs import ENGINE, Built, build, spoil
 
 TOKENS = torch.randint(0, 50, (16, 12), generator=torch.Generator().manual_seed(0))
 
 
-def int8(model: nn.Module, inputs: Tensor) -> BuiltPlan:
+def int8(model: nn.Module, inputs: Tensor) -> Built:
     from autoquant.model.capture import capture
 
     return build(
@@ -29,6 +29,7 @@ def int8(model: nn.Module, inputs: Tensor) -> BuiltPlan:
     )
 
 
+@pytest.mark.parametrize("engine", [ENGINE, POINTWISE])
 @pytest.mark.parametrize(
     ("network", "inputs"),
     [
@@ -40,51 +41,43 @@ def int8(model: nn.Module, inputs: Tensor) -> BuiltPlan:
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_kernel_of_a_random_plan_is_right(
-    network: type[nn.Module], inputs: Tensor, seed: int
+    network: type[nn.Module], inputs: Tensor, seed: int, engine: str
 ) -> None:
-    built = build(seeded(network), inputs, seed=seed)
-    with using_engine(ENGINE):
-        checks = check_kernels(built, [(inputs,)])
+    built = build(seeded(network), inputs, seed=seed, engine=engine)
+    with using_engine(engine):
+        checks = check_kernels(built.plan, [(inputs,)])
     assert [check for check in checks if not check.is_right] == []
-    compared = {check.site for check in checks}
-    assert compared >= {site.name for site in built.captured.sites} - {"rnn"}
+    captured = built.plan.captured
+    fused = {site.name for site in captured.sites if site.follows is not None}
+    assert {check.site for check in checks} >= {s.name for s in captured.sites} - fused - {"rnn"}
 
 
-class Wrong(nn.Module):
-    """A quantized kernel with a mistake."""
-
-    def __init__(self, kernel: nn.Module, mistake: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.kernel = kernel
-        self.mistake = mistake
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = self.kernel(x)
-        values = self.mistake(found.dequantize())
-        return torch.quantize_per_tensor(values, found.q_scale(), found.q_zero_point(), found.dtype)
+def tenth_more(found: Tensor) -> Tensor:
+    return requantized(1.1 * found.dequantize(), found)
 
 
-def tenth_more(values: Tensor) -> Tensor:
-    return 1.1 * values
-
-
-def dark_corner(values: Tensor) -> Tensor:
+def dark_corner(found: Tensor) -> Tensor:
+    values = found.dequantize()
     values[..., 0, 0] = 0.0
-    return values
+    return requantized(values, found)
 
 
-def channels_swapped(values: Tensor) -> Tensor:
-    return values[:, [1, 0, *range(2, values.shape[1])]]
+def channels_swapped(found: Tensor) -> Tensor:
+    values = found.dequantize()
+    return requantized(values[:, [1, 0, *range(2, values.shape[1])]], found)
+
+
+def requantized(values: Tensor, like: Tensor) -> Tensor:
+    return torch.quantize_per_tensor(values, like.q_scale(), like.q_zero_point(), like.dtype)
 
 
 @pytest.mark.parametrize("mistake", [tenth_more, dark_corner, channels_swapped])
 def test_the_one_wrong_kernel_is_found_and_no_other(mistake: Callable[[Tensor], Tensor]) -> None:
     inputs = images(8)
     built = int8(seeded(MixedNet), inputs)
-    wrong = Wrong(built.module.get_submodule("b1.conv2"), mistake)
-    built.module.set_submodule("b1.conv2", wrong)
+    spoil(built.model, "b1.conv2", mistake)
     with using_engine(ENGINE):
-        checks = check_kernels(built, [(inputs,)])
+        checks = check_kernels(built.plan, [(inputs,)])
     assert [check.site for check in checks if not check.is_right] == ["b1.conv2"]
 
 
@@ -92,11 +85,10 @@ def test_with_its_reference_in_place_of_a_wrong_kernel_the_outputs_are_right_aga
     inputs = images(8)
     built = int8(seeded(MixedNet), inputs)
     with using_engine(ENGINE), torch.no_grad():
-        right = built.module(inputs)
-        kernel = built.module.get_submodule("b1.conv2")
-        built.module.set_submodule("b1.conv2", Wrong(kernel, tenth_more))
-        wrong = built.module(inputs)
-        mended = run_with_references(built, (inputs,), ["b1.conv2"])
+        right = built.model(inputs)
+        spoil(built.model, "b1.conv2", tenth_more)
+        wrong = built.model(inputs)
+        mended = run_with_references(built.plan, (inputs,), ["b1.conv2"])
     assert (mended - right).abs().max() < 0.05 * (wrong - right).abs().max()
 
 
@@ -109,17 +101,17 @@ def test_a_wrong_weight_is_found_though_its_kernel_is_right() -> None:
         other.second.weight[3, 5] += 0.5
     broken = int8(other, inputs)
     with using_engine(ENGINE):
-        checks = check_kernels(replace(built, module=broken.module), [(inputs,)])
+        checks = check_kernels(replace(built.plan, graph=broken.model.graph), [(inputs,)])
     assert "second" in {check.site for check in checks if not check.is_right}
 
 
-def test_a_shared_module_has_one_grid_for_both_calls() -> None:
+def test_each_call_of_a_shared_module_has_a_grid_of_its_own() -> None:
     inputs = images(8)
     built = int8(seeded(SharedNet), inputs)
     with using_engine(ENGINE):
-        grids = read_grids(built.module, built.captured, (inputs,))
-    assert grids["shared"] == grids["shared_1"]
-    assert grids["stem"] != grids["shared"]
+        grids = read_grids(built.model.graph, (inputs,)).by_tensor
+    first, second = (group[-1] for group in built.plan.captured.members["shared"])
+    assert grids[second].scale > 10 * grids[first].scale
 
 
 def test_grids_of_emulated_ops_are_those_of_the_scheme() -> None:
@@ -127,7 +119,6 @@ def test_grids_of_emulated_ops_are_those_of_the_scheme() -> None:
     plan = Plan.of({"first": Scheme.INT16, "second": Scheme.FP32, "last": Scheme.INT8})
     built = build(seeded(LinearNet), inputs, plan)
     with using_engine(ENGINE):
-        grids = read_grids(built.module, built.captured, (inputs,))
-    assert set(grids) == {"x", "first", "second", "last"}
-    assert (grids["first"].low, grids["first"].high) == (-32768, 32767)
-    assert (grids["last"].low, grids["last"].high) == (0, 255)
+        grids = read_grids(built.model.graph, (inputs,)).by_tensor
+    assert (grids["x"].low, grids["x"].high) == (-32768, 32767)
+    assert not {"second", "last"} & set(grids)

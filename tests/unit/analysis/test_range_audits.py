@@ -7,23 +7,18 @@ import pytest
 import torch
 
 from autoquant.analysis.diagnosis.grids import read_grids
-from autoquant.analysis.diagnosis.module_marks import mark
 from autoquant.analysis.diagnosis.pattern import typical_limit_db
 from autoquant.analysis.diagnosis.probe_set import build_probe
 from autoquant.analysis.diagnosis.range_audit import audit_ranges
 from autoquant.analysis.diagnosis.repairs import Repairs
-from autoquant.backends.torch_cpu.backend import engine_settings
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.diagnosis import Pattern
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.range_audit import Clipping, RangeAudit, widths
-from autoquant.core.space import SearchSpace
-from autoquant.core.statistics import ObserverName, TensorStatistics
+from autoquant.core.statistics import TensorStatistics
 from autoquant.model.batches import Batch
-from autoquant.model.calibration import calibrate
 from autoquant.model.ranges.grid import Grid
-from autoquant.model.torch_ao.observers import ScaleCache
 from tests.networks import LinearNet, seeded
 from tests.unit.analysis.pairs import ENGINE, build
 
@@ -51,7 +46,6 @@ def audit(**changes: object) -> RangeAudit:
     values = {
         "tensor": "t",
         "site": "op",
-        "is_call_of_many": False,
         "readers": ("next",),
         "low": 0.0,
         "high": 255.0,
@@ -103,45 +97,35 @@ def test_the_limit_follows_the_number_and_the_levels_of_tensors(
 def test_audits_do_not_depend_on_batches_and_are_those_of_all_samples_at_once(size: int) -> None:
     data = 3.0 * inputs(40, seed=2)
     built = build(seeded(LinearNet), inputs(40), INT8)
-    statistics = calibrate(built.captured, [(inputs(40),)])
+    marked = built.plan.marked
     with using_engine(ENGINE):
-        grids = read_grids(built.module, built.captured, (inputs(2),))
+        grids = read_grids(built.model.graph, (inputs(2),)).by_tensor
     batches = [Batch((part,)) for part in data.split(size)]
-    found = {a.tensor: a for a in audit_ranges(built.captured, statistics, grids, batches)}
+    found = {a.tensor: a for a in audit_ranges(marked, built.statistics, grids, batches)}
     beyond = (data - data.clamp(grids["x"].lowest, grids["x"].highest)).double().square()
     x = found["x"].clipping
     assert x.energy == pytest.approx(float(beyond.sum()))
     assert x.squares == pytest.approx(float(beyond.sum(1).square().sum()))
     assert (x.worst, x.samples, x.elements) == (int(beyond.sum(1).argmax()), 40, 640)
     assert (x.low, x.high) == pytest.approx((float(data.min()), float(data.max())))
-    assert (found["x"].site, found["x"].op, found["first"].readers) == (None, "first", ("second",))
+    written = built.plan.captured.writes("first")[0]
+    assert (found["x"].site, found["x"].op, found[written].readers) == (None, "first", ("second",))
 
 
 def test_the_error_by_reference_numerics_is_that_of_the_native_kernels() -> None:
     data = inputs(64)
     built = build(seeded(LinearNet), data, INT8)
-    statistics = calibrate(built.captured, [(data,)])
-    batch = Batch((data,))
     with using_engine(ENGINE), torch.no_grad():
-        grids = read_grids(built.module, built.captured, (data[:2],))
-        native = built.module(data).double()
+        grids = read_grids(built.model.graph, (data[:2],))
+        native = built.model(data).double()
         expected = seeded(LinearNet)(data).double()
-    repairs = Repairs(
-        marked=mark(built.captured, SearchSpace(())),
-        sites={site.name: site for site in built.captured.sites},
-        settings=engine_settings(ENGINE, ObserverName.HISTOGRAM),
-        cache=ScaleCache(statistics),
-        grids=grids,
-        plan=INT8,
-        probe=batch,
-    )
+    repairs = Repairs(built.plan.marked, built.ranges, grids, INT8, Batch((data,)))
     noise = (native - expected).square().sum(1) / expected.square().sum(1)
     # kernels round a few ties the other way
     assert repairs.noise().median() == pytest.approx(float(noise.median()), rel=0.05)
     assert repairs.noise(raised=["first", "second", "last"]).max() < 1e-12
-    assert (
-        repairs.noise({"first": None}).sum() < repairs.noise({"first": Grid(1.0, 0, 0, 255)}).sum()
-    )
+    (read, *_) = [name for name in grids.by_tensor if name != "x"]
+    assert repairs.noise({read: None}).sum() < repairs.noise({read: Grid(1.0, 0, 0, 255)}).sum()
 
 
 def test_few_bad_samples_are_judged_on_their_own() -> None:

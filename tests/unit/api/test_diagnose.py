@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,21 +15,23 @@ import autoquant as aq
 from autoquant.api.diagnose import diagnose_pair
 from autoquant.api.pair import Pair, build_pair, find_plan, prepare_untimed
 from autoquant.api.watch import Silent
-from autoquant.backends.torch_cpu.backend import site_support
+from autoquant.backends.torch_cpu.lowered import LoweredModel
+from autoquant.backends.torch_cpu.support import site_support
 from autoquant.core.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.errors import ModelError
 from autoquant.job import Job, SpaceRules
 from autoquant.model.subject import build_subject
 from autoquant.searching.space import bind_space
 from experiments import digits, resnet20
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
-from tests.seeded_faults import FAULTS, Fault, ResidualNet, outlier_channels, shared_module
+from tests.seeded_faults import FAULTS, Fault, ResidualNet, SharedNet, outlier_channels
+from tests.unit.analysis.pairs import spoil
 
 ENGINE = {"engine": "onednn"}
 
 EXPECTED = {
-    "shared_module": (Cause.SHARED_MODULE, Pattern.INSENSITIVE, "aq.split_shared(model, batch)"),
     "clipped_range": (Cause.CLIPPED_RANGE, Pattern.INSENSITIVE, "data.calibration"),
     "outlier_channels": (Cause.OUTLIER_CHANNELS, Pattern.INSENSITIVE, "raise every op"),
     "saturated_sigmoid": (
@@ -133,15 +134,6 @@ def test_an_output_near_zero_is_no_bad_sample() -> None:
     assert (diagnosis.pattern, diagnosis.bad) == (Pattern.HEALTHY, ())
 
 
-def test_what_a_diagnosis_says_of_a_shared_module_mends_it() -> None:
-    fault = shared_module()
-    assert run(fault).next_step == "give each call a module of its own: " + (
-        "model = aq.split_shared(model, batch)"
-    )
-    mended = replace(fault, model=aq.split_shared(fault.model, images(2)))
-    assert (run(mended).pattern, run(mended).findings) == (Pattern.HEALTHY, ())
-
-
 def test_the_rules_that_a_diagnosis_writes_leave_the_raised_ops_no_int8() -> None:
     pair = pair_of(*data_of(outlier_channels()))
     diagnosis = diagnose_pair(pair, "evaluation", Silent())
@@ -176,7 +168,9 @@ def test_ops_that_are_coarse_with_right_ranges_are_named_and_raised() -> None:
     assert diagnosis.plan["last"] is Scheme.INT8
 
 
-def pair_of(model: nn.Module, calibration: Tensor, evaluation: Tensor) -> Pair:
+def pair_of(
+    model: nn.Module, calibration: Tensor, evaluation: Tensor, capture: str = "auto"
+) -> Pair:
     job = Job.model_validate(
         {
             "name": "pair",
@@ -191,28 +185,32 @@ def pair_of(model: nn.Module, calibration: Tensor, evaluation: Tensor) -> Pair:
         evaluation=(evaluation, torch.zeros(len(evaluation), dtype=torch.long)),
         heldout=None,
         metric=aq.metrics.accuracy,
+        capture=capture,
     )
     prepared = prepare_untimed(job, subject, Silent())
     return build_pair(prepared, find_plan("int8", prepared), Silent())
 
 
-class Negated(nn.Module):
-    """A kernel that loses the sign."""
+def lowered_of(pair: Pair) -> LoweredModel:
+    module = pair.executable.module
+    assert isinstance(module, LoweredModel)
+    return module
 
-    def __init__(self, kernel: nn.Module) -> None:
-        super().__init__()
-        self.kernel = kernel
 
-    def forward(self, x: Tensor) -> Tensor:
-        found = self.kernel(x)
-        values = found.dequantize().abs()
-        return torch.quantize_per_tensor(values, found.q_scale(), found.q_zero_point(), found.dtype)
+def without_sign(found: Tensor) -> Tensor:
+    values = found.dequantize().abs()
+    return torch.quantize_per_tensor(values, found.q_scale(), found.q_zero_point(), found.dtype)
+
+
+def nudged_corner(found: Tensor) -> Tensor:
+    values = found.dequantize()
+    values[..., 0, 0] += 3 * found.q_scale()
+    return torch.quantize_per_tensor(values, found.q_scale(), found.q_zero_point(), found.dtype)
 
 
 def test_a_wrong_kernel_is_an_implementation_error_and_nothing_else() -> None:
     pair = pair_of(seeded(ResidualNet), images(64, 1), images(96, 2))
-    module = pair.executable.module
-    module.set_submodule("block1.conv2", Negated(module.get_submodule("block1.conv2")))
+    spoil(lowered_of(pair), "block1.conv2", without_sign)
     diagnosis = diagnose_pair(pair, "evaluation", Silent())
     finding = only(diagnosis)
     assert (diagnosis.pattern, finding.cause) == (Pattern.IMPLEMENTATION, Cause.KERNEL)
@@ -222,18 +220,8 @@ def test_a_wrong_kernel_is_an_implementation_error_and_nothing_else() -> None:
 
 
 def test_a_wrong_kernel_that_does_no_harm_is_a_note() -> None:
-    class Nudged(Negated):
-        def forward(self, x: Tensor) -> Tensor:
-            found = self.kernel(x)
-            values = found.dequantize()
-            values[..., 0, 0] += 3 * found.q_scale()
-            return torch.quantize_per_tensor(
-                values, found.q_scale(), found.q_zero_point(), found.dtype
-            )
-
     pair = pair_of(seeded(ResidualNet), images(64, 1), images(96, 2))
-    module = pair.executable.module
-    module.set_submodule("block1.conv2", Nudged(module.get_submodule("block1.conv2")))
+    spoil(lowered_of(pair), "block1.conv2", nudged_corner)
     diagnosis = diagnose_pair(pair, "evaluation", Silent())
     assert (diagnosis.pattern, diagnosis.findings) == (Pattern.HEALTHY, ())
     (note,) = diagnosis.notes
@@ -253,6 +241,7 @@ HEALTHY = {
     "linear": (LinearNet, vectors),
     "text": (TextNet, tokens),
     "residual": (ResidualNet, images),
+    "shared": (SharedNet, images),
 }
 
 
@@ -299,3 +288,23 @@ def test_nothing_is_found_in_resnet20() -> None:
         backend=ENGINE,
     )
     assert (diagnosis.pattern, diagnosis.findings) == (Pattern.HEALTHY, ())
+
+
+def test_another_backend_is_diagnosed_but_for_its_kernels() -> None:
+    pytest.importorskip("openvino")
+    fault = outlier_channels()
+    diagnosis = aq.diagnose(
+        fault.model,
+        calibration=fault.calibration,
+        evaluation=fault.evaluation,
+        backend={"name": "openvino"},
+    )
+    assert only(diagnosis).cause is Cause.OUTLIER_CHANNELS
+    (note,) = diagnosis.notes
+    assert "openvino does not show what each kernel computes" in note
+
+
+def test_a_model_that_is_captured_module_by_module_has_no_graph_to_look_into() -> None:
+    pair = pair_of(seeded(LinearNet), vectors(16, 1), vectors(16, 2), capture="modules")
+    with pytest.raises(ModelError, match="diagnose looks at the tensors of a graph"):
+        diagnose_pair(pair, "evaluation", Silent())
