@@ -32,7 +32,7 @@ from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.profile import Profile, profile_costs
 from autoquant.core.plan import Plan
 from autoquant.evaluate.allocator import keep_freed_memory
-from autoquant.evaluate.evaluator import latency_inputs
+from autoquant.evaluate.evaluator import build_request, latency_inputs
 from autoquant.evaluate.latency import measure_latency
 from autoquant.job import load_job
 from autoquant.model.subject import JobRecipe
