@@ -158,3 +158,8 @@ def test_a_model_without_sites_is_refused() -> None:
 
     with pytest.raises(ModelError, match="no op that a scheme could be chosen for"):
         capture(Nothing(), (images(2),))
+
+
+def test_a_capture_that_there_is_no_longer_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match=r"model\.capture: 'fx' is none of auto, export, modules"):
+        capture(seeded(MixedNet), (images(2),), how="fx")

@@ -104,7 +104,7 @@ def test_batch_norms_are_folded_and_the_model_stays_as_it_is() -> None:
     model = seeded(PictureNet)
     before = copy.deepcopy(model.state_dict())
     found = capture(model, PICTURES, how="export")
-    assert found.traced.folded == {"conv": "bn"}
+    assert found.folded == {"conv": "bn"}
     assert found.members["conv"] == (("conv2d", "relu"),)
     with torch.no_grad():
         assert torch.allclose(found.graph(*PICTURES), model(*PICTURES), atol=1e-6)
