@@ -88,7 +88,7 @@ def build_outcome(
 def _statistics(
     twin: Twin, subject: Subject, captured: Capture, plan: Plan
 ) -> CalibrationStatistics:
-    """The ranges that were trained on, where the plan rounds a tensor; else those of the new weights.
+    """The ranges of training where the plan rounds a tensor; else those of the new weights.
 
     A kernel that can write integers alone rounds what float ops and the outputs get too. Training
     does not, so the old range of such a tensor may have been left far behind.
