@@ -1,4 +1,4 @@
-"""Sites as a QConfigMapping addresses them, and errors that name the module and the line."""
+"""Sites of the captured graph, and errors that name the module and the line."""
 
 from __future__ import annotations
 
@@ -31,12 +31,7 @@ def test_fused_ops_are_one_site(captured: Capture) -> None:
 
 def test_functions_are_named_by_their_module_and_call(captured: Capture) -> None:
     add = sites(captured)["b1:add:0"]
-    assert (add.kind, add.module, add.function, add.index) == (
-        OpKind.ADD,
-        "b1",
-        "aten.add",
-        0,
-    )
+    assert (add.kind, add.module, add.function, add.index) == (OpKind.ADD, "b1", "aten.add", 0)
 
 
 def test_a_module_called_twice_is_one_site(captured: Capture) -> None:
@@ -102,7 +97,22 @@ class Branching(nn.Module):
         return self.conv(-x)
 
 
-def test_a_functional_convolution_is_a_site_named_by_its_op() -> None:
+def test_a_model_that_cannot_be_exported_names_the_line() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Branching())
+    with pytest.raises(ModelError) as caught:
+        capture(model, (images(2),), how="export")
+    assert "test_capture.py" in caught.value.message
+    assert "if x.sum() > 0:" in caught.value.message
+
+
+def test_it_is_captured_module_by_module_with_the_line_in_a_notice() -> None:
+    found = capture(nn.Sequential(nn.Conv2d(3, 3, 1), Branching()), (images(2),))
+    assert found.how == "modules"
+    assert list(sites(found)) == ["0", "1.conv"]
+    assert "if x.sum() > 0:" in found.notices[0]
+
+
+def test_a_functional_convolution_is_a_site_where_it_is_called() -> None:
     class Functional(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -113,6 +123,16 @@ def test_a_functional_convolution_is_a_site_named_by_its_op() -> None:
             return self.last(F.conv2d(x, self.weight))
 
     assert list(sites(capture(Functional(), (images(2),)))) == [":conv2d:0", "last"]
+
+
+def test_the_sites_of_a_traced_model_have_the_paths_of_their_modules() -> None:
+    class Kept(torch.fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return module_qualified_name == "1" or super().is_leaf_module(m, module_qualified_name)
+
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
+    traced = torch.fx.GraphModule(model, Kept().trace(model))
+    assert list(sites(capture(traced, (images(2),)))) == ["0", "1.0"]
 
 
 def test_leaf_modules_are_kept_whole() -> None:
@@ -127,7 +147,7 @@ def test_an_unknown_leaf_module_is_refused() -> None:
 
 
 def test_wrong_example_shapes_are_named() -> None:
-    with pytest.raises(ModelError, match=r"got 5 channels instead at .*networks\.py"):
+    with pytest.raises(ModelError, match="to have 3 channels, but got 5 channels"):
         capture(seeded(MixedNet), (torch.ones(2, 5, 8, 8),))
 
 
