@@ -17,6 +17,7 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
+from autoquant.model.batches import Batch
 from autoquant.model.capture import Capture
 
 __all__ = ["EAGER_FP32", "Backend", "BuildRequest", "Executable", "Target"]
@@ -77,6 +78,11 @@ class BuildRequest:
     settings: BuildSettings
     example: tuple[Tensor, ...]
     timed: tuple[Tensor, ...]
+
+    def few_samples(self, count: int) -> tuple[Tensor, ...]:
+        """The first samples of the example; all where the graph takes one number of them alone."""
+        axes = tuple(next(iter(free), None) for free in self.captured.dynamic)
+        return Batch(self.example, axes=axes or None).head(count).inputs
 
 
 class Backend(Protocol):

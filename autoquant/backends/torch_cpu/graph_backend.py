@@ -53,7 +53,7 @@ class TorchGraphBackend:
         self._kernels = settings.kernels
         self._captured = request.captured
         self._rival = request.captured.calling.flatten(request.model)
-        self._example = tuple(item[:_READBACK_SAMPLES] for item in request.example)
+        self._example = request.few_samples(_READBACK_SAMPLES)
         self._sites = {site.name: site for site in request.captured.sites}
         self._owners = {
             node: name
@@ -135,7 +135,7 @@ class TorchGraphBackend:
             "threads": torch.get_num_threads(),
             "reduce_range": self._reduce_range,
         }
-        return write_lowered(module, path, values)
+        return write_lowered(module, path, values, self._captured.calling.names)
 
     def _lower(self, plan: Plan) -> tuple[LoweredGraph, Reading]:
         with self._refusing(plan):
