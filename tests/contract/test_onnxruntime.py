@@ -199,6 +199,30 @@ def test_a_max_pool_may_run_on_the_codes_of_what_reads_it() -> None:
     assert float((found - exact).abs().max() / exact.abs().max()) < 0.02  # two levels of 255, both
 
 
+class Bags(nn.Module):
+    """torch writes bags as a loop, whose body reads tensors of the graph around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bags = nn.EmbeddingBag(50, 8, mode="mean")
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.bags(tokens))
+
+
+def test_a_loop_finds_what_its_body_reads_outside() -> None:
+    model = seeded(Bags)
+    backend = backend_for(model, TOKENS)
+    plan = Plan.of({"bags": Scheme.FP32, "head": Scheme.INT8})
+    built = backend.build(plan)
+    assert dict(built.executed) == {"bags": "fp32 native", "head": "int8 native"}
+    with torch.no_grad():
+        exact = model(TOKENS[:3])
+    found = backend.run(built.module, (TOKENS[:3],))
+    assert float((found - exact).abs().max() / exact.abs().max()) < 0.05  # 8 bits, twice
+
+
 def test_the_table_of_kinds_agrees_with_sites_and_bf16_is_refused() -> None:
     (settings,) = variants().values()
     assert settings == SETTINGS

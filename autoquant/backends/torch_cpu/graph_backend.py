@@ -31,6 +31,8 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
+from autoquant.model.batches import Batch
+from autoquant.model.few_samples import few_samples
 
 _READBACK_SAMPLES = 2
 
@@ -53,7 +55,9 @@ class TorchGraphBackend:
         self._kernels = settings.kernels
         self._captured = request.captured
         self._rival = request.captured.calling.flatten(request.model)
-        self._example = tuple(item[:_READBACK_SAMPLES] for item in request.example)
+        axes = tuple(next(iter(sizes), None) for sizes in request.captured.dynamic)
+        example = Batch(request.example, axes=axes)
+        self._example = few_samples(request.captured, example, _READBACK_SAMPLES)
         self._sites = {site.name: site for site in request.captured.sites}
         self._owners = {
             node: name
