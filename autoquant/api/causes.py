@@ -29,10 +29,10 @@ def find_causes(seen: Symptoms, watch: Watch) -> tuple[Finding, ...]:
         resolution does.
     """
     sites = sites_of(seen.pair)
-    repairs = Repairs(seen.marked, seen.ranges, seen.grids, seen.pair.plan, seen.probe.batch)
+    repairs = Repairs(seen.marked, seen.ranges, seen.grids, seen.plan, seen.probe.batch)
     suspects = (
         *find_suspects(seen.audits, seen.grids.by_tensor, sites, reach=0.0 if seen.bad else REACH),
-        *find_weight_suspects(seen.marked, seen.pair.plan, SchemeRounding(seen.ranges)),
+        *find_weight_suspects(seen.marked, seen.plan, SchemeRounding(seen.ranges)),
     )
     if suspects:
         limit = seen.limit_db if seen.pattern is Pattern.INSENSITIVE else BAD_DB
@@ -40,7 +40,7 @@ def find_causes(seen: Symptoms, watch: Watch) -> tuple[Finding, ...]:
             proofs = prove(suspects, repairs, seen.probe.loss, limit, advance)
         if proofs:
             return tuple(word_finding(_placed(proof, seen), sites) for proof in proofs)
-    count = sum(scheme is not Scheme.FP32 for _, scheme in seen.pair.plan.assignment)
+    count = sum(scheme is not Scheme.FP32 for _, scheme in seen.plan.assignment)
     with watch.stage("raising ops one by one", count) as advance:
         coarse = find_coarse(repairs, seen.probe.loss, advance)
     return (word_coarse(coarse, count, seen.bad),)

@@ -87,7 +87,7 @@ def check(
         backend: A torch engine, or `auto`: the first that runs here.
         observer: How a plan finds int8 ranges: `histogram` or `minmax`.
         reduce_range: Seven bits for a plan's int8 activations; `auto`: where this CPU needs it.
-        leaf_modules: Paths that torch.fx must not trace into.
+        leaf_modules: Paths that capture must not look into.
         target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.

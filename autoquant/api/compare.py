@@ -67,7 +67,7 @@ def compare(
         indices: Which samples to compare (the worst ones, perhaps); None: all.
         weights: Whether to compare weights too.
         backend: A torch engine, where a plan is built; `auto`: the first that runs here.
-        leaf_modules: Paths that torch.fx must not trace into.
+        leaf_modules: Paths that capture must not look into.
         target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.

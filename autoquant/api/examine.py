@@ -133,7 +133,7 @@ def sensitivity(
         samples: How many evaluation samples stand behind the output error.
         indices: Look at these evaluation samples alone (bad cases).
         metric_rows: For how many of the noisiest rows the metric is measured; 0: none.
-        leaf_modules: Paths that torch.fx must not trace into.
+        leaf_modules: Paths that capture must not look into.
         target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.

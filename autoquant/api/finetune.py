@@ -81,7 +81,7 @@ def finetune(
         output: Folder for checkpoint and findings; None: a new temporary one.
         resume: Go on where the checkpoint in `output` stands.
         tracking_uri: MLflow store; None: no tracking.
-        leaf_modules: Paths that torch.fx must not trace into.
+        leaf_modules: Paths that capture must not look into.
         name: Of the run in MLflow.
         target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
         prepare: Makes batches of the items of the data.

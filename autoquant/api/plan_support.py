@@ -47,7 +47,7 @@ def plan_support(
         plan: From any search of this model, whatever its backend.
         model: The float model.
         example: One batch of its inputs.
-        leaf_modules: Paths that torch.fx must not trace into.
+        leaf_modules: Paths that capture must not look into.
 
     Returns:
         By title of a backend's table (`autoquant backends`); empty where it runs all of the plan.

@@ -31,7 +31,6 @@ from autoquant.model.capture import Capture
 from autoquant.model.data_set import InputsOf, sizes_of
 from autoquant.model.range_rules import bind_ranges
 from autoquant.model.subject import Subject
-from autoquant.model.torch_ao.qconfig import QuantizationSettings
 from autoquant.record.results import load_build, load_statistics
 from autoquant.record.storage import read_text
 from autoquant.searching.space import BoundSpace, bind_space, check_rules
@@ -49,7 +48,6 @@ class Preparation:
         captured: The captured model.
         statistics: Of its tensors.
         settings: How plans are built and measured; torch's engine is a real one.
-        quantization: What the engine decides of a QConfig.
         space: The search space.
         phases: What is measured of each candidate.
         notices: What the user should know.
@@ -59,7 +57,6 @@ class Preparation:
     captured: Capture
     statistics: CalibrationStatistics
     settings: MeasurementSettings
-    quantization: QuantizationSettings
     space: SearchSpace
     phases: tuple[Phase, ...]
     notices: tuple[str, ...]
@@ -197,7 +194,7 @@ def prepare(
     captured = capture_subject(subject, watch)
     check_rules(job.space, captured.sites)
     check_sites(templates, captured.sites)
-    ranges = bind_ranges(job.calibration, captured, subject.example)
+    ranges = bind_ranges(job.calibration, captured)
     settings = measurement_settings(job).building(ranges=ranges, capture=captured.how)
     known = _known_build(folder)
     if known is not None:
@@ -224,7 +221,6 @@ def prepare(
         captured=captured,
         statistics=statistics,
         settings=settings,
-        quantization=settings.quantization,
         space=bound.space,
         phases=(Phase.QUALITY, Phase.LATENCY) if _is_timed(job) else (Phase.QUALITY,),
         notices=(*subject.notices, *captured.notices, *bound.notices),

@@ -28,6 +28,7 @@ from autoquant.backends.torch_cpu.engines import engines_here, quiet_torch, usin
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.badcases import BadCases
 from autoquant.core.diagnosis import KernelCheck, Pattern
+from autoquant.core.plan import Plan
 from autoquant.core.range_audit import RangeAudit
 from autoquant.core.sites import Site
 from autoquant.errors import BackendError
@@ -54,6 +55,7 @@ class Symptoms:
 
     Attributes:
         pair: Float model and plan.
+        plan: What of it really runs.
         cases: Its bad cases.
         marked: The float graph, its sites marked.
         ranges: Of its tensors.
@@ -67,6 +69,7 @@ class Symptoms:
     """
 
     pair: Pair
+    plan: Plan
     cases: BadCases
     marked: SiteNodes
     ranges: TensorRanges
@@ -99,6 +102,7 @@ def observe(pair: Pair, batches: Sequence[Batch], watch: Watch) -> Symptoms:
         audits = audit_ranges(marked, prepared.statistics, grids.by_tensor, batches, advance)
     return Symptoms(
         pair=pair,
+        plan=pair.executable.runs(pair.plan),
         cases=cases,
         marked=marked,
         ranges=ranges,
@@ -125,7 +129,7 @@ def sites_of(pair: Pair) -> dict[str, Site]:
 
 def _grids(pair: Pair, marked: SiteNodes, rounding: SchemeRounding) -> BuiltGrids:
     """Grids as they run where the engine shows them, else as they were given to it."""
-    planned = planned_grids(marked, pair.plan, rounding)
+    planned = planned_grids(marked, pair.executable.runs(pair.plan), rounding)
     module = pair.executable.module
     if not isinstance(module, LoweredModel):
         return BuiltGrids(planned)
@@ -172,7 +176,8 @@ def _right_engines(
 
 
 def _built(pair: Pair, module: LoweredModel, rounding: SchemeRounding) -> BuiltPlan:
-    return BuiltPlan(module.graph, module.nest, pair.prepared.captured, pair.plan, rounding)
+    plan = pair.executable.runs(pair.plan)
+    return BuiltPlan(module.graph, module.nest, pair.prepared.captured, plan, rounding)
 
 
 def _check(built: BuiltPlan, engine: str, probe: ProbeSet) -> tuple[KernelCheck, ...]:

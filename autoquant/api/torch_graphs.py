@@ -1,12 +1,10 @@
-"""Commands that read the graph which torch converts: other backends have none."""
+"""Commands that read the graph which torch runs: other backends have none."""
 
 from __future__ import annotations
 
 from autoquant.backends.targets import TORCH
 from autoquant.errors import BackendError
 from autoquant.job import Job
-
-FX = "fx"
 
 
 def needs_torch(job: Job, command: str) -> None:
@@ -17,7 +15,7 @@ def needs_torch(job: Job, command: str) -> None:
     """
     if job.backend.name != TORCH:
         raise BackendError(
-            f"{command} looks into the graph that torch converts, and backend.name is "
+            f"{command} looks into the graph that torch runs, and backend.name is "
             f"{job.backend.name}",
             hint="--set backend=auto shows the same plan on torch's engines",
         )

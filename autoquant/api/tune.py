@@ -159,7 +159,7 @@ def tune(
         backend: A torch engine; `auto`: the first that runs here.
         seed: Decides everything that is drawn.
         output: Where the report and all measured plans are kept; None: a new temporary folder.
-        leaf_modules: Paths that torch.fx must not trace into.
+        leaf_modules: Paths that capture must not look into.
         name: For the report.
         target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
         prepare: Makes batches of the items of the data.

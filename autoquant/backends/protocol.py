@@ -45,6 +45,18 @@ class Executable:
         emulated = any(text.endswith(Support.EMULATED.value) for text in self.executed.values())
         return Kind.EMULATED if emulated else Kind.MEASURED
 
+    def runs(self, plan: Plan) -> Plan:
+        """The plan with what really runs: a pool may run in float between int8 ops.
+
+        Args:
+            plan: What was built.
+        """
+        schemes = {scheme.value: scheme for scheme in Scheme}
+        words = {site: text.partition(" ")[0] for site, text in self.executed.items()}
+        return Plan.of(
+            {site: schemes.get(words.get(site, ""), planned) for site, planned in plan.assignment}
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BuildRequest:

@@ -86,11 +86,6 @@ class Finding:
     before_db: float
     after_db: float
 
-    @property
-    def gain_db(self) -> float:
-        """What mending it gains."""
-        return self.after_db - self.before_db
-
     def to_json(self) -> dict[str, Any]:
         """Give the finding as JSON values."""
         return asdict(self) | {"cause": self.cause.value}

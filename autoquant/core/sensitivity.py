@@ -37,7 +37,7 @@ class Procedure(Enum):
 
     `auto`: by gradient, and then exactly where most of the noise is. `gradient`: one forward and
     one backward pass. `exact`: every row measured. `weights_only`: without data. `engine`: every
-    row built and run by the engine, which is the only way without torch.fx's graph.
+    row built and run by the engine, which is the only way where there is no graph.
     """
 
     AUTO = "auto"

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from autoquant.backends.protocol import Backend, BuildRequest, Executable
 from autoquant.backends.targets import load_target
-from autoquant.backends.torch_cpu.backend import engine_settings
 from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Bar, Evaluator, Outcome, Phase, Task
 from autoquant.core.measurement import Failure, Kind, Measurement
@@ -33,7 +32,6 @@ from autoquant.evaluate.size import plan_costs
 from autoquant.model.batches import join_batches, repeat_to, take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.subject import Subject, SubjectRecipe
-from autoquant.model.torch_ao.qconfig import QuantizationSettings
 
 _KEPT_EXECUTABLES = 16
 
@@ -55,12 +53,6 @@ class MeasurementSettings:
     latency_threads: int = 1
     latency_batch: int | None = None
     latency_pairs: int = 20
-
-    @property
-    def quantization(self) -> QuantizationSettings:
-        """What these settings and the engine decide of a QConfig."""
-        build = self.build
-        return engine_settings(build.engine, build.observer, build.reduce_range, build.ranges)
 
     def building(self, **changes: Any) -> MeasurementSettings:
         """The same measurements of plans that are built otherwise; names fields of `build`."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.kernels import choose_kernels, kernels_of
-from autoquant.backends.torch_cpu.target import open_graph_backend, site_support
+from autoquant.backends.torch_cpu.target import site_support
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Measurement
@@ -68,7 +69,7 @@ def time_kernels(
     for engine, space in spaces.items():
         request = build_request(subject, captured, statistics, settings.building(engine=engine))
         with latency_threads(settings) as clock:
-            profiles[engine] = open_graph_backend(request).profile(space, inputs, clock)
+            profiles[engine] = TorchGraphBackend(request).profile(space, inputs, clock)
     options = {engine: kernels_of(engine, captured.sites) for engine in spaces}
     options[MIXED] = choose_kernels(profiles, captured.sites)
     task = Task(0, all_int8(captured.sites, partial(site_support, settings.build)))

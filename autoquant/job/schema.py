@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -21,6 +22,9 @@ from autoquant.job.section import (
     entry_from_text,
 )
 from autoquant.job.space import SpaceRules
+
+_LOG = logging.getLogger(__name__)
+_OLD_CAPTURES = {"fx": "auto", "eager": "modules"}
 
 METRICS = {name: f"autoquant.metrics:{name}" for name in ("accuracy", "top5", "mse")}
 """Metrics that a job may name in short."""
@@ -45,12 +49,22 @@ class Metric(Section):
     _form = field_validator("entry")(_check_metric)
 
 
+def _capture_from_text(value: object) -> object:
+    """Read the names of older jobs."""
+    known = _OLD_CAPTURES.get(value, value) if isinstance(value, str) else value
+    if known != value:
+        _LOG.warning("model.capture: %s is an old name, read as %s", value, known)
+    return known
+
+
 class ModelSource(Section):
     """Where the float model comes from."""
 
     entry: EntryText
     arguments: dict[str, Any] = Field(default_factory=dict)
-    capture: Literal["auto", "export", "modules", "fx"] = "auto"
+    capture: Annotated[
+        Literal["auto", "export", "modules"], BeforeValidator(_capture_from_text)
+    ] = "auto"
     leaf_modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     _form = field_validator("entry")(check_entry)

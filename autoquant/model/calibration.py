@@ -54,7 +54,7 @@ def calibrations(
     Raises:
         DataError: As `calibrate`.
     """
-    recorder = start_recorder(captured, shared_tensors(captured, batches[0]))
+    recorder = start_recorder(captured)
     samples = 0
     digest = _digest_of(captured.graph.state_dict().values())
     for index, inputs in enumerate(batches):
@@ -103,15 +103,3 @@ def _take_in(digest: hashlib._Hash, tensors: Iterable[Tensor]) -> None:
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
-
-
-def shared_tensors(captured: Capture, example: tuple[Tensor, ...]) -> list[tuple[str, ...]]:
-    """Tensors that torch's converter observes together; none of a capture that it does not build.
-
-    Elsewhere each tensor has its own grid, whoever calls the module that writes it.
-    """
-    if captured.how != "fx":
-        return []
-    from autoquant.model.torch_ao.sharing import tensors_observed_together
-
-    return tensors_observed_together(captured, example)

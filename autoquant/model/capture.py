@@ -11,7 +11,6 @@ from autoquant.errors import ModelError
 from autoquant.model.calling import Calling
 from autoquant.model.captured import Capture
 from autoquant.model.export_capture import capture_export
-from autoquant.model.fx_capture import capture_fx
 from autoquant.model.module_capture import capture_modules
 
 __all__ = ["CAPTURES", "Capture", "capture"]
@@ -44,6 +43,12 @@ def capture(
         ModelError: The model cannot be captured or run on the example, or holds nothing to
             quantize.
     """
+    if how not in CAPTURES:
+        raise ModelError(
+            f"model.capture: {how!r} is none of auto, export, modules",
+            hint="leave it out: the model is exported, "
+            "or captured module by module where that fails",
+        )
     return CAPTURES[how](
         model,
         example,
@@ -75,20 +80,9 @@ def _capture_auto(
         return replace(found, notices=(notice, *found.notices))
 
 
-def _capture_fx(
-    model: nn.Module,
-    example: tuple[Tensor, ...],
-    leaf_modules: Sequence[str],
-    calling: Calling,  # noqa: ARG001
-    dynamic: Sequence[Sequence[int]],  # noqa: ARG001
-) -> Capture:
-    return capture_fx(model, example, leaf_modules)
-
-
 CAPTURES: Mapping[str, Way] = {
     "auto": _capture_auto,
     "export": capture_export,
     "modules": capture_modules,
     "eager": capture_modules,  # its name before
-    "fx": _capture_fx,
 }

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from autoquant.core.sites import Address, Site
+from autoquant.core.sites import Site
 from autoquant.model.calling import Calling
-from autoquant.model.float_graph import FloatGraph
 from autoquant.model.reach import Reach
 
 NOTHING_TO_CHOOSE = (
@@ -26,8 +25,10 @@ class Capture:
     """What can be chosen in a model.
 
     Attributes:
+        how: What captured it: `export` (a graph), `modules` (weighted modules alone).
         leaf_modules: Paths that are not looked into.
-        traced: The float model as a graph over its tensors, batch norms folded; never run it in
+        graph: The float model as a graph, batch norms folded: tensors in, the model's own outputs
+            out; where no graph was captured, one node that calls the whole model. Never run it in
             training mode, never change it.
         sites: In graph order.
         agreements: Sites that must take the same scheme: shared modules are one site already;
@@ -37,42 +38,28 @@ class Capture:
             A module that is called several times is several such groups. Where there is no
             graph, the site's own name stands for its one node.
         no_tensors: Names of the nodes that give no floating tensor.
+        folded: By path of a layer, path of the batch norm that was folded into it.
         calling: How the model takes the tensors of its inputs.
         dynamic: By input tensor, the axes whose size may change.
         weights: Called without arguments, gives the graph's folded constants by their paths, from
             the parameters that the graph was made from; None where there is no graph.
         reach: How much of the model the sites hold.
         notices: What the user should know.
-        addresses: How torch.fx's graph calls each op; of its captures alone.
     """
 
+    how: str
     leaf_modules: tuple[str, ...]
-    traced: FloatGraph
+    graph: GraphModule
     sites: tuple[Site, ...]
     agreements: tuple[tuple[str, ...], ...]
     members: Mapping[str, tuple[tuple[str, ...], ...]]
     no_tensors: frozenset[str]
+    folded: Mapping[str, str]
     calling: Calling
     dynamic: tuple[tuple[int, ...], ...]
     weights: GraphModule | None = None
     reach: Reach | None = None
     notices: tuple[str, ...] = ()
-    addresses: tuple[Address, ...] = ()
-
-    @property
-    def graph(self) -> GraphModule:
-        """The float model as a graph: tensors in, the model's own outputs out."""
-        return self.traced.module
-
-    @property
-    def how(self) -> str:
-        """What captured it: `export` (a graph), `modules` (weighted modules alone)."""
-        return self.traced.how
-
-    @property
-    def folded(self) -> Mapping[str, str]:
-        """By path of a layer, path of the batch norm that was folded into it."""
-        return self.traced.folded
 
     @property
     def stored_count(self) -> int:

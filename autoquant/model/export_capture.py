@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from typing import Any
@@ -20,10 +20,8 @@ from autoquant.model.exporting import (
     export_program,
     free_axes,
     functional_graph,
-    scope_of,
     writes_inputs,
 )
-from autoquant.model.float_graph import FloatGraph
 from autoquant.model.float_model import paths_within
 from autoquant.model.folding import fold_batch_norms, name_linear_layers
 from autoquant.model.masks import MaskedNodes
@@ -78,12 +76,14 @@ def capture_export(
     }
     reach = find_reach(graph, members)
     return Capture(
+        how="export",
         leaf_modules=tuple(leaf_modules),
-        traced=FloatGraph(graph, _scopes(graph, modules, model), folded, how="export"),
+        graph=graph,
         sites=tuple(walk.sites.values()),
         agreements=tuple(walk.agreements),
         members=members,
         no_tensors=frozenset(node.name for node in graph.graph.nodes if not is_float(node)),
+        folded=folded,
         calling=calling,
         dynamic=free,
         weights=weights,
@@ -133,15 +133,6 @@ def _samples(example: Sequence[Tensor], dynamic: Sequence[Sequence[int]]) -> int
         if axes:
             return int(tensor.shape[axes[0]])
     return 1
-
-
-def _scopes(
-    graph: GraphModule, modules: Mapping[str, nn.Module], model: nn.Module
-) -> dict[str, tuple[str, type]]:
-    return {
-        node.name: (scope_of(node), type(modules.get(scope_of(node), model)))
-        for node in graph.graph.nodes
-    }
 
 
 def _notices(

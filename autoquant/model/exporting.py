@@ -51,6 +51,7 @@ def export_program(
     """
     tensors = tuple(map(grown, example, dynamic))
     args, kwargs = calling.arguments(tensors)
+    model = _plain(model)
     failure: Exception | None = None
     with _quiet(), torch.no_grad():
         for dim in (Dim.DYNAMIC, Dim.AUTO):
@@ -78,6 +79,19 @@ def export_program(
         hint="rewrite that line without control flow that depends on values; or take "
         "model.capture: modules, which looks at weighted modules alone",
     ) from failure
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A traced model as a plain module over the same parts.
+
+    Of a GraphModule torch.export tells the paths of children, and not of what lies below them.
+    """
+    if not isinstance(model, GraphModule):
+        return model
+    made = nn.Module()
+    made.__class__ = type(type(model).__name__, (nn.Module,), {"forward": type(model).forward})
+    made.__dict__.update(model.__dict__)
+    return made
 
 
 def _register_outputs(model: nn.Module, calling: Calling, tensors: Sequence[Tensor]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +11,27 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
-from autoquant.core.sites import Address, CallType, Site
+from autoquant.core.sites import OpKind, Site
 from autoquant.errors import ModelError
 from autoquant.model.calling import Calling
 from autoquant.model.captured import Capture
 from autoquant.model.costs import macs_of, weight_count_of
-from autoquant.model.float_graph import FloatGraph
 from autoquant.model.float_model import paths_within
 from autoquant.model.module_calls import first_tensor, result_tensor, watch_calls
-from autoquant.model.torch_ao.op_kinds import MODULE_KINDS
+
+_KINDS: Mapping[type[nn.Module], OpKind] = {
+    nn.Conv1d: OpKind.CONV1D,
+    nn.Conv2d: OpKind.CONV2D,
+    nn.Conv3d: OpKind.CONV3D,
+    nn.ConvTranspose1d: OpKind.CONV_TRANSPOSE1D,
+    nn.ConvTranspose2d: OpKind.CONV_TRANSPOSE2D,
+    nn.ConvTranspose3d: OpKind.CONV_TRANSPOSE3D,
+    nn.Linear: OpKind.LINEAR,
+    nn.Embedding: OpKind.EMBEDDING,
+    nn.EmbeddingBag: OpKind.EMBEDDING_BAG,
+    nn.LSTM: OpKind.LSTM,
+    nn.GRU: OpKind.GRU,
+}
 
 WHOLE = "model"
 """Path of the whole model in the one-node graph that stands for it."""
@@ -51,7 +63,7 @@ def capture_modules(
     paths = [
         name
         for name, module in model.named_modules()
-        if name and name not in within and _is_weighted(module)
+        if name and name not in within and type(module) in _KINDS
     ]
     calls = _Calls(model, batch=len(example[0]))
     try:
@@ -70,23 +82,19 @@ def capture_modules(
             "layers that are called as modules",
         )
     return Capture(
+        how="modules",
         leaf_modules=tuple(leaf_modules),
-        traced=FloatGraph(_one_node(model, example), scopes={}, folded={}, how="modules"),
+        graph=_one_node(model, example),
         sites=tuple(calls.sites.values()),
         agreements=(),
         members={name: ((name,),) for name in calls.sites},
         no_tensors=frozenset(
             f"input_{index}" for index, item in enumerate(example) if not item.is_floating_point()
         ),
+        folded={},
         calling=calling,
         dynamic=tuple(map(tuple, dynamic)),
-        addresses=tuple(Address(name, CallType.MODULE, name, "", 0, name) for name in calls.sites),
     )
-
-
-def _is_weighted(module: nn.Module) -> bool:
-    kind = MODULE_KINDS.get(type(module))
-    return kind is not None and kind.is_weighted
 
 
 class _Calls:
@@ -108,7 +116,7 @@ class _Calls:
         if self._read is None or written is None:
             return
         inputs, output = (tuple(self._read.shape),), tuple(written.shape)
-        kind, weight_count = MODULE_KINDS[type(module)], weight_count_of(module)
+        kind, weight_count = _KINDS[type(module)], weight_count_of(module)
         macs = macs_of(kind, inputs, output, weight_count) // max(self._batch, 1)
         known = self.sites.get(path)
         if known is not None:

@@ -9,8 +9,6 @@ from autoquant.model.node_shapes import is_float
 
 def find_owners(captured: Capture) -> dict[str, str]:
     """By node, the site that it helps to compute, or whose output it hands on as it is."""
-    if captured.addresses:
-        return {item.node: item.site for item in captured.addresses if item.site is not None}
     owners = {
         node: site
         for site, groups in captured.members.items()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
-
-from torch import Tensor
 
 from autoquant.core.ranges import FixedRange, RangeRules
 from autoquant.errors import JobError
 from autoquant.job import Calibration
-from autoquant.model.calibration import shared_tensors
 from autoquant.model.capture import Capture
 from autoquant.model.same_values import value_sources
 
@@ -23,9 +20,7 @@ INPUTS = "inputs."
 _Value = TypeVar("_Value")
 
 
-def bind_ranges(
-    calibration: Calibration, captured: Capture, example: tuple[Tensor, ...]
-) -> RangeRules:
+def bind_ranges(calibration: Calibration, captured: Capture) -> RangeRules:
     """Bind a job's patterns to the sites and inputs of a model; later patterns win.
 
     Tensors that share a scale (a pool's and what it reads) take the rule of the first of them.
@@ -33,7 +28,6 @@ def bind_ranges(
     Args:
         calibration: The section of the job.
         captured: The captured model.
-        example: One batch.
 
     Raises:
         JobError: A pattern matches nothing, or only sites whose range something else decides;
@@ -44,8 +38,8 @@ def bind_ranges(
         return rules
     names = _names_by_tensor(captured)
     groups = [
-        [names[tensor] for tensor in tensors if tensor in names]
-        for tensors in _sharing(captured, example)
+        [names[tensor] for tensor in (source, holder) if tensor in names]
+        for holder, source in value_sources(captured.graph).items()
     ]
     sites = _leaders([site.name for site in captured.sites], groups)
     all_names = _leaders([*sites, *_input_names(captured).values()], groups)
@@ -84,13 +78,6 @@ def _leaders(names: Sequence[str], groups: Sequence[Sequence[str]]) -> dict[str,
     return leaders
 
 
-def _sharing(captured: Capture, example: tuple[Tensor, ...]) -> Iterable[Sequence[str]]:
-    """Groups of tensors that have one grid, the first of each decides it."""
-    if captured.how == "fx":
-        return shared_tensors(captured, example)
-    return [(source, name) for name, source in value_sources(captured.graph).items()]
-
-
 def _names_by_tensor(captured: Capture) -> dict[str, str]:
     """By node, the site or input whose tensor it is; the inner ops of a site have none."""
     return _input_names(captured) | {
@@ -102,8 +89,6 @@ def _names_by_tensor(captured: Capture) -> dict[str, str]:
 
 def _writers(captured: Capture) -> dict[str, str]:
     """By node, the site whose result it is."""
-    if captured.how == "fx":
-        return {item.node: item.site for item in captured.addresses if item.site is not None}
     lasts = {name: site.name for site in captured.sites for name in captured.writes(site.name)}
     results = {  # an LSTM gives several tensors, of which the first is its output
         node.name: lasts[node.args[0].name]
@@ -116,7 +101,7 @@ def _writers(captured: Capture) -> dict[str, str]:
 def _input_names(captured: Capture) -> dict[str, str]:
     """By node, the name of the model's input that it is."""
     nodes = [node for node in captured.graph.graph.nodes if node.op == "placeholder"]
-    by_node = captured.how == "fx" or len(nodes) != len(captured.calling.names)
+    by_node = len(nodes) != len(captured.calling.names)
     names = [str(node.target) for node in nodes] if by_node else captured.calling.names
     return {
         node.name: f"{INPUTS}{name}"
@@ -128,7 +113,7 @@ def _input_names(captured: Capture) -> dict[str, str]:
 def _reads(captured: Capture, name: str) -> Iterator[str | None]:
     """What writes each tensor that a site reads; None: no site does."""
     writers = _writers(captured)
-    sources = {} if captured.how == "fx" else value_sources(captured.graph)
+    sources = value_sources(captured.graph)
     roots = {group[0] for group in captured.members.get(name, ())}
     for node in captured.graph.graph.nodes:
         if node.name in roots:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch.fx import Interpreter, Node
 
 from autoquant.errors import DataError
 from autoquant.model.captured import INPUT_OF, Capture
+from autoquant.model.exporting import scope_of
 from autoquant.model.masks import MaskedNodes
 from autoquant.model.module_calls import first_tensor, result_tensor, watch_calls
 from autoquant.model.module_capture import WHOLE
@@ -41,16 +41,9 @@ class Recorder(Protocol):
         """
 
 
-def start_recorder(captured: Capture, shared: Sequence[tuple[str, ...]]) -> Recorder:
-    """Give the recorder for a capture.
-
-    Args:
-        captured: The captured model.
-        shared: Names of tensors that are observed together as well as alone.
-    """
-    if captured.traced.how == "modules":
-        return ModuleRecorder(captured)
-    return GraphRecorder(captured, shared)
+def start_recorder(captured: Capture) -> Recorder:
+    """Give the recorder for a capture."""
+    return ModuleRecorder(captured) if captured.how == "modules" else GraphRecorder(captured)
 
 
 class GraphRecorder(Interpreter):
@@ -63,23 +56,18 @@ class GraphRecorder(Interpreter):
     once.
     """
 
-    def __init__(self, captured: Capture, shared: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, captured: Capture) -> None:
         super().__init__(captured.graph)
         self.batch = 0
         self.observers: dict[str, TensorObserver] = {}
-        self._masked = MaskedNodes() if captured.traced.how == "export" else None
+        self._masked = MaskedNodes()
         self._inner = captured.inner_nodes
         self._reshaped = reshaped_sources(captured.graph)
-        self._scopes = captured.traced.scopes
         self._constants = {
             self._reshaped.get(read.name, read.name)
             for operands in mark_sites(captured).operands.values()
             for read in operands.reads
         }
-        self._keys: dict[str, list[str]] = defaultdict(list)
-        for names in shared:
-            for name in names:
-                self._keys[name].append("+".join(names))
 
     def run_node(self, node: Node) -> object:
         """Run one node and observe what it gives."""
@@ -89,27 +77,23 @@ class GraphRecorder(Interpreter):
             raise _failure(self.batch, f" at {node.name}: {error}") from error
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
-        if self._masked and self._masked.take(node, value):
+        if self._masked.take(node, value):
             return value
         if node.op == "get_attr":
             if node.name in self._constants and self.batch == 0:
-                self._observe(node.name, value)
+                self._observe(node, value)
         elif node.op != "output" and node.name not in self._inner:
-            self._observe(node.name, value)
+            self._observe(node, value)
         return value
 
-    def _observe(self, name: str, value: Tensor) -> None:
-        source = self._reshaped.get(name)
+    def _observe(self, node: Node, value: Tensor) -> None:
+        source = self._reshaped.get(node.name)
         if source in self.observers:
-            self.observers[name] = self.observers[source]
+            self.observers[node.name] = self.observers[source]
             return
-        for key in (name, *self._keys[name]):
-            _show(self.observers, key, value, self.batch, self._named(name))
-
-    def _named(self, node: str) -> str:
-        """A tensor, and the module that computes it."""
-        scope, _ = self._scopes.get(node, ("", None))
-        return f"{node} (of {scope})" if scope else node
+        scope = scope_of(node)
+        named = f"{node.name} (of {scope})" if scope else node.name
+        _show(self.observers, node.name, value, self.batch, named)
 
 
 class ModuleRecorder:

@@ -68,7 +68,7 @@ class Twin:
     def calibrate(self, batches: Sequence[tuple[Tensor, ...]]) -> None:
         """Calibrate the float model with the weights as they are now, and take the ranges."""
         graph = _with_constants(self._captured.graph, self.weights.constants())
-        current = replace(self._captured, traced=replace(self._captured.traced, module=graph))
+        current = replace(self._captured, graph=graph)
         self.take_ranges(calibrate(current, batches))
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Any:

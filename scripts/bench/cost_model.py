@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.watch import Silent
 from autoquant.backends.protocol import Backend
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend
+from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.profile import Profile, profile_costs
 from autoquant.core.plan import Plan
 from autoquant.evaluate.allocator import keep_freed_memory
-from autoquant.evaluate.evaluator import latency_inputs
+from autoquant.evaluate.evaluator import build_request, latency_inputs
 from autoquant.evaluate.latency import measure_latency
 from autoquant.job import load_job
 from autoquant.model.subject import JobRecipe
@@ -137,9 +137,8 @@ def bench_engine(engine: str, arguments: argparse.Namespace) -> Iterator[Row]:
     subject = JobRecipe(job)()
     prepared = prepare(job, subject, Silent())
     captured = prepared.captured
-    backend = TorchCpuBackend(
-        captured, prepared.statistics, engine, prepared.quantization, subject.example
-    )
+    settings = prepared.settings.building(engine=engine)
+    backend = TorchGraphBackend(build_request(subject, captured, prepared.statistics, settings))
     drawn = list(draw_plans(prepared, arguments.plans))
     built = [backend.build(plan).module for _, plan in drawn]
     for batch in arguments.batches:

@@ -30,7 +30,7 @@ from autoquant.api.guidance import find_costs, guide
 from autoquant.api.preparation import Preparation, prepare
 from autoquant.api.sensitivity import rank_by_sensitivity
 from autoquant.api.watch import Silent
-from autoquant.backends.torch_cpu.backend import site_support
+from autoquant.backends.torch_cpu.support import site_support
 from autoquant.core.measurement import Candidate
 from autoquant.core.pareto import hypervolume
 from autoquant.core.plan import Plan

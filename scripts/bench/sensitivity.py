@@ -40,7 +40,7 @@ from autoquant.analysis.output_error import FloatOutputs, OutputError
 from autoquant.analysis.rounded_run import RoundedRun, Shared
 from autoquant.analysis.trials import Question, Trial, by_knob
 from autoquant.analysis.weights_only import measure_weights
-from autoquant.backends.torch_cpu.backend import site_support
+from autoquant.backends.torch_cpu.support import site_support
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityTable

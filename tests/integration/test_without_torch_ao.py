@@ -16,7 +16,7 @@ import torch
 
 warnings.simplefilter("ignore")
 original, refused = builtins.__import__, []
-OURS = ("autoquant.torch_ao", "autoquant.model.torch_ao")
+OURS = ("autoquant.torch_ao",)
 
 
 def is_refused(name, names, importer):
@@ -70,11 +70,6 @@ PACKAGES = {
 }
 
 
-@pytest.mark.xfail(
-    reason="diagnose and the comparison of models that torch.ao quantized still trace by torch.fx, "
-    "and what they share with a search imports torch.ao",
-    strict=True,
-)
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", PACKAGES)
 def test_a_search_runs_with_torch_ao_unimportable(backend: str) -> None:

@@ -49,12 +49,8 @@ class _Call(NamedTuple):
 
 
 def _calls(captured: Capture) -> Iterator[_Call]:
-    for address in captured.addresses:
-        label = address.scope if not address.target else f"{address.scope}:{address.target}"
-        yield _Call(address.node, label, address.site)
     if captured.how == "modules":
         yield from (_Call(site.node, site.name, site.name) for site in captured.sites)
-    if captured.how != "export":
         return
     owners = {
         name: site

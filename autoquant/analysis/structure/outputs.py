@@ -77,8 +77,7 @@ def with_comparable_outputs(captured: Capture, inputs: tuple[Tensor, ...]) -> Co
         if place.node is not None and fact.compared not in (None, place.node.name)
     }
     if replaced:
-        traced = replace(captured.traced, module=_returning(graph, replaced))
-        captured = replace(captured, traced=traced)
+        captured = replace(captured, graph=_returning(graph, replaced))
     return Comparable(captured, facts, concerns)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch.fx import GraphModule, Node
 
 from autoquant.backends.boundaries import Ends, Parts, add_up
@@ -63,8 +64,9 @@ def _ends(node: Node, inserted: set[Node], owner: Mapping[str, str]) -> list[End
 
 
 def _readers(node: Node, inserted: set[Node]) -> list[Node]:
-    """The nodes that take what a node gives, through further conversions."""
+    """The nodes that take what a node gives, through further conversions; a size reads none."""
     found: list[Node] = []
     for user in node.users:
-        found.extend(_readers(user, inserted) if user in inserted else [user])
+        if user.target is not torch.ops.aten.sym_size.int:
+            found.extend(_readers(user, inserted) if user in inserted else [user])
     return found

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
@@ -219,16 +218,6 @@ def grid_of_values(value: Tensor) -> Grid:
     low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
     scale = max((high - low) / 255.0, torch.finfo(torch.float32).eps)
     return Grid(scale, min(max(round(-low / scale), 0), 255))
-
-
-def integer_form(forms: Collection[Form]) -> Form | None:
-    """The first integer form among some."""
-    return next((form for form in forms if form in INTEGERS), None)
-
-
-def overload_name(target: Any) -> str:
-    """Name of an op without its overload."""
-    return str(target.overloadpacket.__name__) if isinstance(target, OpOverload) else ""
 
 
 def _held(source: Node, value: Value) -> Value:

@@ -19,11 +19,6 @@ class Form(Enum):
     UINT8 = "uint8"
 
     @property
-    def is_integer(self) -> bool:
-        """Whether it is rounded to a grid."""
-        return self in INTEGERS
-
-    @property
     def dtype(self) -> torch.dtype:
         """Torch's type; `quint8` tensors carry their grid, `uint8` ones are plain."""
         found: torch.dtype = getattr(torch, self.value)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autoquant.backends.protocol import Backend, BuildRequest
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
-from autoquant.backends.torch_cpu.backend import site_support as engine_support
 from autoquant.backends.torch_cpu.engines import engines_here, saturates
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.support import site_support as graph_support
@@ -22,9 +20,7 @@ def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support
     """How an engine runs one scheme of one site."""
     if settings.capture == "export":
         return graph_support(settings.engine, site, scheme)
-    if settings.capture != "fx":
-        return module_support(settings.engine, site, scheme)
-    return engine_support(settings.engine, site, scheme)
+    return module_support(settings.engine, site, scheme)
 
 
 def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
@@ -43,22 +39,6 @@ def variants() -> Mapping[str, BuildSettings]:
 
 def open_backend(request: BuildRequest) -> Backend:
     """Give the backend of the settings' engine: without a graph, module by module."""
-    if request.captured.how not in ("export", "fx"):
+    if request.captured.how == "modules":
         return TorchModulesBackend(request)
-    return open_graph_backend(request)
-
-
-def open_graph_backend(request: BuildRequest) -> TorchGraphBackend | TorchCpuBackend:
-    """Give the backend of a model that has a graph, for what looks into it."""
-    if request.captured.how == "export":
-        return TorchGraphBackend(request)
-    settings = request.settings
-    return TorchCpuBackend(
-        request.captured,
-        request.statistics,
-        settings.engine,
-        engine_settings(settings.engine, settings.observer, settings.reduce_range, settings.ranges),
-        request.example,
-        settings.kernels,
-        request.model,
-    )
+    return TorchGraphBackend(request)

@@ -1,1 +1,1 @@
-"""torch's engines, module by module: for models of which torch.fx has no graph."""
+"""torch's engines, module by module: for models of which there is no graph."""

@@ -198,7 +198,7 @@ KEYS = [
     Case(
         "unknown-capture",
         "`model.capture: jit`",
-        "model.capture: 'jit' is none of 'auto', 'export', 'modules', 'fx'",
+        "model.capture: 'jit' is none of 'auto', 'export', 'modules'",
         arguments=("--set", "model.capture=jit"),
     ),
     Case(

@@ -114,7 +114,7 @@ def quantized_linear_net() -> tuple[nn.Module, nn.Module]:
 
     model = seeded(LinearNet)
     plan = Plan.of({"first": Scheme.INT8, "second": Scheme.INT8, "last": Scheme.INT8})
-    return model, build(model, inputs(), plan).module
+    return model, build(model, inputs(), plan).model
 
 
 def test_sqnr_and_kl_are_those_that_the_search_measures() -> None:

@@ -13,17 +13,15 @@ from autoquant.analysis.sensitivity import Course, count_steps, measure_sensitiv
 from autoquant.analysis.trials import Question
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
-from autoquant.backends.torch_cpu.backend import engine_settings
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Method, Part, Procedure
 from autoquant.core.space import SearchSpace
-from autoquant.core.statistics import ObserverName
 from autoquant.model.batches import Batch
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
-from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import SchemeRounding
+from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.rounding import SchemeRounding
 from tests.networks import seeded
 from tests.spaces import full_space
 from tests.untraceable import TokenNet, tokens
@@ -40,9 +38,7 @@ def asked() -> tuple[Question, Backend]:
     settings = BuildSettings(engine="fbgemm", capture="export")
     request = BuildRequest(MODEL, captured, statistics, settings, example, example)
     backend = load_target("torch").open_backend(request)
-    quantization = engine_settings("fbgemm", ObserverName.HISTOGRAM)
-    sites = {site.name: site for site in captured.sites}
-    rounding = SchemeRounding(sites, quantization, ScaleCache(statistics))
+    rounding = SchemeRounding(TensorRanges(captured, statistics, settings))
     space = full_space(captured, backend)
     return Question(captured, space, rounding, BATCHES, 12), backend
 

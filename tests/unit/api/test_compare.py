@@ -183,6 +183,57 @@ def test_reference_models_agree_with_native_ones() -> None:
         assert one.error.sqnr_db == pytest.approx(other.error.sqnr_db, abs=0.5)
 
 
+class Keyed(nn.Module):
+    """Takes a dict, and calls one layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        once = torch.relu(self.layer(batch["left"]))
+        twice = torch.relu(self.layer(once + batch["right"]))
+        return {"scores": self.head(twice)}
+
+
+@pytest.mark.parametrize("mode", ["unshadowed", "shadowed"])
+def test_a_model_of_dicts_that_calls_a_layer_twice_is_compared_call_by_call(mode: str) -> None:
+    model = seeded(Keyed)
+    batch = {"left": torch.randn(16, 16), "right": torch.randn(16, 16)}
+    prepared = prepare_fx(model, get_default_qconfig_mapping("x86"), (batch,))
+    prepared(batch)
+    found = aq.compare(model, convert_fx(prepared), [batch], mode=mode)
+    assert [(row.op, row.call) for row in found.rows] == [
+        ("layer", 0),
+        (":add:0", 0),
+        ("layer", 1),
+        ("head", 0),
+    ]
+    assert all(25 < row.error.sqnr_db < 60 for row in found.rows)
+    assert [row.op for row in found.weights] == ["layer", "head"]
+
+
+def test_int16_that_torch_only_simulates_is_compared_with_its_grid(tmp_path: Path) -> None:
+    model, data = seeded(LinearNet), torch.randn(32, 16)
+    result = aq.search(
+        model,
+        calibration=data,
+        evaluation=(data, model(data).argmax(1)),
+        space={"schemes": ["int16", "fp32"]},
+        objectives=("output_error", "size"),
+        trials=1,
+        output=tmp_path,
+    )
+    candidate = next(item for item in result.candidates if "fp32" not in item.plan.counts())
+    config = aq.backend_config()
+    prepared = prepare_fx(model, candidate.qconfig_mapping(), (data,), backend_config=config)
+    candidate.fix_scales(prepared)
+    found = aq.compare(model, convert_fx(prepared, backend_config=config), data)
+    assert row_of(found, "first").format.dtype == "int16"
+    assert found.kind is Kind.EMULATED
+
+
 def test_dynamic_and_weight_only_ops_are_compared() -> None:
     tokens = torch.arange(24).reshape(2, 12)
     found = aq.compare(seeded(TextNet), "int8_dynamic", tokens)

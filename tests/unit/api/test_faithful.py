@@ -54,7 +54,7 @@ def test_a_network_whose_batch_norms_are_folded_passes() -> None:
 
 
 class Counting(nn.Module):
-    """Computes something else with every call."""
+    """Computes one thing with every other call."""
 
     def __init__(self) -> None:
         super().__init__()

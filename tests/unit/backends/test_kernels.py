@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
+from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.torch_cpu.engines import engines_here
+from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.kernels import choose_kernels
 from autoquant.backends.torch_cpu.profile import Profile
+from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
 from autoquant.core.kernels import Kernels
 from autoquant.core.plan import Plan
@@ -28,7 +30,7 @@ Calibrated = tuple[Capture, CalibrationStatistics]
 
 @pytest.fixture(scope="module")
 def calibrated() -> Calibrated:
-    captured = capture(seeded(MixedNet), (images(2),), how="fx")
+    captured = capture(seeded(MixedNet), (images(2),))
     return captured, calibrate(captured, [(images(8),)])
 
 
@@ -41,10 +43,15 @@ def weighted(captured: Capture) -> list[Site]:
     return [site for site in captured.sites if site.kind.is_weighted]
 
 
-def backend_of(calibrated: Calibrated, engine: str, kernels: Kernels) -> TorchCpuBackend:
+def backend_of(calibrated: Calibrated, engine: str, kernels: Kernels) -> TorchGraphBackend:
     captured, statistics = calibrated
-    settings = engine_settings(engine, ObserverName.MINMAX, reduce_range=False)
-    return TorchCpuBackend(captured, statistics, engine, settings, (images(2),), kernels)
+    settings = BuildSettings(
+        engine=engine, observer=ObserverName.MINMAX, reduce_range=False, kernels=kernels
+    )
+    given = (images(2),)
+    return TorchGraphBackend(
+        BuildRequest(seeded(MixedNet), captured, statistics, settings, given, given)
+    )
 
 
 def int8_plan(calibrated: Calibrated) -> Plan:

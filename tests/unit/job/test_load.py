@@ -154,3 +154,13 @@ def test_a_job_without_model_or_data_is_refused(path: Path) -> None:
         load_job(path)
     assert "model: is missing" in str(caught.value)
     assert "data: is missing" in str(caught.value)
+
+
+@pytest.mark.parametrize(("old", "now"), [("fx", "auto"), ("eager", "modules")])
+def test_names_of_captures_of_older_jobs_are_read_with_a_notice(
+    path: Path, caplog: pytest.LogCaptureFixture, old: str, now: str
+) -> None:
+    job = load_job(path, [f"model.capture={old}"])
+    assert job.model is not None
+    assert job.model.capture == now
+    assert f"{old} is an old name, read as {now}" in caplog.text

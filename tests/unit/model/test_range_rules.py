@@ -1,22 +1,14 @@
-"""Observers by site and fixed ranges: what patterns mean, and that torch's own way agrees."""
+"""Observers by site and fixed ranges: what patterns mean."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import FixedQParamsObserver
-from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-from autoquant.api.result import BuildContext, ResultCandidate
-from autoquant.backends.torch_cpu.backend import TorchCpuBackend, engine_settings
 from autoquant.core.build import BuildSettings
-from autoquant.core.measurement import Candidate
-from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
 from autoquant.core.ranges import RangeRules
 from autoquant.core.statistics import ObserverName
 from autoquant.errors import JobError
@@ -25,15 +17,9 @@ from autoquant.model.calibration import calibrate
 from autoquant.model.calling import Calling
 from autoquant.model.capture import Capture, capture
 from autoquant.model.range_rules import bind_ranges
-from autoquant.model.ranges.grid import Grid
 from autoquant.model.ranges.tensor_ranges import TensorRanges
-from autoquant.model.torch_ao.backend_config import backend_config
-from autoquant.model.torch_ao.observers import ScaleCache
-from autoquant.model.torch_ao.rounding import SchemeRounding
-from tests.spaces import full_space
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-ENGINE = "fbgemm"
 
 
 class Car(nn.Module):
@@ -71,34 +57,24 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def captured(model: nn.Module) -> Capture:
-    return capture(model, BATCHES[0])
-
-
-@pytest.fixture(scope="module")
-def exported(model: nn.Module) -> Capture:
     calling, tensors = Calling.of(BATCHES[0], model)
     return capture(model, tensors, how="export", calling=calling)
 
 
-@pytest.fixture(params=["fx", "export"])
-def either(request: pytest.FixtureRequest, captured: Capture, exported: Capture) -> Capture:
-    return captured if request.param == "fx" else exported
-
-
 def bind(captured: Capture, **section: Any) -> RangeRules:
-    return bind_ranges(Calibration.model_validate(section), captured, BATCHES[0])
+    return bind_ranges(Calibration.model_validate(section), captured)
 
 
-def test_later_patterns_win(either: Capture) -> None:
-    rules = bind(either, sites={"*": "mse", "join": "kl", "s*": "minmax"})
+def test_later_patterns_win(captured: Capture) -> None:
+    rules = bind(captured, sites={"*": "mse", "join": "kl", "s*": "minmax"})
     found = dict(rules.sites)
     assert found["join"] is ObserverName.KL
     assert found["see"] is ObserverName.MINMAX
     assert found["feel"] is ObserverName.MSE
 
 
-def test_what_shares_a_scale_takes_the_rule_of_the_first(either: Capture) -> None:
-    rules = bind(either, sites={"*": "mse", "see": "minmax"}, fixed_ranges={"see": [0, 8]})
+def test_what_shares_a_scale_takes_the_rule_of_the_first(captured: Capture) -> None:
+    rules = bind(captured, sites={"*": "mse", "see": "minmax"}, fixed_ranges={"see": [0, 8]})
     assert dict(rules.sites)["pool"] is ObserverName.MINMAX
     assert {item.name for item in rules.fixed} == {"see", "pool"}
 
@@ -114,149 +90,50 @@ def test_what_shares_a_scale_takes_the_rule_of_the_first(either: Capture) -> Non
     ids=["no-site", "no-input", "follower", "defined"],
 )
 def test_a_pattern_that_changes_nothing_is_refused(
-    either: Capture, section: dict[str, Any], message: str
+    captured: Capture, section: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(JobError, match=message):
-        bind(either, **section)
+        bind(captured, **section)
 
 
-def test_rules_survive_the_way_through_json(either: Capture) -> None:
-    rules = bind(either, sites={"s*": "mse"}, fixed_ranges={"inputs.*": [-1, 200], "join": [0, 9]})
+def test_rules_survive_the_way_through_json(captured: Capture) -> None:
+    fixed = {"inputs.*": [-1, 200], "join": [0, 9]}
+    rules = bind(captured, sites={"s*": "mse"}, fixed_ranges=fixed)
     assert RangeRules.from_json(rules.to_json()) == rules
 
 
 def test_a_fixed_range_holds_for_what_the_site_writes_and_for_what_is_pooled(
-    exported: Capture,
+    captured: Capture,
 ) -> None:
     section = {"see": [0, 100], "inputs.speed": [0, 200]}
-    rules = bind(exported, fixed_ranges=section)
-    statistics = calibrate(exported, BATCHES)
-    ranges = TensorRanges(exported, statistics, BuildSettings(ranges=rules))
-    assert ranges.int8_grid(exported.writes("see")[0]).highest == pytest.approx(100)
-    assert ranges.int8_grid(exported.writes("pool")[0]).highest == pytest.approx(100)
-    assert ranges.int8_grid(exported.reads("see")[0]).highest < 10
-    assert ranges.int8_grid(exported.reads("feel")[0]).highest == pytest.approx(200)
-    assert ranges.int16_grid(exported.reads("feel")[0]).highest == pytest.approx(200, rel=1e-4)
+    rules = bind(captured, fixed_ranges=section)
+    statistics = calibrate(captured, BATCHES)
+    ranges = TensorRanges(captured, statistics, BuildSettings(ranges=rules))
+    assert ranges.int8_grid(captured.writes("see")[0]).highest == pytest.approx(100)
+    assert ranges.int8_grid(captured.writes("pool")[0]).highest == pytest.approx(100)
+    assert ranges.int8_grid(captured.reads("see")[0]).highest < 10
+    assert ranges.int8_grid(captured.reads("feel")[0]).highest == pytest.approx(200)
+    assert ranges.int16_grid(captured.reads("feel")[0]).highest == pytest.approx(200, rel=1e-4)
     assert next(item.reads for item in rules.fixed if item.name == "see") == (None,)
 
 
-class Built:
-    """The model with some rules, as candidates are built and as torch builds alone."""
-
-    def __init__(self, model: nn.Module, captured: Capture, **section: Any) -> None:
-        self.model, self.captured = model, captured
-        self.rules = bind(captured, **section)
-        self.statistics = calibrate(captured, BATCHES)
-        self.settings = engine_settings(ENGINE, ObserverName.HISTOGRAM, True, self.rules)
-        self.backend = TorchCpuBackend(captured, self.statistics, ENGINE, self.settings, BATCHES[0])
-
-    def plan(self, scheme: Scheme, **changes: Scheme) -> Plan:
-        plan = full_space(self.captured, self.backend).uniform(scheme)
-        return Plan.of({**plan.schemes, **changes})
-
-    def ours(self, plan: Plan) -> Tensor:
-        found: Tensor = self.backend.run(self.backend.build(plan).module, BATCHES[1])
-        return found
-
-    def candidate(self, plan: Plan) -> ResultCandidate:
-        context = BuildContext(
-            sites=self.captured.sites,
-            leaf_modules=(),
-            statistics=self.statistics,
-            build=BuildSettings(engine=ENGINE, reduce_range=True, ranges=self.rules),
-            example=BATCHES[0],
-            calling=self.captured.calling,
-            dynamic=self.captured.dynamic,
-            load=lambda: self.model,
-        )
-        return ResultCandidate(Candidate(0, plan, "test"), context)
-
-    def theirs(self, plan: Plan, *, fix: bool) -> Tensor:
-        """torch's own prepare, calibrate (or fix_scales) and convert."""
-        candidate = self.candidate(plan)
-        config = {"backend_config": backend_config()}
-        mapping = candidate.qconfig_mapping()
-        prepared = prepare_fx(copy.deepcopy(self.model), mapping, BATCHES[0], **config)
-        for item in [] if fix else BATCHES:
-            prepared(*item)
-        if fix:
-            candidate.fix_scales(prepared)
-        return self.backend.run(convert_fx(prepared, **config), BATCHES[1])
-
-
-def grids(built: Built, site: str, tensor: str) -> Grid:
-    sites = {item.name: item for item in built.captured.sites}
-    cache = ScaleCache(built.statistics, built.rules.fixed_tensors)
-    found = SchemeRounding(sites, built.settings, cache).input_format(
-        sites[site], Scheme.INT8, tensor
-    )
-    assert isinstance(found, Grid)
-    return found
-
-
-def test_a_fixed_range_of_an_op_is_carried_by_the_mapping(
-    model: nn.Module, captured: Capture
-) -> None:
-    built = Built(model, captured, fixed_ranges={"join": [0, 20]}, sites={"feel": "mse"})
-    plan = built.plan(Scheme.INT8)
-    mapping = built.candidate(plan).qconfig_mapping()
-    observer = mapping.module_name_qconfigs["join"].activation()
-    assert isinstance(observer, FixedQParamsObserver)
-    assert float(observer.scale) == pytest.approx(20 / 127)
-    assert torch.equal(built.ours(plan), built.theirs(plan, fix=False))
-    plain = Built(model, captured)
-    assert not torch.equal(built.ours(plan), plain.ours(plan))
-
-
-def test_a_fixed_range_of_an_op_does_not_reach_the_float_that_it_reads(
-    model: nn.Module, captured: Capture
-) -> None:
-    built = Built(model, captured, fixed_ranges={"see": [0, 1000]})
-    assert grids(built, "see", "image").highest < 10
-    assert grids(built, "feel", "speed").highest > 50
-    plan = built.plan(Scheme.INT8)
-    with pytest.warns(UserWarning, match="cannot carry the fixed range of see"):
-        mapping = built.candidate(plan).qconfig_mapping()
-    observer = mapping.module_name_qconfigs["see"].activation()
-    assert not isinstance(observer, FixedQParamsObserver)
-    assert torch.equal(built.ours(plan), built.theirs(plan, fix=True))
-
-
-def test_a_fixed_input_has_its_range_whatever_calibration_saw(
-    model: nn.Module, captured: Capture
-) -> None:
-    built = Built(model, captured, fixed_ranges={"inputs.speed": [0, 200]})
-    grid = grids(built, "feel", "speed")
-    assert (grid.lowest, grid.highest) == (0.0, pytest.approx(200.0, rel=1e-6))
-    assert grids(Built(model, captured), "feel", "speed").highest < 61
-    plan = built.plan(Scheme.INT8)
-    assert torch.equal(built.ours(plan), built.theirs(plan, fix=True))
-
-
 @pytest.mark.parametrize("low", [5.0, -1.0])
-def test_a_fixed_range_is_widened_to_hold_zero(
-    model: nn.Module, captured: Capture, low: float
-) -> None:
-    built = Built(model, captured, fixed_ranges={"inputs.speed": [low, 200]})
-    grid = grids(built, "feel", "speed")
+def test_a_fixed_range_is_widened_to_hold_zero(captured: Capture, low: float) -> None:
+    rules = bind(captured, fixed_ranges={"inputs.speed": [low, 200]})
+    ranges = TensorRanges(captured, calibrate(captured, BATCHES), BuildSettings(ranges=rules))
+    grid = ranges.int8_grid(captured.reads("feel")[0])
     assert grid.lowest == pytest.approx(min(low, 0.0), abs=grid.scale)
     assert grid.highest == pytest.approx(200, abs=grid.scale)
 
 
-def test_int16_takes_fixed_ranges_too(model: nn.Module, captured: Capture) -> None:
-    built = Built(model, captured, fixed_ranges={"join": [0, 20], "inputs.speed": [0, 200]})
-    plan = built.plan(Scheme.INT16)
-    module = built.backend.build(plan).module
-    scales = {round(float(item.scale), 9) for item in module.modules() if hasattr(item, "scale")}
-    assert round(20 / 32767.5, 9) in scales
-    assert round(200 / 32767.5, 9) in scales
-
-
 @pytest.mark.parametrize("name", ["moving_average", "percentile", "kl", "mse"])
-def test_an_observer_of_one_site_is_the_one_torch_uses_there(
-    model: nn.Module, captured: Capture, name: str
-) -> None:
-    built = Built(model, captured, sites={"join": name})
-    plan = built.plan(Scheme.INT8, feel=Scheme.FP32)
-    assert torch.equal(built.ours(plan), built.theirs(plan, fix=False))
-    assert torch.equal(built.ours(plan), built.theirs(plan, fix=True))
+def test_an_observer_of_one_site_is_of_its_own_tensor_alone(captured: Capture, name: str) -> None:
+    statistics = calibrate(captured, BATCHES)
+    rules = bind(captured, sites={"join": name})
+    ruled = TensorRanges(captured, statistics, BuildSettings(ranges=rules))
+    whole = BuildSettings(observer=ObserverName(name), ranges=bind(captured))
+    everywhere = TensorRanges(captured, statistics, whole)
+    plain = TensorRanges(captured, statistics, BuildSettings(ranges=bind(captured)))
+    (join,), (feel,) = captured.writes("join"), captured.writes("feel")
+    assert ruled.int8_grid(join) == everywhere.int8_grid(join) != plain.int8_grid(join)
+    assert ruled.int8_grid(feel) == plain.int8_grid(feel)

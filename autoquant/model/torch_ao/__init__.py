@@ -1,1 +1,0 @@
-"""The only owner of `torch.ao`, which its authors deprecate: plans flow, not QConfigs."""
