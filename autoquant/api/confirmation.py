@@ -38,6 +38,7 @@ class Confirmation:
     Attributes:
         target: The other backend, in words.
         rival: What its speed-ups are over.
+        metric: What scored them.
         baseline: The float model's measurements, taken in the same run.
         before: The candidates as the search measured them.
         after: The same plans on the other backend; a plan that it refuses is a failure.
@@ -45,6 +46,7 @@ class Confirmation:
 
     target: str
     rival: str
+    metric: str
     baseline: Measurements
     before: tuple[Candidate, ...]
     after: tuple[Candidate, ...]
@@ -52,7 +54,7 @@ class Confirmation:
     def table(self) -> CandidateTable:
         """The plans that the other backend runs, as a table."""
         built = [item for item in self.after if item.failure is None]
-        return candidate_table(built, self.baseline, self.rival)
+        return candidate_table(built, self.baseline, self.rival, self.metric)
 
     @property
     def substituted(self) -> tuple[str, ...]:
@@ -125,6 +127,7 @@ def confirm(
     return Confirmation(
         target=opened.name,
         rival=opened.rival,
+        metric=result.findings.facts.metric,
         baseline=baseline,
         before=chosen,
         after=tuple(after),

@@ -421,7 +421,10 @@ class SearchResult:
     def table(self) -> CandidateTable:
         """The frontier as a table."""
         return candidate_table(
-            self.findings.frontier.members, self.baseline, self.findings.facts.rival
+            self.findings.frontier.members,
+            self.baseline,
+            self.findings.facts.rival,
+            self.findings.facts.metric,
         )
 
     def to_dataframe(self) -> pd.DataFrame:

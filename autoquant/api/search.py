@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,15 +24,16 @@ from autoquant.api.sensitivity import rank_by_sensitivity
 from autoquant.api.settings import check_resumable, settings_after, settings_of
 from autoquant.api.templates import Template, load_templates
 from autoquant.api.watch import Watch
-from autoquant.backends.targets import ESTIMATED, TORCH, check_target
+from autoquant.backends.targets import ESTIMATED, check_target
 from autoquant.core.evaluation import Evaluator, EvaluatorFactory, Executor, Phase
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
-from autoquant.errors import AutoquantError, StorageError
+from autoquant.errors import AutoquantError, BackendError, StorageError
 from autoquant.evaluate.evaluator import EvaluatorRecipe
 from autoquant.execute.start import check_executor, start_executor
 from autoquant.job import Job, dump_job
+from autoquant.model.scoring import metric_name
 from autoquant.model.subject import SubjectRecipe
 from autoquant.model.weights_digest import weights_digest
 from autoquant.record import files
@@ -46,7 +46,6 @@ from autoquant.record.mlflow_store import TrackingSettings, open_recorder
 from autoquant.record.recorders import JointRecorder, NullRecorder, Tracker
 from autoquant.record.report import render_report
 from autoquant.record.results import load_baseline, load_facts
-from autoquant.record.storage import write_bytes
 from autoquant.searching.constraints import Limits
 from autoquant.searching.gate import Gate
 from autoquant.searching.rounds import History, Rounds, StopReason
@@ -188,7 +187,7 @@ def _facts_of(job: Job, folder: Path, resume: bool) -> SearchFacts:
     return SearchFacts(
         search_id=uuid.uuid4().hex,
         name=job.name,
-        metric=job.data.metric.entry if job.data is not None else "metric",
+        metric=job.data.metric.entry.rpartition(":")[2] if job.data is not None else "metric",
         target=job.backend.name,
         max_drop=job.constraints.accuracy_drop,
         settings=settings_of(job),
@@ -216,7 +215,14 @@ def _settle(job: Job, facts: SearchFacts, prepared: Preparation) -> SearchFacts:
         WEIGHTS: weights_digest(prepared.subject.model),
     }
     rival = prepared.backend.rival if build.backend in ESTIMATED else facts.rival
-    return replace(facts, target=target, rival=rival, settings=settings, notices=prepared.notices)
+    return replace(
+        facts,
+        metric=metric_name(prepared.subject.metric),
+        target=target,
+        rival=rival,
+        settings=settings,
+        notices=prepared.notices,
+    )
 
 
 def _open_tracker(job: Job, facts: SearchFacts, environment: Mapping[str, Any]) -> Tracker:
@@ -355,7 +361,7 @@ def _finish(
     result = SearchResult(findings, context_of(prepared), folder.path)
     with watch.stage("writing the report", None):
         folder.write_report(render_report(findings))
-        models = {} if reason is StopReason.INTERRUPTED else _write_models(result, prepared)
+        models = {} if reason is StopReason.INTERRUPTED else _write_models(result, prepared, watch)
         for gap in tracker.finish(
             findings,
             artifacts=[folder.path / name for name in _ARTIFACTS],
@@ -369,22 +375,22 @@ def _finish(
     return replace(found, context=replace(found.context, load=lambda: prepared.subject.model))
 
 
-def _write_models(result: SearchResult, prepared: Preparation) -> dict[int, tuple[Path, ...]]:
-    """Write the quantized model of every frontier member: torch's state dict, or the engine's file.
+def _write_models(
+    result: SearchResult, prepared: Preparation, watch: Watch
+) -> dict[int, tuple[Path, ...]]:
+    """Write the quantized model of every frontier member as the engine's file.
 
     A backend that builds nothing deployable has its plans alone.
     """
-    backend, is_torch = prepared.backend, prepared.settings.build.backend == TORCH
-    written = {}
+    backend, written = prepared.backend, {}
     for member in result.frontier:
         plan = files.plan_path(result.folder, member.number)
-        if is_torch:
-            content = io.BytesIO()
-            torch.save(backend.build(member.plan).module.state_dict(), content)
-            write_bytes(plan.with_suffix(".pt"), content.getvalue())
-        elif backend.suffix != plan.suffix:
-            path = plan.with_suffix(backend.suffix)
-            backend.export(member.plan, path, member.candidate.to_json())
+        if backend.suffix != plan.suffix:
+            try:
+                path = plan.with_suffix(backend.suffix)
+                backend.export(member.plan, path, member.candidate.to_json())
+            except BackendError as error:
+                watch.note(f"candidate {member.number} has no file: {error.message}")
         found = sorted(plan.parent.glob(f"{member.number}.*"))
         written[member.number] = tuple(path for path in found if path != plan)
     return written

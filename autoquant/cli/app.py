@@ -60,7 +60,7 @@ app = typer.Typer(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     try:
         code = app(args=list(argv) if argv is not None else None, standalone_mode=False)
     except AutoquantError as error:
@@ -166,7 +166,7 @@ def export(
     candidate = find_candidate(loaded, number, max_drop)
     model = load_model_of(result)
     path = export_candidate(candidate, model, output, other_weights=other_weights)
-    Console().print(
+    Console(emoji=False).print(
         f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}",
         markup=False,
         highlight=False,
@@ -207,7 +207,7 @@ def ui(
     from autoquant.record.ui import start_ui
 
     running = start_ui(tracking_uri_of(job_or_result), port)
-    Console().print(f"MLflow UI: {running.url} (Ctrl-C stops it)", highlight=False)
+    Console(emoji=False).print(f"MLflow UI: {running.url} (Ctrl-C stops it)", highlight=False)
     try:
         return running.wait()
     except KeyboardInterrupt:

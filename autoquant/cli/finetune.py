@@ -80,7 +80,7 @@ def finetune_tables(result: FinetuneResult) -> Iterator[Table | str]:
 
 
 def _probe_table(result: FinetuneResult) -> Table:
-    table = _table("learning rate", "ranges", "loss", "accuracy", "")
+    table = _table("learning rate", "ranges", "loss", "metric", "")
     for trial in result.trials:
         taken = (trial.learning_rate, trial.ranges.value) == (result.learning_rate, result.ranges)
         table.add_row(
@@ -94,7 +94,7 @@ def _probe_table(result: FinetuneResult) -> Table:
 
 
 def _check_table(result: FinetuneResult) -> Table:
-    table = _table("step", "learning rate", "training loss", "loss", "accuracy", "")
+    table = _table("step", "learning rate", "training loss", "loss", "metric", "")
     for check in result.checks:
         table.add_row(
             str(check.step),
@@ -108,7 +108,7 @@ def _check_table(result: FinetuneResult) -> Table:
 
 
 def _recovery_table(recovery: Recovery) -> Table:
-    table = _table("model", "accuracy", "drop against float", "figures")
+    table = _table("model", "metric", "drop against float", "figures")
     table.add_row("float", _with_error(recovery.float_score), "", recovery.float_score.kind.value)
     for name, standing in (
         ("plan before training", recovery.before),

@@ -61,12 +61,14 @@ def terminal() -> Terminal:
     """Progress, on standard error."""
     from autoquant.cli.terminal import Terminal
 
-    return Terminal(Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH))
+    return Terminal(
+        Console(stderr=True, emoji=False, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
+    )
 
 
 def stdout() -> Console:
     """Standard output; on a pipe wide enough for every table."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    return Console(emoji=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def keep_picture(path: Path, figure: go.Figure, watch: Terminal) -> None:

@@ -150,4 +150,4 @@ def _print(report: SensitivityReport, top: int, written: str | None) -> None:
     for sentence in (*([note] if note else []), *sensitivity_sentences(report)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     if written is not None:
-        Console().print(written, highlight=False, markup=False, soft_wrap=True)
+        Console(emoji=False).print(written, highlight=False, markup=False, soft_wrap=True)

@@ -78,13 +78,14 @@ class Calling:
                 constants[index] = value
         if not tensors:
             raise DataError(f"{where} holds no tensor", hint="give the model's inputs as tensors")
-        return cls(structure, constants, tuple(names)), tuple(tensors)
+        return cls(plain_structure(structure), constants, tuple(names)), tuple(tensors)
 
     @classmethod
     def plain(cls, count: int) -> Calling:
         """The calling of a function that takes so many tensors by place."""
         leaves = tuple(range(count))
-        return cls(pytree.tree_structure((leaves, {})), {}, tuple(f"input_{i}" for i in leaves))
+        structure = plain_structure(pytree.tree_structure((leaves, {})))
+        return cls(structure, {}, tuple(f"input_{i}" for i in leaves))
 
     def argument_names(self, parameters: Parameters) -> tuple[str, ...]:
         """Names of the arguments that forward is called with."""
@@ -213,7 +214,7 @@ class Calling:
                 hint="import the module that defines it first",
             ) from error
         constants = {int(index): value for index, value in data["constants"].items()}
-        return cls(structure, constants, tuple(data["names"]))
+        return cls(plain_structure(structure), constants, tuple(data["names"]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_restore, (self.structure, dict(self.constants), self.names))
@@ -286,6 +287,12 @@ def _restore(
 
 def _nodes(structure: pytree.TreeSpec) -> list[pytree.TreeSpec]:
     return [structure, *(node for child in structure.children() for node in _nodes(child))]
+
+
+def plain_structure(structure: pytree.TreeSpec) -> pytree.TreeSpec:
+    """The same with leaves that can be copied and pickled: those of torch's own class warn."""
+    children = [plain_structure(child) for child in structure.children()]
+    return pytree.TreeSpec(structure.type, structure.context, children)
 
 
 def register_dataclasses(tree: Any) -> None:

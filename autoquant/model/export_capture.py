@@ -154,7 +154,7 @@ def _notices(
         fixed = [axis for axis in asked if axis not in left]
         if fixed:
             sizes = ", ".join(f"axis {axis} at {tensor.shape[axis]}" for axis in fixed)
-            found.append(f"the model works at one size of {name} alone ({sizes}).")
+            found.append(f"the model is captured at one size of {name} alone ({sizes}).")
     if reach is not None:
         found.append(reach)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
 import operator
 import traceback
@@ -22,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
 from autoquant.model.aten import op_name
-from autoquant.model.calling import Calling, register_dataclasses
+from autoquant.model.calling import Calling, plain_structure, register_dataclasses
 
 _CHECKS = ("_assert", "sym_constrain_range", "_check")
 _IDENTITIES = frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "clone"})
@@ -53,7 +54,7 @@ def export_program(
     args, kwargs = calling.arguments(tensors)
     model = _plain(model)
     failure: Exception | None = None
-    with _quiet(), torch.no_grad():
+    with _quiet(), _free_lengths(), torch.no_grad():
         for dim in (Dim.DYNAMIC, Dim.AUTO):
             shapes = ShapesCollection()
             for tensor, axes in zip(tensors, dynamic, strict=True):
@@ -253,8 +254,8 @@ def _user_outputs(program: ExportedProgram, made: Mapping[Node, Any]) -> tuple[A
 
 def _give_structure(graph: Graph, inputs: list[str], outputs: pytree.TreeSpec) -> None:
     """Let the graph take its tensors one by one and nest its outputs as the model does."""
-    flat = pytree.tree_structure((tuple(0 for _ in inputs), {}))
-    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(inputs, flat, outputs)))
+    flat = Calling.plain(len(inputs)).structure
+    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(inputs, flat, plain_structure(outputs))))
 
 
 def _as_root(held: Mapping[str, Any]) -> nn.Module:
@@ -303,6 +304,25 @@ def _merge_batch_norms(module: GraphModule) -> None:
             user.replace_all_uses_with(merged)
             module.graph.erase_node(user)
         module.graph.erase_node(node)
+
+
+@contextmanager
+def _free_lengths() -> Iterator[None]:
+    """Let `len(x)` of a tensor stay a size that may change, as `x.shape[0]` does.
+
+    Python makes a plain number of what `__len__` gives, which would fix the batch size. Only
+    replacing the function itself helps, as torch.export does with `max` and `min`.
+    """
+    plain = builtins.len
+
+    def length(item: Any, /) -> Any:
+        return item.shape[0] if isinstance(item, Tensor) and item.ndim else plain(item)
+
+    builtins.len = length
+    try:
+        yield
+    finally:
+        builtins.len = plain
 
 
 @contextmanager

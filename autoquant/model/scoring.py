@@ -7,6 +7,7 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,7 +106,10 @@ def is_over_data(metric: object) -> bool:
 
 def metric_name(metric: object) -> str:
     """What to call a metric: a function's own name, or that of its class."""
-    return str(getattr(metric, "__name__", type(metric).__name__))
+    if isinstance(metric, partial):
+        return metric_name(metric.func)
+    name = str(getattr(metric, "__name__", type(metric).__name__))
+    return "metric" if name == "<lambda>" else name
 
 
 def find_metric(metric: object, what: str = "metric") -> Metric:

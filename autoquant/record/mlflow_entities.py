@@ -149,7 +149,10 @@ def findings_tags(findings: Findings) -> dict[str, str]:
 def note_text(findings: Findings) -> str:
     """Give summary and frontier table as markdown, within what a tag can hold."""
     table = candidate_table(
-        findings.frontier.members, findings.frontier.baseline, findings.facts.rival
+        findings.frontier.members,
+        findings.frontier.baseline,
+        findings.facts.rival,
+        findings.facts.metric,
     )
     head = "\n\n".join(
         [

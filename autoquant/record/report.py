@@ -72,12 +72,13 @@ def fill_template(name: str, values: Mapping[str, Any]) -> str:
 def _texts(findings: Findings) -> dict[str, Any]:
     frontier, chosen = findings.frontier, findings.chosen
     ops = tuple(_ops(findings, chosen)) if chosen else ()
+    named = findings.facts.rival, findings.facts.metric
     return {
         "title": f"{findings.facts.name}: precision search",
         "subtitle": _subtitle(findings),
         "summary": summarize(findings),
-        "frontier": candidate_table(frontier.members, frontier.baseline, findings.facts.rival),
-        "everything": candidate_table(findings.comparable, frontier.baseline, findings.facts.rival),
+        "frontier": candidate_table(frontier.members, frontier.baseline, *named),
+        "everything": candidate_table(findings.comparable, frontier.baseline, *named),
         "chosen": str(chosen.number) if chosen else "",
         "ops": ops,
         "differing": sum(op.differs for op in ops),

@@ -13,6 +13,7 @@ from autoquant.record.wording import (
     KIND_NOTES,
     SPREAD_NOTE,
     ScoreUnit,
+    at_start,
     bytes_text,
     counts_text,
     kinds_of,
@@ -65,7 +66,10 @@ class _Number:
 
 
 def candidate_table(
-    candidates: Sequence[Candidate], baseline: Measurements, rival: str = EAGER_FP32
+    candidates: Sequence[Candidate],
+    baseline: Measurements,
+    rival: str = EAGER_FP32,
+    metric: str = "accuracy",
 ) -> CandidateTable:
     """Lay candidates out, after the float model; columns that nobody has are left out.
 
@@ -75,13 +79,14 @@ def candidate_table(
         candidates: In the order in which to show them.
         baseline: Measurements of the float model.
         rival: What speed-ups are over; where it is not the float model, this has no time.
+        metric: What the user's metric is called.
     """
     everything = [baseline, *(item.measurements for item in candidates)]
     has_speed = any("speedup" in item for item in everything)
     left_out = {"bops_ratio"} if has_speed else set()
     numbers = [
         number
-        for number in _numbers(score_unit(everything), baseline)
+        for number in _numbers(score_unit(everything), baseline, metric)
         if any(number.name in item for item in everything) and number.name not in left_out
     ]
     kinds = {number.name: kinds_of(everything, number.name) for number in numbers}
@@ -102,7 +107,7 @@ def candidate_table(
         rows.append((str(item.number), *cells, counts_text(item.plan), item.origin))
     used = {kind for found in kinds.values() for kind in found}
     notes = [SPREAD_NOTE, *(KIND_NOTES[kind] for kind in KIND_NOTES if kind in used)]
-    notes += _sample_notes(candidates)
+    notes += _sample_notes(candidates, metric)
     if is_other and has_speed:
         notes.append(_rival_note(rival, baseline))
     return CandidateTable(columns, tuple(rows), tuple(notes))
@@ -133,7 +138,7 @@ def to_rich(table: CandidateTable) -> RichTable:
     return shown
 
 
-def _numbers(unit: ScoreUnit, baseline: Measurements) -> tuple[_Number, ...]:
+def _numbers(unit: ScoreUnit, baseline: Measurements, metric: str) -> tuple[_Number, ...]:
     factor = unit.factor
     full = baseline["size_bytes"].value if "size_bytes" in baseline else None
     drop_title = f"drop, {unit.drop_unit}"
@@ -149,7 +154,7 @@ def _numbers(unit: ScoreUnit, baseline: Measurements) -> tuple[_Number, ...]:
         return bytes_text(item.value) + share
 
     return (
-        _Number(f"accuracy, {unit.value_unit}", "accuracy", score),
+        _Number(f"{metric}, {unit.value_unit}", "accuracy", score),
         _Number(drop_title, "accuracy_drop", drop, "0"),
         _Number(f"held-out {drop_title}", "heldout_accuracy_drop", drop, "0"),
         _Number("SQNR, dB", "sqnr_db", sqnr_text, "exact"),
@@ -177,11 +182,11 @@ def _cell(number: _Number, measurements: Measurements, mixed: set[str]) -> str:
     return f"{text} {measurement.kind.value}" if number.name in mixed else text
 
 
-def _sample_notes(candidates: Sequence[Candidate]) -> list[str]:
+def _sample_notes(candidates: Sequence[Candidate], metric: str) -> list[str]:
     """Say how many samples stand behind the quality and how many pairs behind the speed."""
     notes = []
     for name, words in (
-        ("accuracy_drop", "Accuracy and SQNR are paired with fp32 on the same {} samples."),
+        ("accuracy_drop", f"{at_start(metric)} and SQNR are paired with fp32 on {{}} samples."),
         ("heldout_accuracy_drop", "Held-out values come from {} samples the search never used."),
         ("speedup", "Speedups are medians over {} interleaved pairs of runs."),
     ):

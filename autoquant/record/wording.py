@@ -95,6 +95,15 @@ def bytes_text(size: float) -> str:
     return f"{size:.0f} {unit}" if size >= 10 else f"{size:.1f} {unit}"
 
 
+def at_start(name: str) -> str:
+    """Give a name as a sentence begins with it.
+
+    >>> at_start("accuracy"), at_start("mAP")
+    ('Accuracy', 'mAP')
+    """
+    return name.capitalize() if name.islower() and name.isalpha() else name
+
+
 def counts_text(plan: Plan) -> str:
     """Count ops by scheme: `18 int8, 2 fp32`."""
     return ", ".join(f"{count} {scheme}" for scheme, count in plan.counts().items())

@@ -233,7 +233,7 @@ entries = [model.Metadata(i) for i in range(model.MetadataLength())]
 buffer = next(e.Buffer() for e in entries if e.Name() == b"autoquant")
 interpreter = Interpreter(model_path=path)
 runner = interpreter.get_signature_runner()
-(result,) = runner(args_0=np.load(inputs)).values()
+result = runner(input_0=np.load(inputs))["output"]
 np.save(outputs, result)
 assert not any(name.startswith(("autoquant", "torch")) for name in sys.modules)
 print(bytes(model.Buffers(buffer).DataAsNumpy()).decode())

@@ -48,7 +48,7 @@ def test_a_search_leaves_everything_that_its_folder_promises(finished: Path) -> 
     assert values["speedup"]["kind"] == "measured"
     assert values["speedup"]["stderr"] is not None
     assert frontier["members"][0]["values"]["speedup"]["value"] > 0
-    assert (folder / "plans" / f"{frontier['members'][0]['number']}.pt").exists()
+    assert (folder / "plans" / f"{frontier['members'][0]['number']}.ts").exists()
 
 
 def test_report_prints_the_frontier_again(

@@ -102,7 +102,7 @@ FILES = [value for name, value in vars(files).items() if name.isupper() and isin
 
 @pytest.mark.parametrize("name", [*FILES, EXAMPLE])
 def test_every_file_of_a_result_folder_is_described(name: str) -> None:
-    head = name if name != files.PLANS else f"{name}/<number>.pt"
+    head = name if name != files.PLANS else f"{name}/<number>.ts"
     assert f"| `{head}` |" in text_of("result-folder.md")
 
 

@@ -22,11 +22,14 @@ from autoquant.backends.printing import STDERR, captured_prints
 from autoquant.errors import BackendError
 from autoquant.model.aten import op_name
 from autoquant.model.capture import Capture
+from autoquant.model.outputs import OutputStructure
 from autoquant.model.ranges.tensor_ranges import TensorRanges
 
 
 def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorRanges) -> FloatFile:
     """Convert the captured graph for one batch size; litert-torch leaves none open.
+
+    Inputs and outputs are called as the model calls them.
 
     Args:
         captured: The captured model, batch norms folded.
@@ -36,8 +39,11 @@ def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorR
     Raises:
         BackendError: litert-torch cannot convert the model.
     """
-    content = _converted(captured, inputs)
-    graph = Graph(content)
+    graph = Graph(_converted(captured, inputs))
+    with torch.no_grad():
+        outputs = OutputStructure.of(captured.graph(*inputs)).names
+    graph.name_signature(captured.calling.names, outputs)
+    content = graph.pack()
     origins = find_origins(content, graph, captured, inputs)
     formats = Formats(graph, origins.nodes, ranges)
     return FloatFile(content, graph, origins, formats, Constants(graph), len(inputs[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy, deepcopy
 from typing import Any
 
@@ -157,6 +157,15 @@ class Graph:
         builder.Finish(self.model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
         return bytes(builder.Output())
 
+    def name_signature(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Name what the caller writes and reads, in the order of the model's own."""
+        for signature in self.model.signatureDefs or []:
+            _name_entries(signature.inputs, self.inputs, inputs)
+            _name_entries(signature.outputs, self.outputs, outputs)
+        for tensors, names in ((self.inputs, inputs), (self.outputs, outputs)):
+            for index, name in zip(tensors, names, strict=True):
+                self.subgraph.tensors[index].name = name.encode()
+
     def add_metadata(self, name: str, content: bytes) -> None:
         """Keep bytes in the file under a name."""
         entry = schema.MetadataT()
@@ -228,3 +237,12 @@ def affine(scales: Array, zero_points: Array, axis: int = 0) -> Any:
     quantization.zeroPoint = np.asarray(zero_points, np.int64)
     quantization.quantizedDimension = axis
     return quantization
+
+
+def _name_entries(entries: Iterable[Any], tensors: Sequence[int], names: Sequence[str]) -> None:
+    """Name a signature's entries, in place; a tensor that is given twice has a name for each."""
+    waiting: dict[int, list[str]] = {}
+    for index, name in zip(tensors, names, strict=True):
+        waiting.setdefault(index, []).append(name)
+    for entry in entries:
+        entry.name = waiting[int(entry.tensorIndex)].pop(0).encode()

@@ -31,8 +31,6 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.batches import Batch
-from autoquant.model.few_samples import few_samples
 
 _READBACK_SAMPLES = 2
 
@@ -55,9 +53,7 @@ class TorchGraphBackend:
         self._kernels = settings.kernels
         self._captured = request.captured
         self._rival = request.captured.calling.flatten(request.model)
-        axes = tuple(next(iter(sizes), None) for sizes in request.captured.dynamic)
-        example = Batch(request.example, axes=axes)
-        self._example = few_samples(request.captured, example, _READBACK_SAMPLES)
+        self._example = request.few_samples(_READBACK_SAMPLES)
         self._sites = {site.name: site for site in request.captured.sites}
         self._owners = {
             node: name
@@ -139,7 +135,7 @@ class TorchGraphBackend:
             "threads": torch.get_num_threads(),
             "reduce_range": self._reduce_range,
         }
-        return write_lowered(module, path, values)
+        return write_lowered(module, path, values, self._captured.calling.names)
 
     def _lower(self, plan: Plan) -> tuple[LoweredGraph, Reading]:
         with self._refusing(plan):

@@ -16,6 +16,7 @@ from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
 from autoquant.backends.torch_cpu.lowering import LoweredGraph
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
 from autoquant.backends.torch_cpu.script import UnscriptableError, freeze_graph, script_graph
+from autoquant.backends.torch_cpu.script_outputs import output_expression
 from autoquant.errors import BackendError
 
 
@@ -83,6 +84,10 @@ class LoweredModel(nn.Module):
         """Give a tuple of output tensors in the structure of the model's outputs."""
         flat = [constant if place is None else found[place] for place, constant in self._leaves]
         return pytree.tree_unflatten(flat, self._structure)
+
+    def nest_names(self, names: Sequence[str]) -> str:
+        """Give the names of output tensors nested so, as an expression of TorchScript."""
+        return output_expression(self._structure, self._leaves, names)
 
     def __reduce__(self) -> tuple[Any, ...]:
         packs = {

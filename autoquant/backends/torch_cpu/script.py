@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 import operator
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +44,9 @@ _FUNCTIONS: Mapping[Any, str] = {
 }
 
 
+_GIVEN = re.compile(r"[vc]\d+|self|torch|math|float|int|max|min")
+
+
 class UnscriptableError(Exception):
     """A node that TorchScript has no words for."""
 
@@ -61,15 +66,22 @@ def script_graph(graph: GraphModule) -> ScriptModule:
     return _compile(_Writer(graph))
 
 
-def storable_script(graph: GraphModule) -> ScriptModule:
+def storable_script(
+    graph: GraphModule, inputs: Sequence[str], nest: Callable[[Sequence[str]], str]
+) -> ScriptModule:
     """Write a graph as TorchScript that a file can hold.
 
     Frozen, unless a kernel's packed weight cannot be stored: then it is packed on loading.
 
+    Args:
+        graph: As for `script_graph`.
+        inputs: What to call its inputs, where TorchScript can.
+        nest: Gives the expression of what is returned from the names of the graph's results.
+
     Raises:
         UnscriptableError: As `script_graph`.
     """
-    writer = _Writer(graph, storable=True)
+    writer = _Writer(graph, storable=True, inputs=inputs, nest=nest)
     scripted = _compile(writer)
     return scripted if writer.packs_on_loading else _freeze(scripted)
 
@@ -112,10 +124,23 @@ def _holder() -> nn.Module:
     return made
 
 
+def _as_tuple(names: Sequence[str]) -> str:
+    return f"({''.join(f'{name}, ' for name in names)})"
+
+
 class _Writer:
-    def __init__(self, graph: GraphModule, *, storable: bool = False) -> None:
+    def __init__(
+        self,
+        graph: GraphModule,
+        *,
+        storable: bool = False,
+        inputs: Sequence[str] = (),
+        nest: Callable[[Sequence[str]], str] = _as_tuple,
+    ) -> None:
         self._graph = graph
         self._storable = storable
+        self._inputs = iter(inputs)
+        self._nest = nest
         self.packs_on_loading = False
         self.holder = _holder()
         self._names: dict[Node, str] = {}
@@ -126,17 +151,25 @@ class _Writer:
         lines: list[str] = []
         for node in self._graph.graph.nodes:
             if node.op == "placeholder":
+                self._call_as(node, next(self._inputs, ""))
                 inputs.append(f"{self._name(node)}: Tensor")
             elif node.op == "get_attr":
                 self._names[node] = self._hold(node)
             elif node.op == "output":
                 (results,) = node.args
-                given = "".join(f"{self._argument(item, None)}, " for item in results)
-                lines.append(f"return ({given})")
+                names = [self._argument(item, None) for item in results]
+                lines.append(f"return {self._nest(names)}")
             else:
                 lines.append(f"{self._name(node)} = {self._call(node)}")
         head = f"def forward(self, {', '.join(inputs)}):"
         return "\n    ".join([head, *lines]) + "\n"
+
+    def _call_as(self, node: Node, name: str) -> None:
+        """Take a name that can be one in TorchScript, and is none of those given here."""
+        plain = name.replace(".", "_")
+        is_free = not _GIVEN.fullmatch(plain) and plain not in self._names.values()
+        if plain.isidentifier() and not keyword.iskeyword(plain) and is_free:
+            self._names[node] = plain
 
     def _name(self, node: Node) -> str:
         return self._names.setdefault(node, f"v{len(self._names)}")

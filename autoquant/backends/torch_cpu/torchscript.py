@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,20 @@ def write_torchscript(
     return path
 
 
-def write_lowered(module: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> Path:
+def write_lowered(
+    module: nn.Module, path: str | Path, metadata: Mapping[str, Any], inputs: Sequence[str]
+) -> Path:
     """Write a lowered model as a TorchScript file.
 
-    What holds weights that no file can is written unfrozen, and packs them when it is loaded.
+    It takes the tensors of the model's inputs, and returns what the model does, as far as
+    TorchScript has types for that. What holds weights that no file can is written unfrozen, and
+    packs them when it is loaded.
 
     Args:
         module: A `LoweredModel`.
         path: The file to write.
         metadata: JSON values that the file carries as `autoquant.json`.
+        inputs: Names of its inputs.
 
     Raises:
         BackendError: TorchScript has no words for one of its ops.
@@ -78,7 +83,7 @@ def write_lowered(module: nn.Module, path: str | Path, metadata: Mapping[str, An
         raise TypeError(f"a {type(module).__name__} is no lowered model")
     with using_engine(module.engine), quiet_torch():
         try:
-            scripted = storable_script(module.graph)
+            scripted = storable_script(module.graph, inputs, module.nest_names)
         except UnscriptableError as error:
             raise BackendError(
                 f"the model cannot be written as TorchScript: {error}",

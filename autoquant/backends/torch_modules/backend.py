@@ -58,7 +58,7 @@ class TorchModulesBackend:
         self.suffix = ".ts"
         self._engine = settings.engine
         self._captured = request.captured
-        self._example = tuple(item[:_READBACK_SAMPLES] for item in request.example)
+        self._example = request.few_samples(_READBACK_SAMPLES)
         grids = TensorGrids(request.captured, request.statistics, settings)
         table = KernelTable(settings.engine, reduce_range=bool(settings.reduce_range))
         self._builder = ModuleBuilder(request.model, request.captured, grids, table)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
 from autoquant.record.findings import Findings
-from autoquant.record.wording import ScoreUnit, kinds_of, kinds_text
+from autoquant.record.wording import ScoreUnit, at_start, kinds_of, kinds_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,10 @@ def _cost_axis(objective: Objective, findings: Findings) -> Axis:
     return Axis("size_bytes", "Size, MiB", 2.0**-20, is_reversed=True)
 
 
-def drop_axis(unit: ScoreUnit) -> Axis:
-    """Give the accuracy change against fp32: 0 is no change, below is worse."""
-    return Axis("accuracy_drop", f"Accuracy change against fp32, {unit.drop_unit}", -unit.factor)
+def drop_axis(unit: ScoreUnit, metric: str) -> Axis:
+    """Give the metric's change against fp32: 0 is no change, below is worse."""
+    title = f"{at_start(metric)} change against fp32, {unit.drop_unit}"
+    return Axis("accuracy_drop", title, -unit.factor)
 
 
 SQNR_AXIS = Axis("sqnr_db", "Output SQNR against fp32, dB")

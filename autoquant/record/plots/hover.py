@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
 from autoquant.core.measurement import Candidate
-from autoquant.core.sites import Site
+from autoquant.record.findings import Findings
 from autoquant.record.wording import (
     ScoreUnit,
     bytes_text,
@@ -18,32 +17,32 @@ from autoquant.record.wording import (
 )
 
 
-def hover_text(candidate: Candidate, sites: Sequence[Site], unit: ScoreUnit) -> str:
+def hover_text(candidate: Candidate, findings: Findings, unit: ScoreUnit) -> str:
     """Describe a candidate: numbers with kinds, counts, and the sites out of line.
 
     Args:
         candidate: A candidate.
-        sites: All sites, in graph order.
+        findings: Of its search.
         unit: Of the user's metric.
 
     Returns:
         Lines in the markup of plotly's hover labels; names are escaped.
     """
     lines = [f"<b>#{candidate.number}</b>  {escape(candidate.origin)}"]
-    lines += _numbers(candidate, unit)
+    lines += _numbers(candidate, unit, findings.facts.metric)
     lines.append(f"<br>{counts_text(candidate.plan)}")
-    exceptions = exceptions_text(candidate.plan, sites)
+    exceptions = exceptions_text(candidate.plan, findings.sites)
     if exceptions:
         lines.append(f"not {main_scheme(candidate.plan).value}:")
         lines += [f"  {escape(text)}" for text in exceptions]
     return "<br>".join(lines)
 
 
-def _numbers(candidate: Candidate, unit: ScoreUnit) -> list[str]:
+def _numbers(candidate: Candidate, unit: ScoreUnit, metric: str) -> list[str]:
     formats = (
         ("speedup", "speed-up {}x", 1.0, 2),
         ("latency_ms", "{} ms", 1.0, 2),
-        ("accuracy_drop", f"accuracy drop {{}} {unit.drop_unit}", unit.factor, 2),
+        ("accuracy_drop", f"{escape(metric)} drop {{}} {unit.drop_unit}", unit.factor, 2),
         ("heldout_accuracy_drop", f"held-out drop {{}} {unit.drop_unit}", unit.factor, 2),
     )
     lines = [

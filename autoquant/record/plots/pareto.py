@@ -77,9 +77,10 @@ def pareto_figure(
     """
     unit = score_unit([findings.frontier.baseline, *(c.measurements for c in findings.candidates)])
     x = cost_axis(findings)
+    quality = (drop_axis(unit, findings.facts.metric), SQNR_AXIS)
     panels = [
         _Panel(*place, x, y, findings, unit)
-        for place, y in zip(_PLACES[arrangement], (drop_axis(unit), SQNR_AXIS), strict=True)
+        for place, y in zip(_PLACES[arrangement], quality, strict=True)
     ]
     figure = _empty(arrangement)
     if not any(panel.drawable for panel in panels):
@@ -145,7 +146,7 @@ def _add_points(
                     "color": ACCENT if is_strong else _FAINT,
                     "line": {"color": "white", "width": 1},
                 },
-                hovertext=[hover_text(item, panel.findings.sites, panel.unit) for item in shown],
+                hovertext=[hover_text(item, panel.findings, panel.unit) for item in shown],
                 hovertemplate="%{hovertext}<extra></extra>",
                 name=f"{name} ({kind.value})",
                 legendgroup=f"{name} {kind.value}",

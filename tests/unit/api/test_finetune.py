@@ -175,7 +175,7 @@ def test_the_folder_holds_what_it_takes_to_go_on_without_autoquant(tmp_path: Pat
     model.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     inputs = BATCHES[0][0]
     assert torch.equal(model(inputs), result.model(inputs))
-    (found,) = torch.jit.load(tmp_path / "quantized.pt")(inputs)  # all outputs, in a tuple
+    found = torch.jit.load(tmp_path / "quantized.pt")(inputs)
     assert torch.equal(found, result.quantized(inputs))
     assert json.loads((tmp_path / "finetune.json").read_text()) == result.to_json()
     assert aq.load_plan(tmp_path / "plan.json") == result.plan

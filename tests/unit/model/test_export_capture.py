@@ -206,7 +206,7 @@ class FixedBatch(nn.Module):
 def test_a_model_for_one_number_of_samples_is_captured_at_that_number() -> None:
     found = capture(FixedBatch(), (torch.ones(2, 4),), how="export")
     assert found.dynamic == ((),)
-    assert found.notices == ("the model works at one size of input_0 alone (axis 0 at 2).",)
+    assert found.notices == ("the model is captured at one size of input_0 alone (axis 0 at 2).",)
 
 
 def test_a_capture_exports_again_with_origins(token_net: nn.Module, exported: Capture) -> None:

@@ -187,7 +187,7 @@ def finished(
 ) -> MlflowRecorder:
     folder = tmp_path_factory.mktemp("out")
     (folder / "report.html").write_text("<p>report</p>")
-    weights = folder / "1.pt"
+    weights = folder / "1.ts"
     weights.write_bytes(b"weights")
     recorder = open_store(uri, "finished")
     for item in findings.candidates[:40]:
@@ -219,7 +219,7 @@ def test_the_finish_marks_the_frontier_and_keeps_its_files(
     marked = {int(n) for n, run in runs.items() if run.data.tags.get("frontier") == "true"}
     assert marked == {item.number for item in findings.frontier}
     best = runs["1"].info.run_id
-    assert {item.path for item in client.list_artifacts(best)} == {"plan.json", "1.pt"}
+    assert {item.path for item in client.list_artifacts(best)} == {"plan.json", "1.ts"}
     path = client.download_artifacts(best, "plan.json", str(tmp_path))
     assert load_plan(path) == findings.candidates[1].plan
 
