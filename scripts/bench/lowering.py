@@ -200,14 +200,17 @@ def _torch_ao(model: nn.Module, inputs: tuple[Tensor, ...], kept: Sequence[str])
 def _frozen(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
     """A frozen trace, on inputs as they are and in channels last."""
     traced = torch.jit.freeze(torch.jit.trace(model, inputs, check_trace=False).eval())
-    images = all(item.ndim == 4 for item in inputs)
-    forms = [inputs]
-    if images:
-        forms.append(tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs))
-    return [partial(traced, *form) for form in forms]
+    return [partial(traced, *form) for form in _forms(inputs)]
 
 
-def _ours(request: BuildRequest, engine: str, kept: Sequence[str], rest: Scheme) -> Call | None:
+def _forms(inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    """The inputs as they are and, where they are images, in channels last."""
+    if any(item.ndim != 4 for item in inputs):
+        return [inputs]
+    return [inputs, tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)]
+
+
+def _ours(request: BuildRequest, engine: str, kept: Sequence[str], rest: Scheme) -> list[Call]:
     settings = BuildSettings(engine=engine, capture="export")
     one = BuildRequest(
         request.model, request.captured, request.statistics, settings, request.example,
@@ -218,8 +221,8 @@ def _ours(request: BuildRequest, engine: str, kept: Sequence[str], rest: Scheme)
         built = backend.build(_plan(request.captured, backend, kept, rest))
     except BackendError as error:
         print(f"  {engine}: {error}")
-        return None
-    return partial(built.module, *request.timed)
+        return []
+    return [partial(built.module, *form) for form in _forms(request.timed)]
 
 
 def _time(calls: Mapping[str, Sequence[Call]], rounds: int) -> dict[str, list[float]]:
@@ -267,8 +270,8 @@ def measure(name: str, rounds: int) -> list[dict[str, Any]]:
             for engine in _ENGINES:
                 for rest in (Scheme.FP32, Scheme.BF16) if kept else (Scheme.FP32,):
                     made = _ours(request, engine, kept, rest)
-                    if made is not None:
-                        calls[f"{engine}, {rest.value}"] = [made]
+                    if made:
+                        calls[f"{engine}, {rest.value}"] = made
             times = _time(calls, rounds)
             base = np.array(times["fp32"])
             speeds = {key: float(np.median(base / np.array(item))) for key, item in times.items()}

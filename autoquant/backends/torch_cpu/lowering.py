@@ -15,6 +15,7 @@ from autoquant.backends.torch_cpu.emission import Emitter, Grids, is_float32
 from autoquant.backends.torch_cpu.forms import INTEGERS, Form
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.operations import Kernel, Operation
+from autoquant.backends.torch_cpu.quantized_ops import AVERAGES
 from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import FOLLOWING_KINDS, Site
@@ -46,6 +47,10 @@ PASSING = frozenset(
     }
 )
 """Ops that move values and take them in any form."""
+
+COARSE = 8.0
+"""An average keeps an int8 grid that costs it up to three of eight bits; beyond, it is computed in
+float, which takes two operations more (dequantize and quantize)."""
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -149,11 +154,27 @@ class Lowering:
                         hint=f"leave {scheme.value} out of the schemes of {site.name}",
                     )
                 kernel = self._table.in_float()
+            elif scheme is Scheme.INT8 and self._is_too_coarse(operation):
+                kernel = self._table.in_float()
             elif scheme is Scheme.INT8:
                 operation, kernel = self._absorb(operation, kernel, plan, engine)
                 taken.update(operation.nodes[1:])
             chosen[node] = (operation, kernel)
         return chosen
+
+    def _is_too_coarse(self, operation: Operation) -> bool:
+        """Whether torch would round averages to a grid that is several times too wide for them.
+
+        Its kernels give averages on the grid of the values that are averaged.
+        """
+        if operation.name not in AVERAGES:
+            return False
+        read: Any = operation.root.args[0]
+        try:
+            grids = [self._grids.int8(node.name) for node in (read, operation.last)]
+        except ValueError:  # calibration did not see it
+            return False
+        return grids[0].scale > COARSE * grids[1].scale
 
     def _absorb(
         self, operation: Operation, kernel: Kernel, plan: Mapping[str, Scheme], engine: str

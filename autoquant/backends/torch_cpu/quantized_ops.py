@@ -39,6 +39,9 @@ _QNNPACK_LACKS = frozenset({"conv3d", "conv_transpose3d", "hardtanh", "matmul", 
 """Its hardtanh gives the values of images in channels last in another order."""
 
 _KEEPS_GRID: Mapping[str, Grid | None] = {
+    "adaptive_avg_pool1d": None,
+    "adaptive_avg_pool2d": None,
+    "adaptive_avg_pool3d": None,
     "avg_pool1d": None,
     "avg_pool2d": None,
     "avg_pool3d": None,
@@ -47,14 +50,24 @@ _KEEPS_GRID: Mapping[str, Grid | None] = {
     "max_pool1d": None,
     "max_pool2d": None,
     "max_pool3d": None,
+    "mean": None,
     "relu": None,
     "tanh": Grid(2.0 / 256.0, 128),
 }
-"""ATen ops that take integers as they are; the grid of what they give, None: their input's.
+"""ATen ops that take integers as they are; the grid of what they give, None: their input's."""
 
-Means over whole images run in float: they would be rounded to the grid of the values that they
-average, which is many times too wide for them.
-"""
+AVERAGES = frozenset(
+    {
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "mean",
+    }
+)
+"""Those of them whose values may need a much finer grid than their input's."""
 
 
 def int8_kernel(operation: Operation, engine: str) -> Kernel | None:
