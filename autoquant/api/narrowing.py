@@ -107,12 +107,25 @@ class _Probe:
         if len(knobs) == 1:
             return [Refused(knobs[0].name, scheme, error.message)]
         named = [knob for knob in knobs if not set(error.sites).isdisjoint(knob.sites)]
+        if not named and error.sites and self._any_refuses(knobs, base, scheme, error):
+            return [Refused(knob.name, scheme, error.message) for knob in knobs]
         if 0 < len(named) < len(knobs):
             rest = [knob for knob in knobs if knob not in named]
         else:
             half = len(knobs) // 2
             named, rest = list(knobs[:half]), list(knobs[half:])
         return [*self.among(named, base, scheme), *self.among(rest, base, scheme)]
+
+    def _any_refuses(
+        self, knobs: Sequence[Knob], base: Scheme, scheme: Scheme, error: BackendError
+    ) -> bool:
+        """Whether a site elsewhere stands against a scheme, whichever of some knobs takes it.
+
+        So does an attention that must run in bf16 with anything in bf16. The first and the last
+        knob speak for all: to ask each would take a hundred builds.
+        """
+        asked = [self.refusal(base, [knob], scheme) for knob in (knobs[0], knobs[-1])]
+        return all(item is not None and item.sites == error.sites for item in asked)
 
 
 def _notices(refused: Sequence[Refused]) -> Iterator[str]:

@@ -29,7 +29,7 @@ def search(
     metric: Metric | str = metrics.accuracy,
     loss: Metric | str | None = None,
     heldout: object | None = None,
-    backend: str = "auto",
+    backend: str | Mapping[str, Any] = "auto",
     max_drop: float | None = 0.01,
     trials: int = 64,
     space: str | dict[str, Any] = "server_cpu",
@@ -68,7 +68,8 @@ def search(
         heldout: Data that only the frontier is scored on.
         backend: A backend (`openvino`, `onnxruntime`, `litert`...; `autoquant backends` lists
             them), or one of torch's engines (`x86`, `onednn`, `fbgemm`, `qnnpack`), `auto`: the
-            fastest of these, or `per-op`: the faster kernel of each op.
+            fastest of these, or `per-op`: the faster kernel of each op. A mapping is the section
+            `backend` of a job file (`{"name": "openvino", "pairs": 60}`).
         max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
         trials: How many candidates, seeds included; 0: the seeds alone.
         space: Name or path of a search space, or its rules.
@@ -111,7 +112,7 @@ def search(
         "calibration": dict(ranges or {}),
         "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
         "backend": {
-            **backend_from_text(backend),
+            **(backend_from_text(backend) if isinstance(backend, str) else backend),
             "threads": threads,
             "batch_size": batch_size,
         },

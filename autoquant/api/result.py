@@ -24,6 +24,7 @@ from autoquant.errors import JobError, ModelError, PlanError
 from autoquant.model.batches import Batch, repeat_to
 from autoquant.model.calling import Calling
 from autoquant.model.capture import Capture, capture
+from autoquant.model.few_samples import few_samples
 from autoquant.model.float_model import check_float_model, in_eval_mode
 from autoquant.model.weights_digest import weights_digest
 from autoquant.record.findings import Findings
@@ -462,8 +463,7 @@ def _check_same_weights(searched: str, model: nn.Module) -> None:
 
 def keep_example(captured: Capture, batch: Batch, samples: int = 2) -> tuple[Tensor, ...]:
     """A few samples to capture with again; all where the model takes one number of them alone."""
-    kept = batch.head(samples) if any(captured.dynamic) else batch
-    return tuple(item.detach().clone() for item in kept.inputs)
+    return tuple(item.detach().clone() for item in few_samples(captured, batch, samples))
 
 
 def example_arrays(example: tuple[Tensor, ...]) -> dict[str, Any]:

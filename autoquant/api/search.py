@@ -25,7 +25,7 @@ from autoquant.api.settings import check_resumable, settings_after, settings_of
 from autoquant.api.templates import Template, load_templates
 from autoquant.api.watch import Watch
 from autoquant.backends.targets import ESTIMATED, check_target
-from autoquant.core.evaluation import Executor, Phase
+from autoquant.core.evaluation import Evaluator, EvaluatorFactory, Executor, Phase
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
@@ -107,8 +107,7 @@ def _search(
     with watch.stage("loading model and data", None):
         subject = recipe()
     prepared = prepare(job, subject, watch, folder.path, templates=templates)
-    refuse_unfaithful(prepared)
-    prepared = narrow_space(prepared, watch)
+    prepared = narrow_space(refuse_unfaithful(prepared, watch), watch)
     facts = _settle(job, facts, prepared)
     _keep_preparation(folder, prepared, facts, dump_job(job))
     baseline = _measure_baseline(prepared, folder, watch)
@@ -267,8 +266,11 @@ def _executor(
     job: Job, recipe: SubjectRecipe, prepared: Preparation, watch: Watch
 ) -> Iterator[Executor]:
     """Start the workers, and stop them at the end whatever happens."""
-    factory = EvaluatorRecipe(recipe, prepared.statistics, prepared.settings)
     threads = torch.get_num_threads()
+    factory: EvaluatorFactory = EvaluatorRecipe(recipe, prepared.statistics, prepared.settings)
+    if job.execution.kind == "local":  # this process has the model and an open backend already
+        torch.set_num_threads(prepared.settings.quality_threads)
+        factory = partial(_own_evaluator, prepared)
     with watch.stage(f"starting workers ({job.execution.kind})", None):
         executor = start_executor(job.execution, factory)
     try:
@@ -276,6 +278,10 @@ def _executor(
     finally:
         executor.close()
         torch.set_num_threads(threads)
+
+
+def _own_evaluator(prepared: Preparation) -> Evaluator:
+    return prepared.evaluator
 
 
 def _run_rounds(

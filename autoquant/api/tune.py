@@ -58,8 +58,7 @@ def run_tune(job: Job, recipe: SubjectRecipe, watch: Watch) -> TuneReport:
     with closing(FolderLock(folder / files.LOCK)):
         with watch.stage("loading model and data", None):
             subject = recipe()
-        prepared = prepare_untimed(job, subject, watch)
-        refuse_unfaithful(prepared)
+        prepared = refuse_unfaithful(prepare_untimed(job, subject, watch), watch)
         with EvaluatedPlans(folder, fingerprint(job, prepared)) as kept:
             if len(kept):
                 watch.note(f"{len(kept)} plans were measured before and are not measured again")

@@ -19,6 +19,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.batches import Batch
 from autoquant.model.capture import Capture
+from autoquant.model.few_samples import few_samples
 
 __all__ = ["EAGER_FP32", "Backend", "BuildRequest", "Executable", "Target"]
 
@@ -80,9 +81,9 @@ class BuildRequest:
     timed: tuple[Tensor, ...]
 
     def few_samples(self, count: int) -> tuple[Tensor, ...]:
-        """The first samples of the example; all where the graph takes one number of them alone."""
+        """The first samples of the example; all where the graph does not run on those alone."""
         axes = tuple(next(iter(free), None) for free in self.captured.dynamic)
-        return Batch(self.example, axes=axes or None).head(count).inputs
+        return few_samples(self.captured, Batch(self.example, axes=axes or None), count)
 
 
 class Backend(Protocol):

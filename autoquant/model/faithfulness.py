@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,14 @@ from torch.utils import _pytree as pytree
 
 from autoquant.model.batches import Batch
 from autoquant.model.captured import Capture
+from autoquant.model.float64_run import Run, graph_in_float64
 
 SAME = 1e-3
 """Relative difference up to which two outputs count as one; folding and fusing round anew."""
 
-Run = Callable[[tuple[Tensor, ...]], Any]
+_SAME_IN_FLOAT64 = 1e-6
+_NO_FLOAT64 = (RuntimeError, TypeError, ValueError, NotImplementedError)
+"""What a model's own code, or an op, raises that knows float32 alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +42,54 @@ class Difference:
         return f"{where} is off by {self.off:.1%} of its largest value on a batch of {self.shape}"
 
 
-def find_difference(model: Run, other: Run, batches: Iterable[Batch]) -> Difference | None:
+def find_difference(
+    model: Run, other: Run, batches: Iterable[Batch], same: float = SAME
+) -> Difference | None:
     """Compare two computations on some batches, output by output; None where they agree.
 
     Each gets copies of the inputs, so that what it writes into them reaches nobody else.
+
+    Args:
+        model: The one to whose largest values differences are relative.
+        other: The other one.
+        batches: Inputs.
+        same: Relative difference up to which they agree.
     """
+    return next((item for item in _differences(model, other, batches) if item.off > same), None)
+
+
+def is_same_in_float64(model: Run, captured: Capture, batches: Sequence[Batch]) -> bool:
+    """Whether a model and the graph that was captured of it are one function in float64.
+
+    Args:
+        model: The model in float64.
+        captured: Its graph.
+        batches: Inputs.
+    """
+    try:
+        graph = graph_in_float64(captured)
+        return find_difference(graph, model, batches, _SAME_IN_FLOAT64) is None
+    except _NO_FLOAT64:
+        return False
+
+
+def rounding_of(run: Run, model: Run, batches: Sequence[Batch]) -> float:
+    """How far a computation is off from the model in float64; NaN where that cannot run."""
+    try:
+        return max((item.off for item in _differences(model, run, batches)), default=0.0)
+    except _NO_FLOAT64:
+        return float("nan")
+
+
+def _differences(model: Run, other: Run, batches: Iterable[Batch]) -> Iterator[Difference]:
+    """By batch and output, how far two computations are apart."""
     for batch in batches:
         with torch.no_grad():
             given = _floats(model(_copies(batch.inputs)))
             found = _floats(other(_copies(batch.inputs)))
         for name, expected in given.items():
             off = relative_difference(expected, found.get(name))
-            if off > SAME:
-                return Difference(name, tuple(batch.inputs[0].shape), off)
-    return None
+            yield Difference(name, tuple(batch.inputs[0].shape), off)
 
 
 def batches_to_compare(captured: Capture, data: Sequence[Batch]) -> tuple[Batch, ...]:
@@ -81,7 +118,7 @@ def relative_difference(expected: Tensor, found: Tensor | None) -> float:
 def _floats(outputs: Any) -> dict[str, Tensor]:
     leaves, _ = pytree.tree_flatten_with_path(outputs)
     return {
-        pytree.keystr(path): torch.view_as_real(leaf) if leaf.is_complex() else leaf.float()
+        pytree.keystr(path): torch.view_as_real(leaf) if leaf.is_complex() else leaf.double()
         for path, leaf in leaves
         if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
     }

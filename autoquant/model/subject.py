@@ -19,7 +19,13 @@ from autoquant.model.capture import capture
 from autoquant.model.captured import Capture
 from autoquant.model.data_set import StreamedBatches
 from autoquant.model.entry_points import call_entry, load_entry
-from autoquant.model.faithfulness import Difference, batches_to_compare, find_difference
+from autoquant.model.faithfulness import (
+    Difference,
+    batches_to_compare,
+    find_difference,
+    is_same_in_float64,
+)
+from autoquant.model.float64_run import model_in_float64
 from autoquant.model.float_model import check_float_model, in_eval_mode, unwrapped
 from autoquant.model.outputs import OutputWeights, difference, named_outputs, output_rows
 from autoquant.model.reader import DataReader
@@ -111,20 +117,26 @@ class Subject:
         if found.how == "modules":
             return found
         different = self._difference(found)
-        if different is not None and self.capture == "auto":
+        if different is None:
+            return found
+        if self._is_rounding(found, different):
+            notice = (
+                f"in the exported graph {different}, by rounding alone: in float64 they are the "
+                "same; what float32 computes of this model is that far off."
+            )
+            return replace(found, notices=(notice, *found.notices))
+        if self.capture == "auto":
             notice = (
                 f"captured module by module, since in the exported graph {different}; what lies "
                 "between weighted modules stays in fp32, and there are no reference numerics."
             )
             modules = self._capture("modules")
             return replace(modules, notices=(notice, *modules.notices))
-        if different is not None:
-            raise ModelError(
-                f"the captured graph computes something else than the model: {different}",
-                hint="remove state and control flow that depend on the call; or model.capture: "
-                "modules, which runs the model as it is",
-            )
-        return found
+        raise ModelError(
+            f"the captured graph computes something else than the model: {different}",
+            hint="remove state and control flow that depend on the call; or model.capture: "
+            "modules, which runs the model as it is",
+        )
 
     def _capture(self, how: str) -> Capture:
         return capture(
@@ -142,6 +154,16 @@ class Subject:
             lambda inputs: found.graph(*inputs),
             batches_to_compare(found, self.telling),
         )
+
+    def _is_rounding(self, found: Capture, different: Difference) -> bool:
+        """Whether a graph that differs from the model is the same function in float64.
+
+        A difference that is another one at a second look comes from the model's state.
+        """
+        if self._difference(found) != different:
+            return False
+        wide = model_in_float64(self.model, self.calling)
+        return is_same_in_float64(wide, found, batches_to_compare(found, self.telling))
 
     def reader(self) -> DataReader:
         """Reads more data for the same model."""

@@ -28,7 +28,7 @@ from zoo_models.registry import SUBJECTS
 from zoo_models.subject import Subject
 from zoo_models.torchvision_ops import define_torchvision_ops
 from zoo_page import write_page
-from zoo_search import BACKENDS, WORKS
+from zoo_search import BACKENDS, WORKS, warm_up
 
 Work = Callable[[Subject], dict[str, Any]]
 
@@ -47,6 +47,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     define_torchvision_ops()
+    if not options.page:
+        warm_up()
     FOLDER.mkdir(parents=True, exist_ok=True)
     works: dict[str, Work] = {"capture": capture_subject} if options.capture else {}
     works |= {backend: WORKS[backend] for backend in options.backend}

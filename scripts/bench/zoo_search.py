@@ -6,9 +6,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,23 @@ from torch.utils import _pytree as pytree
 from zoo_models.subject import Subject, call
 
 import autoquant
-from autoquant.api.result import ResultCandidate
+from autoquant.api.result import BuildContext, ResultCandidate
 from autoquant.api.watch import Advance, Silent
+from autoquant.backends.onnxruntime import profile as onnx_profile
+from autoquant.backends.openvino import profile as openvino_profile
+from autoquant.backends.torch_cpu import profile as torch_profile
 from autoquant.model.calling import Calling, register_dataclasses
 
 BACKENDS = ("torch", "openvino", "onnxruntime")
-_TRIALS = 4
+_ROUND = 6
 _BATCH = 4
-_TIMED = 11
+_TIMED = 7
+_PAIRS = 3
+_PROFILED = (2, 4)
+_NO_MORE_ROUNDS = 0.01
+"""Minutes: over when the first round is."""
+
+_OPTIONS: Mapping[str, Mapping[str, str]] = {"torch": {"engine": "x86"}}
 
 
 def search_subject(backend: str, subject: Subject) -> dict[str, Any]:
@@ -34,6 +44,7 @@ def search_subject(backend: str, subject: Subject) -> dict[str, Any]:
     The metric is how near the outputs are to the float model's, as nothing else is known of a
     network with random weights.
     """
+    _profile_few_plans()
     model = subject.model()
     calibration = [subject.batch(_BATCH, seed=10 + index) for index in range(2)]
     inputs = [subject.batch(_BATCH, seed=20 + index) for index in range(2)]
@@ -45,9 +56,10 @@ def search_subject(backend: str, subject: Subject) -> dict[str, Any]:
             calibration=calibration,
             evaluation=evaluation,
             metric=_agreement,
-            backend=backend if backend != "torch" else "auto",
+            backend={"name": backend, "pairs": _PAIRS, **_OPTIONS.get(backend, {})},
+            space={"name": "zoo", "schemes": ["int8", "int8_dynamic", "bf16", "fp32"]},
             max_drop=None,
-            trials=_TRIALS,
+            budget={"minutes": _NO_MORE_ROUNDS, "round_size": _ROUND},
             batch_size=1,
             output=Path(folder) / "result",
             dynamic=subject.dynamic,
@@ -70,11 +82,32 @@ def search_subject(backend: str, subject: Subject) -> dict[str, Any]:
         return {**found, **_hand_out(frontier, subject, model, Path(folder))}
 
 
+def warm_up() -> None:
+    """Import in the parent of all processes what each would import, and export something once."""
+    import onnxruntime  # noqa: F401
+    import openvino  # noqa: F401
+
+    example = (torch.zeros(2, 4),)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(nn.Linear(4, 4).eval(), example).run_decompositions({})
+        torch.onnx.export(program, dynamo=True, verbose=False)
+
+
+def _profile_few_plans() -> None:
+    """Fit the costs of ops to a handful of plans: the zoo asks what works, not how well."""
+    for profile in (torch_profile, onnx_profile):
+        profile.ProfileSettings.__init__.__defaults__ = (1, *_PROFILED, 0)
+    openvino_profile._ROUNDS = 2
+    openvino_profile._LEAST_PLANS, openvino_profile._MOST_PLANS = _PROFILED
+
+
 def _hand_out(
     frontier: Sequence[ResultCandidate], subject: Subject, model: nn.Module, folder: Path
 ) -> dict[str, Any]:
     """Time the fastest plan by a clock of its own; export it and run the file."""
     best = frontier[0]
+    _capture_once()
     module = best.quantize(model)
     calling, flat = Calling.of(subject.batch(_BATCH, seed=31), model)
     path = autoquant.export(best, model, folder / "plan")
@@ -89,6 +122,11 @@ def _hand_out(
         "searched_speedup": best.value("speedup"),
         "reloaded_error": max(map(_difference, again, built), default=0.0),
     }
+
+
+def _capture_once() -> None:
+    """Let `quantize` and `export` share one capture of the model."""
+    BuildContext.capture_again = cache(BuildContext.capture_again)  # type: ignore[method-assign]
 
 
 def _speedup(model: nn.Module, module: nn.Module, subject: Subject) -> float:

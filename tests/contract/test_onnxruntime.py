@@ -65,6 +65,7 @@ class Zoo(nn.Module):
         self.tanh = nn.Tanh()
         self.embedding = nn.Embedding(50, 8)
         self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.step = nn.LSTMCell(8, 8)
 
     def forward(self, x: Tensor, line: Tensor, volume: Tensor, tokens: Tensor) -> list[Tensor]:
         a, b, c = self.conv(x), F.relu(self.depthwise(x)), self.grouped(x)
@@ -83,6 +84,7 @@ class Zoo(nn.Module):
             self.tanh(c),
             self.norm(self.linear(x[:, 0])),
             self.lstm(self.embedding(tokens))[0],
+            self.step(x[:, 0, 0])[0],
         ]
 
 
@@ -169,6 +171,56 @@ def test_what_the_table_promises_is_what_runs_with_all_else_in_fp32(
                 fallback = support is Support.UNSUPPORTED or name == "pools_apart"
                 wanted = {"fp32 native"} if fallback else wanted
             assert executed[name] in wanted, (name, scheme)
+
+
+class PooledFloats(nn.Module):
+    """Max pools between an op that has no int8 kernel and one that has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 8, 3)
+        self.slopes = nn.PReLU(8)
+        self.pool = nn.MaxPool2d(2)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.pool(self.slopes(self.first(x))))
+
+
+def test_a_max_pool_may_run_on_the_codes_of_what_reads_it() -> None:
+    backend = backend_for(seeded(PooledFloats), MAP)
+    float_pool = Plan.of({site.name: Scheme.FP32 for site in backend.captured.sites})
+    mixed = Plan.of({**float_pool.schemes, "last": Scheme.INT8})
+    built = backend.build(mixed)
+    assert built.executed["pool"] == "fp32 native"
+    assert built.executed["last"] == "int8 native"
+    exact = backend.run(backend.build(float_pool).module, (MAP,))
+    found = backend.run(built.module, (MAP,))
+    assert float((found - exact).abs().max() / exact.abs().max()) < 0.02  # two levels of 255, both
+
+
+class Bags(nn.Module):
+    """torch writes bags as a loop, whose body reads tensors of the graph around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bags = nn.EmbeddingBag(50, 8, mode="mean")
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.bags(tokens))
+
+
+def test_a_loop_finds_what_its_body_reads_outside() -> None:
+    model = seeded(Bags)
+    backend = backend_for(model, TOKENS)
+    plan = Plan.of({"bags": Scheme.FP32, "head": Scheme.INT8})
+    built = backend.build(plan)
+    assert dict(built.executed) == {"bags": "fp32 native", "head": "int8 native"}
+    with torch.no_grad():
+        exact = model(TOKENS[:3])
+    found = backend.run(built.module, (TOKENS[:3],))
+    assert float((found - exact).abs().max() / exact.abs().max()) < 0.05  # 8 bits, twice
 
 
 def test_the_table_of_kinds_agrees_with_sites_and_bf16_is_refused() -> None:

@@ -7,6 +7,7 @@ import operator
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -258,3 +259,57 @@ def test_an_instance_norm_beside_bf16_is_refused_before_it_is_compiled() -> None
     plan = Plan.of({"0": Scheme.FP32, "1": Scheme.FP32, "2": Scheme.BF16})
     with pytest.raises(BackendError, match="cannot keep '1', planned as fp32, out of bf16"):
         backend.build(plan)
+
+
+@pytest.mark.parametrize("norm", list(product((Scheme.FP32, Scheme.BF16, Scheme.INT8), repeat=2)))
+def test_a_batch_norm_that_is_not_folded_runs_beside_any_format(norm: tuple[Scheme, ...]) -> None:
+    model = seeded(UnfoldedNorm)
+    captured, backend = backend_for(model, MAP)
+    plan = Plan.of({"first": norm[0], "norm": norm[0], "last": norm[1]})
+    assert {site.name for site in captured.sites} == set(plan.schemes)
+    built = backend.build(plan)
+    assert built.executed["last"] == f"{norm[1].value} native"
+    with torch.no_grad():
+        exact = model(MAP)
+    found = backend.run(built.module, (MAP,))
+    assert float((found - exact).abs().max() / exact.abs().max()) < 0.1
+
+
+class UnfoldedNorm(nn.Module):
+    """A batch norm behind an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(8, 8, 1)
+        self.act = nn.ReLU()
+        self.norm = nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.act(self.first(x))))
+
+
+class TwoTowers(nn.Module):
+    """The product of two linear layers, one of which is an output as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Linear(64, 32)
+        self.right = nn.Linear(64, 32)
+
+    def forward(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        left = self.left(row)
+        return (left * self.right(row)).sum(-1), left
+
+
+@pytest.mark.parametrize("left", [Scheme.BF16, Scheme.FP32], ids=lambda scheme: scheme.value)
+def test_a_product_of_linear_layers_of_two_float_formats_runs(left: Scheme) -> None:
+    model = seeded(TwoTowers)
+    captured, backend = backend_for(model, ROW)
+    schemes = {site.name: Scheme.FP32 for site in captured.sites} | {"left": left}
+    built = backend.build(Plan.of(schemes))
+    assert built.executed["left"] == f"{left.value} native"
+    with torch.no_grad():
+        exact = model(ROW)
+    for mine, given in zip(backend.run(built.module, (ROW,)), exact, strict=True):
+        torch.testing.assert_close(mine, given, rtol=0.02, atol=0.02)  # bf16 keeps 8 bits

@@ -116,6 +116,31 @@ def test_refused_choices_are_found_and_left_out(refused: set[str], names: bool) 
     assert backend.builds < 4 * len(knobs)
 
 
+class Bound:
+    """Runs one site in bf16 as soon as any is, as an attention kernel may."""
+
+    def __init__(self) -> None:
+        self.builds = 0
+
+    def build(self, plan: Plan) -> Executable:
+        self.builds += 1
+        schemes = plan.schemes
+        if schemes["7"] is not Scheme.BF16 and Scheme.BF16 in schemes.values():
+            raise BackendError("7 is planned as fp32 but runs bf16", sites=("7",))
+        return Executable(nn.Identity(), {})
+
+
+def test_what_a_site_elsewhere_forbids_is_found_in_few_builds() -> None:
+    bound = tuple(Knob(str(i), (str(i),), (Scheme.BF16, Scheme.FP32)) for i in range(8))
+    free = Knob("other", ("other",), (Scheme.INT8, Scheme.FP32))
+    backend: Any = Bound()
+    assert find_refused(SearchSpace((*bound, free)), backend) == ()  # all together it is built
+    pinned = tuple(Knob(item.name, item.sites, (Scheme.FP32,)) for item in bound[7:])
+    found = find_refused(SearchSpace((*bound[:7], *pinned, free)), backend)
+    assert {item.knob for item in found} == {knob.name for knob in bound[:7]}
+    assert backend.builds <= 10
+
+
 def test_a_refusal_keeps_its_sites_on_the_way_from_a_worker() -> None:
     error = pickle.loads(pickle.dumps(BackendError("no", hint="do", sites=("a", "b"))))
     assert (error.message, error.hint, error.sites) == ("no", "do", ("a", "b"))

@@ -18,6 +18,7 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from autoquant.backends.onnxruntime.bodies import read_by, rename_outer
 from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
@@ -167,6 +168,7 @@ def _rename(
             renamed[output] = (name if index == 0 else f"{name}:{index}") if output else ""
             node.output.append(renamed[output])
         node.attribute.extend(source.attribute)
+        rename_outer(node, lambda item: renamed.get(item, item))
         if site is not None:
             owner[name] = site
         nodes.append(node)
@@ -178,7 +180,7 @@ def _rename(
             inner = any(origins_of[reader.name] == origin for reader in readers.get(output, []))
             if origin is not None and not inner:
                 tensors[output] = first_of.get(origin, origin)
-            elif node.op_type in MOVING and node.input[0] in tensors:
+            elif _hands_on(node) and node.input[0] in tensors:
                 tensors[output] = tensors[node.input[0]]
     for node in reversed(nodes):  # within a node of the captured graph, before a change of shape
         if node.op_type in _RESHAPING and node.output[0] in tensors:
@@ -195,6 +197,12 @@ def _rename(
         owner=owner,
         tensors=tensors,
     )
+
+
+def _hands_on(node: NodeProto) -> bool:
+    """Whether the values that a node writes are those that it reads."""
+    to_float = any(item.name == "to" and item.i == TensorProto.FLOAT for item in node.attribute)
+    return node.op_type in MOVING or (node.op_type == "Cast" and to_float)
 
 
 def _output_names(graph: onnx.GraphProto, output_tree: OutputStructure) -> tuple[str, ...]:
@@ -246,6 +254,6 @@ def consumers(nodes: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
     """By tensor, the nodes that read it."""
     found: dict[str, list[NodeProto]] = defaultdict(list)
     for node in nodes:
-        for name in dict.fromkeys(node.input):
+        for name in read_by(node):
             found[name].append(node)
     return found

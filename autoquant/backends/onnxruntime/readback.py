@@ -78,7 +78,9 @@ class Dump:
         """The schemes that what a unit runs would honour; none where kernels of several mix.
 
         A unit that became part of another unit's float kernel runs in fp32. A float kernel whose
-        inputs are rounded honours fp32, and the scheme that they are rounded for.
+        inputs are rounded honours fp32, and the scheme that they are rounded for. ONNX Runtime
+        moves the rounding of a reader across a max pool, of which nothing changes: the largest
+        code is the code of the largest value.
         """
         found = [node for item in unit.nodes for node in self._named.get(item.name, ())]
         schemes = {self._scheme(node) for node in found if not self._only_moves(node)}
@@ -86,7 +88,10 @@ class Dump:
         integers = known & _INTEGER_SCHEMES
         if integers or None in schemes:
             # float nodes beside an integer kernel add its bias, or clip
-            return integers if len(integers) == 1 and None not in schemes else frozenset()
+            if len(integers) != 1 or None in schemes:
+                return frozenset()
+            is_max_pool = unit.root.op_type == "MaxPool"
+            return integers | {Scheme.FP32} if is_max_pool else integers
         rounded = known - {Scheme.FP32}
         return frozenset({Scheme.FP32}) | (rounded if len(rounded) == 1 else frozenset())
 

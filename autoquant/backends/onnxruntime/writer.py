@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from autoquant.backends.onnxruntime.bodies import rename_outer
 from autoquant.backends.onnxruntime.float_graph import OPSET, FloatGraph
 from autoquant.backends.onnxruntime.grids import Array, Grid
 
@@ -64,6 +65,7 @@ class GraphWriter:
         made.CopyFrom(source)
         del made.input[:]
         made.input.extend(inputs)
+        rename_outer(made, self.as_float)
         if outputs:
             del made.output[:]
             made.output.extend(outputs)

@@ -70,7 +70,7 @@ class Assembler:
 
         The precision hint is `bf16` where any site is, else `f32`. The plugin makes one subgraph
         of an attention's matmuls, whose ops cannot differ in precision nor be read back: it is
-        kept from that in a mixed plan.
+        kept from that in a mixed plan, and where a linear layer is parted from what reads it.
 
         Raises:
             BackendError: Calibration saw nothing of a tensor that the plan quantizes; or a norm is
@@ -81,12 +81,14 @@ class Assembler:
         model = self._graph.model.clone()
         nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
         _Insertion(self, nodes, schemes).run()
+        parted: frozenset[OpKind] = frozenset()
         if hint == BF16:
             self._refuse_unmarkable(nodes, schemes)
-            self._part(nodes, schemes)
+            parted = self._part(nodes, schemes)
             self._release(nodes, schemes)
             _shield_marks(nodes.values())
-        return model, Options(hint, subgraphs=not self._differs(schemes, hint))
+        subgraphs = not self._differs(schemes, hint) and OpKind.LINEAR not in parted
+        return model, Options(hint, subgraphs=subgraphs)
 
     def _differs(self, schemes: Mapping[str, Scheme], hint: str) -> bool:
         """Whether a model has matmuls and any site that is not what the hint says.
@@ -129,13 +131,20 @@ class Assembler:
             ):
                 del node.get_rt_info()[PRECISE]
 
-    def _part(self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]) -> None:
+    def _part(
+        self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]
+    ) -> frozenset[OpKind]:
         """Keep a convolution from absorbing a sum or product of the other float format.
 
         Some of these pairs have no kernel: the plugin fails on them, or gives an empty output. A
         conversion there and back is no-op enough to cost what converting the tensor costs, and
-        enough of an op to part the two.
+        enough of an op to part the two. Behind a linear layer, a subgraph that holds it crashes
+        the plugin.
+
+        Returns:
+            Kinds of the sites that were parted from a reader.
         """
+        parted = set()
         for name, site in self._layout.owner.items():
             node = nodes[name]
             if node.get_type_name() not in _ELEMENTWISE:
@@ -149,6 +158,8 @@ class Assembler:
                 floats = {schemes[writer], schemes[site]} <= _FLOAT_SCHEMES
                 if (floats or kind is OpKind.MATMUL) and not is_constant(value):
                     node.input(index).replace_source_output(_there_and_back(value))
+                    parted.add(kind)
+        return frozenset(parted)
 
     def _feeds_full_precision(
         self, node: ov.Node, site: str, schemes: Mapping[str, Scheme]

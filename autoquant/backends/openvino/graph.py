@@ -91,6 +91,7 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     origin.update(zip(placeholders, inputs, strict=False))  # defaults come after the inputs
     _keep_marks_of_rewritten(model)
     _keep_marks_of_matmuls(model)
+    _write_out_batch_norms(model)
     _give_scalars_an_axis(model)
     _name_ends(model, captured.calling.names, exported.outputs.names)
     return FloatGraph(mark_precise(model), origin, exported.outputs)
@@ -211,6 +212,31 @@ def _keep_marks_of_matmuls(model: ov.Model) -> None:
             matmul.set_friendly_name(node.get_friendly_name())
             for target in node.output(0).get_target_inputs():
                 target.replace_source_output(matmul.output(0))
+
+
+def _write_out_batch_norms(model: ov.Model) -> None:
+    """Write batch norms that nothing was folded with as a factor and a shift, in place.
+
+    The plugin does the same when it compiles, and loses their marks.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "BatchNormInference":
+            continue
+        source, *constants = node.input_values()
+        values = [item.get_node() for item in constants]
+        rank = source.get_partial_shape().rank
+        if rank.is_dynamic or any(item.get_type_name() != "Constant" for item in values):
+            continue
+        gamma, beta, mean, variance = (np.asarray(item.get_data(), np.float64) for item in values)
+        factor = gamma / np.sqrt(variance + node.get_attributes()["epsilon"])
+        shape = [1, -1, *[1] * (rank.get_length() - 2)]
+        scaled = opset1.multiply(source, factor.reshape(shape).astype(np.float32))
+        shift = (beta - mean * factor).reshape(shape).astype(np.float32)
+        shifted = opset1.add(scaled, shift)
+        scaled.set_friendly_name(f"{node.get_friendly_name()}/factor")
+        shifted.set_friendly_name(node.get_friendly_name())
+        for target in node.output(0).get_target_inputs():
+            target.replace_source_output(shifted.output(0))
 
 
 def _give_scalars_an_axis(model: ov.Model) -> None:
