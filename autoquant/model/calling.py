@@ -289,8 +289,23 @@ def _nodes(structure: pytree.TreeSpec) -> list[pytree.TreeSpec]:
     return [structure, *(node for child in structure.children() for node in _nodes(child))]
 
 
+class _Leaf(pytree.TreeSpec):
+    """A leaf that can be copied and pickled in silence; torch's own class warns."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None, [])
+
+    def __repr__(self, indent: int = 0) -> str:
+        return "*"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_Leaf, ())
+
+
 def plain_structure(structure: pytree.TreeSpec) -> pytree.TreeSpec:
-    """The same with leaves that can be copied and pickled: those of torch's own class warn."""
+    """The same with leaves of our own class."""
+    if structure.is_leaf():
+        return _Leaf()
     children = [plain_structure(child) for child in structure.children()]
     return pytree.TreeSpec(structure.type, structure.context, children)
 

@@ -17,7 +17,6 @@ from autoquant.model.float64_run import Run, graph_in_float64
 SAME = 1e-3
 """Relative difference up to which two outputs count as one; folding and fusing round anew."""
 
-_SAME_IN_FLOAT64 = 1e-6
 _NO_FLOAT64 = (RuntimeError, TypeError, ValueError, NotImplementedError)
 """What a model's own code, or an op, raises that knows float32 alone."""
 
@@ -42,20 +41,12 @@ class Difference:
         return f"{where} is off by {self.off:.1%} of its largest value on a batch of {self.shape}"
 
 
-def find_difference(
-    model: Run, other: Run, batches: Iterable[Batch], same: float = SAME
-) -> Difference | None:
+def find_difference(model: Run, other: Run, batches: Iterable[Batch]) -> Difference | None:
     """Compare two computations on some batches, output by output; None where they agree.
 
     Each gets copies of the inputs, so that what it writes into them reaches nobody else.
-
-    Args:
-        model: The one to whose largest values differences are relative.
-        other: The other one.
-        batches: Inputs.
-        same: Relative difference up to which they agree.
     """
-    return next((item for item in _differences(model, other, batches) if item.off > same), None)
+    return next((item for item in _differences(model, other, batches) if item.off > SAME), None)
 
 
 def is_same_in_float64(model: Run, captured: Capture, batches: Sequence[Batch]) -> bool:
@@ -68,7 +59,7 @@ def is_same_in_float64(model: Run, captured: Capture, batches: Sequence[Batch]) 
     """
     try:
         graph = graph_in_float64(captured)
-        return find_difference(graph, model, batches, _SAME_IN_FLOAT64) is None
+        return find_difference(graph, model, batches) is None
     except _NO_FLOAT64:
         return False
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo_models.registry import SUBJECTS
+from zoo_models.registry import NAMED, SUBJECTS
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -39,13 +39,15 @@ sites hold. Seconds are CPU seconds of one busy core.
 
 _SEARCH = """## Search
 
-A whole search each: calibration and evaluation on 8 samples, a few plans beside the uniform ones,
-the all-fp32 plan compared with the model first, the fastest plan of the frontier exported and its
-file run by the engine's own API. *Seconds* are CPU seconds from the call to the frontier, *peak*
-the largest memory of the process. *Speed* is over eager fp32 torch at batch 1, one thread, measured
-by the search and, after it, by a clock of this script's own on what `quantize()` hands out (small
-networks at batch 1 are mostly overhead). *Reloaded* is the largest difference of the file's outputs
-from that module's.
+A whole search each, on one thread and as small as it can be: int8, int8_dynamic, bf16 and fp32;
+calibration and evaluation on 8 samples; costs of ops from a handful of plans; one round of six
+candidates; on torch the engine x86. The all-fp32 plan is compared with the model first; in the end
+the fastest plan of the frontier is exported and its file run by the engine's own API. *Seconds* are
+CPU seconds from the call to the frontier, *peak* the largest memory of the process, the packages of
+all engines included. *Speed* is over eager fp32 torch at batch 1, measured by the search and, after
+it, by a clock of this script's own on what `quantize()` hands out (small networks at batch 1 are
+mostly overhead, and the machine was busy: read no ranking out of it). *Reloaded* is the largest
+difference of the file's outputs from that module's.
 """
 
 
@@ -119,7 +121,11 @@ def _search_summary(results: Results) -> str:
     worked = sum(works(row) for row in rows)
     kinds = Counter(row["failure"].split(":")[0] for row in rows if "failure" in row)
     said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return f"{worked} of {len(rows)} tried work end to end{f' ({said})' if said else ''}.\n"
+    left = [name for name in NAMED if name not in results]
+    untried = f"\n\nNot tried, of those that the goals name: {', '.join(left)}." if left else ""
+    return (
+        f"{worked} of {len(rows)} tried work end to end{f' ({said})' if said else ''}.{untried}\n"
+    )
 
 
 def works(row: Mapping[str, Any]) -> bool:

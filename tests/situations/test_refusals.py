@@ -126,7 +126,8 @@ class Bound:
         self.builds += 1
         schemes = plan.schemes
         if schemes["7"] is not Scheme.BF16 and Scheme.BF16 in schemes.values():
-            raise BackendError("7 is planned as fp32 but runs bf16", sites=("7",))
+            beside = [site for site, scheme in schemes.items() if scheme is Scheme.BF16]
+            raise BackendError("7 is planned as fp32 but runs bf16", sites=("7", f"{beside[0]}+"))
         return Executable(nn.Identity(), {})
 
 

@@ -72,10 +72,10 @@ class Judge:
             return False
         if planned is Scheme.BF16 and Scheme.FP32 in fits:
             return True
-        if site.follows is None:
-            return False
         if site.kind is OpKind.CAT and planned in _FLOATS:
             return Scheme.INT8 in fits
+        if site.follows is None:
+            return False
         dynamic = planned in (Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY)
         in_float = dynamic or (planned is Scheme.INT8 and site.kind in _IN_FLOAT)
         return in_float and not _FLOATS.isdisjoint(fits)

@@ -48,6 +48,7 @@ class Layout:
             its own nodes, without what only moves values or depends on shapes alone.
         types: By friendly name, the type of every op.
         readers: By friendly name, the ops that read what an op gives.
+        integers: Friendly names of inputs and ops that give integers or booleans in any precision.
     """
 
     sites: Mapping[str, Site]
@@ -56,6 +57,7 @@ class Layout:
     computing: Mapping[str, tuple[str, ...]]
     types: Mapping[str, str]
     readers: Mapping[str, tuple[str, ...]]
+    integers: frozenset[str]
 
 
 def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
@@ -92,6 +94,7 @@ def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
         {site: tuple(names) for site, names in computing.items()},
         {node.get_friendly_name(): node.get_type_name() for node in nodes},
         {node.get_friendly_name(): _readers(node) for node in nodes},
+        frozenset(node.get_friendly_name() for node in nodes if not _gives_floats(node)),
     )
 
 

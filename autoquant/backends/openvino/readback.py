@@ -141,11 +141,25 @@ class ExecutionGraph:
             layer=layer,
             host=None if first == site else first,
             reads=tuple(map(_precision, tensors)),
-            written=tuple(map(_written, tensors)),
+            written=tuple(map(self._written, tensors)),
             weight=None if weight is None else _precision(weight),
             runs=fact(node, "runtimePrecision"),
             writes=fact(node, "outputPrecisions").split(",")[0],
         )
+
+    def _written(self, value: ov.Output) -> str:
+        """Format in which the writer of a tensor left it, before it was moved or converted.
+
+        A kernel may round what it writes to 8 bits and store it as floats all the same, where
+        another kernel is to add to them in place. Masks and the model's own integers, which the
+        engine keeps in bytes too, are `integer`.
+        """
+        while fact(value.get_node(), "layerType") in _MOVES and value.get_node().get_input_size():
+            value = value.get_node().input_value(0)
+        names = original_names(value.get_node())
+        if names and names[-1].startswith(QUANTIZER):
+            return "u8"
+        return "integer" if names and names[-1] in self._layout.integers else _precision(value)
 
 
 def fact(node: ov.Node, key: str) -> str:
@@ -172,17 +186,3 @@ def _precision(value: ov.Output) -> str:
     found: list[str] = fact(value.get_node(), "outputPrecisions").split(",")
     index: int = value.get_index()
     return found[min(index, len(found) - 1)]
-
-
-def _written(value: ov.Output) -> str:
-    """Format in which the writer of a tensor left it, before it was moved or converted.
-
-    A kernel may round what it writes to 8 bits and store it as floats all the same, where
-    another kernel is to add to them in place.
-    """
-    while fact(value.get_node(), "layerType") in _MOVES and value.get_node().get_input_size():
-        value = value.get_node().input_value(0)
-    names = original_names(value.get_node())
-    if names and names[-1].startswith(QUANTIZER):
-        return "u8"
-    return _precision(value)

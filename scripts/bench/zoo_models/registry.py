@@ -14,7 +14,7 @@ from zoo_models.timm_models import TIMM
 from zoo_models.torchvision_models import TORCHVISION
 from zoo_models.transformers_models import TRANSFORMERS
 
-_FIRST = (
+NAMED = (
     *("ResNet-18", "ResNet-50", "ResNeXt-50", "RegNetX-400MF", "MobileNetV2", "MobileNetV3-L"),
     *("EfficientNet-B0", "EfficientNetV2-S", "EfficientNet-Lite0", "ConvNeXt-T", "DenseNet-121"),
     *("GoogLeNet", "Inception-v3", "ShuffleNetV2", "SqueezeNet", "NFNet-L0", "ViT-S", "DeiT-T"),
@@ -25,6 +25,7 @@ _FIRST = (
     *("LSTM forecaster", "GRU forecaster", "Recommender", "Diffusion UNet", "R3D-18"),
     *("TasNet-like", "Graph network"),
 )
+"""Those that the goals name."""
 
 
 def _ordered() -> Mapping[str, Subject]:
@@ -32,8 +33,8 @@ def _ordered() -> Mapping[str, Subject]:
     found = {
         subject.name: subject for group in (*groups, TRANSFORMERS, DIFFUSERS) for subject in group
     }
-    rest = [name for name in found if name not in _FIRST]
-    return {name: found[name] for name in (*_FIRST, *rest)}
+    rest = [name for name in found if name not in NAMED]
+    return {name: found[name] for name in (*NAMED, *rest)}
 
 
 SUBJECTS = _ordered()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import subprocess
 import sys
+import warnings
 from collections import OrderedDict, UserDict, namedtuple
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,3 +227,12 @@ def test_a_calling_goes_through_json() -> None:
     again = Calling.from_json(json.loads(json.dumps(calling.to_json())))
     assert again == calling
     assert torch.equal(again.arguments(tensors)[1]["input"], tensors[0])
+
+
+def test_a_calling_is_copied_and_pickled_in_silence_and_shows_its_structure() -> None:
+    calling = Calling.plain(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copies = copy.deepcopy(calling.structure), pickle.loads(pickle.dumps(calling.structure))
+    assert copies == (calling.structure, calling.structure)
+    assert repr(calling).count("*") == 2

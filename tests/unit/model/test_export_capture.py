@@ -209,6 +209,23 @@ def test_a_model_for_one_number_of_samples_is_captured_at_that_number() -> None:
     assert found.notices == ("the model is captured at one size of input_0 alone (axis 0 at 2).",)
 
 
+class Lengths(nn.Module):
+    """Says how many samples there are as Python does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).reshape(len(x), 2, 2)
+
+
+def test_the_length_of_a_tensor_does_not_fix_the_number_of_samples() -> None:
+    found = capture(Lengths(), (torch.ones(2, 4),), how="export")
+    assert found.dynamic == ((0,),)
+    assert found.graph(torch.ones(5, 4)).shape == (5, 2, 2)
+
+
 def test_a_capture_exports_again_with_origins(token_net: nn.Module, exported: Capture) -> None:
     found = export_float(exported, TOKENS)
     known = {node.name for node in exported.graph.graph.nodes}

@@ -90,3 +90,11 @@ def test_a_weighted_op_that_the_engine_removed_is_caught_in_a_plan_with_bf16() -
     plan = Plan.of({"conv": Scheme.BF16})
     executed, wrong = compare(plan, SITES, {})
     assert (executed["conv"], wrong) == ("nothing that the engine names", ("conv",))
+
+
+@pytest.mark.parametrize("follows", [None, "conv"], ids=["of its own", "follows"])
+def test_a_concatenation_moves_codes_whoever_it_follows(follows: str | None) -> None:
+    sites = {**SITES, "cat": site("cat", OpKind.CAT, follows)}
+    found = {"conv": kernel("f32", "f32", "f32"), "cat": kernel("u8", None, "u8", "u8")}
+    _, wrong = compare(Plan.of({"conv": Scheme.FP32, "cat": Scheme.FP32}), sites, found)
+    assert wrong == ()
