@@ -179,8 +179,11 @@ class _Runner:
         if self._base or (scheme is Scheme.BF16 and part is Part.BOTH):
             return scheme, part
         weights: list[Format | None] = []
-        activations: list[Format | None] = [self._rounding.write_format(scheme)]
+        activations: list[Format | None] = []
         for node in reached:
+            writer = self._marked.sites.lasts.get(node)
+            if writer is not None and writer.name in names:
+                activations.append(self._rounding.write_format(writer, scheme, node.name))
             site = self._marked.sites.roots.get(node)
             if site is not None and site.name in names:
                 weights.append(self._rounding.weight_format(site, scheme))

@@ -81,9 +81,11 @@ class RoundingTerms:
             return
         readers: dict[_Error, list[str]] = defaultdict(list)
         written: set[tuple[Node, Format]] = set()
-        how = self._rounding.write_format(scheme)
         for node, site in self._marked.lasts.items():
-            if how is not None and site.name in knob.sites:
+            if site.name not in knob.sites:
+                continue
+            how = self._rounding.write_format(site, scheme, node.name)
+            if how is not None:
                 written.add((node, how))
                 yield (node, how, Part.ACTIVATION), WHOLE
         for root in roots:

@@ -15,6 +15,7 @@ from autoquant.api.pair import find_plan, prepare_untimed, uniform_plan
 from autoquant.api.preparation import Preparation, capture_subject
 from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
+from autoquant.backends.reference import reference_rounding
 from autoquant.core.layers import ComparisonMode, LayerComparison
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
@@ -25,9 +26,7 @@ from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.data_set import sizes_of
 from autoquant.model.picked import pick_samples
-from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.readings import DataForm, Prepare
-from autoquant.model.rounding import SchemeRounding
 from autoquant.model.subject import Subject, SubjectRecipe, unscored_subject
 
 _EXAMPLE_SAMPLES = 3
@@ -139,7 +138,7 @@ def compare_plans(
     """
     _refuse_modules(prepared.captured)
     build = prepared.settings.build
-    rounding = SchemeRounding(TensorRanges(prepared.captured, prepared.statistics, build))
+    rounding = reference_rounding(prepared.captured, prepared.statistics, build)
     found = [ReferencePlan(prepared.captured, plan, rounding) for plan in plans]
     return _run(prepared.captured, found, batches, mode, watch, kind=Kind.EMULATED, weights=weights)
 

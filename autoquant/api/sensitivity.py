@@ -20,17 +20,17 @@ from autoquant.analysis.trials import Question
 from autoquant.api.preparation import Preparation
 from autoquant.api.watch import Watch
 from autoquant.backends.protocol import Backend
+from autoquant.backends.reference import reference_rounding
+from autoquant.backends.targets import load_target
 from autoquant.core.sensitivity import Method, Procedure, RowKey, SensitivityRow, SensitivityTable
 from autoquant.errors import StorageError
 from autoquant.job import Job
 from autoquant.model.batches import take_samples
 from autoquant.model.calibration import digest_of
-from autoquant.model.ranges.tensor_ranges import TensorRanges
-from autoquant.model.rounding import SchemeRounding
 from autoquant.record import files
 from autoquant.record.sensitivity_file import read_sensitivity, write_sensitivity
 
-_NUMERICS = 2
+_NUMERICS = 3
 """Raise it when the same question gets another answer: saved tables are then measured again."""
 
 
@@ -77,11 +77,11 @@ def rank_by_sensitivity(
 
 def question_of(job: Job, prepared: Preparation) -> Question:
     """What a job asks of its model: the free knobs on the first evaluation samples."""
-    ranges = TensorRanges(prepared.captured, prepared.statistics, prepared.settings.build)
+    build = prepared.settings.build
     return Question(
         captured=prepared.captured,
         space=prepared.space,
-        rounding=SchemeRounding(ranges),
+        rounding=reference_rounding(prepared.captured, prepared.statistics, build),
         batches=prepared.subject.evaluation,
         samples=job.sensitivity.samples,
         outputs=prepared.subject.outputs,
@@ -113,7 +113,9 @@ def _engine_content(job: Job, prepared: Preparation) -> tuple[str, ...]:
 def _range_content(prepared: Preparation) -> tuple[object, ...]:
     """What decides grids beside the statistics."""
     build = prepared.settings.build
-    return build.observer, build.reduce_range, build.ranges.to_json()
+    writers = load_target(build.backend).integer_writers(build)
+    named = sorted((kind.value, scheme.value) for kind, scheme in writers)
+    return build.observer, build.reduce_range, build.ranges.to_json(), named
 
 
 def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from autoquant.core.costs import CostTable
 from autoquant.core.measurement import EAGER_FP32, Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import FOLLOWING_KINDS, OpKind, Site
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.batches import Batch
@@ -145,6 +145,15 @@ class Backend(Protocol):
         """
 
 
+IntegerWriter = tuple[OpKind, Scheme]
+
+
+def every_kind(*schemes: Scheme) -> frozenset[IntegerWriter]:
+    """All kinds of ops under some schemes, but for those that take the format of another."""
+    kinds = frozenset(OpKind) - FOLLOWING_KINDS
+    return frozenset((kind, scheme) for kind in kinds for scheme in schemes)
+
+
 class Target(Protocol):
     """What the module of a backend offers, by these very names."""
 
@@ -153,6 +162,9 @@ class Target(Protocol):
 
     def kind_support(self, settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
         """How it runs one scheme of a kind of op: a row of `autoquant backends`."""
+
+    def integer_writers(self, settings: BuildSettings) -> Collection[IntegerWriter]:
+        """Kinds of ops whose kernels write integers under a scheme, whoever reads them."""
 
     def variants(self) -> Mapping[str, BuildSettings]:
         """What of the target there is here, by the title of its table (`torch / onednn`)."""

@@ -15,6 +15,9 @@ HOLDS = "holds"
 GRID = "grid"
 """The `Grid` of the integers that a node gives, or of the floats that it rounds to them."""
 
+ROUNDS = "rounds"
+"""By name of a float node that a node reads in floats, the `Grid` that its kernel rounds it to."""
+
 
 def holds(node: Node) -> tuple[str, ...]:
     """Names of the float nodes whose value a node of a built graph gives."""
@@ -27,3 +30,8 @@ def let_hold(node: Node, name: str, grid: Grid | None = None) -> None:
     node.meta[HOLDS] = tuple(dict.fromkeys((*holds(node), name)))
     if grid is not None:
         node.meta.setdefault(GRID, grid)
+
+
+def let_round(node: Node, name: str, grid: Grid) -> None:
+    """Note at a node of a built graph that its kernel rounds a float node that it reads."""
+    node.meta[ROUNDS] = {**node.meta.get(ROUNDS, {}), name: grid}

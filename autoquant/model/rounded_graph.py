@@ -99,12 +99,12 @@ class RoundedGraph(Interpreter):
         return self.call_function(node.target, args, kwargs)
 
     def _written(self, node: Node, value: Any) -> Any:
-        """Round the result of a site that computes in 16-bit floats."""
+        """Round the result of a site whose kernel writes no wider format."""
         site = self._marked.lasts.get(node)
         choice = self.choices.get(site.name) if site else None
-        if choice is None or choice[1] is Part.WEIGHT:
+        if site is None or choice is None or choice[1] is Part.WEIGHT:
             return value
-        how = self._rounding.write_format(choice[0])
+        how = self._rounding.write_format(site, choice[0], node.name)
         if how is None:
             return value
         return pytree.tree_map(

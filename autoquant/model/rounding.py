@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -50,14 +51,21 @@ class SchemeRounding:
 
     Rounding belongs to reads: an op in integers rounds the tensors that it reads, each to that
     tensor's own grid, and its weights, and gives its result unrounded; whoever reads that in
-    integers rounds it. Floats of 16 bits round what they write as well.
+    integers rounds it. Floats of 16 bits round what they write as well, and so do integer kernels
+    that have no float result.
 
     Args:
         ranges: Grids by tensor.
+        integer_writers: Kinds and static schemes whose kernels write integers, whoever reads them.
     """
 
-    def __init__(self, ranges: TensorRanges) -> None:
+    def __init__(
+        self,
+        ranges: TensorRanges,
+        integer_writers: Collection[tuple[OpKind, Scheme]] = frozenset(),
+    ) -> None:
         self._ranges = ranges
+        self._integer_writers = integer_writers
 
     def weight_format(self, site: Site, scheme: Scheme) -> Format | None:
         """How the scheme rounds the site's weights; None: not at all."""
@@ -79,15 +87,27 @@ class SchemeRounding:
             return None
         if scheme.mode is Mode.DYNAMIC:
             return DynamicGrid() if site.kind.is_weighted else None
-        if not self._ranges.knows(tensor):
+        return self._grid(scheme, tensor) if self._ranges.knows(tensor) else None
+
+    def write_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
+        """How a tensor is rounded where the site writes it; None: not at all.
+
+        Args:
+            site: The writer.
+            scheme: Of the writer.
+            tensor: Name of the node that gives it.
+        """
+        if scheme in _FLOATS:
+            return Cast(_FLOATS[scheme])
+        if (site.kind, scheme) not in self._integer_writers or not self._ranges.knows(tensor):
             return None
+        return self._grid(scheme, tensor)
+
+    def _grid(self, scheme: Scheme, tensor: str) -> Grid:
+        """Grid of a tensor under a static integer scheme."""
         if scheme.activation is Precision.INT16:
             return self._ranges.int16_grid(tensor)
         return self._ranges.int8_grid(tensor)
-
-    def write_format(self, scheme: Scheme) -> Format | None:
-        """How what a site writes is rounded; None: not at all."""
-        return Cast(_FLOATS[scheme]) if scheme in _FLOATS else None
 
     def weight(self, site: Site, scheme: Scheme, weight: Tensor) -> Tensor:
         """Round a weight; shape as given."""

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from autoquant.backends.reference import reference_rounding
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.calibration import calibrate
 from autoquant.model.captured import Capture
 from autoquant.model.exporting import take
-from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.rounded_graph import TrainableGraph, choices_of
-from autoquant.model.rounding import SchemeRounding
 from autoquant.model.site_nodes import mark_sites
 from autoquant.training.weights import TrainableWeights
 
@@ -54,7 +53,7 @@ class Twin:
 
     def take_ranges(self, statistics: CalibrationStatistics) -> None:
         """Round activations on the scales that calibration found."""
-        rounding = SchemeRounding(TensorRanges(self._captured, statistics, self._settings))
+        rounding = reference_rounding(self._captured, statistics, self._settings)
         self._run = _Run(mark_sites(self._captured), rounding, choices_of(self._plan))
         self._statistics = statistics
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from autoquant.core.plan import Plan
-from autoquant.model.built_graph import FLOAT_NODE, GRID, holds
+from autoquant.model.built_graph import FLOAT_NODE, GRID, ROUNDS, holds
 from autoquant.model.ranges.grid import Grid
 from autoquant.model.rounding import SchemeRounding
 from autoquant.model.site_nodes import SiteNodes
@@ -88,4 +88,6 @@ class _GridSpy(Interpreter):
                 self.grids.setdefault(name, grid)
                 if FLOAT_NODE in n.meta:
                     self.written.add(name)
+        for name, rounded in n.meta.get(ROUNDS, {}).items():
+            self.grids.setdefault(name, rounded)
         return value

@@ -17,7 +17,7 @@ from autoquant.analysis.diagnosis.grids import grid_of
 from autoquant.analysis.diagnosis.reference_op import Arrived, Call, ReferenceOps
 from autoquant.core.diagnosis import KernelCheck
 from autoquant.core.plan import Plan
-from autoquant.model.built_graph import FLOAT_NODE, holds
+from autoquant.model.built_graph import FLOAT_NODE, ROUNDS, holds
 from autoquant.model.captured import Capture
 from autoquant.model.ranges.grid import Grid
 from autoquant.model.rounding import SchemeRounding
@@ -147,6 +147,9 @@ class _Spy(Interpreter):
             if self._groups.get(source) is not group:
                 arrived = _arrive(source, self.env[source])
                 self._arrived[group] |= dict.fromkeys(holds(source), arrived)
+        for name, grid in n.meta.get(ROUNDS, {}).items():
+            value = grid(self._arrived[group][name].value.float()).double()
+            self._arrived[group][name] = Arrived(value, is_rounded=True)
         value = super().run_node(n)
         return self._compare(group, n, value) if n is group.last else value
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from autoquant.backends.ethos_u import support
 from autoquant.backends.ethos_u.backend import EthosUBackend
 from autoquant.backends.ethos_u.configuration import find_configuration
 from autoquant.backends.fixed_shapes import refuse_lengths
-from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.protocol import BuildRequest, IntegerWriter, every_kind
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
@@ -27,6 +27,11 @@ def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Suppo
     """How the NPU runs one scheme of a kind of op."""
     accelerator = find_configuration(settings.accelerator).accelerator
     return support.kind_support(accelerator, kind, scheme)
+
+
+def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: ARG001
+    """All: the NPU holds no floats."""
+    return every_kind(Scheme.INT8, Scheme.INT16)
 
 
 def variants() -> Mapping[str, BuildSettings]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from autoquant.backends.fixed_shapes import refuse_lengths
 from autoquant.backends.inductor.backend import InductorBackend
 from autoquant.backends.inductor.support import kind_support, site_support
-from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.protocol import BuildRequest, IntegerWriter
 from autoquant.core.build import BuildSettings
 
-__all__ = ["kind_support", "open_backend", "site_support", "variants"]
+__all__ = ["integer_writers", "kind_support", "open_backend", "site_support", "variants"]
+
+
+def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: ARG001
+    """None: its int8 kernels give floats as well."""
+    return ()
 
 
 def variants() -> Mapping[str, BuildSettings]:

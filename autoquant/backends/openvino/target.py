@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from autoquant.backends.openvino import support
 from autoquant.backends.openvino.backend import OpenVinoBackend
 from autoquant.backends.openvino.engine import F16, precision_for
-from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.protocol import BuildRequest, IntegerWriter
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
@@ -21,6 +21,11 @@ def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support
 def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:  # noqa: ARG001
     """How OpenVINO runs one scheme of a kind of op."""
     return support.kind_support(kind, scheme)
+
+
+def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: ARG001
+    """None: its int8 kernels give floats as well."""
+    return ()
 
 
 def variants() -> Mapping[str, BuildSettings]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from autoquant.backends.protocol import Backend, BuildRequest
-from autoquant.backends.torch_cpu.engines import engines_here, saturates
+from autoquant.backends.protocol import Backend, BuildRequest, IntegerWriter, every_kind
+from autoquant.backends.torch_cpu.engines import (
+    POINTWISE,
+    engines_here,
+    has_float_output_linear,
+    packing_engine,
+    saturates,
+)
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.support import site_support as graph_support
 from autoquant.backends.torch_cpu.support import support_of
@@ -26,6 +32,18 @@ def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support
 def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
     """How an engine runs one scheme of a kind of op."""
     return support_of(settings.engine, kind, scheme)
+
+
+def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:
+    """All but linear layers where the engine's give floats; convolutions too on `pointwise`."""
+    if not settings.engine:  # none is chosen yet
+        return ()
+    floats = set()
+    if has_float_output_linear(packing_engine(settings.engine)):
+        floats.add(OpKind.LINEAR)
+    if settings.engine == POINTWISE:
+        floats |= {OpKind.LINEAR, OpKind.CONV1D, OpKind.CONV2D, OpKind.CONV3D}
+    return every_kind(Scheme.INT8) - {(kind, Scheme.INT8) for kind in floats}
 
 
 def variants() -> Mapping[str, BuildSettings]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.analysis.diagnosis.grids import read_grids
+from autoquant.analysis.diagnosis.kernels import check_kernels
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -53,3 +54,13 @@ def test_an_average_of_large_pixels_loses_no_more_than_the_pixels_do() -> None:
         found, expected = built.model(x).double(), model(x).double()
     noise = (found - expected).square().sum() / expected.square().sum()
     assert -10 * torch.log10(noise) > 12  # on the grid of the pixels it is 2
+
+
+def test_a_linear_layer_that_rounds_its_floats_itself_is_compared_on_its_own_grid() -> None:
+    model, x = seeded(Pooled), inputs(1.0)
+    sites = capture(model, (x,)).sites
+    built = build(model, x, Plan.of({site.name: Scheme.INT8 for site in sites}), engine="x86")
+    with using_engine("x86"):
+        checks = check_kernels(built.plan, [(x,)])
+    assert "head" in {check.site for check in checks}
+    assert all(check.is_right for check in checks)

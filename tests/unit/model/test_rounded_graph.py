@@ -13,6 +13,7 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
+from autoquant.core.sites import OpKind
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import Capture, capture
 from autoquant.model.ranges.tensor_ranges import TensorRanges
@@ -158,6 +159,21 @@ def test_an_int8_op_rounds_what_it_reads_and_hands_out_floats() -> None:
         assert torch.equal(run.run(inputs), expected)
         alone = RoundedGraph(mark_sites(captured), rounding, {"0": (Scheme.INT8, Part.BOTH)})
         assert torch.equal(alone.run(inputs), model[1](middle))
+
+
+def test_where_kernels_write_integers_a_float_reader_reads_them_rounded() -> None:
+    (batch,) = pictures(4)
+    captured = capture(seeded(MixedNet), (batch,), how="export")
+    ranges = TensorRanges(captured, calibrate(captured, [(batch,)]), BuildSettings())
+    rounding = SchemeRounding(ranges, {(OpKind.CONV2D, Scheme.INT8)})
+    ((_, *_, written),) = captured.members["stem"]
+    run = RoundedGraph(
+        mark_sites(captured), rounding, {"stem": (Scheme.INT8, Part.BOTH)}, keeps_values=True
+    )
+    run.run(batch)
+    values = {node.name: value for node, value in run.env.items()}[written]
+    assert torch.equal(values, ranges.int8_grid(written)(values))
+    assert rounding.write_format(captured.sites[0], Scheme.INT16, written) is None
 
 
 def test_the_range_of_a_sigmoid_is_that_of_what_it_writes() -> None:
