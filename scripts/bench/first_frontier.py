@@ -45,11 +45,11 @@ class Bert(nn.Module):
 
 
 class Stages(Silent):
-    """Prints the CPU seconds of every stage."""
+    """Prints CPU seconds and peak memory where a stage begins."""
 
     def stage(self, name: str, total: int | None) -> Any:
         """Print when a stage begins."""
-        print(f"{time.process_time():8.1f} s  {name}", flush=True)
+        print(f"{time.process_time():8.1f} s  {_peak_gib():.2f} GiB  {name}", flush=True)
         return super().stage(name, total)
 
 

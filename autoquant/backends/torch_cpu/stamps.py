@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float64]
 
 _SHORTEST_S = 2e-3
 _PAIRS = 4
+_LONG_S = 20.0
+"""No further round begins after this: the shares of long calls are steady from the first on."""
 _STAMPS_BEFORE = 2
 """One before the first node, and one more: between the two lies what a stamp itself costs."""
 
@@ -96,7 +98,7 @@ def time_nodes(
         models: From `stamp`.
         run: Runs a module on the inputs, in the engine of the latency measurement.
         baseline: Runs the float model once.
-        rounds: How many, of 4 pairs for each model.
+        rounds: How many, of 4 pairs for each model; fewer of long calls.
         clock: The clock that the models were stamped with; seconds.
 
     Returns:
@@ -114,7 +116,10 @@ def time_nodes(
             baseline()
         return (clock() - started) / baseline_count
 
-    for _ in range(rounds):
+    begun = clock()
+    for done in range(rounds):
+        if done and clock() - begun > _LONG_S:
+            break
         for kept, call, count in zip(samples, calls, counts, strict=True):
             for pair in range(_PAIRS):
                 if pair % 2:
@@ -159,7 +164,10 @@ def time_wholes(
         return (clock() - started) / count
 
     ratios: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds * _PAIRS):
+    begun = clock()
+    for done in range(rounds * _PAIRS):
+        if done >= _PAIRS and clock() - begun > _LONG_S:
+            break
         for kept, call, count in zip(ratios, calls, counts, strict=True):
             own = time_one(call, count)
             kept.append(own / max(time_one(baseline, baseline_count), 1e-12))

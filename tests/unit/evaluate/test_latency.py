@@ -59,6 +59,18 @@ def test_short_calls_are_bundled() -> None:
     assert found["latency_ms"].value == pytest.approx(0.1)
 
 
+def test_of_long_calls_a_few_pairs_are_enough() -> None:
+    machine = Machine(0.0)
+    found = measure_latency(
+        lambda: machine.work("c", 1.0),
+        lambda: machine.work("f", 3.0),
+        pairs=20,
+        clock=machine.clock,
+    )
+    assert found["speedup"].value == pytest.approx(3.0)
+    assert found["speedup"].samples == 5
+
+
 @pytest.mark.parametrize(("jitter", "samples"), [(0.0, 8), (1.5, 24)], ids=["quiet", "busy"])
 def test_a_busy_machine_is_timed_for_longer(jitter: float, samples: int) -> None:
     machine = Machine(0.0)
