@@ -33,7 +33,9 @@ from autoquant.model.batches import join_batches, repeat_to, take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.subject import Subject, SubjectRecipe
 
-_KEPT_EXECUTABLES = 16
+_MOST_KEPT = 16
+_KEPT_BYTES = 1 << 28
+"""Built plans are kept for the next phase up to so many, or so much of the model's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,8 @@ class PlanEvaluator:
         known = self._built.pop(plan.digest, None)
         executable = known or self._backend.build(plan)
         self._built[plan.digest] = executable
-        while len(self._built) > _KEPT_EXECUTABLES:
+        weight_bytes = max(4 * self._captured.stored_count, 1)
+        while len(self._built) > max(1, min(_MOST_KEPT, _KEPT_BYTES // weight_bytes)):
             self._built.popitem(last=False)
         return executable
 
