@@ -14,14 +14,8 @@ from autoquant.api.preparation import capture_subject
 from autoquant.api.watch import Silent, Watch
 from autoquant.backends.protocol import Backend
 from autoquant.core.finetuning import Recovery
-from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
-from autoquant.core.statistics import CalibrationStatistics
 from autoquant.evaluate.evaluator import build_backend
 from autoquant.evaluate.recovery import Runs, measure_recovery
-from autoquant.model.calibration import calibrate
-from autoquant.model.captured import Capture
-from autoquant.model.data_set import InputsOf
 from autoquant.model.subject import Subject
 from autoquant.record.finetune_folder import QUANTIZED, FinetuneFolder
 from autoquant.training.state import TrainingState
@@ -54,7 +48,7 @@ def build_outcome(
         model = trainer.twin.weights.model.requires_grad_(False)
         subject = replace(prepared.subject, model=model)
         captured = capture_subject(subject, Silent())
-        statistics = _statistics(trainer.twin, subject, captured, pair.plan)
+        statistics = trainer.twin.statistics
         backend = build_backend(subject, captured, statistics, prepared.settings)
         executable = backend.build(pair.plan)
     runs = Runs(
@@ -83,28 +77,6 @@ def build_outcome(
     if folder is not None:
         _keep(folder, result, backend)
     return result
-
-
-def _statistics(
-    twin: Twin, subject: Subject, captured: Capture, plan: Plan
-) -> CalibrationStatistics:
-    """The ranges of training where the plan rounds a tensor; else those of the new weights.
-
-    A kernel that can write integers alone rounds what float ops and the outputs get too. Training
-    does not, so the old range of such a tensor may have been left far behind.
-    """
-    nodes = {node.name: node for node in captured.graph.graph.nodes}
-    rounded = {
-        source.name
-        for site, scheme in plan.assignment
-        if scheme is not Scheme.FP32
-        for group in captured.members[site]
-        for name in group
-        for source in nodes[name].all_input_nodes
-    }
-    found = calibrate(captured, InputsOf(subject.calibration))
-    kept = {name: item for name, item in twin.statistics.tensors.items() if name in rounded}
-    return replace(found, tensors={**found.tensors, **kept})
 
 
 class _Emulated(nn.Module):

@@ -71,4 +71,4 @@ def test_a_search_finds_plans_and_each_builds_again(
     assert best.module_qconfigs()["grow"] is not None
     assert best.executed["grow"] == "int8 native"
     with pytest.raises((ModelError, PlanError), match=refusal):
-        best.qconfig_mapping()
+        best.qconfig_mapping(model)

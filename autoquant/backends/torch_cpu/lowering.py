@@ -48,9 +48,10 @@ PASSING = frozenset(
 )
 """Ops that move values and take them in any form."""
 
-COARSE = 8.0
-"""An average keeps an int8 grid that costs it up to three of eight bits; beyond, it is computed in
-float, which takes two operations more (dequantize and quantize)."""
+COARSE = 2.0
+"""An average keeps an int8 grid that costs it up to one of eight bits; beyond, it is computed in
+float, which takes two operations more (dequantize and quantize). Where few channels are large, a
+bit of theirs is all that the others have left."""
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 

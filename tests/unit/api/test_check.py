@@ -34,7 +34,8 @@ def test_the_model_is_not_changed() -> None:
 def test_a_model_that_torch_ao_would_tear_apart_needs_nothing() -> None:
     report = aq.check(nets.misbuilt(nets.SharedBehindNorms()), images(16))
     assert not report.needs_attention, report.concerns
-    assert {row.runs for row in report.ops if row.runs} == {"int8 native"}
+    # its average would lose bits on the grid of what it averages
+    assert {row.runs for row in report.ops if row.runs and row.kind != "pool"} == {"int8 native"}
 
 
 def test_a_shared_module_inside_a_shared_block_names_the_block_to_split_for_a_mapping() -> None:

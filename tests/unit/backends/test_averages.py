@@ -29,7 +29,8 @@ class Pooled(nn.Module):
 
 
 def inputs(peak: float) -> Tensor:
-    x = images(32)
+    """Images with little contrast, of which one pixel is larger."""
+    x = 1.0 + 0.05 * images(32)
     x[:, :, 0, 0] *= peak
     return x
 
@@ -53,7 +54,7 @@ def test_an_average_of_large_pixels_loses_no_more_than_the_pixels_do() -> None:
     with using_engine(ENGINE), torch.no_grad():
         found, expected = built.model(x).double(), model(x).double()
     noise = (found - expected).square().sum() / expected.square().sum()
-    assert -10 * torch.log10(noise) > 12  # on the grid of the pixels it is 2
+    assert -10 * torch.log10(noise) > 10  # on the grid of the pixels it is 1
 
 
 def test_a_linear_layer_that_rounds_its_floats_itself_is_compared_on_its_own_grid() -> None:
