@@ -58,7 +58,8 @@ def build(
     )
     plan = plan or random_plan(full_space(captured, backend), seed)
     ranges = TensorRanges(captured, statistics, settings)
-    lowered = backend.build(plan).module
+    executable = backend.build(plan)
+    lowered, plan = executable.module, executable.runs(plan)
     assert isinstance(lowered, LoweredModel)
     seen = BuiltPlan(lowered.graph, lowered.nest, captured, plan, SchemeRounding(ranges))
     return Built(seen, lowered, statistics, ranges)
