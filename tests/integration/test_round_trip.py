@@ -63,7 +63,8 @@ def test_a_mixed_plan_is_measured_and_labelled(mixed: aq.ResultCandidate) -> Non
     for site, scheme in mixed.plan.assignment:
         support = "native" if scheme in (aq.Scheme.INT8, aq.Scheme.FP32) else None
         text = mixed.executed[site]
-        assert text.startswith(scheme.value), (site, text)
+        if ":mean:" not in site:  # averages may run in float between int8 ops
+            assert text.startswith(scheme.value), (site, text)
         assert support is None or text.endswith(support), (site, text)
 
 
@@ -147,8 +148,9 @@ def test_an_all_int8_mapping_gives_the_grids_of_the_plan_with_torch_alone(
     # torch has one observer for all inputs of a concatenation; a plan has a grid for each tensor
     joined = {"add_relu", "pool", "pool_1", "cat", "adaptive_avg_pool2d", "flatten"}
     assert joined <= theirs.keys()
+    # an average in float is on its own grid; torch's takes that of what it averages
     for (name, (scale, zero)), (expected, at) in zip(theirs.items(), ours.values(), strict=True):
-        if name not in joined:
+        if name not in joined and not name.startswith("mean"):
             assert (scale, zero) == (pytest.approx(expected, rel=1e-6), at), name
 
 
