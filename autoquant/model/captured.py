@@ -87,6 +87,16 @@ class Capture:
         return tuple(group[-1] for group in self.members[site])
 
     @property
+    def site_of(self) -> Mapping[str, str]:
+        """By node that helps to compute a site, the site."""
+        return {
+            node: site
+            for site, groups in self.members.items()
+            for group in groups
+            for node in group
+        }
+
+    @property
     def inner_nodes(self) -> frozenset[str]:
         """Names of the nodes within sites, whose values nothing outside reads."""
         return frozenset(

@@ -9,12 +9,7 @@ from autoquant.model.node_shapes import is_float
 
 def find_owners(captured: Capture) -> dict[str, str]:
     """By node, the site that it helps to compute, or whose output it hands on as it is."""
-    owners = {
-        node: site
-        for site, groups in captured.members.items()
-        for group in groups
-        for node in group
-    }
+    owners = dict(captured.site_of)
     for node in captured.graph.graph.nodes:
         sources = node.all_input_nodes
         if node.name not in owners and sources and is_float(node) and hands_on(node):

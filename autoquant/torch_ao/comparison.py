@@ -129,9 +129,7 @@ class _Pairing:
         self._nodes = {node.name: node for node in quantized.graph.nodes}
         self._order = {node.name: place for place, node in enumerate(captured.graph.graph.nodes)}
         self._calls = dict(_calls_of_sites(captured, matched))
-        self._members = {
-            name for groups in captured.members.values() for group in groups for name in group
-        }
+        self._members = captured.site_of.keys()
 
     def list_pairs(self, matches: Sequence[Match]) -> dict[OpPair, Match | None]:
         """All pairs in execution order; where it is an op, with its call of torch.fx's graph."""

@@ -52,12 +52,7 @@ def _calls(captured: Capture) -> Iterator[_Call]:
     if captured.how == "modules":
         yield from (_Call(site.node, site.name, site.name) for site in captured.sites)
         return
-    owners = {
-        name: site
-        for site, groups in captured.members.items()
-        for group in groups
-        for name in group
-    }
+    owners = captured.site_of
     for node in captured.graph.graph.nodes:
         if node.op == "call_function" and node.name not in captured.no_tensors:
             label = f"{scope_of(node)}:{op_name(node) or 'getitem'}"

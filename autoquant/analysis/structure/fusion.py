@@ -38,12 +38,7 @@ def find_gaps(captured: Capture) -> Iterator[Concern]:
 
 def names_of(captured: Capture) -> Mapping[str, str]:
     """By node, what to call it: its site, else the module that makes the call, else itself."""
-    sites = {
-        name: site
-        for site, groups in captured.members.items()
-        for group in groups
-        for name in group
-    }
+    sites = captured.site_of
     return {
         node.name: sites.get(node.name) or scope_of(node) or node.name
         for node in captured.graph.graph.nodes

@@ -28,12 +28,7 @@ def find_quantized_tail(
         captured: The float model.
         schemes: By site, what it is configured as.
     """
-    owner = {
-        name: site
-        for site, groups in captured.members.items()
-        for group in groups
-        for name in group
-    }
+    owner = captured.site_of
     weighted = {site.name for site in captured.sites if site.kind.is_weighted}
     for node in captured.graph.graph.nodes:
         is_softmax, is_ranking = op_name(node) in _SOFTMAX, _is_ranking(node)

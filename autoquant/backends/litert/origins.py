@@ -159,12 +159,7 @@ def _sites(
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """Sites whose scheme the operators of each end take, and sites that they compute."""
     handed_on = find_owners(captured)
-    site_of = {
-        node: site
-        for site, groups in captured.members.items()
-        for group in groups
-        for node in group
-    }
+    site_of = captured.site_of
     by_name = {node.name: node for node in captured.graph.graph.nodes}
     known = frozenset(nodes.values())
     deciding, computed = {}, {}

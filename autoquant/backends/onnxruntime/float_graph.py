@@ -138,12 +138,7 @@ def _rename(
 ) -> FloatGraph:
     """Name nodes and tensors after sites, inputs after the model's arguments."""
     graph = model.graph
-    site_of = {
-        node: site
-        for site, groups in captured.members.items()
-        for group in groups
-        for node in group
-    }
+    site_of = captured.site_of
     first_of = {  # a module that gives several tensors has statistics of its first one only
         node.args[0].name: node.name
         for node in captured.graph.graph.nodes

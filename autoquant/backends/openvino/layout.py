@@ -63,12 +63,7 @@ class Layout:
 def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
     """Find each op's site."""
     format_of = find_owners(captured)
-    member_of = {
-        node: site
-        for site, groups in captured.members.items()
-        for group in groups
-        for node in group
-    }
+    member_of = captured.site_of
     owner: dict[str, str] = {}
     known: set[str] = set()
     computing: dict[str, list[str]] = defaultdict(list)

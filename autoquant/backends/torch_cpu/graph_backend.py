@@ -55,12 +55,7 @@ class TorchGraphBackend:
         self._rival = request.captured.calling.flatten(request.model)
         self._example = request.few_samples(_READBACK_SAMPLES)
         self._sites = {site.name: site for site in request.captured.sites}
-        self._owners = {
-            node: name
-            for name, groups in request.captured.members.items()
-            for group in groups
-            for node in group
-        }
+        self._owners = request.captured.site_of
         grids = TensorGrids(request.captured, request.statistics, settings)
         table = KernelTable(settings.engine, reduce_range=bool(settings.reduce_range))
         self._lowering = Lowering(request.captured, grids, table)

@@ -21,7 +21,6 @@ from autoquant.model.capture import capture
 from autoquant.model.captured import INPUT_OF, Capture
 
 _INDEXED = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
-_INNER = "inner"
 
 
 class ModuleBuilder:
