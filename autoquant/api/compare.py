@@ -11,7 +11,7 @@ from autoquant.analysis.layers.comparison import compare_layers
 from autoquant.analysis.layers.reference import ReferencePlan
 from autoquant.analysis.layers.runs import QuantizedModel
 from autoquant.api.document import job_of
-from autoquant.api.pair import find_plan, prepare_untimed, uniform_plan
+from autoquant.api.pair import find_plan, needs_graph, prepare_untimed, uniform_plan
 from autoquant.api.preparation import Preparation, capture_subject
 from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
@@ -20,7 +20,7 @@ from autoquant.core.layers import ComparisonMode, LayerComparison
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.errors import ModelError, PlanError
+from autoquant.errors import PlanError
 from autoquant.job import Job
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture
@@ -136,7 +136,7 @@ def compare_plans(
     Raises:
         ModelError: The model was captured module by module.
     """
-    _refuse_modules(prepared.captured)
+    needs_graph(prepared.captured, "compare")
     build = prepared.settings.build
     rounding = reference_rounding(prepared.captured, prepared.statistics, build)
     found = [ReferencePlan(prepared.captured, plan, rounding) for plan in plans]
@@ -168,20 +168,12 @@ def _compare_graph(
     from autoquant.torch_ao.comparison import TorchQuantized
 
     captured = capture_subject(replace(subject, capture="auto"), watch)
-    _refuse_modules(captured)
+    needs_graph(captured, "compare")
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     found = TorchQuantized(subject.model, captured, quantized, example)
     return _run(
         captured, [found], subject.evaluation, mode, watch, kind=found.kind, weights=weights
     )
-
-
-def _refuse_modules(captured: Capture) -> None:
-    if captured.how == "modules":
-        raise ModelError(
-            "compare looks at the tensors of a graph, and the model was captured module by module",
-            hint="badcases and sensitivity compare its outputs; `autoquant check` says why",
-        )
 
 
 def _run(
