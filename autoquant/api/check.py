@@ -40,8 +40,7 @@ from autoquant.core.concerns import Concern, Severity, Topic, note
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.qconfigs import QConfigFacts
-from autoquant.core.structure import CheckReport, ModuleCalls, OpRow, WeightRow
+from autoquant.core.structure import CheckReport, ModuleCalls, OpRow, ShownConfiguration, WeightRow
 from autoquant.errors import BackendError, ModelError
 from autoquant.job import Job, backend_from_text, find_space_rules
 from autoquant.model.batches import take_samples
@@ -149,25 +148,6 @@ class _Built:
     weights: tuple[WeightRow, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Shown:
-    """What a configuration asks for, and what runs.
-
-    Attributes:
-        ops: A row for every call.
-        weights: A row for every weight.
-        qconfigs: By site, what it asks for.
-        schemes: By site, the scheme that this is; None where it is none.
-        unmatched: Entries that reach nothing.
-    """
-
-    ops: tuple[OpRow, ...]
-    weights: tuple[WeightRow, ...]
-    qconfigs: Mapping[str, QConfigFacts | None]
-    schemes: Mapping[str, Scheme | None]
-    unmatched: tuple[str, ...] = ()
-
-
 def _check(
     job: Job,
     subject: Subject,
@@ -270,13 +250,13 @@ def _build(
     except BackendError as error:
         return _Built(name, (refused(error.message, error.hint),))
     captured = prepared.captured
-    shown = _Shown(
+    shown = ShownConfiguration(
         ops=tuple(list_ops(captured, examined)),
         weights=tuple(list_weights(captured, examined)),
         qconfigs={site.name: examined.qconfigs.get(site.node) for site in captured.sites},
         schemes=examined.schemes,
     )
-    return _Built(name, tuple(_judge(prepared, shown)), shown.ops, shown.weights)
+    return _built(name, prepared, shown)
 
 
 def _examine(prepared: Preparation, plan: Plan) -> Examination:
@@ -308,10 +288,7 @@ def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
         examined = examine_mapping(subject.model, captured, mapping, batches, engine)
     except BackendError as error:
         return _Built(name, (refused(error.message, error.hint),))
-    shown = _Shown(
-        examined.ops, examined.weights, examined.qconfigs, examined.schemes, examined.unmatched
-    )
-    return _Built(name, tuple(_judge(prepared, shown)), shown.ops, shown.weights)
+    return _built(name, prepared, examined)
 
 
 def _find(plan: Plan | str | Path, prepared: Preparation) -> Plan:
@@ -321,7 +298,11 @@ def _find(plan: Plan | str | Path, prepared: Preparation) -> Plan:
     return plan
 
 
-def _judge(prepared: Preparation, shown: _Shown) -> Iterator[Concern]:
+def _built(name: str, prepared: Preparation, shown: ShownConfiguration) -> _Built:
+    return _Built(name, tuple(_judge(prepared, shown)), shown.ops, shown.weights)
+
+
+def _judge(prepared: Preparation, shown: ShownConfiguration) -> Iterator[Concern]:
     captured, engine = prepared.captured, prepared.settings.build.engine
     yield from find_ineffective(shown.ops, shown.weights, shown.unmatched)
     in_float = {  # an op without an integer kernel that follows its neighbours

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
 from autoquant.core.concerns import Concern, Severity
+from autoquant.core.precision import Scheme
+from autoquant.core.qconfigs import QConfigFacts
 
 
 class Verdict(Enum):
@@ -120,6 +123,25 @@ class WeightRow:
     scale_count: int
     observer: str
     took_effect: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShownConfiguration:
+    """What a plan or a mapping configures, and what a model that is built so really runs.
+
+    Attributes:
+        ops: A row for every call of the graph, in order.
+        weights: A row for the weight of every site that owns one.
+        qconfigs: By site, what torch was asked for; None where nothing.
+        schemes: By site, the scheme that this is; None where it is none of autoquant's.
+        unmatched: Entries of a mapping that reach nothing, in words.
+    """
+
+    ops: tuple[OpRow, ...]
+    weights: tuple[WeightRow, ...]
+    qconfigs: Mapping[str, QConfigFacts | None]
+    schemes: Mapping[str, Scheme | None]
+    unmatched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.fx import GraphModule
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts
 from autoquant.core.sites import Site
-from autoquant.core.structure import OpRow, WeightRow
+from autoquant.core.structure import OpRow, ShownConfiguration, WeightRow
 from autoquant.errors import BackendError
 from autoquant.model.captured import Capture
 from autoquant.model.ranges.grid import Grid
@@ -33,32 +32,13 @@ _REFUSALS = (RuntimeError, ValueError, AssertionError, NotImplementedError, Inde
 _STORED = {"qint8": "int8", "quint8": "int8", "float16": "fp16"}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MappingExamination:
-    """What a mapping configures, and what a model that is converted with it really runs.
-
-    Attributes:
-        ops: A row for every call of torch.fx's graph, in order.
-        weights: A row for the weight of every site that owns one.
-        qconfigs: By site, what torch was asked for; None where nothing.
-        schemes: By site, the scheme that this is; None where it is none of autoquant's.
-        unmatched: Entries of the mapping that reach nothing, in words.
-    """
-
-    ops: tuple[OpRow, ...]
-    weights: tuple[WeightRow, ...]
-    qconfigs: Mapping[str, QConfigFacts | None]
-    schemes: Mapping[str, Scheme | None]
-    unmatched: tuple[str, ...]
-
-
 def examine_mapping(
     model: nn.Module,
     captured: Capture,
     mapping: QConfigMapping,
     batches: Sequence[tuple[Tensor, ...]],
     engine: str,
-) -> MappingExamination:
+) -> ShownConfiguration:
     """Prepare, calibrate and convert a model with a mapping of the user's own, and look at it.
 
     Args:
@@ -107,7 +87,7 @@ def examine_mapping(
         for name, scheme in schemes.items()
     }
     owner = owners(matched)
-    return MappingExamination(
+    return ShownConfiguration(
         ops=tuple(
             rows.op(call, matched.sites.get(call.node), owner.get(call.node))
             for call in list_calls(traced)

@@ -14,8 +14,9 @@ from torch.ao.quantization import (
 )
 
 from autoquant.core.precision import Scheme
+from autoquant.core.structure import ShownConfiguration
 from autoquant.errors import BackendError
-from autoquant.torch_ao.examination import MappingExamination, examine_mapping
+from autoquant.torch_ao.examination import examine_mapping
 from tests import fx_networks as nets
 from tests.networks import MixedNet, images, seeded
 from tests.unit.torch_ao.wayout import captured, uniform, way_out
@@ -32,7 +33,7 @@ INT16_WEIGHT = PerChannelMinMaxObserver.with_args(
 )
 
 
-def examined(mapping: QConfigMapping, network: type[nn.Module] = MixedNet) -> MappingExamination:
+def examined(mapping: QConfigMapping, network: type[nn.Module] = MixedNet) -> ShownConfiguration:
     found = captured(network, BATCHES)
     return examine_mapping(seeded(network), found, mapping, [BATCHES], "x86")
 
