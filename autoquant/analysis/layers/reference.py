@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from autoquant.model.weight_grids import WeightGrid
 _NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ReferencePlan:
     """A plan of a captured graph.
 
@@ -45,6 +46,11 @@ class ReferencePlan:
     captured: Capture
     plan: Plan
     rounding: SchemeRounding
+
+    @cached_property
+    def marked(self) -> SiteNodes:
+        """The graph with its sites marked."""
+        return mark_sites(self.captured)
 
     def pairs(self) -> tuple[OpPair, ...]:
         """The inputs that are rounded, and every call of a site, in execution order."""
@@ -86,7 +92,7 @@ class ReferencePlan:
 
     def _reader_scheme(self, node: Node) -> Scheme | None:
         """Scheme of the first op that reads an input, for which the input is rounded."""
-        roots = mark_sites(self.captured).roots
+        roots = self.marked.roots
         return next((self.plan[roots[item].name] for item in node.users if item in roots), None)
 
     def seen_as(self, node: Node) -> Format | None:
@@ -94,7 +100,7 @@ class ReferencePlan:
 
         A reader behind ops that only move values counts as one.
         """
-        marked = mark_sites(self.captured)
+        marked = self.marked
         for reader in node.users:
             if op_name(reader) in RESHAPING and reader not in marked.roots:
                 how = self.seen_as(reader)
@@ -109,18 +115,17 @@ class ReferencePlan:
 
     def weight_rows(self) -> tuple[LayerRow, ...]:
         """Every weight of a site beside what the plan makes of it, in execution order."""
-        marked = mark_sites(self.captured)
         return tuple(
             row
             for site in self.captured.sites
             if site.kind.is_weighted
             for root in (_node(self.captured, self.captured.members[site.name][0][0]),)
-            for row in self._weights(site, root, marked)
+            for row in self._weights(site, root)
         )
 
-    def _weights(self, site: Site, root: Node, marked: SiteNodes) -> Iterator[LayerRow]:
+    def _weights(self, site: Site, root: Node) -> Iterator[LayerRow]:
         how = self.rounding.weight_format(site, self.plan[site.name])
-        for source in marked.operands[root].weights:
+        for source in self.marked.operands[root].weights:
             weight: Tensor = take(self.captured.graph, str(source.target)).detach()
             values = weight if how is None else how(weight)
             sums = PairSums()
@@ -158,8 +163,7 @@ class ReferenceRun(RoundedGraph):
         *,
         feeds_float: bool,
     ) -> None:
-        marked = mark_sites(reference.captured)
-        super().__init__(marked, reference.rounding, choices_of(reference.plan))
+        super().__init__(reference.marked, reference.rounding, choices_of(reference.plan))
         self._see = see
         self._feeds_float = feeds_float
         self._at = {_node(reference.captured, pair.output): pair for pair in reference.pairs()}
