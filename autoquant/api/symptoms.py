@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from autoquant.analysis.diagnosis.range_audit import audit_ranges
 from autoquant.api.badcases import runs_of
 from autoquant.api.pair import Pair
 from autoquant.api.watch import Watch
+from autoquant.backends.protocol import Executable
 from autoquant.backends.torch_cpu.engines import engines_here, quiet_torch, using_engine
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.badcases import BadCases
@@ -37,9 +39,12 @@ from autoquant.model.batches import Batch, take_samples
 from autoquant.model.data_set import sizes_of
 from autoquant.model.outputs import output_rows
 from autoquant.model.picked import pick_samples
+from autoquant.model.ranges.grid import Grid
 from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.rounding import SchemeRounding
 from autoquant.model.site_nodes import SiteNodes, mark_sites
+
+Look = Callable[[Executable], BuiltPlan | None]
 
 PROBE_SAMPLES = 64
 """Samples on which what-ifs are tried: the first of the data."""
@@ -88,21 +93,24 @@ def observe(pair: Pair, batches: Sequence[Batch], watch: Watch) -> Symptoms:
     prepared = pair.prepared
     marked = mark_sites(prepared.captured)
     ranges = TensorRanges(prepared.captured, prepared.statistics, prepared.settings.build)
+    look = partial(_look_into, plan=pair.plan, marked=marked, rounding=SchemeRounding(ranges))
+    plan, built = pair.executable.runs(pair.plan), look(pair.executable)
     with watch.stage("comparing outputs", samples) as advance:
         cases = find_bad_cases(*runs_of(pair), batches, BAD_CASES, advance)
-    grids = _grids(pair, marked, SchemeRounding(ranges))
+    planned = planned_grids(marked, plan, SchemeRounding(ranges))
+    grids = BuiltGrids(planned) if built is None else _grids(pair, built, planned)
     limit = typical_limit_db(grids.by_tensor.values())
     bad = _bad_samples(pair, batches, cases, limit)
     pattern = pattern_of(cases, limit, bad)
     bad = bad if pattern is Pattern.SENSITIVE else ()
     probe = build_probe(batches, PROBE_SAMPLES, bad, pattern)
     with watch.stage("checking kernels", None):
-        fault = _kernel_fault(pair, SchemeRounding(ranges), probe)
+        fault = None if built is None else _kernel_fault(pair, built, look, probe)
     with watch.stage("auditing ranges", samples) as advance:
         audits = audit_ranges(marked, prepared.statistics, grids.by_tensor, batches, advance)
     return Symptoms(
         pair=pair,
-        plan=pair.executable.runs(pair.plan),
+        plan=plan,
         cases=cases,
         marked=marked,
         ranges=ranges,
@@ -127,57 +135,52 @@ def sites_of(pair: Pair) -> dict[str, Site]:
     return {site.name: site for site in pair.prepared.captured.sites}
 
 
-def _grids(pair: Pair, marked: SiteNodes, rounding: SchemeRounding) -> BuiltGrids:
-    """Grids as they run where the engine shows them, else as they were given to it."""
-    planned = planned_grids(marked, pair.executable.runs(pair.plan), rounding)
-    module = pair.executable.module
+def _look_into(
+    executable: Executable, *, plan: Plan, marked: SiteNodes, rounding: SchemeRounding
+) -> BuiltPlan | None:
+    """What each kernel of a built plan computes; None where the engine does not show it."""
+    module = executable.module
     if not isinstance(module, LoweredModel):
-        return BuiltGrids(planned)
-    small = pair.prepared.subject.calibration[0].head(2).inputs
-    with using_engine(module.engine), quiet_torch():
-        found = read_grids(module.graph, small)
+        return None
+    return BuiltPlan(module.graph, module.nest, marked, executable.runs(plan), rounding)
+
+
+def _grids(pair: Pair, built: BuiltPlan, planned: Mapping[str, Grid]) -> BuiltGrids:
+    """Grids as they run; of what kernels round by themselves as they were given to them."""
+    prepared = pair.prepared
+    small = prepared.subject.calibration[0].head(2).inputs
+    with using_engine(prepared.settings.build.engine), quiet_torch():
+        found = read_grids(built.graph, small)
     return replace(found, by_tensor={**planned, **found.by_tensor})
 
 
-def _kernel_fault(pair: Pair, rounding: SchemeRounding, probe: ProbeSet) -> KernelFault | None:
-    """What wrong kernels do; only torch's engines give what each kernel computed."""
-    module = pair.executable.module
-    if not isinstance(module, LoweredModel):
-        return None
-    built = _built(pair, module, rounding)
-    checks = _check(built, module.engine, probe)
+def _kernel_fault(pair: Pair, built: BuiltPlan, look: Look, probe: ProbeSet) -> KernelFault | None:
+    """What wrong kernels do."""
+    engine = pair.prepared.settings.build.engine
+    checks = _check(built, engine, probe)
     wrong = [check.site for check in checks if not check.is_right]
-    engines = _right_engines(pair, rounding, probe, wrong)
-    with using_engine(module.engine), quiet_torch():
-        return weigh_kernels(checks, pair.prepared.subject.flat, built, probe, engines)
+    others = _right_engines(pair, look, probe, wrong)
+    with using_engine(engine), quiet_torch():
+        return weigh_kernels(checks, pair.prepared.subject.flat, built, probe, others)
 
 
-def _right_engines(
-    pair: Pair, rounding: SchemeRounding, probe: ProbeSet, wrong: Sequence[str]
-) -> Iterator[str]:
+def _right_engines(pair: Pair, look: Look, probe: ProbeSet, wrong: Sequence[str]) -> Iterator[str]:
     """Other engines of this machine that run the plan, with right kernels at these ops."""
     prepared = pair.prepared
     for engine in engines_here():
         if engine == prepared.settings.build.engine:
             continue
         settings = prepared.settings.building(engine=engine)
+        subject, captured, statistics = prepared.subject, prepared.captured, prepared.statistics
         try:
-            module = (
-                build_backend(prepared.subject, prepared.captured, prepared.statistics, settings)
-                .build(pair.plan)
-                .module
-            )
+            backend = build_backend(subject, captured, statistics, settings)
+            built = look(backend.build(pair.plan))
         except BackendError:
             continue
-        if isinstance(module, LoweredModel):
-            checks = _check(_built(pair, module, rounding), engine, probe)
+        if built is not None:
+            checks = _check(built, engine, probe)
             if all(check.is_right for check in checks if check.site in wrong):
                 yield engine
-
-
-def _built(pair: Pair, module: LoweredModel, rounding: SchemeRounding) -> BuiltPlan:
-    plan = pair.executable.runs(pair.plan)
-    return BuiltPlan(module.graph, module.nest, pair.prepared.captured, plan, rounding)
 
 
 def _check(built: BuiltPlan, engine: str, probe: ProbeSet) -> tuple[KernelCheck, ...]:

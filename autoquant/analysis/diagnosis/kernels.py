@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,13 +17,12 @@ from autoquant.analysis.diagnosis.reference_op import Arrived, Call, ReferenceOp
 from autoquant.core.diagnosis import KernelCheck
 from autoquant.core.plan import Plan
 from autoquant.model.built_graph import FLOAT_NODE, ROUNDS, holds
-from autoquant.model.captured import Capture
 from autoquant.model.ranges.grid import Grid
 from autoquant.model.rounding import SchemeRounding
-from autoquant.model.site_nodes import SiteNodes, mark_sites
+from autoquant.model.site_nodes import SiteNodes
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class BuiltPlan:
     """A plan beside what it was built from.
 
@@ -32,21 +30,16 @@ class BuiltPlan:
         graph: What was built: tensors in, the tuple of the output tensors out; its nodes say what
             they compute and hold (`model/built_graph.py`).
         nest: Gives such a tuple in the structure of the model's outputs.
-        captured: The float model.
-        plan: What was built.
+        marked: The float graph with its sites marked.
+        plan: What of it really runs.
         rounding: Rounds tensors as the plan's schemes do.
     """
 
     graph: GraphModule
     nest: Callable[[Sequence[Any]], Any]
-    captured: Capture
+    marked: SiteNodes
     plan: Plan
     rounding: SchemeRounding
-
-    @cached_property
-    def marked(self) -> SiteNodes:
-        """The float graph with its sites marked."""
-        return mark_sites(self.captured)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,13 +74,13 @@ def check_kernels(
             spy.run(*inputs)
     return tuple(
         KernelCheck(
-            site=site.name,
-            scheme=built.plan[site.name],
-            roundings=spy.found[site.name].worst,
-            share=spy.found[site.name].share,
+            site=name,
+            scheme=built.plan[name],
+            roundings=spy.found[name].worst,
+            share=spy.found[name].share,
         )
-        for site in built.captured.sites
-        if site.name in spy.found
+        for name in dict.fromkeys(site.name for site in built.marked.roots.values())
+        if name in spy.found
     )
 
 

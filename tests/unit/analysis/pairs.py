@@ -16,9 +16,10 @@ from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.built_graph import HOLDS
 from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
+from autoquant.model.capture import Capture, capture
 from autoquant.model.ranges.tensor_ranges import TensorRanges
 from autoquant.model.rounding import SchemeRounding
+from autoquant.model.site_nodes import mark_sites
 
 ENGINE = "onednn"
 
@@ -28,12 +29,14 @@ class Built:
     """A plan that torch runs.
 
     Attributes:
+        captured: The float model.
         plan: As diagnosis looks at it.
         model: What was built.
         statistics: Of the float model.
         ranges: Of its tensors.
     """
 
+    captured: Capture
     plan: BuiltPlan
     model: LoweredModel
     statistics: CalibrationStatistics
@@ -61,8 +64,9 @@ def build(
     executable = backend.build(plan)
     lowered, plan = executable.module, executable.runs(plan)
     assert isinstance(lowered, LoweredModel)
-    seen = BuiltPlan(lowered.graph, lowered.nest, captured, plan, SchemeRounding(ranges))
-    return Built(seen, lowered, statistics, ranges)
+    marked, rounding = mark_sites(captured), SchemeRounding(ranges)
+    seen = BuiltPlan(lowered.graph, lowered.nest, marked, plan, rounding)
+    return Built(captured, seen, lowered, statistics, ranges)
 
 
 def spoil(model: LoweredModel, site: str, mistake: Callable[[Tensor], Tensor]) -> None:

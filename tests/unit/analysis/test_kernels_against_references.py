@@ -47,7 +47,7 @@ def test_every_kernel_of_a_random_plan_is_right(
     with using_engine(engine):
         checks = check_kernels(built.plan, [(inputs,)])
     assert [check for check in checks if not check.is_right] == []
-    captured = built.plan.captured
+    captured = built.captured
     fused = {site.name for site in captured.sites if site.follows is not None}
     assert {check.site for check in checks} >= {s.name for s in captured.sites} - fused - {"rnn"}
 
@@ -110,7 +110,7 @@ def test_each_call_of_a_shared_module_has_a_grid_of_its_own() -> None:
     built = int8(seeded(SharedNet), inputs)
     with using_engine(ENGINE):
         grids = read_grids(built.model.graph, (inputs,)).by_tensor
-    first, second = (group[-1] for group in built.plan.captured.members["shared"])
+    first, second = (group[-1] for group in built.captured.members["shared"])
     assert grids[second].scale > 10 * grids[first].scale
 
 

@@ -108,7 +108,7 @@ def test_audits_do_not_depend_on_batches_and_are_those_of_all_samples_at_once(si
     assert x.squares == pytest.approx(float(beyond.sum(1).square().sum()))
     assert (x.worst, x.samples, x.elements) == (int(beyond.sum(1).argmax()), 40, 640)
     assert (x.low, x.high) == pytest.approx((float(data.min()), float(data.max())))
-    written = built.plan.captured.writes("first")[0]
+    written = built.captured.writes("first")[0]
     assert (found["x"].site, found["x"].op, found[written].readers) == (None, "first", ("second",))
 
 
