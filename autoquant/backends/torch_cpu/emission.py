@@ -16,7 +16,7 @@ from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Precision, Scheme
 from autoquant.model.built_graph import FLOAT_NODE, let_hold
 from autoquant.model.node_shapes import tensor_meta
-from autoquant.model.ranges import grid as levels
+from autoquant.model.ranges import grid as ranges
 
 ROUNDED_TO = "rounded_to"
 """Key of the meta of a float constant that lies on the grid of another format: its name."""
@@ -125,9 +125,9 @@ class Emitter:
             let_hold(made, source.name)
         else:
             if scheme.activation is Precision.INT16:
-                grid = levels.Grid(self.grids.int16(source.name), 0, -32768, 32767)
+                grid = ranges.Grid(self.grids.int16(source.name), 0, -32768, 32767)
             else:
-                grid = levels.Grid(*self.grids.int8(source.name), 0, 255)
+                grid = self.grids.int8(source.name).with_ends
             numbers = (grid.scale, grid.zero_point, grid.low, grid.high)
             made = self.call(_ATEN.fake_quantize_per_tensor_affine.default, floats, *numbers)
             let_hold(made, source.name, grid)
@@ -224,7 +224,7 @@ def _held(source: Node, value: Value) -> Value:
     """The same, with a note at its node of what it holds."""
     grid = value.grid if value.form in INTEGERS else None
     if isinstance(value.node, Node):  # outputs that exist apart are held one by one
-        let_hold(value.node, source.name, None if grid is None else levels.Grid(*grid, 0, 255))
+        let_hold(value.node, source.name, None if grid is None else grid.with_ends)
     return value
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch.fx import Node
 
+from autoquant.model.ranges import grid as ranges
+
 
 class Form(Enum):
     """A way to hold a float tensor; `INTEGERS` are on the tensor's int8 grid."""
@@ -33,6 +35,11 @@ class Grid(NamedTuple):
 
     scale: float
     zero_point: int
+
+    @property
+    def with_ends(self) -> ranges.Grid:
+        """The same with its first and last level."""
+        return ranges.Grid(self.scale, self.zero_point, 0, 255)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

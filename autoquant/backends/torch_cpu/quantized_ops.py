@@ -22,7 +22,6 @@ from autoquant.backends.torch_cpu.packed_weights import Recipe
 from autoquant.core.precision import Scheme
 from autoquant.model.built_graph import let_round
 from autoquant.model.node_shapes import shape_of
-from autoquant.model.ranges import grid as levels
 
 _QUANTIZED = torch.ops.quantized
 _ATEN = torch.ops.aten
@@ -202,7 +201,7 @@ def _multiply_to_float(emitter: Emitter, operation: Operation, packed: Node) -> 
         else _QUANTIZED.linear_with_input_q_dq_qweight_dq_output_fp32
     ).default
     made = emitter.call(target, floats.node, grid.scale, grid.zero_point, packed)
-    let_round(made, source.name, levels.Grid(*grid, 0, 255))
+    let_round(made, source.name, grid.with_ends)
     emitter.put(operation.last, Form.FLOAT32, made)
 
 
