@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 from autoquant.api.preparation import Preparation
 from autoquant.api.watch import Watch
 from autoquant.backends.protocol import Backend
+from autoquant.backends.targets import TARGETS
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import BackendError
-
-_SLOW = frozenset({"inductor"})
-"""Backends that take most of a minute to build a plan: these are not asked beforehand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +34,10 @@ def narrow_space(prepared: Preparation, watch: Watch) -> Preparation:
     """Build the uniform plans, and drop each choice that the target refuses, with a notice.
 
     What is refused together and not alone (a pair of neighbours) stays: such plans fail one by
-    one. Nothing changes where not even one uniform plan can be built.
+    one. Nothing changes where not even one uniform plan can be built, nor on a target that is slow
+    to build.
     """
-    if prepared.settings.build.backend in _SLOW:
+    if TARGETS[prepared.settings.build.backend].is_slow:
         return prepared
     with watch.stage("asking the target", None):
         refused = find_refused(prepared.space, prepared.backend)

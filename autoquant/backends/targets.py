@@ -25,6 +25,7 @@ class Row:
         extra: Optional dependencies that it needs (`pip install 'autoquant[openvino]'`).
         packages: What these bring, as they are imported.
         is_estimate: Whether its latency is what a model of the target says.
+        is_slow: Whether to build one plan takes most of a minute.
     """
 
     module: str
@@ -32,6 +33,7 @@ class Row:
     extra: str = ""
     packages: tuple[str, ...] = ()
     is_estimate: bool = False
+    is_slow: bool = False
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -68,6 +70,7 @@ TARGETS: Mapping[str, Row] = {
         "torch.compile with torchao's PT2E; slow to build, to confirm what a search found",
         extra="inductor",
         packages=("torchao",),
+        is_slow=True,
     ),
     "litert": Row(
         "autoquant.backends.litert.target",
