@@ -133,7 +133,7 @@ def _by_linear_layers(
     static = copy.deepcopy(model)
     for name in names:
         static.get_submodule(name).qconfig = torch_ao.get_default_qconfig(engine)  # type: ignore[assignment]
-    torch_ao.add_quant_dequant(torch_ao.prepare(static, inplace=True))
+    torch_ao.prepare(torch_ao.add_quant_dequant(static), inplace=True)
     static(*inputs)
     yield torch_ao.convert(static, inplace=True)
 
@@ -221,7 +221,7 @@ def measure(name: str, batches: Sequence[int], rounds: int) -> list[Row]:
     example = subject.inputs(_CALIBRATION_SIZE)
     captured = capture(subject.model, example, how="export")
     statistics = calibrate(captured, [example])
-    rows = []
+    rows: list[Row] = []
     for size in batches:
         inputs = subject.inputs(size)
         request = BuildRequest(
