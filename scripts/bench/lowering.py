@@ -3,8 +3,8 @@
     python scripts/bench/lowering.py resnet20 digits mobilenet minilm resnet50
 
 Random weights (MiniLM: its own). One thread. CPU time of this process; every speed-up is over
-frozen fp32, the median over rounds in which all candidates run once each. Of every kind of
-candidate the fastest engine and memory format at a first look takes part in the rounds.
+frozen fp32, the median over rounds in which all candidates take turns. Of every kind of candidate
+the engine and memory format is taken that is fastest in the end.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ FP32, TORCH_AO = "frozen fp32", "torch.ao"
 _ENGINES = [name for name in engines_here() if name != "qnnpack"]
 _CALIBRATION_SIZE = 8
 _TURN_S = 0.02
+_LOOKS = 6
+_FEW = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,9 +182,9 @@ def _once(call: Call, count: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timing:
-    """Milliseconds of the fastest candidate of a kind, round by round: CPU and wall."""
+    """Milliseconds of a candidate, round by round: CPU and wall."""
 
-    engine: str
+    candidate: Candidate
     rounds: Times
 
     @property
@@ -197,22 +199,21 @@ class Timing:
 
 
 def _time(candidates: Sequence[Candidate], rounds: int) -> dict[str, Timing]:
-    """Find the fastest candidate of each kind, then run those in turns."""
-    best: dict[str, tuple[float, Candidate]] = {}
-    for one in candidates:
-        one.call()
-        first = _once(one.call, 1)[0]
-        looks = max(1, min(20, int(0.2 / max(first, 1e-6))))
-        seconds = min(_once(one.call, 1)[0] for _ in range(looks))
-        if one.kind not in best or seconds < best[one.kind][0]:
-            best[one.kind] = (seconds, one)
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in best}
-    for _ in range(rounds):
-        for kind, (seconds, one) in best.items():
-            found[kind].append(_once(one.call, max(1, int(_TURN_S / max(seconds, 1e-6)))))
-    return {
-        kind: Timing(one.engine, 1e3 * np.array(found[kind])) for kind, (_, one) in best.items()
-    }
+    """Look at all in turns, run the fastest few of each kind in turns, and keep the fastest."""
+    looks = [[_once(one.call, 1)[0] for one in candidates] for _ in range(_LOOKS)]
+    seconds = dict(zip(candidates, np.min(looks[1:], axis=0).tolist(), strict=True))
+    final = [
+        one
+        for kind in dict.fromkeys(one.kind for one in candidates)
+        for one in sorted((x for x in candidates if x.kind == kind), key=seconds.__getitem__)[:_FEW]
+    ]
+    found = np.zeros((rounds, len(final), 2))
+    for row in found:
+        for place, one in enumerate(final):
+            row[place] = _once(one.call, max(1, int(_TURN_S / seconds[one])))
+    timings = [Timing(one, 1e3 * found[:, place]) for place, one in enumerate(final)]
+    timings.sort(key=lambda timing: float(np.median(timing.cpu)), reverse=True)
+    return {timing.candidate.kind: timing for timing in timings}
 
 
 def measure(name: str, batches: Sequence[int], rounds: int) -> list[Row]:
@@ -241,7 +242,7 @@ def _row(name: str, size: int, plan: str, times: Mapping[str, Timing]) -> dict[s
         if kind not in times:
             return "-"
         ratio = float(np.median(times[FP32].cpu / times[kind].cpu))
-        engine = times[kind].engine
+        engine = times[kind].candidate.engine
         return f"{ratio:.2f} ({engine})" if engine else f"{ratio:.2f}"
 
     mine = [kind for kind in times if kind.startswith("torch, ")]
