@@ -134,7 +134,7 @@ def _by_linear_layers(
     yield torch_ao.quantize_dynamic(copy.deepcopy(model), dynamic)
     static = copy.deepcopy(model)
     for name in names:
-        static.get_submodule(name).qconfig = torch_ao.get_default_qconfig(engine)  # type: ignore[assignment]
+        static.get_submodule(name).qconfig = torch_ao.get_default_qconfig(engine)
     torch_ao.prepare(torch_ao.add_quant_dequant(static), inplace=True)
     static(*inputs)
     yield torch_ao.convert(static, inplace=True)

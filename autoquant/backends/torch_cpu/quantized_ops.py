@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -235,11 +236,10 @@ def _read_operand(emitter: Emitter, operation: Operation, place: int) -> Node:
     sources: Any = operation.root.args
     read = emitter.read(sources[place], Form.QUINT8).node
     image, own = fixed_sizes(operation.root), fixed_sizes(sources[place])
-    if len(image) != 4 or len(own) != 4 or own[2:] != (1, 1) or None in image[2:]:
+    space = [size for size in image[2:] if size is not None]
+    if len(image) != 4 or len(space) != 2 or own[2:] != (1, 1) or math.prod(space) < _PIXELS:
         return read
-    if image[2] * image[3] < _PIXELS:
-        return read
-    spread = emitter.call(_ATEN.upsample_nearest2d.default, read, list(image[2:]))
+    spread = emitter.call(_ATEN.upsample_nearest2d.default, read, space)
     return emitter.call(_ATEN.contiguous.default, spread, memory_format=torch.channels_last)
 
 
