@@ -1,0 +1,82 @@
+"""A search in one process reads the model once, opens its backend once, and runs float once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import autoquant as aq
+from autoquant.backends.torch_cpu import target
+from autoquant.core.history import StopReason
+from autoquant.model.subject import Subject
+from tests.networks import LinearNet, seeded
+
+SAMPLES = 64
+SPACE = {"schemes": ["int8", "fp32"]}
+
+
+def search(output: Path, **settings: Any) -> aq.SearchResult:
+    inputs = torch.randn(SAMPLES, 16, generator=torch.Generator().manual_seed(0))
+    return aq.search(
+        seeded(LinearNet),
+        calibration=inputs,
+        evaluation=(inputs, torch.zeros(SAMPLES, dtype=torch.long)),
+        **{
+            "metric": "accuracy",
+            "backend": "fbgemm",
+            "space": SPACE,
+            "objectives": ("output_error", "bops"),
+            "trials": 6,
+            "output": output,
+            **settings,
+        },
+    )
+
+
+def test_nothing_is_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: Counter[str] = Counter()
+
+    def counted(owner: object, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            calls[name] += 1
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(Subject, "find_sites")
+    counted(target, "open_backend")
+    scored: list[int] = []
+
+    def metric(outputs: Tensor, targets: Tensor) -> Tensor:
+        scored.append(len(outputs))
+        return (outputs.argmax(1) == targets).double()
+
+    result = search(tmp_path / "out", metric=metric)
+    assert calls == {"find_sites": 1, "open_backend": 1}
+    of_float = 4  # twice when the metric is checked, once as the reference, once as the rival
+    assert scored.count(SAMPLES) == len(result.candidates) + of_float
+
+
+def test_the_result_is_what_a_reader_of_the_folder_gets(tmp_path: Path) -> None:
+    result = search(tmp_path / "out")
+    read = aq.load_result(tmp_path / "out")
+    assert read.findings == result.findings
+    assert read.context.sites == result.context.sites
+    assert read.context.build == result.context.build
+    assert (read.context.weights, read.context.latency_batch) == (
+        result.context.weights,
+        result.context.latency_batch,
+    )
+
+
+def test_why_a_search_ended_is_a_value(tmp_path: Path) -> None:
+    assert search(tmp_path / "out", trials=20).stopped is StopReason.EXHAUSTED
+    assert search(tmp_path / "few", trials=0).stopped is StopReason.BUDGET
+    assert aq.load_result(tmp_path / "few").stopped is StopReason.BUDGET
