@@ -48,7 +48,7 @@ from autoquant.record.report import render_report
 from autoquant.record.results import load_baseline, load_facts
 from autoquant.searching.constraints import Limits
 from autoquant.searching.gate import Gate
-from autoquant.searching.rounds import History, Rounds
+from autoquant.searching.rounds import Ended, Rounds
 from autoquant.searching.strategy import Strategy
 from autoquant.searching.study import write_study
 
@@ -310,7 +310,7 @@ def _run_rounds(
     folder: ResultFolder,
     tracker: Tracker,
     watch: Watch,
-) -> History:
+) -> Ended:
     for candidate in past.candidates:
         tracker.candidate(candidate)
     total = max(job.budget.trials, strategy.seed_count)

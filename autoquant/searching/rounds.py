@@ -17,7 +17,7 @@ from autoquant.searching.strategy import Strategy
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class Ended:
     """All candidates, by number, and why there are no more."""
 
     candidates: tuple[Candidate, ...]
@@ -66,7 +66,7 @@ class Rounds:
         self._deadline = None if budget.minutes is None else clock() + 60.0 * budget.minutes
         self._exhausted = False
 
-    def run(self) -> History:
+    def run(self) -> Ended:
         """Run until the budget is spent; an interrupt keeps everything that is finished.
 
         Raises:
@@ -80,7 +80,7 @@ class Rounds:
         except KeyboardInterrupt:
             reason = StopReason.INTERRUPTED
         ordered = sorted(self._candidates.values(), key=lambda item: item.number)
-        return History(tuple(ordered), reason)
+        return Ended(tuple(ordered), reason)
 
     def _reason_to_stop(self) -> StopReason | None:
         if self._exhausted:

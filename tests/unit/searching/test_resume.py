@@ -23,14 +23,13 @@ from autoquant.core.sensitivity import Part, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget, Constraints
-from autoquant.record.history import History as HistoryFile
-from autoquant.record.history import read_past
+from autoquant.record.history import History, read_past
 from autoquant.searching.constraints import Limits
 from autoquant.searching.cost_model import CostModel
 from autoquant.searching.forecast import Forecast
 from autoquant.searching.gate import Gate
 from autoquant.searching.guided import CostAxis, Guide
-from autoquant.searching.rounds import History, Rounds
+from autoquant.searching.rounds import Ended, Rounds
 from autoquant.searching.samplers import GUIDED, SAMPLERS
 from autoquant.searching.seeds import Seed, seed_plans
 from autoquant.searching.strategy import Strategy
@@ -122,14 +121,14 @@ class Kept(list[Candidate]):
 
 def search(
     executor: Additive,
-    kept: Kept | HistoryFile | None = None,
+    kept: Kept | History | None = None,
     past: Past | None = None,
     *,
     sampler: str = "tpe",
     trials: int = 36,
     knobs: int = 6,
     minutes: float | None = None,
-) -> History:
+) -> Ended:
     space = space_of(knobs)
     limits = Limits(Constraints(accuracy_drop=0.02), {})
     strategy = Strategy(
@@ -140,7 +139,7 @@ def search(
         sampler=sampler,
         seed=1,
         past=past,
-        log=kept if isinstance(kept, HistoryFile) else None,
+        log=kept if isinstance(kept, History) else None,
         proposer=guide_of(space) if sampler == GUIDED else None,
     )
     costs = Forecast(space, lambda plan: {})
@@ -157,13 +156,13 @@ def search(
     ).run()
 
 
-def search_on(path: Path, executor: Additive, **settings: Any) -> History:
+def search_on(path: Path, executor: Additive, **settings: Any) -> Ended:
     """Begin the search of a history file, or go on with it."""
-    with closing(HistoryFile(path)) as file:
+    with closing(History(path)) as file:
         return search(executor, file, read_past(path), **settings)
 
 
-def plans(history: History) -> list[tuple[int, str, str]]:
+def plans(history: Ended) -> list[tuple[int, str, str]]:
     return [(item.number, item.digest, item.origin) for item in history.candidates]
 
 
@@ -215,7 +214,7 @@ def test_a_round_that_ended_early_is_closed_when_a_larger_budget_goes_on(tmp_pat
 def test_what_was_measured_after_a_round_does_not_change_what_it_was_told(tmp_path: Path) -> None:
     path = tmp_path / "history"
     first = search_on(path, Additive(), trials=16).candidates[0]
-    with closing(HistoryFile(path)) as file:
+    with closing(History(path)) as file:
         file.candidate(replace(first, measurements={}))
     past = read_past(path)
     assert past.candidates[0].measurements == {}
@@ -226,7 +225,7 @@ def test_a_history_of_candidates_alone_is_taken_up(tmp_path: Path) -> None:
     """Versions with a study beside the history kept their asks there."""
     path = tmp_path / "history"
     whole = search_on(path, Additive(), trials=20)
-    with closing(HistoryFile(tmp_path / "old")) as file:
+    with closing(History(tmp_path / "old")) as file:
         for candidate in (*whole.candidates[:9], *whole.candidates[10:12]):
             file.candidate(candidate)
     assert "round" not in json.loads((tmp_path / "old").read_text().splitlines()[0])
