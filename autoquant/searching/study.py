@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoquant.core.measurement import Candidate
@@ -48,17 +50,32 @@ def write_study(
         knob.name: CategoricalDistribution([scheme.value for scheme in knob.schemes])
         for knob in shown
     }
+    journal = _Journal()
+    study = optuna.create_study(
+        storage=JournalStorage(journal),
+        study_name=STUDY_NAME,
+        directions=["minimize"] * len(objectives),
+    )
+    study.add_trials(
+        _trial(item, distributions, losses_of(objectives, item), limits) for item in candidates
+    )
     with storage_errors(path, "write"):
-        path.unlink(missing_ok=True)
-        backend = JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
-        study = optuna.create_study(
-            storage=JournalStorage(backend),
-            study_name=STUDY_NAME,
-            directions=["minimize"] * len(objectives),
-        )
-        study.add_trials(
-            _trial(item, distributions, losses_of(objectives, item), limits) for item in candidates
-        )
+        path.write_text("".join(f"{json.dumps(log)}\n" for log in journal.logs), encoding="utf-8")
+
+
+class _Journal(BaseJournalBackend):
+    """A journal in memory; Optuna's own waits for the disk at every trial."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, Any]] = []
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Keep more entries."""
+        self.logs += logs
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Give the entries from one on."""
+        return iter(self.logs[log_number_from:])
 
 
 def _trial(
