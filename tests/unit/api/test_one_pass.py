@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import autoquant as aq
 from autoquant.backends.torch_cpu import target
 from autoquant.core.history import StopReason
 from autoquant.model.subject import Subject
+from autoquant.record import files
+from autoquant.record.history import History, read_history
 from tests.networks import LinearNet, seeded
 
 SAMPLES = 64
@@ -80,3 +84,22 @@ def test_why_a_search_ended_is_a_value(tmp_path: Path) -> None:
     assert search(tmp_path / "out", trials=20).stopped is StopReason.EXHAUSTED
     assert search(tmp_path / "few", trials=0).stopped is StopReason.BUDGET
     assert aq.load_result(tmp_path / "few").stopped is StopReason.BUDGET
+
+
+def test_a_folder_of_a_version_with_two_journals_is_read_and_resumed(tmp_path: Path) -> None:
+    whole = search(tmp_path / "out", trials=0)
+    candidates = read_history(tmp_path / "out" / files.HISTORY)
+    (tmp_path / "out" / files.HISTORY).unlink()
+    with closing(History(tmp_path / "out" / files.HISTORY)) as history:
+        for candidate in candidates:  # no asks, no rounds
+            history.candidate(candidate)
+    (tmp_path / "out" / files.STUDY).write_text('{"op_code":0}\n{"op_code":4}\n')
+    facts = json.loads((tmp_path / "out" / files.FACTS).read_text())
+    assert facts.pop("stopped") == "budget"
+    (tmp_path / "out" / files.FACTS).write_text(json.dumps(facts))
+    read = aq.load_result(tmp_path / "out")
+    assert read.stopped is None
+    assert read.findings.candidates == whole.findings.candidates
+    resumed = search(tmp_path / "out", trials=20, resume=True)
+    assert resumed.findings.candidates[: len(candidates)] == candidates
+    assert len(resumed.candidates) == 2**3
