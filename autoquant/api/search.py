@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from autoquant.api.confirm import noise_notice, score_heldout, time_again
+from autoquant.api.confirm import score_heldout, time_again
 from autoquant.api.faithful import refuse_unfaithful
 from autoquant.api.guidance import find_costs, guide
 from autoquant.api.narrowing import narrow_space
 from autoquant.api.preparation import Preparation, measurement_settings, prepare
-from autoquant.api.result import BuildContext, SearchResult, example_arrays, keep_example
+from autoquant.api.result import SearchResult
+from autoquant.api.search_facts import open_facts, settle_facts
+from autoquant.api.search_files import write_findings, write_preparation
 from autoquant.api.sensitivity import rank_by_sensitivity
-from autoquant.api.settings import check_resumable, settings_after, settings_of
+from autoquant.api.settings import check_resumable
 from autoquant.api.templates import Template, load_templates
 from autoquant.api.watch import Watch
 from autoquant.backends.targets import ESTIMATED, check_target
@@ -29,30 +29,24 @@ from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.history import Past, StopReason
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
-from autoquant.errors import AutoquantError, BackendError, StorageError
+from autoquant.errors import AutoquantError
 from autoquant.evaluate.evaluator import EvaluatorRecipe, PlanEvaluator
 from autoquant.execute.start import check_executor, start_executor
 from autoquant.job import SearchSettings, dump_job
-from autoquant.model.scoring import metric_name
 from autoquant.model.subject import SubjectRecipe
-from autoquant.model.weights_digest import weights_digest
 from autoquant.record import files
 from autoquant.record.background import BackgroundTracker
 from autoquant.record.environment import describe_environment
-from autoquant.record.example_file import write_example
-from autoquant.record.findings import WEIGHTS, Findings, SearchFacts
+from autoquant.record.findings import Findings, SearchFacts
 from autoquant.record.folder import ResultFolder
 from autoquant.record.mlflow_store import TrackingSettings, open_recorder
 from autoquant.record.recorders import JointRecorder, NullRecorder, Tracker
-from autoquant.record.report import render_report
-from autoquant.record.results import load_baseline, load_facts
+from autoquant.record.results import load_baseline
 from autoquant.searching.constraints import Limits
 from autoquant.searching.gate import Gate
 from autoquant.searching.rounds import Ended, Rounds
 from autoquant.searching.strategy import Strategy
 from autoquant.searching.study import write_study
-
-_ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
 
 
 def run_search(
@@ -81,7 +75,7 @@ def run_search(
     check_target(measurement_settings(job).build)
     templates = (*load_templates(job.seeds), *templates)
     with _open_folder(job, resume) as folder:
-        facts = _facts_of(job, folder, resume)
+        facts = open_facts(job, folder, resume)
         environment = describe_environment()
         folder.write_job(dump_job(job))
         folder.write_environment(environment)
@@ -109,7 +103,7 @@ def _search(
         subject = recipe()
     prepared = prepare(job, subject, watch, folder.path, templates=templates)
     prepared = narrow_space(refuse_unfaithful(prepared, watch), watch)
-    _keep_preparation(folder, prepared)
+    write_preparation(folder, prepared)
     evaluator = prepared.evaluator
     baseline = _measure_baseline(evaluator, folder, watch)
     factory = _factory(job, recipe, prepared, evaluator)
@@ -149,7 +143,7 @@ def _search(
         write_study(folder.path / files.STUDY, prepared.space, job.objectives, limits, candidates)
     frontier = find(candidates)
     findings = Findings(
-        facts=_settle(job, facts, prepared, frontier, history.reason),
+        facts=settle_facts(job, facts, prepared, frontier, history.reason),
         job_text=dump_job(job),
         environment=environment,
         sites=prepared.captured.sites,
@@ -157,7 +151,7 @@ def _search(
         frontier=frontier,
         sensitivity=table,
     )
-    return _finish(findings, prepared, folder, tracker, watch)
+    return write_findings(findings, prepared, folder, tracker, watch)
 
 
 def _open_folder(job: SearchSettings, resume: bool) -> ResultFolder:
@@ -173,72 +167,6 @@ def _open_folder(job: SearchSettings, resume: bool) -> ResultFolder:
     return folder
 
 
-def _facts_of(job: SearchSettings, folder: ResultFolder, resume: bool) -> SearchFacts:
-    """What the search is; a resumed one keeps its id and what its preparation settled.
-
-    A new one is written at once, so that whoever resumes it finds its id.
-    """
-    if resume:
-        try:
-            known = load_facts(folder.path)
-        except StorageError:
-            pass
-        else:
-            settings = settings_after(job, known.settings, folder.path)
-            return replace(known, name=job.name, settings=settings)
-    facts = SearchFacts(
-        search_id=uuid.uuid4().hex,
-        name=job.name,
-        metric="metric",
-        target=job.backend.name,
-        max_drop=job.constraints.accuracy_drop,
-        settings=settings_of(job),
-    )
-    folder.write_facts(facts)
-    return facts
-
-
-def _settle(
-    job: SearchSettings,
-    facts: SearchFacts,
-    prepared: Preparation,
-    frontier: Frontier,
-    reason: StopReason,
-) -> SearchFacts:
-    """Add to the facts what preparation found out, and how the search ended."""
-    batch = job.backend.batch_size or len(prepared.subject.evaluation[0])
-    threads = job.backend.threads
-    build = prepared.settings.build
-    parts = (build.backend, "+".join(build.kernels.counts()) or build.engine, build.accelerator)
-    target = (
-        f"{' '.join(filter(None, parts))}, {threads} thread{'s' if threads > 1 else ''}, "
-        f"batch {batch}"
-    )
-    settings = {
-        **facts.settings,
-        "engine": build.engine,
-        "reduce_range": build.reduce_range,
-        "latency_batch": batch,
-        "sites": len(prepared.captured.sites),
-        "knobs": len(prepared.space.free),
-        "leaf_modules": ",".join(prepared.captured.leaf_modules),
-        WEIGHTS: weights_digest(prepared.subject.model),
-    }
-    rival = prepared.backend.rival if build.backend in ESTIMATED else facts.rival
-    notices = [*prepared.notices, noise_notice(frontier)]
-    if reason is StopReason.INTERRUPTED:
-        notices.append(f"interrupted; continue with --resume (kept in {job.output})")
-    return replace(
-        facts,
-        metric=metric_name(prepared.subject.metric),
-        target=target,
-        rival=rival,
-        settings=settings,
-        notices=tuple(filter(None, notices)),
-        stopped=reason,
-    )
-
-
 def _open_tracker(
     job: SearchSettings, facts: SearchFacts, environment: Mapping[str, Any]
 ) -> Tracker:
@@ -250,18 +178,6 @@ def _open_tracker(
         tags=job.tracking.tags,
     )
     return BackgroundTracker(open_recorder(settings, facts, dump_job(job), environment))
-
-
-def _keep_preparation(folder: ResultFolder, prepared: Preparation) -> None:
-    """Write what resuming, loading and exporting need."""
-    folder.write_sites(prepared.captured.sites)
-    folder.write_space(prepared.space)
-    folder.write_statistics(prepared.statistics)
-    folder.write_build(prepared.settings.build)
-    example = keep_example(prepared.captured, prepared.subject.calibration[0])
-    write_example(folder.path, example_arrays(example))
-    dynamic = [list(axes) for axes in prepared.subject.dynamic]
-    folder.write_calling({**prepared.subject.calling.to_json(), "dynamic": dynamic})
 
 
 def _measure_baseline(evaluator: PlanEvaluator, folder: ResultFolder, watch: Watch) -> Measurements:
@@ -350,69 +266,3 @@ def _frontier(
     """The frontier of what keeps the constraints."""
     kept = [candidate for candidate in candidates if limits.kept_by(candidate)]
     return find_frontier(kept, baseline, job.objectives)
-
-
-def _finish(
-    findings: Findings,
-    prepared: Preparation,
-    folder: ResultFolder,
-    tracker: Tracker,
-    watch: Watch,
-) -> SearchResult:
-    """Write and record what was found."""
-    reason = findings.facts.stopped
-    folder.write_facts(findings.facts)
-    folder.write_frontier(findings.frontier)
-    result = SearchResult(findings, context_of(prepared), folder.path)
-    with watch.stage("writing the report", None):
-        folder.write_report(render_report(findings))
-        interrupted = reason is StopReason.INTERRUPTED
-        models = {} if interrupted else _write_models(result, prepared, watch)
-        for gap in tracker.finish(
-            findings,
-            artifacts=[folder.path / name for name in _ARTIFACTS],
-            models=models,
-        ):
-            watch.note(gap)
-    if interrupted:
-        tracker.stop("interrupted")
-    if reason is not None:
-        watch.note(f"stopped: {reason.value}")
-    return result
-
-
-def _write_models(
-    result: SearchResult, prepared: Preparation, watch: Watch
-) -> dict[int, tuple[Path, ...]]:
-    """Write the quantized model of every frontier member as the engine's file.
-
-    A backend that builds nothing deployable has its plans alone.
-    """
-    backend, written = prepared.backend, {}
-    for member in result.frontier:
-        plan = files.plan_path(result.folder, member.number)
-        if backend.suffix != plan.suffix:
-            try:
-                path = plan.with_suffix(backend.suffix)
-                backend.export(member.plan, path, member.candidate.to_json())
-            except BackendError as error:
-                watch.note(f"candidate {member.number} has no file: {error.message}")
-        found = sorted(plan.parent.glob(f"{member.number}.*"))
-        written[member.number] = tuple(path for path in found if path != plan)
-    return written
-
-
-def context_of(prepared: Preparation) -> BuildContext:
-    """What it takes to build a plan of this search again."""
-    return BuildContext(
-        sites=prepared.captured.sites,
-        leaf_modules=prepared.captured.leaf_modules,
-        statistics=prepared.statistics,
-        build=prepared.settings.build,
-        example=keep_example(prepared.captured, prepared.subject.calibration[0]),
-        calling=prepared.subject.calling,
-        dynamic=prepared.subject.dynamic,
-        latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
-        weights=weights_digest(prepared.subject.model),
-        load=lambda: prepared.subject.model,
-    )
