@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 import autoquant as aq
+from autoquant.api.watch import Silent
 from autoquant.backends.torch_cpu import target
 from autoquant.core.history import StopReason
+from autoquant.core.measurement import Candidate
 from autoquant.model.subject import Subject
 from autoquant.record import files
 from autoquant.record.history import History, read_history
@@ -103,3 +105,29 @@ def test_a_folder_of_a_version_with_two_journals_is_read_and_resumed(tmp_path: P
     resumed = search(tmp_path / "out", trials=20, resume=True)
     assert resumed.findings.candidates[: len(candidates)] == candidates
     assert len(resumed.candidates) == 2**3
+
+
+class InterruptsAt(Silent):
+    """A watcher who presses Ctrl-C at a candidate."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def candidate(self, candidate: Candidate) -> None:
+        if candidate.number == self.number:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_search_says_so_and_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    whole = search(tmp_path / "whole")
+    cut = search(tmp_path / "cut", watch=InterruptsAt(3))
+    assert cut.stopped is StopReason.INTERRUPTED
+    assert aq.load_result(tmp_path / "cut").findings == cut.findings
+    assert [item.number for item in cut.candidates] == [0, 1, 2, 3]
+    resumed = search(tmp_path / "cut", resume=True)
+    assert resumed.stopped is whole.stopped
+    assert [(item.plan, item.origin) for item in resumed.candidates] == [
+        (item.plan, item.origin) for item in whole.candidates
+    ]
+    assert resumed.findings.facts.search_id == cut.findings.facts.search_id
+    assert not any("interrupted" in text for text in resumed.findings.facts.notices)
