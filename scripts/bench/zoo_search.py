@@ -96,8 +96,8 @@ def warm_up() -> None:
 
 def _profile_few_plans() -> None:
     """Fit the costs of ops to a handful of plans: the zoo asks what works, not how well."""
-    for profile in (torch_profile, onnx_profile):
-        profile.ProfileSettings.__init__.__defaults__ = (1, *_PROFILED, 0)
+    torch_profile.ProfileSettings.__init__.__defaults__ = (4, 20.0, *_PROFILED, 0)
+    onnx_profile.ProfileSettings.__init__.__defaults__ = (1, *_PROFILED, 0)
     openvino_profile._ROUNDS = 2
     openvino_profile._LEAST_PLANS, openvino_profile._MOST_PLANS = _PROFILED
 
