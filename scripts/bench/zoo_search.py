@@ -24,7 +24,8 @@ from autoquant.api.watch import Advance, Silent
 from autoquant.backends.onnxruntime import profile as onnx_profile
 from autoquant.backends.openvino import profile as openvino_profile
 from autoquant.backends.torch_cpu import profile as torch_profile
-from autoquant.model.calling import Calling, register_dataclasses
+from autoquant.model.calling import Calling
+from autoquant.model.trees import register_dataclasses
 
 BACKENDS = ("torch", "openvino", "onnxruntime")
 _ROUND = 6
