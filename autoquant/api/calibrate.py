@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoquant import metrics
-from autoquant.api.document import job_of
+from autoquant.api.document import settings_of
 from autoquant.api.pair import find_plan, prepare_untimed
 from autoquant.api.preparation import Preparation
 from autoquant.api.ranges import settle_ranges
@@ -21,6 +20,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.evaluate.evaluator import MeasurementSettings, build_backend, with_threads
 from autoquant.evaluate.quality import FloatReference, measure_quality, run_reference
+from autoquant.job import Setup
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.calibration import calibrations
 from autoquant.model.readings import DataForm, Prepare
@@ -47,10 +47,13 @@ def compare_observers(
     ranges: Mapping[str, Any] | None = None,
     engine: str = "auto",
     capture: str = "auto",
+    leaf_modules: Sequence[str] = (),
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
     watch: Watch | None = None,
+    **settings: Any,
 ) -> CalibrationTable:
     """Compare how a plan does under observers and amounts of calibration data.
 
@@ -65,34 +68,34 @@ def compare_observers(
         samples: Evaluation samples behind each row.
         ranges: The section `calibration` of a job file (`{"percentile": 99.9}`).
         engine: A torch engine; `auto`: the first that runs here.
-        capture: What follows the model's code, as in a job.
-        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
+        leaf_modules: Paths that capture must not look into.
+        target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
         watch: Shown the progress.
+        settings: Other sections of a job file, as mappings (`backend`, `outputs`...).
 
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
-    document = {
-        "name": "calibrate",
-        "space": {"schemes": ["int8", "fp32"]},
-        "calibration": dict(ranges or {}),
-        "backend": {"engine": engine},
-        "output": tempfile.gettempdir(),
-    }
-    job = job_of(document, "compare_observers")
+    document = {"space": {"schemes": ["int8", "fp32"]}, "backend": {"engine": engine}}
+    setup = settings_of(Setup, "compare_observers", document, ranges=ranges, sections=settings)
     subject = build_subject(
         model,
         calibration=calibration,
         evaluation=evaluation,
         heldout=None,
         metric=metric,
+        leaf_modules=tuple(leaf_modules),
         capture=capture,
-        form=DataForm(target, prepare, dynamic or {}),
+        calibration_samples=setup.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        outputs=setup.outputs,
     )
     watch = watch or Silent()
-    prepared = prepare_untimed(job, subject, watch)
+    prepared = prepare_untimed(setup, subject, watch)
     return compare_calibrations(
         prepared,
         find_plan(plan, prepared),
@@ -162,7 +165,7 @@ class _Trial:
             quality = measure_quality(
                 lambda inputs: backend.run(executable.module, inputs),
                 self.reference,
-                {"accuracy": subject.metric},
+                subject.functions,
                 executable.kind,
             )
         chosen = Counter(item.value for _, item in settings.build.ranges.sites)
@@ -183,15 +186,12 @@ class _Trial:
         return settle_ranges(alone, self._prepared.captured, statistics, seen, Silent())
 
     def _run_float(self) -> FloatReference:
-        subject, settings = self._prepared.subject, self._prepared.settings
-        backend = build_backend(
-            subject, self._prepared.captured, self._prepared.statistics, settings
-        )
-        with with_threads(settings.quality_threads):
+        subject, backend = self._prepared.subject, self._prepared.backend
+        with with_threads(self._prepared.settings.quality_threads):
             return run_reference(
                 lambda inputs: backend.run(subject.flat, inputs),
                 self._batches,
-                {"accuracy": subject.metric},
+                subject.functions,
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +28,8 @@ from autoquant.analysis.structure.plan_facts import facts_of_plan
 from autoquant.analysis.structure.settings import Configured, find_suspicious
 from autoquant.analysis.structure.shared import compare_calls, find_shared
 from autoquant.analysis.structure.tail import find_quantized_tail
-from autoquant.api.document import job_of
-from autoquant.api.pair import check_sites, find_plan, prepare_untimed
+from autoquant.api.document import settings_of
+from autoquant.api.pair import find_plan, prepare_untimed
 from autoquant.api.preparation import FEW_SAMPLES, Preparation
 from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
@@ -42,7 +41,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.structure import CheckReport, ModuleCalls, OpRow, ShownConfiguration, WeightRow
 from autoquant.errors import BackendError, ModelError
-from autoquant.job import Job, backend_from_text, find_space_rules
+from autoquant.job import Job, Setup, backend_from_text
 from autoquant.model.batches import take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.ranges.tensor_ranges import TensorRanges
@@ -66,14 +65,18 @@ def check(
     *,
     plan: Plan | str | Path = "int8",
     mapping: QConfigMapping | None = None,
-    backend: str = "auto",
+    backend: str | Mapping[str, Any] = "auto",
     observer: str = "histogram",
     reduce_range: str | bool = "auto",
+    capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
     watch: Watch | None = None,
+    **settings: Any,
 ) -> CheckReport:
     """Check the structure and the configuration of a model that lives in this process.
 
@@ -86,11 +89,15 @@ def check(
         backend: A torch engine, or `auto`: the first that runs here.
         observer: How a plan finds int8 ranges: `histogram` or `minmax`.
         reduce_range: Seven bits for a plan's int8 activations; `auto`: where this CPU needs it.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
-        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        ranges: The section `calibration` of a job file.
+        target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
         watch: Shown the progress.
+        settings: Other sections of a job file, as mappings (`space`, `execution`...).
 
     Returns:
         What was found; `report.needs_attention` says whether somebody must act.
@@ -98,14 +105,29 @@ def check(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
-    job = _job_of(backend, observer, reduce_range)
+    section = backend_from_text(backend) if isinstance(backend, str) else backend
+    setup = settings_of(
+        Setup,
+        "autoquant.check",
+        {
+            "space": "server_cpu",
+            "backend": {"reduce_range": reduce_range, **section},
+            "calibration": {"observer": observer},
+            "objectives": _UNTIMED,
+        },
+        ranges=ranges,
+        sections=settings,
+    )
+    needs_torch(setup, "check")
     subject = unscored_subject(
         model,
         calibration=calibration,
         leaf_modules=tuple(leaf_modules),
-        form=DataForm(target, prepare, dynamic or {}),
+        capture=capture,
+        calibration_samples=setup.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
     )
-    return _check(job, _few(subject), plan, mapping, watch or Silent())
+    return _check(setup, _few(subject), plan, mapping, watch or Silent())
 
 
 def check_job(job: Job, plan: str, watch: Watch) -> CheckReport:
@@ -119,18 +141,8 @@ def check_job(job: Job, plan: str, watch: Watch) -> CheckReport:
     needs_torch(job, "check")
     with watch.stage("loading model and data", None):
         subject = _few(load_unscored(job))
-    return _check(job, subject, plan, None, watch)
-
-
-def _job_of(engine: str, observer: str, reduce_range: str | bool) -> Job:
-    document: dict[str, Any] = {
-        "name": "check",
-        "space": find_space_rules("server_cpu"),
-        "output": tempfile.gettempdir(),
-        "backend": {**backend_from_text(engine), "reduce_range": reduce_range},
-        "calibration": {"observer": observer},
-    }
-    return job_of(document, "autoquant.check")
+    untimed = job.model_copy(update={"objectives": _UNTIMED})
+    return _check(untimed, subject, plan, None, watch)
 
 
 def _few(subject: Subject) -> Subject:
@@ -149,14 +161,13 @@ class _Built:
 
 
 def _check(
-    job: Job,
+    setup: Setup,
     subject: Subject,
     plan: Plan | str | Path,
     mapping: QConfigMapping | None,
     watch: Watch,
 ) -> CheckReport:
-    untimed = job.model_copy(update={"objectives": _UNTIMED})
-    prepared = prepare_untimed(untimed, replace(subject, capture="auto"), watch)
+    prepared = prepare_untimed(setup, subject, watch)
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     with watch.stage("looking at the structure", None):
         modules, structure = _structure(prepared, example)
@@ -242,7 +253,7 @@ def _build(
     """Configure, build, read back, and judge."""
     if mapping is not None:
         return _build_mapping(prepared, mapping)
-    chosen = _find(plan, prepared)
+    chosen = find_plan(plan, prepared)
     counted = ", ".join(f"{count} {scheme}" for scheme, count in chosen.counts().items())
     name = f"plan {chosen.digest} ({counted})"
     try:
@@ -289,13 +300,6 @@ def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
     except BackendError as error:
         return _Built(name, (refused(error.message, error.hint),))
     return _built(name, prepared, examined)
-
-
-def _find(plan: Plan | str | Path, prepared: Preparation) -> Plan:
-    if not isinstance(plan, Plan):
-        return find_plan(str(plan), prepared)
-    check_sites(plan, prepared, "plan")
-    return plan
 
 
 def _built(name: str, prepared: Preparation, shown: ShownConfiguration) -> _Built:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from autoquant.analysis.layers.comparison import compare_layers
 from autoquant.analysis.layers.reference import ReferencePlan
 from autoquant.analysis.layers.runs import QuantizedModel
-from autoquant.api.document import job_of
+from autoquant.api.document import settings_of
 from autoquant.api.pair import find_plan, needs_graph, prepare_untimed, uniform_plan
 from autoquant.api.preparation import Preparation, capture_subject
 from autoquant.api.torch_graphs import needs_torch
@@ -21,7 +22,7 @@ from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
-from autoquant.job import Job
+from autoquant.job import Setup
 from autoquant.model.batches import Batch, take_samples
 from autoquant.model.capture import Capture
 from autoquant.model.data_set import sizes_of
@@ -43,12 +44,16 @@ def compare(
     samples: int | None = None,
     indices: Sequence[int] | None = None,
     weights: bool = True,
-    backend: str = "auto",
+    backend: str | Mapping[str, Any] = "auto",
+    capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
     watch: Watch | None = None,
+    **settings: Any,
 ) -> LayerComparison:
     """Compare a quantized model with its float model, op by op in execution order.
 
@@ -66,36 +71,44 @@ def compare(
         indices: Which samples to compare (the worst ones, perhaps); None: all.
         weights: Whether to compare weights too.
         backend: A torch engine, where a plan is built; `auto`: the first that runs here.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
-        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        ranges: The section `calibration` of a job file.
+        target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
         watch: Shown the progress.
+        settings: Other sections of a job file, as mappings (`space`, `execution`...).
 
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
     way = _mode_of(mode, schemes)
     watch = watch or Silent()
+    document = {"space": {"schemes": ["int8", "fp32"]}, "backend": backend}
+    setup = settings_of(Setup, "autoquant.compare", document, ranges=ranges, sections=settings)
+    needs_torch(setup, "compare")
     subject = unscored_subject(
         model,
         calibration=data if calibration is None else calibration,
         evaluation=data,
         leaf_modules=tuple(leaf_modules),
-        form=DataForm(target, prepare, dynamic or {}),
+        capture=capture,
+        calibration_samples=setup.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
     )
     batches = choose_samples(subject.evaluation, samples, indices)
     subject = replace(subject, evaluation=batches)
     if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
         return _compare_graph(subject, quantized, way, watch, weights=weights)
-    job = _job(backend)
-    prepared = prepare_untimed(job, replace(subject, capture="auto"), watch)
+    prepared = prepare_untimed(setup, subject, watch)
     plans = _plans_of(quantized, schemes, prepared)
     return compare_plans(prepared, plans, batches, way, watch, weights=weights)
 
 
 def compare_job(
-    job: Job,
+    setup: Setup,
     recipe: SubjectRecipe,
     plan: str,
     watch: Watch,
@@ -110,12 +123,12 @@ def compare_job(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
-    needs_torch(job, "compare")
+    needs_torch(setup, "compare")
     way = _mode_of(mode, schemes)
     with watch.stage("loading model and data", None):
         subject = recipe()
     batches = choose_samples(subject.evaluation, samples, indices)
-    prepared = prepare_untimed(job, subject, watch)
+    prepared = prepare_untimed(setup, subject, watch)
     plans = _plans_of(plan, schemes, prepared)
     return compare_plans(prepared, plans, batches, way, watch)
 
@@ -167,7 +180,7 @@ def _compare_graph(
     """Compare a model that torch quantized."""
     from autoquant.torch_ao.comparison import TorchQuantized
 
-    captured = capture_subject(replace(subject, capture="auto"), watch)
+    captured = capture_subject(subject, watch)
     needs_graph(captured, "compare")
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     found = TorchQuantized(subject.model, captured, quantized, example)
@@ -193,17 +206,6 @@ def _run(
         )
 
 
-def _job(backend: str) -> Job:
-    """A job for one engine; nothing of it is searched."""
-    document = {
-        "name": "compare",
-        "space": {"schemes": ["int8", "fp32"]},
-        "output": ".",
-        "backend": backend,
-    }
-    return job_of(document, "autoquant.compare")
-
-
 def _mode_of(mode: str, schemes: Sequence[str]) -> ComparisonMode:
     known = {item.value: item for item in ComparisonMode}
     if mode not in known:
@@ -215,7 +217,7 @@ def _mode_of(mode: str, schemes: Sequence[str]) -> ComparisonMode:
     return known[mode]
 
 
-def _plans_of(quantized: object, schemes: Sequence[str], prepared: Preparation) -> list[Plan]:
+def _plans_of(quantized: Any, schemes: Sequence[str], prepared: Preparation) -> list[Plan]:
     """The plans to build: one for each scheme, or the one that is meant."""
     known = {scheme.value: scheme for scheme in Scheme}
     for name in schemes:
@@ -223,4 +225,4 @@ def _plans_of(quantized: object, schemes: Sequence[str], prepared: Preparation) 
             raise PlanError(f"scheme {name!r} is unknown", hint=f"choose of {', '.join(known)}")
     if schemes:
         return [uniform_plan(known[name], prepared) for name in dict.fromkeys(schemes)]
-    return [quantized if isinstance(quantized, Plan) else find_plan(str(quantized), prepared)]
+    return [find_plan(quantized, prepared)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from autoquant.analysis.diagnosis.findings import to_db
 from autoquant.analysis.diagnosis.variation import find_variations
 from autoquant.api.badcases import data_set
 from autoquant.api.causes import find_causes
-from autoquant.api.document import job_of
+from autoquant.api.document import settings_of
 from autoquant.api.pair import Pair, build_pair, find_plan, needs_graph, prepare_untimed
 from autoquant.api.raised_plan import raise_ops, rules_text
 from autoquant.api.symptoms import Symptoms, energies_of, observe
@@ -22,6 +21,7 @@ from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
 from autoquant.errors import BackendError
+from autoquant.job import Setup
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import unscored_subject
 
@@ -46,10 +46,14 @@ def diagnose(
     *,
     calibration: object,
     evaluation: object,
+    backend: str | Mapping[str, Any] = "auto",
+    capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
     watch: Watch | None = None,
     **settings: Any,
 ) -> Diagnosis:
@@ -60,29 +64,35 @@ def diagnose(
         plan: A plan, a scheme for all ops, a plan file, or a result folder.
         calibration: Inputs to calibrate on: tensors, a list of batches, or a DataLoader.
         evaluation: Inputs to compare on, in the same forms; targets are not needed.
+        backend: As `autoquant.search` takes it; of `auto` the first engine that runs here.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that are not looked into: they stay in fp32 as a whole.
-        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        ranges: The section `calibration` of a job file.
+        target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
         watch: Shown the progress.
-        settings: Sections of a job file, as mappings (`backend={"engine": "onednn"}`).
+        settings: Other sections of a job file, as mappings (`space`, `objectives`...).
 
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
-    document = {"name": "diagnose", "space": {"schemes": ["int8", "bf16", "fp32"]}, **settings}
-    job = job_of({"output": tempfile.gettempdir(), **document}, "autoquant.diagnose")
+    document = {"space": {"schemes": ["int8", "bf16", "fp32"]}, "backend": backend}
+    setup = settings_of(Setup, "autoquant.diagnose", document, ranges=ranges, sections=settings)
     subject = unscored_subject(
         model,
         calibration=calibration,
         evaluation=evaluation,
         leaf_modules=tuple(leaf_modules),
-        form=DataForm(target, prepare, dynamic or {}),
+        capture=capture,
+        calibration_samples=setup.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
     )
     watch = watch or Silent()
-    prepared = prepare_untimed(job, subject, watch)
-    chosen = plan if isinstance(plan, Plan) else find_plan(plan, prepared)
-    return diagnose_pair(build_pair(prepared, chosen, watch), "evaluation", watch)
+    prepared = prepare_untimed(setup, subject, watch)
+    pair = build_pair(prepared, find_plan(plan, prepared), watch)
+    return diagnose_pair(pair, "evaluation", watch)
 
 
 def diagnose_pair(pair: Pair, data: str, watch: Watch) -> Diagnosis:

@@ -1,32 +1,46 @@
-"""Arguments of a call from Python as a job."""
+"""Arguments of a call from Python as the sections of a job file that they stand for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from autoquant.errors import JobError
-from autoquant.job import Job, explain_mistakes
+from autoquant.job import Setup, explain_mistakes, find_space_rules
+
+Settings = TypeVar("Settings", bound=Setup)
 
 
-def merge(document: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Put further sections into a document, in place; a mapping extends the section it meets."""
-    for section, values in settings.items():
-        known = document.get(section)
-        both = isinstance(known, dict) and isinstance(values, dict)
-        document[section] = known | values if both else values
+def settings_of(
+    kind: type[Settings],
+    caller: str,
+    document: Mapping[str, Any],
+    *,
+    ranges: Mapping[str, Any] | None = None,
+    sections: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Check the arguments of a call, as a job file is checked.
 
-
-def job_of(document: Mapping[str, Any], caller: str) -> Job:
-    """Check a document and give the job, its output resolved.
+    Args:
+        kind: What they are settings of.
+        caller: The function, for errors.
+        document: Arguments by the key of the section that they stand for.
+        ranges: The section `calibration`, whose name is that of the data in a call.
+        sections: Further sections; a mapping extends the section that it meets.
 
     Raises:
-        JobError: Whatever is wrong, all of it in one error, under the name of the caller.
+        JobError: Whatever is wrong, all of it in one error.
     """
+    whole = dict(document)
+    for section, values in {"calibration": dict(ranges or {}), **(sections or {})}.items():
+        known = whole.get(section)
+        both = isinstance(known, Mapping) and isinstance(values, Mapping)
+        whole[section] = {**dict(known or {}), **values} if both else values
+    if isinstance(whole.get("space"), str):
+        whole["space"] = find_space_rules(whole["space"])
     try:
-        job = Job.model_validate(document)
+        return kind.model_validate(whole)
     except ValidationError as error:
-        raise JobError.of(caller, explain_mistakes(error, Job)) from error
-    return job.model_copy(update={"output": job.output.resolve()})
+        raise JobError.of(caller, explain_mistakes(error, kind)) from error

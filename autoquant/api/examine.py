@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,7 +12,7 @@ from autoquant import metrics
 from autoquant.analysis.exact import measure_exact
 from autoquant.analysis.sensitivity import settle_procedure
 from autoquant.analysis.trials import Trial
-from autoquant.api.document import job_of, merge
+from autoquant.api.document import settings_of
 from autoquant.api.metric_drops import measure_drops
 from autoquant.api.pair import prepare_untimed
 from autoquant.api.preparation import Preparation
@@ -25,7 +23,7 @@ from autoquant.core.sensitivity import Part, Procedure, SensitivityTable
 from autoquant.core.sensitivity_report import SensitivityReport
 from autoquant.core.tail import Tail, read_tail, tail_of
 from autoquant.errors import PlanError
-from autoquant.job import Job, find_space_rules
+from autoquant.job import SensitivitySettings, Setup
 from autoquant.model.picked import pick_samples
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import Metric, Subject, build_subject
@@ -35,7 +33,7 @@ METRIC_ROWS = 8
 
 
 def examine_sensitivity(
-    job: Job,
+    setup: Setup,
     subject: Subject,
     watch: Watch,
     *,
@@ -46,7 +44,7 @@ def examine_sensitivity(
     """Rank the knobs, and look for what stands out.
 
     Args:
-        job: Space, engine, procedure and number of samples.
+        setup: Space, engine, procedure and number of samples.
         subject: Model, data and metric.
         watch: Shown the progress.
         indices: Evaluation samples to look at; None: the first `sensitivity.samples` for output
@@ -58,19 +56,19 @@ def examine_sensitivity(
         DataError: An index is outside the data.
         PlanError: The space leaves a needed scheme to no op.
     """
+    asked = setup.sensitivity
     if indices is not None:
         subject = replace(subject, evaluation=pick_samples(subject.evaluation, indices))
-        whole = job.sensitivity.model_copy(update={"samples": len(set(indices))})
-        job = job.model_copy(update={"sensitivity": whole})
-    prepared = prepare_untimed(job, subject, watch)
+        asked = asked.model_copy(update={"samples": len(set(indices))})
+    prepared = prepare_untimed(setup, subject, watch)
     _check_schemes(prepared, needed)
-    table = rank_by_sensitivity(job, prepared, watch)
+    table = rank_by_sensitivity(asked, prepared, watch)
     return SensitivityReport(
         table=table,
         space=prepared.space,
         metric=measure_drops(prepared, table, metric_rows, watch),
         indices=None if indices is None else tuple(sorted(set(indices))),
-        tail=_measure_tail(job, prepared, table, watch),
+        tail=_measure_tail(asked, prepared, table, watch),
         dual=find_dual_ops(table, prepared.space.schemes[0]),
     )
 
@@ -87,19 +85,19 @@ def _check_schemes(prepared: Preparation, needed: Sequence[str]) -> None:
 
 
 def _measure_tail(
-    job: Job, prepared: Preparation, table: SensitivityTable, watch: Watch
+    asked: SensitivitySettings, prepared: Preparation, table: SensitivityTable, watch: Watch
 ) -> Tail | None:
     """Measure the table's tail exactly: a gradient does not see what top-k and the like do."""
     scheme = prepared.space.schemes[0]
     names = tail_of(table, scheme)
-    if job.sensitivity.method is Procedure.WEIGHTS_ONLY or not names:
+    if asked.method is Procedure.WEIGHTS_ONLY or not names:
         return None
-    if settle_procedure(job.sensitivity.method, prepared.captured) is Procedure.ENGINE:
+    if settle_procedure(asked.method, prepared.captured) is Procedure.ENGINE:
         rows = table.by_key
         return read_tail([rows[name, scheme, Part.BOTH] for name in names])
     trials = [Trial(prepared.space.by_name[name], scheme, Part.BOTH) for name in names]
     with watch.stage("checking the least sensitive ops", len(trials)) as advance:
-        found = measure_exact(question_of(job, prepared), trials=trials, progress=advance)
+        found = measure_exact(question_of(prepared, asked.samples), trials=trials, progress=advance)
     return read_tail(found.rows)
 
 
@@ -110,14 +108,17 @@ def sensitivity(
     evaluation: object,
     metric: Metric | str = metrics.accuracy,
     space: str | dict[str, Any] = "npu",
-    backend: str = "auto",
+    backend: str | Mapping[str, Any] = "auto",
     samples: int = 128,
     indices: Sequence[int] | None = None,
     metric_rows: int = METRIC_ROWS,
+    capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
     watch: Watch | None = None,
     **settings: Any,
 ) -> SensitivityReport:
@@ -129,16 +130,19 @@ def sensitivity(
         evaluation: Inputs and targets.
         metric: `metric(outputs, targets)`, higher is better.
         space: Name or path of a search space, or its rules; its schemes are compared.
-        backend: A torch engine; `auto`: the first that runs here.
+        backend: As `autoquant.search` takes it; of `auto` the first engine that runs here.
         samples: How many evaluation samples stand behind the output error.
         indices: Look at these evaluation samples alone (bad cases).
         metric_rows: For how many of the noisiest rows the metric is measured; 0: none.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
-        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        ranges: The section `calibration` of a job file.
+        target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
         watch: Shown the progress.
-        settings: Any other section of a job file, as a mapping.
+        settings: Other sections of a job file, as mappings (`outputs`, `objectives`...).
 
     Returns:
         The table (`.table`, for `aq.raise_most_sensitive`), and what stands out in it.
@@ -146,16 +150,13 @@ def sensitivity(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
-    document: dict[str, Any] = {
-        "name": "sensitivity",
-        "space": find_space_rules(space) if isinstance(space, str) else space,
+    document = {
+        "space": space,
         "objectives": ["output_error", "bops"],
         "backend": backend,
         "sensitivity": {"samples": samples},
-        "output": str(Path(tempfile.gettempdir()) / "autoquant-sensitivity"),
     }
-    merge(document, settings)
-    job = job_of(document, "autoquant.sensitivity")
+    setup = settings_of(Setup, "autoquant.sensitivity", document, ranges=ranges, sections=settings)
     subject = build_subject(
         model,
         calibration=calibration,
@@ -163,8 +164,11 @@ def sensitivity(
         heldout=None,
         metric=metric,
         leaf_modules=tuple(leaf_modules),
-        form=DataForm(target, prepare, dynamic or {}),
+        capture=capture,
+        calibration_samples=setup.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        outputs=setup.outputs,
     )
     return examine_sensitivity(
-        job, subject, watch or Silent(), indices=indices, metric_rows=metric_rows
+        setup, subject, watch or Silent(), indices=indices, metric_rows=metric_rows
     )

@@ -11,15 +11,15 @@ from pydantic import ValidationError
 from torch import nn
 
 from autoquant import metrics
+from autoquant.api.document import settings_of
 from autoquant.api.finetune_result import FinetuneResult
 from autoquant.api.finetuning import Task, check_task, finetune_plan, make_task
 from autoquant.api.pair import find_plan, prepare_untimed
-from autoquant.api.preparation import Preparation
 from autoquant.api.torch_graphs import needs_torch
 from autoquant.api.watch import Silent, Watch
 from autoquant.core.plan import Plan
-from autoquant.errors import DataError, JobError, PlanError
-from autoquant.job import Finetuning, Job, TrainingSettings, explain_mistakes
+from autoquant.errors import DataError, JobError
+from autoquant.job import Finetuning, Job, RunSettings, TrainingSettings, explain_mistakes
 from autoquant.model.entry_points import call_entry, load_entry
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import JobRecipe, Metric, Subject, build_subject
@@ -42,17 +42,20 @@ def finetune(
     evaluation: object,
     metric: Metric | str = metrics.accuracy,
     heldout: object | None = None,
-    backend: str = "auto",
+    backend: str | Mapping[str, Any] = "auto",
     float_schedule: Schedule | None = None,
     seed: int = 0,
     output: str | Path | None = None,
     resume: bool = False,
     tracking_uri: str | None = None,
-    leaf_modules: Sequence[str] = (),
     name: str = "finetune",
+    capture: str = "auto",
+    leaf_modules: Sequence[str] = (),
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
+    sections: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
     **settings: Any,
 ) -> FinetuneResult:
@@ -81,11 +84,14 @@ def finetune(
         output: Folder for checkpoint and findings; None: a new temporary one.
         resume: Go on where the checkpoint in `output` stands.
         tracking_uri: MLflow store; None: no tracking.
-        leaf_modules: Paths that capture must not look into.
         name: Of the run in MLflow.
-        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
+        leaf_modules: Paths that capture must not look into.
+        target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
+        sections: Other sections of a job file, as mappings (`{"calibration": ...}`).
         watch: Shown the progress.
         settings: Other keys of a job's section `finetune` (`share`, `steps`, `learning_rates`,
             `optimizer`, `batch_norm`, `ranges`...); see docs/job-file.md.
@@ -101,8 +107,17 @@ def finetune(
     except ValidationError as error:
         mistakes = explain_mistakes(error, TrainingSettings)
         raise JobError.of("autoquant.finetune", mistakes) from error
-    job = _job_in_memory(name, backend, seed, output, tracking_uri)
-    folder = FinetuneFolder(job.output, resume=resume)
+    document = {
+        "name": name,
+        "space": {"schemes": ["int8", "fp32"]},
+        "backend": backend,
+        "seed": seed,
+        "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
+        "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
+    }
+    run = settings_of(RunSettings, "autoquant.finetune", document, sections=sections)
+    needs_torch(run, "finetune")
+    folder = FinetuneFolder(run.output, resume=resume)
     subject = build_subject(
         model,
         calibration=calibration,
@@ -110,14 +125,16 @@ def finetune(
         heldout=heldout,
         metric=metric,
         leaf_modules=tuple(leaf_modules),
-        form=DataForm(target, prepare, dynamic or {}),
+        capture=capture,
+        calibration_samples=run.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        outputs=run.outputs,
     )
     task = make_task(chosen, train_loader, subject.reader(), loss, float_schedule, seed)
     check_task(task, subject)
     watch = watch or Silent()
-    prepared = prepare_untimed(job, subject, watch)
-    found = find_plan(plan, prepared) if isinstance(plan, str) else _fitting(plan, prepared)
-    return finetune_plan(job, task, prepared, found, folder, watch)
+    prepared = prepare_untimed(run, subject, watch)
+    return finetune_plan(run, task, prepared, find_plan(plan, prepared), folder, watch)
 
 
 def run_finetune(
@@ -176,31 +193,3 @@ def _task_of(job: Job, section: Finetuning, subject: Subject) -> Task:
 def _bound(entry: str, arguments: dict[str, Any]) -> Schedule:
     function = load_entry(entry)
     return lambda progress: function(progress, **arguments)
-
-
-def _job_in_memory(
-    name: str, engine: str, seed: int, output: str | Path | None, tracking_uri: str | None
-) -> Job:
-    document = {
-        "name": name,
-        "space": {"schemes": ["int8", "fp32"]},
-        "backend": engine,
-        "seed": seed,
-        "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
-        "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
-    }
-    try:
-        return Job.model_validate(document)
-    except ValidationError as error:
-        raise JobError.of("autoquant.finetune", explain_mistakes(error, Job)) from error
-
-
-def _fitting(plan: Plan, prepared: Preparation) -> Plan:
-    """The plan, if its sites are those of the model."""
-    missing = {site.name for site in prepared.captured.sites} ^ set(plan.schemes)
-    if missing:
-        raise PlanError(
-            f"the plan's sites are not those of the model: {min(missing)!r}",
-            hint="give a plan of this very model",
-        )
-    return plan

@@ -18,7 +18,7 @@ from autoquant.core.finetuning import Trial
 from autoquant.core.plan import Plan
 from autoquant.errors import AutoquantError, DataError
 from autoquant.evaluate.evaluator import with_threads
-from autoquant.job import Job, TrainingSettings
+from autoquant.job import RunSettings, TrainingSettings
 from autoquant.model.data_set import InputsOf
 from autoquant.model.reader import DataReader
 from autoquant.model.subject import Subject
@@ -99,7 +99,7 @@ def check_task(task: Task, subject: Subject) -> None:
 
 
 def finetune_plan(
-    job: Job,
+    run: RunSettings,
     task: Task,
     prepared: Preparation,
     plan: Plan,
@@ -109,7 +109,7 @@ def finetune_plan(
     """Train a plan, build it with the trained weights, and compare.
 
     Args:
-        job: How to calibrate, build and measure.
+        run: Its name, its seed, and where it is tracked.
         task: How to train, on what.
         prepared: The float model, captured and calibrated.
         plan: What to train.
@@ -121,9 +121,9 @@ def finetune_plan(
         BackendError: The engine refuses the plan.
     """
     pair = build_pair(prepared, plan, watch)
-    identity = _identity(job, task, prepared, plan)
+    identity = _identity(run, task, prepared, plan)
     resumes = folder is not None and folder.read_checkpoint() is not None
-    tracker = _open_tracker(job, task, plan, identity, resumes=resumes)
+    tracker = _open_tracker(run, task, plan, identity, resumes=resumes)
     trainer = _trainer(task, prepared, plan)
     try:
         with with_threads(prepared.settings.quality_threads):
@@ -198,7 +198,7 @@ def _probe(settings: TrainingSettings, trainer: Trainer, watch: Watch) -> Traini
     return state
 
 
-def _identity(job: Job, task: Task, prepared: Preparation, plan: Plan) -> str:
+def _identity(run: RunSettings, task: Task, prepared: Preparation, plan: Plan) -> str:
     """Equal for fine-tunings that do the same; `statistics.digest` stands for model and data."""
     facts = {
         "settings": task.settings.model_dump(mode="json"),
@@ -206,22 +206,22 @@ def _identity(job: Job, task: Task, prepared: Preparation, plan: Plan) -> str:
         "plan": plan.digest,
         "statistics": prepared.statistics.digest,
         "engine": prepared.settings.build.engine,
-        "seed": job.seed,
+        "seed": run.seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _open_tracker(
-    job: Job, task: Task, plan: Plan, identity: str, *, resumes: bool
+    run: RunSettings, task: Task, plan: Plan, identity: str, *, resumes: bool
 ) -> FinetuneTracker:
-    if not job.tracking.enabled:
+    if not run.tracking.enabled:
         return NullFinetuneTracker()
     settings = TrackingSettings(
-        uri=job.tracking_uri,
-        experiment=job.tracking.experiment or job.name,
-        tags=job.tracking.tags,
+        uri=run.tracking_uri,
+        experiment=run.tracking.experiment or run.name,
+        tags=run.tracking.tags,
     )
     parameters = {name: str(value) for name, value in task.settings.model_dump(mode="json").items()}
-    parameters |= {"plan": plan.digest, "seed": str(job.seed)}
-    name = f"finetune {job.name}"
+    parameters |= {"plan": plan.digest, "seed": str(run.seed)}
+    name = f"finetune {run.name}"
     return open_finetune_tracker(settings, name, identity, parameters, resumes=resumes)

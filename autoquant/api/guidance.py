@@ -22,7 +22,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.errors import StorageError
 from autoquant.evaluate.cost_profile import latency_costs
 from autoquant.evaluate.size import bops_table, int16_table, plan_costs, size_table
-from autoquant.job import Job
+from autoquant.job import Constraints, SearchSettings
 from autoquant.record.results import load_costs
 from autoquant.searching.constraints import Limits
 from autoquant.searching.cost_model import CostModel, Observation, Trust
@@ -60,11 +60,16 @@ class Guidance:
     proposer: Proposer | None
 
 
-def find_costs(job: Job, prepared: Preparation, watch: Watch, folder: Path | None = None) -> Costs:
+def find_costs(
+    objectives: Sequence[Objective],
+    prepared: Preparation,
+    watch: Watch,
+    folder: Path | None = None,
+) -> Costs:
     """Find what each op costs in each objective: exactly, or for latency by timing a few plans.
 
     Args:
-        job: Names the objectives.
+        objectives: What is minimized.
         prepared: Model, engine and space.
         watch: Shown the progress.
         folder: Result folder of an earlier process, whose profile is taken over.
@@ -76,7 +81,7 @@ def find_costs(job: Job, prepared: Preparation, watch: Watch, folder: Path | Non
     whole = bops_table(sites)
     full = whole.predict(Plan.of({site.name: Scheme.FP32 for site in sites}))
     found: dict[Objective, CostTable] = {}
-    for objective in job.objectives:
+    for objective in objectives:
         if objective is Objective.SIZE:
             found[objective] = size_table(sites, prepared.captured.stored_count)
         elif objective is Objective.BOPS:
@@ -105,7 +110,7 @@ def _latency_costs(prepared: Preparation, watch: Watch, folder: Path | None) -> 
 
 
 def guide(
-    job: Job,
+    job: SearchSettings,
     prepared: Preparation,
     table: SensitivityTable,
     costs: Costs,
@@ -116,7 +121,7 @@ def guide(
     """Turn sensitivities and costs into seeds, a gate and a proposer.
 
     Args:
-        job: Objectives, constraints, sampler.
+        job: Objectives, constraints, sampler, samples of a sensitivity.
         prepared: Model, engine and space.
         table: Sensitivity of the space's knobs.
         costs: From `find_costs`.
@@ -140,7 +145,7 @@ def guide(
         objective,
         CostModel(by_knob) if is_timed else by_knob,
         baseline_ms=baseline_ms if is_timed else None,
-        limit=_axis_limit(job, objective),
+        limit=_axis_limit(job.constraints, objective),
     )
     noise = CostModel(noise_table(space, table), trust=_NOISE_TRUST)
     return Guidance(
@@ -148,21 +153,21 @@ def guide(
             space,
             table,
             first,
-            _hard_limits(job, prepared, baseline, costs),
+            _hard_limits(job.constraints, prepared, baseline, costs),
             templates=templates,
         ),
         gate=Gate(job.objectives, limits, forecast),
         proposer=(
-            Guide(space, noise, axis, partial(_noise_around, job, prepared))
+            Guide(space, noise, axis, partial(_noise_around, prepared, job.sensitivity.samples))
             if job.sampler == GUIDED
             else None
         ),
     )
 
 
-def _axis_limit(job: Job, objective: Objective) -> float:
+def _axis_limit(constraints: Constraints, objective: Objective) -> float:
     """The largest share of int16 ops that is worth proposing; other costs are not limited here."""
-    share = job.constraints.int16_share
+    share = constraints.int16_share
     return share if objective is Objective.INT16_SHARE and share is not None else math.inf
 
 
@@ -177,14 +182,14 @@ def noise_table(space: SearchSpace, table: SensitivityTable) -> CostTable:
     return CostTable(0.0, ops, unit="noise-to-signal ratio")
 
 
-def _noise_around(job: Job, prepared: Preparation, plan: Plan) -> Sequence[Observation]:
+def _noise_around(prepared: Preparation, samples: int, plan: Plan) -> Sequence[Observation]:
     """Output noise of every plan one change away, by reference numerics on a few samples."""
     space = prepared.space
     changes = sum(len(knob.schemes) - 1 for knob in space.free)
     if changes > _MOST_CHANGES or prepared.captured.how != "export":
         return ()
     choices = space.choices(plan)
-    table = measure_exact(question_of(job, prepared), around=plan)
+    table = measure_exact(question_of(prepared, samples), around=plan)
     return [
         Observation(
             Plan.of({**choices, row.knob: row.scheme}),
@@ -200,18 +205,18 @@ def _exact_costs(prepared: Preparation, plan: Plan) -> Measurements:
 
 
 def _hard_limits(
-    job: Job, prepared: Preparation, baseline: Measurements, costs: Costs
+    constraints: Constraints, prepared: Preparation, baseline: Measurements, costs: Costs
 ) -> tuple[Limit, ...]:
     """The user's constraints on costs, as rows of the integer program."""
     limits = []
-    if job.constraints.size_ratio is not None:
+    if constraints.size_ratio is not None:
         table = size_table(prepared.captured.sites, prepared.captured.stored_count)
-        bound = job.constraints.size_ratio * baseline["size_bytes"].value
+        bound = constraints.size_ratio * baseline["size_bytes"].value
         limits.append(Limit("constraints.size_ratio (bytes)", table, bound))
-    if job.constraints.latency_ratio is not None and Objective.LATENCY in costs:
-        bound = job.constraints.latency_ratio * baseline["latency_ms"].value
+    if constraints.latency_ratio is not None and Objective.LATENCY in costs:
+        bound = constraints.latency_ratio * baseline["latency_ms"].value
         limits.append(Limit("constraints.latency_ratio (ms)", costs[Objective.LATENCY], bound))
-    if job.constraints.int16_share is not None:
+    if constraints.int16_share is not None:
         table = int16_table(prepared.captured.sites)
-        limits.append(Limit("constraints.int16_share", table, job.constraints.int16_share))
+        limits.append(Limit("constraints.int16_share", table, constraints.int16_share))
     return tuple(limits)

@@ -11,7 +11,6 @@ from autoquant.core.measurement import Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityTable
-from autoquant.evaluate.evaluator import build_evaluator
 
 
 def measure_drops(
@@ -35,9 +34,7 @@ def measure_drops(
     if count <= 0 or not rows:
         return {}
     float_plan = {site.name: Scheme.FP32 for site in prepared.captured.sites}
-    evaluator = build_evaluator(
-        prepared.subject, prepared.captured, prepared.statistics, prepared.settings
-    )
+    evaluator = prepared.evaluator
     found: dict[tuple[str, Scheme], Measurements] = {}
     with watch.stage("measuring the metric of the noisiest rows", len(rows[:count])) as advance:
         for number, row in enumerate(rows[:count]):

@@ -14,8 +14,9 @@ from autoquant.backends.torch_cpu.engines import engines_here, saturates
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
+from autoquant.core.sites import check_sites
 from autoquant.errors import ModelError, PlanError
-from autoquant.job import Job, SpaceRules
+from autoquant.job import Job, Setup, SpaceRules
 from autoquant.model.captured import Capture
 from autoquant.model.subject import JobRecipe, Subject
 from autoquant.searching.space import bind_space
@@ -38,19 +39,19 @@ class Pair:
     executable: Executable
 
 
-def prepare_untimed(job: Job, subject: Subject, watch: Watch) -> Preparation:
+def prepare_untimed(setup: Setup, subject: Subject, watch: Watch) -> Preparation:
     """Prepare without timing anything.
 
     `engine: auto` takes the first that runs here, `per-op` the first of its engines for all ops.
     """
-    if job.backend.engine == "auto":
-        return prepare(job, subject, watch, engine=engines_here()[0])
-    if job.backend.engine == "per-op":
-        engines, known = engines_side_by_side(), job.backend.reduce_range
+    if setup.backend.engine == "auto":
+        return prepare(setup, subject, watch, engine=engines_here()[0])
+    if setup.backend.engine == "per-op":
+        engines, known = engines_side_by_side(), setup.backend.reduce_range
         reduce_range = any(map(saturates, engines)) if known == "auto" else known
         settings = {"engine": engines[0], "reduce_range": reduce_range}
-        job = job.model_copy(update={"backend": job.backend.model_copy(update=settings)})
-    return prepare(job, subject, watch)
+        setup = setup.model_copy(update={"backend": setup.backend.model_copy(update=settings)})
+    return prepare(setup, subject, watch)
 
 
 def needs_graph(captured: Capture, command: str) -> None:
@@ -86,35 +87,23 @@ def build_pair(prepared: Preparation, plan: Plan, watch: Watch) -> Pair:
     return Pair(prepared, plan, backend, executable)
 
 
-def find_plan(text: str, prepared: Preparation) -> Plan:
+def find_plan(given: Plan | Path | str, prepared: Preparation) -> Plan:
     """The plan that a user means.
 
     Args:
-        text: A scheme's name (`uniform_plan`), a file that `Plan.save` wrote, a result folder (its
-            best member), or `folder:number`, one of its candidates.
+        given: A plan; a scheme's name (`uniform_plan`), a file that `Plan.save` wrote, a result
+            folder (its best member), or `folder:number`, one of its candidates.
         prepared: The model that the plan must fit.
 
     Raises:
         PlanError: It is none of these, or names other sites than the model has.
     """
-    plan = _plan_of(text, prepared)
-    check_sites(plan, prepared, f"--plan {text}")
+    if isinstance(given, Plan):
+        plan, name = given, "the plan"
+    else:
+        plan, name = _plan_of(str(given), prepared), f"--plan {given}"
+    check_sites(name, dict.fromkeys(plan.schemes), prepared.captured.sites)
     return plan
-
-
-def check_sites(plan: Plan, prepared: Preparation, name: str) -> None:
-    """Refuse a plan of another model; `name` says in the error which one.
-
-    Raises:
-        PlanError: It names other sites than the model has.
-    """
-    missing = {site.name for site in prepared.captured.sites} ^ set(plan.schemes)
-    if missing:
-        raise PlanError(
-            f"{name}: its sites are not those of the model: {min(missing)!r}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
-            hint="give a plan of this very model",
-        )
 
 
 def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:

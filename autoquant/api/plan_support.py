@@ -11,8 +11,7 @@ from autoquant.backends.targets import TARGETS, load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import OpKind, Site
-from autoquant.errors import PlanError
+from autoquant.core.sites import OpKind, Site, check_sites
 from autoquant.model.capture import capture
 from autoquant.model.float_model import check_float_model
 
@@ -57,12 +56,7 @@ def plan_support(
     """
     leaves = tuple(leaf_modules)
     sites = capture(check_float_model(model, leaves), example, leaves).sites
-    other = {site.name for site in sites} ^ set(plan.schemes)
-    if other:
-        raise PlanError(
-            f"the plan's sites are not those of the model: {min(other)!r}",
-            hint="give a plan of this very model",
-        )
+    check_sites("the plan", dict.fromkeys(plan.schemes), sites)
     return {
         title: tuple(_unsupported(plan, sites, name, settings))
         for name, row in TARGETS.items()

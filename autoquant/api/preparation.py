@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from autoquant.api.ranges import settle_ranges
-from autoquant.api.templates import Template, check_fit, check_sites
+from autoquant.api.templates import Template, check_fit
 from autoquant.api.watch import Watch
 from autoquant.backends.protocol import Backend
 from autoquant.backends.targets import ESTIMATED, TORCH, load_target
@@ -18,14 +18,14 @@ from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Phase
 from autoquant.core.kernels import Kernels
-from autoquant.core.objectives import Objective
+from autoquant.core.sites import check_sites
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import DataError, StorageError
 from autoquant.evaluate.engine_choice import time_engines
 from autoquant.evaluate.evaluator import MeasurementSettings, PlanEvaluator, build_backend
 from autoquant.evaluate.kernel_choice import time_kernels
-from autoquant.job import Job
+from autoquant.job import Setup
 from autoquant.model.calibration import calibrate, digest_of
 from autoquant.model.capture import Capture
 from autoquant.model.data_set import InputsOf, sizes_of
@@ -123,12 +123,12 @@ def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
         return None
 
 
-def measurement_settings(job: Job) -> MeasurementSettings:
-    """How a job measures; its engine may still be `auto` or `per-op`."""
-    backend = job.backend
+def measurement_settings(setup: Setup) -> MeasurementSettings:
+    """How plans are built and measured; the engine may still be `auto` or `per-op`."""
+    backend = setup.backend
     build = BuildSettings(
         backend=backend.name,
-        observer=job.calibration.observer,
+        observer=setup.calibration.observer,
         engine=backend.engine if backend.name == TORCH else "",
         reduce_range=None if backend.reduce_range == "auto" else backend.reduce_range,
         accelerator=backend.accelerator or "",
@@ -136,10 +136,10 @@ def measurement_settings(job: Job) -> MeasurementSettings:
     )
     return MeasurementSettings(
         build,
-        quality_threads=job.execution.cpus_per_worker,
-        latency_threads=job.backend.threads,
-        latency_batch=job.backend.batch_size,
-        latency_pairs=job.backend.pairs,
+        quality_threads=setup.execution.cpus_per_worker,
+        latency_threads=backend.threads,
+        latency_batch=backend.batch_size,
+        latency_pairs=backend.pairs,
     )
 
 
@@ -171,7 +171,7 @@ def choose_engine(
 
 
 def prepare(
-    job: Job,
+    setup: Setup,
     subject: Subject,
     watch: Watch,
     folder: Path | None = None,
@@ -181,8 +181,8 @@ def prepare(
     """Do everything before the first candidate.
 
     Args:
-        job: What to search.
-        subject: Its model, data and metric.
+        setup: Target, space, and how ranges are found.
+        subject: Model, data and metric.
         watch: Shown the progress.
         folder: Result folder of an earlier process, whose statistics may be taken over.
         engine: The torch engine to take for `auto` or `per-op`; None: what measuring finds.
@@ -192,29 +192,30 @@ def prepare(
         PlanError: A rule or a template does not fit.
     """
     captured = capture_subject(subject, watch)
-    check_rules(job.space, captured.sites)
-    check_sites(templates, captured.sites)
-    ranges = bind_ranges(job.calibration, captured)
-    settings = measurement_settings(job).building(ranges=ranges, capture=captured.how)
+    check_rules(setup.space, captured.sites)
+    for template in templates:
+        check_sites(template.name, dict.fromkeys(template.plan.schemes), captured.sites)
+    ranges = bind_ranges(setup.calibration, captured)
+    settings = measurement_settings(setup).building(ranges=ranges, capture=captured.how)
     known = _known_build(folder)
     if known is not None:
         settings = replace(settings, build=known)
     elif engine is not None:
         settings = settings.building(engine=engine)
     if settings.build.engine not in ("auto", "per-op"):
-        bound = _bind(job, captured, settings)  # a mistake in the space shows before calibration
+        bound = _bind(setup, captured, settings)  # a mistake in the space shows before calibration
         check_fit(templates, bound.space)
     statistics = calibrate_subject(subject, captured, watch, folder)
     if known is None:
         settings = choose_engine(settings, subject, captured, statistics, watch)
         settings = replace(settings, build=_with_bits(settings.build))
         settings = settle_ranges(settings, captured, statistics, subject.calibration, watch)
-    bound = _bind(job, captured, settings)
+    bound = _bind(setup, captured, settings)
     check_fit(templates, bound.space)
     for notice in bound.notices:
         watch.note(notice)
-    if known is None and job.backend.engine == "per-op":
-        kernels = _time_kernels(job, subject, captured, statistics, settings, watch)
+    if known is None and setup.backend.engine == "per-op":
+        kernels = _time_kernels(setup, subject, captured, statistics, settings, watch)
         settings = settings.building(kernels=kernels)
     return Preparation(
         subject=subject,
@@ -222,7 +223,7 @@ def prepare(
         statistics=statistics,
         settings=settings,
         space=bound.space,
-        phases=(Phase.QUALITY, Phase.LATENCY) if _is_timed(job) else (Phase.QUALITY,),
+        phases=(Phase.QUALITY, Phase.LATENCY) if setup.is_timed else (Phase.QUALITY,),
         notices=(*subject.notices, *captured.notices, *bound.notices),
     )
 
@@ -243,7 +244,7 @@ def _known_build(folder: Path | None) -> BuildSettings | None:
 
 
 def _time_kernels(
-    job: Job,
+    setup: Setup,
     subject: Subject,
     captured: Capture,
     statistics: CalibrationStatistics,
@@ -252,7 +253,7 @@ def _time_kernels(
 ) -> Kernels:
     """Settle `engine: per-op` by profiling the model on each engine."""
     spaces = {
-        engine: _bind(job, captured, settings.building(engine=engine)).space
+        engine: _bind(setup, captured, settings.building(engine=engine)).space
         for engine in engines_side_by_side()
     }
     with watch.stage("timing the kernels of each engine", None):
@@ -265,16 +266,12 @@ def _time_kernels(
     return timed.kernels
 
 
-def _bind(job: Job, captured: Capture, settings: MeasurementSettings) -> BoundSpace:
-    """Bind the job's space to the model and its target."""
+def _bind(setup: Setup, captured: Capture, settings: MeasurementSettings) -> BoundSpace:
+    """Bind the space to the model and its target."""
     return bind_space(
-        job.space,
+        setup.space,
         captured.sites,
         captured.agreements,
         partial(load_target(settings.build.backend).site_support, settings.build),
-        real_kernels_only=_is_timed(job) and settings.build.backend not in ESTIMATED,
+        real_kernels_only=setup.is_timed and settings.build.backend not in ESTIMATED,
     )
-
-
-def _is_timed(job: Job) -> bool:
-    return Objective.LATENCY in job.objectives

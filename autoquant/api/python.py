@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
-from autoquant.api.document import job_of, merge
+from autoquant.api.document import settings_of
 from autoquant.api.result import SearchResult
 from autoquant.api.search import run_search
 from autoquant.api.templates import load_templates
 from autoquant.api.watch import Silent, Watch
 from autoquant.core.plan import Plan
-from autoquant.job import backend_from_text, find_space_rules
+from autoquant.job import SearchSettings, backend_from_text
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import HeldRecipe, Metric, build_subject
 
@@ -32,7 +32,7 @@ def search(
     backend: str | Mapping[str, Any] = "auto",
     max_drop: float | None = 0.01,
     trials: int = 64,
-    space: str | dict[str, Any] = "server_cpu",
+    space: str | Mapping[str, Any] = "server_cpu",
     objectives: Sequence[str] = ("output_error", "latency"),
     batch_size: int | None = None,
     threads: int = 1,
@@ -103,13 +103,12 @@ def search(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
-    document: dict[str, Any] = {
+    document = {
         "name": name,
-        "space": find_space_rules(space) if isinstance(space, str) else space,
+        "space": space,
         "objectives": list(objectives),
         "sampler": sampler,
         "seed": seed,
-        "calibration": dict(ranges or {}),
         "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
         "backend": {
             **(backend_from_text(backend) if isinstance(backend, str) else backend),
@@ -121,8 +120,9 @@ def search(
         "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
         "execution": {"kind": "local"} if workers is None else {"kind": "ray", "workers": workers},
     }
-    merge(document, settings)
-    job = job_of(document, "autoquant.search")
+    job = settings_of(
+        SearchSettings, "autoquant.search", document, ranges=ranges, sections=settings
+    )
     templates = load_templates(seeds)
     subject = build_subject(
         model,
@@ -133,6 +133,7 @@ def search(
         loss=loss,
         leaf_modules=tuple(leaf_modules),
         capture=capture,
+        calibration_samples=job.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=job.outputs,
     )

@@ -18,7 +18,7 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Candidate, Failure, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.sensitivity import SensitivityTable
-from autoquant.core.sites import Site
+from autoquant.core.sites import Site, check_sites
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import JobError, ModelError, PlanError
 from autoquant.model.batches import Batch, repeat_to
@@ -108,7 +108,12 @@ class BuildContext:
             calling=self.calling,
             dynamic=self.dynamic,
         )
-        _check_same_sites(self.sites, captured.sites)
+        check_sites(
+            "the search",
+            {site.name: site.kind for site in self.sites},
+            captured.sites,
+            hint="give the same model, with the same module names",
+        )
         if not other_weights:
             _check_same_weights(self.weights, checked)
         return checked, captured
@@ -434,18 +439,6 @@ class SearchResult:
     def plot(self) -> go.Figure:
         """The Pareto plot."""
         return pareto_figure(self.findings)
-
-
-def _check_same_sites(searched: Sequence[Site], found: Sequence[Site]) -> None:
-    before = {(site.name, site.kind) for site in searched}
-    now = {(site.name, site.kind) for site in found}
-    if before != now:
-        different = sorted(name for name, _ in before ^ now)
-        raise PlanError(
-            f"the model has other sites than the one that was searched: {different[0]!r}"
-            + (f" and {len(different) - 1} more" if len(different) > 1 else ""),
-            hint="give the same model, with the same module names",
-        )
 
 
 def _check_same_weights(searched: str, model: nn.Module) -> None:

@@ -32,7 +32,7 @@ from autoquant.core.objectives import Objective
 from autoquant.errors import AutoquantError, BackendError, StorageError
 from autoquant.evaluate.evaluator import EvaluatorRecipe
 from autoquant.execute.start import check_executor, start_executor
-from autoquant.job import Job, dump_job
+from autoquant.job import SearchSettings, dump_job
 from autoquant.model.scoring import metric_name
 from autoquant.model.subject import SubjectRecipe
 from autoquant.model.weights_digest import weights_digest
@@ -55,7 +55,7 @@ _ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
 
 
 def run_search(
-    job: Job,
+    job: SearchSettings,
     recipe: SubjectRecipe,
     watch: Watch,
     *,
@@ -94,7 +94,7 @@ def run_search(
 
 
 def _search(
-    job: Job,
+    job: SearchSettings,
     recipe: SubjectRecipe,
     watch: Watch,
     folder: ResultFolder,
@@ -111,8 +111,8 @@ def _search(
     facts = _settle(job, facts, prepared)
     _keep_preparation(folder, prepared, facts, dump_job(job))
     baseline = _measure_baseline(prepared, folder, watch)
-    table = rank_by_sensitivity(job, prepared, watch, folder.path)
-    costs = find_costs(job, prepared, watch, folder.path)
+    table = rank_by_sensitivity(job.sensitivity, prepared, watch, folder.path)
+    costs = find_costs(job.objectives, prepared, watch, folder.path)
     if Objective.LATENCY in costs:
         folder.write_costs(costs[Objective.LATENCY])
     limits = Limits(job.constraints, baseline)
@@ -161,7 +161,7 @@ def _search(
     return _finish(findings, prepared, folder, tracker, watch, history.reason)
 
 
-def _open_folder(job: Job, resume: bool) -> ResultFolder:
+def _open_folder(job: SearchSettings, resume: bool) -> ResultFolder:
     """Open the result folder; a resumed job must be the one that it holds."""
     if not resume:
         return ResultFolder.create(job.output)
@@ -174,7 +174,7 @@ def _open_folder(job: Job, resume: bool) -> ResultFolder:
     return folder
 
 
-def _facts_of(job: Job, folder: Path, resume: bool) -> SearchFacts:
+def _facts_of(job: SearchSettings, folder: Path, resume: bool) -> SearchFacts:
     """What the search is; a resumed one keeps its id and what its preparation settled."""
     if resume:
         try:
@@ -187,14 +187,14 @@ def _facts_of(job: Job, folder: Path, resume: bool) -> SearchFacts:
     return SearchFacts(
         search_id=uuid.uuid4().hex,
         name=job.name,
-        metric=job.data.metric.entry.rpartition(":")[2] if job.data is not None else "metric",
+        metric="metric",
         target=job.backend.name,
         max_drop=job.constraints.accuracy_drop,
         settings=settings_of(job),
     )
 
 
-def _settle(job: Job, facts: SearchFacts, prepared: Preparation) -> SearchFacts:
+def _settle(job: SearchSettings, facts: SearchFacts, prepared: Preparation) -> SearchFacts:
     """Add to the facts what preparation found out."""
     batch = job.backend.batch_size or len(prepared.subject.evaluation[0])
     threads = job.backend.threads
@@ -225,7 +225,9 @@ def _settle(job: Job, facts: SearchFacts, prepared: Preparation) -> SearchFacts:
     )
 
 
-def _open_tracker(job: Job, facts: SearchFacts, environment: Mapping[str, Any]) -> Tracker:
+def _open_tracker(
+    job: SearchSettings, facts: SearchFacts, environment: Mapping[str, Any]
+) -> Tracker:
     if not job.tracking.enabled:
         return NullRecorder()
     settings = TrackingSettings(
@@ -263,7 +265,7 @@ def _measure_baseline(prepared: Preparation, folder: ResultFolder, watch: Watch)
 
 @contextmanager
 def _executor(
-    job: Job, recipe: SubjectRecipe, prepared: Preparation, watch: Watch
+    job: SearchSettings, recipe: SubjectRecipe, prepared: Preparation, watch: Watch
 ) -> Iterator[Executor]:
     """Start the workers, and stop them at the end whatever happens."""
     threads = torch.get_num_threads()
@@ -285,7 +287,7 @@ def _own_evaluator(prepared: Preparation) -> Evaluator:
 
 
 def _run_rounds(
-    job: Job,
+    job: SearchSettings,
     strategy: Strategy,
     gate: Gate,
     executor: Executor,
@@ -341,7 +343,7 @@ class _Counter:
 
 
 def _frontier(
-    job: Job, limits: Limits, baseline: Measurements, candidates: Sequence[Candidate]
+    job: SearchSettings, limits: Limits, baseline: Measurements, candidates: Sequence[Candidate]
 ) -> Frontier:
     """The frontier of what keeps the constraints."""
     kept = [candidate for candidate in candidates if limits.kept_by(candidate)]

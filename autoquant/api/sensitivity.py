@@ -24,7 +24,7 @@ from autoquant.backends.reference import reference_rounding
 from autoquant.backends.targets import load_target
 from autoquant.core.sensitivity import Method, Procedure, RowKey, SensitivityRow, SensitivityTable
 from autoquant.errors import StorageError
-from autoquant.job import Job
+from autoquant.job import SensitivitySettings
 from autoquant.model.batches import take_samples
 from autoquant.model.calibration import digest_of
 from autoquant.record import files
@@ -39,7 +39,7 @@ _MEASURED = (Method.EXACT, Method.ENGINE)
 
 
 def rank_by_sensitivity(
-    job: Job, prepared: Preparation, watch: Watch, folder: Path | None = None
+    asked: SensitivitySettings, prepared: Preparation, watch: Watch, folder: Path | None = None
 ) -> SensitivityTable:
     """Measure the sensitivity of every knob, or read what an earlier process found.
 
@@ -48,14 +48,14 @@ def rank_by_sensitivity(
     knob by knob.
 
     Args:
-        job: Says by which procedure, and on how many samples.
+        asked: By which procedure, and on how many samples.
         prepared: The model, its space and its data.
         watch: Shown the progress.
         folder: Where a table may be, and where one is kept while it is measured; None: nowhere.
     """
-    question = question_of(job, prepared)
-    procedure = settle_procedure(job.sensitivity.method, prepared.captured)
-    digest = _digest(job, prepared, question)
+    question = question_of(prepared, asked.samples)
+    procedure = settle_procedure(asked.method, prepared.captured)
+    digest = _digest(procedure, prepared, question)
     found = _read(folder, files.SENSITIVITY, digest)
     if found is not None:
         return replace(found, space=prepared.space)
@@ -75,39 +75,34 @@ def rank_by_sensitivity(
     return replace(table, space=prepared.space)
 
 
-def question_of(job: Job, prepared: Preparation) -> Question:
-    """What a job asks of its model: the free knobs on the first evaluation samples."""
+def question_of(prepared: Preparation, samples: int) -> Question:
+    """What is asked of a model: the free knobs on the first evaluation samples."""
     build = prepared.settings.build
     return Question(
         captured=prepared.captured,
         space=prepared.space,
         rounding=reference_rounding(prepared.captured, prepared.statistics, build),
         batches=prepared.subject.evaluation,
-        samples=job.sensitivity.samples,
+        samples=samples,
         outputs=prepared.subject.outputs,
     )
 
 
-def _digest(job: Job, prepared: Preparation, question: Question) -> str:
+def _digest(procedure: Procedure, prepared: Preparation, question: Question) -> str:
     """Hash everything that a table depends on."""
     batches = [batch.inputs for batch in take_samples(question.batches, question.samples)]
     content = (
         _NUMERICS,
-        settle_procedure(job.sensitivity.method, prepared.captured).value,
+        procedure.value,
         digest_of(prepared.captured.graph.state_dict().values(), batches),
         str(prepared.captured.graph.code),
         prepared.statistics.digest,
         _range_content(prepared),
         [(knob.sites, [scheme.value for scheme in knob.schemes]) for knob in prepared.space.knobs],
-        *_engine_content(job, prepared),
+        # rows that an engine measures depend on how it is built
+        *((repr(prepared.settings.build),) if procedure is Procedure.ENGINE else ()),
     )
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
-
-
-def _engine_content(job: Job, prepared: Preparation) -> tuple[str, ...]:
-    """What decides rows that an engine measures; nothing where none does."""
-    procedure = settle_procedure(job.sensitivity.method, prepared.captured)
-    return (repr(prepared.settings.build),) if procedure is Procedure.ENGINE else ()
 
 
 def _range_content(prepared: Preparation) -> tuple[object, ...]:

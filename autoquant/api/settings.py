@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from autoquant.errors import JobError
-from autoquant.job import Calibration, Job, dump_job
+from autoquant.job import Calibration, SearchSettings, dump_job
 from autoquant.record.findings import Setting
 from autoquant.record.results import load_job_document
 
@@ -21,14 +21,16 @@ BY_PATTERN = ("calibration.sites", "calibration.fixed_ranges")
 """Mappings whose keys are globs: each is one setting, since MLflow takes no `*` in a name."""
 
 
-def settings_of(job: Job) -> dict[str, Setting]:
+def settings_of(job: SearchSettings) -> dict[str, Setting]:
     """Every setting by dotted key, lists joined by commas."""
     document = yaml.safe_load(dump_job(job))
     document.pop("output")
     return dict(_flatten(document, ""))
 
 
-def settings_after(job: Job, known: Mapping[str, Setting], folder: Path) -> dict[str, Setting]:
+def settings_after(
+    job: SearchSettings, known: Mapping[str, Setting], folder: Path
+) -> dict[str, Setting]:
     """Every setting of a resumed search: the job's own, and what its preparation had found out.
 
     Args:
@@ -55,7 +57,7 @@ def _flatten(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Setti
             yield name, item
 
 
-def check_resumable(job: Job, folder: Path) -> None:
+def check_resumable(job: SearchSettings, folder: Path) -> None:
     """Refuse to continue a search with a job that would have measured something else.
 
     Raises:

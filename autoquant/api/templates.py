@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoquant.core.plan import Plan, load_plans
-from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import PlanError
 
@@ -34,25 +33,6 @@ def load_templates(seeds: Iterable[Plan | str | Path]) -> tuple[Template, ...]:
             name = f"seeds.{place} ({seed})"
             found += [Template(name, plan) for plan in load_plans(seed)]
     return tuple(found)
-
-
-def check_sites(templates: Sequence[Template], sites: Sequence[Site]) -> None:
-    """Refuse a plan of another model.
-
-    Raises:
-        PlanError: It lacks a site of the model, or names one that the model has not.
-    """
-    known = {site.name for site in sites}
-    for template in templates:
-        named = set(template.plan.schemes)
-        for names, what in ((known - named, "lacks"), (named - known, "names")):
-            if names:
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                raise PlanError(
-                    f"{template.name} {what} the site {min(names)!r}{more}"
-                    + ("" if what == "lacks" else ", which this model does not have"),
-                    hint="give a plan of this very model; --dry-run lists its sites",
-                )
 
 
 def check_fit(templates: Sequence[Template], space: SearchSpace) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from autoquant.backends.targets import TORCH
 from autoquant.errors import BackendError
-from autoquant.job import Job
+from autoquant.job import Setup
 
 
-def needs_torch(job: Job, command: str) -> None:
-    """Refuse a job whose plans are not built by torch, before anything is loaded.
+def needs_torch(setup: Setup, command: str) -> None:
+    """Refuse a setup whose plans are not built by torch, before anything is loaded.
 
     Raises:
         BackendError: The backend is another one.
     """
-    if job.backend.name != TORCH:
+    if setup.backend.name != TORCH:
         raise BackendError(
             f"{command} looks into the graph that torch runs, and backend.name is "
-            f"{job.backend.name}",
+            f"{setup.backend.name}",
             hint="--set backend=auto shows the same plan on torch's engines",
         )

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
-from autoquant.api.document import job_of, merge
+from autoquant.api.document import settings_of
 from autoquant.api.faithful import refuse_unfaithful
 from autoquant.api.pair import prepare_untimed
 from autoquant.api.preparation import Preparation
@@ -26,7 +26,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.refusals import storage_errors
 from autoquant.core.tuning import Attempt, TuneReport
 from autoquant.errors import JobError, PlanError
-from autoquant.job import Job, find_space_rules
+from autoquant.job import Job, SearchSettings
 from autoquant.model.readings import DataForm, Prepare
 from autoquant.model.subject import HeldRecipe, Metric, SubjectRecipe, build_subject
 from autoquant.record import files
@@ -36,7 +36,7 @@ from autoquant.record.tune_folder import write_tuning
 from autoquant.record.wording import counts_text
 
 
-def run_tune(job: Job, recipe: SubjectRecipe, watch: Watch) -> TuneReport:
+def run_tune(job: SearchSettings, recipe: SubjectRecipe, watch: Watch) -> TuneReport:
     """Walk the stages of a job, and write what was tried into its output folder.
 
     Plans that an earlier run measured, on the same model, data and engine, are not measured again.
@@ -59,7 +59,8 @@ def run_tune(job: Job, recipe: SubjectRecipe, watch: Watch) -> TuneReport:
         with watch.stage("loading model and data", None):
             subject = recipe()
         prepared = refuse_unfaithful(prepare_untimed(job, subject, watch), watch)
-        with EvaluatedPlans(folder, fingerprint(job, prepared)) as kept:
+        data = job.data if isinstance(job, Job) else None
+        with EvaluatedPlans(folder, fingerprint(prepared, data)) as kept:
             if len(kept):
                 watch.note(f"{len(kept)} plans were measured before and are not measured again")
             measurer = PlanMeasurer(prepared, kept)
@@ -69,7 +70,7 @@ def run_tune(job: Job, recipe: SubjectRecipe, watch: Watch) -> TuneReport:
     return report
 
 
-def _check(job: Job) -> float:
+def _check(job: SearchSettings) -> float:
     """Refuse what tuning cannot work on, before anything is loaded; gives the goal."""
     goal = job.constraints.accuracy_drop
     if goal is None:
@@ -88,14 +89,14 @@ def _check(job: Job) -> float:
 
 
 def _walk(
-    job: Job,
+    job: SearchSettings,
     goal: float,
     prepared: Preparation,
     measurer: PlanMeasurer,
     watch: Watch,
     folder: Path,
 ) -> TuneReport:
-    table = rank_by_sensitivity(job, prepared, watch, folder)
+    table = rank_by_sensitivity(job.sensitivity, prepared, watch, folder)
     refine = FewerInt16(job, prepared, table, measurer, goal, watch)
 
     def show(attempt: Attempt) -> None:
@@ -130,18 +131,22 @@ def tune(
     calibration: object,
     evaluation: object,
     metric: Metric | str = metrics.accuracy,
+    loss: Metric | str | None = None,
     heldout: object | None = None,
     max_drop: float = 0.01,
     trials: int = 24,
-    space: str | dict[str, Any] = "npu",
-    backend: str = "auto",
+    space: str | Mapping[str, Any] = "npu",
+    backend: str | Mapping[str, Any] = "auto",
     seed: int = 0,
     output: str | Path | None = None,
-    leaf_modules: Sequence[str] = (),
     name: str = "tune",
+    capture: str = "auto",
+    leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
     watch: Watch | None = None,
     **settings: Any,
 ) -> TuneReport:
@@ -152,18 +157,22 @@ def tune(
         calibration: Inputs to calibrate on, as `aq.search` takes them.
         evaluation: Inputs and targets to compare plans on.
         metric: `metric(outputs, targets)`, higher is better.
+        loss: As `metric`, but lower is better; measured beside it.
         heldout: Data that the chosen plan alone is scored on.
         max_drop: The goal: the largest accuracy drop, in the metric's unit.
         trials: How many plans the search may measure after the bisection; 0: no search.
         space: A search space with int8 and int16, and fp16 where the target has it.
-        backend: A torch engine; `auto`: the first that runs here.
+        backend: As `autoquant.search` takes it; of `auto` the first engine that runs here.
         seed: Decides everything that is drawn.
         output: Where the report and all measured plans are kept; None: a new temporary folder.
-        leaf_modules: Paths that capture must not look into.
         name: For the report.
-        target: As `autoquant.search` takes it; so are `prepare` and `dynamic`.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
+        leaf_modules: Paths that capture must not look into.
+        ranges: The section `calibration` of a job file.
+        target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
         watch: Shown the progress.
         settings: Any other section of a job file, as a mapping.
 
@@ -173,9 +182,9 @@ def tune(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
-    document: dict[str, Any] = {
+    document = {
         "name": name,
-        "space": find_space_rules(space) if isinstance(space, str) else space,
+        "space": space,
         "objectives": ["output_error", "int16_share"],
         "seed": seed,
         "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
@@ -183,8 +192,7 @@ def tune(
         "constraints": {"accuracy_drop": max_drop},
         "budget": {"trials": trials},
     }
-    merge(document, settings)
-    job = job_of(document, "autoquant.tune")
+    job = settings_of(SearchSettings, "autoquant.tune", document, ranges=ranges, sections=settings)
     _check(job)
     subject = build_subject(
         model,
@@ -192,7 +200,11 @@ def tune(
         evaluation=evaluation,
         heldout=heldout,
         metric=metric,
+        loss=loss,
         leaf_modules=tuple(leaf_modules),
-        form=DataForm(target, prepare, dynamic or {}),
+        capture=capture,
+        calibration_samples=job.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        outputs=job.outputs,
     )
     return run_tune(job, HeldRecipe(subject), watch or Silent())

@@ -13,7 +13,7 @@ from autoquant.core.measurement import Candidate
 from autoquant.core.plan import Plan
 from autoquant.evaluate.evaluator import PlanEvaluator
 from autoquant.execute.local import run_safely
-from autoquant.job import Job
+from autoquant.job import DataSource
 from autoquant.model.calibration import digest_of
 from autoquant.model.data_set import InputsOf
 from autoquant.record.evaluated import EvaluatedPlans
@@ -92,8 +92,13 @@ class PlanMeasurer:
         return self._evaluator
 
 
-def fingerprint(job: Job, prepared: Preparation) -> str:
-    """Hash everything that a plan's quality depends on: sixteen hex digits."""
+def fingerprint(prepared: Preparation, source: DataSource | None) -> str:
+    """Hash everything that a plan's quality depends on: sixteen hex digits.
+
+    Args:
+        prepared: Model, engine and data.
+        source: Where the data come from; None: from memory.
+    """
     subject = prepared.subject
     batches = chain(InputsOf(subject.evaluation), InputsOf(subject.heldout or ()))
     metric = subject.metric
@@ -104,6 +109,6 @@ def fingerprint(job: Job, prepared: Preparation) -> str:
         prepared.statistics.digest,
         prepared.settings.build.to_json(),
         f"{getattr(metric, '__module__', '')}.{getattr(metric, '__qualname__', type(metric))}",
-        None if job.data is None else job.data.model_dump(mode="json"),
+        None if source is None else source.model_dump(mode="json"),
     )
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

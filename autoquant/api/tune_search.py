@@ -16,7 +16,7 @@ from autoquant.core.objectives import Objective
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.core.tuning import Attempt, Stage, judge
-from autoquant.job import Job
+from autoquant.job import SearchSettings
 from autoquant.searching.constraints import Limits
 from autoquant.searching.rounds import Rounds, StopReason
 from autoquant.searching.seeds import Seed
@@ -39,7 +39,7 @@ class FewerInt16:
         watch: Shown the progress.
     """
 
-    job: Job
+    job: SearchSettings
     prepared: Preparation
     table: SensitivityTable
     measurer: PlanMeasurer
@@ -58,7 +58,7 @@ class FewerInt16:
         prepared = replace(self.prepared, space=space, phases=(Phase.QUALITY,))
         baseline = {"size_bytes": Measurement(prepared.captured.stored_count * 4.0, Kind.ESTIMATED)}
         limits = Limits(job.constraints, baseline)
-        costs = find_costs(job, prepared, self.watch)
+        costs = find_costs(job.objectives, prepared, self.watch)
         guidance = guide(job, prepared, self.table, costs, baseline, limits)
         models = [seed for seed in guidance.seeds if seed.origin.startswith("seed:program")]
         models = models[: max(1, round(trials * _SEED_SHARE))]
@@ -91,7 +91,7 @@ class FewerInt16:
             if item.plan != start.plan
         ]
 
-    def _job_from(self, start: Attempt) -> Job:
+    def _job_from(self, start: Attempt) -> SearchSettings:
         constraints = self.job.constraints.model_copy(
             update={"accuracy_drop": self.goal, "int16_share": start.plan.int16_share}
         )

@@ -39,7 +39,8 @@ def print_dry_run(job: Job, watch: Watch, console: Console) -> None:
     trials = job.budget.trials
     total = trials * (parallel / workers + alone)
     rows = count_exact_rows(
-        settle_procedure(job.sensitivity.method, prepared.captured), question_of(job, prepared)
+        settle_procedure(job.sensitivity.method, prepared.captured),
+        question_of(prepared, job.sensitivity.samples),
     )
     console.print(
         f"one candidate takes about {parallel:.1f} s in parallel and {alone:.1f} s alone for its "

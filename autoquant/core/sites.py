@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
+
+from autoquant.errors import PlanError
 
 
 class OpKind(Enum):
@@ -138,3 +140,32 @@ class Site:
                 "output_range": tuple(data["output_range"]) if data["output_range"] else None,
             }
         )
+
+
+def check_sites(
+    name: str,
+    named: Mapping[str, OpKind | None],
+    sites: Sequence[Site],
+    hint: str = "give a plan of this very model; --dry-run lists its sites",
+) -> None:
+    """Refuse what was made for another model.
+
+    Args:
+        name: What is held against the model, for the error.
+        named: Kind of each site that it names; None: any.
+        sites: Of the model.
+        hint: How to mend it.
+
+    Raises:
+        PlanError: It lacks a site of the model, or names one that the model has not.
+    """
+    known = {site.name: site.kind for site in sites}
+    other = {item for item in known.keys() & named.keys() if named[item] not in (None, known[item])}
+    for names, what in (
+        (known.keys() - named.keys(), "lacks the site"),
+        ((named.keys() - known.keys()) | other, "names the site"),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            missing = ", which this model does not have" if what.startswith("names") else ""
+            raise PlanError(f"{name} {what} {min(names)!r}{more}{missing}", hint=hint)

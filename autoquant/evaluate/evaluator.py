@@ -81,9 +81,7 @@ class PlanEvaluator:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._subject = subject
-        self._functions = {"accuracy": subject.metric}
-        if subject.loss is not None:
-            self._functions["loss"] = subject.loss
+        self._functions = subject.functions
         self._captured = captured
         self._backend = backend
         self._settings = settings

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from autoquant.core.plan import load_plans
 from autoquant.errors import JobError, PlanError
 from autoquant.job.mistakes import explain_mistakes
-from autoquant.job.schema import METRICS, Job
+from autoquant.job.schema import METRICS, Job, SearchSettings
 from autoquant.job.yaml_text import parse_yaml, read_yaml_mapping
 
 SPACES = "search_spaces"
@@ -53,12 +53,17 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         mistakes += explain_mistakes(error, Job)
     if mistakes:
         raise JobError.of(str(path), list(dict.fromkeys(mistakes)))
-    return job.model_copy(update={"output": job.output.resolve()})
+    return job
 
 
-def dump_job(job: Job) -> str:
-    """Write a job as YAML that `load_job` reads back, with absolute paths."""
-    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump_job(job: SearchSettings) -> str:
+    """Write a job as YAML that `load_job` reads back, with absolute paths.
+
+    The settings of a search alone are written as a job that names no model and no data.
+    """
+    document = job.model_dump(mode="json")
+    first = {key: document.get(key) for key in ("name", "model", "data")}
+    return yaml.safe_dump(first | document, sort_keys=False, allow_unicode=True)
 
 
 def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:

@@ -195,15 +195,9 @@ class Tracking(Section):
     tags: dict[str, str] = Field(default_factory=dict)
 
 
-class Job(Section):
-    """Everything that decides a search's result.
+class Setup(Section):
+    """How a model is prepared, whatever is done with it: the sections that all commands read."""
 
-    `model` and `data` are None only for a search from Python, whose model is in memory.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    model: ModelSource | None = None
-    data: DataSource | None = None
     calibration: Calibration = Calibration()
     sensitivity: SensitivitySettings = SensitivitySettings()
     backend: Annotated[BackendSettings, BeforeValidator(_backend_from_short)] = BackendSettings()
@@ -211,16 +205,8 @@ class Job(Section):
     objectives: Annotated[
         tuple[Annotated[Objective, Field(strict=False)], ...], Field(strict=False)
     ] = (Objective.OUTPUT_ERROR, Objective.LATENCY)
-    constraints: Constraints = Constraints()
-    budget: Budget = Budget()
-    seeds: Annotated[tuple[Annotated[Path, Field(strict=False)], ...], Field(strict=False)] = ()
     outputs: dict[str, Annotated[float, Field(gt=0, strict=False)]] = Field(default_factory=dict)
-    finetune: Finetuning | None = None
-    sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
     execution: Execution = Field(default_factory=Execution)
-    tracking: Tracking = Tracking()
-    seed: Annotated[int, Field(ge=0)] = 0
-    output: Annotated[Path, Field(strict=False)]
 
     @field_validator("objectives")
     @classmethod
@@ -235,7 +221,7 @@ class Job(Section):
         return value
 
     @model_validator(mode="after")
-    def _backend_options(self) -> Job:
+    def _backend_options(self) -> Setup:
         backend = self.backend
         for option, (owner, nothing) in _OPTIONS_OF.items():
             value = getattr(backend, option)
@@ -251,8 +237,8 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
-    def _timed_kernels(self) -> Job:
-        if self.backend.engine == "per-op" and Objective.LATENCY not in self.objectives:
+    def _timed_kernels(self) -> Setup:
+        if self.backend.engine == "per-op" and not self.is_timed:
             raise ValueError(
                 "backend.engine: per-op takes the faster kernel of each op, which needs latency "
                 "among the objectives; choose auto, or add latency"
@@ -260,6 +246,40 @@ class Job(Section):
         return self
 
     @property
+    def is_timed(self) -> bool:
+        """Whether latency is among the objectives."""
+        return Objective.LATENCY in self.objectives
+
+
+class RunSettings(Setup):
+    """A setup with a name, a seed, and places where its results are kept."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    tracking: Tracking = Tracking()
+    seed: Annotated[int, Field(ge=0)] = 0
+    output: Annotated[Path, Field(strict=False), AfterValidator(Path.resolve)]
+
+    @property
     def tracking_uri(self) -> str:
         """The store's URI; by default an SQLite file beside the output folder."""
-        return self.tracking.uri or f"sqlite:///{self.output.resolve().parent / 'mlflow.db'}"
+        return self.tracking.uri or f"sqlite:///{self.output.parent / 'mlflow.db'}"
+
+
+class SearchSettings(RunSettings):
+    """Everything that decides a search's result, but for the model and its data."""
+
+    constraints: Constraints = Constraints()
+    budget: Budget = Budget()
+    seeds: Annotated[tuple[Annotated[Path, Field(strict=False)], ...], Field(strict=False)] = ()
+    sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
+
+
+class Job(SearchSettings):
+    """A job file: a search, and where its model and its data come from.
+
+    `model` and `data` are None only in the file that a search of a model in memory leaves behind.
+    """
+
+    model: ModelSource | None = None
+    data: DataSource | None = None
+    finetune: Finetuning | None = None

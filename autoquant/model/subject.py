@@ -10,7 +10,6 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
-from autoquant import metrics
 from autoquant.errors import DataError, JobError, ModelError
 from autoquant.job import DataSource, Entry, Job
 from autoquant.model.batches import Batch, take_samples
@@ -56,10 +55,11 @@ class Subject:
         calibration: Batches to calibrate on.
         evaluation: Batches to compare candidates on.
         heldout: Batches that the search never sees; None where there are none.
-        metric: Scores outputs against targets; higher is better.
+        functions: What scores outputs against targets, by the name of its measurement: the metric
+            (`accuracy`, higher is better), and perhaps a `loss`. Empty where outputs alone are
+            compared.
         calling: How the model is called with the tensors of a batch.
         dynamic: By tensor of a batch, the axes whose size may change.
-        loss: As the metric, but lower is better; measured beside it. None: not measured.
         leaf_modules: Paths of modules that capture must not look into.
         capture: What finds its sites: `auto`, `export`, `modules`.
         form: Of the user's data.
@@ -72,16 +72,24 @@ class Subject:
     calibration: Sequence[Batch]
     evaluation: Sequence[Batch]
     heldout: Sequence[Batch] | None
-    metric: Metric
+    functions: Mapping[str, Metric]
     calling: Calling
     dynamic: tuple[tuple[int, ...], ...]
-    loss: Metric | None = None
     leaf_modules: tuple[str, ...] = ()
     capture: str = "auto"
     form: DataForm = field(default_factory=DataForm)
     outputs: OutputWeights = field(default_factory=OutputWeights)
     writes_inputs: bool = False
     notices: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> Metric:
+        """The user's metric.
+
+        Raises:
+            KeyError: Nothing is scored.
+        """
+        return self.functions["accuracy"]
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -231,6 +239,7 @@ def load_unscored(job: Job) -> Subject:
         model,
         calibration=_load_data(job.data.calibration, job.data.arguments),
         leaf_modules=job.model.leaf_modules,
+        capture=job.model.capture,
         calibration_samples=job.calibration.samples,
         form=_form_of(job.data),
     )
@@ -321,15 +330,17 @@ def build_subject(
     scored = reader.read(evaluation, "evaluation", needs_targets=True)
     others = None if heldout is None else reader.read(heldout, "heldout", needs_targets=True)
     batches = _read_calibration(reader, calibration, calibration_samples)
+    functions = {"accuracy": find_metric(metric)}
+    if loss is not None:
+        functions["loss"] = find_metric(loss, "loss")
     subject = Subject(
         model=checked,
         calibration=batches,
         evaluation=scored,
         heldout=others,
-        metric=find_metric(metric),
+        functions=functions,
         calling=reader.calling,
         dynamic=reader.dynamic,
-        loss=None if loss is None else find_metric(loss, "loss"),
         leaf_modules=leaf_modules,
         capture=capture,
         form=form or DataForm(),
@@ -349,6 +360,7 @@ def unscored_subject(
     calibration: object,
     evaluation: object = (),
     leaf_modules: tuple[str, ...] = (),
+    capture: str = "auto",
     calibration_samples: int | None = None,
     form: DataForm | None = None,
 ) -> Subject:
@@ -359,6 +371,7 @@ def unscored_subject(
         calibration: Data to calibrate on.
         evaluation: Data to compare on; empty: none.
         leaf_modules: Paths of modules that capture must not look into.
+        capture: What finds its sites.
         calibration_samples: Keep the first so many; None: all.
         form: What the user says of the form of the data.
 
@@ -377,10 +390,11 @@ def unscored_subject(
         calibration=batches,
         evaluation=compared,
         heldout=None,
-        metric=metrics.accuracy,
+        functions={},
         calling=reader.calling,
         dynamic=reader.dynamic,
         leaf_modules=leaf_modules,
+        capture=capture,
         form=form or DataForm(),
     )
     return _protected(subject, model)
@@ -435,7 +449,7 @@ def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> Non
                 hint="remove randomness (dropout outside eval mode, sampling) and state kept "
                 "between calls",
             )
-    for function in filter(None, (subject.metric, subject.loss)):
+    for function in subject.functions.values():
         check_metric(function, first, batch)
     _check_runs(subject, batches, name)
 

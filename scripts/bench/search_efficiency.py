@@ -93,8 +93,8 @@ def lay(name: str, job: Job, records: Path) -> Ground:
         time.thread_time,  # one thread: leaves out what other processes take
     )
     baseline = evaluator.baseline()
-    table = rank_by_sensitivity(job, prepared, Silent())
-    costs = find_costs(job, prepared, Silent())
+    table = rank_by_sensitivity(job.sensitivity, prepared, Silent())
+    costs = find_costs(job.objectives, prepared, Silent())
     limits = Limits(job.constraints, baseline)
     guidance = guide(job, prepared, table, costs, baseline, limits)
     return Ground(

@@ -126,8 +126,8 @@ FINETUNING = [
     Scene(
         "finetune-other-plan",
         "`aq.finetune(model, plan, ...)` with the plan of another model",
-        "the plan's sites are not those of the model: 'fc'",
-        "give a plan of this very model",
+        "the plan lacks the site 'first' and 2 more",
+        "give a plan of this very model; --dry-run lists its sites",
         lambda stage: stage.raised(lambda: finetune(stage, plan=aq.Plan.from_json({"fc": "int8"}))),
     ),
 ]

@@ -149,8 +149,8 @@ KEYS = [
     Case(
         "several-mistakes",
         "three mistakes at once",
-        "3 mistakes ... backend.threads: 0 is below 1 ... sampler: 'best' is none of 'guided', "
-        "'tpe', 'nsga2', 'random' ... seed: -1 is below 0",
+        "3 mistakes ... backend.threads: 0 is below 1 ... seed: -1 is below 0 ... sampler: 'best' "
+        "is none of 'guided', 'tpe', 'nsga2', 'random'",
         job={"backend": {"threads": 0}, "sampler": "best", "seed": -1},
     ),
     Case(

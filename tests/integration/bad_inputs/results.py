@@ -163,7 +163,7 @@ EXPORTS = [
     Scene(
         "another-model",
         "`candidate.quantize(other_model)`",
-        "the model has other sites than the one that was searched: '0' and 3 more",
+        "the search lacks the site '0'",
         "give the same model, with the same module names",
         quantize_another_model,
     ),

@@ -122,7 +122,7 @@ def test_a_plan_value_is_checked_and_a_foreign_one_is_refused() -> None:
     inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
     report = aq.check(seeded(LinearNet), inputs, plan=plan)
     assert [row.runs for row in report.ops if row.runs][:2] == ["int8 native", "fp32 native"]
-    with pytest.raises(PlanError, match="its sites are not those"):
+    with pytest.raises(PlanError, match="the plan lacks the site"):
         aq.check(seeded(MixedNet), images(4), plan=plan)
 
 

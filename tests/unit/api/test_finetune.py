@@ -196,7 +196,7 @@ def number(outputs: Tensor, targets: Tensor) -> Tensor:
         ({"loss": number}, MetricError, "'number' returned a tensor without a gradient"),
         ({"loss": lambda o, t: o}, MetricError, r"returned shape \(32, 4\) for a batch of 32"),
         ({"train_loader": [(torch.rand(4, 3), BATCHES[0][1][:4])]}, DataError, "training batch 0"),
-        ({"plan": aq.Plan.from_json({"fc": "int8"})}, PlanError, "not those of the model"),
+        ({"plan": aq.Plan.from_json({"fc": "int8"})}, PlanError, "the plan lacks the site"),
         ({"float_schedule": lambda p: p - 1}, JobError, "float_schedule gives -0.05.* at progress"),
         ({"float_schedule": lambda p: 0}, JobError, "gives 0 at progress 0.95"),
         ({"resume": True}, StorageError, "holds no fine-tuning to resume"),

@@ -57,7 +57,7 @@ def test_a_saved_plan_is_read(prepared: Preparation, tmp_path: Path) -> None:
 
 def test_a_plan_of_another_model_is_refused(prepared: Preparation, tmp_path: Path) -> None:
     Plan.of({"strange": Scheme.INT8}).save(tmp_path / "plan.json")
-    with pytest.raises(PlanError, match="not those of the model"):
+    with pytest.raises(PlanError, match="lacks the site"):
         find_plan(str(tmp_path / "plan.json"), prepared)
 
 

@@ -59,9 +59,9 @@ def poison(folder: Path) -> None:
 
 def test_the_same_question_takes_the_saved_table_over(tmp_path: Path) -> None:
     job = job_of(tmp_path)
-    rank_by_sensitivity(job, prepared_of(job), Silent(), tmp_path)
+    rank_by_sensitivity(job.sensitivity, prepared_of(job), Silent(), tmp_path)
     poison(tmp_path)
-    assert len(rank_by_sensitivity(job, prepared_of(job), Silent(), tmp_path).rows) == 1
+    assert len(rank_by_sensitivity(job.sensitivity, prepared_of(job), Silent(), tmp_path).rows) == 1
 
 
 @pytest.mark.parametrize(
@@ -78,20 +78,21 @@ def test_another_question_is_measured_again(
     tmp_path: Path, change: Callable[[Job], tuple[Job, Preparation]]
 ) -> None:
     job = job_of(tmp_path)
-    rank_by_sensitivity(job, prepared_of(job), Silent(), tmp_path)
+    rank_by_sensitivity(job.sensitivity, prepared_of(job), Silent(), tmp_path)
     poison(tmp_path)
-    assert len(rank_by_sensitivity(*change(job), Silent(), tmp_path).rows) > 1
+    other, prepared = change(job)
+    assert len(rank_by_sensitivity(other.sensitivity, prepared, Silent(), tmp_path).rows) > 1
 
 
 def test_a_table_cut_off_half_way_goes_on(tmp_path: Path) -> None:
     job = job_of(tmp_path)
     prepared = prepared_of(job)
-    whole = rank_by_sensitivity(job, prepared, Silent(), tmp_path)
+    whole = rank_by_sensitivity(job.sensitivity, prepared, Silent(), tmp_path)
     (tmp_path / files.SENSITIVITY).unlink()
     mark = 123.0  # a number that no measurement gives shows which row was taken over
     first = replace(whole.rows[0], noise=mark)
     write_sensitivity(tmp_path / files.SENSITIVITY_UNFINISHED, replace(whole, rows=(first,)))
-    resumed = rank_by_sensitivity(job, prepared, Silent(), tmp_path)
+    resumed = rank_by_sensitivity(job.sensitivity, prepared, Silent(), tmp_path)
     assert resumed.rows == (first, *whole.rows[1:])
     assert not (tmp_path / files.SENSITIVITY_UNFINISHED).exists()
     assert {row.method for row in resumed.rows} == {Method.EXACT}

@@ -66,7 +66,7 @@ def test_a_plan_that_a_backend_runs_lists_nothing() -> None:
 
 
 def test_a_plan_of_another_model_is_refused() -> None:
-    with pytest.raises(PlanError, match="sites are not those"):
+    with pytest.raises(PlanError, match="the plan lacks the site"):
         aq.plan_support(Plan.of({"nowhere": Scheme.INT8}), seeded(MixedNet), (images(4),))
 
 
