@@ -22,6 +22,15 @@ def shape_of(node: Node) -> tuple[int, ...] | None:
     return tuple(meta.shape) if meta is not None else None
 
 
+def fixed_sizes(node: Node) -> tuple[int | None, ...]:
+    """Sizes of the tensor that a node gives, None where one may change from call to call.
+
+    Empty where export did not say.
+    """
+    shape = getattr(node.meta.get("val"), "shape", ())
+    return tuple(size if isinstance(size, int) else None for size in shape)
+
+
 def is_float(node: Node) -> bool:
     """Whether a node gives a floating tensor."""
     meta = tensor_meta(node)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lowering import resnet50
+from lowering_subjects import resnet50
 from torch import Tensor, nn
 
 import autoquant as aq

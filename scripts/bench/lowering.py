@@ -1,31 +1,34 @@
-"""Our lowering against torch.ao's best frozen engine and frozen fp32, in turns.
+"""Our lowering against torch.ao's best frozen engine, OpenVINO and frozen fp32, in turns.
 
-    python scripts/bench/lowering.py resnet20 resnet50 mobilenet minilm
+    python scripts/bench/lowering.py resnet20 digits mobilenet minilm resnet50
 
-Random weights (MiniLM: its own). CPU time of one thread; every number is a speed-up over frozen
-fp32, the median over rounds in which all candidates run once each.
+Random weights (MiniLM: its own). One thread. CPU time of this process; every speed-up is over
+frozen fp32, the median over rounds in which all candidates take turns. Of every kind of candidate
+the engine and memory format is taken that is fastest in the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from report import show
+from lowering_subjects import SUBJECTS, Subject
+from report import Row, show
 from torch import Tensor, nn
 
-from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.protocol import Backend, BuildRequest
+from autoquant.backends.targets import load_target
 from autoquant.backends.torch_cpu.engines import engines_here, using_engine
-from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -34,116 +37,30 @@ from autoquant.model.calibration import calibrate
 from autoquant.model.capture import Capture, capture
 
 Call = Callable[[], object]
+Inputs = tuple[Tensor, ...]
+Times = npt.NDArray[np.float64]
+
+FP32, TORCH_AO = "frozen fp32", "torch.ao"
 _ENGINES = [name for name in engines_here() if name != "qnnpack"]
-
-
-class Bottleneck(nn.Module):
-    """A block of ResNet-50."""
-
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
-        outputs = 4 * width
-        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride > 1 or inputs != outputs:
-            convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the block to its shortcut."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(y)))))
-        return F.relu(y + self.shortcut(x))
-
-
-class ResNet50(nn.Module):
-    """ResNet-50 for images of 224 x 224."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
-        blocks: list[nn.Module] = []
-        inputs = 64
-        for width, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
-            for index in range(count):
-                blocks.append(Bottleneck(inputs, width, stride if index == 0 else 1))
-                inputs = 4 * width
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(inputs, 1000)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Give logits."""
-        x = F.max_pool2d(F.relu(self.bn(self.conv(x))), 3, 2, 1)
-        x = F.adaptive_avg_pool2d(self.blocks(x), 1)
-        logits: Tensor = self.head(torch.flatten(x, 1))
-        return logits
+_CALIBRATION_SIZE = 8
+_TURN_S = 0.02
+_LOOKS = 6
+_FEW = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Subject:
-    """A model, its inputs by batch size, and the paths whose precision mixed plans choose."""
+class Candidate:
+    """One way to run a plan.
 
-    model: nn.Module
-    inputs: Mapping[int, tuple[Tensor, ...]]
-    blocks: tuple[str, ...]
-    is_traceable: bool = True
+    Attributes:
+        kind: Of all that are alike but for engine and memory format.
+        engine: That runs it.
+        call: Runs it.
+    """
 
-
-def _with_statistics(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0.0, 0.1)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    return model.eval()
-
-
-def _images(sizes: Sequence[int], side: int, channels: int = 3) -> dict[int, tuple[Tensor, ...]]:
-    return {size: (torch.randn(size, channels, side, side),) for size in sizes}
-
-
-def resnet20() -> Subject:
-    """ResNet-20 of CIFAR-10."""
-    from experiments.resnet20 import ResNet20
-
-    model = _with_statistics(ResNet20())
-    blocks = tuple(f"layer{stage}.{index}" for stage in (1, 2, 3) for index in range(3))
-    return Subject(model, _images((1, 64), 32), blocks)
-
-
-def resnet50() -> Subject:
-    """ResNet-50."""
-    blocks = tuple(f"blocks.{index}" for index in range(16))
-    return Subject(_with_statistics(ResNet50()), _images((1, 16), 224), blocks)
-
-
-def mobilenet() -> Subject:
-    """A small MobileNetV3: depthwise convolutions, hard-swish, squeeze-and-excite."""
-    from experiments.digits import DigitsNet, InvertedResidual
-
-    model = _with_statistics(DigitsNet(48))
-    blocks = tuple(n for n, item in model.named_modules() if isinstance(item, InvertedResidual))
-    return Subject(model, _images((1, 64), 8, 1), blocks)
-
-
-def minilm() -> Subject:
-    """MiniLM over sentences of 64 tokens."""
-    from experiments import minilm as experiment
-
-    tokens = {size: torch.randint(1000, 20000, (size, 64)) for size in (1, 64)}
-    inputs = {size: (item, torch.ones_like(item)) for size, item in tokens.items()}
-    blocks = tuple(f"bert.encoder.layer.{index}" for index in range(6))
-    return Subject(experiment.model(), inputs, blocks, is_traceable=False)
-
-
-SUBJECTS: Mapping[str, Callable[[], Subject]] = {
-    "resnet20": resnet20,
-    "resnet50": resnet50,
-    "mobilenet": mobilenet,
-    "minilm": minilm,
-}
+    kind: str
+    engine: str
+    call: Call
 
 
 def _kept(blocks: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -161,7 +78,7 @@ def _within(path: str, blocks: Sequence[str]) -> bool:
     return any(path == block or path.startswith(f"{block}.") for block in blocks)
 
 
-def _plan(captured: Capture, backend: TorchGraphBackend, kept: Sequence[str], rest: Scheme) -> Plan:
+def _plan(captured: Capture, backend: Backend, kept: Sequence[str], rest: Scheme) -> Plan:
     """int8 wherever there is a kernel, but in the kept blocks."""
     schemes: dict[str, Scheme] = {}
     for site in captured.sites:
@@ -178,126 +95,171 @@ def _plan(captured: Capture, backend: TorchGraphBackend, kept: Sequence[str], re
     return Plan.of(schemes)
 
 
-def _torch_ao(model: nn.Module, inputs: tuple[Tensor, ...], kept: Sequence[str]) -> list[Call]:
-    """torch.ao's conversion, frozen, for each engine and memory format."""
-    from torch.ao.quantization import get_default_qconfig_mapping
-    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
-
-    calls: list[Call] = []
+def _torch_ao(subject: Subject, inputs: Inputs, kept: Sequence[str]) -> Iterator[Candidate]:
+    """torch.ao's conversions, frozen; by linear layers alone where torch.fx cannot trace."""
     for engine in _ENGINES:
         if engine == "pointwise":
             continue
-        mapping = get_default_qconfig_mapping(engine)
-        for block in kept:
-            mapping.set_module_name(block, None)
         with using_engine(engine):
-            prepared = prepare_fx(model, mapping, inputs)
-            prepared(*inputs)
-            calls += _frozen(convert_fx(prepared), inputs)
-    return calls
+            if subject.is_traceable:
+                made = [_by_graph(subject.model, engine, inputs, kept)]
+            else:
+                made = list(_by_linear_layers(subject.model, engine, inputs, kept))
+            for model in made:
+                for call in _frozen(model, inputs):
+                    yield Candidate(TORCH_AO, engine, call)
 
 
-def _frozen(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
+def _by_graph(model: nn.Module, engine: str, inputs: Inputs, kept: Sequence[str]) -> nn.Module:
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    mapping = get_default_qconfig_mapping(engine)
+    for block in kept:
+        mapping.set_module_name(block, None)
+    prepared = prepare_fx(model, mapping, inputs)
+    prepared(*inputs)
+    return convert_fx(prepared)
+
+
+def _by_linear_layers(
+    model: nn.Module, engine: str, inputs: Inputs, kept: Sequence[str]
+) -> Iterator[nn.Module]:
+    """Linear layers quantized apart: on ranges that are known, and on those of each call."""
+    import torch.ao.quantization as torch_ao
+
+    names = [name for name, item in model.named_modules() if isinstance(item, nn.Linear)]
+    names = [name for name in names if not _within(name, kept)]
+    dynamic = dict.fromkeys(names, torch_ao.default_dynamic_qconfig)
+    yield torch_ao.quantize_dynamic(copy.deepcopy(model), dynamic)
+    static = copy.deepcopy(model)
+    for name in names:
+        static.get_submodule(name).qconfig = torch_ao.get_default_qconfig(engine)
+    torch_ao.prepare(torch_ao.add_quant_dequant(static), inplace=True)
+    static(*inputs)
+    yield torch_ao.convert(static, inplace=True)
+
+
+def _frozen(model: nn.Module, inputs: Inputs) -> list[Call]:
     """A frozen trace, on inputs as they are and in channels last."""
     traced = torch.jit.freeze(torch.jit.trace(model, inputs, check_trace=False).eval())
     return [partial(traced, *form) for form in _forms(inputs)]
 
 
-def _forms(inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+def _forms(inputs: Inputs) -> list[Inputs]:
     """The inputs as they are and, where they are images, in channels last."""
     if any(item.ndim != 4 for item in inputs):
         return [inputs]
     return [inputs, tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)]
 
 
-def _ours(request: BuildRequest, engine: str, kept: Sequence[str], rest: Scheme) -> list[Call]:
-    settings = BuildSettings(engine=engine, capture="export")
-    one = BuildRequest(
-        request.model, request.captured, request.statistics, settings, request.example,
-        request.timed,
-    )  # fmt: skip
-    backend = TorchGraphBackend(one)
-    try:
-        built = backend.build(_plan(request.captured, backend, kept, rest))
-    except BackendError as error:
-        print(f"  {engine}: {error}")
-        return []
-    return [partial(built.module, *form) for form in _forms(request.timed)]
+def _ours(request: BuildRequest, kept: Sequence[str]) -> Iterator[Candidate]:
+    """What `quantize` hands out, on torch's engines and on OpenVINO."""
+    targets = [BuildSettings(engine=engine) for engine in _ENGINES]
+    targets.append(BuildSettings(backend="openvino"))
+    for settings in targets:
+        one = replace(request, settings=settings)
+        backend = load_target(settings.backend).open_backend(one)
+        for rest in (Scheme.FP32, Scheme.BF16) if kept else (Scheme.FP32,):
+            try:
+                built = backend.build(_plan(one.captured, backend, kept, rest))
+            except BackendError as error:
+                print(f"  {settings.engine or settings.backend}: {error}")
+                continue
+            module = one.captured.calling.nest(built.module)
+            for form in _forms(one.timed):
+                kind = f"{settings.backend}, rest {rest.value}"
+                yield Candidate(kind, settings.engine, partial(module, *form))
 
 
-def _time(calls: Mapping[str, Sequence[Call]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of the fastest call under each name, round by round."""
-    for options in calls.values():
-        for call in options:
-            for _ in range(3):
-                call()
-    counts: dict[str, int] = {}
-    best: dict[str, Call] = {}
-    for name, options in calls.items():
-        times = [min(_once(call, 1) for _ in range(5)) for call in options]
-        best[name] = options[int(np.argmin(times))]
-        counts[name] = max(1, int(0.02 / max(min(times), 1e-6)))
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in best.items():
-            found[name].append(1e3 * _once(call, counts[name]))
-    return found
-
-
-def _once(call: Call, count: int) -> float:
-    started = time.thread_time()
+def _once(call: Call, count: int) -> tuple[float, float]:
+    """Seconds of a call: of this process on all cores, and of the clock."""
+    started, begun = time.process_time(), time.perf_counter()
     for _ in range(count):
         call()
-    return (time.thread_time() - started) / count
+    return (time.process_time() - started) / count, (time.perf_counter() - begun) / count
 
 
-def measure(name: str, rounds: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Timing:
+    """Milliseconds of a candidate, round by round: CPU and wall."""
+
+    candidate: Candidate
+    rounds: Times
+
+    @property
+    def cpu(self) -> Times:
+        """Of this process."""
+        return self.rounds[:, 0]
+
+    @property
+    def wall(self) -> Times:
+        """Of the clock."""
+        return self.rounds[:, 1]
+
+
+def _time(candidates: Sequence[Candidate], rounds: int) -> dict[str, Timing]:
+    """Look at all in turns, run the fastest few of each kind in turns, and keep the fastest."""
+    looks = [[_once(one.call, 1)[0] for one in candidates] for _ in range(_LOOKS)]
+    seconds = dict(zip(candidates, np.min(looks[1:], axis=0).tolist(), strict=True))
+    final = [
+        one
+        for kind in dict.fromkeys(one.kind for one in candidates)
+        for one in sorted((x for x in candidates if x.kind == kind), key=seconds.__getitem__)[:_FEW]
+    ]
+    found = np.zeros((rounds, len(final), 2))
+    for row in found:
+        for place, one in enumerate(final):
+            row[place] = _once(one.call, max(1, int(_TURN_S / seconds[one])))
+    timings = [Timing(one, 1e3 * found[:, place]) for place, one in enumerate(final)]
+    timings.sort(key=lambda timing: float(np.median(timing.cpu)), reverse=True)
+    return {timing.candidate.kind: timing for timing in timings}
+
+
+def measure(name: str, batches: Sequence[int], rounds: int) -> list[Row]:
     """Time one subject at its batch sizes, all its plans."""
     subject = SUBJECTS[name]()
-    some = subject.inputs[max(subject.inputs)]
-    example = tuple(item[:8] for item in some)
+    example = subject.inputs(_CALIBRATION_SIZE)
     captured = capture(subject.model, example, how="export")
     statistics = calibrate(captured, [example])
-    rows = []
-    for size, inputs in subject.inputs.items():
+    rows: list[Row] = []
+    for size in batches:
+        inputs = subject.inputs(size)
         request = BuildRequest(
             subject.model, captured, statistics, BuildSettings(), example, inputs
         )
         for plan, kept in _kept(subject.blocks).items():
-            calls: dict[str, list[Call]] = {"fp32": _frozen(subject.model, inputs)}
-            if subject.is_traceable:
-                calls["torch.ao"] = _torch_ao(subject.model, inputs, kept)
-            for engine in _ENGINES:
-                for rest in (Scheme.FP32, Scheme.BF16) if kept else (Scheme.FP32,):
-                    made = _ours(request, engine, kept, rest)
-                    if made:
-                        calls[f"{engine}, {rest.value}"] = made
-            times = _time(calls, rounds)
-            base = np.array(times["fp32"])
-            speeds = {key: float(np.median(base / np.array(item))) for key, item in times.items()}
-            rows.append(_row(name, size, plan, float(np.median(base)), speeds))
-            print(rows[-1], {key: round(item, 2) for key, item in speeds.items()}, flush=True)
+            candidates = [Candidate(FP32, "", call) for call in _frozen(subject.model, inputs)]
+            candidates += _torch_ao(subject, inputs, kept)
+            candidates += _ours(request, kept)
+            rows.append(_row(name, size, plan, _time(candidates, rounds)))
+            print(rows[-1], flush=True)
     return rows
 
 
-def _row(
-    name: str, size: int, plan: str, fp32_ms: float, speeds: Mapping[str, float]
-) -> dict[str, Any]:
-    def fastest(rest: Scheme) -> str:
-        mine = {key: item for key, item in speeds.items() if key.endswith(f", {rest.value}")}
-        if not mine:
+def _row(name: str, size: int, plan: str, times: Mapping[str, Timing]) -> dict[str, Any]:
+    def speed(kind: str) -> str:
+        if kind not in times:
             return "-"
-        key = max(mine, key=lambda item: mine[item])
-        return f"{mine[key]:.2f} ({key.partition(',')[0]})"
+        ratio = float(np.median(times[FP32].cpu / times[kind].cpu))
+        engine = times[kind].candidate.engine
+        return f"{ratio:.2f} ({engine})" if engine else f"{ratio:.2f}"
 
+    mine = [kind for kind in times if kind.startswith("torch, ")]
+    best = min(mine, key=lambda kind: float(np.median(times[kind].cpu)))
+    ours, theirs = times[best], times[TORCH_AO]
     return {
         "model": name,
         "batch": size,
         "int8 in": plan,
-        "frozen fp32, ms": fp32_ms,
-        "torch.ao, best frozen": f"{speeds['torch.ao']:.2f}" if "torch.ao" in speeds else "-",
-        "ours, rest fp32": fastest(Scheme.FP32),
-        "ours, rest bf16": fastest(Scheme.BF16),
+        "frozen fp32, ms": float(np.median(times[FP32].cpu)),
+        "torch.ao, best frozen": speed(TORCH_AO),
+        "ours, rest fp32": speed("torch, rest fp32"),
+        "ours, rest bf16": speed("torch, rest bf16"),
+        "our best, of torch.ao's time": float(np.median(ours.cpu / theirs.cpu)),
+        "of its wall time": float(np.median(ours.wall / theirs.wall)),
+        "OpenVINO, rest fp32": speed("openvino, rest fp32"),
+        "OpenVINO, rest bf16": speed("openvino, rest bf16"),
     }
 
 
@@ -305,16 +267,17 @@ def main() -> None:
     """Measure the named models."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(SUBJECTS))
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 64])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
-    rows = []
+    rows: list[Row] = []
     with torch.no_grad():
         for name in options.models:
-            rows += measure(name, options.rounds)
+            rows += measure(name, options.batches, options.rounds)
     show("lowering", rows, options.output)
 
 

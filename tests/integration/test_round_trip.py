@@ -16,6 +16,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.fx import GraphModule, Node
 
 import autoquant as aq
+from autoquant.model.built_graph import FLOAT_NODE, holds
 from tests.networks import MixedNet, images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -120,7 +121,9 @@ class Grids(torch.fx.Interpreter):
 
     def run_node(self, n: Node) -> object:
         value = super().run_node(n)
-        if isinstance(value, torch.Tensor) and value.is_quantized:
+        # of several kernels for one op of the model, those before the last hold nothing of it
+        is_inner = FLOAT_NODE in n.meta and not holds(n)
+        if isinstance(value, torch.Tensor) and value.is_quantized and not is_inner:
             self.found[n.name] = (value.q_scale(), value.q_zero_point())
         return value
 
@@ -149,7 +152,7 @@ def test_an_all_int8_mapping_gives_the_grids_of_the_plan_with_torch_alone(
     # torch has one observer for all inputs of a concatenation; a plan has a grid for each tensor
     joined = {"add_relu", "pool", "pool_1", "cat", "adaptive_avg_pool2d", "flatten"}
     assert joined <= theirs.keys()
-    # an average in float is on its own grid; torch's takes that of what it averages
+    # an average may be on a finer grid; torch's takes that of what it averages
     for (name, (scale, zero)), (expected, at) in zip(theirs.items(), ours.values(), strict=True):
         if name not in joined and not name.startswith("mean"):
             assert (scale, zero) == (pytest.approx(expected, rel=1e-6), at), name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,13 +16,16 @@ from autoquant.backends.torch_cpu.packed_weights import PackedWeight
 from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Precision, Scheme
 from autoquant.model.built_graph import FLOAT_NODE, let_hold
-from autoquant.model.node_shapes import tensor_meta
+from autoquant.model.node_shapes import fixed_sizes, tensor_meta
 from autoquant.model.ranges import grid as ranges
 
 ROUNDED_TO = "rounded_to"
 """Key of the meta of a float constant that lies on the grid of another format: its name."""
 
 _ATEN = torch.ops.aten
+
+_MANY = 4096
+"""Integers from which on looking at them in place is faster than copying them."""
 
 
 class Grids(Protocol):
@@ -154,7 +158,7 @@ class Emitter:
             return Value(made, form, grid)
         if form is Form.UINT8:
             quantized = self.read(source, Form.QUINT8, grid)
-            return Value(self.call(_ATEN.int_repr.default, quantized.node), form, quantized.grid)
+            return Value(self._bytes(source, quantized.node), form, quantized.grid)
         if form is Form.BFLOAT16:
             floats = self.read(source, Form.FLOAT32).node
             return Value(self.call(_ATEN.to.dtype, floats, torch.bfloat16), form)
@@ -163,6 +167,27 @@ class Emitter:
             return Value(self.call(_ATEN.to.dtype, narrow, torch.float32), form)
         quantized = self.read(source, Form.QUINT8)
         return Value(self.call(_ATEN.dequantize.self, quantized.node), form)
+
+    def _bytes(self, source: Node, quantized: Node) -> Node:
+        """Read the integers of a quantized tensor: where they are, if there are many.
+
+        torch has an op that copies them, one by one, and none that looks at them in place. So an
+        empty tensor is set on their memory, which must not be strided: images are in channels last.
+        """
+        sizes = fixed_sizes(source)
+        if sum(size is None for size in sizes) > 1 or _count(sizes) < _MANY:
+            return self.call(_ATEN.int_repr.default, quantized)
+        forth = [0, *range(2, len(sizes)), 1] if len(sizes) in (4, 5) else list(range(len(sizes)))
+        shape = [
+            self.call(_ATEN.sym_size.int, quantized, axis) if sizes[axis] is None else sizes[axis]
+            for axis in forth
+        ]
+        flat = self.call(_ATEN.permute.default, quantized, forth)
+        flat = self.call(_ATEN.contiguous.default, flat)
+        made = self.call(_ATEN.empty.memory_format, [0], dtype=torch.uint8)
+        made = self.call(_ATEN.set_.source_Tensor_storage_offset, made, flat, 0, shape)
+        back = [forth.index(axis) for axis in range(len(forth))]
+        return self.call(_ATEN.permute.default, made, back)
 
     def _constant(self, source: Node) -> Value:
         value = self.store.value(source)
@@ -205,6 +230,11 @@ class Emitter:
             number += 1
             free = f"{path}_{number}"
         return free
+
+
+def _count(sizes: Sequence[int | None]) -> int:
+    """Numbers in one sample."""
+    return math.prod(size for size in sizes if size is not None) if sizes else 0
 
 
 def is_float32(node: Node) -> bool:

@@ -11,11 +11,11 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from autoquant.backends.torch_cpu.averages import AVERAGES, is_too_coarse
 from autoquant.backends.torch_cpu.emission import Emitter, Grids, is_float32
 from autoquant.backends.torch_cpu.forms import INTEGERS, Form
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.operations import Kernel, Operation
-from autoquant.backends.torch_cpu.quantized_ops import AVERAGES
 from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import FOLLOWING_KINDS, Site
@@ -47,11 +47,6 @@ PASSING = frozenset(
     }
 )
 """Ops that move values and take them in any form."""
-
-COARSE = 2.0
-"""An average keeps an int8 grid that costs it up to one of eight bits; beyond, it is computed in
-float, which takes two operations more (dequantize and quantize). Where few channels are large, a
-bit of theirs is all that the others have left."""
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -164,10 +159,7 @@ class Lowering:
         return chosen
 
     def _is_too_coarse(self, operation: Operation) -> bool:
-        """Whether torch would round averages to a grid that is several times too wide for them.
-
-        Its kernels give averages on the grid of the values that are averaged.
-        """
+        """Whether an average has no grid in integers that is fine enough for it."""
         if operation.name not in AVERAGES:
             return False
         read: Any = operation.root.args[0]
@@ -175,7 +167,7 @@ class Lowering:
             grids = [self._grids.int8(node.name) for node in (read, operation.last)]
         except ValueError:  # calibration did not see it
             return False
-        return grids[0].scale > COARSE * grids[1].scale
+        return is_too_coarse(operation, *grids)
 
     def _absorb(
         self, operation: Operation, kernel: Kernel, plan: Mapping[str, Scheme], engine: str

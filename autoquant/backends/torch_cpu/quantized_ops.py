@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from autoquant.backends.torch_cpu.averages import AVERAGES, emit_average
 from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, is_constant
 from autoquant.backends.torch_cpu.emission import Emitter
 from autoquant.backends.torch_cpu.engines import (
@@ -21,7 +23,7 @@ from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
 from autoquant.backends.torch_cpu.packed_weights import Recipe
 from autoquant.core.precision import Scheme
 from autoquant.model.built_graph import let_round
-from autoquant.model.node_shapes import shape_of
+from autoquant.model.node_shapes import fixed_sizes, shape_of
 
 _QUANTIZED = torch.ops.quantized
 _ATEN = torch.ops.aten
@@ -40,35 +42,15 @@ _QNNPACK_LACKS = frozenset({"conv3d", "conv_transpose3d", "hardtanh", "matmul", 
 """Its hardtanh gives the values of images in channels last in another order."""
 
 _KEEPS_GRID: Mapping[str, Grid | None] = {
-    "adaptive_avg_pool1d": None,
-    "adaptive_avg_pool2d": None,
-    "adaptive_avg_pool3d": None,
-    "avg_pool1d": None,
-    "avg_pool2d": None,
-    "avg_pool3d": None,
     "hardsigmoid": Grid(1.0 / 256.0, 0),
     "hardtanh": None,
     "max_pool1d": None,
     "max_pool2d": None,
     "max_pool3d": None,
-    "mean": None,
     "relu": None,
     "tanh": Grid(2.0 / 256.0, 128),
 }
 """ATen ops that take integers as they are; the grid of what they give, None: their input's."""
-
-AVERAGES = frozenset(
-    {
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_avg_pool3d",
-        "avg_pool1d",
-        "avg_pool2d",
-        "avg_pool3d",
-        "mean",
-    }
-)
-"""Those of them whose values may need a much finer grid than their input's."""
 
 
 def int8_kernel(operation: Operation, engine: str) -> Kernel | None:
@@ -212,6 +194,8 @@ def _is_bias(value: object) -> bool:
 def _emission_of(operation: Operation) -> Callable[[Emitter, Operation, Form], None] | None:
     """How an op without weight is written; None where it has no kernel."""
     name = operation.name
+    if name in AVERAGES:
+        return emit_average
     if name in _KEEPS_GRID:
         return _keep_grid
     if name in ("add", "mul"):
@@ -233,15 +217,30 @@ def _keep_grid(emitter: Emitter, operation: Operation, out: Form) -> None:
 
 
 def _combine(emitter: Emitter, operation: Operation, out: Form) -> None:
-    left, right = (emitter.read(item, Form.QUINT8) for item in operation.root.args[:2])
+    left, right = (_read_operand(emitter, operation, place) for place in (0, 1))
     alpha = operation.argument("alpha") if operation.name == "add" else 1
-    other = right.node
+    other = right
     if alpha != 1:
         other = emitter.call(_QUANTIZED.mul_scalar.default, other, float(alpha))
     packet = getattr(_QUANTIZED, f"{operation.name}_relu" if operation.has_relu else operation.name)
     grid = emitter.grids.int8(operation.last.name)
-    made = emitter.call(packet.default, left.node, other, grid.scale, grid.zero_point)
+    made = emitter.call(packet.default, left, other, grid.scale, grid.zero_point)
     emitter.put(operation.last, out, made, grid)
+
+
+def _read_operand(emitter: Emitter, operation: Operation, place: int) -> Node:
+    """Read an operand; one number for each channel of an image as an image.
+
+    torch's kernels start anew at every pixel where they spread numbers over an image themselves.
+    """
+    sources: Any = operation.root.args
+    read = emitter.read(sources[place], Form.QUINT8).node
+    image, own = fixed_sizes(operation.root), fixed_sizes(sources[place])
+    space = [size for size in image[2:] if size is not None]
+    if len(image) != 4 or len(space) != 2 or own[2:] != (1, 1) or math.prod(space) < _PIXELS:
+        return read
+    spread = emitter.call(_ATEN.upsample_nearest2d.default, read, space)
+    return emitter.call(_ATEN.contiguous.default, spread, memory_format=torch.channels_last)
 
 
 def _matmul(emitter: Emitter, operation: Operation, out: Form) -> None:
@@ -259,6 +258,9 @@ def _concatenate(emitter: Emitter, operation: Operation, out: Form) -> None:
     made = emitter.call(_QUANTIZED.cat.default, parts, operation.argument("dim"), *grid)
     emitter.put(operation.last, out, made, grid)
 
+
+_PIXELS = 64
+"""Of an image from which on spreading numbers over it pays."""
 
 _NORMS = {4: _QUANTIZED.batch_norm2d, 5: _QUANTIZED.batch_norm3d}
 _NORMS_WITH_RELU = {4: _QUANTIZED.batch_norm2d_relu, 5: _QUANTIZED.batch_norm3d_relu}

@@ -1,4 +1,4 @@
-"""Averages on torch keep the grid of what they average where that costs them few bits alone."""
+"""Averages on torch lie on a grid that costs them a bit at most, or are computed in float."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from autoquant.analysis.diagnosis.grids import read_grids
 from autoquant.analysis.diagnosis.kernels import check_kernels
-from autoquant.backends.torch_cpu.engines import using_engine
+from autoquant.backends.torch_cpu.engines import engines_here, using_engine
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.model.capture import capture
 from tests.networks import images, seeded
-from tests.unit.analysis.pairs import ENGINE, build
+from tests.unit.analysis.pairs import ENGINE, Built, build
 
 
 class Pooled(nn.Module):
@@ -35,22 +35,51 @@ def inputs(peak: float) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize(("peak", "is_integer"), [(1.0, True), (100.0, False)])
-def test_an_average_runs_in_float_where_its_grid_would_be_far_too_wide(
-    peak: float, is_integer: bool
+class PooledTokens(nn.Module):
+    """Averages over sequences, for which torch has no pool that takes a divisor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.embed(x.flatten(2).transpose(1, 2))).mean(1))
+
+
+def all_int8(model: nn.Module, x: Tensor, engine: str = ENGINE) -> Built:
+    sites = capture(model, (x,)).sites
+    return build(model, x, Plan.of({site.name: Scheme.INT8 for site in sites}), engine=engine)
+
+
+@pytest.mark.parametrize("peak", [1.0, 100.0])
+@pytest.mark.parametrize("engine", engines_here())
+def test_an_average_over_an_image_runs_in_integers_that_cost_it_a_bit_at_most(
+    engine: str, peak: float
 ) -> None:
     model, x = seeded(Pooled), inputs(peak)
-    sites = capture(model, (x,)).sites
-    built = build(model, x, Plan.of({site.name: Scheme.INT8 for site in sites}))
+    built = all_int8(model, x, engine)
+    with using_engine(engine):
+        found = read_grids(built.model.graph, (x,))
+        checks = check_kernels(built.plan, [(x,)])
+    assert "mean" in found.written
+    assert found.by_tensor["mean"].scale <= 2.0 * built.ranges.int8_grid("mean").scale
+    assert all(check.is_right for check in checks)
+
+
+@pytest.mark.parametrize(("peak", "is_integer"), [(1.0, True), (100.0, False)])
+def test_an_average_over_tokens_runs_in_float_where_its_grid_would_be_far_too_wide(
+    peak: float, is_integer: bool
+) -> None:
+    model, x = seeded(PooledTokens), inputs(peak)
     with using_engine(ENGINE):
-        written = read_grids(built.model.graph, (x,)).written
+        written = read_grids(all_int8(model, x).model.graph, (x,)).written
     assert ("mean" in written) == is_integer
 
 
 def test_an_average_of_large_pixels_loses_no_more_than_the_pixels_do() -> None:
     model, x = seeded(Pooled), inputs(100.0)
-    sites = capture(model, (x,)).sites
-    built = build(model, x, Plan.of({site.name: Scheme.INT8 for site in sites}))
+    built = all_int8(model, x)
     with using_engine(ENGINE), torch.no_grad():
         found, expected = built.model(x).double(), model(x).double()
     noise = (found - expected).square().sum() / expected.square().sum()
@@ -59,8 +88,7 @@ def test_an_average_of_large_pixels_loses_no_more_than_the_pixels_do() -> None:
 
 def test_a_linear_layer_that_rounds_its_floats_itself_is_compared_on_its_own_grid() -> None:
     model, x = seeded(Pooled), inputs(1.0)
-    sites = capture(model, (x,)).sites
-    built = build(model, x, Plan.of({site.name: Scheme.INT8 for site in sites}), engine="x86")
+    built = all_int8(model, x, "x86")
     with using_engine("x86"):
         checks = check_kernels(built.plan, [(x,)])
     assert "head" in {check.site for check in checks}

@@ -1,0 +1,45 @@
+"""Products of images with a number for each channel, and the integers between two families."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoquant.analysis.diagnosis.kernels import check_kernels
+from autoquant.backends.torch_cpu.engines import engines_here, using_engine
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.model.capture import capture
+from tests.networks import images, seeded
+from tests.unit.analysis.pairs import build
+
+
+class Gated(nn.Module):
+    """Scales each channel of an image, and convolves it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(3, 32, 3, padding=1)
+        self.gate = nn.Conv2d(32, 32, 1)
+        self.after = nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.before(x))
+        gate = torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))
+        return self.after(gate * y)
+
+
+@pytest.mark.parametrize("engine", engines_here())
+@pytest.mark.parametrize("size", [6, 16], ids=["few pixels", "many pixels"])
+def test_scaled_channels_are_right_at_every_batch_size(engine: str, size: int) -> None:
+    model, x = seeded(Gated), images(8, size=size)
+    sites = capture(model, (x,)).sites
+    built = build(model, x, Plan.of({site.name: Scheme.INT8 for site in sites}), engine=engine)
+    with using_engine(engine), torch.no_grad():
+        checks = check_kernels(built.plan, [(x,)])
+        whole = built.model(x)
+        single = torch.cat([built.model(item) for item in x.split(1)])
+    assert {"before", "gate", "after"} <= {check.site for check in checks}
+    assert all(check.is_right for check in checks)
+    assert torch.equal(whole, single)
