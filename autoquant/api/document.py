@@ -13,7 +13,7 @@ from autoquant.job import Setup, explain_mistakes, find_profile, find_space_rule
 Settings = TypeVar("Settings", bound=Setup)
 
 
-def settings_of(
+def settings_from(
     kind: type[Settings],
     caller: str,
     document: Mapping[str, Any],
