@@ -131,8 +131,8 @@ class LiteRtBackend:
 
     def _ran(self, site: str, planned: Scheme, found: Mapping[str, Operators]) -> Ran:
         if site not in found:  # the converter folded it
-            supported = self.support(self._sites[site], planned) is not Support.UNSUPPORTED
-            return Ran(planned if supported else Scheme.FP32)
+            support = self.support(self._sites[site], planned)
+            return Ran(Scheme.FP32) if support is Support.UNSUPPORTED else Ran(planned, support)
         schemes = found[site].schemes
         if len(schemes) > 1 or None in schemes:
             return Ran(None, kernel="mixed types")
