@@ -110,10 +110,11 @@ class Rounds:
 
         The bars know what was told before the round, and nothing of the round itself.
         """
+        self._gate.settle(begun[0].number if begun else self._strategy.next_number)
         for ask in begun:
             asks[ask.number] = ask
             if self._needs(phase, ask):
-                yield self._task(ask, before=begun[0].number)
+                yield self._task(ask)
         for _ in range(min(self._budget.round_size - len(begun), self._room())):
             asked = self._strategy.ask()
             if asked is None:
@@ -121,10 +122,10 @@ class Rounds:
                 return
             asks[asked.number] = asked
             if self._needs(phase, asked):
-                yield self._task(asked, before=min(asks))
+                yield self._task(asked)
 
-    def _task(self, ask: Ask, before: int) -> Task:
-        return Task(ask.number, ask.plan, self._gate.bar(ask.plan, ask.origin, before))
+    def _task(self, ask: Ask) -> Task:
+        return Task(ask.number, ask.plan, self._gate.bar(ask.plan, ask.origin))
 
     def _pending(self, phase: Phase, asks: Mapping[int, Ask]) -> Iterator[Task]:
         """What a later phase must still measure; the rest gets its prediction."""

@@ -94,6 +94,11 @@ class Strategy:
         return len(self._digests)
 
     @property
+    def next_number(self) -> int:
+        """The number of the next ask."""
+        return self._next
+
+    @property
     def pending(self) -> tuple[Ask, ...]:
         """What was asked for and is not told, in order; after a crash, the round to finish."""
         return tuple(self._pending.values())

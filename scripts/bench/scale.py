@@ -218,7 +218,7 @@ def open_search(
     for proposer in strategy._proposers:
         meter.timed(proposer, "propose", "of which sampler")
         meter.timed(proposer, "observe", "of which sampler")
-    for method in ("learn", "bar", "rule_out_latency"):
+    for method in ("learn", "settle", "bar", "rule_out_latency"):
         meter.timed(gate, method, "gate")
     return Rounds(
         strategy,

@@ -63,6 +63,12 @@ def seeds_of(knobs: int) -> tuple[Seed, ...]:
 
 def guide_of(space: SearchSpace) -> Guide:
     """Proposals from models that know the truth but for a few percent."""
+    noise, cost = models_of(space)
+    return Guide(space, CostModel(noise), CostAxis(Objective.BOPS, cost))
+
+
+def models_of(space: SearchSpace) -> tuple[CostTable, CostTable]:
+    """Noise and cost."""
     noise = {
         (k.name, s): (int(k.name[1:]) + 1) * (NOISE[s.weight.bits] + 1e-3)
         for k in space.knobs
@@ -73,8 +79,7 @@ def guide_of(space: SearchSpace) -> Guide:
         for k in space.knobs
         for s in k.schemes
     }
-    axis = CostAxis(Objective.BOPS, CostTable(0.0, cost))
-    return Guide(space, CostModel(CostTable(0.0, noise)), axis)
+    return CostTable(0.0, noise), CostTable(0.0, cost)
 
 
 class CutOffError(Exception):
@@ -156,6 +161,54 @@ def search(
     ).run()
 
 
+class Timed(Additive):
+    """The same with a latency that is a little off from what is foreseen, always equally."""
+
+    def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        for found in super().run(phase, tasks):
+            if phase is Phase.LATENCY:
+                cost = found.measurements["bops_ratio"].value
+                speedup = 2000.0 / cost * (0.95 + (cost % 7) / 60)
+                yield Outcome(
+                    found.number,
+                    {"speedup": Measurement(speedup, Kind.MEASURED, stderr=0.01 * speedup)},
+                )
+            else:
+                yield found
+
+
+def timed_search_on(path: Path, executor: Timed) -> Ended:
+    """A search in two phases, in which latencies are foreseen and ruled out."""
+    space, objectives = space_of(6), (Objective.OUTPUT_ERROR, Objective.LATENCY)
+    limits = Limits(Constraints(accuracy_drop=0.02), {})
+    noise, cost = models_of(space)
+    axis = CostAxis(Objective.LATENCY, CostModel(cost), baseline_ms=2000.0)
+    with closing(History(path)) as file:
+        past = read_past(path)
+        strategy = Strategy(
+            space,
+            seeds_of(6),
+            objectives=objectives,
+            limits=limits,
+            sampler=GUIDED,
+            seed=1,
+            past=past,
+            log=file,
+            proposer=Guide(space, CostModel(noise), axis),
+        )
+        foreseen = Forecast(space, lambda plan: {}, CostModel(cost), 2000.0)
+        return Rounds(
+            strategy,
+            executor,
+            phases=(Phase.QUALITY, Phase.LATENCY),
+            budget=Budget(trials=40, round_size=8),
+            known=past.candidates,
+            gate=Gate(objectives, limits, foreseen),
+            recorder=file,
+            clock=time.monotonic,
+        ).run()
+
+
 def search_on(path: Path, executor: Additive, **settings: Any) -> Ended:
     """Begin the search of a history file, or go on with it."""
     with closing(History(path)) as file:
@@ -192,6 +245,15 @@ def test_a_history_cut_after_any_line_leads_to_the_same_search(tmp_path: Path) -
         assert search_on(path, rest, sampler="random", trials=24) == whole
         assert len(rest.evaluated) == 24 - measured
         assert read_past(path) == read_past(tmp_path / "whole")
+
+
+def test_what_is_ruled_out_does_not_depend_on_where_a_search_was_cut(tmp_path: Path) -> None:
+    whole = timed_search_on(tmp_path / "whole", Timed())
+    assert any(item.stopped for item in whole.candidates), "some latencies are ruled out"
+    lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
+    for count in range(0, len(lines), 7):
+        (tmp_path / f"cut-{count}").write_text("".join(lines[:count]))
+        assert timed_search_on(tmp_path / f"cut-{count}", Timed()) == whole
 
 
 @pytest.mark.parametrize("share", [0.0, 0.07, 0.2, 0.33, 0.46, 0.5, 0.61, 0.74, 0.87, 0.97, 0.999])
