@@ -19,12 +19,13 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, RowKey, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob
 from autoquant.model.batches import Batch
+from autoquant.model.heap import trim_heap
 from autoquant.model.outputs import OutputWeights
 from autoquant.model.rounded_graph import Choices, choices_of
 from autoquant.model.rounding import Format, SchemeRounding
 
 METHOD = "one knob at a time, reference numerics, float prefix shared"
-MEMORY_BYTES = 1 << 29
+MEMORY_BYTES = 1 << 28
 Keep = Callable[[Sequence[SensitivityRow]], None]
 
 
@@ -73,6 +74,7 @@ def measure_exact(
             if found:
                 keep(found)
             progress(len(wanted))
+            trim_heap()
         noise = runner.base_noise(chunks) if around else 0.0
     return SensitivityTable(
         rows=tuple(rows[trial.key] for trial in trials),

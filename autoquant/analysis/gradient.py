@@ -15,6 +15,7 @@ from autoquant.analysis.probe import Probe
 from autoquant.analysis.rounding_terms import RoundingTerms
 from autoquant.analysis.trials import Question, Trial
 from autoquant.core.sensitivity import Method, Part, RowKey, SensitivityRow, SensitivityTable
+from autoquant.model.heap import trim_heap
 
 METHOD = "output error to first order, random signs at the outputs, one backward pass"
 MEMORY_BYTES = 1 << 28
@@ -57,6 +58,7 @@ def measure_gradient(
     signals: list[Tensor] = []
     for batch in question.chunks(memory_bytes):
         signals.append(probe.measure(batch))
+        trim_heap()
         progress(len(batch))
     signal = torch.cat(signals)
     powers = _powers_by_row(probe, signal)

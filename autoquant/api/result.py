@@ -15,8 +15,10 @@ from torch.fx import GraphModule
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
+from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate, Failure, Measurements
 from autoquant.core.plan import Plan
+from autoquant.core.readback import ReadBack
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Site, check_sites
 from autoquant.core.statistics import CalibrationStatistics
@@ -187,7 +189,7 @@ class ResultCandidate:
         return self.candidate.stopped
 
     @property
-    def executed(self) -> Mapping[str, str]:
+    def executed(self) -> ReadBack:
         """What each site really ran, as read back from the engine."""
         return self.candidate.executed
 
@@ -390,6 +392,11 @@ class SearchResult:
     def sensitivity(self) -> SensitivityTable | None:
         """The sensitivity table."""
         return self.findings.sensitivity
+
+    @property
+    def stopped(self) -> StopReason | None:
+        """Why the search ended; None where an older version searched."""
+        return self.findings.facts.stopped
 
     @property
     def hypervolume(self) -> float:

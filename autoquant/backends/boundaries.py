@@ -14,7 +14,7 @@ Edge = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """The time of one built plan, in milliseconds.
+    """The time of one built plan, in one unit.
 
     Attributes:
         ops: By site.
@@ -26,25 +26,30 @@ class Parts:
     edges: Mapping[Edge, float]
     rest: float
 
+    def times(self, factor: float) -> Parts:
+        """The same in another unit."""
+        ops = {site: factor * time for site, time in self.ops.items()}
+        edges = {edge: factor * time for edge, time in self.edges.items()}
+        return Parts(ops, edges, factor * self.rest)
+
 
 Ends = tuple[str | None, str | None]
 """Writer and reader of the tensor that a node converts; of a site's own node, the site twice."""
 
 
-def add_up(timed: Iterable[tuple[float, Sequence[Ends]]], rest_ms: float = 0.0) -> Parts:
+def add_up(timed: Iterable[tuple[float, Sequence[Ends]]], rest: float = 0.0) -> Parts:
     """Add up the times of nodes by site and boundary.
 
     Args:
-        timed: Of each node its milliseconds and its ends; several readers share its time evenly.
+        timed: Of each node its time and its ends; several readers share its time evenly.
             Where one end is no site, the time belongs to the other.
-        rest_ms: What a call takes beside its nodes.
+        rest: What a call takes beside its nodes.
     """
     ops: dict[str, float] = defaultdict(float)
     edges: dict[Edge, float] = defaultdict(float)
-    rest = rest_ms
-    for milliseconds, ends in timed:
+    for time, ends in timed:
         for writer, reader in ends:
-            share = milliseconds / len(ends)
+            share = time / len(ends)
             site = writer or reader
             if site is None:
                 rest += share

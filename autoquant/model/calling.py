@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,6 +15,13 @@ from torch.utils import _pytree as pytree
 
 from autoquant.errors import DataError
 from autoquant.model.arguments import Arguments, Parameters, find_arguments
+from autoquant.model.trees import (
+    flatten_with_paths,
+    plain_structure,
+    register_by_name,
+    register_class,
+    register_dataclasses,
+)
 
 Constant = bool | int | float | str | None
 
@@ -65,7 +71,7 @@ class Calling:
         """Find the calling of arguments that were read already."""
         tree = (tuple(arguments.args), dict(arguments.kwargs))
         register_dataclasses(tree)
-        paths, structure = pytree.tree_flatten_with_path(tree)
+        paths, structure = flatten_with_paths(tree)
         constants: dict[int, Constant] = {}
         names, tensors = [], []
         for index, (path, leaf) in enumerate(paths):
@@ -205,7 +211,7 @@ class Calling:
         """
         text = str(data["structure"])
         for name in re.findall(r'"type": "([^"]+)"', text):
-            _register_by_name(name)
+            register_by_name(name)
         try:
             structure = pytree.treespec_loads(text)
         except NotImplementedError as error:
@@ -281,59 +287,12 @@ def _restore(
     """Give a calling in another process, where dataclasses may not be registered yet."""
     for kind in {node.type for node in _nodes(structure)}:
         if dataclasses.is_dataclass(kind):
-            _register(cast("type", kind))
+            register_class(cast("type", kind))
     return Calling(structure, constants, names)
 
 
 def _nodes(structure: pytree.TreeSpec) -> list[pytree.TreeSpec]:
     return [structure, *(node for child in structure.children() for node in _nodes(child))]
-
-
-class _Leaf(pytree.TreeSpec):
-    """A leaf that can be copied and pickled in silence; torch's own class warns."""
-
-    def __init__(self) -> None:
-        super().__init__(None, None, [])
-
-    def __repr__(self, indent: int = 0) -> str:
-        return "*"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_Leaf, ())
-
-
-def plain_structure(structure: pytree.TreeSpec) -> pytree.TreeSpec:
-    """The same with leaves of our own class."""
-    if structure.is_leaf():
-        return _Leaf()
-    children = [plain_structure(child) for child in structure.children()]
-    return pytree.TreeSpec(structure.type, structure.context, children)
-
-
-def register_dataclasses(tree: Any) -> None:
-    """Tell torch's pytree about the dataclasses in a tree, so that it looks into them."""
-    while True:
-        kinds: set[type] = {type(leaf) for leaf in pytree.tree_leaves(tree)}
-        found = {kind for kind in kinds if dataclasses.is_dataclass(kind)}
-        if not found:
-            return
-        for kind in found:
-            _register(kind)
-
-
-def _register(kind: type) -> None:
-    if kind not in pytree.SUPPORTED_NODES:
-        torch.export.register_dataclass(
-            kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}"
-        )
-
-
-def _register_by_name(name: str) -> None:
-    """Register a dataclass that was imported already."""
-    module, _, kind = name.rpartition(".")
-    found = getattr(sys.modules.get(module), kind, None)
-    if isinstance(found, type) and dataclasses.is_dataclass(found):
-        _register(found)
 
 
 def _read_leaf(leaf: object, where: str) -> Tensor | Constant:

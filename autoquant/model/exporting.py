@@ -23,7 +23,8 @@ from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
 from autoquant.model.aten import op_name
-from autoquant.model.calling import Calling, plain_structure, register_dataclasses
+from autoquant.model.calling import Calling
+from autoquant.model.trees import plain_structure, register_dataclasses
 
 _CHECKS = ("_assert", "sym_constrain_range", "_check")
 _IDENTITIES = frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "clone"})

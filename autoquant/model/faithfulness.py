@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from autoquant.model.batches import Batch
 from autoquant.model.captured import Capture
 from autoquant.model.float64_run import Run, graph_in_float64
+from autoquant.model.trees import flatten_with_paths
 
 SAME = 1e-3
 """Relative difference up to which two outputs count as one; folding and fusing round anew."""
@@ -107,7 +108,7 @@ def relative_difference(expected: Tensor, found: Tensor | None) -> float:
 
 
 def _floats(outputs: Any) -> dict[str, Tensor]:
-    leaves, _ = pytree.tree_flatten_with_path(outputs)
+    leaves, _ = flatten_with_paths(outputs)
     return {
         pytree.keystr(path): torch.view_as_real(leaf) if leaf.is_complex() else leaf.double()
         for path, leaf in leaves

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
 from autoquant.model.batches import Batch
-from autoquant.model.calling import register_dataclasses
+from autoquant.model.trees import flatten_with_paths, register_dataclasses
 
 ALONE = "output"
 """The name of a model's only output."""
@@ -93,7 +93,7 @@ class OutputStructure:
     def names(self) -> tuple[str, ...]:
         """Of each tensor: keys and fields that lead to it; `output_` before a place alone."""
         places = pytree.tree_unflatten(list(range(self.structure.num_leaves)), self.structure)
-        leaves, _ = pytree.tree_flatten_with_path(places)
+        leaves, _ = flatten_with_paths(places)
         found = [output_name(path) for path, place in leaves if place not in self.constants]
         return tuple(f"output_{name}" if name[:1].isdigit() else name for name in found)
 
@@ -116,7 +116,7 @@ def named_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:
         ModelError: There is none.
     """
     register_dataclasses(outputs)
-    leaves, _ = pytree.tree_flatten_with_path(outputs)
+    leaves, _ = flatten_with_paths(outputs)
     found: dict[str, Tensor] = {}
     for path, leaf in leaves:
         if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):

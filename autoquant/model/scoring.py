@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.errors import MetricError
 from autoquant.model.batches import Batch
-from autoquant.model.calling import register_dataclasses
+from autoquant.model.trees import register_dataclasses
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[Any, Any], Any]

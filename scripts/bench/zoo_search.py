@@ -24,7 +24,8 @@ from autoquant.api.watch import Advance, Silent
 from autoquant.backends.onnxruntime import profile as onnx_profile
 from autoquant.backends.openvino import profile as openvino_profile
 from autoquant.backends.torch_cpu import profile as torch_profile
-from autoquant.model.calling import Calling, register_dataclasses
+from autoquant.model.calling import Calling
+from autoquant.model.trees import register_dataclasses
 
 BACKENDS = ("torch", "openvino", "onnxruntime")
 _ROUND = 6
@@ -96,8 +97,8 @@ def warm_up() -> None:
 
 def _profile_few_plans() -> None:
     """Fit the costs of ops to a handful of plans: the zoo asks what works, not how well."""
-    for profile in (torch_profile, onnx_profile):
-        profile.ProfileSettings.__init__.__defaults__ = (1, *_PROFILED, 0)
+    torch_profile.ProfileSettings.__init__.__defaults__ = (4, 20.0, *_PROFILED, 0)
+    onnx_profile.ProfileSettings.__init__.__defaults__ = (1, *_PROFILED, 0)
     openvino_profile._ROUNDS = 2
     openvino_profile._LEAST_PLANS, openvino_profile._MOST_PLANS = _PROFILED
 

@@ -88,7 +88,7 @@ def test_a_killed_training_resumes_to_the_weights_of_one_that_was_not(
         cwd=ROOT,
         capture_output=True,
         check=False,
-        timeout=120,
+        timeout=900,
     )
     assert killed.returncode == -signal.SIGKILL
     assert (cut / "checkpoint.pt").exists()

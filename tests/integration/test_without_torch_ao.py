@@ -81,7 +81,7 @@ def test_a_search_runs_with_torch_ao_unimportable(backend: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=900,
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -23,6 +23,7 @@ from autoquant.core.concerns import Concern, Topic, attention, note
 from autoquant.core.structure import OutputFacts
 from autoquant.model.aten import op_name
 from autoquant.model.capture import Capture
+from autoquant.model.trees import flatten_with_paths
 
 RANKING = frozenset(
     {
@@ -95,7 +96,7 @@ def _places(graph: GraphModule, returned: Any) -> Iterator[_Place]:
     """The leaves of the returned value, each with the node that gives it."""
     output = next(iter(reversed(graph.graph.nodes)))
     leaves = pytree.tree_leaves(output.args[0], is_leaf=lambda item: isinstance(item, Node))
-    for (keys, value), leaf in zip(pytree.tree_flatten_with_path(returned)[0], leaves, strict=True):
+    for (keys, value), leaf in zip(flatten_with_paths(returned)[0], leaves, strict=True):
         found = leaf if isinstance(leaf, Node) else None
         yield _Place(pytree.keystr(keys), value, found, _ranking(found))
 

@@ -41,7 +41,7 @@ def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:
         for node in model.graph.nodes
         if node.name in times.nodes
     )
-    return add_up(timed, times.call_ms)
+    return add_up(timed, times.call)
 
 
 def _float_name(node: Node) -> str:

@@ -7,27 +7,23 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from autoquant.backends.boundaries import find_edges
+from autoquant.backends.boundaries import Parts, find_edges
 from autoquant.backends.cost_fit import TimedPlan, fit_costs
 from autoquant.backends.covering import covering_plans
 from autoquant.backends.protocol import Backend
 from autoquant.backends.torch_cpu.attribution import attribute
 from autoquant.backends.torch_cpu.lowered import LoweredModel
-from autoquant.backends.torch_cpu.stamps import (
-    Clock,
-    fit_to_whole,
-    stamp,
-    time_nodes,
-    time_wholes,
-)
+from autoquant.backends.torch_cpu.stamps import Clock, NodeTimes, stamp, time_nodes, warm_up
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.captured import Capture
+from autoquant.model.heap import trim_heap
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +31,15 @@ class ProfileSettings:
     """How much a profile may cost.
 
     Attributes:
-        rounds: Interleaved repetitions, of 4 pairs each.
+        pairs: How often to time each plan beside the float model.
+        seconds: What all pairs may take; of long calls two pairs are timed, whatever they take.
         least_plans: Mixed plans to time at least, beside the uniform ones.
         most_plans: Mixed plans to stop at, though some boundary was not seen.
         seed: Of the mixed plans.
     """
 
-    rounds: int = 3
+    pairs: int = 12
+    seconds: float = 40.0
     least_plans: int = 12
     most_plans: int = 32
     seed: int = 0
@@ -101,32 +99,41 @@ def profile_costs(
         least=settings.least_plans,
         most=settings.most_plans,
     )
-    built = _build(backend, plans)
-    models = [stamp(_graph_of(module), clock) for module in built.values()]
-    times, baseline_ms = time_nodes(
-        models,
-        lambda module: backend.run(module, inputs),
-        lambda: backend.run(model, inputs),
-        rounds=settings.rounds,
-        clock=clock,
-    )
-    wholes = time_wholes(
-        [partial(backend.run, module, inputs) for module in built.values()],
-        lambda: backend.run(model, inputs),
-        baseline_ms,
-        rounds=settings.rounds,
-        clock=clock,
-    )
-    times = tuple(map(fit_to_whole, times, wholes))
-    timed = [
-        TimedPlan(plan, attribute(_graph_of(module), found, captured))
-        for (plan, module), found in zip(built.items(), times, strict=True)
-    ]
+    rival = warm_up(lambda: backend.run(model, inputs), clock)
+    limit_s = settings.seconds / len(plans)
+
+    def time_plan(plan: Plan) -> tuple[NodeTimes, Parts, tuple[float, ...]]:
+        module = backend.build(plan).module
+        graph = _graph_of(module)
+        times, seconds = time_nodes(
+            stamp(graph, clock),
+            lambda stamped: backend.run(stamped, inputs),
+            partial(backend.run, module, inputs),
+            rival,
+            pairs=settings.pairs,
+            limit_s=limit_s,
+            clock=clock,
+        )
+        return times, attribute(graph, times, captured), seconds
+
+    found: dict[Plan, tuple[NodeTimes, Parts, tuple[float, ...]]] = {}
+    refusals: list[BackendError] = []
+    for plan in plans:
+        try:
+            found[plan] = time_plan(plan)
+        except BackendError as error:
+            refusals.append(error)
+        trim_heap()
+    if not found:
+        raise refusals[0]
+    rivals = [second for _, _, seconds in found.values() for second in seconds]
+    baseline_ms = 1e3 * float(np.median(rivals))
+    timed = [TimedPlan(plan, parts.times(baseline_ms)) for plan, (_, parts, _) in found.items()]
     elements = {site.name: site.output_elements for site in captured.sites}
     return Profile(
         table=fit_costs(timed, space, edges, elements),
         baseline_ms=baseline_ms,
-        measured_ms={plan: found.total_ms for plan, found in zip(built, times, strict=True)},
+        measured_ms={plan: baseline_ms * times.total for plan, (times, _, _) in found.items()},
     )
 
 
@@ -136,19 +143,3 @@ def _graph_of(module: nn.Module) -> GraphModule:
     if not isinstance(found, GraphModule):
         raise TypeError(f"a {type(found).__name__} has no nodes to time")
     return found
-
-
-def _build(backend: Backend, plans: tuple[Plan, ...]) -> dict[Plan, nn.Module]:
-    """Build the plans that the engine takes."""
-    built: dict[Plan, nn.Module] = {}
-    refusals: list[BackendError] = []
-    for plan in plans:
-        try:
-            made = backend.build(plan)
-        except BackendError as error:
-            refusals.append(error)
-            continue
-        built[plan] = made.module
-    if not built:
-        raise refusals[0]
-    return built

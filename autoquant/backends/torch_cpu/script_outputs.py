@@ -8,6 +8,8 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
+from autoquant.model.trees import flatten_with_paths
+
 _CONSTANTS = (bool, int, float, str, type(None))
 
 
@@ -64,7 +66,7 @@ def _keys_of(structure: pytree.TreeSpec) -> tuple[str, ...]:
     if structure.type in (tuple, list, namedtuple):
         return ()
     places = pytree.tree_unflatten(list(range(structure.num_leaves)), structure)
-    paths, _ = pytree.tree_flatten_with_path(places)
+    paths, _ = flatten_with_paths(places)
     found = dict.fromkeys(getattr(path[0], "key", getattr(path[0], "name", 0)) for path, _ in paths)
     names = tuple(key for key in found if isinstance(key, str))
     return names if len(names) == structure.num_children else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ Clock = Callable[[], float]
 Floats = npt.NDArray[np.float64]
 
 _SHORTEST_S = 2e-3
-_PAIRS = 4
-_LONG_S = 20.0
-"""No further round begins after this: the shares of long calls are steady from the first on."""
+_STEADY_S = 0.1
+"""A call that takes longer needs no second warm-up."""
+_FEWEST_PAIRS = 2
 _STAMPS_BEFORE = 2
 """One before the first node, and one more: between the two lies what a stamp itself costs."""
 
@@ -38,20 +38,20 @@ class StampedModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NodeTimes:
-    """Where the time of one model goes.
+    """Where the time of one model goes, in one unit.
 
     Attributes:
-        nodes: By node name, milliseconds.
-        call_ms: The whole call less its nodes: entering the module, giving its tensors back.
+        nodes: By node name.
+        call: The whole call less its nodes: entering the module, giving its tensors back.
     """
 
     nodes: Mapping[str, float]
-    call_ms: float
+    call: float
 
     @property
-    def total_ms(self) -> float:
+    def total(self) -> float:
         """The whole call."""
-        return self.call_ms + sum(self.nodes.values())
+        return self.call + sum(self.nodes.values())
 
 
 def stamp(model: GraphModule, clock: Clock) -> StampedModel:
@@ -78,103 +78,79 @@ def stamp(model: GraphModule, clock: Clock) -> StampedModel:
     return StampedModel(GraphModule(model, graph), tuple(names))
 
 
+def warm_up(function: Callable[[], object], clock: Clock) -> Callable[[], float]:
+    """Call a function to warm it up; give what times one call of it, in seconds.
+
+    Short calls are timed in bundles. The first call shows how short they are, and a short one is
+    looked at once more: what is set up in it does not count.
+    """
+    once = _seconds(function, 1, clock)
+    if once < _STEADY_S:
+        once = _seconds(function, 1, clock)
+    count = max(1, math.ceil(_SHORTEST_S / max(once, 1e-6)))
+    return lambda: _seconds(function, count, clock)
+
+
 def time_nodes(
-    models: Sequence[StampedModel],
+    model: StampedModel,
     run: Callable[[GraphModule], Any],
-    baseline: Callable[[], object],
+    whole: Callable[[], object],
+    rival: Callable[[], float],
     *,
-    rounds: int,
+    pairs: int,
+    limit_s: float,
     clock: Clock,
-) -> tuple[tuple[NodeTimes, ...], float]:
-    """Time the nodes of several models, each in turn with the float model, round after round.
+) -> tuple[NodeTimes, tuple[float, ...]]:
+    """Time the nodes of a model, and the model as it is handed out, in turn with the float model.
 
     The turns are those of the latency measurement: pairs that swap their order, so that what is
     found in the cache is the same, and short calls in bundles. Every time is divided by that of
-    its pair's baseline, so that a drift of the machine's speed cancels. A node's time is its
-    median over all pairs; a model's nodes are then scaled together so that they sum to the
-    median of the whole, because the medians of skewed times sum to less.
+    its pair's float model, so that a drift of the machine's speed cancels. A node's time is its
+    median over all pairs; the nodes are then scaled together so that they sum to the median of
+    the whole, because the medians of skewed times sum to less.
 
     Args:
-        models: From `stamp`.
+        model: From `stamp`.
         run: Runs a module on the inputs, in the engine of the latency measurement.
-        baseline: Runs the float model once.
-        rounds: How many, of 4 pairs for each model; fewer of long calls.
-        clock: The clock that the models were stamped with; seconds.
+        whole: Runs the model as it is handed out, once.
+        rival: Gives the seconds of one call of the float model, from `warm_up`.
+        pairs: How many to time.
+        limit_s: After two pairs and so many seconds no further pair begins.
+        clock: The clock that the model was stamped with; seconds.
 
     Returns:
-        One for each model; and the baseline's time, in milliseconds, that they are relative to.
+        Times in calls of the float model; and the seconds of those calls.
     """
-    calls = [_stamped_call(model, run, clock) for model in models]
-    counts = [_bundle(call, clock) for call in calls]
-    baseline_count = _bundle(baseline, clock)
-    samples: list[list[Floats]] = [[] for _ in models]
-    baselines: list[float] = []
+    call = _stamped_call(model, run, clock)
+    count = max(1, math.ceil(_SHORTEST_S / max(float(call().sum()), 1e-6)))
+    time_whole = warm_up(whole, clock)
+    nodes: list[Floats] = []
+    wholes: list[float] = []
+    rivals: list[float] = []
 
-    def time_baseline() -> float:
-        started = clock()
-        for _ in range(baseline_count):
-            baseline()
-        return (clock() - started) / baseline_count
+    def time_parts() -> Floats:
+        parts: Floats = np.mean([call() for _ in range(count)], axis=0)
+        return parts
 
     begun = clock()
-    for done in range(rounds):
-        if done and clock() - begun > _LONG_S:
+    for pair in range(pairs):
+        if pair >= _FEWEST_PAIRS and clock() - begun > limit_s:
             break
-        for kept, call, count in zip(samples, calls, counts, strict=True):
-            for pair in range(_PAIRS):
-                if pair % 2:
-                    rival = time_baseline()
-                parts = np.mean([call() for _ in range(count)], axis=0)
-                if not pair % 2:
-                    rival = time_baseline()
-                kept.append(parts / rival)
-                baselines.append(rival)
-    reference_ms = 1e3 * float(np.median(baselines))
-    found = []
-    for model, kept in zip(models, samples, strict=True):
-        *nodes, rest = (reference_ms * _summary(np.array(kept))).tolist()
-        found.append(NodeTimes(dict(zip(model.nodes, nodes, strict=True)), rest))
-    return tuple(found), reference_ms
+        if pair % 2:
+            own, reference = time_whole(), rival()
+            parts = time_parts()
+        else:
+            parts, reference = time_parts(), rival()
+            own = time_whole()
+        nodes.append(parts / reference)
+        wholes.append(own / reference)
+        rivals.append(reference)
+    *found, rest = _summary(np.array(nodes)).tolist()
+    times = NodeTimes(dict(zip(model.nodes, found, strict=True)), rest)
+    return _fit_to_whole(times, float(np.median(wholes))), tuple(rivals)
 
 
-def time_wholes(
-    calls: Sequence[Callable[[], object]],
-    baseline: Callable[[], object],
-    baseline_ms: float,
-    *,
-    rounds: int,
-    clock: Clock,
-) -> tuple[float, ...]:
-    """Time models as they are handed out, in milliseconds, relative to the same baseline.
-
-    Args:
-        calls: Each runs one model once.
-        baseline: Runs the float model once.
-        baseline_ms: What `time_nodes` found that it takes.
-        rounds: How many, of 4 pairs for each model.
-        clock: Seconds.
-    """
-    counts = [_bundle(call, clock) for call in calls]
-    baseline_count = _bundle(baseline, clock)
-
-    def time_one(call: Callable[[], object], count: int) -> float:
-        started = clock()
-        for _ in range(count):
-            call()
-        return (clock() - started) / count
-
-    ratios: list[list[float]] = [[] for _ in calls]
-    begun = clock()
-    for done in range(rounds * _PAIRS):
-        if done >= _PAIRS and clock() - begun > _LONG_S:
-            break
-        for kept, call, count in zip(ratios, calls, counts, strict=True):
-            own = time_one(call, count)
-            kept.append(own / max(time_one(baseline, baseline_count), 1e-12))
-    return tuple(baseline_ms * float(np.median(kept)) for kept in ratios)
-
-
-def fit_to_whole(times: NodeTimes, whole_ms: float) -> NodeTimes:
+def _fit_to_whole(times: NodeTimes, whole: float) -> NodeTimes:
     """Make the times of nodes sum to the time of the model as it is handed out.
 
     Run node by node, each pays Python for its call, frozen TorchScript does not: the difference
@@ -182,14 +158,14 @@ def fit_to_whole(times: NodeTimes, whole_ms: float) -> NodeTimes:
 
     Args:
         times: Of nodes that ran one by one.
-        whole_ms: Of the whole model.
+        whole: Of the whole model, in the same unit.
     """
     nodes = dict(times.nodes)
-    spare = max(times.total_ms - whole_ms, 0.0) / max(len(nodes) + 1, 1)
+    spare = max(times.total - whole, 0.0) / max(len(nodes) + 1, 1)
     less = {name: max(item - spare, 0.1 * item) for name, item in nodes.items()}
-    rest = max(times.call_ms - spare, 0.1 * times.call_ms)
+    rest = max(times.call - spare, 0.1 * times.call)
     total = sum(less.values()) + rest
-    factor = whole_ms / total if total > 0.0 else 1.0
+    factor = whole / total if total > 0.0 else 1.0
     return NodeTimes({name: factor * item for name, item in less.items()}, factor * rest)
 
 
@@ -222,9 +198,9 @@ def _summary(samples: Floats) -> Floats:
     return summary
 
 
-def _bundle(function: Callable[[], object], clock: Clock) -> int:
-    """How many calls make one timing long enough; calls twice, to warm up."""
-    function()
+def _seconds(function: Callable[[], object], count: int, clock: Clock) -> float:
+    """Seconds of one call, in the mean over several."""
     started = clock()
-    function()
-    return max(1, math.ceil(_SHORTEST_S / max(clock() - started, 1e-6)))
+    for _ in range(count):
+        function()
+    return (clock() - started) / count

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Tracer
 
-from autoquant.backends.torch_cpu.stamps import stamp, time_nodes
+from autoquant.backends.torch_cpu.stamps import stamp, time_nodes, warm_up
 
 READING_S = 1e-4
 
@@ -57,18 +57,35 @@ def test_each_node_has_its_own_time(drift: float) -> None:
         machine.work(0.001)
         return module(inputs)
 
-    (found,), baseline_ms = time_nodes(
-        [stamp(traced(machine), machine.clock)],
+    model = traced(machine)
+    found, rivals = time_nodes(
+        stamp(model, machine.clock),
         run,
-        lambda: machine.work(0.010),
-        rounds=3,
+        lambda: run(model),
+        warm_up(lambda: machine.work(0.010), machine.clock),
+        pairs=12,
+        limit_s=60.0,
         clock=machine.clock,
     )
-    # a baseline is timed with one reading of the clock in its time, 1% of it
-    per_baseline = {name: value / baseline_ms for name, value in found.nodes.items()}
-    assert per_baseline == pytest.approx({"_0": 0.4, "_1": 2.0}, rel=0.02)
-    assert found.call_ms / baseline_ms == pytest.approx(0.1, rel=0.2)
-    assert found.total_ms == pytest.approx(sum(found.nodes.values()) + found.call_ms)
+    # a rival is timed with one reading of the clock in its time, 1% of it
+    assert found.nodes == pytest.approx({"_0": 0.4, "_1": 2.0}, rel=0.02)
+    assert found.call == pytest.approx(0.1, rel=0.2)
+    assert len(rivals) == 12
+
+
+def test_long_calls_are_timed_in_two_pairs() -> None:
+    machine = Machine()
+    model = traced(machine)
+    _, rivals = time_nodes(
+        stamp(model, machine.clock),
+        lambda module: module(torch.ones(1)),
+        lambda: machine.work(0.024),
+        warm_up(lambda: machine.work(9.0), machine.clock),
+        pairs=12,
+        limit_s=2.0,
+        clock=machine.clock,
+    )
+    assert rivals == pytest.approx((9.0, 9.0), rel=0.01)
 
 
 def test_a_stamped_model_computes_what_the_model_computes() -> None:

@@ -113,4 +113,4 @@ def test_an_address_where_nobody_listens_fails_within_seconds(tmp_path: Path) ->
     with pytest.raises(ExecutionError, match="cannot be reached") as caught:
         start_executor(Execution(address=f"127.0.0.1:{port}"), Mortal(str(tmp_path)))
     assert "ray start --head" in caught.value.hint
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 240

@@ -24,7 +24,7 @@ def test_the_ui_answers_on_loopback_beside_a_port_that_is_taken(tmp_path: Path) 
     try:
         assert running.url.startswith("http://127.0.0.1:")
         assert running.url != f"http://127.0.0.1:{port}"
-        with urlopen(running.url, timeout=10) as page:
+        with urlopen(running.url, timeout=120) as page:
             assert b"<title>MLflow</title>" in page.read()
     finally:
         running.close()
