@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from autoquant.job.backend import UNKNOWN_OPTION
+
 _WORDS = {
     "missing": "is missing; add it",
     "int_type": "is not a whole number",
@@ -56,6 +58,8 @@ def _problem(kind: str, context: Mapping[str, Any], message: str) -> str:
         return "is too short; write package.module:function or path/file.py:function"
     if kind == "string_pattern_mismatch":
         return "may hold letters, digits, '.', '_' and '-' only"
+    if kind == UNKNOWN_OPTION:
+        return message
     if kind == "value_error":
         return f"is wrong: {context['error']}"
     return f"is wrong: {message}"
