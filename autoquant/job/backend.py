@@ -14,6 +14,8 @@ from autoquant.core.backends import TORCH, Row, find_rows
 from autoquant.job.section import Section
 
 UNKNOWN_OPTION = "unknown_option"
+MISSING_OPTION = "missing_option"
+"""Types of mistakes whose text says everything: of a given value, and of none."""
 
 
 class BackendSettings(Section):

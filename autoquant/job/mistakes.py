@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from autoquant.job.backend import UNKNOWN_OPTION
+from autoquant.job.backend import MISSING_OPTION, UNKNOWN_OPTION
 
 _WORDS = {
     "missing": "is missing; add it",
@@ -34,6 +34,8 @@ def _line(item: Any, model: type[BaseModel]) -> str:
     kind, context, value = item["type"], item.get("ctx") or {}, item.get("input")
     if kind == "extra_forbidden":
         return f"{key}: unknown key{_did_you_mean(location, model)}"
+    if kind == MISSING_OPTION:
+        return f"{key}: {item['msg']}"
     if kind == "missing":
         return f"{key}: {_WORDS[kind]}"
     if kind == "value_error" and not location:

@@ -47,6 +47,13 @@ coarse, fine = search(3), search(8)
 assert fine > coarse + 15, (fine, coarse)  # six decibels a bit
 """
 
+CONTRACT = """
+from pathlib import Path
+from autoquant.core.build import BuildSettings
+from tests.backend_contract import Opened, check_all
+check_all(Opened(BuildSettings(backend="toy", options={"bits": 4})), Path())
+"""
+
 MISTAKE = """
 from autoquant.errors import AutoquantError
 from autoquant.job import SearchSettings
@@ -89,6 +96,10 @@ def run(site: Path, program: str) -> str:
 
 def test_a_search_runs_on_it_with_its_own_options(site: Path) -> None:
     run(site, SEARCH)
+
+
+def test_it_keeps_what_all_backends_promise(site: Path) -> None:
+    run(site, CONTRACT)
 
 
 def test_a_wrong_option_is_named_with_its_value_and_the_nearest_right_one(site: Path) -> None:
