@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoquant import metrics
-from autoquant.api.document import settings_of
+from autoquant.api.document import settings_from
 from autoquant.api.pair import find_plan, prepare_untimed
 from autoquant.api.preparation import Preparation
 from autoquant.api.ranges import settle_ranges
@@ -81,7 +81,7 @@ def compare_observers(
         AutoquantError: A mistake that can be mended; the message says how.
     """
     document = {"space": {"schemes": ["int8", "fp32"]}, "backend": {"engine": engine}}
-    setup = settings_of(Setup, "compare_observers", document, ranges=ranges, sections=settings)
+    setup = settings_from(Setup, "compare_observers", document, ranges=ranges, sections=settings)
     subject = build_subject(
         model,
         calibration=calibration,

@@ -28,7 +28,7 @@ from autoquant.analysis.structure.plan_facts import facts_of_plan
 from autoquant.analysis.structure.settings import Configured, find_suspicious
 from autoquant.analysis.structure.shared import compare_calls, find_shared
 from autoquant.analysis.structure.tail import find_quantized_tail
-from autoquant.api.document import settings_of
+from autoquant.api.document import settings_from
 from autoquant.api.pair import find_plan, prepare_untimed
 from autoquant.api.preparation import FEW_SAMPLES, Preparation
 from autoquant.api.torch_graphs import needs_torch
@@ -106,7 +106,7 @@ def check(
         AutoquantError: A mistake that can be mended; the message says how.
     """
     section = backend_from_text(backend) if isinstance(backend, str) else backend
-    setup = settings_of(
+    setup = settings_from(
         Setup,
         "autoquant.check",
         {

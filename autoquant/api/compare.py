@@ -11,7 +11,7 @@ from torch import nn
 from autoquant.analysis.layers.comparison import compare_layers
 from autoquant.analysis.layers.reference import ReferencePlan
 from autoquant.analysis.layers.runs import QuantizedModel
-from autoquant.api.document import settings_of
+from autoquant.api.document import settings_from
 from autoquant.api.pair import find_plan, needs_graph, prepare_untimed, uniform_plan
 from autoquant.api.preparation import Preparation, capture_subject
 from autoquant.api.torch_graphs import needs_torch
@@ -87,7 +87,7 @@ def compare(
     way = _mode_of(mode, schemes)
     watch = watch or Silent()
     document = {"space": {"schemes": ["int8", "fp32"]}, "backend": backend}
-    setup = settings_of(Setup, "autoquant.compare", document, ranges=ranges, sections=settings)
+    setup = settings_from(Setup, "autoquant.compare", document, ranges=ranges, sections=settings)
     needs_torch(setup, "compare")
     subject = unscored_subject(
         model,

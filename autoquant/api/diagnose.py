@@ -12,7 +12,7 @@ from autoquant.analysis.diagnosis.findings import to_db
 from autoquant.analysis.diagnosis.variation import find_variations
 from autoquant.api.badcases import data_set
 from autoquant.api.causes import find_causes
-from autoquant.api.document import settings_of
+from autoquant.api.document import settings_from
 from autoquant.api.pair import Pair, build_pair, find_plan, needs_graph, prepare_untimed
 from autoquant.api.raised_plan import raise_ops, rules_text
 from autoquant.api.symptoms import Symptoms, energies_of, observe
@@ -79,7 +79,7 @@ def diagnose(
         AutoquantError: A mistake that can be mended; the message says how.
     """
     document = {"space": {"schemes": ["int8", "bf16", "fp32"]}, "backend": backend}
-    setup = settings_of(Setup, "autoquant.diagnose", document, ranges=ranges, sections=settings)
+    setup = settings_from(Setup, "autoquant.diagnose", document, ranges=ranges, sections=settings)
     subject = unscored_subject(
         model,
         calibration=calibration,

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from autoquant.errors import JobError
-from autoquant.job import Setup, explain_mistakes, find_space_rules
+from autoquant.job import Setup, explain_mistakes, find_profile, find_space_rules
 
 Settings = TypeVar("Settings", bound=Setup)
 
 
-def settings_of(
+def settings_from(
     kind: type[Settings],
     caller: str,
     document: Mapping[str, Any],
@@ -40,6 +40,9 @@ def settings_of(
         whole[section] = {**dict(known or {}), **values} if both else values
     if isinstance(whole.get("space"), str):
         whole["space"] = find_space_rules(whole["space"])
+    backend = whole.get("backend")
+    if isinstance(backend, Mapping) and isinstance(backend.get("profile"), str):
+        whole["backend"] = {**backend, "profile": find_profile(backend["profile"])}
     try:
         return kind.model_validate(whole)
     except ValidationError as error:

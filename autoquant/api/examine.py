@@ -12,7 +12,7 @@ from autoquant import metrics
 from autoquant.analysis.exact import measure_exact
 from autoquant.analysis.sensitivity import settle_procedure
 from autoquant.analysis.trials import Trial
-from autoquant.api.document import settings_of
+from autoquant.api.document import settings_from
 from autoquant.api.metric_drops import measure_drops
 from autoquant.api.pair import prepare_untimed
 from autoquant.api.preparation import Preparation
@@ -156,7 +156,9 @@ def sensitivity(
         "backend": backend,
         "sensitivity": {"samples": samples},
     }
-    setup = settings_of(Setup, "autoquant.sensitivity", document, ranges=ranges, sections=settings)
+    setup = settings_from(
+        Setup, "autoquant.sensitivity", document, ranges=ranges, sections=settings
+    )
     subject = build_subject(
         model,
         calibration=calibration,

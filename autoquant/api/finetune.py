@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from autoquant import metrics
-from autoquant.api.document import settings_of
+from autoquant.api.document import settings_from
 from autoquant.api.finetune_result import FinetuneResult
 from autoquant.api.finetuning import Task, check_task, finetune_plan, make_task
 from autoquant.api.pair import find_plan, prepare_untimed
@@ -115,7 +115,7 @@ def finetune(
         "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
         "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
     }
-    run = settings_of(RunSettings, "autoquant.finetune", document, sections=sections)
+    run = settings_from(RunSettings, "autoquant.finetune", document, sections=sections)
     needs_torch(run, "finetune")
     folder = FinetuneFolder(run.output, resume=resume)
     subject = build_subject(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
-from autoquant.api.document import settings_of
+from autoquant.api.document import settings_from
 from autoquant.api.result import SearchResult
 from autoquant.api.search import run_search
 from autoquant.api.templates import load_templates
@@ -120,7 +120,7 @@ def search(
         "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
         "execution": {"kind": "local"} if workers is None else {"kind": "ray", "workers": workers},
     }
-    job = settings_of(
+    job = settings_from(
         SearchSettings, "autoquant.search", document, ranges=ranges, sections=settings
     )
     templates = load_templates(seeds)

@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
+from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate, Failure, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.sensitivity import SensitivityTable
@@ -390,6 +391,11 @@ class SearchResult:
     def sensitivity(self) -> SensitivityTable | None:
         """The sensitivity table."""
         return self.findings.sensitivity
+
+    @property
+    def stopped(self) -> StopReason | None:
+        """Why the search ended; None where an older version searched."""
+        return self.findings.facts.stopped
 
     @property
     def hypervolume(self) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
-from autoquant.api.document import settings_of
+from autoquant.api.document import settings_from
 from autoquant.api.faithful import refuse_unfaithful
 from autoquant.api.pair import prepare_untimed
 from autoquant.api.preparation import Preparation
@@ -192,7 +192,9 @@ def tune(
         "constraints": {"accuracy_drop": max_drop},
         "budget": {"trials": trials},
     }
-    job = settings_of(SearchSettings, "autoquant.tune", document, ranges=ranges, sections=settings)
+    job = settings_from(
+        SearchSettings, "autoquant.tune", document, ranges=ranges, sections=settings
+    )
     _check(job)
     subject = build_subject(
         model,

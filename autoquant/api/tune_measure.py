@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 
 from autoquant.api.preparation import Preparation
@@ -33,7 +34,6 @@ class PlanMeasurer:
     def __init__(self, prepared: Preparation, kept: EvaluatedPlans) -> None:
         self._prepared = prepared
         self._kept = kept
-        self._evaluator: PlanEvaluator | None = None
 
     def measure(self, plan: Plan, origin: str) -> Candidate:
         """Measure the quality of a plan on all evaluation samples."""
@@ -66,12 +66,12 @@ class PlanMeasurer:
             return candidate
         if "heldout_accuracy_drop" in candidate.measurements:
             return candidate
-        outcome = run_safely(self._evaluate(), Phase.HELDOUT, Task(0, candidate.plan))
+        outcome = run_safely(self._evaluator, Phase.HELDOUT, Task(0, candidate.plan))
         measured = {**candidate.measurements, **outcome.measurements}
         return self._kept.keep(replace(candidate, measurements=measured))
 
     def _measure(self, task: Task, origin: str) -> Candidate:
-        outcome = run_safely(self._evaluate(), Phase.QUALITY, task)
+        outcome = run_safely(self._evaluator, Phase.QUALITY, task)
         candidate = Candidate(
             0,
             task.plan,
@@ -84,12 +84,10 @@ class PlanMeasurer:
         )
         return self._kept.keep(candidate)
 
-    def _evaluate(self) -> PlanEvaluator:
-        """The evaluator, built when something is first measured."""
-        if self._evaluator is None:
-            prepared = self._prepared
-            self._evaluator = prepared.evaluator
-        return self._evaluator
+    @cached_property
+    def _evaluator(self) -> PlanEvaluator:
+        """Made when something is first measured."""
+        return self._prepared.evaluator
 
 
 def fingerprint(prepared: Preparation, source: DataSource | None) -> str:

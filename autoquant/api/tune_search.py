@@ -11,6 +11,7 @@ from autoquant.api.preparation import Preparation
 from autoquant.api.tune_measure import PlanMeasurer
 from autoquant.api.watch import Advance, Watch
 from autoquant.core.evaluation import Phase
+from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate, Kind, Measurement
 from autoquant.core.objectives import Objective
 from autoquant.core.sensitivity import SensitivityTable
@@ -18,7 +19,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.tuning import Attempt, Stage, judge
 from autoquant.job import SearchSettings
 from autoquant.searching.constraints import Limits
-from autoquant.searching.rounds import Rounds, StopReason
+from autoquant.searching.rounds import Rounds
 from autoquant.searching.seeds import Seed
 from autoquant.searching.strategy import Strategy
 

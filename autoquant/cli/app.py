@@ -99,6 +99,7 @@ def search(
     `autoquant ui` shows the search in MLflow.
     """
     from autoquant.api.search import run_search
+    from autoquant.core.history import StopReason
     from autoquant.model.subject import JobRecipe
 
     job = load_with(job_file, overrides, context.args)
@@ -115,8 +116,7 @@ def search(
     for sentence in summarize(result.findings):
         console.print(sentence, highlight=False, markup=False)
     console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
-    interrupted = any("interrupted" in text for text in result.findings.facts.notices)
-    return EXIT_INTERRUPTED if interrupted else 0
+    return EXIT_INTERRUPTED if result.stopped is StopReason.INTERRUPTED else 0
 
 
 app.command(context_settings=DOTTED)(sensitivity)

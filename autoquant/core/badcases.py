@@ -79,11 +79,6 @@ class DecibelCounts:
                 return self.low_db + (number + 0.5) * self.width_db
         raise ValueError("no samples were counted")
 
-    def count_below(self, limit_db: float) -> int:
-        """How many samples lie in bins that end at or below a limit."""
-        bins = int((limit_db - self.low_db) // self.width_db)
-        return sum(self.counts[: max(bins, 0)])
-
 
 @dataclass(frozen=True, eq=False)
 class BadCases:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
-from autoquant.core.measurement import Measurements
+from autoquant.core.measurement import Candidate, Measurements
 
 
 class Objective(Enum):
@@ -40,6 +41,14 @@ class Objective(Enum):
         """Value to minimize."""
         value = measurements[self.measurement].value
         return -value if self.higher_is_better else value
+
+
+def losses_of(objectives: Sequence[Objective], candidate: Candidate) -> tuple[float, ...] | None:
+    """What is minimized, of one candidate; None where it failed or was not measured whole."""
+    measured = candidate.measurements
+    if candidate.failure is not None or any(o.measurement not in measured for o in objectives):
+        return None
+    return tuple(float(objective.loss(measured)) for objective in objectives)
 
 
 _FACTS = {

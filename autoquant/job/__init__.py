@@ -1,7 +1,7 @@
 """The job as frozen values, and YAML -> job with all mistakes at once."""
 
 from autoquant.job.finetuning import Finetuning, TrainingSettings
-from autoquant.job.load import dump_job, find_space_rules, load_job, shipped_spaces
+from autoquant.job.load import dump_job, find_profile, find_space_rules, load_job, shipped_spaces
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import (
     BackendName,
@@ -46,6 +46,7 @@ __all__ = [
     "backend_from_text",
     "dump_job",
     "explain_mistakes",
+    "find_profile",
     "find_space_rules",
     "load_job",
     "shipped_spaces",

@@ -82,6 +82,21 @@ def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:
     )
 
 
+def find_profile(name: str, folder: Path = Path()) -> Path:
+    """The description of an accelerator, by path (relative to `folder`) or by a shipped name.
+
+    Raises:
+        JobError: There is none.
+    """
+    for candidate in (folder / name, *(place / f"{name}.yaml" for place in _shipped(PROFILES))):
+        if candidate.is_file():
+            return candidate.resolve()
+    raise JobError(
+        f"no file {folder / name}, and no shipped profile of that name",
+        hint=f"give a path, or one of {', '.join(_shipped_names(PROFILES))}",
+    )
+
+
 def shipped_spaces() -> tuple[str, ...]:
     """Names of the search spaces that come with autoquant."""
     return _shipped_names(SPACES)
@@ -155,15 +170,10 @@ def _resolve_profile(document: dict[str, Any], folder: Path) -> Iterator[str]:
     backend = document.get("backend")
     if not isinstance(backend, dict) or not isinstance(backend.get("profile"), str):
         return
-    name = backend["profile"]
-    for candidate in (folder / name, *(place / f"{name}.yaml" for place in _shipped(PROFILES))):
-        if candidate.is_file():
-            backend["profile"] = str(candidate.resolve())
-            return
-    yield (
-        f"backend.profile: no file {folder / name}, and no shipped profile of that name; give a "
-        f"path, or one of {', '.join(_shipped_names(PROFILES))}"
-    )
+    try:
+        backend["profile"] = str(find_profile(backend["profile"], folder))
+    except JobError as error:
+        yield f"backend.profile: {error.message}; {error.hint}"
 
 
 def _resolve_entry(section: dict[str, Any], key: str, name: str, folder: Path) -> Iterator[str]:

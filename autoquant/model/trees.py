@@ -33,9 +33,10 @@ def _paths(structure: pytree.TreeSpec, before: Path) -> Iterator[Path]:
     kept = structure.context
     names = getattr(kept, "_fields", kept if isinstance(kept, list | tuple) else ())
     is_named = len(names) == structure.num_children and all(isinstance(name, str) for name in names)
-    key: pytree.KeyEntry
     for place, child in enumerate(structure.children()):
-        key = pytree.MappingKey(names[place]) if is_named else pytree.SequenceKey(place)
+        key: pytree.KeyEntry = (
+            pytree.MappingKey(names[place]) if is_named else pytree.SequenceKey(place)
+        )
         yield from _paths(child, (*before, key))
 
 

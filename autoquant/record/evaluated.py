@@ -46,7 +46,7 @@ class EvaluatedPlans:
         number = self._next if known is None else known.number
         self._next += known is None
         kept = replace(candidate, number=number)
-        self._history.append(kept)
+        self._history.candidate(kept)
         self._by_digest[kept.digest] = kept
         return kept
 

@@ -8,7 +8,7 @@ FORMAT = 1
 
 LOCK = ".lock"
 HISTORY = "history.jsonl"
-JOURNAL = "study.journal"
+STUDY = "study.journal"
 FACTS = "search.json"
 JOB = "job.yaml"
 ENVIRONMENT = "environment.json"
@@ -30,7 +30,8 @@ TUNED = "tuned.json"
 TUNING = "tuning"
 
 LEFTOVERS = (
-    JOURNAL,
+    HISTORY,
+    STUDY,
     BASELINE,
     STATISTICS,
     BUILD,

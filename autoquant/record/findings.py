@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autoquant.core.frontier import Frontier
+from autoquant.core.history import StopReason
 from autoquant.core.measurement import EAGER_FP32, Candidate
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Site
@@ -30,6 +31,7 @@ class SearchFacts:
         max_drop: Largest accuracy drop allowed, in the metric's unit; None: no limit.
         settings: What else the report and MLflow list, by dotted key (`budget.trials`).
         notices: What the user should know of the search, one sentence each.
+        stopped: Why it ended; None while it runs, and where an older version searched.
     """
 
     search_id: str
@@ -40,15 +42,18 @@ class SearchFacts:
     max_drop: float | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    stopped: StopReason | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give the facts as JSON values."""
-        return asdict(self)
+        return asdict(self) | {"stopped": None if self.stopped is None else self.stopped.word}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SearchFacts:
         """Read back what `to_json` gave."""
-        return cls(**{**data, "notices": tuple(data["notices"])})
+        word = data.get("stopped")
+        stopped = None if word is None else StopReason.of(word)
+        return cls(**{**data, "notices": tuple(data["notices"]), "stopped": stopped})
 
 
 @dataclass(frozen=True, slots=True)

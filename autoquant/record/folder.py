@@ -11,10 +11,10 @@ from typing import Any
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
+from autoquant.core.history import Ask, Past
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.refusals import storage_errors
-from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
@@ -23,10 +23,9 @@ from autoquant.record import files
 from autoquant.record.costs_file import write_costs
 from autoquant.record.findings import SearchFacts
 from autoquant.record.frontier_file import write_frontier
-from autoquant.record.history import History, read_history
+from autoquant.record.history import History, read_history, read_past
 from autoquant.record.lock import FolderLock
 from autoquant.record.plan_file import plan_file_text
-from autoquant.record.sensitivity_file import write_sensitivity
 from autoquant.record.statistics_file import write_statistics
 from autoquant.record.storage import write_json, write_text
 
@@ -37,7 +36,7 @@ FREE_BYTES_NEEDED = 64 * 2**20
 class ResultFolder:
     """The folder of one search, for the controller's life. Made by `create` or `resume`.
 
-    It is a `Recorder`: `candidate` appends to the history. Close it, or use it in `with`.
+    It is a `Recorder` and an `AskLog`: these append to the history. Close it, or use it in `with`.
 
     Args:
         path: The folder; it exists.
@@ -122,15 +121,34 @@ class ResultFolder:
         Raises:
             StorageError: The disk is full or fails.
         """
-        self._history.append(candidate)
+        self._history.candidate(candidate)
 
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Read all candidates of the history, by number."""
-        return read_history(self.path / files.HISTORY)
+    def asked(self, ask: Ask) -> None:
+        """Append an ask to the history; it is on disk when this returns.
 
-    def write_facts(self, facts: SearchFacts, job_text: str) -> None:
-        """Keep what the search is: `search.json` and `job.yaml`."""
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        self._history.asked(ask)
+
+    def told(self, number: int) -> None:
+        """Append to the history that a round was told; it is on disk when this returns.
+
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        self._history.told(number)
+
+    def past(self) -> Past:
+        """Read the history."""
+        return read_past(self.path / files.HISTORY)
+
+    def write_job(self, job_text: str) -> None:
+        """Keep what is searched: `job.yaml`."""
         write_text(self.path / files.JOB, job_text)
+
+    def write_facts(self, facts: SearchFacts) -> None:
+        """Keep what the search is: `search.json`."""
         write_json(self.path / files.FACTS, {"format": files.FORMAT, **facts.to_json()})
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
@@ -170,10 +188,6 @@ class ResultFolder:
     def write_calling(self, data: Mapping[str, Any]) -> None:
         """Keep how the model takes its inputs: `calling.json`."""
         write_json(self.path / files.CALLING, {"format": files.FORMAT, **data})
-
-    def write_sensitivity(self, table: SensitivityTable) -> None:
-        """Keep the sensitivity table: `sensitivity.csv`."""
-        write_sensitivity(self.path / files.SENSITIVITY, table)
 
     def write_costs(self, table: CostTable) -> None:
         """Write what each op and boundary costs."""

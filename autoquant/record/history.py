@@ -1,4 +1,4 @@
-"""The history: one line for each record of a candidate, only ever appended to."""
+"""The history: a line for each ask, each record of a candidate, each round told; appended to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autoquant.core.history import Ask, Past
 from autoquant.core.measurement import Candidate
+from autoquant.core.plan import Plan
 from autoquant.core.refusals import storage_errors
 from autoquant.errors import PlanError
 from autoquant.record.storage import damaged
@@ -23,7 +25,7 @@ _NOTHING: Mapping[str, Any] = {"plan": {}, "executed": {}}
 
 
 class History:
-    """Appends candidates to `history.jsonl`, each on disk before `append` returns.
+    """Appends lines to `history.jsonl`, each on disk before its call returns.
 
     Opening repairs what a crash left: a torn last line is cut off, a last line that only lacks
     its newline gets it. It reads no more than the last line.
@@ -41,15 +43,42 @@ class History:
             path.touch()
             _repair(path)
             self._file = path.open("ab")
-        self._written: dict[int, Candidate] = {}
+        self._plans: dict[int, Plan] = {}
+        self._executed: dict[int, Mapping[str, str]] = {}
 
-    def append(self, candidate: Candidate) -> None:
-        """Write one line and wait until it is on disk.
+    def candidate(self, candidate: Candidate) -> None:
+        """Append a record of a candidate, without what an earlier line of its number says.
 
         Raises:
             StorageError: The disk is full or fails; the file is left as it was.
         """
-        document = _without(candidate.to_json(), self._written.get(candidate.number), candidate)
+        number, document = candidate.number, candidate.to_json()
+        if self._plans.get(number) == candidate.plan:
+            document.pop("plan")
+            if self._executed.get(number) == candidate.executed:
+                document.pop("executed")
+        self._append(document)
+        self._plans[number] = candidate.plan
+        self._executed[number] = candidate.executed
+
+    def asked(self, ask: Ask) -> None:
+        """Append an ask; it is a round's, which is not told yet.
+
+        Raises:
+            StorageError: The disk is full or fails; the file is left as it was.
+        """
+        self._append(ask.to_json())
+        self._plans[ask.number] = ask.plan
+
+    def told(self, number: int) -> None:
+        """Append that the strategy was told of a round, as the lines so far have it.
+
+        Raises:
+            StorageError: The disk is full or fails; the file is left as it was.
+        """
+        self._append({"told": number})
+
+    def _append(self, document: Mapping[str, Any]) -> None:
         line = json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
         with storage_errors(self._path, "write"):
             length = os.fstat(self._file.fileno()).st_size
@@ -60,7 +89,6 @@ class History:
             except OSError:
                 self._reopen(length)
                 raise
-        self._written[candidate.number] = candidate
 
     def close(self) -> None:
         """Close the file; may be called again."""
@@ -77,35 +105,88 @@ class History:
 def read_history(path: Path) -> tuple[Candidate, ...]:
     """Read all candidates, by number; of several lines of one number the last counts.
 
-    A torn last line, which a crash leaves, is passed over; a missing file is an empty history.
+    Raises:
+        StorageError: The file cannot be read, or a line before the last is damaged.
+    """
+    return read_past(path).candidates
+
+
+def read_past(path: Path) -> Past:
+    """Read what was asked, told and measured.
+
+    A torn last line, which a crash leaves, is passed over; a missing file is an empty past.
+    Versions that kept their asks elsewhere wrote candidates alone: these were asked for in one
+    round, and are told of when it ends.
 
     Raises:
         StorageError: The file cannot be read, or a line before the last is damaged.
     """
     if not path.exists():
-        return ()
-    found: dict[int, Candidate] = {}
-    mistake = None
+        return Past()
+    reading, mistake = _Reading(), None
     with storage_errors(path, "read"), path.open("rb") as file:
         for index, line in enumerate(file):
             if mistake is not None:
                 raise damaged(path, mistake)
             try:
-                candidate = _read_line(line, found)
-            except _NotACandidateError as error:
+                reading.take(line)
+            except _MISTAKES as error:
                 mistake = f"line {index + 1}: {error}"
-            else:
-                found[candidate.number] = candidate
-    return tuple(found[number] for number in sorted(found))
+    return reading.past()
 
 
-def _without(
-    document: dict[str, Any], before: Candidate | None, candidate: Candidate
-) -> dict[str, Any]:
-    """Leave out what an earlier line of the same number says already."""
-    if before is None or before.plan != candidate.plan or before.executed != candidate.executed:
-        return document
-    return {name: value for name, value in document.items() if name not in _NOTHING}
+class _Reading:
+    """What the lines so far say."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, Ask] = {}
+        self._open: list[int] = []
+        self._told: dict[int, Candidate] = {}
+        self._candidates: dict[int, Candidate] = {}
+
+    def take(self, line: bytes) -> None:
+        """Read one more line."""
+        data = json.loads(line)
+        if "told" in data:
+            for number in self._open:
+                if number not in self._candidates:
+                    raise ValueError(f"no line before it holds candidate {number}, which was told")
+                self._told[number] = self._candidates[number]
+            self._open.clear()
+        elif "round" in data:
+            self._ask(Ask.from_json(data))
+        else:
+            candidate = self._candidate(data)
+            number = candidate.number
+            if number not in self._asked:
+                self._ask(Ask(number, candidate.plan, candidate.origin, round=0))
+            self._candidates[number] = candidate
+
+    def past(self) -> Past:
+        """All of it."""
+        known = self._candidates
+        return Past(
+            tuple(self._asked.values()),
+            self._told,
+            tuple(known[number] for number in sorted(known)),
+        )
+
+    def _ask(self, ask: Ask) -> None:
+        self._asked[ask.number] = ask
+        self._open.append(ask.number)
+
+    def _candidate(self, data: Mapping[str, Any]) -> Candidate:
+        """A candidate, with what its line leaves out taken from earlier ones."""
+        candidate = Candidate.from_json({**_NOTHING, **data})
+        known = self._candidates.get(candidate.number)
+        before = known or self._asked.get(candidate.number)
+        if "plan" not in data:
+            if before is None:
+                raise ValueError(f"no line before it holds the plan of candidate {data['number']}")
+            candidate = replace(candidate, plan=before.plan)
+        if "executed" not in data and known is not None:
+            candidate = replace(candidate, executed=known.executed)
+        return candidate
 
 
 def _repair(path: Path) -> None:
@@ -115,7 +196,7 @@ def _repair(path: Path) -> None:
         return
     try:
         _check_line(line)
-    except _NotACandidateError:
+    except _MISTAKES:
         os.truncate(path, start)
     else:
         if not line.endswith(b"\n"):
@@ -136,25 +217,10 @@ def _last_line(path: Path) -> tuple[int, bytes]:
     return end - len(line), line
 
 
-class _NotACandidateError(ValueError):
-    """A line does not hold a candidate."""
-
-
 def _check_line(line: bytes) -> None:
     """Whether a line is whole; what it leaves out is on an earlier one."""
-    try:
-        Candidate.from_json({**_NOTHING, **json.loads(line)})
-    except _MISTAKES as error:
-        raise _NotACandidateError(str(error)) from error
-
-
-def _read_line(line: bytes, found: Mapping[int, Candidate]) -> Candidate:
-    try:
-        data = json.loads(line)
-        if "plan" in data:
-            return Candidate.from_json(data)
-        before = found[data["number"]]
-        candidate = Candidate.from_json({**data, **_NOTHING})
-    except _MISTAKES as error:
-        raise _NotACandidateError(str(error)) from error
-    return replace(candidate, plan=before.plan, executed=before.executed)
+    data = json.loads(line)
+    if "round" in data:
+        Ask.from_json(data)
+    elif "told" not in data:
+        Candidate.from_json({**_NOTHING, **data})

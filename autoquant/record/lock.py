@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from autoquant.core.refusals import storage_errors
 from autoquant.errors import StorageError
@@ -21,28 +22,28 @@ class FolderLock:
     """
 
     def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path, thread_local=False)
         with storage_errors(path, "lock"):
-            self._file = path.open("a+", encoding="ascii")
+            owner = _owner(path)
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._file.truncate(0)
-                self._file.write(f"{os.getpid()}\n")
-                self._file.flush()
-            except BlockingIOError as error:
-                owner = _owner(path)
-                self._file.close()
+                self._lock.acquire(timeout=0)
+            except Timeout as error:
                 raise StorageError(
                     f"{path.parent} is in use by process {owner}",
                     hint="wait until that search ends (or stop it), or choose another output",
                 ) from error
+            try:
+                path.write_text(f"{os.getpid()}\n", encoding="ascii")
             except OSError:
-                self._file.close()
+                self.close()
                 raise
 
     def close(self) -> None:
         """Give the lock back; may be called again."""
-        self._file.close()
+        self._lock.release()
 
 
 def _owner(path: Path) -> str:
+    if not path.exists():
+        return "unknown"
     return path.read_text(encoding="ascii", errors="replace").strip() or "unknown"

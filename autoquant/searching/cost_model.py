@@ -39,6 +39,8 @@ _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _FACTOR_SPREAD = math.log(2.5)
 _LEAST_ERROR = 1e-12
 """No cost is known better than to this share of the largest: a plan may cost nothing at all."""
+_LEAST_NOISE = 1e-10
+"""Variance that every observation has by itself, as a share of its own."""
 _JUDGES = 96
 """Observations that decide on the trust; more would cost time and change little."""
 
@@ -183,9 +185,8 @@ class CostModel:
         trust = self._learn_trust()
         kernel = self._covariance(self._rows, self._rows, trust)
         kernel += np.diag(self._noise(trust, slice(None)))
-        # costs may differ by ten orders of magnitude: invert the correlations, not the covariances
-        scales = np.sqrt(np.diag(kernel))
-        inverse = np.linalg.inv(kernel / np.outer(scales, scales)) / np.outer(scales, scales)
+        correlations, scales = _correlations(kernel)
+        inverse = np.linalg.inv(correlations) / np.outer(scales, scales)
         return _Fit(trust, inverse, inverse @ self._residuals)
 
     @cached_property
@@ -258,11 +259,23 @@ class _Fit:
 
 def _log_evidence(covariance: Floats, residuals: Floats) -> float:
     """Log density of the residuals, up to a constant; Rasmussen and Williams, eq. 2.30."""
-    scales = np.sqrt(np.diag(covariance))
-    factor = np.linalg.cholesky(covariance / np.outer(scales, scales))
+    correlations, scales = _correlations(covariance)
+    factor = np.linalg.cholesky(correlations)
     solved = np.linalg.solve(factor, residuals / scales)
     determinant = float(np.log(np.diag(factor)).sum() + np.log(scales).sum())
     return -0.5 * float(solved @ solved) - determinant
+
+
+def _correlations(covariance: Floats) -> tuple[Floats, Floats]:
+    """Correlations and standard deviations: costs may differ by ten orders of magnitude.
+
+    Each cost has a share of noise that rounding cannot swallow, or costs that are next to nothing
+    beside what all plans share would leave no positive definite matrix.
+    """
+    scales = np.sqrt(np.diag(covariance))
+    correlations = covariance / np.outer(scales, scales)
+    correlations += _LEAST_NOISE * np.eye(len(scales))
+    return correlations, scales
 
 
 def _values(

@@ -11,12 +11,15 @@ from autoquant.core.space import SearchSpace
 from autoquant.searching.cost_model import CostModel, Observation, Prediction
 
 _NEWS = 8
-"""The latency model is fitted again after this many measurements."""
+"""The latency model is fitted to so many more measurements at a time."""
 _WINDOW = 256
 
 
 class Forecast:
     """Predicts costs by the names of measurements, and learns from those that were made.
+
+    What it predicts depends on the candidates before the number that `settle` was last given, and
+    on nothing else: not on what finished first, nor on which process measured it.
 
     Args:
         space: The search space.
@@ -36,7 +39,7 @@ class Forecast:
         self._exact = exact
         self._latency = latency
         self._baseline_ms = baseline_ms
-        self._seen: dict[int, Observation] = {}
+        self._fitted: dict[int, Observation] = {}
         self._news: dict[int, Candidate] = {}
         self._latest: dict[str, Prediction] = {}
 
@@ -45,19 +48,27 @@ class Forecast:
         speedup = candidate.measurements.get("speedup")
         if self._latency is None or speedup is None or speedup.kind is Kind.ESTIMATED:
             return
-        self._news.pop(candidate.number, None)
-        self._news[candidate.number] = candidate
-        if len(self._news) > _WINDOW:
-            self._news.pop(next(iter(self._news)))
+        if candidate.number not in self._fitted:
+            self._news[candidate.number] = candidate
+
+    def settle(self, before: int) -> None:
+        """Take what was measured of the candidates before a number into account, by eights."""
+        ready = sorted(number for number in self._news if number < before)
+        ready = ready[: len(ready) // _NEWS * _NEWS]
+        if self._latency is None or not ready:
+            return
+        for number in ready:
+            self._fitted[number] = self._observe(self._news.pop(number))
+        for number in tuple(self._fitted)[:-_WINDOW]:
+            del self._fitted[number]
+        self._latency = replace(self._latency, observations=tuple(self._fitted.values()))
+        self._latest = {}
 
     def predict(self, plan: Plan) -> Measurements:
         """Predict the costs of a plan; a latency has its standard error."""
         known = dict(self._exact(plan))
         if self._latency is None:
             return known
-        if len(self._news) >= _NEWS:
-            self._latency = replace(self._latency, observations=self._observations())
-            self._latest = {}
         found = self._latest.pop(plan.digest, None)
         if found is None:
             found = self._latency.predict(Plan.of(self._space.choices(plan)))
@@ -72,16 +83,6 @@ class Forecast:
                 speedup, Kind.ESTIMATED, stderr=speedup * found.stderr / found.mean
             ),
         }
-
-    def _observations(self) -> tuple[Observation, ...]:
-        """The latest measurements; what is older is forgotten."""
-        for number, candidate in self._news.items():
-            self._seen.pop(number, None)
-            self._seen[number] = self._observe(candidate)
-        self._news = {}
-        for number in tuple(self._seen)[:-_WINDOW]:
-            del self._seen[number]
-        return tuple(self._seen.values())
 
     def _observe(self, candidate: Candidate) -> Observation:
         speedup = candidate.measurements["speedup"]

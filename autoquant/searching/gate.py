@@ -29,6 +29,9 @@ class Costs(Protocol):
     def learn(self, candidate: Candidate) -> None:
         """Take in a candidate."""
 
+    def settle(self, before: int) -> None:
+        """Predict from here on by the candidates before a number."""
+
     def predict(self, plan: Plan) -> Measurements:
         """What a plan will cost, by measurement (`speedup`, `size_bytes`, `bops_ratio`).
 
@@ -69,19 +72,18 @@ class Gate:
         if whole and needed <= set(candidate.measurements) and self._limits.kept_by(candidate):
             self._rivals[candidate.number] = candidate
 
-    def bar(self, plan: Plan, origin: str, before: int) -> Bar | None:
-        """What a plan must be able to reach while its quality is measured.
+    def settle(self, before: int) -> None:
+        """Begin a round: its bars and predictions look at the candidates before its first.
 
-        Args:
-            plan: The plan.
-            origin: Where it came from.
-            before: Candidates of this number and later are not looked at, so that what is
-                measured does not depend on what finished first. Never less than in an
-                earlier call.
+        So what is measured does not depend on what finishes first, nor on where an earlier process
+        was stopped.
         """
-        if before > self._settled:
-            self._settled = before
-            self._drop_beaten()
+        self._settled = before
+        self._costs.settle(before)
+        self._drop_beaten()
+
+    def bar(self, plan: Plan, origin: str) -> Bar | None:
+        """What a plan must be able to reach while its quality is measured."""
         if origin.startswith(ALWAYS_WHOLE):
             return None
         allowed = self._limits.constraints.accuracy_drop
@@ -89,7 +91,7 @@ class Gate:
         cheaper = [
             rival
             for number, rival in self._rivals.items()
-            if number < before and self._costs_no_more(rival, predicted)
+            if number < self._settled and self._costs_no_more(rival, predicted)
         ]
         if not cheaper:
             return Bar(accuracy_drop=allowed)
@@ -107,8 +109,8 @@ class Gate:
         """Say why a candidate's latency need not be measured; None where it must be.
 
         It need not when the candidate was stopped, when it is beyond a constraint already, or
-        when a rival that is not slower than the fastest it may be has the better output error
-        while the candidate is not one standard error ahead in accuracy.
+        when an earlier rival that is not slower than the fastest it may be has the better output
+        error while the candidate is not one standard error ahead in accuracy.
         """
         if candidate.origin.startswith(ALWAYS_WHOLE):
             return None
@@ -156,7 +158,9 @@ class Gate:
 
     def _better_rival(self, candidate: Candidate, predicted: Measurements) -> Candidate | None:
         sqnr, drop = candidate.measurements["sqnr_db"], candidate.measurements["accuracy_drop"]
-        for rival in self._rivals.values():
+        for number, rival in self._rivals.items():
+            if number >= candidate.number:
+                continue
             other = rival.measurements["accuracy_drop"]
             ahead = other.value - drop.value
             if (

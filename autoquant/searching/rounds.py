@@ -4,29 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from autoquant.core.evaluation import Executor, Outcome, Phase, Task
+from autoquant.core.history import Ask, StopReason
 from autoquant.core.measurement import Candidate
 from autoquant.core.pairs import shared
 from autoquant.core.recording import Recorder
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget
 from autoquant.searching.gate import Gate, Ruling
-from autoquant.searching.strategy import Ask, Strategy
-
-
-class StopReason(Enum):
-    """Why a search ended."""
-
-    BUDGET = "the budget of trials is spent"
-    TIME = "the time is up"
-    EXHAUSTED = "every plan of the space was tried"
-    INTERRUPTED = "it was interrupted"
+from autoquant.searching.strategy import Strategy
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class Ended:
     """All candidates, by number, and why there are no more."""
 
     candidates: tuple[Candidate, ...]
@@ -75,25 +66,21 @@ class Rounds:
         self._deadline = None if budget.minutes is None else clock() + 60.0 * budget.minutes
         self._exhausted = False
 
-    def run(self) -> History:
+    def run(self) -> Ended:
         """Run until the budget is spent; an interrupt keeps everything that is finished.
 
         Raises:
             ExecutionError: Every candidate failed.
         """
         try:
-            self._finish_cut_off_round()
+            if self._strategy.pending:
+                self._run_round(self._strategy.pending)
             while (reason := self._reason_to_stop()) is None:
-                self._strategy.start_round()
-                self._run_round([])
+                self._run_round(())
         except KeyboardInterrupt:
             reason = StopReason.INTERRUPTED
         ordered = sorted(self._candidates.values(), key=lambda item: item.number)
-        return History(tuple(ordered), reason)
-
-    def _finish_cut_off_round(self) -> None:
-        if self._strategy.unfinished:
-            self._run_round(list(self._strategy.unfinished))
+        return Ended(tuple(ordered), reason)
 
     def _reason_to_stop(self) -> StopReason | None:
         if self._exhausted:
@@ -108,28 +95,26 @@ class Rounds:
         """How many more plans the budget allows; the seeds always fit."""
         return max(self._budget.trials, self._strategy.seed_count) - self._strategy.asked_count
 
-    def _run_round(self, begun: list[Ask]) -> None:
+    def _run_round(self, begun: Sequence[Ask]) -> None:
         asks: dict[int, Ask] = {}
         for phase in self._phases:
             tasks = self._tasks(phase, asks, begun) if phase is self._phases[0] else None
             for outcome in self._executor.run(phase, tasks or self._pending(phase, asks)):
                 self._take(asks[outcome.number], outcome)
-        candidates = [self._candidates[number] for number in sorted(asks)]
-        for candidate in candidates:
-            self._strategy.tell(candidate)
+        if asks:
+            self._strategy.tell([self._candidates[number] for number in sorted(asks)])
         _refuse_total_failure(list(self._candidates.values()))
 
-    def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: list[Ask]) -> Iterator[Task]:
+    def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: Sequence[Ask]) -> Iterator[Task]:
         """The round's plans, asked for one by one while the first are being measured.
 
         The bars know what was told before the round, and nothing of the round itself.
         """
+        self._gate.settle(begun[0].number if begun else self._strategy.next_number)
         for ask in begun:
             asks[ask.number] = ask
             if self._needs(phase, ask):
-                yield self._task(ask, before=begun[0].number)
-        if begun and self._strategy.round_is_closed:
-            return
+                yield self._task(ask)
         for _ in range(min(self._budget.round_size - len(begun), self._room())):
             asked = self._strategy.ask()
             if asked is None:
@@ -137,10 +122,10 @@ class Rounds:
                 return
             asks[asked.number] = asked
             if self._needs(phase, asked):
-                yield self._task(asked, before=min(asks))
+                yield self._task(asked)
 
-    def _task(self, ask: Ask, before: int) -> Task:
-        return Task(ask.number, ask.plan, self._gate.bar(ask.plan, ask.origin, before))
+    def _task(self, ask: Ask) -> Task:
+        return Task(ask.number, ask.plan, self._gate.bar(ask.plan, ask.origin))
 
     def _pending(self, phase: Phase, asks: Mapping[int, Ask]) -> Iterator[Task]:
         """What a later phase must still measure; the rest gets its prediction."""
@@ -155,19 +140,14 @@ class Rounds:
 
     def _needs(self, phase: Phase, ask: Ask) -> bool:
         """Whether a phase of a plan is still to be measured."""
-        known = self._known(ask)
+        known = self._candidates.get(ask.number)
         if known is None:
             return True
         return known.failure is None and _DONE_BY[phase] not in known.measurements
 
-    def _known(self, ask: Ask) -> Candidate | None:
-        """What is known of a plan; not of another plan that an earlier process gave its number."""
-        known = self._candidates.get(ask.number)
-        return known if known is not None and known.plan == ask.plan else None
-
     def _take(self, ask: Ask, outcome: Outcome) -> None:
         """Merge what a phase found into its candidate, and have it recorded."""
-        before = self._known(ask) or Candidate(ask.number, ask.plan, ask.origin)
+        before = self._candidates.get(ask.number) or Candidate(ask.number, ask.plan, ask.origin)
         seconds = dict(before.seconds)
         for name, value in outcome.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + value

@@ -16,7 +16,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from autoquant.core.measurement import Candidate
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Objective, losses_of
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import SearchSpace
@@ -81,10 +81,9 @@ class SampledPlans:
 
     def observe(self, candidate: Candidate, *, is_feasible: bool) -> None:  # noqa: ARG002
         """Take in a candidate; one that failed, or was not measured whole, teaches nothing."""
-        needed = {objective.measurement for objective in self._objectives}
-        if candidate.failure is not None or not needed <= set(candidate.measurements):
+        losses = losses_of(self._objectives, candidate)
+        if losses is None:
             return
-        losses = tuple(float(item.loss(candidate.measurements)) for item in self._objectives)
         excess = self._limits.violations(candidate)
         told = _Told(self._space, candidate.plan, losses, excess)
         violation = sum(max(value, 0.0) for value in excess.values())

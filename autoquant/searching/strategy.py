@@ -6,12 +6,11 @@ import hashlib
 import random
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from autoquant.core.history import Ask, AskLog, Past
 from autoquant.core.measurement import Candidate
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
@@ -21,26 +20,16 @@ from autoquant.searching.constraints import Limits
 from autoquant.searching.sampled import SampledPlans
 from autoquant.searching.samplers import SAMPLERS
 from autoquant.searching.seeds import Seed
-from autoquant.searching.study import Asked, Study, Told
 
 _RANDOM_TRIES = 200
 _LISTABLE_PLANS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A plan that the strategy wants measured."""
-
-    number: int
-    plan: Plan
-    origin: str
 
 
 class Proposer(Protocol):
     """Says which plan to try next once the seeds are asked for; its only state is what it saw."""
 
     def observe(self, candidate: Candidate, *, is_feasible: bool) -> None:
-        """Take in a candidate that the study was told of."""
+        """Take in a candidate that the strategy was told of."""
 
     def propose(
         self, random: np.random.Generator, pending: Sequence[Plan], taken: Collection[str]
@@ -49,12 +38,12 @@ class Proposer(Protocol):
 
 
 class Strategy:
-    """Asks for plans and is told of candidates; its only state is the study.
+    """Asks for plans and is told of candidates, round by round; its only state is the past.
 
     Each ask draws from a generator whose seed derives from (job seed, candidate number), so that
     no random state has to survive a crash: what is asked depends on what was told before, and on
-    nothing else. The study remembers the round of each ask, so that a round that was cut off is
-    taken up where it stopped.
+    nothing else. Each ask names its round, so that a round that was cut off is taken up where it
+    stopped.
 
     Args:
         space: What may be drawn.
@@ -63,7 +52,8 @@ class Strategy:
         limits: The user's constraints.
         sampler: Name of a sampler.
         seed: The job's seed.
-        journal: Where the study is kept; None: in memory.
+        past: What earlier processes asked for and told.
+        log: Keeps what is asked and told; None: nothing does.
         proposer: Asked before the sampler.
     """
 
@@ -76,27 +66,25 @@ class Strategy:
         limits: Limits,
         sampler: str,
         seed: int,
-        journal: Path | None = None,
+        past: Past | None = None,
+        log: AskLog | None = None,
         proposer: Proposer | None = None,
     ) -> None:
-        self._space = space
         self._plan_count = space.plan_count
         self._choices = Choices(space)
-        self._objectives = tuple(objectives)
         self._limits = limits
         self._sampler = sampler
         self._seed = seed
-        self._study = Study(journal, space, len(self._objectives))
+        self._log = log
         sampled = SampledPlans(space, objectives, limits, SAMPLERS[sampler])
         self._proposers: tuple[Proposer, ...] = (
             (sampled,) if proposer is None else (proposer, sampled)
         )
         self._digests: set[str] = set()
         self._pending: dict[int, Ask] = {}
-        self._round = 0
-        self._unfinished: list[Ask] = []
-        self._round_is_closed = False
-        self._restore()
+        self._next = 0
+        self._round = 1
+        self._restore(past or Past())
         self._waiting = deque(seed for seed in seeds if seed.plan.digest not in self._digests)
         self.seed_count = len(seeds)
 
@@ -106,25 +94,14 @@ class Strategy:
         return len(self._digests)
 
     @property
-    def told(self) -> frozenset[int]:
-        """Numbers of the candidates that it was told of."""
-        return frozenset(range(self.asked_count)) - self._pending.keys()
+    def next_number(self) -> int:
+        """The number of the next ask."""
+        return self._next
 
     @property
-    def unfinished(self) -> tuple[Ask, ...]:
-        """What an earlier process asked for and was not told, in order."""
-        return tuple(self._unfinished)
-
-    @property
-    def round_is_closed(self) -> bool:
-        """Whether the round of `unfinished` was being told, so that it takes no more asks."""
-        return self._round_is_closed
-
-    def start_round(self) -> None:
-        """Begin a round: what is asked from here on knows what was told before."""
-        self._round += 1
-        self._unfinished = []
-        self._round_is_closed = False
+    def pending(self) -> tuple[Ask, ...]:
+        """What was asked for and is not told, in order; after a crash, the round to finish."""
+        return tuple(self._pending.values())
 
     def ask(self) -> Ask | None:
         """Ask for a plan that was not asked for before; None when the space is exhausted."""
@@ -142,31 +119,26 @@ class Strategy:
         plan = self._draw_new()
         return None if plan is None else self._open(plan, "random")
 
-    def tell(self, candidate: Candidate) -> None:
-        """Tell how a plan did. Tell a round's candidates in the order of their numbers."""
-        if self._pending.pop(candidate.number, None) is None:
-            return
-        self._study.tell(
-            candidate.number,
-            Told(candidate.measurements, candidate.failure, candidate.stopped),
-            losses=self._losses(candidate),
-            excess={} if candidate.failure else self._limits.violations(candidate),
-        )
-        self._show(candidate)
+    def tell(self, candidates: Sequence[Candidate]) -> None:
+        """Tell how the round's plans did, in the order of their numbers; the next round begins."""
+        if self._log is not None:
+            self._log.told(self._round)
+        for candidate in candidates:
+            self._show(candidate)
+        self._pending.clear()
+        self._round += 1
 
     def _open(self, plan: Plan, origin: str) -> Ask:
-        ask = Ask(self.asked_count, plan, origin)
-        choices = self._choices.of(plan)
-        self._study.ask(Asked(ask.number, origin, plan.digest, choices, self._round))
-        self._digests.add(plan.digest)
-        self._pending[ask.number] = ask
+        ask = Ask(self._next, plan, origin, self._round)
+        if self._log is not None:
+            self._log.asked(ask)
+        self._add(ask)
         return ask
 
-    def _losses(self, candidate: Candidate) -> list[float] | None:
-        needed = {objective.measurement for objective in self._objectives}
-        if candidate.failure is not None or not needed <= set(candidate.measurements):
-            return None
-        return [objective.loss(candidate.measurements) for objective in self._objectives]
+    def _add(self, ask: Ask) -> None:
+        self._digests.add(ask.plan.digest)
+        self._pending[ask.number] = ask
+        self._next = ask.number + 1
 
     def _show(self, candidate: Candidate) -> None:
         is_feasible = self._limits.kept_by(candidate)
@@ -185,32 +157,16 @@ class Strategy:
                 return plan
         return None
 
-    def _restore(self) -> None:
-        """Learn what an earlier process asked for and told, from the study."""
-        asked, told = self._study.asked, self._study.told
-        self._round = max((item.round for item in asked), default=0)
-        for item in asked:
-            self._digests.add(item.digest)
-            if item.number in told:
-                self._show(self._candidate(item, told[item.number]))
-            else:
-                plan = self._choices.plan(item.choices)
-                self._pending[item.number] = Ask(item.number, plan, item.origin)
-        self._unfinished = list(self._pending.values())
-        current = [item.number for item in asked if item.round == self._round]
-        self._round_is_closed = any(number in told for number in current)
-        self._study.forget()
-
-    def _candidate(self, asked: Asked, told: Told) -> Candidate:
-        return Candidate(
-            asked.number,
-            self._choices.plan(asked.choices),
-            asked.origin,
-            measurements=told.measurements,
-            failure=told.failure,
-            stopped=told.stopped,
-        )
+    def _restore(self, past: Past) -> None:
+        """Learn what earlier processes asked for and told."""
+        for ask in past.asked:
+            self._add(ask)
+        for number, candidate in past.told.items():
+            del self._pending[number]
+            self._show(candidate)
+        last = past.asked[-1].round if past.asked else 0
+        self._round = last if self._pending else last + 1
 
     def _derived_seed(self) -> int:
-        text = f"{self._seed}:{self.asked_count}"
+        text = f"{self._seed}:{self._next}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -93,37 +93,6 @@ def sweep_frontier(
     return tuple(_to_point(space, item) for item in _undominated(found))
 
 
-def solve_budget(
-    space: SearchSpace,
-    losses: Losses,
-    costs: CostTable,
-    budget: float,
-    limits: Sequence[Limit] = (),
-) -> ProgramPoint:
-    """Find the plan of least loss within one budget; of equal ones the cheapest.
-
-    Args:
-        space: The search space.
-        losses: As for `sweep_frontier`.
-        costs: As for `sweep_frontier`.
-        budget: The most that the plan may cost, in the unit of `costs`.
-        limits: As for `sweep_frontier`.
-
-    Raises:
-        PlanError: No plan keeps the limits, or none of those that do is within the budget.
-    """
-    program = _program(space, losses, costs, limits)
-    point = _solve(program, budget)
-    if point is None:
-        least = _cheapest(program).cost
-        raise PlanError(
-            f"the budget of {budget:.6g} {costs.unit} is below {least:.6g} {costs.unit}, the "
-            "least that a plan of this space costs",
-            hint="raise the budget, loosen a limit, or allow cheaper schemes",
-        )
-    return _to_point(space, point)
-
-
 def _program(
     space: SearchSpace, losses: Losses, costs: CostTable, limits: Sequence[Limit]
 ) -> Program:

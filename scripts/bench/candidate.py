@@ -22,7 +22,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from autoquant.api.preparation import prepare
 from autoquant.api.result import ResultCandidate
-from autoquant.api.search import context_of
+from autoquant.api.search_files import context_of
 from autoquant.api.watch import Silent
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.evaluation import Phase, Task

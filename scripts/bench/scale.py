@@ -16,7 +16,7 @@ import random
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from report import Row, show
 from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Outcome, Phase, Task
 from autoquant.core.frontier import find_frontier
+from autoquant.core.history import Past
 from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
@@ -47,12 +48,13 @@ from autoquant.searching.rounds import Rounds
 from autoquant.searching.samplers import GUIDED, SAMPLERS
 from autoquant.searching.seeds import Seed
 from autoquant.searching.strategy import Strategy
+from autoquant.searching.study import write_study
 
 COST = {Scheme.INT8: 0.3, Scheme.INT16: 0.9, Scheme.BF16: 0.6, Scheme.FP32: 1.0}
 NOISE = {Scheme.INT8: 1.0, Scheme.INT16: 2e-4, Scheme.BF16: 3e-3, Scheme.FP32: 1e-9}
 OBJECTIVES = (Objective.OUTPUT_ERROR, Objective.LATENCY)
 BASELINE_MS = 20.0
-PARTS = ("ask and tell", "of which sampler", "of which study", "gate", "history", "mlflow")
+PARTS = ("ask and tell", "of which sampler", "of which history", "gate", "history", "mlflow")
 
 
 class Truth:
@@ -184,7 +186,7 @@ def open_search(
     folder: ResultFolder,
     tracker: Tracker,
     meter: Meter,
-    known: Sequence[Candidate] = (),
+    past: Past | None = None,
 ) -> Rounds:
     """Put a search together, as `autoquant.api.search` does."""
     limits = Limits(Constraints(accuracy_drop=0.02), {})
@@ -199,7 +201,8 @@ def open_search(
         limits=limits,
         sampler=arguments.sampler,
         seed=0,
-        journal=folder.path / files.JOURNAL,
+        past=past,
+        log=folder,
         proposer=guide if arguments.sampler == GUIDED else None,
     )
     gate = Gate(
@@ -209,18 +212,19 @@ def open_search(
     )
     for method in ("ask", "tell"):
         meter.timed(strategy, method, "ask and tell")
-        meter.timed(strategy._study, method, "of which study")
+    for method in ("asked", "told"):
+        meter.timed(folder, method, "of which history")
     for proposer in strategy._proposers:
         meter.timed(proposer, "propose", "of which sampler")
         meter.timed(proposer, "observe", "of which sampler")
-    for method in ("learn", "bar", "rule_out_latency"):
+    for method in ("learn", "settle", "bar", "rule_out_latency"):
         meter.timed(gate, method, "gate")
     return Rounds(
         strategy,
         truth,
         phases=(Phase.QUALITY, Phase.LATENCY),
         budget=Budget(trials=arguments.trials, round_size=8),
-        known=known,
+        known=() if past is None else past.candidates,
         gate=gate,
         recorder=JointRecorder((folder, tracker, meter)),
         clock=time.monotonic,
@@ -265,16 +269,20 @@ def main() -> None:
         started = time.perf_counter()
         frontier = find_frontier(history.candidates, {}, OBJECTIVES)
         print(f"frontier of {len(frontier)}: {time.perf_counter() - started:.2f} s")
-        for name in (files.HISTORY, files.JOURNAL):
+        started = time.perf_counter()
+        limits = Limits(Constraints(accuracy_drop=0.02), {})
+        write_study(path / files.STUDY, truth.space, OBJECTIVES, limits, history.candidates)
+        print(f"study: {time.perf_counter() - started:.1f} s")
+        for name in (files.HISTORY, files.STUDY):
             print(f"{name}: {(path / name).stat().st_size / 2**20:.1f} MiB")
         del history, search, frontier
         started = time.perf_counter()
         with ResultFolder.resume(path) as folder:
             tracker = open_tracker(Path(scratch), arguments.mlflow)
-            known = folder.candidates()
-            for candidate in known:
+            past = folder.past()
+            for candidate in past.candidates:
                 tracker.candidate(candidate)
-            open_search(arguments, truth, folder, tracker, meter, known)
+            open_search(arguments, truth, folder, tracker, meter, past)
             print(f"resume: {time.perf_counter() - started:.1f} s")
             tracker.stop("finished")
     show("scale", [meter.row(0), meter.row(9)], arguments.json)

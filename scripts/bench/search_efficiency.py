@@ -132,13 +132,11 @@ def search(ground: Ground, strategy: str, seed: int, trials: int) -> list[Candid
     )
     found: list[Candidate] = []
     while len(found) < trials:
-        asks.start_round()
         asked = [asks.ask() for _ in range(min(ROUND, trials - len(found)))]
         told = [ground.truth.candidate(a.number, a.plan, a.origin) for a in asked if a is not None]
         if not told:
             break
-        for candidate in told:
-            asks.tell(candidate)
+        asks.tell(told)
         found += told
     return found
 

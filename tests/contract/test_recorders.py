@@ -33,7 +33,7 @@ def folder(path: Path) -> Iterator[tuple[Recorder, Kept]]:
                 item.value("speedup") if "speedup" in item.measurements else None,
                 item.failure is not None,
             )
-            for item in opened.candidates()
+            for item in opened.past().candidates
         }
 
     with opened:

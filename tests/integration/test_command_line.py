@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from autoquant.cli import main
+from autoquant.record.history import read_history
 from tests.integration.conftest import ROOT, WriteJob, command
 
 
@@ -110,9 +111,8 @@ def test_overrides_reach_the_job_and_are_kept_with_the_result(
 ) -> None:
     job = write_job("seeds", space={"schemes": ["int8", "fp32"]})
     assert main(["search", str(job), *override]) == 0
-    lines = (tmp_path / "seeds" / "history.jsonl").read_text().splitlines()
-    origins = {json.loads(line)["origin"].partition(":")[0] for line in lines}
-    assert origins == {"seed"}
+    found = read_history(tmp_path / "seeds" / "history.jsonl")
+    assert {item.origin.partition(":")[0] for item in found} == {"seed"}
     assert "trials: 0" in (tmp_path / "seeds" / "job.yaml").read_text()
 
 

@@ -24,9 +24,8 @@ def wait_for(condition, seconds: float = 600.0) -> None:  # type: ignore[no-unty
         time.sleep(0.05)
 
 
-def lines(folder: Path) -> int:
-    history = folder / "history.jsonl"
-    return len(history.read_bytes().splitlines()) if history.exists() else 0
+def measured(folder: Path) -> int:
+    return len(read_history(folder / "history.jsonl"))
 
 
 def members(folder: Path) -> list[tuple[str, float]]:
@@ -47,7 +46,7 @@ def test_a_killed_search_resumes_to_the_frontier_of_an_uninterrupted_one(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for(lambda: lines(tmp_path / "killed") >= 9 or process.poll() is not None)
+    wait_for(lambda: measured(tmp_path / "killed") >= 9 or process.poll() is not None)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     finished = {item.number: item for item in read_history(tmp_path / "killed" / "history.jsonl")}
@@ -72,7 +71,7 @@ def test_a_killed_worker_costs_no_candidate(
     process = subprocess.Popen(
         command("search", str(job)), cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: lines(tmp_path / "wounded") >= 4 or process.poll() is not None)
+    wait_for(lambda: measured(tmp_path / "wounded") >= 4 or process.poll() is not None)
     worker = workers_below(process.pid)[0]
     os.kill(worker, signal.SIGKILL)
     _, errors = process.communicate(timeout=900)

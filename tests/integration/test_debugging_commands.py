@@ -9,6 +9,7 @@ import pytest
 
 from autoquant.cli import main
 from autoquant.core.plan import load_plan
+from autoquant.record.history import read_history
 from tests.integration.bad_inputs.stage import write_job
 
 WIDE = {"space": {"schemes": ["int8", "int16", "fp16"]}}
@@ -16,8 +17,7 @@ WIDE = {"space": {"schemes": ["int8", "int16", "fp16"]}}
 
 def origins(folder: Path) -> dict[str, str]:
     """Origins of a search's candidates, by digest."""
-    lines = (folder / "history.jsonl").read_text().splitlines()
-    return {item["digest"]: item["origin"] for item in map(json.loads, lines)}
+    return {item.digest: item.origin for item in read_history(folder / "history.jsonl")}
 
 
 def test_a_raised_plan_is_written_and_a_search_tries_it(

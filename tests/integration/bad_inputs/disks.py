@@ -85,7 +85,7 @@ def search_below_a_limit_on_file_sizes(stage: Stage) -> str:
     output = stage.folder / "out"
 
     def limit() -> None:
-        size = (output / files.JOURNAL).stat().st_size
+        size = (output / files.HISTORY).stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 500, hard))
 
     def lift() -> None:
@@ -120,7 +120,7 @@ DISKS = [
     Scene(
         "file-too-large",
         "a limit on the size of files (`ulimit -f`)",
-        "cannot write .../out/study.journal: File too large",
+        "cannot write .../out/history.jsonl: File too large",
         "raise the limit on file sizes (ulimit -f), then go on with --resume",
         search_below_a_limit_on_file_sizes,
     ),

@@ -41,13 +41,7 @@ def resume_with_other_data(stage: Stage) -> str:
 def resume_without_history(stage: Stage) -> str:
     history = stage.out / files.HISTORY
     lines = history.read_text().splitlines(keepends=True)
-    history.write_text("".join(lines[:2]))
-    return stage.resume()
-
-
-def resume_a_damaged_study(stage: Stage) -> str:
-    journal = stage.out / files.JOURNAL
-    stage.damage(files.JOURNAL, "nonsense\n" + journal.read_text())
+    history.write_text("".join(lines[1:]))
     return stage.resume()
 
 
@@ -126,19 +120,10 @@ RESUMES = [
     Scene(
         "resumed-history-lost",
         "`--resume` where lines of `history.jsonl` were lost",
-        ".../out/history.jsonl lacks ... candidates that study.journal counts as finished; the "
-        "first is ...",
-        "restore it from a copy, or search again with another output",
+        ".../out/history.jsonl is damaged: line ...: no line before it holds the plan of "
+        "candidate 0",
+        "restore it from a copy, or search again",
         resume_without_history,
-        before=SEARCHING,
-    ),
-    Scene(
-        "resumed-study-damaged",
-        "`--resume` where `study.journal` was damaged",
-        ".../out/study.journal is damaged: line 1 is no entry of a study",
-        "remove the file and go on with --resume: the same plans are asked for again, "
-        "and what was measured is kept",
-        resume_a_damaged_study,
         before=SEARCHING,
     ),
 ]

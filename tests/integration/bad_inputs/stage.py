@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import yaml
 
 import autoquant as aq
 from autoquant.cli import main
+from autoquant.record.history import read_history
 from tests import faulty
 
 FAULTY = "tests.faulty:"
@@ -117,11 +117,10 @@ class Stage:
         """Search a job of which some candidates fail and others do not; gives the reasons kept."""
         job = write_job(self.folder, changes)
         assert main(["search", str(job)]) == 0
-        history = (self.folder / "out" / "history.jsonl").read_text().splitlines()
-        failures = [json.loads(line)["failure"] for line in history]
+        failures = [item.failure for item in read_history(self.folder / "out" / "history.jsonl")]
         assert None in failures
         shown = self.capsys.readouterr().err
-        reasons = [failure["reason"] for failure in failures if failure is not None]
+        reasons = [failure.reason for failure in failures if failure is not None]
         assert all(reason in shown for reason in reasons)
         return "\n".join(reasons)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +109,20 @@ def test_a_section_that_a_call_does_not_read_is_refused(name: str) -> None:
     section = "nonsense" if "budget" in CALLS[name][2].model_fields else "budget"
     with pytest.raises(JobError, match=f"{section}: unknown key"):
         CALLS[name][1](**{section: {}})
+
+
+def test_a_shipped_profile_is_found_by_its_name(tmp_path: Path) -> None:
+    result = aq.search(
+        seeded(LinearNet),
+        calibration=INPUTS,
+        evaluation=DATA,
+        backend={"name": "profile", "profile": "npu_int8_int16_fp16"},
+        space={"schemes": ["int8", "int16"]},
+        objectives=("output_error", "bops"),
+        trials=0,
+        output=tmp_path / "out",
+    )
+    assert result.context.build.profile
 
 
 def test_fewer_calibration_samples_are_taken_from_python_too() -> None:

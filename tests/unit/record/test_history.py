@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from autoquant.core.history import Ask
 from autoquant.core.measurement import Candidate
 from autoquant.core.precision import Scheme
 from autoquant.errors import StorageError
-from autoquant.record.history import History, read_history
+from autoquant.record.history import History, read_history, read_past
 from tests.unit.record.synthetic import make_candidate
 
 
@@ -24,7 +25,7 @@ def candidate(number: int, drop: float = 0.001) -> Candidate:
 def write(path: Path, candidates: list[Candidate]) -> None:
     history = History(path)
     for item in candidates:
-        history.append(item)
+        history.candidate(item)
     history.close()
 
 
@@ -55,6 +56,36 @@ def test_a_later_record_of_another_plan_says_so(tmp_path: Path) -> None:
     other = make_candidate(0, {"conv": Scheme.FP32, "fc": Scheme.FP32})
     write(path, [candidate(0), other])
     assert read_history(path) == (other,)
+
+
+def test_asks_and_rounds_are_read_back_between_candidates(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    asks = [Ask(number, candidate(number).plan, "tpe", round=1) for number in (0, 1)]
+    history = History(path)
+    history.asked(asks[0])
+    history.candidate(candidate(0))
+    history.asked(asks[1])
+    history.candidate(candidate(1))
+    history.told(1)
+    history.asked(later := Ask(2, candidate(2).plan, "tpe", round=2))
+    history.candidate(candidate(0, drop=0.5))
+    history.close()
+    past = read_past(path)
+    assert past.asked == (*asks, later)
+    assert past.told == {0: candidate(0), 1: candidate(1)}
+    assert past.candidates == (candidate(0, drop=0.5), candidate(1))
+    assert path.read_text().count('"plan"') == 3, "once for each number"
+
+
+def test_a_candidate_that_was_told_and_is_not_there_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    history = History(path)
+    history.asked(Ask(0, candidate(0).plan, "tpe", round=1))
+    history.told(1)
+    history.told(2)
+    history.close()
+    with pytest.raises(StorageError, match="line 2: no line before it holds candidate 0"):
+        read_past(path)
 
 
 def test_a_record_that_refers_to_a_missing_one_is_damage(tmp_path: Path) -> None:
@@ -113,14 +144,14 @@ def largest_file(size: int) -> Iterator[None]:
 def test_a_refused_write_leaves_the_history_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     history = History(path)
-    history.append(candidate(0))
+    history.candidate(candidate(0))
     before = path.read_bytes()
     with (
         largest_file(len(before) + 50),
         pytest.raises(StorageError, match=r"cannot write .*history\.jsonl"),
     ):
-        history.append(candidate(1))
+        history.candidate(candidate(1))
     assert path.read_bytes() == before
-    history.append(candidate(1))
+    history.candidate(candidate(1))
     history.close()
     assert read_history(path) == (candidate(0), candidate(1))

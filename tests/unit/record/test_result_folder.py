@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoquant.core.history import Ask
 from autoquant.core.measurement import Candidate
-from autoquant.core.plan import load_plan
+from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
@@ -20,6 +21,7 @@ from autoquant.errors import StorageError
 from autoquant.record import files, results
 from autoquant.record.findings import Findings
 from autoquant.record.folder import ResultFolder
+from autoquant.record.sensitivity_file import write_sensitivity
 from tests.unit.record.synthetic import BASELINE, ENVIRONMENT, make_candidate, make_site
 
 
@@ -43,12 +45,13 @@ def statistics() -> CalibrationStatistics:
 
 
 def write_everything(folder: ResultFolder, findings: Findings) -> None:
-    folder.write_facts(findings.facts, findings.job_text)
+    folder.write_job(findings.job_text)
+    folder.write_facts(findings.facts)
     folder.write_environment(findings.environment)
     folder.write_sites(findings.sites)
     folder.write_baseline(findings.frontier.baseline)
     if findings.sensitivity is not None:
-        folder.write_sensitivity(findings.sensitivity)
+        write_sensitivity(folder.path / files.SENSITIVITY, findings.sensitivity)
     for item in findings.candidates:
         folder.candidate(item)
     folder.write_frontier(findings.frontier)
@@ -57,7 +60,7 @@ def write_everything(folder: ResultFolder, findings: Findings) -> None:
 def test_everything_is_read_back_as_it_was_written(tmp_path: Path, findings: Findings) -> None:
     with ResultFolder.create(tmp_path / "out") as folder:
         write_everything(folder, findings)
-        assert folder.candidates() == findings.candidates
+        assert folder.past().candidates == findings.candidates
     assert results.load_findings(tmp_path / "out") == findings
 
 
@@ -103,7 +106,8 @@ def test_statistics_are_read_back_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_an_empty_sensitivity_table_is_read_back(tmp_path: Path) -> None:
     with ResultFolder.create(tmp_path) as folder:
-        folder.write_sensitivity(SensitivityTable((), method="none", samples=0))
+        table = SensitivityTable((), method="none", samples=0)
+        write_sensitivity(folder.path / files.SENSITIVITY, table)
     assert results.load_sensitivity(tmp_path).rows == ()
 
 
@@ -120,9 +124,12 @@ def test_a_new_search_takes_nothing_over_from_one_without_candidates(tmp_path: P
     with ResultFolder.create(tmp_path) as folder:
         folder.write_baseline(BASELINE)
         folder.write_statistics(statistics())
-        (tmp_path / files.JOURNAL).touch()
+        (tmp_path / files.STUDY).touch()
+        folder.asked(Ask(0, Plan.of({"conv": Scheme.INT8}), "tpe", round=1))
     with ResultFolder.create(tmp_path):
-        assert not any((tmp_path / name).exists() for name in files.LEFTOVERS)
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {files.LOCK, files.HISTORY}
+        assert not (tmp_path / files.HISTORY).read_text()
 
 
 def test_a_new_search_does_not_overwrite_an_old_one(tmp_path: Path) -> None:
@@ -135,7 +142,7 @@ def test_a_new_search_does_not_overwrite_an_old_one(tmp_path: Path) -> None:
         ResultFolder.create(tmp_path / "digits")
     assert "--resume" in told.value.hint
     with ResultFolder.resume(tmp_path / "digits") as folder:
-        assert len(folder.candidates()) == 37
+        assert len(folder.past().candidates) == 37
 
 
 def test_a_folder_without_finished_candidates_can_be_taken_again(tmp_path: Path) -> None:
@@ -213,7 +220,7 @@ def test_a_full_disk_is_named_and_keeps_what_was_finished(small_disk: Path) -> N
     with ResultFolder.create(small_disk, free_bytes=0) as folder:
         with pytest.raises(StorageError, match=r"history\.jsonl: No space left") as told:
             fill(folder, [make_candidate(number, plan) for number in range(1000)])
-        finished = len(folder.candidates())
+        finished = len(folder.past().candidates)
         with pytest.raises(StorageError, match=r"report\.html: No space left"):
             folder.write_report("x" * 100_000)
     assert "--resume" in told.value.hint

@@ -217,3 +217,19 @@ def test_plans_that_cost_nothing_and_ten_orders_of_magnitude_are_taken() -> None
         assert model.predict(plan).mean == pytest.approx(12.0 * scale[scheme], rel=0.2)
     drawn = model.draw(np.random.default_rng(0))
     assert drawn.ops["op0", Scheme.INT8] == pytest.approx(2e-2, rel=1.0)
+
+
+def test_plans_that_cost_nothing_beside_what_all_plans_share_are_taken() -> None:
+    sites = names(40)
+    cost = {Scheme.INT8: 1.0, Scheme.BF16: 3e-9, Scheme.FP32: 1e-9}
+    table = CostTable(0.0, {(site, scheme): cost[scheme] for site in sites for scheme in SCHEMES})
+    model = CostModel(table, trust=Trust(constant=0.05))
+    low = [
+        Plan.of({site: Scheme.BF16 if site == odd else Scheme.FP32 for site in sites})
+        for odd in ("none", *sites[:20])
+    ]
+    high = Plan.of(dict.fromkeys(sites, Scheme.INT8))
+    for plan in (high, *low):
+        model = model.observe(plan, table.predict(plan), 0.0)
+    assert model.predict(high).mean == pytest.approx(table.predict(high), rel=1e-3)
+    assert np.isfinite(model.draw(np.random.default_rng(0)).predict(low[0]))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoquant.core.evaluation import Bar
 from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
@@ -45,27 +46,33 @@ def gate(predicted: Measurements) -> Gate:
     return made
 
 
+def bar_of(made: Gate, before: int) -> Bar | None:
+    made.settle(before)
+    return made.bar(PLAN, "tpe")
+
+
 def test_the_bar_is_the_best_rival_that_is_certainly_no_slower() -> None:
-    bar = gate(speed(1.8, stderr=0.05)).bar(PLAN, "tpe", before=9)
+    bar = bar_of(gate(speed(1.8, stderr=0.05)), before=9)
     assert bar is not None
     assert (bar.rival, bar.rival_sqnr_db, bar.accuracy_drop) == (1, 40.0, 0.01)
 
 
 def test_a_rival_within_the_interval_sets_no_bar() -> None:
-    bar = gate(speed(1.8, stderr=0.15)).bar(PLAN, "tpe", before=9)
+    bar = bar_of(gate(speed(1.8, stderr=0.15)), before=9)
     assert bar is not None
     assert bar.rival == 2
 
 
 def test_later_candidates_set_no_bar() -> None:
-    bar = gate(speed(1.8)).bar(PLAN, "tpe", before=1)
+    bar = bar_of(gate(speed(1.8)), before=1)
     assert bar is not None
     assert bar.rival is None
 
 
 def test_uniform_plans_are_measured_whole() -> None:
     made = gate(speed(1.0))
-    assert made.bar(PLAN, "seed:uniform-bf16", before=9) is None
+    made.settle(9)
+    assert made.bar(PLAN, "seed:uniform-bf16") is None
     assert made.rule_out_latency(candidate(5, 20.0, None, origin="seed:uniform-bf16")) is None
 
 
@@ -92,6 +99,10 @@ def test_a_latency_that_may_matter_is_measured(
     assert gate(guess).rule_out_latency(candidate(5, sqnr, None, drop)) is None
 
 
+def test_a_later_candidate_rules_nothing_out() -> None:
+    assert gate(speed(1.8, stderr=0.05)).rule_out_latency(candidate(0, 35.0, None)) is None
+
+
 def test_a_candidate_beyond_a_limit_is_not_timed() -> None:
     ruling = gate(speed(9.0)).rule_out_latency(candidate(5, 50.0, None, drop=0.02))
     assert ruling is not None
@@ -109,9 +120,9 @@ def test_the_bar_of_a_long_search_is_that_of_all_its_rivals(
     costs = Forecast(SearchSpace(()), lambda plan: speed(float(guess)))
     made = Gate((Objective.OUTPUT_ERROR, Objective.LATENCY), limits, costs)
     for number, (sqnr, speedup, drop) in enumerate(rivals):
-        made.bar(PLAN, "tpe", before=number)
+        made.settle(number)
         made.learn(candidate(number, float(sqnr), float(speedup), drop=drop / 1000))
-    bar = made.bar(PLAN, "tpe", before=len(rivals))
+    bar = bar_of(made, before=len(rivals))
     assert bar is not None
     eligible = [sqnr for sqnr, speedup, _ in rivals if speedup >= guess]
     assert (bar.rival is None) == (not eligible)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Outcome, Phase, Task
+from autoquant.core.history import Past, StopReason
 from autoquant.core.measurement import Candidate, Failure, Kind, Measurement
 from autoquant.core.objectives import Objective
 from autoquant.core.precision import Scheme
@@ -18,14 +23,15 @@ from autoquant.core.sensitivity import Part, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget, Constraints
+from autoquant.record.history import History, read_past
 from autoquant.searching.constraints import Limits
 from autoquant.searching.cost_model import CostModel
 from autoquant.searching.forecast import Forecast
 from autoquant.searching.gate import Gate
 from autoquant.searching.guided import CostAxis, Guide
-from autoquant.searching.rounds import History, Rounds, StopReason
+from autoquant.searching.rounds import Ended, Rounds
 from autoquant.searching.samplers import GUIDED, SAMPLERS
-from autoquant.searching.seeds import seed_plans
+from autoquant.searching.seeds import Seed, seed_plans
 from autoquant.searching.strategy import Strategy
 
 SCHEMES = (Scheme.INT8, Scheme.INT16, Scheme.FP16, Scheme.FP32)
@@ -50,8 +56,19 @@ def table_of(space: SearchSpace) -> SensitivityTable:
     )
 
 
+@cache
+def seeds_of(knobs: int) -> tuple[Seed, ...]:
+    return tuple(seed_plans(space_of(knobs), table_of(space_of(knobs))))
+
+
 def guide_of(space: SearchSpace) -> Guide:
     """Proposals from models that know the truth but for a few percent."""
+    noise, cost = models_of(space)
+    return Guide(space, CostModel(noise), CostAxis(Objective.BOPS, cost))
+
+
+def models_of(space: SearchSpace) -> tuple[CostTable, CostTable]:
+    """Noise and cost."""
     noise = {
         (k.name, s): (int(k.name[1:]) + 1) * (NOISE[s.weight.bits] + 1e-3)
         for k in space.knobs
@@ -62,8 +79,7 @@ def guide_of(space: SearchSpace) -> Guide:
         for k in space.knobs
         for s in k.schemes
     }
-    axis = CostAxis(Objective.BOPS, CostTable(0.0, cost))
-    return Guide(space, CostModel(CostTable(0.0, noise)), axis)
+    return CostTable(0.0, noise), CostTable(0.0, cost)
 
 
 class CutOffError(Exception):
@@ -109,25 +125,26 @@ class Kept(list[Candidate]):
 
 
 def search(
-    journal: Path | None,
     executor: Additive,
-    kept: Kept,
+    kept: Kept | History | None = None,
+    past: Past | None = None,
     *,
     sampler: str = "tpe",
     trials: int = 36,
     knobs: int = 6,
     minutes: float | None = None,
-) -> History:
+) -> Ended:
     space = space_of(knobs)
     limits = Limits(Constraints(accuracy_drop=0.02), {})
     strategy = Strategy(
         space,
-        seed_plans(space, table_of(space)),
+        seeds_of(knobs),
         objectives=(Objective.OUTPUT_ERROR, Objective.BOPS),
         limits=limits,
         sampler=sampler,
         seed=1,
-        journal=journal,
+        past=past,
+        log=kept if isinstance(kept, History) else None,
         proposer=guide_of(space) if sampler == GUIDED else None,
     )
     costs = Forecast(space, lambda plan: {})
@@ -137,14 +154,68 @@ def search(
         executor,
         phases=(Phase.QUALITY,),
         budget=Budget(trials=trials, round_size=8, minutes=minutes),
-        known=list(kept),
+        known=() if past is None else past.candidates,
         gate=gate,
-        recorder=kept,
+        recorder=Kept() if kept is None else kept,
         clock=time.monotonic,
     ).run()
 
 
-def plans(history: History) -> list[tuple[int, str, str]]:
+class Timed(Additive):
+    """The same with a latency that is a little off from what is foreseen, always equally."""
+
+    def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        for found in super().run(phase, tasks):
+            if phase is Phase.LATENCY:
+                cost = found.measurements["bops_ratio"].value
+                speedup = 2000.0 / cost * (0.95 + (cost % 7) / 60)
+                yield Outcome(
+                    found.number,
+                    {"speedup": Measurement(speedup, Kind.MEASURED, stderr=0.01 * speedup)},
+                )
+            else:
+                yield found
+
+
+def timed_search_on(path: Path, executor: Timed) -> Ended:
+    """A search in two phases, in which latencies are foreseen and ruled out."""
+    space, objectives = space_of(6), (Objective.OUTPUT_ERROR, Objective.LATENCY)
+    limits = Limits(Constraints(accuracy_drop=0.02), {})
+    noise, cost = models_of(space)
+    axis = CostAxis(Objective.LATENCY, CostModel(cost), baseline_ms=2000.0)
+    with closing(History(path)) as file:
+        past = read_past(path)
+        strategy = Strategy(
+            space,
+            seeds_of(6),
+            objectives=objectives,
+            limits=limits,
+            sampler=GUIDED,
+            seed=1,
+            past=past,
+            log=file,
+            proposer=Guide(space, CostModel(noise), axis),
+        )
+        foreseen = Forecast(space, lambda plan: {}, CostModel(cost), 2000.0)
+        return Rounds(
+            strategy,
+            executor,
+            phases=(Phase.QUALITY, Phase.LATENCY),
+            budget=Budget(trials=40, round_size=8),
+            known=past.candidates,
+            gate=Gate(objectives, limits, foreseen),
+            recorder=file,
+            clock=time.monotonic,
+        ).run()
+
+
+def search_on(path: Path, executor: Additive, **settings: Any) -> Ended:
+    """Begin the search of a history file, or go on with it."""
+    with closing(History(path)) as file:
+        return search(executor, file, read_past(path), **settings)
+
+
+def plans(history: Ended) -> list[tuple[int, str, str]]:
     return [(item.number, item.digest, item.origin) for item in history.candidates]
 
 
@@ -153,44 +224,111 @@ def plans(history: History) -> list[tuple[int, str, str]]:
 def test_a_search_cut_off_anywhere_asks_for_the_same_plans(
     tmp_path: Path, sampler: str, break_after: int
 ) -> None:
-    whole = search(tmp_path / "whole", Additive(), Kept(), sampler=sampler)
-    kept = Kept()
+    whole = search_on(tmp_path / "whole", Additive(), sampler=sampler)
     with pytest.raises(CutOffError):
-        search(tmp_path / "cut", Additive(break_after), kept, sampler=sampler)
+        search_on(tmp_path / "cut", Additive(break_after), sampler=sampler)
     rest = Additive()
-    resumed = search(tmp_path / "cut", rest, kept, sampler=sampler)
-    assert plans(resumed) == plans(whole)
+    resumed = search_on(tmp_path / "cut", rest, sampler=sampler)
+    assert resumed == whole
+    assert read_past(tmp_path / "cut") == read_past(tmp_path / "whole")
     assert len(rest.evaluated) == 36 - break_after
+
+
+def test_a_history_cut_after_any_line_leads_to_the_same_search(tmp_path: Path) -> None:
+    whole = search_on(tmp_path / "whole", Additive(), sampler="random", trials=24)
+    lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
+    for count in range(len(lines)):
+        path = tmp_path / f"cut-{count}"
+        path.write_text("".join(lines[:count]))
+        measured = len(read_past(path).candidates)
+        rest = Additive()
+        assert search_on(path, rest, sampler="random", trials=24) == whole
+        assert len(rest.evaluated) == 24 - measured
+        assert read_past(path) == read_past(tmp_path / "whole")
+
+
+def test_what_is_ruled_out_does_not_depend_on_where_a_search_was_cut(tmp_path: Path) -> None:
+    whole = timed_search_on(tmp_path / "whole", Timed())
+    assert any(item.stopped for item in whole.candidates), "some latencies are ruled out"
+    lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
+    for count in range(0, len(lines), 7):
+        (tmp_path / f"cut-{count}").write_text("".join(lines[:count]))
+        assert timed_search_on(tmp_path / f"cut-{count}", Timed()) == whole
+
+
+@pytest.mark.parametrize("share", [0.0, 0.07, 0.2, 0.33, 0.46, 0.5, 0.61, 0.74, 0.87, 0.97, 0.999])
+def test_a_history_torn_anywhere_leads_to_the_same_search(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "history"
+    whole = search_on(path, Additive())
+    content, past = path.read_bytes(), read_past(path)
+    path.write_bytes(content[: int(share * len(content))])
+    assert search_on(path, Additive()) == whole
+    assert read_past(path) == past
+
+
+def test_a_round_that_ended_early_is_closed_when_a_larger_budget_goes_on(tmp_path: Path) -> None:
+    search_on(tmp_path / "history", Additive(), trials=20)
+    search_on(tmp_path / "history", Additive(), trials=30)
+    rounds = [ask.round for ask in read_past(tmp_path / "history").asked]
+    assert [rounds.count(number) for number in range(1, 6)] == [8, 8, 4, 8, 2]
+
+
+def test_what_was_measured_after_a_round_does_not_change_what_it_was_told(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    first = search_on(path, Additive(), trials=16).candidates[0]
+    with closing(History(path)) as file:
+        file.candidate(replace(first, measurements={}))
+    past = read_past(path)
+    assert past.candidates[0].measurements == {}
+    assert past.told[0] == first
+
+
+def test_a_history_of_candidates_alone_is_taken_up(tmp_path: Path) -> None:
+    """Versions with a study beside the history kept their asks there."""
+    path = tmp_path / "history"
+    whole = search_on(path, Additive(), trials=20)
+    with closing(History(tmp_path / "old")) as file:
+        for candidate in (*whole.candidates[:9], *whole.candidates[10:12]):
+            file.candidate(candidate)
+    assert "round" not in json.loads((tmp_path / "old").read_text().splitlines()[0])
+    rest = Additive()
+    resumed = search_on(tmp_path / "old", rest, trials=30)
+    assert resumed.candidates[:9] == whole.candidates[:9]
+    assert len(rest.evaluated) == 30 - 11
+    assert len({item.digest for item in resumed.candidates}) == 30
+    again = Additive()
+    assert search_on(tmp_path / "old", again, trials=30) == resumed
+    assert not again.evaluated
 
 
 def test_equal_plans_are_never_evaluated_twice() -> None:
     executor = Additive()
-    search(None, executor, Kept(), trials=60, knobs=3)
+    search(executor, trials=60, knobs=3)
     assert len(set(executor.evaluated)) == len(executor.evaluated) == 60
 
 
 def test_a_space_that_is_exhausted_ends_the_search() -> None:
     executor = Additive()
-    history = search(None, executor, Kept(), trials=1000, knobs=2)
+    history = search(executor, trials=1000, knobs=2)
     assert history.reason is StopReason.EXHAUSTED
     assert len(history.candidates) == 4**2
 
 
 def test_zero_trials_evaluate_the_seeds_alone() -> None:
-    history = search(None, Additive(), Kept(), trials=0)
+    history = search(Additive(), trials=0)
     assert history.reason is StopReason.BUDGET
     assert {item.origin.partition(":")[0] for item in history.candidates} == {"seed"}
 
 
 def test_time_ends_the_search_after_the_round() -> None:
-    history = search(None, Additive(), Kept(), trials=1000, minutes=1e-9)
+    history = search(Additive(), trials=1000, minutes=1e-9)
     assert history.reason is StopReason.TIME
 
 
 def test_a_round_of_failures_alone_stops_the_search_with_its_reason() -> None:
     kept = Kept()
     with pytest.raises(ExecutionError, match=r"all 8 candidates.*no engine"):
-        search(None, Additive(fail_all=True), kept)
+        search(Additive(fail_all=True), kept)
     assert len(kept) == 8
 
 
@@ -202,14 +340,14 @@ def test_interrupts_keep_what_is_finished() -> None:
                     raise KeyboardInterrupt
                 yield outcome
 
-    history = search(None, Interrupted(), Kept())
+    history = search(Interrupted())
     assert history.reason is StopReason.INTERRUPTED
     assert len(history.candidates) == 3
 
 
 def test_the_sampler_beats_random_draws_where_the_optimum_is_known() -> None:
     def best(sampler: str) -> float:
-        history = search(None, Additive(), Kept(), sampler=sampler, trials=80, knobs=8)
+        history = search(Additive(), sampler=sampler, trials=80, knobs=8)
         drawn = [item for item in history.candidates if not item.origin.startswith("seed")]
         return sum(
             min(item.value("bops_ratio") + weight * -item.value("sqnr_db") for item in drawn)
@@ -217,13 +355,3 @@ def test_the_sampler_beats_random_draws_where_the_optimum_is_known() -> None:
         )
 
     assert best("tpe") < best("random")
-
-
-def test_a_number_that_stood_for_another_plan_is_measured_again() -> None:
-    kept = Kept()
-    history = search(None, Additive(), kept, trials=16, knobs=3)
-    first, second = history.candidates[:2]
-    kept[:] = [*kept[2:], replace(first, number=second.number)]
-    executor = Additive()
-    assert plans(search(None, executor, kept, trials=16, knobs=3)) == plans(history)
-    assert executor.evaluated == [first.digest, second.digest]
