@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from autoquant.api.watch import Silent, Watch
 from autoquant.backends.protocol import Backend
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Candidate, Failure, Measurement, Measurements
+from autoquant.core.readback import ReadBack
 from autoquant.errors import PlanError
 from autoquant.evaluate.evaluator import PlanEvaluator, build_backend
 from autoquant.job import Job, backend_from_text, load_job
@@ -62,9 +63,9 @@ class Confirmation:
         found = []
         for item in self.after:
             changed = Counter(
-                (planned.value, item.executed[site])
+                (planned.value, str(item.executed[site]))
                 for site, planned in item.plan.assignment
-                if site in item.executed and item.executed[site].split()[0] != planned.value
+                if site in item.executed and item.executed[site].scheme is not planned
             )
             parts = [
                 f"{count} ops planned as {planned} run as {runs}"
@@ -169,7 +170,7 @@ def _open(
 def _measure(evaluator: PlanEvaluator, candidate: Candidate, phases: Sequence[Phase]) -> Candidate:
     """Measure one plan; an emulated one has no latency, and that is no failure."""
     measured: dict[str, Measurement] = {}
-    executed: Mapping[str, str] = {}
+    executed: ReadBack = {}
     failure: Failure | None = None
     for phase in phases:
         outcome = evaluator.run(phase, Task(candidate.number, candidate.plan))

@@ -18,6 +18,7 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate, Failure, Measurements
 from autoquant.core.plan import Plan
+from autoquant.core.readback import ReadBack
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Site, check_sites
 from autoquant.core.statistics import CalibrationStatistics
@@ -188,7 +189,7 @@ class ResultCandidate:
         return self.candidate.stopped
 
     @property
-    def executed(self) -> Mapping[str, str]:
+    def executed(self) -> ReadBack:
         """What each site really ran, as read back from the engine."""
         return self.candidate.executed
 

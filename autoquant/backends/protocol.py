@@ -14,6 +14,7 @@ from autoquant.core.costs import CostTable
 from autoquant.core.measurement import EAGER_FP32, Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import ReadBack
 from autoquant.core.sites import FOLLOWING_KINDS, OpKind, Site
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
@@ -31,20 +32,19 @@ class Executable:
     Attributes:
         module: Call it with the model's inputs, torch tensors in and out. It computes with as many
             threads as `torch.get_num_threads()` says when it is called.
-        executed: By site, what really runs, read back from the engine's own dump
-            (`int8 native`, `int16 emulated`).
+        executed: By site, what really runs, read back from the engine's own dump.
         estimated_ms: What a model of the target says that one call takes; None where the time of
             `module` is the target's own.
     """
 
     module: nn.Module
-    executed: Mapping[str, str]
+    executed: ReadBack
     estimated_ms: float | None = None
 
     @property
     def kind(self) -> Kind:
         """`measured` when every site runs a real kernel, else `emulated`."""
-        emulated = any(text.endswith(Support.EMULATED.value) for text in self.executed.values())
+        emulated = any(ran.is_emulated for ran in self.executed.values())
         return Kind.EMULATED if emulated else Kind.MEASURED
 
     def runs(self, plan: Plan) -> Plan:
@@ -53,11 +53,8 @@ class Executable:
         Args:
             plan: What was built.
         """
-        schemes = {scheme.value: scheme for scheme in Scheme}
-        words = {site: text.partition(" ")[0] for site, text in self.executed.items()}
-        return Plan.of(
-            {site: schemes.get(words.get(site, ""), planned) for site, planned in plan.assignment}
-        )
+        found = {site: ran.scheme for site, ran in self.executed.items()}
+        return Plan.of({site: found.get(site) or planned for site, planned in plan.assignment})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

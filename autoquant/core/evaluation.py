@@ -9,6 +9,7 @@ from typing import Protocol
 
 from autoquant.core.measurement import Failure, Measurements
 from autoquant.core.plan import Plan
+from autoquant.core.readback import ReadBack
 
 
 class Phase(Enum):
@@ -62,7 +63,7 @@ class Outcome:
     failure: Failure | None = None
     stopped: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
-    executed: Mapping[str, str] = field(default_factory=dict)
+    executed: ReadBack = field(default_factory=dict)
 
 
 class Evaluator(Protocol):

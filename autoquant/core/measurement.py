@@ -10,6 +10,7 @@ from typing import Any
 
 from autoquant.core.pairs import shared
 from autoquant.core.plan import Plan
+from autoquant.core.readback import Ran, ReadBack
 
 SQNR_CEILING_DB = 150.0
 """The `sqnr_db` of outputs that are equal to the last bit, instead of infinity."""
@@ -110,8 +111,7 @@ class Candidate:
             the frontier any more); None where everything was. Such a candidate is never on the
             frontier.
         seconds: Seconds by phase (`build`, `quality`, `latency`...).
-        executed: By site: what the engine really ran, as read back from the executable
-            (`int8 native`, `int16 emulated`, `fp32 native`).
+        executed: By site: what the engine really ran, as read back from the executable.
     """
 
     number: int
@@ -121,7 +121,7 @@ class Candidate:
     failure: Failure | None = None
     stopped: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
-    executed: Mapping[str, str] = field(default_factory=dict)
+    executed: ReadBack = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -150,7 +150,7 @@ class Candidate:
             "failure": self.failure.to_json() if self.failure else None,
             "stopped": self.stopped,
             "seconds": dict(self.seconds),
-            "executed": dict(self.executed),
+            "executed": {site: ran.to_json() for site, ran in self.executed.items()},
         }
 
     @classmethod
@@ -166,5 +166,5 @@ class Candidate:
             failure=Failure.from_json(data["failure"]) if data["failure"] else None,
             stopped=data.get("stopped"),
             seconds=data["seconds"],
-            executed=shared(data["executed"]),
+            executed=shared({site: Ran.from_json(item) for site, item in data["executed"].items()}),
         )

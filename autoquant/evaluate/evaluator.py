@@ -156,7 +156,7 @@ class PlanEvaluator:
                 "speedup": Measurement(rival_ms / estimate, Kind.ESTIMATED),
             }
         if executable.kind is not Kind.MEASURED:
-            slow = [site for site, text in executable.executed.items() if "emulated" in text]
+            slow = [site for site, ran in executable.executed.items() if ran.is_emulated]
             raise BackendError(
                 f"the latency of a plan with emulated ops cannot be measured ({slow[0]} "
                 f"and {len(slow) - 1} more)"

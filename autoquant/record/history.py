@@ -13,6 +13,7 @@ from typing import Any
 from autoquant.core.history import Ask, Past
 from autoquant.core.measurement import Candidate
 from autoquant.core.plan import Plan
+from autoquant.core.readback import ReadBack
 from autoquant.core.refusals import storage_errors
 from autoquant.errors import PlanError
 from autoquant.record.storage import damaged
@@ -44,7 +45,7 @@ class History:
             _repair(path)
             self._file = path.open("ab")
         self._plans: dict[int, Plan] = {}
-        self._executed: dict[int, Mapping[str, str]] = {}
+        self._executed: dict[int, ReadBack] = {}
 
     def candidate(self, candidate: Candidate) -> None:
         """Append a record of a candidate, without what an earlier line of its number says.

@@ -130,14 +130,14 @@ def _ops(findings: Findings, chosen: Candidate) -> Iterator[_Op]:
         scheme = chosen.plan.schemes.get(site.name)
         if scheme is None:
             continue
-        executed = chosen.executed.get(site.name, "")
+        ran = chosen.executed.get(site.name)
         yield _Op(
             name=site.name,
             kind=" + ".join(site.fused) or site.kind.value,
             scheme=scheme.value,
             colour=SCHEME_COLOURS[scheme],
-            executed=executed or "not read back",
-            differs=bool(executed) and executed.split()[0] != scheme.value,
+            executed="not read back" if ran is None else str(ran),
+            differs=ran is not None and ran.scheme is not scheme,
             shape=" x ".join(str(size) for size in site.output_shape),
             macs=f"{site.macs:,}" if site.macs else "",
             parameters=f"{site.parameter_count:,}" if site.parameter_count else "",

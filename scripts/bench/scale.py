@@ -31,6 +31,7 @@ from autoquant.core.measurement import Candidate, Kind, Measurement, Measurement
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.readback import Ran
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.job import Budget, Constraints
 from autoquant.record import files
@@ -77,7 +78,7 @@ class Truth:
             if phase is Phase.LATENCY:
                 yield Outcome(task.number, self._latency(task.plan, Kind.MEASURED))
                 continue
-            executed = {site: f"{scheme.value} native" for site, scheme in task.plan.assignment}
+            executed = {site: Ran(scheme) for site, scheme in task.plan.assignment}
             yield Outcome(task.number, self._quality(task.plan), executed=executed)
 
     def close(self) -> None:

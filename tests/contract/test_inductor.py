@@ -27,6 +27,7 @@ from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
+from tests.readbacks import words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -89,7 +90,9 @@ def test_int8_kernels_run_where_planned_and_from_the_exported_file(
     # a plan of a backend with int8 adds: here the add stays in fp32, and that is what is said
     built = backend.build(Plan.of(dict(PLAN.assignment) | {":add:0": Scheme.INT8}))
     assert built.kind is Kind.MEASURED
-    assert built.executed == {name: f"{scheme.value} native" for name, scheme in PLAN.assignment}
+    assert words(built.executed) == {
+        name: f"{scheme.value} native" for name, scheme in PLAN.assignment
+    }
     outputs = backend.run(built.module, EXAMPLE)
     with torch.no_grad():
         expected = MODEL(*EXAMPLE)

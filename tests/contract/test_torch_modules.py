@@ -23,6 +23,7 @@ from autoquant.errors import BackendError
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import Capture, capture
 from tests.networks import images, seeded
+from tests.readbacks import words
 from tests.spaces import full_space, random_plan
 from tests.untraceable import TokenNet, tokens
 
@@ -94,7 +95,7 @@ def test_the_table_says_what_torch_runs(name: str, engine: str) -> None:
             continue
         error = float((backend.run(built.module, (inputs,)) - expected).abs().max())
         assert (error < _TOLERANCE) is (support is Support.NATIVE)
-        assert dict(built.executed) == {site.name: f"{scheme.value} native"}
+        assert words(built.executed) == {site.name: f"{scheme.value} native"}
 
 
 def test_a_static_linear_layer_rounds_inputs_and_weights_alone() -> None:
@@ -147,7 +148,7 @@ def test_a_mixed_plan_runs_as_planned_and_leaves_the_model_alone() -> None:
         for name, scheme in plan.assignment:
             is_module = sites[name].function is None and sites[name].kind.is_weighted
             wanted = scheme if is_module else Scheme.FP32
-            assert built.executed[name] == f"{wanted.value} native"
+            assert str(built.executed[name]) == f"{wanted.value} native"
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
         assert torch.equal(model(*inputs), expected)

@@ -149,7 +149,7 @@ def test_a_detector_is_searched_end_to_end(backend: str, tmp_path: Path) -> None
     schemes = dict(small.plan.assignment)
     assert {site for site, scheme in schemes.items() if scheme is Scheme.INT8} >= convolutions
     assert all(
-        small.executed[site].startswith("fp32")
+        small.executed[site].scheme is Scheme.FP32
         for site in schemes
         if site.startswith(":") and schemes[site] is Scheme.FP32
     )

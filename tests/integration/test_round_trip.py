@@ -63,7 +63,7 @@ def test_a_mixed_plan_is_measured_and_labelled(mixed: aq.ResultCandidate) -> Non
     assert "speedup" not in mixed.measurements
     for site, scheme in mixed.plan.assignment:
         support = "native" if scheme in (aq.Scheme.INT8, aq.Scheme.FP32) else None
-        text = mixed.executed[site]
+        text = str(mixed.executed[site])
         # averages may run in float between int8 ops
         runs = (scheme.value, "fp32") if ":mean:" in site else (scheme.value,)
         assert text.startswith(runs), (site, text)

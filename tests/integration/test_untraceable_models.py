@@ -69,6 +69,6 @@ def test_a_search_finds_plans_and_each_builds_again(
         found, expected = best.quantize(model)(inputs), model(inputs)
     assert float(similarity(found, expected).mean()) > 0.9
     assert best.module_qconfigs()["grow"] is not None
-    assert best.executed["grow"] == "int8 native"
+    assert str(best.executed["grow"]) == "int8 native"
     with pytest.raises((ModelError, PlanError), match=refusal):
         best.qconfig_mapping(model)

@@ -17,6 +17,7 @@ from autoquant.api.watch import Silent
 from autoquant.core.precision import Scheme
 from autoquant.job import Job
 from autoquant.model.subject import unscored_subject
+from tests.readbacks import words
 
 _DRAW = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(48, 4, 8, 8, generator=_DRAW)
@@ -276,7 +277,7 @@ def test_a_functional_call_with_a_computed_weight_keeps_its_function() -> None:
     ready = prepare_untimed(job, subject, Silent())
     assert [site.name for site in ready.captured.sites] == ["0"]
     built = ready.backend.build(ready.space.uniform(Scheme.INT8))
-    assert built.executed == {"0": "int8 native"}
+    assert words(built.executed) == {"0": "int8 native"}
     with torch.no_grad():
         expected = model(IMAGES[:8])
     noise = (expected - ready.backend.run(built.module, (IMAGES[:8],))).square().mean()

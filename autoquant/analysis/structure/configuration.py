@@ -66,7 +66,7 @@ def _site_row(site: Site, node: str, examined: Examination, types: OpTypes | Non
         node=node,
         kind=site.kind.value,
         configured=_configured(site, node, examined),
-        runs=examined.executed[site.name],
+        runs=str(examined.executed[site.name]),
         inputs=types.inputs if types else (),
         output=types.output if types else "",
         axis=observer.axis if observer else None,

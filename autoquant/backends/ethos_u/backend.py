@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from autoquant.backends.ethos_u.configuration import find_configuration
 from autoquant.backends.ethos_u.estimator import Estimator
-from autoquant.backends.ethos_u.readback import check_executed
 from autoquant.backends.ethos_u.support import site_support
 from autoquant.backends.exported_file import writing
 from autoquant.backends.litert.backend import METADATA, LiteRtBackend
@@ -20,6 +19,7 @@ from autoquant.backends.protocol import BuildRequest, Executable
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.model.capture import Capture
@@ -57,7 +57,13 @@ class EthosUBackend:
             BackendError: LiteRT or Vela refuses an op, or an op would be left to the CPU.
         """
         built = self._litert.build(plan)
-        check_executed(built.executed, self._configuration.accelerator)
+        refuse_substitution(
+            self.name,
+            plan,
+            built.executed,
+            lambda *_: (Scheme.INT8, Scheme.INT16),  # the NPU has no floats
+            hint="pin it to a scheme that `autoquant backends` lists as native for ethos-u",
+        )
         return Executable(built.module, built.executed, self.estimate_ms(plan))
 
     def estimate_ms(self, plan: Plan) -> float:

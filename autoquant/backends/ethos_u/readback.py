@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from autoquant.backends.ethos_u.configuration import Configuration
 from autoquant.backends.ethos_u.vela import Estimate, Step, estimate
 from autoquant.backends.litert.flatbuffer import Written
-from autoquant.core.precision import Scheme, Support
 from autoquant.errors import BackendError
-
-_ON_NPU = frozenset({f"{s.value} {Support.NATIVE.value}" for s in (Scheme.INT8, Scheme.INT16)})
 
 
 def estimate_on_npu(written: Written, configuration: Configuration, batch: int) -> Estimate:
@@ -51,22 +46,3 @@ def _describe(step: Step, written: Written) -> str:
     operator = written.operators[step.operator]
     place = ", ".join(operator.sites) or f"{operator.node or 'the converter'} (no site)"
     return f"{operator.name} of {place}"
-
-
-def check_executed(executed: Mapping[str, str], accelerator: str) -> None:
-    """Refuse a plan that LiteRT runs otherwise than in integers.
-
-    Args:
-        executed: By site, what the file holds.
-        accelerator: For the message.
-
-    Raises:
-        BackendError: A site computes in a float.
-    """
-    for site, text in executed.items():
-        if text not in _ON_NPU:
-            raise BackendError(
-                f"{accelerator}: {site} runs {text}, and the NPU has no floats",
-                hint="pin it to a scheme that `autoquant backends` lists as native for ethos-u",
-                sites=(site,),
-            )

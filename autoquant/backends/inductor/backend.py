@@ -21,6 +21,7 @@ from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
@@ -69,7 +70,10 @@ class InductorBackend:
         self._check(plan)
         compiled = Compiled(convert_plan(self._program, plan, self._request.captured, self._ranges))
         compiled(*self._request.timed)
-        return Executable(compiled, self._compare(plan, Counter(compiled.reading.kernels())))
+        executed = self._read(plan, Counter(compiled.reading.kernels()))
+        hint = "pin this op to fp32 in the search space"
+        refuse_substitution(self.name, plan, executed, self._accepts, hint=hint)
+        return Executable(compiled, executed)
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model."""
@@ -129,21 +133,18 @@ class InductorBackend:
         """
         return site.follows is not None or (scheme is Scheme.INT8 and not site.kind.is_weighted)
 
-    def _compare(self, plan: Plan, kernels: Counter[tuple[str, Scheme]]) -> dict[str, str]:
-        """Describe what runs, and refuse a plan that inductor did not follow."""
-        executed: dict[str, str] = {}
-        for name, planned in plan.assignment:
-            found = {scheme: kernels[name, scheme] for scheme in Scheme if kernels[name, scheme]}
+    def _read(self, plan: Plan, kernels: Counter[tuple[str, Scheme]]) -> dict[str, Ran]:
+        """By site, what runs: a call that became no int8 kernel computes in fp32."""
+        executed = {}
+        for name, _ in plan.assignment:
+            found = [scheme for scheme in Scheme if kernels[name, scheme]]
             calls = len(self._request.captured.members[name])
-            if sum(found.values()) < calls:
-                found[Scheme.FP32] = calls - sum(found.values())
-            runs = " and ".join(scheme.value for scheme in found)
-            executed[name] = f"{runs} {Support.NATIVE.value}"
-            wanted = Scheme.FP32 if self._stays_float(self._sites[name], planned) else planned
-            if runs != wanted.value:
-                raise BackendError(
-                    f"inductor substituted a precision silently: {name} is planned as "
-                    f"{planned.value} but runs {runs}",
-                    hint="pin this op to fp32 in the search space",
-                )
+            if sum(kernels[name, scheme] for scheme in found) < calls:
+                found.append(Scheme.FP32)
+            words = " and ".join(scheme.value for scheme in found)
+            executed[name] = Ran(found[0]) if len(found) == 1 else Ran(None, kernel=words)
         return executed
+
+    def _accepts(self, name: str, planned: Scheme) -> tuple[Scheme]:
+        """What runs for a plan."""
+        return (Scheme.FP32 if self._stays_float(self._sites[name], planned) else planned,)

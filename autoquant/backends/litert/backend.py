@@ -14,13 +14,13 @@ from autoquant.backends.exported_file import writing
 from autoquant.backends.litert.convert import convert_float
 from autoquant.backends.litert.flatbuffer import FloatFile, Written, write_plan
 from autoquant.backends.litert.module import LiteRtModule
-from autoquant.backends.litert.readback import read_back
+from autoquant.backends.litert.readback import Operators, read_back
 from autoquant.backends.litert.support import site_support
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
-from autoquant.backends.substitution import refuse_substitution
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import Ran, ReadBack, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.model.outputs import OutputStructure
@@ -66,14 +66,14 @@ class LiteRtBackend:
             BackendError: LiteRT has no kernel for what the plan asks of a site.
         """
         written = self._written(plan, self._example)
-        executed = self._judge(plan, written)
+        executed = self._check(plan, written)
         sizes = [self._example, *(size for size in self._batches if size != self._example)]
 
         def write(size: int) -> bytes:
             if size == self._example:
                 return written.content
             again = self._written(plan, size)
-            self._judge(plan, again)
+            self._check(plan, again)
             return again.content
 
         return Executable(LiteRtModule(write, sizes, self._structure), executed)
@@ -102,19 +102,11 @@ class LiteRtBackend:
         size = next(iter(self._batches))
         text = json.dumps({**metadata, "engine": self.name, "batch_size": size}).encode()
         written = self._written(plan, size, {METADATA: text})
-        self._judge(plan, written)
+        self._check(plan, written)
         path = Path(path)
         with writing(path):
             path.write_bytes(written.content)
         return path
-
-    def expected(self, site: str, scheme: Scheme) -> tuple[Scheme, Support]:
-        """What runs at a site that a plan gives a scheme to."""
-        chosen = self._sites[site]
-        support = self.support(chosen, scheme)
-        if chosen.follows is not None and support is Support.UNSUPPORTED:
-            return Scheme.FP32, Support.NATIVE
-        return scheme, support
 
     def _file(self, size: int) -> FloatFile:
         if size not in self._files:
@@ -126,36 +118,31 @@ class LiteRtBackend:
     ) -> Written:
         return write_plan(self._file(size), dict(plan.assignment), metadata=metadata)
 
-    def _judge(self, plan: Plan, written: Written) -> dict[str, str]:
-        """Describe what runs, and refuse a file that does not follow its plan."""
-        runs = read_back(written)
-        executed: dict[str, str] = {}
-        wrong: dict[str, str] = {}
-        for site, planned in plan.assignment:
-            wanted, support = self.expected(site, planned)
-            honest = Scheme.FP32 if support is Support.UNSUPPORTED else wanted
-            found = runs.get(site, frozenset({honest}))  # no operator: the converter folded it
-            scheme = next(iter(found)) if len(found) == 1 else None
-            honoured = scheme is wanted and support is not Support.UNSUPPORTED
-            if scheme is Scheme.FP32 and self._sites[site].follows is not None:
-                honoured = True
-            executed[site] = _words(found)
-            if not honoured:
-                kind = self._sites[site].kind.value
-                instead = "" if scheme is planned else f" but runs {executed[site]}"
-                wrong[site] = f"{site} ({kind}) is planned as {planned.value}{instead}"
-        refuse_substitution(
-            self.name,
-            tuple(wrong.values()),
-            what="has no kernel for what was planned",
-            sites=tuple(wrong),
-        )
+    def _check(self, plan: Plan, written: Written) -> ReadBack:
+        """Say what runs, and refuse a file that does not follow its plan."""
+        executed = self._read(plan, written)
+        refuse_substitution(self.name, plan, executed, self._accepts)
         return executed
 
+    def _read(self, plan: Plan, written: Written) -> dict[str, Ran]:
+        """By site, what the operators of a file compute in."""
+        found = read_back(written)
+        return {site: self._ran(site, planned, found) for site, planned in plan.assignment}
 
-def _words(schemes: frozenset[Scheme | None]) -> str:
-    if None in schemes:
-        return "mixed types"
-    how = Support.EMULATED if Scheme.FP16 in schemes else Support.NATIVE
-    names = sorted(scheme.value for scheme in schemes if scheme is not None)
-    return f"{'+'.join(names)} {how.value}"
+    def _ran(self, site: str, planned: Scheme, found: Mapping[str, Operators]) -> Ran:
+        if site not in found:  # the converter folded it
+            support = self.support(self._sites[site], planned)
+            return Ran(Scheme.FP32) if support is Support.UNSUPPORTED else Ran(planned, support)
+        schemes = found[site].schemes
+        if len(schemes) > 1 or None in schemes:
+            return Ran(None, kernel="mixed types")
+        (scheme,) = schemes
+        if scheme is None or self.support(self._sites[site], scheme) is Support.UNSUPPORTED:
+            return Ran(None, kernel="nothing: LiteRT has no such kernel")
+        how = Support.EMULATED if scheme is Scheme.FP16 else Support.NATIVE
+        return Ran(scheme, how, found[site].name)
+
+    def _accepts(self, site: str, planned: Scheme) -> tuple[Scheme, ...]:
+        """What may run for a plan: fp32 too, at a site that follows another."""
+        follows = self._sites[site].follows is not None
+        return (planned, Scheme.FP32) if follows else (planned,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from autoquant.backends.litert.flatbuffer import Written
 from autoquant.backends.litert.operators import MOVES, WEIGHTED
@@ -25,22 +26,37 @@ _CONTROL = frozenset({"", "INT32", "INT64", "BOOL"})
 """Types of biases, axes, shapes and masks: they do not say in what an operator computes."""
 
 
-def read_back(written: Written) -> Mapping[str, frozenset[Scheme | None]]:
-    """By site, in what its operators compute; None where types of one operator do not agree.
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """The operators of one site.
+
+    Attributes:
+        name: Of the first.
+        schemes: In which they compute; None where types of one operator do not agree.
+    """
+
+    name: str
+    schemes: frozenset[Scheme | None]
+
+
+def read_back(written: Written) -> Mapping[str, Operators]:
+    """By site, what its operators are.
 
     Operators that only move values, and conversions between formats, are left out.
 
     Args:
         written: The file, and which operators of it are whose.
     """
-    found: dict[str, set[Scheme | None]] = {}
+    found: dict[str, Operators] = {}
     types = operator_types(written.content)
     for operator, (name, reads, writes) in zip(written.operators, types, strict=True):
         if operator.source is None or name in MOVES:
             continue
         for site in operator.writes:
-            found.setdefault(site, set()).add(_scheme(name, reads, writes))
-    return {site: frozenset(schemes) for site, schemes in found.items()}
+            known = found.get(site, Operators(name, frozenset()))
+            schemes = known.schemes | {_scheme(name, reads, writes)}
+            found[site] = Operators(known.name, schemes)
+    return found
 
 
 def _scheme(name: str, reads: list[str], writes: list[str]) -> Scheme | None:

@@ -17,15 +17,15 @@ from autoquant.backends.onnxruntime.float_graph import convert_float
 from autoquant.backends.onnxruntime.plan_graph import PlanWriter
 from autoquant.backends.onnxruntime.profile import profile_costs
 from autoquant.backends.onnxruntime.ranges import TensorGrids
-from autoquant.backends.onnxruntime.readback import Dump, read_schemes
+from autoquant.backends.onnxruntime.readback import Dump, read_kernels, read_schemes
 from autoquant.backends.onnxruntime.sessions import OnnxModule, open_and_dump
 from autoquant.backends.onnxruntime.support import support_at
 from autoquant.backends.onnxruntime.units import find_units
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
-from autoquant.backends.substitution import refuse_substitution
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
@@ -103,7 +103,9 @@ class OnnxRuntimeBackend:
         """
         written = model.SerializeToString()
         session, dump = open_and_dump(written, torch.get_num_threads())
-        executed = self._compare(plan, Dump(dump))
+        executed = self._read(plan, Dump(dump))
+        hint = "pin this op to another scheme in the search space"
+        refuse_substitution("onnxruntime", plan, executed, self.expected, hint=hint)
         return Executable(OnnxModule(written, self._graph.output_tree, session), executed)
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -162,20 +164,19 @@ class OnnxRuntimeBackend:
             return (scheme,)
         return (scheme,) if scheme is Scheme.FP32 else (scheme, Scheme.FP32)
 
-    def _compare(self, plan: Plan, dump: Dump) -> dict[str, str]:
-        """Describe what runs, and refuse a plan that the engine did not follow."""
-        found = read_schemes(dump, self.units, self._sites)
-        executed: dict[str, str] = {}
-        wrong: dict[str, str] = {}
+    def _read(self, plan: Plan, dump: Dump) -> dict[str, Ran]:
+        """By site, what runs: as planned, where that is one of the names for it."""
+        found, kernels = read_schemes(dump, self.units, self._sites), read_kernels(dump, self.units)
+        executed = {}
         for name, planned in plan.assignment:
-            runs = next((s for s in self.expected(name, planned) if s in found[name]), None)
+            fits = found[name]
+            runs = next((item for item in self.expected(name, planned) if item in fits), None)
             if runs is None:
-                what = " or ".join(s.value for s in Scheme if s in found[name]) or "a mixture"
-                wrong[name] = f"{name} is planned as {planned.value} but runs {what}"
+                runs = next((item for item in Scheme if item in fits), None)
+            if runs is None:
+                executed[name] = Ran(None, kernel="a mixture")
             else:
                 emulated = support_at(self._sites[name], runs) is Support.EMULATED
                 how = Support.EMULATED if emulated else Support.NATIVE
-                executed[name] = f"{runs.value} {how.value}"
-        hint = "pin this op to another scheme in the search space"
-        refuse_substitution("onnxruntime", tuple(wrong.values()), hint, sites=tuple(wrong))
+                executed[name] = Ran(runs, how, kernels.get(name, ""))
         return executed

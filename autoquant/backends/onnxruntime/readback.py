@@ -82,8 +82,7 @@ class Dump:
         moves the rounding of a reader across a max pool, of which nothing changes: the largest
         code is the code of the largest value.
         """
-        found = [node for item in unit.nodes for node in self._named.get(item.name, ())]
-        schemes = {self._scheme(node) for node in found if not self._only_moves(node)}
+        schemes = {self._scheme(node) for node in self._computing(unit)}
         known = frozenset(item for item in schemes if item is not None)
         integers = known & _INTEGER_SCHEMES
         if integers or None in schemes:
@@ -94,6 +93,16 @@ class Dump:
             return integers | {Scheme.FP32} if is_max_pool else integers
         rounded = known - {Scheme.FP32}
         return frozenset({Scheme.FP32}) | (rounded if len(rounded) == 1 else frozenset())
+
+    def kernel(self, unit: Unit) -> str:
+        """The type of the node that computes a unit; an integer one, where there are several."""
+        types = [node.op_type for node in self._computing(unit)]
+        integers = [item for item in types if item in _INTEGER | _DYNAMIC]
+        return next(iter(integers or types), "")
+
+    def _computing(self, unit: Unit) -> list[NodeProto]:
+        found = [node for item in unit.nodes for node in self._named.get(item.name, ())]
+        return [node for node in found if not self._only_moves(node)]
 
     def _only_moves(self, node: NodeProto) -> bool:
         """Whether a node converts or moves values, which no scheme is about."""
@@ -162,6 +171,17 @@ def read_schemes(
         name: frozenset.intersection(*found) if found else frozenset()
         for name, found in seen.items()
     }
+
+
+def read_kernels(dump: Dump, units: Iterable[Unit]) -> Mapping[str, str]:
+    """By site, the type of the first node that computes it."""
+    found: dict[str, str] = {}
+    for unit in units:
+        if unit.computes:
+            kernel = dump.kernel(unit)
+            for site in unit.sites:
+                found.setdefault(site, kernel)
+    return found
 
 
 def _types(model: ModelProto) -> dict[str, int]:

@@ -14,17 +14,17 @@ from autoquant.backends.openvino.assembly import Assembler
 from autoquant.backends.openvino.engine import Options, compile_graph
 from autoquant.backends.openvino.files import write_model
 from autoquant.backends.openvino.graph import convert_float
-from autoquant.backends.openvino.judgement import compare
+from autoquant.backends.openvino.judgement import Judge
 from autoquant.backends.openvino.layout import lay_out
 from autoquant.backends.openvino.module import OpenVinoModule
 from autoquant.backends.openvino.profile import profile_costs
 from autoquant.backends.openvino.readback import ExecutionGraph
 from autoquant.backends.openvino.support import site_support, why_unsupported
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
-from autoquant.backends.substitution import refuse_substitution
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import ReadBack, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
@@ -140,13 +140,10 @@ class OpenVinoBackend:
                 hint="pin the op that it names, or those beside it, to one scheme",
             ) from error
 
-    def _compare(self, plan: Plan, compiled: ov.CompiledModel) -> dict[str, str]:
+    def _compare(self, plan: Plan, compiled: ov.CompiledModel) -> ReadBack:
         """Describe what runs, and refuse a plan that the engine did not follow."""
         executions = ExecutionGraph(compiled, self._layout).executions()
-        executed, wrong = compare(plan, self._layout.sites, executions)
-        phrases = [
-            f"{site} is planned as {plan[site].value} native but runs {executed[site]}"
-            for site in wrong
-        ]
-        refuse_substitution("openvino", phrases, sites=wrong)
+        judge = Judge.of(plan, self._layout.sites, executions)
+        executed = judge.read(plan)
+        refuse_substitution("openvino", plan, executed, judge.accepts)
         return executed

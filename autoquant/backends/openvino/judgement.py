@@ -9,6 +9,7 @@ from autoquant.backends.openvino.readback import EIGHT_BITS, Execution
 from autoquant.backends.openvino.support import input_features
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.readback import Ran
 from autoquant.core.sites import OpKind, Site
 
 _ELEMENTWISE = frozenset({OpKind.ADD, OpKind.MUL})
@@ -42,6 +43,14 @@ class Judge:
         self._sites = sites
         self._executions = executions
 
+    @classmethod
+    def of(
+        cls, plan: Plan, sites: Mapping[str, Site], executions: Mapping[str, Execution]
+    ) -> Judge:
+        """Of the sites of a plan."""
+        floats = Scheme.BF16 not in plan.schemes.values()
+        return cls(sites, executions, (Scheme.FP32,) if floats else ())
+
     def fits(self, name: str) -> tuple[Scheme, ...]:
         """The schemes that what a site runs may be called, the most telling first."""
         site, execution = self._sites[name], self._executions.get(name)
@@ -56,47 +65,40 @@ class Judge:
         found = _weighted(site, execution) if site.kind.is_weighted else _named(execution.runs)
         return () if found is None else (found,)
 
-    def honours(self, name: str, planned: Scheme) -> bool:
-        """Whether a site runs what was planned, or what no plan could better; `describe` tells.
+    def accepts(self, name: str, planned: Scheme) -> frozenset[Scheme]:
+        """What may run for a plan: what was planned, or what no plan could better; `read` tells.
 
         What is neither weighted nor a matmul may compute in fp32 for bf16: OpenVINO keeps the
         last ops before an output in f32, and so does a convolution what it absorbs. Activations,
         norms and pools that follow an integer site have no integer kernel, and compute in either
         float format. A concatenation moves values, rounded to 8 bits before it or after.
         """
-        fits = self.fits(name)
-        if planned in fits:
-            return True
-        site = self._sites[name]
-        if site.kind.is_weighted or site.kind is OpKind.MATMUL or not fits:
-            return False
-        if planned is Scheme.BF16 and Scheme.FP32 in fits:
-            return True
+        site, found = self._sites[name], {planned}
+        if site.kind.is_weighted or site.kind is OpKind.MATMUL:
+            return frozenset(found)
+        if planned is Scheme.BF16:
+            found.add(Scheme.FP32)
         if site.kind is OpKind.CAT and planned in _FLOATS:
-            return Scheme.INT8 in fits
-        if site.follows is None:
-            return False
+            found.add(Scheme.INT8)
         dynamic = planned in (Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY)
         in_float = dynamic or (planned is Scheme.INT8 and site.kind in _IN_FLOAT)
-        return in_float and not _FLOATS.isdisjoint(fits)
+        if site.follows is not None and in_float:
+            found |= _FLOATS
+        return frozenset(found)
 
-    def describe(self, name: str, planned: Scheme) -> str:
-        """What a site runs, in words; as planned, where that is one of the names for it."""
+    def read(self, plan: Plan) -> dict[str, Ran]:
+        """What every site runs: as planned, or else as accepted, where that is a name for it."""
+        return {site: self._ran(site, planned) for site, planned in plan.assignment}
+
+    def _ran(self, name: str, planned: Scheme) -> Ran:
         fits = self.fits(name)
         if not fits:
-            return "nothing that the engine names"
-        return f"{(planned if planned in fits else fits[0]).value} native"
-
-
-def compare(
-    plan: Plan, sites: Mapping[str, Site], executions: Mapping[str, Execution]
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Describe what every site of a plan runs, and name the sites that run something else."""
-    floats = Scheme.BF16 not in dict(plan.assignment).values()
-    judge = Judge(sites, executions, (Scheme.FP32,) if floats else ())
-    executed = {site: judge.describe(site, planned) for site, planned in plan.assignment}
-    wrong = tuple(site for site, planned in plan.assignment if not judge.honours(site, planned))
-    return executed, wrong
+            return Ran(None, kernel="nothing that the engine names")
+        accepted = self.accepts(name, planned)
+        fitting = [item for item in fits if item in accepted]
+        scheme = planned if planned in fits else next(iter(fitting or fits))
+        execution = self._executions.get(name)
+        return Ran(scheme, kernel=execution.kernel if execution is not None else "")
 
 
 def _named(precision: str) -> Scheme | None:

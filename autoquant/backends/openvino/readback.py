@@ -28,6 +28,7 @@ class Execution:
         weight: Format of its weight; None where it has none.
         runs: Format that the engine says it computes in.
         writes: Format of what the kernel writes.
+        kernel: The engine's name for its implementation.
     """
 
     layer: str
@@ -37,6 +38,7 @@ class Execution:
     weight: str | None
     runs: str
     writes: str
+    kernel: str = ""
 
 
 class ExecutionGraph:
@@ -145,6 +147,7 @@ class ExecutionGraph:
             weight=None if weight is None else _precision(weight),
             runs=fact(node, "runtimePrecision"),
             writes=fact(node, "outputPrecisions").split(",")[0],
+            kernel=fact(node, "primitiveType"),
         )
 
     def _written(self, value: ov.Output) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,7 @@ class ProfileBackend:
         self._check(plan)
         built = self._reference.build(plan)
         executed = {
-            site: f"{text.rpartition(' ')[0]} {Support.EMULATED.value}"
-            for site, text in built.executed.items()
+            site: replace(ran, support=Support.EMULATED) for site, ran in built.executed.items()
         }
         return Executable(built.module, executed, self._table.predict(plan))
 

@@ -12,6 +12,7 @@ from autoquant.backends.torch_cpu.tensor_types import OpTypes
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts
+from autoquant.core.readback import ReadBack
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +31,7 @@ class Examination:
     module: nn.Module
     qconfigs: Mapping[str, QConfigFacts | None]
     schemes: Mapping[str, Scheme | None]
-    executed: Mapping[str, str]
+    executed: ReadBack
     honoured: Mapping[str, bool]
     types: Mapping[str, OpTypes]
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
-from autoquant.backends.substitution import refuse_substitution
 from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
 from autoquant.backends.torch_cpu.examination import Examination
 from autoquant.backends.torch_cpu.grids import TensorGrids, settled
@@ -28,6 +27,7 @@ from autoquant.backends.torch_cpu.torchscript import write_lowered
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
@@ -78,7 +78,8 @@ class TorchGraphBackend:
             BackendError: The engine refuses an op, or runs something else than planned.
         """
         lowered, reading = self._lower(plan)
-        executed = self._compare(plan, lowered, reading)
+        executed = self._read(lowered, reading)
+        refuse_substitution(self.name, plan, executed, self._accepts)
         module = LoweredModel.of(lowered, self._engine)
         self._check_frozen(module, reading)
         return Executable(module, executed)
@@ -95,9 +96,11 @@ class TorchGraphBackend:
             BackendError: The engine refuses an op.
         """
         lowered, reading = self._lower(plan)
-        executed, honoured = {}, {}
-        for site, planned in plan.assignment:
-            honoured[site], executed[site] = self._judge(site, planned, lowered, reading)
+        executed = self._read(lowered, reading)
+        honoured = {
+            site: executed[site].scheme in self._accepts(site, planned)
+            for site, planned in plan.assignment
+        }
         types = read_types(lowered.module, reading)
         schemes = dict(plan.assignment)
         return Examination(lowered.module, {}, schemes, executed, honoured, types)
@@ -137,36 +140,19 @@ class TorchGraphBackend:
             lowered = self._lowering.lower(plan.schemes, self._kernels.of(plan))
             return lowered, read_back(lowered.module, self._owners, self._example)
 
-    def _compare(self, plan: Plan, lowered: LoweredGraph, reading: Reading) -> dict[str, str]:
-        """Describe what runs, and refuse a plan that the engine did not follow."""
-        executed: dict[str, str] = {}
-        wrong: list[str] = []
-        for site, planned in plan.assignment:
-            honoured, executed[site] = self._judge(site, planned, lowered, reading)
-            if not honoured:
-                scheme, support = lowered.runs[site]
-                wanted = f"{scheme.value} {support.value}"
-                wrong.append(f"{site} is planned as {wanted} but runs {executed[site]}")
-        refuse_substitution(self.name, wrong)
-        return executed
+    def _read(self, lowered: LoweredGraph, reading: Reading) -> dict[str, Ran]:
+        """By site, what runs."""
+        hosts = {site: host for host, held in lowered.fused.items() for site in held}
+        return {
+            site: reading.executions.get(hosts.get(site, site), Execution()).ran(scheme, support)
+            for site, (scheme, support) in lowered.runs.items()
+        }
 
-    def _judge(
-        self, site: str, planned: Scheme, lowered: LoweredGraph, reading: Reading
-    ) -> tuple[bool, str]:
-        """Whether what runs is what was planned, and what it is in words."""
-        host = next((name for name, held in lowered.fused.items() if site in held), site)
-        run = reading.executions.get(host, Execution())
-        scheme, support = lowered.runs[site]
-        if not run.honours(scheme, support) or not self._follows(site, planned, scheme):
-            return False, str(run)
-        return True, f"{scheme.value} {support.value}"
-
-    def _follows(self, site: str, planned: Scheme, runs: Scheme) -> bool:
-        """Whether a kernel's scheme is the plan's, or what a following site may run for it."""
-        if runs is planned:
-            return True
-        follows = self._sites[site].kind in FOLLOWING_KINDS
-        return follows and runs in (Scheme.FP32, Scheme.INT8)
+    def _accepts(self, site: str, planned: Scheme) -> frozenset[Scheme]:
+        """What may run for a plan: a site that follows its neighbours, in float or in int8."""
+        if self._sites[site].kind in FOLLOWING_KINDS:
+            return frozenset({planned, Scheme.FP32, Scheme.INT8})
+        return frozenset({planned})
 
     def _check_frozen(self, module: LoweredModel, reading: Reading) -> None:
         """Refuse TorchScript that gives something else than the graph that it was written from."""

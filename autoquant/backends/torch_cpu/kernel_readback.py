@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoquant.core.precision import Precision, Scheme, Support
+from autoquant.core.readback import Ran
 from autoquant.model.built_graph import FLOAT_NODE
 
 _KERNELS: Mapping[str, Scheme] = {
@@ -42,15 +43,29 @@ class Execution:
     """What one site runs.
 
     Attributes:
-        kernels: Every way in which it computes.
+        kernels: Every way in which it computes, and the first kernel that does.
         inputs: Formats to which its float inputs were rounded in front of it.
     """
 
-    kernels: set[Scheme] = field(default_factory=set)
+    kernels: dict[Scheme, str] = field(default_factory=dict)
     inputs: set[Precision] = field(default_factory=set)
 
-    def honours(self, scheme: Scheme, support: Support) -> bool:
-        """Whether this is `scheme`, run as `support` says.
+    def ran(self, scheme: Scheme, support: Support) -> Ran:
+        """What this is: `scheme`, run as `support` says, where it fits; else what it is."""
+        if self._is(scheme, support):
+            arithmetic = scheme if support is Support.NATIVE else Scheme.FP32
+            return Ran(scheme, support, self.kernels[arithmetic])
+        rounded = sorted(item.value for item in self.inputs if item is not Precision.FP32)
+        if len(self.kernels) == 1 and not rounded:
+            ((found, kernel),) = self.kernels.items()
+            return Ran(found, kernel=kernel)
+        names = " and ".join(item.value for item in Scheme if item in self.kernels)
+        if rounded:
+            names += f" arithmetic on {'/'.join(rounded)} inputs"
+        return Ran(None, kernel=names or "nothing")
+
+    def _is(self, scheme: Scheme, support: Support) -> bool:
+        """Whether this is a scheme, run as `support` says.
 
         Emulation is float arithmetic on inputs that were rounded to the scheme's format. What a
         kernel between float neighbours leaves to do (a relu, a division by counts) is float.
@@ -58,17 +73,8 @@ class Execution:
         if support is Support.NATIVE:
             beside = {Scheme.FP32} if scheme in _BETWEEN_FLOATS else set()
             is_plain = not self.inputs & {Precision.INT8, Precision.INT16}
-            return self.kernels - beside == {scheme} and is_plain
-        return self.kernels == {Scheme.FP32} and self.inputs == {scheme.activation}
-
-    def __str__(self) -> str:
-        if not self.kernels:
-            return "nothing"
-        names = " and ".join(item.value for item in Scheme if item in self.kernels)
-        rounded = sorted(item.value for item in self.inputs if item is not Precision.FP32)
-        if rounded:
-            return f"{names} arithmetic on {'/'.join(rounded)} inputs"
-        return f"{names} {Support.NATIVE.value}"
+            return set(self.kernels) - beside == {scheme} and is_plain
+        return set(self.kernels) == {Scheme.FP32} and self.inputs == {scheme.activation}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,8 +130,8 @@ class _Spy(Interpreter):
         site = self._owners.get(str(n.meta.get(FLOAT_NODE, "")))
         if site is not None:
             found = self.executions[site]
-            found.kernels |= mode.schemes
-            if mode.schemes & set(_FLOATS.values()):
+            found.kernels = {**mode.schemes, **found.kernels}
+            if not mode.schemes.keys().isdisjoint(_FLOATS.values()):
                 outside = [item for item in n.all_input_nodes if self._enters(item, site)]
                 found.inputs |= set(map(rounding_of, outside))
         return value
@@ -141,7 +147,7 @@ class _Kernels(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.schemes: set[Scheme] = set()
+        self.schemes: dict[Scheme, str] = {}
 
     def __torch_dispatch__(
         self,
@@ -151,9 +157,10 @@ class _Kernels(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Note a kernel and run it."""
-        scheme = _scheme(str(func._schema.name), args)
+        kernel = str(func._schema.name)
+        scheme = _scheme(kernel, args)
         if scheme is not None:
-            self.schemes.add(scheme)
+            self.schemes.setdefault(scheme, kernel)
         return func(*args, **(kwargs or {}))
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
-from autoquant.backends.substitution import refuse_substitution
 from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
 from autoquant.backends.torch_cpu.grids import TensorGrids, settled
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
@@ -24,6 +23,7 @@ from autoquant.backends.torch_modules.support import module_support
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
@@ -76,7 +76,10 @@ class TorchModulesBackend:
         with self._refusing(f"plan {plan.digest}"):
             built, modules = self._build(plan)
             found = observe_modules(modules, lambda: self.run(built, self._example))
-        return Executable(built, self._compare(plan, found))
+        executed = _read(plan, found)
+        hint = "pin this op to fp32 in the search space"
+        refuse_substitution(self.name, plan, executed, lambda _, planned: (planned,), hint=hint)
+        return Executable(built, executed)
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""
@@ -124,26 +127,6 @@ class TorchModulesBackend:
         built, modules = self._builder.build(plan)
         return self._captured.calling.flatten(built), modules
 
-    def _compare(
-        self,
-        plan: Plan,
-        found: Mapping[str, frozenset[Scheme]],
-    ) -> dict[str, str]:
-        """Describe what runs, and refuse a plan that torch did not follow."""
-        executed: dict[str, str] = {}
-        wrong: list[str] = []
-        for name, planned in plan.assignment:
-            runs = found.get(name, frozenset())
-            executed[name] = " and ".join(_native(item) for item in Scheme if item in runs)
-            fused = not runs and planned is Scheme.FP32  # inside a fast path for whole blocks
-            if fused:
-                executed[name] = _native(Scheme.FP32)
-            elif runs != {planned}:
-                what = executed[name] or "nothing: another path computes the block"
-                wrong.append(f"{name} is planned as {planned.value} but runs {what}")
-        refuse_substitution(self.name, wrong, hint="pin this op to fp32 in the search space")
-        return executed
-
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:
         """Use the engine, and turn what torch raises into a refusal."""
@@ -158,5 +141,17 @@ class TorchModulesBackend:
                 ) from error
 
 
-def _native(scheme: Scheme) -> str:
-    return f"{scheme.value} {Support.NATIVE.value}"
+def _read(plan: Plan, found: Mapping[str, Mapping[Scheme, str]]) -> dict[str, Ran]:
+    """By site, what runs; a path for whole blocks, which skips their modules, computes in fp32."""
+    executed = {}
+    for name, planned in plan.assignment:
+        runs = found.get(name, {})
+        if len(runs) == 1:
+            ((scheme, kernel),) = runs.items()
+            executed[name] = Ran(scheme, kernel=kernel)
+        elif not runs and planned is Scheme.FP32:
+            executed[name] = Ran(Scheme.FP32)
+        else:
+            words = " and ".join(item.value for item in Scheme if item in runs)
+            executed[name] = Ran(None, kernel=words or "nothing: another path computes the block")
+    return executed

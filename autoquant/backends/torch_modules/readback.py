@@ -48,7 +48,7 @@ _FLOATS: Mapping[torch.dtype, Scheme] = {
 
 def observe_modules(
     modules: Mapping[str, nn.Module], run: Callable[[], object]
-) -> dict[str, frozenset[Scheme]]:
+) -> dict[str, Mapping[Scheme, str]]:
     """Run a model once and note what each of its modules computes in.
 
     What counts are the kernels that reach torch's dispatcher while the module runs: a quantized
@@ -59,12 +59,13 @@ def observe_modules(
         run: Runs the model.
 
     Returns:
-        By site, every way in which it computes; one that was never called is missing.
+        By site, every way in which it computes, and the first kernel that does; one that was
+        never called is missing.
     """
     spy = _Spy()
     with wrapped_calls(modules, spy.call), spy:
         run()
-    by_module = {id(modules[name]): frozenset(found) for name, found in spy.found.items()}
+    by_module = {id(modules[name]): found for name, found in spy.found.items()}
     return {
         name: by_module[id(module)] for name, module in modules.items() if id(module) in by_module
     }
@@ -75,14 +76,14 @@ class _Spy(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: dict[str, set[Scheme]] = {}
+        self.found: dict[str, dict[Scheme, str]] = {}
         self._inside: list[str] = []
 
     def call(
         self, name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run a module's forward."""
-        self.found.setdefault(name, set())
+        self.found.setdefault(name, {})
         self._inside.append(name)
         try:
             return forward(*args, **kwargs)
@@ -98,7 +99,9 @@ class _Spy(TorchDispatchMode):
     ) -> Any:
         """Note a kernel and run it."""
         if self._inside:
-            self.found[self._inside[-1]] |= _schemes(str(func._schema.name), args)
+            kernel, found = str(func._schema.name), self.found[self._inside[-1]]
+            for scheme in _schemes(kernel, args):
+                found.setdefault(scheme, kernel)
         return func(*args, **(kwargs or {}))
 
 

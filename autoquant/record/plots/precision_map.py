@@ -89,7 +89,7 @@ def _heat_map(
         y=list(labels),
         customdata=[
             [
-                [site.name, site.kind.value, scheme.value, member.executed.get(site.name, "-")]
+                [site.name, site.kind.value, scheme.value, str(member.executed.get(site.name, "-"))]
                 for site, scheme in zip(sites, row, strict=True)
             ]
             for member, row in zip(members, schemes, strict=True)

@@ -10,7 +10,8 @@ from autoquant.core.frontier import find_frontier
 from autoquant.core.measurement import Candidate, Failure, Kind, Measurement
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import Ran
 from autoquant.core.sensitivity import Part, SensitivityRow, SensitivityTable
 from autoquant.core.sites import OpKind, Site
 from autoquant.record.findings import Findings, SearchFacts
@@ -104,14 +105,14 @@ def make_candidate(
         }
     if heldout is not None:
         measurements["heldout_accuracy_drop"] = Measurement(heldout, kind, 0.003, SAMPLES)
-    way = "emulated" if kind is Kind.EMULATED else "native"
+    way = Support.EMULATED if kind is Kind.EMULATED else Support.NATIVE
     return Candidate(
         number=number,
         plan=Plan.of(schemes),
         origin=origin,
         measurements=measurements,
         seconds={"build": 0.7, "quality": 1.3, "latency": 1.1},
-        executed={name: f"{scheme.value} {way}" for name, scheme in schemes.items()},
+        executed={name: Ran(scheme, way) for name, scheme in schemes.items()},
     )
 
 

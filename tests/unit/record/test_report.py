@@ -9,6 +9,7 @@ import pytest
 from autoquant.core.measurement import Candidate, Failure
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.readback import Ran
 from autoquant.record.findings import Findings
 from autoquant.record.report import render_report
 from tests.unit.record.synthetic import make_candidate, make_site
@@ -104,7 +105,7 @@ def test_ops_are_listed_as_they_ran(page: Page, findings: Findings) -> None:
 def test_an_op_that_ran_otherwise_than_planned_is_marked(findings: Findings) -> None:
     chosen = findings.chosen
     assert chosen is not None
-    changed = replace(chosen, executed={**chosen.executed, "head.fc": "fp32 native"})
+    changed = replace(chosen, executed={**chosen.executed, "head.fc": Ran(Scheme.FP32)})
     frontier = replace(findings.frontier, members=(changed,))
     html = render_report(replace(findings, frontier=frontier))
     assert "1 of 24 ops did not run in the precision that the plan asked for" in html
@@ -125,7 +126,7 @@ def test_the_job_and_the_environment_are_there(html: str) -> None:
 def test_nothing_that_a_user_named_becomes_markup(findings: Findings, page: Page) -> None:
     site = make_site(HOSTILE)
     item = make_candidate(0, {HOSTILE: Scheme.INT8}, origin=HOSTILE)
-    item = replace(item, executed={HOSTILE: HOSTILE})
+    item = replace(item, executed={HOSTILE: Ran(None, kernel=HOSTILE)})
     failed = Candidate(1, Plan.of({HOSTILE: Scheme.FP32}), HOSTILE, failure=Failure(HOSTILE))
     hostile = replace(
         findings,

@@ -130,10 +130,10 @@ def test_int8_weights_leave_no_float_weights_behind(mixed: FloatFile) -> None:
 def test_the_read_back_tells_one_op_that_differs_from_the_rest(mixed: FloatFile) -> None:
     schemes = uniform(mixed, Scheme.FP32) | {"head": Scheme.FP16}
     found = read_back(write_plan(mixed, schemes))
-    assert {site for site, runs in found.items() if runs == {Scheme.FP16}} == {"head"}
-    assert {site for site, runs in found.items() if runs == {Scheme.FP32}} == set(schemes) - {
-        "head"
-    }
+    assert {site for site, runs in found.items() if runs.schemes == {Scheme.FP16}} == {"head"}
+    assert {site for site, runs in found.items() if runs.schemes == {Scheme.FP32}} == set(
+        schemes
+    ) - {"head"}
 
 
 def test_an_int16_operator_with_a_float_weight_is_no_scheme(twins: FloatFile) -> None:
@@ -146,7 +146,7 @@ def test_an_int16_operator_with_a_float_weight_is_no_scheme(twins: FloatFile) ->
     )
     graph.retype(graph.reads(operator)[1], "FLOAT32")
     (site,) = written.operators[index].writes
-    assert read_back(replace(written, content=graph.pack()))[site] == {None}
+    assert read_back(replace(written, content=graph.pack()))[site].schemes == {None}
 
 
 def test_metadata_is_kept_beside_what_the_converter_wrote(twins: FloatFile) -> None:

@@ -6,11 +6,14 @@ import pytest
 
 pytest.importorskip("openvino")
 
-from autoquant.backends.openvino.judgement import compare
+from collections.abc import Mapping
+
+from autoquant.backends.openvino.judgement import Judge
 from autoquant.backends.openvino.readback import Execution
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind, Site
+from tests.readbacks import words
 
 
 def site(name: str, kind: OpKind, follows: str | None = None) -> Site:
@@ -42,6 +45,20 @@ SITES = {
 }
 
 
+def read(
+    plan: Plan, sites: Mapping[str, Site], found: Mapping[str, Execution]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What sites ran, in words, and those that the engine did not follow."""
+    judge = Judge.of(plan, sites, found)
+    ran = judge.read(plan)
+    wrong = [
+        site
+        for site, planned in plan.assignment
+        if ran[site].scheme not in judge.accepts(site, planned)
+    ]
+    return words(ran), tuple(wrong)
+
+
 @pytest.mark.parametrize(
     ("planned", "found"),
     [
@@ -54,13 +71,13 @@ SITES = {
     ids=["int8-fp32", "int8-bf16", "bf16-fp32", "fp32-bf16", "fp32-int8"],
 )
 def test_a_convolution_in_another_format_is_caught(planned: Scheme, found: Execution) -> None:
-    _, wrong = compare(Plan.of({"conv": planned}), SITES, {"conv": found})
+    _, wrong = read(Plan.of({"conv": planned}), SITES, {"conv": found})
     assert wrong == ("conv",)
 
 
 def test_a_convolution_that_reads_8_bits_is_int8() -> None:
     found = {"conv": kernel("u8", "i8", "u8", "u8")}
-    executed, wrong = compare(Plan.of({"conv": Scheme.INT8}), SITES, found)
+    executed, wrong = read(Plan.of({"conv": Scheme.INT8}), SITES, found)
     assert (executed, wrong) == ({"conv": "int8 native"}, ())
 
 
@@ -68,7 +85,7 @@ def test_a_convolution_that_reads_8_bits_is_int8() -> None:
 def test_an_activation_after_int8_may_compute_in_float_and_is_labelled_so(runs: str) -> None:
     found = {"conv": kernel("u8", "i8", "u8"), "act": kernel(runs, None, runs)}
     plan = Plan.of({"conv": Scheme.INT8, "act": Scheme.INT8})
-    executed, wrong = compare(plan, SITES, found)
+    executed, wrong = read(plan, SITES, found)
     assert executed["act"] == {"f32": "fp32 native", "bf16": "bf16 native"}[runs]
     assert wrong == ()
 
@@ -76,19 +93,19 @@ def test_an_activation_after_int8_may_compute_in_float_and_is_labelled_so(runs: 
 def test_an_activation_planned_in_fp32_that_runs_bf16_is_caught() -> None:
     found = {"conv": kernel("f32", "f32", "f32"), "act": kernel("bf16", None, "bf16")}
     plan = Plan.of({"conv": Scheme.FP32, "act": Scheme.FP32})
-    assert compare(plan, SITES, found)[1] == ("act",)
+    assert read(plan, SITES, found)[1] == ("act",)
 
 
 def test_a_concatenation_of_rounded_values_is_labelled_int8() -> None:
     found = {"conv": kernel("f32", "f32", "f32"), "cat": kernel("u8", None, "u8")}
     plan = Plan.of({"conv": Scheme.FP32, "cat": Scheme.FP32})
-    executed, wrong = compare(plan, SITES, found)
+    executed, wrong = read(plan, SITES, found)
     assert (executed["cat"], wrong) == ("int8 native", ())
 
 
 def test_a_weighted_op_that_the_engine_removed_is_caught_in_a_plan_with_bf16() -> None:
     plan = Plan.of({"conv": Scheme.BF16})
-    executed, wrong = compare(plan, SITES, {})
+    executed, wrong = read(plan, SITES, {})
     assert (executed["conv"], wrong) == ("nothing that the engine names", ("conv",))
 
 
@@ -96,5 +113,5 @@ def test_a_weighted_op_that_the_engine_removed_is_caught_in_a_plan_with_bf16() -
 def test_a_concatenation_moves_codes_whoever_it_follows(follows: str | None) -> None:
     sites = {**SITES, "cat": site("cat", OpKind.CAT, follows)}
     found = {"conv": kernel("f32", "f32", "f32"), "cat": kernel("u8", None, "u8", "u8")}
-    _, wrong = compare(Plan.of({"conv": Scheme.FP32, "cat": Scheme.FP32}), sites, found)
+    _, wrong = read(Plan.of({"conv": Scheme.FP32, "cat": Scheme.FP32}), sites, found)
     assert wrong == ()
