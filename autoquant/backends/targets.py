@@ -12,6 +12,7 @@ from autoquant.backends.protocol import Target
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind
+from autoquant.distribution import install_command
 from autoquant.errors import BackendError
 
 
@@ -22,7 +23,7 @@ class Row:
     Attributes:
         module: Where its `Target` functions are; imported when it is asked for.
         summary: One line for `autoquant backends`.
-        extra: Optional dependencies that it needs (`pip install 'autoquant[openvino]'`).
+        extra: Optional dependencies that it needs (`autoquant-search[openvino]`).
         packages: What these bring, as they are imported.
         is_estimate: Whether its latency is what a model of the target says.
         is_slow: Whether to build one plan takes most of a minute.
@@ -104,7 +105,7 @@ def load_target(name: str) -> Target:
     if row.missing:
         raise BackendError(
             f"backend.name: {name} needs {', '.join(row.missing)}, which this Python lacks",
-            hint=f"pip install 'autoquant[{row.extra}]'",
+            hint=install_command(row.extra),
         )
     return cast("Target", importlib.import_module(row.module))
 

@@ -111,8 +111,9 @@ def functional_graph(program: ExportedProgram) -> GraphModule:
 
     Constant inputs are baked in, what a forward writes into its inputs or buffers is dropped,
     and so are checks, copies and dead code. What is computed twice of the same tensors is computed
-    once, as engines do: two ops that one kernel runs cannot have two schemes. A view becomes a reshape, so that tensors may come
-    in another memory format; a batch norm is one node. Every output stays bit for bit.
+    once, as engines do: two ops that one kernel runs cannot have two schemes. A view becomes a
+    reshape, so that tensors may come in another memory format; a batch norm is one node. Every
+    output stays bit for bit.
 
     Args:
         program: From `export_program`.
