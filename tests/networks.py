@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,7 +79,7 @@ class TextNet(nn.Module):
         return self.head(mixed.mean(1))
 
 
-def seeded(network: type[nn.Module]) -> nn.Module:
+def seeded(network: Callable[[], nn.Module]) -> nn.Module:
     """The network in eval mode, with fixed random weights and batch-norm statistics."""
     torch.manual_seed(0)
     model = network()

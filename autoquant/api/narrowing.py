@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from autoquant.api.preparation import Preparation
 from autoquant.api.watch import Watch
 from autoquant.backends.protocol import Backend
-from autoquant.backends.targets import TARGETS
+from autoquant.core.backends import find_rows
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import BackendError
@@ -37,7 +37,7 @@ def narrow_space(prepared: Preparation, watch: Watch) -> Preparation:
     one. Nothing changes where not even one uniform plan can be built, nor on a target that is slow
     to build.
     """
-    if TARGETS[prepared.settings.build.backend].is_slow:
+    if find_rows()[prepared.settings.build.backend].is_slow:
         return prepared
     with watch.stage("asking the target", None):
         refused = find_refused(prepared.space, prepared.backend)

@@ -44,10 +44,10 @@ def prepare_untimed(setup: Setup, subject: Subject, watch: Watch) -> Preparation
 
     `engine: auto` takes the first that runs here, `per-op` the first of its engines for all ops.
     """
-    if setup.backend.engine == "auto":
+    if setup.backend.options.get("engine") == "auto":
         return prepare(setup, subject, watch, engine=engines_here()[0])
-    if setup.backend.engine == "per-op":
-        engines, known = engines_side_by_side(), setup.backend.reduce_range
+    if setup.backend.options.get("engine") == "per-op":
+        engines, known = engines_side_by_side(), setup.backend.options["reduce_range"]
         reduce_range = any(map(saturates, engines)) if known == "auto" else known
         settings = {"engine": engines[0], "reduce_range": reduce_range}
         setup = setup.model_copy(update={"backend": setup.backend.model_copy(update=settings)})

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from autoquant.backends.targets import TARGETS, load_target
+from autoquant.backends.targets import load_target
+from autoquant.core.backends import find_rows
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -59,7 +60,7 @@ def plan_support(
     check_sites("the plan", dict.fromkeys(plan.schemes), sites)
     return {
         title: tuple(_unsupported(plan, sites, name, settings))
-        for name, row in TARGETS.items()
+        for name, row in find_rows().items()
         if not row.missing
         for title, settings in load_target(name).variants().items()
     }

@@ -11,10 +11,11 @@ from autoquant.api.ranges import settle_ranges
 from autoquant.api.templates import Template, check_fit
 from autoquant.api.watch import Watch
 from autoquant.backends.protocol import Backend
-from autoquant.backends.targets import ESTIMATED, TORCH, load_target
+from autoquant.backends.targets import load_target
 from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.grids import settled
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
+from autoquant.core.backends import is_estimate
 from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Phase
 from autoquant.core.kernels import Kernels
@@ -126,13 +127,16 @@ def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
 def measurement_settings(setup: Setup) -> MeasurementSettings:
     """How plans are built and measured; the engine may still be `auto` or `per-op`."""
     backend = setup.backend
+    own = backend.model_dump(mode="json", include=set(backend.options))
+    profile, reduce_range = own.pop("profile", None), own.pop("reduce_range", "auto")
     build = BuildSettings(
         backend=backend.name,
         observer=setup.calibration.observer,
-        engine=backend.engine if backend.name == TORCH else "",
-        reduce_range=None if backend.reduce_range == "auto" else backend.reduce_range,
-        accelerator=backend.accelerator or "",
-        profile="" if backend.profile is None else read_text(backend.profile),
+        engine=own.pop("engine", ""),
+        reduce_range=None if reduce_range == "auto" else reduce_range,
+        accelerator=own.pop("accelerator", None) or "",
+        profile="" if profile is None else read_text(Path(profile)),
+        options=own,
     )
     return MeasurementSettings(
         build,
@@ -214,7 +218,7 @@ def prepare(
     check_fit(templates, bound.space)
     for notice in bound.notices:
         watch.note(notice)
-    if known is None and setup.backend.engine == "per-op":
+    if known is None and setup.backend.options.get("engine") == "per-op":
         kernels = _time_kernels(setup, subject, captured, statistics, settings, watch)
         settings = settings.building(kernels=kernels)
     return Preparation(
@@ -273,5 +277,5 @@ def _bind(setup: Setup, captured: Capture, settings: MeasurementSettings) -> Bou
         captured.sites,
         captured.agreements,
         partial(load_target(settings.build.backend).site_support, settings.build),
-        real_kernels_only=setup.is_timed and settings.build.backend not in ESTIMATED,
+        real_kernels_only=setup.is_timed and not is_estimate(settings.build.backend),
     )

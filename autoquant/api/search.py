@@ -23,7 +23,8 @@ from autoquant.api.sensitivity import rank_by_sensitivity
 from autoquant.api.settings import check_resumable
 from autoquant.api.templates import Template, load_templates
 from autoquant.api.watch import Watch
-from autoquant.backends.targets import ESTIMATED, check_target
+from autoquant.backends.targets import check_target
+from autoquant.core.backends import is_estimate
 from autoquant.core.evaluation import EvaluatorFactory, Executor, Phase
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.history import Past, StopReason
@@ -127,7 +128,7 @@ def _search(
         log=folder,
         proposer=guidance.proposer,
     )
-    is_estimate = prepared.settings.build.backend in ESTIMATED
+    is_estimated = is_estimate(prepared.settings.build.backend)
     with _executor(job, factory, prepared, watch) as executor:
         history = _run_rounds(
             job, strategy, guidance.gate, executor, prepared, past, folder, tracker, watch
@@ -135,7 +136,7 @@ def _search(
         candidates = history.candidates
         find = partial(_frontier, job, limits, baseline)
         if history.reason is not StopReason.INTERRUPTED:
-            if Phase.LATENCY in prepared.phases and not is_estimate:
+            if Phase.LATENCY in prepared.phases and not is_estimated:
                 candidates = time_again(candidates, find, executor, folder, watch)
             if subject.heldout is not None:
                 candidates = score_heldout(candidates, find, executor, folder, watch)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from autoquant.api.confirm import noise_notice
 from autoquant.api.preparation import Preparation
 from autoquant.api.settings import settings_after, settings_of
-from autoquant.backends.targets import ESTIMATED
+from autoquant.core.backends import is_estimate
 from autoquant.core.frontier import Frontier
 from autoquant.core.history import StopReason
 from autoquant.errors import StorageError
@@ -72,7 +72,7 @@ def settle_facts(
         "leaf_modules": ",".join(prepared.captured.leaf_modules),
         WEIGHTS: weights_digest(prepared.subject.model),
     }
-    rival = prepared.backend.rival if build.backend in ESTIMATED else facts.rival
+    rival = prepared.backend.rival if is_estimate(build.backend) else facts.rival
     notices = [*prepared.notices, noise_notice(frontier)]
     if reason is StopReason.INTERRUPTED:
         notices.append(f"interrupted; continue with --resume (kept in {job.output})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoquant.backends.targets import TORCH
+from autoquant.core.backends import TORCH
 from autoquant.errors import BackendError
 from autoquant.job import Setup
 

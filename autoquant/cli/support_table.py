@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from rich.table import Table
 
 from autoquant.api.plan_support import Unsupported
-from autoquant.backends.targets import TARGETS, load_target
+from autoquant.backends.targets import load_target
+from autoquant.core.backends import find_rows
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
 from autoquant.distribution import install_command
@@ -21,7 +22,7 @@ def support_tables(name: str | None = None) -> Iterator[Table | str]:
     Args:
         name: Of the one backend to show; None: all.
     """
-    for key, row in TARGETS.items():
+    for key, row in find_rows().items():
         if name is not None and key != name:
             continue
         if row.missing:

@@ -25,6 +25,7 @@ class BuildSettings:
         kernels: torch: ops that take another engine's kernel.
         accelerator: Configuration of an accelerator (`ethos-u55-128`); empty where there is none.
         profile: Text of the YAML file that describes an accelerator; empty where there is none.
+        options: What only a backend of another package has, as its section of a job says.
     """
 
     backend: str = "torch"
@@ -36,6 +37,7 @@ class BuildSettings:
     kernels: Kernels = field(default_factory=Kernels)
     accelerator: str = ""
     profile: str = field(default="", repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
         """Give the settings as JSON values."""
@@ -49,6 +51,7 @@ class BuildSettings:
             "kernels": self.kernels.to_json(),
             "accelerator": self.accelerator,
             "profile": self.profile,
+            "options": dict(self.options),
         }
 
     @classmethod
@@ -65,4 +68,5 @@ class BuildSettings:
             kernels=Kernels.from_json(data["kernels"]),
             accelerator=str(data["accelerator"]),
             profile=str(data["profile"]),
+            options=data.get("options", {}),
         )

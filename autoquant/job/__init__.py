@@ -1,11 +1,10 @@
 """The job as frozen values, and YAML -> job with all mistakes at once."""
 
+from autoquant.job.backend import BackendSettings, backend_from_text
 from autoquant.job.finetuning import Finetuning, TrainingSettings
 from autoquant.job.load import dump_job, find_profile, find_space_rules, load_job, shipped_spaces
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import (
-    BackendName,
-    BackendSettings,
     Budget,
     Calibration,
     Constraints,
@@ -18,13 +17,11 @@ from autoquant.job.schema import (
     SensitivitySettings,
     Setup,
     Tracking,
-    backend_from_text,
 )
 from autoquant.job.section import Entry
 from autoquant.job.space import Rule, SpaceRules
 
 __all__ = [
-    "BackendName",
     "BackendSettings",
     "Budget",
     "Calibration",

@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from autoquant.job.backend import MISSING_OPTION, UNKNOWN_OPTION
+
 _WORDS = {
     "missing": "is missing; add it",
     "int_type": "is not a whole number",
@@ -32,6 +34,8 @@ def _line(item: Any, model: type[BaseModel]) -> str:
     kind, context, value = item["type"], item.get("ctx") or {}, item.get("input")
     if kind == "extra_forbidden":
         return f"{key}: unknown key{_did_you_mean(location, model)}"
+    if kind == MISSING_OPTION:
+        return f"{key}: {item['msg']}"
     if kind == "missing":
         return f"{key}: {_WORDS[kind]}"
     if kind == "value_error" and not location:
@@ -56,6 +60,8 @@ def _problem(kind: str, context: Mapping[str, Any], message: str) -> str:
         return "is too short; write package.module:function or path/file.py:function"
     if kind == "string_pattern_mismatch":
         return "may hold letters, digits, '.', '_' and '-' only"
+    if kind == UNKNOWN_OPTION:
+        return message
     if kind == "value_error":
         return f"is wrong: {context['error']}"
     return f"is wrong: {message}"

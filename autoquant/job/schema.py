@@ -5,13 +5,21 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from autoquant.core.objectives import Objective
 from autoquant.core.observers import ObserverName
 from autoquant.core.sensitivity import Procedure
+from autoquant.job.backend import BackendSettings, backend_settings
 from autoquant.job.finetuning import Finetuning
 from autoquant.job.section import (
     AnyEntry,
@@ -118,42 +126,6 @@ class SensitivitySettings(Section):
     samples: Annotated[int, Field(ge=1)] = 128
 
 
-BackendName = Literal[
-    "torch", "openvino", "onnxruntime", "litert", "ethos-u", "profile", "inductor"
-]
-EngineName = Literal["auto", "per-op", "x86", "onednn", "fbgemm", "qnnpack", "pointwise"]
-
-_OPTIONS_OF = {
-    "engine": ("torch", "auto"),
-    "reduce_range": ("torch", "auto"),
-    "accelerator": ("ethos-u", None),
-    "profile": ("profile", None),
-}
-"""By option of one backend alone: which, and the value that stands for nothing chosen."""
-
-
-def backend_from_text(name: str) -> dict[str, str]:
-    """Read the short form: the name of a backend, or of an engine of torch's."""
-    return {"engine": name} if name in get_args(EngineName) else {"name": name}
-
-
-def _backend_from_short(value: object) -> object:
-    return backend_from_text(value) if isinstance(value, str) else value
-
-
-class BackendSettings(Section):
-    """The target, and how latency is measured on it."""
-
-    name: BackendName = "torch"
-    engine: EngineName = "auto"
-    accelerator: Annotated[str, Field(min_length=1)] | None = None
-    profile: Annotated[Path, Field(strict=False)] | None = None
-    threads: Annotated[int, Field(ge=1)] = 1
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    pairs: Annotated[int, Field(ge=3)] = 20
-    reduce_range: Literal["auto", True, False] = "auto"
-
-
 class Constraints(Section):
     """What a candidate must keep to be on the frontier."""
 
@@ -200,7 +172,9 @@ class Setup(Section):
 
     calibration: Calibration = Calibration()
     sensitivity: SensitivitySettings = SensitivitySettings()
-    backend: Annotated[BackendSettings, BeforeValidator(_backend_from_short)] = BackendSettings()
+    backend: Annotated[SerializeAsAny[BackendSettings], BeforeValidator(backend_settings)] = Field(
+        default_factory=lambda: cast("BackendSettings", backend_settings({}))
+    )
     space: SpaceRules
     objectives: Annotated[
         tuple[Annotated[Objective, Field(strict=False)], ...], Field(strict=False)
@@ -221,24 +195,8 @@ class Setup(Section):
         return value
 
     @model_validator(mode="after")
-    def _backend_options(self) -> Setup:
-        backend = self.backend
-        for option, (owner, nothing) in _OPTIONS_OF.items():
-            value = getattr(backend, option)
-            if value != nothing and backend.name != owner:
-                raise ValueError(
-                    f"backend.{option}: {str(value)!r} is a choice of the backend {owner}, but "
-                    f"backend.name is {backend.name}; leave it out, or choose {owner}"
-                )
-        if backend.name == "profile" and backend.profile is None:
-            raise ValueError(
-                "backend.profile: is missing; name the YAML file that describes the accelerator"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _timed_kernels(self) -> Setup:
-        if self.backend.engine == "per-op" and not self.is_timed:
+        if self.backend.options.get("engine") == "per-op" and not self.is_timed:
             raise ValueError(
                 "backend.engine: per-op takes the faster kernel of each op, which needs latency "
                 "among the objectives; choose auto, or add latency"

@@ -44,7 +44,8 @@ FP32, TORCH_AO = "frozen fp32", "torch.ao"
 _ENGINES = [name for name in engines_here() if name != "qnnpack"]
 _CALIBRATION_SIZE = 8
 _TURN_S = 0.02
-_LOOKS = 6
+_LOOKS = 8
+_LOOKING_S = 20.0
 _FEW = 2
 
 
@@ -200,7 +201,10 @@ class Timing:
 
 def _time(candidates: Sequence[Candidate], rounds: int) -> dict[str, Timing]:
     """Look at all in turns, run the fastest few of each kind in turns, and keep the fastest."""
-    looks = [[_once(one.call, 1)[0] for one in candidates] for _ in range(_LOOKS)]
+    looks: list[list[float]] = []
+    until = time.perf_counter() + _LOOKING_S
+    while len(looks) < 2 or (len(looks) < _LOOKS and time.perf_counter() < until):
+        looks.append([_once(one.call, 1)[0] for one in candidates])
     seconds = dict(zip(candidates, np.min(looks[1:], axis=0).tolist(), strict=True))
     final = [
         one
@@ -208,8 +212,10 @@ def _time(candidates: Sequence[Candidate], rounds: int) -> dict[str, Timing]:
         for one in sorted((x for x in candidates if x.kind == kind), key=seconds.__getitem__)[:_FEW]
     ]
     found = np.zeros((rounds, len(final), 2))
+    draw = np.random.default_rng(0)
     for row in found:
-        for place, one in enumerate(final):
+        for place in draw.permutation(len(final)):
+            one = final[place]
             row[place] = _once(one.call, max(1, int(_TURN_S / seconds[one])))
     timings = [Timing(one, 1e3 * found[:, place]) for place, one in enumerate(final)]
     timings.sort(key=lambda timing: float(np.median(timing.cpu)), reverse=True)

@@ -56,13 +56,15 @@ class KernelTable:
             return emulated_kernel(scheme) if _can_emulate(operation) else None
         return self._int8(operation, engine)
 
-    def with_activation(self, operation: Operation, engine: str, grids: Grids) -> Kernel | None:
-        """Give the int8 kernel of an operation that ends with a following activation.
+    def with_rest(self, operation: Operation, engine: str, grids: Grids) -> Kernel | None:
+        """Give the int8 kernel of an operation that ends with a following activation, or a sum.
 
         None where none computes both.
         """
         if engine == POINTWISE:
             return pointwise_kernel(operation)
+        if operation.addend is not None:
+            return None
         grid = grids.int8(operation.last.name)
         if operation.name in _SATURATING and saturates_at(operation.last, grid):
             return int8_kernel(operation, engine)

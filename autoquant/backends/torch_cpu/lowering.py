@@ -15,14 +15,14 @@ from autoquant.backends.torch_cpu.averages import AVERAGES, is_too_coarse
 from autoquant.backends.torch_cpu.emission import Emitter, Grids, is_float32
 from autoquant.backends.torch_cpu.forms import INTEGERS, Form
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
-from autoquant.backends.torch_cpu.operations import Kernel, Operation
+from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
 from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.errors import BackendError
 from autoquant.model.aten import op_name
 from autoquant.model.captured import Capture
-from autoquant.model.node_shapes import shape_of
+from autoquant.model.node_shapes import fixed_sizes, shape_of
 
 PASSING = frozenset(
     {
@@ -93,6 +93,7 @@ class Lowering:
             for group in groups:
                 nodes = tuple(self._nodes[item] for item in group)
                 self._groups[nodes[0]] = (self._sites[name], nodes)
+        self._written = {nodes[-1] for _, nodes in self._groups.values()}
 
     def operations(self, site: str) -> tuple[Operation, ...]:
         """What a site computes, once for each call."""
@@ -172,16 +173,33 @@ class Lowering:
     def _absorb(
         self, operation: Operation, kernel: Kernel, plan: Mapping[str, Scheme], engine: str
     ) -> tuple[Operation, Kernel]:
-        """Let the activation behind an op run within it, where its kernel can."""
+        """Let the activation or the sum behind an op run within it, where its kernel can."""
         readers = list(operation.last.users)
         if len(readers) != 1 or readers[0] not in self._groups:
             return operation, kernel
         site, nodes = self._groups[readers[0]]
-        if site.kind not in FOLLOWING_KINDS or plan[site.name] is not Scheme.INT8:
+        if plan[site.name] is not Scheme.INT8:
             return operation, kernel
-        longer = operation.with_activation(nodes, site.name)
-        found = self._table.with_activation(longer, engine, self._grids)
+        longer = operation.followed_by(nodes, site.name)
+        if site.kind not in FOLLOWING_KINDS and not self._may_be_overwritten(longer):
+            return operation, kernel
+        found = self._table.with_rest(longer, engine, self._grids)
         return (operation, kernel) if found is None else (longer, found)
+
+    def _may_be_overwritten(self, operation: Operation) -> bool:
+        """Whether what is added to an op's result is there before, and read by nobody later.
+
+        Kernels write the sum where the addend was. What only moves values may share its memory.
+        """
+        addend = operation.addend
+        if addend is None or addend not in self._written:
+            return False
+        if argument(operation.nodes[1], "alpha") != 1:
+            return False
+        if fixed_sizes(addend) != fixed_sizes(operation.root):
+            return False
+        others = [node for node in addend.users if node is not operation.nodes[1]]
+        return not any(map(_passes, others)) and max([addend, *others]) < operation.root
 
     def _wants(self, chosen: Mapping[Node, tuple[Operation, Kernel]]) -> dict[Node, set[Form]]:
         """In which forms the readers of each tensor take it."""

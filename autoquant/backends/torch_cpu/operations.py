@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 from torch.fx import Node
 
@@ -49,6 +50,15 @@ class Operation:
         """Whether a relu follows the root."""
         return any(op_name(node) == "relu" for node in self.nodes[1:])
 
+    @property
+    def addend(self) -> Node | None:
+        """What is added to the root's result, where a sum follows it."""
+        for before, node in pairwise(self.nodes):
+            if op_name(node) == "add":
+                left, right = node.args[:2]
+                return cast("Node", right if left is before else left)
+        return None
+
     def argument(self, name: str) -> Any:
         """Argument of the root by its name in the op's schema; its default where it is not given.
 
@@ -57,7 +67,7 @@ class Operation:
         """
         return argument(self.root, name)
 
-    def with_activation(self, nodes: tuple[Node, ...], site: str) -> Operation:
+    def followed_by(self, nodes: tuple[Node, ...], site: str) -> Operation:
         """The same with the nodes of another site behind it."""
         return replace(self, nodes=(*self.nodes, *nodes), fused=(*self.fused, site))
 

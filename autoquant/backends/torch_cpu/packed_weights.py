@@ -46,6 +46,13 @@ class PackedWeight(nn.Module):
         self.recipe = recipe
         self.packed = _pack(recipe)
 
+    @property
+    def keeps_first_call(self) -> bool:
+        """Whether it is fast on inputs of the size of its first call alone."""
+        return self.recipe.engine in ("onednn", "x86") and not self.recipe.pack.startswith(
+            "pointwise"
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         recipe = self.recipe
         return (_restore, (recipe.pack, recipe.engine, recipe.tensors, recipe.numbers))

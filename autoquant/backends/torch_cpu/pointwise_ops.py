@@ -58,9 +58,17 @@ _POST_OPS: Mapping[str, Mapping[str, Callable[[Node], PostOp | None]]] = {
 }
 """By op, the activations that run within it."""
 
+_BEHIND_SUMS: Mapping[str, Mapping[str, Callable[[Node], PostOp | None]]] = {
+    "conv2d": {"relu": _plain("relu")},
+}
+"""By op, the activations that run within it behind a sum."""
+
 
 def pointwise_kernel(operation: Operation) -> Kernel | None:
-    """Give the kernel of a convolution or linear layer with at most one activation behind it.
+    """Give the kernel of a convolution or linear layer, and of what runs within it.
+
+    That is an activation, or the sum of a convolution of images with integers, with or without a
+    relu; the sum is written over those integers.
 
     None where there is none for these ops with these arguments.
     """
@@ -75,18 +83,21 @@ def pointwise_kernel(operation: Operation) -> Kernel | None:
     geometry = geometry_of(operation)
     if geometry is None:
         return None
-    return Kernel(Form.UINT8, _WRITES, partial(_convolve, post_op, geometry), Scheme.INT8)
+    writes = _WRITES if operation.addend is None else (Form.UINT8,)
+    return Kernel(Form.UINT8, writes, partial(_convolve, post_op, geometry), Scheme.INT8)
 
 
 def _post_op(operation: Operation) -> PostOp | None:
     table = _POST_OPS.get(operation.name)
-    if table is None or len(operation.nodes) > 2:
+    rest = operation.nodes[1:]
+    if operation.addend is not None:
+        table, rest = _BEHIND_SUMS.get(operation.name), operation.nodes[2:]
+    if table is None or len(rest) > 1:
         return None
-    if len(operation.nodes) == 1:
+    if not rest:
         return ("none", [], "")
-    last = operation.last
-    make = table.get(op_name(last))
-    return None if make is None else make(last)
+    make = table.get(op_name(rest[0]))
+    return None if make is None else make(rest[0])
 
 
 def _convolve(
@@ -104,11 +115,21 @@ def _convolve(
 
     weights = _weights(emitter, operation, pack, (geometry, scale, zero_point))
     written, grid = _written(emitter, operation, out)
+    target, addend, summing = _ONEDNN.qconv_pointwise.default, (), ()
+    if operation.addend is not None:
+        target, addend, summing = _summed(emitter, operation.addend)
+    *weights, bias = weights
     made = emitter.call(
-        _ONEDNN.qconv_pointwise.default,
-        read.node, scale, zero_point, *weights, *places, geometry.groups, *written, *post_op,
+        target, read.node, scale, zero_point, *weights, *addend, bias, *places, geometry.groups,
+        *written, *summing, *post_op,
     )  # fmt: skip
     emitter.put(operation.last, out, made, grid)
+
+
+def _summed(emitter: Emitter, source: Node) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
+    """The operator with a sum, what it adds, and how."""
+    read = emitter.read(source, Form.UINT8)
+    return _ONEDNN.qconv2d_pointwise.binary, (read.node,), (*_grid(read.grid), "sum", 1.0)
 
 
 def _multiply(post_op: PostOp, emitter: Emitter, operation: Operation, out: Form) -> None:

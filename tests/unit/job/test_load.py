@@ -12,6 +12,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import JobError
 from autoquant.job import dump_job, load_job, shipped_spaces
+from autoquant.job.backend import BackendSettings, backend_settings
 
 ENTRY = "def model():\n    ...\n\ndef batches():\n    ...\n"
 
@@ -164,3 +165,9 @@ def test_names_of_captures_of_older_jobs_are_read_with_a_notice(
     assert job.model is not None
     assert job.model.capture == now
     assert f"{old} is an old name, read as {now}" in caplog.text
+
+
+def test_a_backend_of_an_older_job_names_the_options_of_all_backends() -> None:
+    section = {"name": "openvino", "engine": "auto", "accelerator": None, "profile": None}
+    found = backend_settings({**section, "reduce_range": "auto", "threads": 2})
+    assert found == BackendSettings(name="openvino", threads=2)

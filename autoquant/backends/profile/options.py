@@ -1,0 +1,29 @@
+"""What a job may choose of a described accelerator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from autoquant.job.backend import MISSING_OPTION, BackendSettings
+
+
+class ProfileSettings(BackendSettings):
+    """The file that describes the accelerator; a job cannot do without."""
+
+    profile: Annotated[Path, Field(strict=False)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _described(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("profile") is None:
+            problem = PydanticCustomError(
+                MISSING_OPTION, "is missing; name the YAML file that describes the accelerator"
+            )
+            raise ValidationError.from_exception_data(
+                "backend", [InitErrorDetails(type=problem, loc=("profile",), input=None)]
+            )
+        return value

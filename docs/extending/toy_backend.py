@@ -1,0 +1,124 @@
+"""A whole backend in one file: int8 weights by rounding, all arithmetic in float."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from autoquant.backends.exported_file import writing
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, IntegerWriter
+from autoquant.core.backends import Row
+from autoquant.core.build import BuildSettings
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import Ran, refuse_substitution
+from autoquant.core.sites import OpKind, Site
+from autoquant.core.space import SearchSpace
+from autoquant.job import BackendSettings
+
+ROW = Row("toy_backend", "weights on a coarse grid", section="toy_backend:ToySettings")
+
+
+class ToySettings(BackendSettings):
+    """The bits of a weight."""
+
+    bits: Annotated[int, Field(ge=2, le=8)] = 8
+
+
+def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
+    """int8 of every module with a weight; fp32 of everything."""
+    return kind_support(settings, site.kind, scheme)
+
+
+def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:  # noqa: ARG001
+    """The same of a kind of op."""
+    if scheme is Scheme.FP32:
+        return Support.NATIVE
+    rounded = kind in (OpKind.LINEAR, OpKind.CONV2D) and scheme is Scheme.INT8
+    return Support.NATIVE if rounded else Support.UNSUPPORTED
+
+
+def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: ARG001
+    """None: every op gives floats."""
+    return ()
+
+
+def variants() -> Mapping[str, BuildSettings]:
+    """The one that there is."""
+    return {"toy": BuildSettings(backend="toy", options={"bits": 8})}
+
+
+def open_backend(request: BuildRequest) -> ToyBackend:
+    """Keep the float model; plans are copies of it."""
+    return ToyBackend(request)
+
+
+class ToyBackend:
+    """Rounds the weights of the modules that a plan has in int8."""
+
+    def __init__(self, request: BuildRequest) -> None:
+        self.name = "toy"
+        self.rival = EAGER_FP32
+        self.rival_ms: float | None = None
+        self.suffix = ".pt"
+        self._settings = request.settings
+        self._captured = request.captured
+        self._model = request.model
+        self._top = 2 ** (int(request.settings.options["bits"]) - 1) - 1
+
+    def support(self, site: Site, scheme: Scheme) -> Support:
+        """How one scheme of one site runs."""
+        return site_support(self._settings, site, scheme)
+
+    def build(self, plan: Plan) -> Executable:
+        """Round weights, and read back which modules hold rounded ones."""
+        model = copy.deepcopy(self._model)
+        modules = dict(model.named_modules())
+        for site in self._captured.sites:
+            if plan[site.name] is Scheme.INT8 and self.support(site, Scheme.INT8) is Support.NATIVE:
+                weight = modules[site.module].weight
+                step = weight.detach().abs().max() / self._top
+                with torch.no_grad():
+                    weight.copy_((weight / step).round() * step)
+        executed = {
+            site.name: Ran(self._scheme(modules.get(site.module)), kernel="float")
+            for site in self._captured.sites
+        }
+        refuse_substitution(self.name, plan, executed, self._accepts)
+        return Executable(self._captured.calling.flatten(model), executed)
+
+    def _scheme(self, module: nn.Module | None) -> Scheme:
+        weight = getattr(module, "weight", None)
+        if weight is None or weight.unique().numel() > 2 * self._top + 1:
+            return Scheme.FP32
+        return Scheme.INT8
+
+    def _accepts(self, name: str, planned: Scheme) -> tuple[Scheme, ...]:
+        """A site that follows another stays in float."""
+        follows = {site.name: site.follows is not None for site in self._captured.sites}
+        return (planned, Scheme.FP32) if follows[name] else (planned,)
+
+    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        """Run a built module, or the float model."""
+        with torch.no_grad():
+            return module(*inputs)
+
+    def costs(
+        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
+    ) -> CostTable | None:
+        """Nothing finer than the time of a whole plan is known."""
+
+    def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write the rounded weights, and the plan beside."""
+        with writing(path):
+            state = self.build(plan).module.state_dict()
+            torch.save({"state": state, "autoquant": json.dumps(dict(metadata))}, path)
+        return path

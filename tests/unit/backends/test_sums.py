@@ -1,0 +1,93 @@
+"""Sums behind convolutions run within them, where nothing needs what they are written over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoquant.analysis.diagnosis.kernels import check_kernels
+from autoquant.backends.torch_cpu.engines import POINTWISE, engines_here, using_engine
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.model.capture import capture
+from tests.networks import images, seeded
+from tests.unit.analysis.pairs import Built, build
+
+
+class Residual(nn.Module):
+    """A sum of a shortcut, which is itself convolved where channels change, and two convolutions.
+
+    Args:
+        needs_it_later: Whether the shortcut is read again behind the sum.
+        is_convolved: Whether the shortcut is computed behind what it is added to.
+        factor: Of the shortcut.
+    """
+
+    def __init__(
+        self, *, needs_it_later: bool = False, is_convolved: bool = False, factor: int = 1
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first = nn.Conv2d(8, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.shortcut = nn.Conv2d(8, 8, 1) if is_convolved else nn.Identity()
+        self.last = nn.Conv2d(8, 4, 1)
+        self.needs_it_later, self.factor = needs_it_later, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        y = self.second(torch.relu(self.first(x)))
+        z = torch.relu(torch.add(y, self.shortcut(x), alpha=self.factor))
+        if self.needs_it_later:
+            z = torch.cat([z, x], 1)[:, :8] + x
+        return self.last(z)
+
+
+def all_int8(model: nn.Module, x: Tensor, engine: str) -> Built:
+    sites = capture(model, (x,)).sites
+    return build(model, x, Plan.of({site.name: Scheme.INT8 for site in sites}), engine=engine)
+
+
+def sums_within(built: Built) -> int:
+    names = [str(node.target) for node in built.model.graph.graph.nodes]
+    return sum("qconv2d_pointwise.binary" in name for name in names)
+
+
+@pytest.mark.skipif(POINTWISE not in engines_here(), reason="needs onednn")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 1),
+        ({"is_convolved": True}, 1),
+        ({"needs_it_later": True}, 0),
+        ({"factor": 2}, 0),
+    ],
+    ids=["shortcut", "convolved shortcut", "shortcut needed later", "scaled shortcut"],
+)
+def test_a_sum_runs_within_a_convolution_where_its_addend_is_read_no_more(
+    options: dict[str, int], expected: int
+) -> None:
+    model, x = seeded(lambda: Residual(**options)), images(8)
+    built = all_int8(model, x, POINTWISE)
+    with using_engine(POINTWISE), torch.no_grad():
+        checks = check_kernels(built.plan, [(x,)])
+        outputs, apart = built.model(x), built.model.graph(x)[0]
+        error = (outputs - model(x)).square().sum() / model(x).square().sum()
+    assert sums_within(built) == expected
+    assert {"first", "second", "last"} <= {check.site for check in checks}
+    assert all(check.is_right for check in checks)
+    assert torch.equal(outputs, apart)
+    assert -10 * torch.log10(error) > 30
+
+
+@pytest.mark.skipif(POINTWISE not in engines_here(), reason="needs onednn")
+def test_a_sum_within_a_convolution_loses_no_more_than_one_beside_it() -> None:
+    model, x = seeded(Residual), images(64)
+    with torch.no_grad():
+        expected = model(x)
+        errors = [
+            float((all_int8(model, x, engine).model(x) - expected).square().sum())
+            for engine in (POINTWISE, "onednn")
+        ]
+    assert errors[0] <= errors[1]
