@@ -283,9 +283,9 @@ def test_read_back_sees_a_kernel_that_the_plan_does_not_name() -> None:
     graph = backend.build(plan).module.graph
     owners = {group[-1]: name for name, (group,) in captured.members.items()}
     executions = read_back(graph, owners, (ROW,)).executions
-    assert executions["0"].honours(Scheme.INT8, Support.NATIVE)
-    assert not executions["0"].honours(Scheme.FP32, Support.NATIVE)
-    assert not executions["1"].honours(Scheme.INT8, Support.NATIVE)
+    assert executions["0"].ran(Scheme.INT8, Support.NATIVE).scheme is Scheme.INT8
+    assert executions["0"].ran(Scheme.FP32, Support.NATIVE).scheme is not Scheme.FP32
+    assert executions["1"].ran(Scheme.INT8, Support.NATIVE).scheme is not Scheme.INT8
     (second,) = [n for n in graph.graph.nodes if n.meta.get(FLOAT_NODE) == captured.sites[1].node]
     with graph.graph.inserting_before(second):
         rounded = graph.graph.call_function(
@@ -295,7 +295,7 @@ def test_read_back_sees_a_kernel_that_the_plan_does_not_name() -> None:
     second.replace_input_with(second.args[0], rounded)
     graph.recompile()
     executions = read_back(graph, owners, (ROW,)).executions
-    assert not executions["1"].honours(Scheme.FP32, Support.NATIVE)
+    assert executions["1"].ran(Scheme.FP32, Support.NATIVE).scheme is not Scheme.FP32
 
 
 class Broadcast(nn.Module):
