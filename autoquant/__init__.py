@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from autoquant.distribution import warn_of_stranger
+
 if TYPE_CHECKING:
     from autoquant import metrics
     from autoquant.analysis.structure.splitting import split_shared
@@ -70,6 +72,8 @@ __all__ = [
     "split_shared",
     "tune",
 ]
+
+warn_of_stranger()
 
 _HOMES = {
     "Arguments": "autoquant.model.arguments",

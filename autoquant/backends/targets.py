@@ -10,6 +10,7 @@ from autoquant.core.backends import find_rows
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind
+from autoquant.distribution import install_command
 from autoquant.errors import BackendError
 
 
@@ -28,7 +29,7 @@ def load_target(name: str) -> Target:
     if row.missing:
         raise BackendError(
             f"backend.name: {name} needs {', '.join(row.missing)}, which this Python lacks",
-            hint=f"pip install 'autoquant[{row.extra}]'",
+            hint=install_command(row.extra),
         )
     return cast("Target", importlib.import_module(row.module))
 

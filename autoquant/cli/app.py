@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from autoquant import __version__
 from autoquant.cli.backends import backends
 from autoquant.cli.badcases import badcases
 from autoquant.cli.calibrate import calibrate
@@ -58,6 +59,24 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console(emoji=False).print(f"autoquant {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
     console = Console(stderr=True, emoji=False)
@@ -73,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = _usage_error(error)
         if shown is None:
             raise
-        console.print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
+        if shown:
+            console.print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
         return EXIT_MISTAKE
     return code if isinstance(code, int) else 0
 
@@ -226,9 +246,11 @@ def _print_error(console: Console, error: AutoquantError) -> None:
 
 
 def _usage_error(error: Exception) -> str | None:
-    """A usage error of the command line in one line; None for anything else."""
+    """A usage error in one line, nothing where the help was shown; None for anything else."""
     show = getattr(error, "format_message", None)
-    return f"error: {show()}" if callable(show) else None
+    if not callable(show):
+        return None
+    return f"error: {said}" if (said := show()) else ""
 
 
 def _print_dry_run(job: Job) -> None:

@@ -11,6 +11,7 @@ from autoquant.backends.targets import load_target
 from autoquant.core.backends import find_rows
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
+from autoquant.distribution import install_command
 
 _STYLES = {Support.NATIVE: "green", Support.EMULATED: "yellow", Support.UNSUPPORTED: "dim"}
 
@@ -25,7 +26,7 @@ def support_tables(name: str | None = None) -> Iterator[Table | str]:
         if name is not None and key != name:
             continue
         if row.missing:
-            yield f"{key}: {row.summary}; not installed: pip install 'autoquant[{row.extra}]'"
+            yield f"{key}: {row.summary}; not installed: {install_command(row.extra)}"
             continue
         target = load_target(key)
         for title, settings in target.variants().items():

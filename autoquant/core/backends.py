@@ -17,7 +17,7 @@ class Row:
     Attributes:
         module: Where its `Target` functions are; imported when it is asked for.
         summary: One line for `autoquant backends`.
-        extra: Optional dependencies that it needs (`pip install 'autoquant[openvino]'`).
+        extra: Optional dependencies that it needs (`autoquant-search[openvino]`).
         packages: What these bring, as they are imported.
         is_estimate: Whether its latency is what a model of the target says.
         is_slow: Whether to build one plan takes most of a minute.

@@ -84,7 +84,7 @@ def refuse_substitution(
         BackendError: Some sites did; names the first and counts the others.
     """
     wrong = {
-        site: f"{site} is planned as {planned.value} but runs {ran.get(site, 'nothing')}"
+        site: f"{site} is planned as {planned.value}{_instead(planned, ran.get(site))}"
         for site, planned in plan.assignment
         if site not in ran or ran[site].scheme not in accepts(site, planned)
     }
@@ -95,3 +95,9 @@ def refuse_substitution(
             hint=hint,
             sites=tuple(wrong),
         )
+
+
+def _instead(planned: Scheme, ran: Ran | None) -> str:
+    if ran is not None and ran.scheme is planned:
+        return ", which the target does not run"
+    return f" but runs {ran or 'nothing'}"

@@ -21,7 +21,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
 from autoquant.evaluate.allocator import keep_freed_memory
-from autoquant.evaluate.latency import measure_latency
+from autoquant.evaluate.latency import measure_alone, measure_latency
 from autoquant.evaluate.quality import (
     FloatReference,
     NotFiniteError,
@@ -112,30 +112,22 @@ class PlanEvaluator:
 
     def baseline(self) -> dict[str, Measurement]:
         """Measure the float model as the user gave it: the rival of every candidate."""
-        found = {}
+        found: dict[str, Measurement] = {}
         for phase, prefix in ((Phase.QUALITY, ""), (Phase.HELDOUT, "heldout_")):
             if phase is Phase.HELDOUT and self._subject.heldout is None:
                 continue
-            reference = self._reference(phase)
-            with with_threads(self._settings.quality_threads):
-                quality = measure_quality(
-                    self._run_float, reference, self._functions, Kind.MEASURED, prefix
-                )
-            for name in self._functions:
-                found[prefix + name] = quality.measurements[prefix + name]
+            found |= self._reference(phase).measurements(prefix)
         found["size_bytes"] = Measurement(self._captured.stored_count * 4.0, Kind.ESTIMATED)
         if self._backend.rival_ms is not None:
             found["latency_ms"] = Measurement(self._backend.rival_ms, Kind.ESTIMATED)
             return found
         with with_threads(self._settings.latency_threads):
             inputs = self._latency_inputs
-            timed = measure_latency(
+            found["latency_ms"] = measure_alone(
                 lambda: self._run_float(inputs),
-                lambda: self._run_float(inputs),
-                pairs=self._settings.latency_pairs,
+                times=self._settings.latency_pairs,
                 clock=self._clock,
             )
-        found["latency_ms"] = timed["latency_ms"]
         return found
 
     def _measure(

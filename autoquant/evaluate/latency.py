@@ -10,6 +10,8 @@ import numpy as np
 from autoquant.core.measurement import Kind, Measurement
 
 _WARM_UP = 2
+_STEADY_MS = 300.0
+"""A call that takes longer needs no second warm-up."""
 _SHORTEST_MS = 10.0
 _ENOUGH = 0.05
 _MOST_ROUNDS = 3
@@ -44,13 +46,11 @@ def measure_latency(
         pairs: How many pairs to time, at first.
         clock: Seconds, monotonic.
     """
-    for _ in range(_WARM_UP):
-        baseline()
-        candidate()
-    calls = [_bundle(function, clock) for function in (candidate, baseline)]
-    taken: list[tuple[float, float]] = []
+    functions = (candidate, baseline)
+    calls = [_warm_up(function, clock) for function in functions]
+    taken: list[tuple[float, ...]] = []
     for _ in range(_MOST_ROUNDS):
-        taken += _time_pairs((candidate, baseline), calls, pairs, clock)
+        taken += _time_in_turn(functions, calls, pairs, clock)
         times = np.array(taken)
         speedup = _median(times[:, 1] / times[:, 0])
         if (speedup.stderr or 0.0) <= _ENOUGH * speedup.value:
@@ -62,33 +62,44 @@ def measure_latency(
     }
 
 
-def _time_pairs(
-    functions: tuple[Callable[[], object], Callable[[], object]],
+def measure_alone(
+    function: Callable[[], object], *, times: int, clock: Callable[[], float]
+) -> Measurement:
+    """Time one call, in milliseconds, as `measure_latency` does; there is no rival to it."""
+    calls = [_warm_up(function, clock)]
+    return _median(np.array(_time_in_turn((function,), calls, times, clock))[:, 0])
+
+
+def _time_in_turn(
+    functions: Sequence[Callable[[], object]],
     calls: Sequence[int],
-    pairs: int,
+    turns: int,
     clock: Callable[[], float],
-) -> list[tuple[float, float]]:
-    """Milliseconds of one call of each, in turn; the order swaps from pair to pair."""
-    found: list[tuple[float, float]] = []
+) -> list[tuple[float, ...]]:
+    """Milliseconds of one call of each, in turn; the order swaps from turn to turn."""
+    found: list[tuple[float, ...]] = []
     begun = clock()
-    for pair in range(pairs):
-        if pair >= _FEWEST and clock() - begun > _LONG_S:
+    for turn in range(turns):
+        if turn >= _FEWEST and clock() - begun > _LONG_S:
             break
-        times = [0.0, 0.0]
-        for which in ((0, 1), (1, 0))[pair % 2]:
+        times = [0.0] * len(functions)
+        for which in range(len(functions))[:: -1 if turn % 2 else 1]:
             started = clock()
             for _ in range(calls[which]):
                 functions[which]()
             times[which] = (clock() - started) * 1000.0 / calls[which]
-        found.append((times[0], times[1]))
+        found.append(tuple(times))
     return found
 
 
-def _bundle(function: Callable[[], object], clock: Callable[[], float]) -> int:
-    """How many calls make one timing long enough for the clock."""
-    started = clock()
-    function()
-    once = max((clock() - started) * 1000.0, 1e-3)
+def _warm_up(function: Callable[[], object], clock: Callable[[], float]) -> int:
+    """How many calls make one timing long enough for the clock, found by the last to warm up."""
+    for _ in range(_WARM_UP):
+        started = clock()
+        function()
+        once = max((clock() - started) * 1000.0, 1e-3)
+        if once > _STEADY_MS:
+            break
     return max(1, math.ceil(_SHORTEST_MS / once))
 
 

@@ -56,6 +56,16 @@ class FloatReference:
         """Samples of the data set."""
         return sum(sizes_of(self.batches))
 
+    def measurements(self, prefix: str = "") -> dict[str, Measurement]:
+        """Its own scores over the whole data set."""
+        found = {}
+        for name, scores in self.scores[len(self.order)].items():
+            value, stderr = scores.mean()
+            found[prefix + name] = Measurement(
+                value, Kind.MEASURED, stderr=stderr, samples=self.samples
+            )
+        return found
+
     def taken(self) -> Iterator[tuple[int, Batch]]:
         """The batches with their places, in order."""
         return zip(self.order, in_order(self.batches, self.order), strict=True)

@@ -110,8 +110,10 @@ def functional_graph(program: ExportedProgram) -> GraphModule:
     """Give a program as a graph of ops over the tensors of its inputs.
 
     Constant inputs are baked in, what a forward writes into its inputs or buffers is dropped,
-    and so are checks, copies and dead code. A view becomes a reshape, so that tensors may come
-    in another memory format; a batch norm is one node. Every output stays bit for bit.
+    and so are checks, copies and dead code. What is computed twice of the same tensors is computed
+    once, as engines do: two ops that one kernel runs cannot have two schemes. A view becomes a
+    reshape, so that tensors may come in another memory format; a batch norm is one node. Every
+    output stays bit for bit.
 
     Args:
         program: From `export_program`.
@@ -152,11 +154,23 @@ def functional_graph(program: ExportedProgram) -> GraphModule:
     graph.output(results)
     _give_structure(graph, inputs, program.call_spec.out_spec)
     module = GraphModule(_as_root(held), graph)
+    _merge_equal_nodes(module.graph)
     _merge_batch_norms(module)
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
     return module
+
+
+def _merge_equal_nodes(graph: Graph) -> None:
+    """Let the readers of a node that repeats an earlier one read that one."""
+    first: dict[str, Node] = {}
+    for node in graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        if node.op == "call_function" and torch.Tag.nondeterministic_seeded not in tags:
+            known = first.setdefault(f"{node.target} {node.args} {node.kwargs}", node)
+            if known is not node:
+                node.replace_all_uses_with(known)
 
 
 def free_axes(program: ExportedProgram) -> tuple[tuple[int, ...], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +96,10 @@ class OutputStructure:
         leaves, _ = flatten_with_paths(places)
         found = [output_name(path) for path, place in leaves if place not in self.constants]
         return tuple(f"output_{name}" if name[:1].isdigit() else name for name in found)
+
+    def names_beside(self, inputs: Collection[str]) -> tuple[str, ...]:
+        """The names, with `output_` before those that inputs have: in a file they are tensors."""
+        return tuple(f"output_{name}" if name in inputs else name for name in self.names)
 
     def build(self, tensors: Sequence[Tensor]) -> Any:
         """Put tensors together as the model returns them."""

@@ -44,6 +44,7 @@ class DataReader:
         self, model: nn.Module, form: DataForm | None = None, calling: Calling | None = None
     ) -> None:
         self._form = form or DataForm()
+        self._model = model
         self._parameters = Parameters.of(model)
         self._calling = calling
         self._source = "the other data"
@@ -167,7 +168,18 @@ class DataReader:
             target=self._form.target,
             needs_targets=needs_targets,
             given=None if self._calling is None else self._calling.argument_names(self._parameters),
+            runs=self._runs,
         )
+
+    def _runs(self, arguments: Arguments) -> bool:
+        """Whether the model can be called so; on copies, since forward may write into them."""
+        try:
+            calling, tensors = Calling.of_arguments(arguments, self._parameters)
+            with torch.no_grad():
+                calling.call(self._model, tuple(item.clone() for item in tensors))
+        except Exception:  # noqa: BLE001  whatever a model raises, it cannot be called so
+            return False
+        return True
 
     def _check_names(self) -> None:
         names = self.calling.names

@@ -57,12 +57,14 @@ def find_reading(
     target: str | None = None,
     needs_targets: bool = False,
     given: Sequence[str] | None = None,
+    runs: Callable[[Arguments], bool] = lambda arguments: True,
 ) -> Reading:
     """Tell the inputs of one item from its targets, by what forward takes.
 
     An item is inputs, `(inputs, targets)`, or a mapping with the targets under `target`. A pair
-    whose first half cannot be all inputs of forward is inputs alone; what can be read in two ways
-    and is not settled by the other data is refused.
+    whose first half cannot be all inputs of forward is inputs alone. Labels do not become a mask
+    because forward has an optional one: of two readings those count that the model can run. What
+    can still be read in two ways, and is not settled by the other data, is refused.
 
     Args:
         item: What the data give.
@@ -71,6 +73,7 @@ def find_reading(
         target: The key of the targets.
         needs_targets: Whether there must be some.
         given: Names of the inputs of the other data, where some were read already.
+        runs: Whether the model can be called so; asked where there are two readings.
 
     Raises:
         DataError: Forward cannot be called with any reading, or the item can be read in two ways.
@@ -91,18 +94,12 @@ def find_reading(
     with_targets = [item for item in fitting if item.targets is not None]
     if with_targets and _holds_inputs(item):
         return with_targets[0]
-    if needs_targets:
-        if not with_targets:
-            raise _lacks_targets(item, fitting[0], parameters, where, target)
-        return with_targets[0]
-    if len(fitting) > 1 and with_targets:
-        names = ", ".join(_names(fitting[-1].arguments, parameters))
-        raise DataError(
-            f"{where}: its second part may be an input of model.forward, which takes {names}, or "
-            "the targets",
-            hint="give inputs alone, as a dict by name or as ((x, mask), None); or (inputs,) "
-            "without targets",
-        )
+    if len(fitting) > 1:
+        fitting = [item for item in fitting if runs(item.arguments)] or fitting[:1]
+        if len(fitting) > 1:
+            raise _read_twice(fitting[-1], parameters, where)
+    if needs_targets and fitting[0].targets is None:
+        raise _lacks_targets(item, fitting[0], parameters, where, target)
     return fitting[0]
 
 
@@ -146,6 +143,16 @@ def _as_tensors(targets: Any) -> Any:
 def _as_tensor(array: np.ndarray[Any, Any]) -> Any:
     kept = array.astype(np.float32) if array.dtype == np.float64 else np.array(array)
     return torch.from_numpy(kept) if kept.dtype.kind in "biuf" else array
+
+
+def _read_twice(reading: Reading, parameters: Parameters, where: str) -> DataError:
+    first, *rest = _names(reading.arguments, parameters)
+    return DataError(
+        f"{where}: its last part may be the targets, or the input {rest[-1]!r} of model.forward: "
+        "the model runs with both",
+        hint=f"give (({first},), targets); or (({', '.join((first, *rest))}), targets), with None "
+        "for targets that are not there",
+    )
 
 
 def _lacks_targets(

@@ -10,7 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("autoquant", "torch", "numpy", "optuna", "ray", "mlflow")
+from autoquant import __version__
+
+_PACKAGES = ("torch", "numpy", "optuna", "ray", "mlflow")
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_int8")
 _FEATURES = ("asimddp", "i8mm", "bf16", "sve")
 _GIT_SECONDS = 10.0
@@ -32,7 +34,7 @@ def describe_environment(folder: Path | None = None) -> dict[str, Any]:
 
 def _versions() -> dict[str, str | None]:
     installed = {name: _version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **installed}
+    return {"python": platform.python_version(), "autoquant": __version__, **installed}
 
 
 def _version(name: str) -> str | None:

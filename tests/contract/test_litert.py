@@ -171,7 +171,7 @@ def test_what_the_table_lacks_is_refused_where_a_site_leads(
             if site.follows is None and report.backend.support(site, scheme) is Support.UNSUPPORTED:
                 plan = Plan.of(dict(floats.assignment) | {site.name: scheme})
                 with pytest.raises(
-                    BackendError, match=rf"{site.name} \({site.kind.value}\) is planned"
+                    BackendError, match=rf"{site.name} is planned as {scheme.value}"
                 ):
                     report.backend.build(plan)
 

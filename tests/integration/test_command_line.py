@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import autoquant
 from autoquant.cli import main
 from autoquant.record.history import read_history
-from tests.integration.conftest import ROOT, WriteJob, command
+from tests.integration.conftest import ROOT, RunCli, WriteJob, command
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +222,15 @@ def test_ui_serves_the_store_of_a_result(finished: Path) -> None:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=300)
+
+
+def test_the_version_is_printed(run_cli: RunCli) -> None:
+    found = run_cli("--version")
+    assert (found.returncode, found.stdout) == (0, f"autoquant {autoquant.__version__}\n")
+
+
+def test_without_a_command_the_help_is_shown_and_no_error(run_cli: RunCli) -> None:
+    found = run_cli()
+    assert found.returncode == 2
+    assert "Commands" in found.stdout
+    assert "error" not in found.stderr

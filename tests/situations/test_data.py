@@ -227,8 +227,24 @@ def test_evaluation_data_whose_second_part_is_an_input_lack_targets() -> None:
 
 
 def test_a_pair_that_may_be_either_is_refused_where_no_other_data_tell() -> None:
-    with pytest.raises(DataError, match=r"may be an input of model\.forward"):
+    with pytest.raises(DataError, match="may be the targets, or the input 'mask'") as caught:
         aq.check(MaybeMasked().eval(), loader_of(X, MASK))
+    assert "give ((x,), targets); or ((x, mask), targets)" in caught.value.hint
+
+
+def test_a_mask_is_not_taken_for_targets_in_evaluation_either() -> None:
+    with pytest.raises(DataError, match="may be the targets, or the input 'mask'"):
+        subject_of(MaybeMasked(), loader_of(X, MASK))
+
+
+def test_labels_are_told_from_an_optional_mask_that_they_cannot_be() -> None:
+    found = aq.check(MaybeMasked().eval(), loader_of(X, LABELS))
+    assert [output.shape[1:] for output in found.outputs] == [(3,)]
+
+
+def test_what_may_be_an_input_is_settled_by_a_container_of_inputs() -> None:
+    subject = subject_of(MaybeMasked(), [((X,), torch.ones(COUNT, 6).long()[:, 0])])
+    assert subject.calling.names == ("x",)
 
 
 def test_data_sets_of_another_number_of_inputs_are_refused() -> None:

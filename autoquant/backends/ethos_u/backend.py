@@ -61,8 +61,9 @@ class EthosUBackend:
             self.name,
             plan,
             built.executed,
-            lambda *_: (Scheme.INT8, Scheme.INT16),  # the NPU has no floats
-            hint="pin it to a scheme that `autoquant backends` lists as native for ethos-u",
+            lambda *_: (Scheme.INT8, Scheme.INT16),
+            hint="the NPU has no floats: pin it to a scheme that `autoquant backends` lists as "
+            "native for ethos-u",
         )
         return Executable(built.module, built.executed, self.estimate_ms(plan))
 

@@ -7,7 +7,7 @@ import operator
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -145,6 +145,7 @@ def _rename(
         if node.target is operator.getitem and node.args[1] == 0
     }
     called = dict(zip(input_names.values(), captured.calling.names, strict=True))
+    output_names = _output_names(graph, output_tree, called.values())
     renamed = {item.name: called[input_names[item.name]] for item in graph.input}
     tensors = {called[node]: node for node in input_names.values()}
     owner: dict[str, str] = {}
@@ -186,7 +187,7 @@ def _rename(
         inputs=tuple(_value(item, renamed[item.name]) for item in graph.input),
         outputs=tuple(
             (renamed.get(item.name, item.name), _value(item, name))
-            for item, name in zip(graph.output, _output_names(graph, output_tree), strict=True)
+            for item, name in zip(graph.output, output_names, strict=True)
         ),
         output_tree=output_tree,
         owner=owner,
@@ -200,14 +201,16 @@ def _hands_on(node: NodeProto) -> bool:
     return node.op_type in MOVING or (node.op_type == "Cast" and to_float)
 
 
-def _output_names(graph: onnx.GraphProto, output_tree: OutputStructure) -> tuple[str, ...]:
+def _output_names(
+    graph: onnx.GraphProto, output_tree: OutputStructure, inputs: Collection[str]
+) -> tuple[str, ...]:
     count = len(graph.output)
     if count != output_tree.tensor_count:
         raise BackendError(
             f"onnxruntime: the model gives {output_tree.tensor_count} tensors, its file {count}",
             hint="return each tensor once from forward",
         )
-    return output_tree.names
+    return output_tree.names_beside(inputs)
 
 
 def _value(item: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:

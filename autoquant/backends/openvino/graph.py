@@ -93,7 +93,8 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     _keep_marks_of_matmuls(model)
     _write_out_batch_norms(model)
     _give_scalars_an_axis(model)
-    _name_ends(model, captured.calling.names, exported.outputs.names)
+    called = captured.calling.names
+    _name_ends(model, called, exported.outputs.names_beside(called))
     return FloatGraph(mark_precise(model), origin, exported.outputs)
 
 

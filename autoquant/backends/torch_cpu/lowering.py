@@ -151,13 +151,37 @@ class Lowering:
                         hint=f"leave {scheme.value} out of the schemes of {site.name}",
                     )
                 kernel = self._table.in_float()
-            elif scheme is Scheme.INT8 and self._is_too_coarse(operation):
+            elif self._belongs_in_float(operation, scheme, kernel, engine):
                 kernel = self._table.in_float()
             elif scheme is Scheme.INT8:
                 operation, kernel = self._absorb(operation, kernel, plan, engine)
                 taken.update(operation.nodes[1:])
             chosen[node] = (operation, kernel)
         return chosen
+
+    def _belongs_in_float(
+        self, operation: Operation, scheme: Scheme, kernel: Kernel, engine: str
+    ) -> bool:
+        """Whether a site is better left in float than run by its kernel."""
+        if scheme is Scheme.INT8:
+            return self._is_too_coarse(operation)
+        if kernel.support is Support.NATIVE:
+            return False
+        return self._follows_native(operation.site, scheme, engine)
+
+    def _follows_native(self, site: Site, scheme: Scheme, engine: str) -> bool:
+        """Whether a site follows one with a kernel of its scheme, which hands out floats.
+
+        Nothing need stand for the scheme there: emulated, it would cost the plan its latency.
+        """
+        if site.follows is None:
+            return False
+        leader = self._sites[site.follows]
+        if leader.kind in FOLLOWING_KINDS:
+            return self._follows_native(leader, scheme, engine)
+        operations = self.operations(leader.name)
+        kernels = [self._table.choose(item, scheme, engine) for item in operations]
+        return all(found is not None and found.support is Support.NATIVE for found in kernels)
 
     def _is_too_coarse(self, operation: Operation) -> bool:
         """Whether an average has no grid in integers that is fine enough for it."""

@@ -24,7 +24,7 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(targets, "find_rows", lambda: {"chip": row})
     with pytest.raises(BackendError, match="chip needs no_such_package") as caught:
         load_target("chip")
-    assert caught.value.hint == "pip install 'autoquant[chip]'"
+    assert caught.value.hint == "pip install 'autoquant-search[chip]'"
 
 
 @pytest.mark.parametrize("name", find_rows())

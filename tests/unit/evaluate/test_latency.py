@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoquant.evaluate.latency import measure_latency
+from autoquant.evaluate.latency import measure_alone, measure_latency
 
 
 class Machine:
@@ -83,3 +83,11 @@ def test_a_busy_machine_is_timed_for_longer(jitter: float, samples: int) -> None
         candidate, lambda: machine.work("f", 0.02), pairs=8, clock=machine.clock
     )
     assert found["speedup"].samples == samples
+
+
+def test_a_model_without_a_rival_is_timed_alone() -> None:
+    machine = Machine(0.0)
+    found = measure_alone(lambda: machine.work("f", 0.5), times=12, clock=machine.clock)
+    assert found.value == pytest.approx(500.0)
+    assert found.samples == 12
+    assert len(machine.calls) == 13  # one to warm up

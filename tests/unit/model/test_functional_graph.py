@@ -247,3 +247,26 @@ def test_the_model_stays_as_it_is() -> None:
     before = copy.deepcopy(model.state_dict())
     capture(model, (IMAGES,), how="export")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class JoinsTwice(nn.Module):
+    """Decodes the same joined heads in two branches, each of which joins them itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes, self.scores = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, scores = self.boxes(x), self.scores(x)
+        raw = torch.cat([boxes, scores], 1)
+        decoded = torch.cat([boxes, scores], 1).sigmoid()
+        return raw, decoded
+
+
+def test_what_is_computed_twice_of_the_same_tensors_is_one_site() -> None:
+    torch.manual_seed(0)
+    model = JoinsTwice().eval()
+    captured = capture(model, (IMAGES,))
+    assert [site.name for site in captured.sites if site.kind is OpKind.CAT] == [":cat:0"]
+    for found, expected in zip(captured.graph(IMAGES), model(IMAGES), strict=True):
+        assert torch.equal(found, expected)
