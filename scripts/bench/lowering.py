@@ -83,15 +83,11 @@ def _plan(captured: Capture, backend: Backend, kept: Sequence[str], rest: Scheme
     """int8 wherever there is a kernel, but in the kept blocks."""
     schemes: dict[str, Scheme] = {}
     for site in captured.sites:
-        if site.follows is not None:
-            schemes[site.name] = schemes[site.follows]
-        elif _within(site.module, kept):
-            schemes[site.name] = rest
-        else:
-            native = backend.support(site, Scheme.INT8) is Support.NATIVE
-            schemes[site.name] = Scheme.INT8 if native else rest
+        wanted = (rest,) if _within(site.module, kept) else (Scheme.INT8, rest)
+        native = [item for item in wanted if backend.support(site, item) is Support.NATIVE]
+        schemes[site.name] = schemes[site.follows] if site.follows else (*native, Scheme.FP32)[0]
     for group in captured.agreements:  # sites that must agree stay float where one of them does
-        if any(schemes[name] is rest for name in group):
+        if any(schemes[name] is not Scheme.INT8 for name in group):
             schemes.update(dict.fromkeys(group, rest))
     return Plan.of(schemes)
 
