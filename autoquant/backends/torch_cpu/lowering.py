@@ -218,11 +218,12 @@ class Lowering:
         addend = operation.addend
         if addend is None or addend not in self._written:
             return False
-        if argument(operation.nodes[1], "alpha") != 1:
-            return False
+        total = operation.nodes[1]
+        if op_name(total) != "add" or argument(total, "alpha") != 1:
+            return False  # an activation before the sum, which no kernel computes
         if fixed_sizes(addend) != fixed_sizes(operation.root):
             return False
-        others = [node for node in addend.users if node is not operation.nodes[1]]
+        others = [node for node in addend.users if node is not total]
         return not any(map(_passes, others)) and max([addend, *others]) < operation.root
 
     def _wants(self, chosen: Mapping[Node, tuple[Operation, Kernel]]) -> dict[Node, set[Form]]:

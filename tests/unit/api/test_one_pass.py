@@ -66,7 +66,7 @@ def test_nothing_is_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     result = search(tmp_path / "out", metric=metric)
     assert calls == {"find_sites": 1, "open_backend": 1}
-    of_float = 4  # twice when the metric is checked, once as the reference, once as the rival
+    of_float = 3  # twice when the metric is checked, once as the reference and the rival
     assert scored.count(SAMPLES) == len(result.candidates) + of_float
 
 

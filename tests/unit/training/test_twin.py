@@ -53,7 +53,7 @@ class Normed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = F.relu(self.first(self.conv(x)))
-        return found + self.second(self.conv(x)) if self.kind == "shared" else found
+        return found + self.second(self.conv(-x)) if self.kind == "shared" else found
 
 
 @dataclass

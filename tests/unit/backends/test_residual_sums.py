@@ -91,3 +91,25 @@ def test_a_sum_within_a_convolution_loses_no_more_than_one_beside_it() -> None:
             for engine in (POINTWISE, "onednn")
         ]
     assert errors[0] <= errors[1]
+
+
+class Activated(nn.Module):
+    """A sum behind a relu: no kernel computes relu, then sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return torch.relu(self.body(x)) + x
+
+
+@pytest.mark.skipif(POINTWISE not in engines_here(), reason="needs onednn")
+def test_a_sum_behind_an_activation_stays_outside() -> None:
+    model, x = seeded(Activated), images(2)
+    built = all_int8(model, x, POINTWISE)
+    assert sums_within(built) == 0
+    with torch.no_grad():
+        noise = (built.model(x) - model(x)).square().mean() / model(x).square().mean()
+    assert float(noise) < 1e-2
