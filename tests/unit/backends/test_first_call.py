@@ -17,7 +17,7 @@ from autoquant.core.precision import Scheme
 from autoquant.model.calibration import calibrate
 from autoquant.model.capture import capture
 from tests.networks import images, seeded
-from tests.unit.backends.test_sums import Residual
+from tests.unit.backends.test_residual_sums import Residual
 
 KEEPING = tuple(engine for engine in ("onednn", "x86") if engine in engines_here())
 
