@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from autoquant.errors import BackendError
@@ -90,9 +91,11 @@ _BUILT_IN: Mapping[str, Row] = {
 }
 
 
+@cache
 def find_rows() -> Mapping[str, Row]:
     """All backends by name: autoquant's own, and those that other packages bring.
 
+    Entry points are looked for once: that reads what every installed package says of itself.
     A package brings one by an entry point of the group `autoquant.backends` that is a `Row`.
 
     Raises:
