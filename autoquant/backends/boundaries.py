@@ -26,6 +26,11 @@ class Parts:
     edges: Mapping[Edge, float]
     rest: float
 
+    @property
+    def total(self) -> float:
+        """Of the whole plan."""
+        return self.rest + sum(self.ops.values()) + sum(self.edges.values())
+
     def times(self, factor: float) -> Parts:
         """The same in another unit."""
         ops = {site: factor * time for site, time in self.ops.items()}

@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from autoquant.backends.timing import Clock, bundle_size, seconds_of
 from autoquant.core.measurement import Kind, Measurement
 
-_WARM_UP = 2
-_STEADY_MS = 300.0
-"""A call that takes longer needs no second warm-up."""
-_SHORTEST_MS = 10.0
+_SHORTEST_S = 0.01
 _ENOUGH = 0.05
 _MOST_ROUNDS = 3
 _FEWEST = 5
@@ -26,7 +24,7 @@ def measure_latency(
     baseline: Callable[[], object],
     *,
     pairs: int,
-    clock: Callable[[], float],
+    clock: Clock,
 ) -> dict[str, Measurement]:
     """Time a candidate against the float model, interleaved.
 
@@ -47,7 +45,7 @@ def measure_latency(
         clock: Seconds, monotonic.
     """
     functions = (candidate, baseline)
-    calls = [_warm_up(function, clock) for function in functions]
+    calls = [_bundle(function, clock) for function in functions]
     taken: list[tuple[float, ...]] = []
     for _ in range(_MOST_ROUNDS):
         taken += _time_in_turn(functions, calls, pairs, clock)
@@ -62,11 +60,9 @@ def measure_latency(
     }
 
 
-def measure_alone(
-    function: Callable[[], object], *, times: int, clock: Callable[[], float]
-) -> Measurement:
+def measure_alone(function: Callable[[], object], *, times: int, clock: Clock) -> Measurement:
     """Time one call, in milliseconds, as `measure_latency` does; there is no rival to it."""
-    calls = [_warm_up(function, clock)]
+    calls = [_bundle(function, clock)]
     return _median(np.array(_time_in_turn((function,), calls, times, clock))[:, 0])
 
 
@@ -74,7 +70,7 @@ def _time_in_turn(
     functions: Sequence[Callable[[], object]],
     calls: Sequence[int],
     turns: int,
-    clock: Callable[[], float],
+    clock: Clock,
 ) -> list[tuple[float, ...]]:
     """Milliseconds of one call of each, in turn; the order swaps from turn to turn."""
     found: list[tuple[float, ...]] = []
@@ -84,23 +80,13 @@ def _time_in_turn(
             break
         times = [0.0] * len(functions)
         for which in range(len(functions))[:: -1 if turn % 2 else 1]:
-            started = clock()
-            for _ in range(calls[which]):
-                functions[which]()
-            times[which] = (clock() - started) * 1000.0 / calls[which]
+            times[which] = 1e3 * seconds_of(functions[which], calls[which], clock)
         found.append(tuple(times))
     return found
 
 
-def _warm_up(function: Callable[[], object], clock: Callable[[], float]) -> int:
-    """How many calls make one timing long enough for the clock, found by the last to warm up."""
-    for _ in range(_WARM_UP):
-        started = clock()
-        function()
-        once = max((clock() - started) * 1000.0, 1e-3)
-        if once > _STEADY_MS:
-            break
-    return max(1, math.ceil(_SHORTEST_MS / once))
+def _bundle(function: Callable[[], object], clock: Clock) -> int:
+    return bundle_size(lambda: seconds_of(function, 1, clock), _SHORTEST_S)
 
 
 def _median(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Measurement:

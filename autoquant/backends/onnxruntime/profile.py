@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from autoquant.backends.onnxruntime.attribution import attribute
 from autoquant.backends.onnxruntime.node_times import ProfiledSession
 from autoquant.backends.onnxruntime.sessions import OnnxModule, open_and_dump
 from autoquant.backends.onnxruntime.units import Unit
+from autoquant.backends.timing import Clock, bundle_size, seconds_of
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
@@ -80,7 +81,7 @@ def profile_costs(
     source: Source,
     space: SearchSpace,
     inputs: tuple[Tensor, ...],
-    clock: Callable[[], float],
+    clock: Clock,
     settings: ProfileSettings | None = None,
 ) -> CostTable:
     """Time a few plans, and fit the cost of every op and boundary to them.
@@ -111,10 +112,8 @@ def profile_costs(
     subjects = list(_open(source, plans, inputs, clock))
     for _ in range(settings.rounds):
         for subject in subjects:
-            started = clock()
-            for _ in range(subject.calls):
-                subject.module(*inputs)
-            subject.times_ms.append((clock() - started) * 1000.0 / subject.calls)
+            call = partial(subject.module, *inputs)
+            subject.times_ms.append(1e3 * seconds_of(call, subject.calls, clock))
             for _ in range(subject.calls):
                 subject.profiled.call()
     passing = source.passing()
@@ -127,7 +126,7 @@ def _open(
     source: Source,
     plans: tuple[Plan, ...],
     inputs: tuple[Tensor, ...],
-    clock: Callable[[], float],
+    clock: Clock,
 ) -> Iterator[_Subject]:
     """Build the plans that the engine takes."""
     refusals: list[BackendError] = []
@@ -140,10 +139,7 @@ def _open(
             refusals.append(error)
             continue
         module = OnnxModule(model, None, session)
-        profiled.call()
-        started = clock()
-        profiled.call()
-        calls = max(1, math.ceil(_SHORTEST_S / max(clock() - started, 1e-6)))
+        calls = bundle_size(partial(seconds_of, profiled.call, 1, clock), _SHORTEST_S)
         yield _Subject(plan, dump, module, profiled, calls, [])
     if len(refusals) == len(plans):
         raise refusals[0]
@@ -153,10 +149,4 @@ def _divide(subject: _Subject, source: Source, passing: dict[str, str]) -> Parts
     """Divide the time of a plan among sites and boundaries, in proportion to its nodes' times."""
     times = subject.profiled.finish()
     parts = attribute(subject.dump, times, source.units, passing)
-    total = parts.rest + sum(parts.ops.values()) + sum(parts.edges.values())
-    factor = float(np.median(subject.times_ms)) / max(total, 1e-9)
-    return Parts(
-        {site: time * factor for site, time in parts.ops.items()},
-        {edge: time * factor for edge, time in parts.edges.items()},
-        parts.rest * factor,
-    )
+    return parts.times(float(np.median(subject.times_ms)) / max(parts.total, 1e-9))

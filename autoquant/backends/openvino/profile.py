@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import openvino as ov
 from torch import Tensor
 
@@ -17,15 +15,14 @@ from autoquant.backends.cost_fit import TimedPlan, fit_costs
 from autoquant.backends.covering import covering_plans
 from autoquant.backends.openvino.attribution import attribute
 from autoquant.backends.openvino.readback import ExecutionGraph
+from autoquant.backends.timing import Clock, Floats, bundle_size, median_parts
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.capture import Capture
 
-Clock = Callable[[], float]
 Compile = Callable[[Plan], tuple[ov.CompiledModel, ExecutionGraph]]
-Floats = npt.NDArray[np.float64]
 
 _ROUNDS = 10
 _LEAST_PLANS = 12
@@ -104,9 +101,13 @@ def _time(counted: Sequence[_Counted], arrays: Sequence[object], clock: Clock) -
             references.append(reference)
     speed_ms = 1e3 * float(np.median(references))
     return [
-        _parts(item, speed_ms * _summary(np.array(kept)))
+        _parts(item, speed_ms * median_parts(np.array(kept)))
         for item, kept in zip(counted, samples, strict=True)
     ]
+
+
+def _bundle(item: _Counted, arrays: Sequence[object], clock: Clock) -> int:
+    return bundle_size(lambda: float(_sample(item, arrays, 1, clock).sum()), _SHORTEST_S)
 
 
 def _sample(item: _Counted, arrays: Sequence[object], count: int, clock: Clock) -> Floats:
@@ -126,24 +127,6 @@ def _sample(item: _Counted, arrays: Sequence[object], count: int, clock: Clock) 
     return found / count
 
 
-def _summary(samples: Floats) -> Floats:
-    """Medians over the rounds, scaled to sum to the median of the sums."""
-    medians = np.median(samples, axis=0)
-    total = float(medians.sum())
-    whole = float(np.median(samples.sum(axis=1)))
-    summary: Floats = medians * (whole / total) if total > 0.0 else medians
-    return summary
-
-
 def _parts(item: _Counted, milliseconds: Floats) -> Parts:
     times: Mapping[str, float] = dict(zip(item.names, milliseconds[:-1].tolist(), strict=True))
     return attribute(item.graph, times, float(milliseconds[-1]))
-
-
-def _bundle(item: _Counted, arrays: Sequence[object], clock: Clock) -> int:
-    """How many calls make one timing long enough; calls three times, to warm up."""
-    for _ in range(2):
-        item.request.infer(arrays, share_inputs=True)
-    started = clock()
-    item.request.infer(arrays, share_inputs=True)
-    return max(1, math.ceil(_SHORTEST_S / max(clock() - started, 1e-6)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.timing import Clock
 from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
 from autoquant.backends.torch_cpu.examination import Examination
 from autoquant.backends.torch_cpu.grids import TensorGrids, settled
@@ -23,7 +24,6 @@ from autoquant.backends.torch_cpu.lowering import LoweredGraph, Lowering
 from autoquant.backends.torch_cpu.op_types import read_types
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
 from autoquant.backends.torch_cpu.profile import Profile, profile_costs
-from autoquant.backends.torch_cpu.stamps import Clock
 from autoquant.backends.torch_cpu.support import site_support
 from autoquant.backends.torch_cpu.torchscript import write_lowered
 from autoquant.core.costs import CostTable

@@ -15,9 +15,10 @@ from autoquant.backends.boundaries import Parts, find_edges
 from autoquant.backends.cost_fit import TimedPlan, fit_costs
 from autoquant.backends.covering import covering_plans
 from autoquant.backends.protocol import Backend
+from autoquant.backends.timing import Clock
 from autoquant.backends.torch_cpu.attribution import attribute
 from autoquant.backends.torch_cpu.lowered import LoweredModel
-from autoquant.backends.torch_cpu.stamps import Clock, NodeTimes, stamp, time_nodes, warm_up
+from autoquant.backends.torch_cpu.stamps import stamp, time_nodes, warm_up
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
@@ -102,7 +103,7 @@ def profile_costs(
     rival = warm_up(lambda: backend.run(model, inputs), clock)
     limit_s = settings.seconds / len(plans)
 
-    def time_plan(plan: Plan) -> tuple[NodeTimes, Parts, tuple[float, ...]]:
+    def time_plan(plan: Plan) -> tuple[Parts, tuple[float, ...]]:
         module = backend.build(plan).module
         graph = _graph_of(module)
         times, seconds = time_nodes(
@@ -114,9 +115,9 @@ def profile_costs(
             limit_s=limit_s,
             clock=clock,
         )
-        return times, attribute(graph, times, captured), seconds
+        return attribute(graph, times, captured), seconds
 
-    found: dict[Plan, tuple[NodeTimes, Parts, tuple[float, ...]]] = {}
+    found: dict[Plan, tuple[Parts, tuple[float, ...]]] = {}
     refusals: list[BackendError] = []
     for plan in plans:
         try:
@@ -126,14 +127,14 @@ def profile_costs(
         trim_heap()
     if not found:
         raise refusals[0]
-    rivals = [second for _, _, seconds in found.values() for second in seconds]
+    rivals = [second for _, seconds in found.values() for second in seconds]
     baseline_ms = 1e3 * float(np.median(rivals))
-    timed = [TimedPlan(plan, parts.times(baseline_ms)) for plan, (_, parts, _) in found.items()]
+    timed = [TimedPlan(plan, parts.times(baseline_ms)) for plan, (parts, _) in found.items()]
     elements = {site.name: site.output_elements for site in captured.sites}
     return Profile(
         table=fit_costs(timed, space, edges, elements),
         baseline_ms=baseline_ms,
-        measured_ms={plan: baseline_ms * times.total for plan, (times, _, _) in found.items()},
+        measured_ms={item.plan: item.parts.total for item in timed},
     )
 
 

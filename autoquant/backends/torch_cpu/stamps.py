@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-Clock = Callable[[], float]
-Floats = npt.NDArray[np.float64]
+from autoquant.backends.timing import Clock, Floats, bundle_size, median_parts, seconds_of
 
 _SHORTEST_S = 2e-3
-_STEADY_S = 0.1
-"""A call that takes longer needs no second warm-up."""
 _FEWEST_PAIRS = 2
 _STAMPS_BEFORE = 2
 """One before the first node, and one more: between the two lies what a stamp itself costs."""
@@ -79,16 +74,9 @@ def stamp(model: GraphModule, clock: Clock) -> StampedModel:
 
 
 def warm_up(function: Callable[[], object], clock: Clock) -> Callable[[], float]:
-    """Call a function to warm it up; give what times one call of it, in seconds.
-
-    Short calls are timed in bundles. The first call shows how short they are, and a short one is
-    looked at once more: what is set up in it does not count.
-    """
-    once = _seconds(function, 1, clock)
-    if once < _STEADY_S:
-        once = _seconds(function, 1, clock)
-    count = max(1, math.ceil(_SHORTEST_S / max(once, 1e-6)))
-    return lambda: _seconds(function, count, clock)
+    """Warm a function up; give what times one call of it, in seconds. Short calls are bundled."""
+    count = bundle_size(lambda: seconds_of(function, 1, clock), _SHORTEST_S)
+    return lambda: seconds_of(function, count, clock)
 
 
 def time_nodes(
@@ -122,7 +110,7 @@ def time_nodes(
         Times in calls of the float model; and the seconds of those calls.
     """
     call = _stamped_call(model, run, clock)
-    count = max(1, math.ceil(_SHORTEST_S / max(float(call().sum()), 1e-6)))
+    count = bundle_size(lambda: float(call().sum()), _SHORTEST_S)
     time_whole = warm_up(whole, clock)
     nodes: list[Floats] = []
     wholes: list[float] = []
@@ -145,7 +133,7 @@ def time_nodes(
         nodes.append(parts / reference)
         wholes.append(own / reference)
         rivals.append(reference)
-    *found, rest = _summary(np.array(nodes)).tolist()
+    *found, rest = median_parts(np.array(nodes)).tolist()
     times = NodeTimes(dict(zip(model.nodes, found, strict=True)), rest)
     return _fit_to_whole(times, float(np.median(wholes))), tuple(rivals)
 
@@ -187,20 +175,3 @@ def _stamped_call(
         return np.append(nodes, max(rest, 0.0))
 
     return call
-
-
-def _summary(samples: Floats) -> Floats:
-    """Medians over the rounds, scaled to sum to the median of the sums."""
-    medians = np.median(samples, axis=0)
-    total = float(medians.sum())
-    whole = float(np.median(samples.sum(axis=1)))
-    summary: Floats = medians * (whole / total) if total > 0.0 else medians
-    return summary
-
-
-def _seconds(function: Callable[[], object], count: int, clock: Clock) -> float:
-    """Seconds of one call, in the mean over several."""
-    started = clock()
-    for _ in range(count):
-        function()
-    return (clock() - started) / count
