@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from autoquant.core.pairs import pairs_of
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
-
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class Choices:
@@ -22,27 +20,26 @@ class Choices:
     """
 
     def __init__(self, space: SearchSpace) -> None:
-        self._digits = [_DIGITS[: len(knob.schemes)] for knob in space.free]
+        self._ranges = [range(len(knob.schemes)) for knob in space.free]
         order = {knob.name: place for place, knob in enumerate(space.free)}
         self._sites = sorted(
-            (site, order.get(knob.name), dict(zip(_DIGITS, _pairs(site, knob), strict=False)))
+            (site, order.get(knob.name), _pairs(site, knob))
             for knob in space.knobs
             for site in knob.sites
         )
 
     def draw(self, draw: random.Random) -> Plan:
         """Draw a plan, all equally likely."""
-        return self._plan("".join(draw.choice(digits) for digits in self._digits))
+        return self._plan([draw.choice(places) for places in self._ranges])
 
     def all_plans(self) -> Iterator[Plan]:
         """Give every plan."""
-        for digits in itertools.product(*self._digits):
-            yield self._plan("".join(digits))
+        return map(self._plan, itertools.product(*self._ranges))
 
-    def _plan(self, text: str) -> Plan:
-        """The plan of some choices, one character for each knob that leaves one."""
+    def _plan(self, chosen: Sequence[int]) -> Plan:
+        """The plan of some choices: the place of a scheme for each knob that leaves one."""
         return Plan(
-            tuple(pairs["0" if place is None else text[place]] for _, place, pairs in self._sites)
+            tuple(pairs[0 if place is None else chosen[place]] for _, place, pairs in self._sites)
         )
 
 
