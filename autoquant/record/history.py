@@ -147,17 +147,17 @@ class _Reading:
 
     def take(self, line: bytes) -> None:
         """Read one more line."""
-        data = json.loads(line)
-        if "told" in data:
+        data, found = _read_line(line)
+        if found is None:
             for number in self._open:
                 if number not in self._candidates:
                     raise ValueError(f"no line before it holds candidate {number}, which was told")
                 self._told[number] = self._candidates[number]
             self._open.clear()
-        elif "round" in data:
-            self._ask(Ask.from_json(data))
+        elif isinstance(found, Ask):
+            self._ask(found)
         else:
-            candidate = self._candidate(data)
+            candidate = self._whole(found, data)
             number = candidate.number
             if number not in self._asked:
                 self._ask(Ask(number, candidate.plan, candidate.origin, round=0))
@@ -176,9 +176,8 @@ class _Reading:
         self._asked[ask.number] = ask
         self._open.append(ask.number)
 
-    def _candidate(self, data: Mapping[str, Any]) -> Candidate:
-        """A candidate, with what its line leaves out taken from earlier ones."""
-        candidate = Candidate.from_json({**_NOTHING, **data})
+    def _whole(self, candidate: Candidate, data: Mapping[str, Any]) -> Candidate:
+        """A candidate with what its line leaves out, taken from earlier ones."""
         known = self._candidates.get(candidate.number)
         before = known or self._asked.get(candidate.number)
         if "plan" not in data:
@@ -196,7 +195,7 @@ def _repair(path: Path) -> None:
     if not line:
         return
     try:
-        _check_line(line)
+        _read_line(line)
     except _MISTAKES:
         os.truncate(path, start)
     else:
@@ -218,10 +217,11 @@ def _last_line(path: Path) -> tuple[int, bytes]:
     return end - len(line), line
 
 
-def _check_line(line: bytes) -> None:
-    """Whether a line is whole; what it leaves out is on an earlier one."""
+def _read_line(line: bytes) -> tuple[Mapping[str, Any], Ask | Candidate | None]:
+    """A line and what it holds, without what is on an earlier one; None: a round was told."""
     data = json.loads(line)
+    if "told" in data:
+        return data, None
     if "round" in data:
-        Ask.from_json(data)
-    elif "told" not in data:
-        Candidate.from_json({**_NOTHING, **data})
+        return data, Ask.from_json(data)
+    return data, Candidate.from_json({**_NOTHING, **data})
