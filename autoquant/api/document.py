@@ -36,8 +36,10 @@ def settings_from(
     whole = dict(document)
     for section, values in {"calibration": dict(ranges or {}), **(sections or {})}.items():
         known = whole.get(section)
-        both = isinstance(known, Mapping) and isinstance(values, Mapping)
-        whole[section] = {**dict(known or {}), **values} if both else values
+        if isinstance(known, Mapping) and isinstance(values, Mapping):
+            whole[section] = {**known, **values}
+        else:
+            whole[section] = values
     if isinstance(whole.get("space"), str):
         whole["space"] = find_space_rules(whole["space"])
     backend = whole.get("backend")

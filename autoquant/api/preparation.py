@@ -32,6 +32,7 @@ from autoquant.model.capture import Capture
 from autoquant.model.data_set import InputsOf, sizes_of
 from autoquant.model.range_rules import bind_ranges
 from autoquant.model.subject import Subject
+from autoquant.model.weights_digest import weights_digest
 from autoquant.record.results import load_build, load_statistics
 from autoquant.record.storage import read_text
 from autoquant.searching.space import BoundSpace, bind_space, check_rules
@@ -66,6 +67,11 @@ class Preparation:
     def backend(self) -> Backend:
         """The backend of this process, opened when it is first needed."""
         return build_backend(self.subject, self.captured, self.statistics, self.settings)
+
+    @cached_property
+    def weights(self) -> str:
+        """Digest of the model's parameters and buffers."""
+        return weights_digest(self.subject.model)
 
     def with_space(self, space: SearchSpace, notices: Sequence[str]) -> Preparation:
         """The same with a narrower space and more notices; the backend stays open."""

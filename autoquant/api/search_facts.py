@@ -14,7 +14,6 @@ from autoquant.core.history import StopReason
 from autoquant.errors import StorageError
 from autoquant.job import Job, SearchSettings
 from autoquant.model.scoring import metric_name
-from autoquant.model.weights_digest import weights_digest
 from autoquant.record.findings import WEIGHTS, SearchFacts
 from autoquant.record.folder import ResultFolder
 from autoquant.record.results import load_facts
@@ -70,7 +69,7 @@ def settle_facts(
         "sites": len(prepared.captured.sites),
         "knobs": len(prepared.space.free),
         "leaf_modules": ",".join(prepared.captured.leaf_modules),
-        WEIGHTS: weights_digest(prepared.subject.model),
+        WEIGHTS: prepared.weights,
     }
     rival = prepared.backend.rival if is_estimate(build.backend) else facts.rival
     notices = [*prepared.notices, noise_notice(frontier)]

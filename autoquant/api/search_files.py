@@ -9,7 +9,6 @@ from autoquant.api.result import BuildContext, SearchResult, example_arrays, kee
 from autoquant.api.watch import Watch
 from autoquant.core.history import StopReason
 from autoquant.errors import BackendError
-from autoquant.model.weights_digest import weights_digest
 from autoquant.record import files
 from autoquant.record.example_file import write_example
 from autoquant.record.findings import Findings
@@ -93,6 +92,6 @@ def context_of(prepared: Preparation) -> BuildContext:
         calling=prepared.subject.calling,
         dynamic=prepared.subject.dynamic,
         latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
-        weights=weights_digest(prepared.subject.model),
+        weights=prepared.weights,
         load=lambda: prepared.subject.model,
     )

@@ -133,11 +133,10 @@ class LiteRtBackend:
         if site not in found:  # the converter folded it
             support = self.support(self._sites[site], planned)
             return Ran(Scheme.FP32) if support is Support.UNSUPPORTED else Ran(planned, support)
-        schemes = found[site].schemes
-        if len(schemes) > 1 or None in schemes:
+        scheme, *others = found[site].schemes
+        if scheme is None or others:
             return Ran(None, kernel="mixed types")
-        (scheme,) = schemes
-        if scheme is None or self.support(self._sites[site], scheme) is Support.UNSUPPORTED:
+        if self.support(self._sites[site], scheme) is Support.UNSUPPORTED:
             return Ran(None, kernel="nothing: LiteRT has no such kernel")
         how = Support.EMULATED if scheme is Scheme.FP16 else Support.NATIVE
         return Ran(scheme, how, found[site].name)

@@ -169,10 +169,8 @@ class OnnxRuntimeBackend:
         found, kernels = read_schemes(dump, self.units, self._sites), read_kernels(dump, self.units)
         executed = {}
         for name, planned in plan.assignment:
-            fits = found[name]
-            runs = next((item for item in self.expected(name, planned) if item in fits), None)
-            if runs is None:
-                runs = next((item for item in Scheme if item in fits), None)
+            names = (*self.expected(name, planned), *Scheme)
+            runs = next((item for item in names if item in found[name]), None)
             if runs is None:
                 executed[name] = Ran(None, kernel="a mixture")
             else:
