@@ -13,6 +13,7 @@ from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.built_graph import HOLDS
 from autoquant.model.calibration import calibrate
@@ -67,6 +68,12 @@ def build(
     marked, rounding = mark_sites(captured), SchemeRounding(ranges)
     seen = BuiltPlan(lowered.graph, lowered.nest, marked, plan, rounding)
     return Built(captured, seen, lowered, statistics, ranges)
+
+
+def all_int8(model: nn.Module, inputs: Tensor, engine: str = ENGINE) -> Built:
+    """The plan that has every site in int8."""
+    sites = capture(model, (inputs,)).sites
+    return build(model, inputs, Plan.of({site.name: Scheme.INT8 for site in sites}), engine=engine)
 
 
 def spoil(model: LoweredModel, site: str, mistake: Callable[[Tensor], Tensor]) -> None:

@@ -9,11 +9,8 @@ from torch import Tensor, nn
 from autoquant.analysis.diagnosis.grids import read_grids
 from autoquant.analysis.diagnosis.kernels import check_kernels
 from autoquant.backends.torch_cpu.engines import engines_here, using_engine
-from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
-from autoquant.model.capture import capture
 from tests.networks import images, seeded
-from tests.unit.analysis.pairs import ENGINE, Built, build
+from tests.unit.analysis.pairs import ENGINE, all_int8
 
 
 class Pooled(nn.Module):
@@ -45,11 +42,6 @@ class PooledTokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.embed(x.flatten(2).transpose(1, 2))).mean(1))
-
-
-def all_int8(model: nn.Module, x: Tensor, engine: str = ENGINE) -> Built:
-    sites = capture(model, (x,)).sites
-    return build(model, x, Plan.of({site.name: Scheme.INT8 for site in sites}), engine=engine)
 
 
 @pytest.mark.parametrize("peak", [1.0, 100.0])

@@ -8,11 +8,8 @@ from torch import Tensor, nn
 
 from autoquant.analysis.diagnosis.kernels import check_kernels
 from autoquant.backends.torch_cpu.engines import engines_here, using_engine
-from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
-from autoquant.model.capture import capture
 from tests.networks import images, seeded
-from tests.unit.analysis.pairs import build
+from tests.unit.analysis.pairs import all_int8
 
 
 class Gated(nn.Module):
@@ -34,8 +31,7 @@ class Gated(nn.Module):
 @pytest.mark.parametrize("size", [6, 16], ids=["few pixels", "many pixels"])
 def test_scaled_channels_are_right_at_every_batch_size(engine: str, size: int) -> None:
     model, x = seeded(Gated), images(8, size=size)
-    sites = capture(model, (x,)).sites
-    built = build(model, x, Plan.of({site.name: Scheme.INT8 for site in sites}), engine=engine)
+    built = all_int8(model, x, engine)
     with using_engine(engine), torch.no_grad():
         checks = check_kernels(built.plan, [(x,)])
         whole = built.model(x)

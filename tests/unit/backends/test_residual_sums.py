@@ -8,11 +8,8 @@ from torch import Tensor, nn
 
 from autoquant.analysis.diagnosis.kernels import check_kernels
 from autoquant.backends.torch_cpu.engines import POINTWISE, engines_here, using_engine
-from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
-from autoquant.model.capture import capture
 from tests.networks import images, seeded
-from tests.unit.analysis.pairs import Built, build
+from tests.unit.analysis.pairs import Built, all_int8
 
 
 class Residual(nn.Module):
@@ -42,11 +39,6 @@ class Residual(nn.Module):
         if self.needs_it_later:
             z = torch.cat([z, x], 1)[:, :8] + x
         return self.last(z)
-
-
-def all_int8(model: nn.Module, x: Tensor, engine: str) -> Built:
-    sites = capture(model, (x,)).sites
-    return build(model, x, Plan.of({site.name: Scheme.INT8 for site in sites}), engine=engine)
 
 
 def sums_within(built: Built) -> int:
