@@ -58,10 +58,10 @@ def backends(
 
 def _print_plan(job: Job, text: str, console: Console) -> None:
     """Print, for each backend, the sites where it cannot run a plan."""
-    from autoquant.api.pair import read_plan
-    from autoquant.api.plan_support import plan_support
     from autoquant.cli.support_table import plan_table
     from autoquant.model.subject import load_unscored
+    from autoquant.searching.pair import read_plan
+    from autoquant.searching.plan_support import plan_support
 
     watch = terminal()
     with watch.stage("loading the model", None):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from autoquant.analysis.sensitivity import count_exact_rows, settle_procedure
-from autoquant.api.preparation import Preparation, prepare
-from autoquant.api.sensitivity import question_of
-from autoquant.api.watch import Watch
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.precision import Scheme
+from autoquant.core.progress import Watch
 from autoquant.job import Job
 from autoquant.model.subject import JobRecipe
+from autoquant.searching.preparing.preparation import Preparation, prepare
+from autoquant.searching.ranking.ranked import question_of
+from autoquant.searching.ranking.sensitivity import count_exact_rows, settle_procedure
 
 
 def print_dry_run(job: Job, watch: Watch, console: Console) -> None:

@@ -73,7 +73,7 @@ def stdout() -> Console:
 
 def keep_picture(path: Path, figure: go.Figure, watch: Terminal) -> None:
     """Write a figure as an HTML page that needs no network, and say where."""
-    from autoquant.record.storage import write_text
+    from autoquant.results.storage import write_text
 
     write_text(path, figure.to_html(include_plotlyjs=True))
     watch.note(f"picture: {path}")

@@ -15,8 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from autoquant.api.watch import Advance
 from autoquant.core.measurement import Candidate
+from autoquant.core.progress import Advance
 
 
 class Terminal:

@@ -22,7 +22,7 @@ from lowering_subjects import resnet50
 from torch import Tensor, nn
 
 import autoquant as aq
-from autoquant.api.watch import Silent
+from autoquant.core.progress import Silent
 
 Inputs = Callable[[int, int], Tensor]
 _OVER_AT_ONCE = 0.01

@@ -34,22 +34,22 @@ from autoquant.core.precision import Scheme
 from autoquant.core.readback import Ran
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.job import Budget, Constraints
-from autoquant.record import files
-from autoquant.record.background import BackgroundTracker
-from autoquant.record.findings import SearchFacts
-from autoquant.record.folder import ResultFolder
-from autoquant.record.mlflow_store import TrackingSettings, open_recorder
-from autoquant.record.recorders import JointRecorder, NullRecorder, Tracker
-from autoquant.searching.constraints import Limits
-from autoquant.searching.cost_model import CostModel
-from autoquant.searching.forecast import Forecast
-from autoquant.searching.gate import Gate
-from autoquant.searching.guided import CostAxis, Guide
-from autoquant.searching.rounds import Rounds
-from autoquant.searching.samplers import GUIDED, SAMPLERS
-from autoquant.searching.seeds import Seed
-from autoquant.searching.strategy import Strategy
-from autoquant.searching.study import write_study
+from autoquant.results import files
+from autoquant.results.findings import SearchFacts
+from autoquant.results.folder import ResultFolder
+from autoquant.results.mlflow.background import BackgroundTracker
+from autoquant.results.mlflow.store import TrackingSettings, open_recorder
+from autoquant.results.recorders import JointRecorder, NullRecorder, Tracker
+from autoquant.searching.costing.cost_model import CostModel
+from autoquant.searching.costing.forecast import Forecast
+from autoquant.searching.proposing.constraints import Limits
+from autoquant.searching.proposing.guided import CostAxis, Guide
+from autoquant.searching.proposing.pruner import Gate
+from autoquant.searching.proposing.rounds import Rounds
+from autoquant.searching.proposing.samplers import GUIDED, SAMPLERS
+from autoquant.searching.proposing.strategy import Strategy
+from autoquant.searching.proposing.study import write_study
+from autoquant.searching.seeding.seeds import Seed
 
 COST = {Scheme.INT8: 0.3, Scheme.INT16: 0.9, Scheme.BF16: 0.6, Scheme.FP32: 1.0}
 NOISE = {Scheme.INT8: 1.0, Scheme.INT16: 2e-4, Scheme.BF16: 3e-3, Scheme.FP32: 1e-9}
@@ -189,7 +189,7 @@ def open_search(
     meter: Meter,
     past: Past | None = None,
 ) -> Rounds:
-    """Put a search together, as `autoquant.api.search` does."""
+    """Put a search together, as `autoquant.searching.search` does."""
     limits = Limits(Constraints(accuracy_drop=0.02), {})
     seeds = [Seed(truth.space.uniform(scheme), f"seed:uniform-{scheme.value}") for scheme in COST]
     costs = truth.costs()

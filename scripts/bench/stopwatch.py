@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from autoquant.api.watch import Advance
 from autoquant.core.measurement import Candidate
+from autoquant.core.progress import Advance
 
 
 class Stopwatch:

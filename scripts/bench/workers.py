@@ -15,10 +15,10 @@ from pathlib import Path
 from report import Row, show
 from stopwatch import Stopwatch
 
-from autoquant.api.result import SearchResult
-from autoquant.api.search import run_search
 from autoquant.job import load_job
 from autoquant.model.subject import JobRecipe
+from autoquant.searching.result import SearchResult
+from autoquant.searching.search import run_search
 
 JOB = Path(__file__).parents[2] / "experiments" / "resnet20_cifar10.yaml"
 

@@ -15,8 +15,8 @@ from autoquant.backends.torch_cpu.forms import Form, Grid
 from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
 from autoquant.backends.torch_cpu.packed_weights import Recipe
 from autoquant.core.precision import Scheme
-from autoquant.model.aten import op_name
-from autoquant.model.node_shapes import shape_of
+from autoquant.model.graph.aten import op_name
+from autoquant.model.graph.node_shapes import shape_of
 
 _ONEDNN = torch.ops.onednn
 _WRITES = (Form.UINT8, Form.FLOAT32, Form.BFLOAT16)

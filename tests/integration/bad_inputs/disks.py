@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from autoquant.api.watch import Silent
 from autoquant.core.measurement import Candidate
-from autoquant.record import files
-from autoquant.record.history import read_history
+from autoquant.core.progress import Silent
+from autoquant.results import files
+from autoquant.results.history import read_history
 from tests.integration.bad_inputs.case import Scene
 from tests.integration.bad_inputs.stage import Stage, search
 

@@ -17,13 +17,13 @@ from autoquant import metrics
 from autoquant.core.evaluation import Bar
 from autoquant.core.measurement import Kind
 from autoquant.errors import DataError
-from autoquant.evaluate.quality import measure_quality, run_reference
-from autoquant.model.batches import Batch, take_samples
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
-from autoquant.model.data_set import InputsOf, StreamedBatches
-from autoquant.model.reader import DataReader
-from autoquant.model.readings import DataForm
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.data.batches import Batch, take_samples
+from autoquant.model.data.data_set import InputsOf, StreamedBatches
+from autoquant.model.data.reader import DataReader
+from autoquant.model.data.readings import DataForm
+from autoquant.model.graph.capture import capture
+from autoquant.searching.measuring.quality import measure_quality, run_reference
 from tests.networks import LinearNet, seeded
 
 X = torch.randn(320, 16, generator=torch.Generator().manual_seed(0))
@@ -222,7 +222,7 @@ def test_outputs_beyond_the_cache_are_computed_again(monkeypatch: pytest.MonkeyP
     batches = tuple(Batch((X[start : start + 32],), Y[start : start + 32]) for start in (0, 32, 64))
     functions = {"accuracy": metrics.accuracy}
     whole = measure_quality(rough, run_reference(run, batches, functions), functions, Kind.MEASURED)
-    monkeypatch.setattr("autoquant.evaluate.quality.CACHE_BYTES", 600)
+    monkeypatch.setattr("autoquant.searching.measuring.quality.CACHE_BYTES", 600)
     reference = run_reference(run, batches, functions)
     assert len(reference.outputs) == 1
     found = measure_quality(rough, reference, functions, Kind.MEASURED)

@@ -13,11 +13,11 @@ from autoquant.core.ranges import RangeRules
 from autoquant.core.statistics import ObserverName
 from autoquant.errors import JobError
 from autoquant.job import Calibration
-from autoquant.model.calibration import calibrate
-from autoquant.model.calling import Calling
-from autoquant.model.capture import Capture, capture
-from autoquant.model.range_rules import bind_ranges
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.calibration.range_rules import bind_ranges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.calling import Calling
+from autoquant.model.graph.capture import Capture, capture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -23,16 +23,16 @@ from autoquant.core.sensitivity import Part, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget, Constraints
-from autoquant.record.history import History, read_past
-from autoquant.searching.constraints import Limits
-from autoquant.searching.cost_model import CostModel
-from autoquant.searching.forecast import Forecast
-from autoquant.searching.gate import Gate
-from autoquant.searching.guided import CostAxis, Guide
-from autoquant.searching.rounds import Ended, Rounds
-from autoquant.searching.samplers import GUIDED, SAMPLERS
-from autoquant.searching.seeds import Seed, seed_plans
-from autoquant.searching.strategy import Strategy
+from autoquant.results.history import History, read_past
+from autoquant.searching.costing.cost_model import CostModel
+from autoquant.searching.costing.forecast import Forecast
+from autoquant.searching.proposing.constraints import Limits
+from autoquant.searching.proposing.guided import CostAxis, Guide
+from autoquant.searching.proposing.pruner import Gate
+from autoquant.searching.proposing.rounds import Ended, Rounds
+from autoquant.searching.proposing.samplers import GUIDED, SAMPLERS
+from autoquant.searching.proposing.strategy import Strategy
+from autoquant.searching.seeding.seeds import Seed, seed_plans
 
 SCHEMES = (Scheme.INT8, Scheme.INT16, Scheme.FP16, Scheme.FP32)
 NOISE = {8: 1.0, 16: 0.1, 32: 0.0}
