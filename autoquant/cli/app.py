@@ -123,11 +123,11 @@ def search(
     from autoquant.searching.search import run_search
 
     job = load_with(job_file, overrides, context.args)
-    watch = terminal()
+    progress = terminal()
     if dry_run:
         _print_dry_run(job)
         return 0
-    result = run_search(job, JobRecipe(job), watch, resume=resume)
+    result = run_search(job, JobRecipe(job), progress, resume=resume)
     from autoquant.results.summary import summarize
     from autoquant.results.table import to_rich
 

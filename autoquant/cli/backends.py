@@ -63,8 +63,8 @@ def _print_plan(job: Job, text: str, console: Console) -> None:
     from autoquant.searching.pair import read_plan
     from autoquant.searching.plan_support import plan_support
 
-    watch = terminal()
-    with watch.stage("loading the model", None):
+    progress = terminal()
+    with progress.stage("loading the model", None):
         subject = load_unscored(job)
     found = plan_support(
         read_plan(text), subject.model, subject.example, leaf_modules=subject.leaf_modules

@@ -56,17 +56,17 @@ def badcases(
     from autoquant.searching.pair import build_pair, find_plan, prepare_job
 
     job = load_with(job_file, overrides, context.args)
-    watch = terminal()
-    prepared = prepare_job(job, watch)
-    pair = build_pair(prepared, find_plan(plan, prepared), watch)
-    cases = bad_cases_of(pair, data, top, watch)
+    progress = terminal()
+    prepared = prepare_job(job, progress)
+    pair = build_pair(prepared, find_plan(plan, prepared), progress)
+    cases = bad_cases_of(pair, data, top, progress)
     document = {"data": data, "plan": pair.plan.digest, **cases.to_json()}
     if output is not None:
         write_json(output, document)
     if plot is not None:
         from autoquant.results.plots.sample_sqnr import sample_sqnr_figure
 
-        keep_picture(plot, sample_sqnr_figure(cases), watch)
+        keep_picture(plot, sample_sqnr_figure(cases), progress)
     if as_json:
         typer.echo(json.dumps(document, indent=2))
         return 0

@@ -60,12 +60,12 @@ def calibrate(
     from autoquant.searching.pair import find_plan, prepare_job
 
     job = load_with(job_file, overrides, context.args)
-    watch = terminal()
-    prepared = prepare_job(job, watch)
+    progress = terminal()
+    prepared = prepare_job(job, progress)
     table = compare_calibrations(
         prepared,
         find_plan(plan, prepared),
-        watch,
+        progress,
         observers=tuple(dict.fromkeys(observers or ObserverName)),
         step=step,
         samples=samples,
@@ -80,7 +80,7 @@ def calibrate(
     if plot is not None:
         from autoquant.results.plots.calibration import calibration_figure
 
-        keep_picture(plot, calibration_figure(table), watch)
+        keep_picture(plot, calibration_figure(table), progress)
     return 0
 
 

@@ -63,12 +63,12 @@ def compare(
 
     job = load_with(job_file, overrides, context.args)
     chosen = None if indices is None else read_indices(indices)
-    watch = terminal()
+    progress = terminal()
     found = compare_job(
         job,
         JobRecipe(job),
         plan,
-        watch,
+        progress,
         mode=mode,
         schemes=[name for name in schemes.split(",") if name],
         samples=samples,

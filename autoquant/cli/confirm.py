@@ -41,7 +41,7 @@ def confirm(
         backend,
         numbers=numbers or (),
         overrides=[*(overrides or []), *dotted(context.args)],
-        watch=terminal(),
+        progress=terminal(),
     )
     console = stdout()
     console.print(f"{found.target}; speed-ups are over {found.rival}", highlight=False)

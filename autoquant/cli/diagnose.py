@@ -55,16 +55,16 @@ def diagnose(
     from autoquant.searching.pair import build_pair, find_plan, prepare_job
 
     job = load_with(job_file, overrides, context.args)
-    watch = terminal()
-    prepared = prepare_job(job, watch)
-    pair = build_pair(prepared, find_plan(plan, prepared), watch)
-    diagnosis = diagnose_pair(pair, data, watch)
+    progress = terminal()
+    prepared = prepare_job(job, progress)
+    pair = build_pair(prepared, find_plan(plan, prepared), progress)
+    diagnosis = diagnose_pair(pair, data, progress)
     if write_plan is not None and diagnosis.plan is not None:
         diagnosis.plan.save(write_plan)
     if plot is not None:
         from autoquant.results.plots.diagnosis import diagnosis_figure
 
-        keep_picture(plot, diagnosis_figure(diagnosis), watch)
+        keep_picture(plot, diagnosis_figure(diagnosis), progress)
     if as_json:
         typer.echo(json.dumps({"data": data, **diagnosis.to_json()}, indent=2))
         return 0

@@ -74,13 +74,13 @@ def sensitivity(
     if ratio is not None:
         _check_raise(job, scheme, output)
     places: Sequence[int] | None = None if indices is None else read_indices(indices)
-    watch = terminal()
-    with watch.stage("loading model and data", None):
+    progress = terminal()
+    with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
     report = examine_sensitivity(
         job,
         subject,
-        watch,
+        progress,
         indices=places,
         metric_rows=metric_rows,
         needed=() if ratio is None else ("int8", scheme),
@@ -89,7 +89,7 @@ def sensitivity(
     if plot is not None:
         from autoquant.results.plots.sensitivity import sensitivity_figure
 
-        keep_picture(plot, sensitivity_figure(report.table, top), watch)
+        keep_picture(plot, sensitivity_figure(report.table, top), progress)
     if as_json:
         _print_json(report)
     else:

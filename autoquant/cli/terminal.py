@@ -20,7 +20,7 @@ from autoquant.core.progress import Advance
 
 
 class Terminal:
-    """A `Watch` that draws with rich; on a pipe it prints one line for each stage.
+    """A `Progress` that draws with rich; on a pipe it prints one line for each stage.
 
     Args:
         console: Where to draw.

@@ -40,13 +40,13 @@ def tune(
     from autoquant.tuning.tune import run_tune
 
     job = load_with(job_file, overrides, context.args)
-    watch = terminal()
-    report = run_tune(job, JobRecipe(job), watch)
+    progress = terminal()
+    report = run_tune(job, JobRecipe(job), progress)
     _print(report, job.output / files.TUNE, job_file)
     if plot is not None:
         from autoquant.results.plots.tuning import tuning_figure
 
-        keep_picture(plot, tuning_figure(report), watch)
+        keep_picture(plot, tuning_figure(report), progress)
     return 0
 
 

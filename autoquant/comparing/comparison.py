@@ -31,7 +31,7 @@ from autoquant.model.data.data_set import sizes_of
 from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.data.outputs import divergence, named_outputs
 
-Progress = Callable[[int], None]
+Advance = Callable[[int], None]
 
 _INT8_STEPS = 255.0
 _INT16_STEPS = 65535.0
@@ -46,7 +46,7 @@ def compare_layers(
     *,
     kind: Kind,
     weights: bool = True,
-    progress: Progress = lambda samples: None,
+    progress: Advance = lambda samples: None,
 ) -> LayerComparison:
     """Run the float model once and each quantized one beside it, batch by batch.
 

@@ -11,7 +11,7 @@ from autoquant.core.measurement import Candidate
 Advance = Callable[[int], None]
 
 
-class Watch(Protocol):
+class Progress(Protocol):
     """Shows progress."""
 
     def stage(self, title: str, total: int | None) -> AbstractContextManager[Advance]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.core.findings.badcases import BadCases
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.debugging.samples.find import Run
 from autoquant.debugging.samples.find import find_bad_cases as find_among
 from autoquant.errors import DataError
@@ -34,7 +34,7 @@ def find_bad_cases(
     top: int = TOP,
     target: str | None = None,
     prepare: Prepare | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> BadCases:
     """Find the samples on which a quantized model is furthest from its float model.
 
@@ -48,7 +48,7 @@ def find_bad_cases(
         top: How many samples to keep for each output and metric.
         target: As `autoquant.search` takes it; so is `prepare`.
         prepare: Makes batches of the items of the data.
-        watch: Shown the progress.
+        progress: Shown the progress.
 
     Raises:
         ModelError: The outputs cannot be compared.
@@ -64,21 +64,21 @@ def find_bad_cases(
         with torch.no_grad():
             return reader.calling.call(module, inputs)
 
-    with (watch or Silent()).stage("comparing outputs", None) as advance:
+    with (progress or Silent()).stage("comparing outputs", None) as advance:
         return find_among(partial(run, checked), partial(run, quantized), batches, top, advance)
 
 
-def bad_cases_of(pair: Pair, data: str, top: int, watch: Watch) -> BadCases:
+def bad_cases_of(pair: Pair, data: str, top: int, progress: Progress) -> BadCases:
     """Find the bad cases of a pair.
 
     Args:
         pair: Float model and plan, built.
         data: Which of the job's data sets: `evaluation`, `calibration`, `heldout`.
         top: How many samples to keep for each output and metric.
-        watch: Shown the progress.
+        progress: Shown the progress.
     """
     batches = data_set(pair.prepared.subject, data)
-    with watch.stage("comparing outputs", sum(sizes_of(batches))) as advance:
+    with progress.stage("comparing outputs", sum(sizes_of(batches))) as advance:
         return find_among(*runs_of(pair), batches, top, advance)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoquant import metrics
 from autoquant.core.findings.calibrations import CalibrationRow, CalibrationTable
 from autoquant.core.plan import Plan
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.job import Setup
 from autoquant.job.document import settings_from
@@ -52,7 +52,7 @@ def compare_observers(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> CalibrationTable:
     """Compare how a plan does under observers and amounts of calibration data.
@@ -74,7 +74,7 @@ def compare_observers(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        watch: Shown the progress.
+        progress: Shown the progress.
         settings: Other sections of a job file, as mappings (`backend`, `outputs`...).
 
     Raises:
@@ -94,12 +94,12 @@ def compare_observers(
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=setup.outputs,
     )
-    watch = watch or Silent()
-    prepared = prepare_untimed(setup, subject, watch)
+    progress = progress or Silent()
+    prepared = prepare_untimed(setup, subject, progress)
     return compare_calibrations(
         prepared,
         find_plan(plan, prepared),
-        watch,
+        progress,
         observers=tuple(map(ObserverName, observers)),
         step=step,
         samples=samples,
@@ -109,7 +109,7 @@ def compare_observers(
 def compare_calibrations(
     prepared: Preparation,
     plan: Plan,
-    watch: Watch,
+    progress: Progress,
     *,
     observers: Sequence[ObserverName] = tuple(ObserverName),
     step: int | None = None,
@@ -123,7 +123,7 @@ def compare_calibrations(
     Args:
         prepared: Model and data.
         plan: What to build.
-        watch: Shown the progress.
+        progress: Shown the progress.
         observers: Which to compare.
         step: Samples of a step, at most those of a batch; None: about 128 steps.
         samples: Evaluation samples behind each row.
@@ -131,11 +131,11 @@ def compare_calibrations(
     steps = list(_steps(prepared.subject.calibration, step))
     amounts = _amounts(len(steps))
     total = sum(len(inputs[0]) for inputs in steps)
-    with watch.stage("calibrating step by step", total) as advance:
+    with progress.stage("calibrating step by step", total) as advance:
         found = list(calibrations(prepared.captured, steps, set(amounts), advance))
     trial = _Trial(prepared, plan, samples)
     rows = []
-    with watch.stage("measuring observers", len(observers) * len(found)) as advance:
+    with progress.stage("measuring observers", len(observers) * len(found)) as advance:
         for observer in observers:
             for count, statistics in found:
                 rows.append(trial.measure(observer, count, statistics))

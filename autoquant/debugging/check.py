@@ -22,7 +22,7 @@ from autoquant.core.findings.structure import (
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.debugging.structure.calls import (
     count_calls,
     describe_once,
@@ -81,7 +81,7 @@ def check(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> CheckReport:
     """Check the structure and the configuration of a model that lives in this process.
@@ -102,7 +102,7 @@ def check(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        watch: Shown the progress.
+        progress: Shown the progress.
         settings: Other sections of a job file, as mappings (`space`, `execution`...).
 
     Returns:
@@ -133,22 +133,22 @@ def check(
         calibration_samples=setup.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
     )
-    return _check(setup, _few(subject), plan, mapping, watch or Silent())
+    return _check(setup, _few(subject), plan, mapping, progress or Silent())
 
 
-def check_job(job: Job, plan: str, watch: Watch) -> CheckReport:
+def check_job(job: Job, plan: str, progress: Progress) -> CheckReport:
     """Check the model and the settings of a job under one of its plans.
 
     Args:
         job: Names model and calibration data; evaluation data and metric are not needed.
         plan: As `find_plan` takes it.
-        watch: Shown the progress.
+        progress: Shown the progress.
     """
     needs_torch(job, "check")
-    with watch.stage("loading model and data", None):
+    with progress.stage("loading model and data", None):
         subject = _few(load_unscored(job))
     untimed = job.model_copy(update={"objectives": _UNTIMED})
-    return _check(untimed, subject, plan, None, watch)
+    return _check(untimed, subject, plan, None, progress)
 
 
 def _few(subject: Subject) -> Subject:
@@ -171,14 +171,14 @@ def _check(
     subject: Subject,
     plan: Plan | str | Path,
     mapping: QConfigMapping | None,
-    watch: Watch,
+    progress: Progress,
 ) -> CheckReport:
-    prepared = prepare_untimed(setup, subject, watch)
+    prepared = prepare_untimed(setup, subject, progress)
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
-    with watch.stage("looking at the structure", None):
+    with progress.stage("looking at the structure", None):
         modules, structure = _structure(prepared, example)
         comparable = with_comparable_outputs(prepared.captured, example)
-    with watch.stage("reading back the configuration", None):
+    with progress.stage("reading back the configuration", None):
         built = _build(prepared, plan, mapping)
     captured = prepared.captured
     return CheckReport(

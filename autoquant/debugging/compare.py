@@ -16,7 +16,7 @@ from autoquant.core.findings.layers import ComparisonMode, LayerComparison
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.errors import PlanError
 from autoquant.job import Setup
 from autoquant.job.document import settings_from
@@ -52,7 +52,7 @@ def compare(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> LayerComparison:
     """Compare a quantized model with its float model, op by op in execution order.
@@ -78,14 +78,14 @@ def compare(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        watch: Shown the progress.
+        progress: Shown the progress.
         settings: Other sections of a job file, as mappings (`space`, `execution`...).
 
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
     way = _mode_of(mode, schemes)
-    watch = watch or Silent()
+    progress = progress or Silent()
     document = {"space": {"schemes": ["int8", "fp32"]}, "backend": backend}
     setup = settings_from(Setup, "autoquant.compare", document, ranges=ranges, sections=settings)
     needs_torch(setup, "compare")
@@ -101,17 +101,17 @@ def compare(
     batches = choose_samples(subject.evaluation, samples, indices)
     subject = replace(subject, evaluation=batches)
     if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
-        return _compare_graph(subject, quantized, way, watch, weights=weights)
-    prepared = prepare_untimed(setup, subject, watch)
+        return _compare_graph(subject, quantized, way, progress, weights=weights)
+    prepared = prepare_untimed(setup, subject, progress)
     plans = _plans_of(quantized, schemes, prepared)
-    return compare_plans(prepared, plans, batches, way, watch, weights=weights)
+    return compare_plans(prepared, plans, batches, way, progress, weights=weights)
 
 
 def compare_job(
     setup: Setup,
     recipe: SubjectRecipe,
     plan: str,
-    watch: Watch,
+    progress: Progress,
     *,
     mode: str = "unshadowed",
     schemes: Sequence[str] = (),
@@ -125,12 +125,12 @@ def compare_job(
     """
     needs_torch(setup, "compare")
     way = _mode_of(mode, schemes)
-    with watch.stage("loading model and data", None):
+    with progress.stage("loading model and data", None):
         subject = recipe()
     batches = choose_samples(subject.evaluation, samples, indices)
-    prepared = prepare_untimed(setup, subject, watch)
+    prepared = prepare_untimed(setup, subject, progress)
     plans = _plans_of(plan, schemes, prepared)
-    return compare_plans(prepared, plans, batches, way, watch)
+    return compare_plans(prepared, plans, batches, way, progress)
 
 
 def compare_plans(
@@ -138,7 +138,7 @@ def compare_plans(
     plans: Sequence[Plan],
     batches: Sequence[Batch],
     mode: ComparisonMode,
-    watch: Watch,
+    progress: Progress,
     *,
     weights: bool = True,
 ) -> LayerComparison:
@@ -153,7 +153,9 @@ def compare_plans(
     build = prepared.settings.build
     rounding = reference_rounding(prepared.captured, prepared.statistics, build)
     found = [ReferencePlan(prepared.captured, plan, rounding) for plan in plans]
-    return _run(prepared.captured, found, batches, mode, watch, kind=Kind.EMULATED, weights=weights)
+    return _run(
+        prepared.captured, found, batches, mode, progress, kind=Kind.EMULATED, weights=weights
+    )
 
 
 def choose_samples(
@@ -173,19 +175,19 @@ def _compare_graph(
     subject: Subject,
     quantized: nn.Module,
     mode: ComparisonMode,
-    watch: Watch,
+    progress: Progress,
     *,
     weights: bool,
 ) -> LayerComparison:
     """Compare a model that torch quantized."""
     from autoquant.torch_ao.comparison import TorchQuantized
 
-    captured = capture_subject(subject, watch)
+    captured = capture_subject(subject, progress)
     needs_graph(captured, "compare")
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     found = TorchQuantized(subject.model, captured, quantized, example)
     return _run(
-        captured, [found], subject.evaluation, mode, watch, kind=found.kind, weights=weights
+        captured, [found], subject.evaluation, mode, progress, kind=found.kind, weights=weights
     )
 
 
@@ -194,13 +196,13 @@ def _run(
     found: Sequence[QuantizedModel],
     batches: Sequence[Batch],
     mode: ComparisonMode,
-    watch: Watch,
+    progress: Progress,
     *,
     kind: Kind,
     weights: bool,
 ) -> LayerComparison:
     samples = sum(sizes_of(batches))
-    with watch.stage("comparing layers", samples) as advance:
+    with progress.stage("comparing layers", samples) as advance:
         return compare_layers(
             captured.graph, found, batches, mode, kind=kind, weights=weights, progress=advance
         )

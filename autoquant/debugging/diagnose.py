@@ -11,7 +11,7 @@ from torch import nn
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.findings.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.debugging.badcases import data_set
 from autoquant.debugging.diagnosis.causes import find_causes
 from autoquant.debugging.diagnosis.symptoms import Symptoms, energies_of, observe
@@ -54,7 +54,7 @@ def diagnose(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Diagnosis:
     """Tell why a plan of a model is wrong, and what to do.
@@ -72,7 +72,7 @@ def diagnose(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        watch: Shown the progress.
+        progress: Shown the progress.
         settings: Other sections of a job file, as mappings (`space`, `objectives`...).
 
     Raises:
@@ -89,26 +89,26 @@ def diagnose(
         calibration_samples=setup.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
     )
-    watch = watch or Silent()
-    prepared = prepare_untimed(setup, subject, watch)
-    pair = build_pair(prepared, find_plan(plan, prepared), watch)
-    return diagnose_pair(pair, "evaluation", watch)
+    progress = progress or Silent()
+    prepared = prepare_untimed(setup, subject, progress)
+    pair = build_pair(prepared, find_plan(plan, prepared), progress)
+    return diagnose_pair(pair, "evaluation", progress)
 
 
-def diagnose_pair(pair: Pair, data: str, watch: Watch) -> Diagnosis:
+def diagnose_pair(pair: Pair, data: str, progress: Progress) -> Diagnosis:
     """Tell why a pair's plan is wrong, and what to do.
 
     Args:
         pair: Float model and plan, built.
         data: Which of the job's data sets: `evaluation`, `calibration`, `heldout`.
-        watch: Shown the progress.
+        progress: Shown the progress.
 
     Raises:
         ModelError: The model was captured module by module: there is no graph to look into.
     """
     needs_graph(pair.prepared.captured, "diagnose")
-    seen = observe(pair, data_set(pair.prepared.subject, data), watch)
-    pattern, findings, notes = _explain(seen, watch)
+    seen = observe(pair, data_set(pair.prepared.subject, data), progress)
+    pattern, findings, notes = _explain(seen, progress)
     diagnosis = Diagnosis(
         pattern=pattern,
         samples=seen.cases.samples,
@@ -120,10 +120,12 @@ def diagnose_pair(pair: Pair, data: str, watch: Watch) -> Diagnosis:
         notes=notes,
         variations=find_variations(seen.audits, VARIATIONS),
     )
-    return _with_plan(diagnosis, seen, watch)
+    return _with_plan(diagnosis, seen, progress)
 
 
-def _explain(seen: Symptoms, watch: Watch) -> tuple[Pattern, tuple[Finding, ...], tuple[str, ...]]:
+def _explain(
+    seen: Symptoms, progress: Progress
+) -> tuple[Pattern, tuple[Finding, ...], tuple[str, ...]]:
     """The pattern, the causes, and what does no harm."""
     fault = seen.fault
     if fault is not None and fault.explains and seen.pattern is not Pattern.HEALTHY:
@@ -134,11 +136,11 @@ def _explain(seen: Symptoms, watch: Watch) -> tuple[Pattern, tuple[Finding, ...]
             f"{seen.pair.backend.name} does not show what each kernel computes: none of them "
             "was compared with its reference",
         )
-    findings = () if seen.pattern is Pattern.HEALTHY else find_causes(seen, watch)
+    findings = () if seen.pattern is Pattern.HEALTHY else find_causes(seen, progress)
     return seen.pattern, findings, notes
 
 
-def _with_plan(diagnosis: Diagnosis, seen: Symptoms, watch: Watch) -> Diagnosis:
+def _with_plan(diagnosis: Diagnosis, seen: Symptoms, progress: Progress) -> Diagnosis:
     """Add the plan that raises the ops of the first finding, built and measured."""
     if not diagnosis.findings or diagnosis.findings[0].cause not in _RAISED:
         return diagnosis
@@ -146,7 +148,7 @@ def _with_plan(diagnosis: Diagnosis, seen: Symptoms, watch: Watch) -> Diagnosis:
     is_dynamic = finding.cause is Cause.VARYING_RANGE
     raised = raise_ops(pair.prepared, pair.plan, finding.touching, dynamic=is_dynamic)
     try:
-        mended = build_pair(pair.prepared, raised, watch)
+        mended = build_pair(pair.prepared, raised, progress)
     except BackendError as error:
         note = f"the plan that raises these ops cannot be built: {error.message}"
         return replace(diagnosis, notes=(*diagnosis.notes, note))

@@ -12,7 +12,7 @@ from autoquant import metrics
 from autoquant.core.findings.least_sensitive import Tail, read_tail, tail_of
 from autoquant.core.findings.sensitivity_report import SensitivityReport
 from autoquant.core.findings.weight_or_input import find_dual_ops
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.core.sensitivity import Part, Procedure, SensitivityTable
 from autoquant.errors import PlanError
 from autoquant.job import SensitivitySettings, Setup
@@ -35,7 +35,7 @@ METRIC_ROWS = 8
 def examine_sensitivity(
     setup: Setup,
     subject: Subject,
-    watch: Watch,
+    progress: Progress,
     *,
     indices: Sequence[int] | None = None,
     metric_rows: int = METRIC_ROWS,
@@ -46,7 +46,7 @@ def examine_sensitivity(
     Args:
         setup: Space, engine, procedure and number of samples.
         subject: Model, data and metric.
-        watch: Shown the progress.
+        progress: Shown the progress.
         indices: Evaluation samples to look at; None: the first `sensitivity.samples` for output
             error, all for the metric.
         metric_rows: For how many of the noisiest rows the metric is measured.
@@ -60,15 +60,15 @@ def examine_sensitivity(
     if indices is not None:
         subject = replace(subject, evaluation=pick_samples(subject.evaluation, indices))
         asked = asked.model_copy(update={"samples": len(set(indices))})
-    prepared = prepare_untimed(setup, subject, watch)
+    prepared = prepare_untimed(setup, subject, progress)
     _check_schemes(prepared, needed)
-    table = rank_by_sensitivity(asked, prepared, watch)
+    table = rank_by_sensitivity(asked, prepared, progress)
     return SensitivityReport(
         table=table,
         space=prepared.space,
-        metric=measure_drops(prepared, table, metric_rows, watch),
+        metric=measure_drops(prepared, table, metric_rows, progress),
         indices=None if indices is None else tuple(sorted(set(indices))),
-        tail=_measure_tail(asked, prepared, table, watch),
+        tail=_measure_tail(asked, prepared, table, progress),
         dual=find_dual_ops(table, prepared.space.schemes[0]),
     )
 
@@ -85,7 +85,7 @@ def _check_schemes(prepared: Preparation, needed: Sequence[str]) -> None:
 
 
 def _measure_tail(
-    asked: SensitivitySettings, prepared: Preparation, table: SensitivityTable, watch: Watch
+    asked: SensitivitySettings, prepared: Preparation, table: SensitivityTable, progress: Progress
 ) -> Tail | None:
     """Measure the table's tail exactly: a gradient does not see what top-k and the like do."""
     scheme = prepared.space.schemes[0]
@@ -96,7 +96,7 @@ def _measure_tail(
         rows = table.by_key
         return read_tail([rows[name, scheme, Part.BOTH] for name in names])
     trials = [Trial(prepared.space.by_name[name], scheme, Part.BOTH) for name in names]
-    with watch.stage("checking the least sensitive ops", len(trials)) as advance:
+    with progress.stage("checking the least sensitive ops", len(trials)) as advance:
         found = measure_exact(question_of(prepared, asked.samples), trials=trials, progress=advance)
     return read_tail(found.rows)
 
@@ -119,7 +119,7 @@ def sensitivity(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> SensitivityReport:
     """Rank a model's ops by what each scheme alone does to its outputs and its metric.
@@ -141,7 +141,7 @@ def sensitivity(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        watch: Shown the progress.
+        progress: Shown the progress.
         settings: Other sections of a job file, as mappings (`outputs`, `objectives`...).
 
     Returns:
@@ -172,5 +172,5 @@ def sensitivity(
         outputs=setup.outputs,
     )
     return examine_sensitivity(
-        setup, subject, watch or Silent(), indices=indices, metric_rows=metric_rows
+        setup, subject, progress or Silent(), indices=indices, metric_rows=metric_rows
     )

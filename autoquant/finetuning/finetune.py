@@ -12,7 +12,7 @@ from torch import nn
 
 from autoquant import metrics
 from autoquant.core.plan import Plan
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.errors import DataError, JobError
 from autoquant.finetuning.order import Task, check_task, finetune_plan, make_task
 from autoquant.finetuning.result import FinetuneResult
@@ -56,7 +56,7 @@ def finetune(
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
     sections: Mapping[str, Any] | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> FinetuneResult:
     """Train a plan, quantization-aware, and build it with the trained weights.
@@ -92,7 +92,7 @@ def finetune(
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
         sections: Other sections of a job file, as mappings (`{"calibration": ...}`).
-        watch: Shown the progress.
+        progress: Shown the progress.
         settings: Other keys of a job's section `finetune` (`share`, `steps`, `learning_rates`,
             `optimizer`, `batch_norm`, `ranges`...); see docs/job-file.md.
 
@@ -132,20 +132,20 @@ def finetune(
     )
     task = make_task(chosen, train_loader, subject.reader(), loss, float_schedule, seed)
     check_task(task, subject)
-    watch = watch or Silent()
-    prepared = prepare_untimed(run, subject, watch)
-    return finetune_plan(run, task, prepared, find_plan(plan, prepared), folder, watch)
+    progress = progress or Silent()
+    prepared = prepare_untimed(run, subject, progress)
+    return finetune_plan(run, task, prepared, find_plan(plan, prepared), folder, progress)
 
 
 def run_finetune(
-    job: Job, plan: str, watch: Watch, *, output: Path | None = None, resume: bool = False
+    job: Job, plan: str, progress: Progress, *, output: Path | None = None, resume: bool = False
 ) -> FinetuneResult:
     """Fine-tune a plan of a job, as its section `finetune` says.
 
     Args:
         job: With a section `finetune`.
         plan: What `--plan` takes.
-        watch: Shown the progress.
+        progress: Shown the progress.
         output: Where to write; None: `finetune` within the job's output folder.
         resume: Go on where the checkpoint there stands.
 
@@ -156,12 +156,12 @@ def run_finetune(
     needs_torch(job, "finetune")
     folder = FinetuneFolder(output or job.output / FOLDER, resume=resume)
     section = _section_of(job)
-    with watch.stage("loading model and data", None):
+    with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
     task = _task_of(job, section, subject)
     check_task(task, subject)
-    prepared = prepare_untimed(job, subject, watch)
-    return finetune_plan(job, task, prepared, find_plan(plan, prepared), folder, watch)
+    prepared = prepare_untimed(job, subject, progress)
+    return finetune_plan(job, task, prepared, find_plan(plan, prepared), folder, progress)
 
 
 def _section_of(job: Job) -> Finetuning:

@@ -11,7 +11,7 @@ import torch
 
 from autoquant.core.findings.finetuning import Trial
 from autoquant.core.plan import Plan
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.errors import AutoquantError, DataError
 from autoquant.finetuning.outcome import build_outcome
 from autoquant.finetuning.result import FinetuneResult
@@ -104,7 +104,7 @@ def finetune_plan(
     prepared: Preparation,
     plan: Plan,
     folder: FinetuneFolder | None,
-    watch: Watch,
+    progress: Progress,
 ) -> FinetuneResult:
     """Train a plan, build it with the trained weights, and compare.
 
@@ -114,21 +114,21 @@ def finetune_plan(
         prepared: The float model, captured and calibrated.
         plan: What to train.
         folder: Where to keep checkpoint and findings; one that holds a checkpoint is continued.
-        watch: Shown the progress.
+        progress: Shown the progress.
 
     Raises:
         DataError: Every learning rate of the probe diverges.
         BackendError: The engine refuses the plan.
     """
-    pair = build_pair(prepared, plan, watch)
+    pair = build_pair(prepared, plan, progress)
     identity = _identity(run, task, prepared, plan)
     resumes = folder is not None and folder.read_checkpoint() is not None
     tracker = _open_tracker(run, task, plan, identity, resumes=resumes)
     trainer = _trainer(task, prepared, plan)
     try:
         with with_threads(prepared.settings.quality_threads):
-            state = _train(task, trainer, folder, identity, tracker, watch)
-            result = build_outcome(trainer, state, pair, folder, watch)
+            state = _train(task, trainer, folder, identity, tracker, progress)
+            result = build_outcome(trainer, state, pair, folder, progress)
     except (AutoquantError, KeyboardInterrupt) as error:
         tracker.stop(str(error) or "interrupted")
         raise
@@ -161,7 +161,7 @@ def _train(
     folder: FinetuneFolder | None,
     identity: str,
     tracker: FinetuneTracker,
-    watch: Watch,
+    progress: Progress,
 ) -> TrainingState:
     """Probe and train, or go on where a checkpoint stands."""
 
@@ -174,19 +174,19 @@ def _train(
     if folder is not None and content is not None:
         state = load_state(content, identity, str(folder.checkpoint_path))
     else:
-        state = _probe(task.settings, trainer, watch)
+        state = _probe(task.settings, trainer, progress)
         keep(state)
     steps = task.settings.training_steps
-    with watch.stage("fine-tuning", steps) as advance:
+    with progress.stage("fine-tuning", steps) as advance:
         advance(state.step)
         return trainer.run(state, steps, advance, keep)
 
 
-def _probe(settings: TrainingSettings, trainer: Trainer, watch: Watch) -> TrainingState:
+def _probe(settings: TrainingSettings, trainer: Trainer, progress: Progress) -> TrainingState:
     start, count = trainer.start(), len(settings.candidates)
     trials: tuple[Trial, ...] = ()
     if settings.probe_steps:
-        with watch.stage("probing learning rates", settings.probe_steps * count) as advance:
+        with progress.stage("probing learning rates", settings.probe_steps * count) as advance:
             trials = probe(trainer, start, settings.candidates, settings.probe_steps, advance)
     state = begin(trainer, start, trials, settings.candidates[0])
     if state is None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.protocol import Backend
 from autoquant.core.findings.finetuning import Recovery
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.finetuning.recovery import Runs, measure_recovery
 from autoquant.finetuning.result import FinetuneResult
 from autoquant.finetuning.training.state import TrainingState
@@ -28,7 +28,7 @@ def build_outcome(
     state: TrainingState,
     pair: Pair,
     folder: FinetuneFolder | None,
-    watch: Watch,
+    progress: Progress,
 ) -> FinetuneResult:
     """Build the plan from the best weights by the normal backend, compare, and write.
 
@@ -37,14 +37,14 @@ def build_outcome(
         state: The last one.
         pair: The float model and the plan before training.
         folder: Where to write, None: nowhere.
-        watch: Shown the progress.
+        progress: Shown the progress.
 
     Raises:
         BackendError: The engine refuses the plan.
     """
     prepared = pair.prepared
     trainer.take(state.best_weights, state.ranges)
-    with torch.no_grad(), watch.stage("building the trained plan", None):
+    with torch.no_grad(), progress.stage("building the trained plan", None):
         model = trainer.twin.weights.model.requires_grad_(False)
         subject = replace(prepared.subject, model=model)
         captured = capture_subject(subject, Silent())
@@ -71,7 +71,7 @@ def build_outcome(
         best=state.best,
         steps=state.step + sum(trial.steps for trial in state.trials),
         stopped=state.stopped,
-        recoveries=_recoveries(runs, prepared.subject, watch),
+        recoveries=_recoveries(runs, prepared.subject, progress),
         folder=folder.path if folder else None,
     )
     if folder is not None:
@@ -90,12 +90,12 @@ class _Emulated(nn.Module):
         return self._twin(inputs)
 
 
-def _recoveries(runs: Runs, subject: Subject, watch: Watch) -> tuple[Recovery, ...]:
+def _recoveries(runs: Runs, subject: Subject, progress: Progress) -> tuple[Recovery, ...]:
     sets = [("evaluation", subject.evaluation)]
     if subject.heldout is not None:
         sets.append(("heldout", subject.heldout))
     found = []
-    with watch.stage("comparing before and after", len(sets)) as advance:
+    with progress.stage("comparing before and after", len(sets)) as advance:
         for name, batches in sets:
             found.append(measure_recovery(runs, batches, subject.metric, name))
             advance(1)

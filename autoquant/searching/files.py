@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autoquant.core.history import StopReason
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.errors import BackendError
 from autoquant.results import files
 from autoquant.results.example_file import write_example
@@ -36,32 +36,32 @@ def write_findings(
     prepared: Preparation,
     folder: ResultFolder,
     tracker: Tracker,
-    watch: Watch,
+    progress: Progress,
 ) -> SearchResult:
     """Write and record what was found."""
     reason = findings.facts.stopped
     folder.write_facts(findings.facts)
     folder.write_frontier(findings.frontier)
     result = SearchResult(findings, context_of(prepared), folder.path)
-    with watch.stage("writing the report", None):
+    with progress.stage("writing the report", None):
         folder.write_report(render_report(findings))
         interrupted = reason is StopReason.INTERRUPTED
-        models = {} if interrupted else _write_models(result, prepared, watch)
+        models = {} if interrupted else _write_models(result, prepared, progress)
         for gap in tracker.finish(
             findings,
             artifacts=[folder.path / name for name in _ARTIFACTS],
             models=models,
         ):
-            watch.note(gap)
+            progress.note(gap)
     if interrupted:
         tracker.stop("interrupted")
     if reason is not None:
-        watch.note(f"stopped: {reason.value}")
+        progress.note(f"stopped: {reason.value}")
     return result
 
 
 def _write_models(
-    result: SearchResult, prepared: Preparation, watch: Watch
+    result: SearchResult, prepared: Preparation, progress: Progress
 ) -> dict[int, tuple[Path, ...]]:
     """Write the quantized model of every frontier member as the engine's file.
 
@@ -75,7 +75,7 @@ def _write_models(
                 path = plan.with_suffix(backend.suffix)
                 backend.export(member.plan, path, member.candidate.to_json())
             except BackendError as error:
-                watch.note(f"candidate {member.number} has no file: {error.message}")
+                progress.note(f"candidate {member.number} has no file: {error.message}")
         found = sorted(plan.parent.glob(f"{member.number}.*"))
         written[member.number] = tuple(path for path in found if path != plan)
     return written

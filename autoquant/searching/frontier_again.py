@@ -9,7 +9,7 @@ from statistics import median
 from autoquant.core.evaluation import Executor, Phase, Task
 from autoquant.core.frontier import Frontier
 from autoquant.core.measurement import Candidate
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.core.recording import Recorder
 
 FindFrontier = Callable[[Sequence[Candidate]], Frontier]
@@ -25,7 +25,7 @@ def time_again(
     find: FindFrontier,
     executor: Executor,
     recorder: Recorder,
-    watch: Watch,
+    progress: Progress,
 ) -> tuple[Candidate, ...]:
     """Time the frontier's members again, and let the new time stand.
 
@@ -40,7 +40,7 @@ def time_again(
         if not members:
             break
         tasks = [Task(item.number, item.plan) for item in members]
-        with watch.stage("timing the frontier again", len(tasks)) as advance:
+        with progress.stage("timing the frontier again", len(tasks)) as advance:
             for outcome in executor.run(Phase.LATENCY, tasks):
                 before = by_number[outcome.number]
                 seconds = outcome.seconds.get(Phase.LATENCY.value, 0.0)
@@ -60,7 +60,7 @@ def score_heldout(
     find: FindFrontier,
     executor: Executor,
     recorder: Recorder,
-    watch: Watch,
+    progress: Progress,
 ) -> tuple[Candidate, ...]:
     """Score the frontier's members on data that the search never saw."""
     by_number = {candidate.number: candidate for candidate in candidates}
@@ -68,7 +68,7 @@ def score_heldout(
     if not members:
         return tuple(candidates)
     tasks = [Task(item.number, item.plan) for item in members]
-    with watch.stage("scoring the frontier on held-out data", len(tasks)) as advance:
+    with progress.stage("scoring the frontier on held-out data", len(tasks)) as advance:
         for outcome in executor.run(Phase.HELDOUT, tasks):
             before = by_number[outcome.number]
             by_number[outcome.number] = replace(

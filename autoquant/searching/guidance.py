@@ -1,4 +1,4 @@
-"""What guides a search: costs before anything is measured, seeds, the gate and the proposals."""
+"""What guides a search: costs before anything is measured, seeds, the pruner and the proposals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autoquant.core.measurement import Measurements
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.errors import StorageError
@@ -26,7 +26,7 @@ from autoquant.searching.measuring.size import bops_table, int16_table, plan_cos
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.guided import CostAxis, Guide
-from autoquant.searching.proposing.pruner import Gate
+from autoquant.searching.proposing.pruner import Pruner
 from autoquant.searching.proposing.samplers import GUIDED
 from autoquant.searching.proposing.strategy import Proposer
 from autoquant.searching.ranking.exact import measure_exact
@@ -51,19 +51,19 @@ class Guidance:
 
     Attributes:
         seeds: What to try first.
-        gate: Says what of a candidate is worth measuring.
+        pruner: Says what of a candidate is worth measuring.
         proposer: Says what to try next; None: the job's sampler does.
     """
 
     seeds: tuple[Seed, ...]
-    gate: Gate
+    pruner: Pruner
     proposer: Proposer | None
 
 
 def find_costs(
     objectives: Sequence[Objective],
     prepared: Preparation,
-    watch: Watch,
+    progress: Progress,
     folder: Path | None = None,
 ) -> Costs:
     """Find what each op costs in each objective: exactly, or for latency by timing a few plans.
@@ -71,7 +71,7 @@ def find_costs(
     Args:
         objectives: What is minimized.
         prepared: Model, engine and space.
-        watch: Shown the progress.
+        progress: Shown the progress.
         folder: Result folder of an earlier process, whose profile is taken over.
 
     Raises:
@@ -89,17 +89,17 @@ def find_costs(
         elif objective is Objective.INT16_SHARE:
             found[objective] = int16_table(sites)
         elif objective is Objective.LATENCY:
-            found[objective] = _latency_costs(prepared, watch, folder)
+            found[objective] = _latency_costs(prepared, progress, folder)
     return found
 
 
-def _latency_costs(prepared: Preparation, watch: Watch, folder: Path | None) -> CostTable:
+def _latency_costs(prepared: Preparation, progress: Progress, folder: Path | None) -> CostTable:
     if folder is not None:
         try:
             return load_costs(folder)
         except StorageError:
             pass
-    with watch.stage("timing ops and boundaries", None):
+    with progress.stage("timing ops and boundaries", None):
         return latency_costs(
             prepared.subject,
             prepared.captured,
@@ -118,7 +118,7 @@ def guide(
     limits: Limits,
     templates: Sequence[Plan] = (),
 ) -> Guidance:
-    """Turn sensitivities and costs into seeds, a gate and a proposer.
+    """Turn sensitivities and costs into seeds, a pruner and a proposer.
 
     Args:
         job: Objectives, constraints, sampler, samples of a sensitivity.
@@ -156,7 +156,7 @@ def guide(
             _hard_limits(job.constraints, prepared, baseline, costs),
             templates=templates,
         ),
-        gate=Gate(job.objectives, limits, forecast),
+        pruner=Pruner(job.objectives, limits, forecast),
         proposer=(
             Guide(space, noise, axis, partial(_noise_around, prepared, job.sensitivity.samples))
             if job.sampler == GUIDED

@@ -11,7 +11,7 @@ from pathlib import Path
 from autoquant.backends.protocol import Backend
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Candidate, Failure, Measurement, Measurements
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.core.readback import ReadBack
 from autoquant.errors import PlanError
 from autoquant.job import Job, backend_from_text, load_job
@@ -87,7 +87,7 @@ def confirm(
     *,
     numbers: Sequence[int] = (),
     overrides: Sequence[str] = (),
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> Confirmation:
     """Build the frontier of a finished search on another backend, and measure it there.
 
@@ -100,7 +100,7 @@ def confirm(
         backend: The other backend, or an engine of torch's (`inductor`, `openvino`, `fbgemm`).
         numbers: Candidates to confirm; none: the frontier.
         overrides: More settings of the job, as `dotted.key=value`.
-        watch: Shown the progress.
+        progress: Shown the progress.
 
     Raises:
         StorageError: The folder holds no finished search.
@@ -108,20 +108,20 @@ def confirm(
         PlanError: There is no candidate of a number.
         BackendError: The backend is not installed.
     """
-    watch = watch or Silent()
+    progress = progress or Silent()
     result = load_result(folder)
     chosen = _choose(result, numbers)
     section = {**backend_from_text(backend), **_measured_as(result)}
     target = f"backend={json.dumps(section)}"  # JSON is YAML
     job = load_job(Path(folder) / files.JOB, [target, *overrides])
-    with watch.stage("loading model and data", None):
+    with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
-    opened, evaluator = _open(job, subject, result, watch)
+    opened, evaluator = _open(job, subject, result, progress)
     phases = _PHASES if subject.heldout is not None else _PHASES[:-1]
-    with watch.stage("measuring the float model", None):
+    with progress.stage("measuring the float model", None):
         baseline = evaluator.baseline()
     after = []
-    with watch.stage(f"confirming on {opened.name}", len(chosen)) as advance:
+    with progress.stage(f"confirming on {opened.name}", len(chosen)) as advance:
         for candidate in chosen:
             after.append(_measure(evaluator, candidate, phases))
             advance(1)
@@ -155,14 +155,14 @@ def _measured_as(result: SearchResult) -> dict[str, Setting]:
 
 
 def _open(
-    job: Job, subject: Subject, result: SearchResult, watch: Watch
+    job: Job, subject: Subject, result: SearchResult, progress: Progress
 ) -> tuple[Backend, PlanEvaluator]:
     """Open the other backend on the statistics and ranges of the search."""
-    captured = capture_subject(subject, watch)
-    statistics = calibrate_subject(subject, captured, watch, result.folder)
+    captured = capture_subject(subject, progress)
+    statistics = calibrate_subject(subject, captured, progress, result.folder)
     settings = measurement_settings(job).building(ranges=result.context.build.ranges)
-    settings = choose_engine(settings, subject, captured, statistics, watch)
-    with watch.stage(f"opening {settings.build.backend}", None):
+    settings = choose_engine(settings, subject, captured, statistics, progress)
+    with progress.stage(f"opening {settings.build.backend}", None):
         backend = build_backend(subject, captured, statistics, settings)
     return backend, PlanEvaluator(subject, captured, backend, settings)
 

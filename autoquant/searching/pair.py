@@ -12,7 +12,7 @@ from autoquant.backends.torch_cpu.engines import engines_here, saturates
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
 from autoquant.errors import ModelError, PlanError
 from autoquant.job import Job, Setup, SpaceRules
@@ -39,19 +39,19 @@ class Pair:
     executable: Executable
 
 
-def prepare_untimed(setup: Setup, subject: Subject, watch: Watch) -> Preparation:
+def prepare_untimed(setup: Setup, subject: Subject, progress: Progress) -> Preparation:
     """Prepare without timing anything.
 
     `engine: auto` takes the first that runs here, `per-op` the first of its engines for all ops.
     """
     if setup.backend.options.get("engine") == "auto":
-        return prepare(setup, subject, watch, engine=engines_here()[0])
+        return prepare(setup, subject, progress, engine=engines_here()[0])
     if setup.backend.options.get("engine") == "per-op":
         engines, known = engines_side_by_side(), setup.backend.options["reduce_range"]
         reduce_range = any(map(saturates, engines)) if known == "auto" else known
         settings = {"engine": engines[0], "reduce_range": reduce_range}
         setup = setup.model_copy(update={"backend": setup.backend.model_copy(update=settings)})
-    return prepare(setup, subject, watch)
+    return prepare(setup, subject, progress)
 
 
 def needs_graph(captured: Capture, command: str) -> None:
@@ -68,20 +68,20 @@ def needs_graph(captured: Capture, command: str) -> None:
         )
 
 
-def prepare_job(job: Job, watch: Watch) -> Preparation:
+def prepare_job(job: Job, progress: Progress) -> Preparation:
     """Load a job's model and data, and prepare without timing engines."""
-    with watch.stage("loading model and data", None):
+    with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
-    return prepare_untimed(job, subject, watch)
+    return prepare_untimed(job, subject, progress)
 
 
-def build_pair(prepared: Preparation, plan: Plan, watch: Watch) -> Pair:
+def build_pair(prepared: Preparation, plan: Plan, progress: Progress) -> Pair:
     """Build a plan beside its float model.
 
     Raises:
         BackendError: The engine refuses the plan.
     """
-    with watch.stage("building the plan", None):
+    with progress.stage("building the plan", None):
         backend = prepared.backend
         executable = backend.build(plan)
     return Pair(prepared, plan, backend, executable)

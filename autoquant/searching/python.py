@@ -11,7 +11,7 @@ from torch import nn
 
 from autoquant import metrics
 from autoquant.core.plan import Plan
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.job import SearchSettings, backend_from_text
 from autoquant.job.document import settings_from
 from autoquant.model.data.readings import DataForm, Prepare
@@ -51,7 +51,7 @@ def search(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> SearchResult:
     """Search mixed-precision plans for a model.
@@ -94,7 +94,7 @@ def search(
             them counts samples. What differs between batches is found without being named.
         cache_mb: A data set that is larger than so many MiB, and can be read again (a DataLoader, a
             function, an iterable), is read again for each use.
-        watch: Shown the progress.
+        progress: Shown the progress.
         settings: Any other section of a job file, as a mapping (`budget={"minutes": 5}`).
 
     Returns:
@@ -138,5 +138,5 @@ def search(
         outputs=job.outputs,
     )
     return run_search(
-        job, HeldRecipe(subject), watch or Silent(), resume=resume, templates=templates
+        job, HeldRecipe(subject), progress or Silent(), resume=resume, templates=templates
     )

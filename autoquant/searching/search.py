@@ -18,7 +18,7 @@ from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.history import Past, StopReason
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.errors import AutoquantError
 from autoquant.job import SearchSettings, dump_job
 from autoquant.model.subject import SubjectRecipe
@@ -40,7 +40,7 @@ from autoquant.searching.preparing.faithful_target import refuse_unfaithful
 from autoquant.searching.preparing.narrowing import narrow_space
 from autoquant.searching.preparing.preparation import Preparation, measurement_settings, prepare
 from autoquant.searching.proposing.constraints import Limits
-from autoquant.searching.proposing.pruner import Gate
+from autoquant.searching.proposing.pruner import Pruner
 from autoquant.searching.proposing.rounds import Ended, Rounds
 from autoquant.searching.proposing.strategy import Strategy
 from autoquant.searching.proposing.study import write_study
@@ -53,7 +53,7 @@ from autoquant.searching.templates import Template, load_templates
 def run_search(
     job: SearchSettings,
     recipe: SubjectRecipe,
-    watch: Watch,
+    progress: Progress,
     *,
     resume: bool,
     templates: Sequence[Template] = (),
@@ -63,7 +63,7 @@ def run_search(
     Args:
         job: What to search, and how.
         recipe: Loads model, data and metric; workers call it too.
-        watch: Shown the progress.
+        progress: Shown the progress.
         resume: Continue the search that `job.output` holds.
         templates: Plans to try among the seeds, after those of `job.seeds`.
 
@@ -83,7 +83,7 @@ def run_search(
         check_executor(job.execution)
         tracker = _open_tracker(job, facts, environment)
         try:
-            return _search(job, recipe, watch, folder, tracker, facts, environment, templates)
+            return _search(job, recipe, progress, folder, tracker, facts, environment, templates)
         except (AutoquantError, KeyboardInterrupt) as error:
             tracker.stop(str(error) or "interrupted")
             raise
@@ -92,7 +92,7 @@ def run_search(
 def _search(
     job: SearchSettings,
     recipe: SubjectRecipe,
-    watch: Watch,
+    progress: Progress,
     folder: ResultFolder,
     tracker: Tracker,
     facts: SearchFacts,
@@ -100,17 +100,17 @@ def _search(
     templates: Sequence[Template],
 ) -> SearchResult:
     """The order of the work; each line consumes the values above it."""
-    with watch.stage("loading model and data", None):
+    with progress.stage("loading model and data", None):
         subject = recipe()
-    prepared = prepare(job, subject, watch, folder.path, templates=templates)
-    prepared = narrow_space(refuse_unfaithful(prepared, watch), watch)
+    prepared = prepare(job, subject, progress, folder.path, templates=templates)
+    prepared = narrow_space(refuse_unfaithful(prepared, progress), progress)
     write_preparation(folder, prepared)
     evaluator = prepared.evaluator
-    baseline = _measure_baseline(evaluator, folder, watch)
+    baseline = _measure_baseline(evaluator, folder, progress)
     factory = _factory(job, recipe, prepared, evaluator)
     del evaluator  # where workers measure, nobody needs the outputs that it keeps
-    table = rank_by_sensitivity(job.sensitivity, prepared, watch, folder.path)
-    costs = find_costs(job.objectives, prepared, watch, folder.path)
+    table = rank_by_sensitivity(job.sensitivity, prepared, progress, folder.path)
+    costs = find_costs(job.objectives, prepared, progress, folder.path)
     if Objective.LATENCY in costs:
         folder.write_costs(costs[Objective.LATENCY])
     limits = Limits(job.constraints, baseline)
@@ -129,18 +129,18 @@ def _search(
         proposer=guidance.proposer,
     )
     is_estimated = is_estimate(prepared.settings.build.backend)
-    with _executor(job, factory, prepared, watch) as executor:
+    with _executor(job, factory, prepared, progress) as executor:
         history = _run_rounds(
-            job, strategy, guidance.gate, executor, prepared, past, folder, tracker, watch
+            job, strategy, guidance.pruner, executor, prepared, past, folder, tracker, progress
         )
         candidates = history.candidates
         find = partial(_frontier, job, limits, baseline)
         if history.reason is not StopReason.INTERRUPTED:
             if Phase.LATENCY in prepared.phases and not is_estimated:
-                candidates = time_again(candidates, find, executor, folder, watch)
+                candidates = time_again(candidates, find, executor, folder, progress)
             if subject.heldout is not None:
-                candidates = score_heldout(candidates, find, executor, folder, watch)
-    with watch.stage("writing the study", None):
+                candidates = score_heldout(candidates, find, executor, folder, progress)
+    with progress.stage("writing the study", None):
         write_study(folder.path / files.STUDY, prepared.space, job.objectives, limits, candidates)
     frontier = find(candidates)
     findings = Findings(
@@ -152,7 +152,7 @@ def _search(
         frontier=frontier,
         sensitivity=table,
     )
-    return write_findings(findings, prepared, folder, tracker, watch)
+    return write_findings(findings, prepared, folder, tracker, progress)
 
 
 def _open_folder(job: SearchSettings, resume: bool) -> ResultFolder:
@@ -181,11 +181,13 @@ def _open_tracker(
     return BackgroundTracker(open_recorder(settings, facts, dump_job(job), environment))
 
 
-def _measure_baseline(evaluator: PlanEvaluator, folder: ResultFolder, watch: Watch) -> Measurements:
+def _measure_baseline(
+    evaluator: PlanEvaluator, folder: ResultFolder, progress: Progress
+) -> Measurements:
     """Measure the float model, or take over what an earlier process measured."""
     if (folder.path / files.BASELINE).exists():
         return load_baseline(folder.path)
-    with watch.stage("measuring the float model", None):
+    with progress.stage("measuring the float model", None):
         baseline = evaluator.baseline()
     folder.write_baseline(baseline)
     return baseline
@@ -202,13 +204,13 @@ def _factory(
 
 @contextmanager
 def _executor(
-    job: SearchSettings, factory: EvaluatorFactory, prepared: Preparation, watch: Watch
+    job: SearchSettings, factory: EvaluatorFactory, prepared: Preparation, progress: Progress
 ) -> Iterator[Executor]:
     """Start the workers, and stop them at the end whatever happens."""
     threads = torch.get_num_threads()
     if job.execution.kind == "local":
         torch.set_num_threads(prepared.settings.quality_threads)
-    with watch.stage(f"starting workers ({job.execution.kind})", None):
+    with progress.stage(f"starting workers ({job.execution.kind})", None):
         executor = start_executor(job.execution, factory)
     try:
         yield executor
@@ -220,18 +222,18 @@ def _executor(
 def _run_rounds(
     job: SearchSettings,
     strategy: Strategy,
-    gate: Gate,
+    pruner: Pruner,
     executor: Executor,
     prepared: Preparation,
     past: Past,
     folder: ResultFolder,
     tracker: Tracker,
-    watch: Watch,
+    progress: Progress,
 ) -> Ended:
     for candidate in past.candidates:
         tracker.candidate(candidate)
     total = max(job.budget.trials, strategy.seed_count)
-    with watch.stage("searching", total) as advance:
+    with progress.stage("searching", total) as advance:
         counter = _Counter(advance, len(prepared.phases))
         rounds = Rounds(
             strategy,
@@ -239,8 +241,8 @@ def _run_rounds(
             phases=prepared.phases,
             budget=job.budget,
             known=past.candidates,
-            gate=gate,
-            recorder=JointRecorder((folder, tracker, watch, counter)),
+            pruner=pruner,
+            recorder=JointRecorder((folder, tracker, progress, counter)),
             clock=time.monotonic,
         )
         advance(len(past.candidates))

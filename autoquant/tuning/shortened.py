@@ -11,7 +11,7 @@ from autoquant.core.findings.tuning import Attempt, Stage, judge
 from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate, Kind, Measurement
 from autoquant.core.objectives import Objective
-from autoquant.core.progress import Advance, Watch
+from autoquant.core.progress import Advance, Progress
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.job import SearchSettings
@@ -37,7 +37,7 @@ class FewerInt16:
         table: Sensitivity of the knobs.
         measurer: Measures the plans.
         goal: Largest accuracy drop.
-        watch: Shown the progress.
+        progress: Shown the progress.
     """
 
     job: SearchSettings
@@ -45,7 +45,7 @@ class FewerInt16:
     table: SensitivityTable
     measurer: PlanMeasurer
     goal: float
-    watch: Watch
+    progress: Progress
 
     def __call__(self, space: SearchSpace, start: Attempt) -> Sequence[Attempt]:
         """Search a space from an attempt; gives what was measured and has no more int16 ops.
@@ -59,7 +59,7 @@ class FewerInt16:
         prepared = replace(self.prepared, space=space, phases=(Phase.QUALITY,))
         baseline = {"size_bytes": Measurement(prepared.captured.stored_count * 4.0, Kind.ESTIMATED)}
         limits = Limits(job.constraints, baseline)
-        costs = find_costs(job.objectives, prepared, self.watch)
+        costs = find_costs(job.objectives, prepared, self.progress)
         guidance = guide(job, prepared, self.table, costs, baseline, limits)
         models = [seed for seed in guidance.seeds if seed.origin.startswith("seed:program")]
         models = models[: max(1, round(trials * _SEED_SHARE))]
@@ -72,14 +72,14 @@ class FewerInt16:
             seed=job.seed,
             proposer=guidance.proposer,
         )
-        with self.watch.stage("searching for fewer int16 ops", trials) as advance:
+        with self.progress.stage("searching for fewer int16 ops", trials) as advance:
             rounds = Rounds(
                 strategy,
                 self.measurer,
                 phases=prepared.phases,
                 budget=job.budget,
                 known=(),
-                gate=guidance.gate,
+                pruner=guidance.pruner,
                 recorder=_Counter(advance),
                 clock=time.monotonic,
             )

@@ -16,7 +16,7 @@ from autoquant.core.findings.tuning import Attempt, TuneReport
 from autoquant.core.objectives import Objective
 from autoquant.core.os_errors import storage_errors
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Silent, Watch
+from autoquant.core.progress import Progress, Silent
 from autoquant.errors import JobError, PlanError
 from autoquant.job import Job, SearchSettings
 from autoquant.job.document import settings_from
@@ -36,7 +36,7 @@ from autoquant.tuning.shortened import FewerInt16
 from autoquant.tuning.walk import Walk
 
 
-def run_tune(job: SearchSettings, recipe: SubjectRecipe, watch: Watch) -> TuneReport:
+def run_tune(job: SearchSettings, recipe: SubjectRecipe, progress: Progress) -> TuneReport:
     """Walk the stages of a job, and write what was tried into its output folder.
 
     Plans that an earlier run measured, on the same model, data and engine, are not measured again.
@@ -45,7 +45,7 @@ def run_tune(job: SearchSettings, recipe: SubjectRecipe, watch: Watch) -> TuneRe
     Args:
         job: Goal (`constraints.accuracy_drop`), space, budget of the search.
         recipe: Loads model, data and metric.
-        watch: Shown the progress.
+        progress: Shown the progress.
 
     Raises:
         AutoquantError: A mistake that can be mended; what was measured is kept.
@@ -56,16 +56,16 @@ def run_tune(job: SearchSettings, recipe: SubjectRecipe, watch: Watch) -> TuneRe
     with storage_errors(folder, "write to"):
         folder.mkdir(parents=True, exist_ok=True)
     with closing(FolderLock(folder / files.LOCK)):
-        with watch.stage("loading model and data", None):
+        with progress.stage("loading model and data", None):
             subject = recipe()
-        prepared = refuse_unfaithful(prepare_untimed(job, subject, watch), watch)
+        prepared = refuse_unfaithful(prepare_untimed(job, subject, progress), progress)
         data = job.data if isinstance(job, Job) else None
         with EvaluatedPlans(folder, fingerprint(prepared, data)) as kept:
             if len(kept):
-                watch.note(f"{len(kept)} plans were measured before and are not measured again")
+                progress.note(f"{len(kept)} plans were measured before and are not measured again")
             measurer = PlanMeasurer(prepared, kept)
-            report = _walk(job, goal, prepared, measurer, watch, folder)
-            report = _score_heldout(report, measurer, watch)
+            report = _walk(job, goal, prepared, measurer, progress, folder)
+            report = _score_heldout(report, measurer, progress)
         write_tuning(job.output, report, job.name)
     return report
 
@@ -93,16 +93,16 @@ def _walk(
     goal: float,
     prepared: Preparation,
     measurer: PlanMeasurer,
-    watch: Watch,
+    progress: Progress,
     folder: Path,
 ) -> TuneReport:
-    table = rank_by_sensitivity(job.sensitivity, prepared, watch, folder)
-    refine = FewerInt16(job, prepared, table, measurer, goal, watch)
+    table = rank_by_sensitivity(job.sensitivity, prepared, progress, folder)
+    refine = FewerInt16(job, prepared, table, measurer, goal, progress)
 
     def show(attempt: Attempt) -> None:
         found = attempt.candidate.measurements.get("accuracy_drop")
         drop = "" if found is None else f", drop {found.value:.4g}"
-        watch.note(
+        progress.note(
             f"{attempt.stage.value}, {attempt.why} ({counts_text(attempt.plan)}){drop}: "
             f"{attempt.verdict.value}"
         )
@@ -111,12 +111,12 @@ def _walk(
     return walk.run()
 
 
-def _score_heldout(report: TuneReport, measurer: PlanMeasurer, watch: Watch) -> TuneReport:
+def _score_heldout(report: TuneReport, measurer: PlanMeasurer, progress: Progress) -> TuneReport:
     """Score the chosen plan, and no other, on data that no stage looked at."""
     chosen = report.chosen
     if chosen is None:
         return report
-    with watch.stage("scoring held-out data", None):
+    with progress.stage("scoring held-out data", None):
         scored = replace(chosen, candidate=measurer.score_heldout(chosen.candidate))
     attempts, results = (
         tuple(scored if item is chosen else item for item in items)
@@ -147,7 +147,7 @@ def tune(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> TuneReport:
     """Find the plan with the fewest int16 ops (and fp16 ops) that keeps the accuracy.
@@ -173,7 +173,7 @@ def tune(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        watch: Shown the progress.
+        progress: Shown the progress.
         settings: Any other section of a job file, as a mapping.
 
     Returns:
@@ -209,4 +209,4 @@ def tune(
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=job.outputs,
     )
-    return run_tune(job, HeldRecipe(subject), watch or Silent())
+    return run_tune(job, HeldRecipe(subject), progress or Silent())

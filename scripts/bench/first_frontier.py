@@ -103,7 +103,7 @@ def main() -> None:
             trials=64,
             budget={"minutes": _OVER_AT_ONCE, "round_size": 6},
             output=Path(folder) / "out",
-            watch=Stages(),
+            progress=Stages(),
         )
         found = time.process_time() - started
         print(

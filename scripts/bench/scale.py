@@ -3,7 +3,7 @@
     python scripts/bench/scale.py --knobs 1000 --trials 10000 --sampler tpe
 
 The evaluator is made up: additive noise and latency, in no time. Everything else is what a search
-uses: strategy, gate, result folder, and with --mlflow an SQLite store. Then the search is opened
+uses: strategy, pruner, result folder, and with --mlflow an SQLite store. Then the search is opened
 again as `--resume` does.
 """
 
@@ -44,7 +44,7 @@ from autoquant.searching.costing.cost_model import CostModel
 from autoquant.searching.costing.forecast import Forecast
 from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.guided import CostAxis, Guide
-from autoquant.searching.proposing.pruner import Gate
+from autoquant.searching.proposing.pruner import Pruner
 from autoquant.searching.proposing.rounds import Rounds
 from autoquant.searching.proposing.samplers import GUIDED, SAMPLERS
 from autoquant.searching.proposing.strategy import Strategy
@@ -55,7 +55,7 @@ COST = {Scheme.INT8: 0.3, Scheme.INT16: 0.9, Scheme.BF16: 0.6, Scheme.FP32: 1.0}
 NOISE = {Scheme.INT8: 1.0, Scheme.INT16: 2e-4, Scheme.BF16: 3e-3, Scheme.FP32: 1e-9}
 OBJECTIVES = (Objective.OUTPUT_ERROR, Objective.LATENCY)
 BASELINE_MS = 20.0
-PARTS = ("ask and tell", "of which sampler", "of which history", "gate", "history", "mlflow")
+PARTS = ("ask and tell", "of which sampler", "of which history", "pruner", "history", "mlflow")
 
 
 class Truth:
@@ -206,7 +206,7 @@ def open_search(
         log=folder,
         proposer=guide if arguments.sampler == GUIDED else None,
     )
-    gate = Gate(
+    pruner = Pruner(
         OBJECTIVES,
         limits,
         Forecast(truth.space, lambda plan: {}, CostModel(costs), BASELINE_MS),
@@ -218,15 +218,15 @@ def open_search(
     for proposer in strategy._proposers:
         meter.timed(proposer, "propose", "of which sampler")
         meter.timed(proposer, "observe", "of which sampler")
-    for method in ("learn", "settle", "bar", "rule_out_latency"):
-        meter.timed(gate, method, "gate")
+    for method in ("learn", "settle", "bar", "prune_latency"):
+        meter.timed(pruner, method, "pruner")
     return Rounds(
         strategy,
         truth,
         phases=(Phase.QUALITY, Phase.LATENCY),
         budget=Budget(trials=arguments.trials, round_size=8),
         known=() if past is None else past.candidates,
-        gate=gate,
+        pruner=pruner,
         recorder=JointRecorder((folder, tracker, meter)),
         clock=time.monotonic,
     )

@@ -1,4 +1,4 @@
-"""A watch that times the stages of a search."""
+"""A progress that times the stages of a search."""
 
 from __future__ import annotations
 

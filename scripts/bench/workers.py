@@ -38,9 +38,9 @@ def run(folder: Path, output: Path, trials: int, *execution: str) -> tuple[Searc
             *execution,
         ],
     )
-    watch = Stopwatch()
-    result = run_search(job, JobRecipe(job), watch, resume=False)
-    return result, watch.seconds["searching"]
+    progress = Stopwatch()
+    result = run_search(job, JobRecipe(job), progress, resume=False)
+    return result, progress.seconds["searching"]
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def search_subject(backend: str, subject: Subject) -> dict[str, Any]:
             dynamic=subject.dynamic,
             capture="export",
             sensitivity={"samples": _BATCH},
-            watch=stopwatch,
+            progress=stopwatch,
         )
         frontier = list(result.frontier)
         found = {

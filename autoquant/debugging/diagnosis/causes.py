@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from autoquant.core.findings.diagnosis import Cause, Finding, Pattern
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.debugging.diagnosis.findings import Proof, find_coarse, prove
 from autoquant.debugging.diagnosis.pattern import BAD_DB
 from autoquant.debugging.diagnosis.repairs import Repairs
@@ -17,12 +17,12 @@ from autoquant.debugging.diagnosis.wording import word_coarse, word_finding
 from autoquant.model.numerics.rounding import SchemeRounding
 
 
-def find_causes(seen: Symptoms, watch: Watch) -> tuple[Finding, ...]:
+def find_causes(seen: Symptoms, progress: Progress) -> tuple[Finding, ...]:
     """Find the causes of an error that is there and that kernels do not explain.
 
     Args:
         seen: Of a pair with bad samples.
-        watch: Shown the progress.
+        progress: Shown the progress.
 
     Returns:
         The causes that explain at least half of the error; where no range does, the ops whose
@@ -36,12 +36,12 @@ def find_causes(seen: Symptoms, watch: Watch) -> tuple[Finding, ...]:
     )
     if suspects:
         limit = seen.limit_db if seen.pattern is Pattern.INSENSITIVE else BAD_DB
-        with watch.stage("mending suspects", len(suspects)) as advance:
+        with progress.stage("mending suspects", len(suspects)) as advance:
             proofs = prove(suspects, repairs, seen.probe.loss, limit, advance)
         if proofs:
             return tuple(word_finding(_placed(proof, seen), sites) for proof in proofs)
     count = sum(scheme is not Scheme.FP32 for _, scheme in seen.plan.assignment)
-    with watch.stage("raising ops one by one", count) as advance:
+    with progress.stage("raising ops one by one", count) as advance:
         coarse = find_coarse(repairs, seen.probe.loss, advance)
     return (word_coarse(coarse, count, seen.bad),)
 

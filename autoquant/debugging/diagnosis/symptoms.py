@@ -16,7 +16,7 @@ from autoquant.core.findings.badcases import BadCases
 from autoquant.core.findings.diagnosis import KernelCheck, Pattern
 from autoquant.core.findings.range_audit import RangeAudit
 from autoquant.core.plan import Plan
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.core.sites import Site
 from autoquant.debugging.badcases import runs_of
 from autoquant.debugging.diagnosis.grids import BuiltGrids, planned_grids, read_grids
@@ -87,7 +87,7 @@ class Symptoms:
     audits: tuple[RangeAudit, ...]
 
 
-def observe(pair: Pair, batches: Sequence[Batch], watch: Watch) -> Symptoms:
+def observe(pair: Pair, batches: Sequence[Batch], progress: Progress) -> Symptoms:
     """Run the data through both models, check kernels, and audit ranges."""
     samples = sum(sizes_of(batches))
     prepared = pair.prepared
@@ -95,7 +95,7 @@ def observe(pair: Pair, batches: Sequence[Batch], watch: Watch) -> Symptoms:
     ranges = TensorRanges(prepared.captured, prepared.statistics, prepared.settings.build)
     look = partial(_look_into, plan=pair.plan, marked=marked, rounding=SchemeRounding(ranges))
     plan, built = pair.executable.runs(pair.plan), look(pair.executable)
-    with watch.stage("comparing outputs", samples) as advance:
+    with progress.stage("comparing outputs", samples) as advance:
         cases = find_bad_cases(*runs_of(pair), batches, BAD_CASES, advance)
     planned = planned_grids(marked, plan, SchemeRounding(ranges))
     grids = BuiltGrids(planned) if built is None else _grids(pair, built, planned)
@@ -104,9 +104,9 @@ def observe(pair: Pair, batches: Sequence[Batch], watch: Watch) -> Symptoms:
     pattern = pattern_of(cases, limit, bad)
     bad = bad if pattern is Pattern.SENSITIVE else ()
     probe = build_probe(batches, PROBE_SAMPLES, bad, pattern)
-    with watch.stage("checking kernels", None):
+    with progress.stage("checking kernels", None):
         fault = None if built is None else _kernel_fault(pair, built, look, probe)
-    with watch.stage("auditing ranges", samples) as advance:
+    with progress.stage("auditing ranges", samples) as advance:
         audits = audit_ranges(marked, prepared.statistics, grids.by_tensor, batches, advance)
     return Symptoms(
         pair=pair,

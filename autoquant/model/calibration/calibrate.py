@@ -13,13 +13,13 @@ from autoquant.model.calibration.ranges.observation import TensorObserver
 from autoquant.model.calibration.recorders import start_recorder
 from autoquant.model.graph.captured import Capture
 
-Progress = Callable[[int], None]
+Advance = Callable[[int], None]
 
 
 def calibrate(
     captured: Capture,
     batches: Sequence[tuple[Tensor, ...]],
-    progress: Progress = lambda samples: None,
+    progress: Advance = lambda samples: None,
 ) -> CalibrationStatistics:
     """Observe every tensor of the float model once.
 
@@ -41,7 +41,7 @@ def calibrations(
     captured: Capture,
     batches: Sequence[tuple[Tensor, ...]],
     counts: Collection[int],
-    progress: Progress = lambda samples: None,
+    progress: Advance = lambda samples: None,
 ) -> Iterator[tuple[int, CalibrationStatistics]]:
     """Observe as `calibrate` does, and give what was seen after so many batches, in one pass.
 

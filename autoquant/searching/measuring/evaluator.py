@@ -15,7 +15,7 @@ from torch import Tensor
 from autoquant.backends.protocol import Backend, BuildRequest, Executable
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
-from autoquant.core.evaluation import Bar, Evaluator, Outcome, Phase, Task
+from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task, Threshold
 from autoquant.core.measurement import Failure, Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics
@@ -98,7 +98,7 @@ class PlanEvaluator:
             with self._timed("build", seconds):
                 executable = self._build(task.plan)
             with self._timed(phase.value, seconds):
-                found, stopped = self._measure(phase, executable, task.bar)
+                found, stopped = self._measure(phase, executable, task.threshold)
         except (BackendError, ModelError, MetricError, NotFiniteError) as error:
             return Outcome(task.number, failure=Failure(_reason(error)), seconds=seconds)
         if phase is Phase.QUALITY:
@@ -131,7 +131,7 @@ class PlanEvaluator:
         return found
 
     def _measure(
-        self, phase: Phase, executable: Executable, bar: Bar | None
+        self, phase: Phase, executable: Executable, threshold: Threshold | None
     ) -> tuple[dict[str, Measurement], str | None]:
         if phase is Phase.LATENCY:
             return self._latency(executable), None
@@ -144,7 +144,7 @@ class PlanEvaluator:
                 self._functions,
                 executable.kind,
                 prefix,
-                bar,
+                threshold,
             )
         return quality.measurements, quality.stopped
 

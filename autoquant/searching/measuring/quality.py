@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoquant.core.evaluation import Bar
+from autoquant.core.evaluation import Threshold
 from autoquant.core.measurement import Kind, Measurement
 from autoquant.errors import ModelError
 from autoquant.model.data.batches import Batch
@@ -151,7 +151,7 @@ def measure_quality(
     functions: Functions,
     kind: Kind,
     prefix: str = "",
-    bar: Bar | None = None,
+    threshold: Threshold | None = None,
 ) -> Quality:
     """Measure a candidate on the reference's samples.
 
@@ -172,7 +172,7 @@ def measure_quality(
         functions: What scored the reference.
         kind: `emulated` where an op of the candidate is.
         prefix: Put before each name (`heldout_`).
-        bar: What the candidate must be able to reach; None: measure on all samples.
+        threshold: What the candidate must be able to reach; None: measure on all samples.
 
     Raises:
         NotFiniteError: The candidate's outputs hold NaN or infinity; names the batch.
@@ -180,9 +180,9 @@ def measure_quality(
     sums = _Sums(reference, functions, kind, prefix)
     for count, (index, batch) in enumerate(reference.taken(), 1):
         sums.add(index, batch, run(batch.inputs))
-        if bar is not None and count in reference.scores and count < len(reference.order):
+        if threshold is not None and count in reference.scores and count < len(reference.order):
             found = sums.measurements()
-            reason = why_stop(bar, found)
+            reason = why_stop(threshold, found)
             if reason is not None:
                 return Quality(found, reason)
     return Quality(sums.measurements())

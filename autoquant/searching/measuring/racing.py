@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from autoquant.core.evaluation import Bar
+from autoquant.core.evaluation import Threshold
 from autoquant.core.measurement import Measurement
 
 CONFIDENCE_Z = 3.0
@@ -37,7 +37,7 @@ def look_batches(sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({place for place in looks if place < len(sizes)}))
 
 
-def why_stop(bar: Bar, found: Mapping[str, Measurement]) -> str | None:
+def why_stop(threshold: Threshold, found: Mapping[str, Measurement]) -> str | None:
     """Say why a candidate cannot reach the frontier any more, None while it can.
 
     It cannot when its accuracy drop is beyond the constraint, or when a rival that costs no more
@@ -45,27 +45,28 @@ def why_stop(bar: Bar, found: Mapping[str, Measurement]) -> str | None:
     accuracy; each with 99% confidence over all looks.
 
     Args:
-        bar: What it must be able to reach.
+        threshold: What it must be able to reach.
         found: Its measurements on the samples so far, each with its standard error.
     """
     drop, sqnr = found["accuracy_drop"], found["sqnr_db"]
     if drop.stderr is None or sqnr.stderr is None:
         return None  # what was seen says nothing of how far it may be off
-    if bar.accuracy_drop is not None:
+    if threshold.accuracy_drop is not None:
         least = drop.value - CONFIDENCE_Z * drop.stderr
-        if least > bar.accuracy_drop:
+        if least > threshold.accuracy_drop:
             return (
                 f"accuracy drop {drop.value:.4g}, at least {least:.4g}, is beyond the limit "
-                f"{bar.accuracy_drop:g} ({_seen(sqnr)})"
+                f"{threshold.accuracy_drop:g} ({_seen(sqnr)})"
             )
-    if bar.rival is None:
+    if threshold.rival is None:
         return None
     most = sqnr.value + CONFIDENCE_Z * sqnr.stderr
-    ahead = bar.rival_drop - drop.value
-    if most < bar.rival_sqnr_db and ahead <= math.hypot(drop.stderr, bar.rival_drop_stderr):
+    ahead = threshold.rival_drop - drop.value
+    unsure = math.hypot(drop.stderr, threshold.rival_drop_stderr)
+    if most < threshold.rival_sqnr_db and ahead <= unsure:
         return (
-            f"SQNR {sqnr.value:.1f} dB, at most {most:.1f} dB, and candidate {bar.rival}, which "
-            f"costs no more, has {bar.rival_sqnr_db:.1f} dB ({_seen(sqnr)})"
+            f"SQNR {sqnr.value:.1f} dB, at most {most:.1f} dB, and candidate {threshold.rival}, "
+            f"which costs no more, has {threshold.rival_sqnr_db:.1f} dB ({_seen(sqnr)})"
         )
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.errors import ModelError
 from autoquant.model.graph.faithfulness import batches_to_compare, find_difference, rounding_of
 from autoquant.model.numerics.float64_run import model_in_float64
@@ -15,7 +15,7 @@ _TIMES_OWN_ROUNDING = 4
 """How much further from float64 than the model another order of the same sums may end."""
 
 
-def refuse_unfaithful(prepared: Preparation, watch: Watch) -> Preparation:
+def refuse_unfaithful(prepared: Preparation, progress: Progress) -> Preparation:
     """Build the all-fp32 plan on the target and compare it with the model as given.
 
     Every number of a search would otherwise be about another function. Where float32 itself is
@@ -44,7 +44,7 @@ def refuse_unfaithful(prepared: Preparation, watch: Watch) -> Preparation:
             f"torch, and {theirs:.1%} in the all-fp32 plan on {backend.name}; differences of that "
             "size say nothing."
         )
-        watch.note(notice)
+        progress.note(notice)
         return prepared.with_space(prepared.space, (notice,))
     raise ModelError(
         f"{backend.name} computes something else than the model: {found}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from autoquant.backends.protocol import Backend
 from autoquant.core.backends import find_rows
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import BackendError
 from autoquant.searching.preparing.preparation import Preparation
@@ -30,7 +30,7 @@ class Refused:
     reason: str
 
 
-def narrow_space(prepared: Preparation, watch: Watch) -> Preparation:
+def narrow_space(prepared: Preparation, progress: Progress) -> Preparation:
     """Build the uniform plans, and drop each choice that the target refuses, with a notice.
 
     What is refused together and not alone (a pair of neighbours) stays: such plans fail one by
@@ -39,11 +39,11 @@ def narrow_space(prepared: Preparation, watch: Watch) -> Preparation:
     """
     if find_rows()[prepared.settings.build.backend].is_slow:
         return prepared
-    with watch.stage("asking the target", None):
+    with progress.stage("asking the target", None):
         refused = find_refused(prepared.space, prepared.backend)
     notices = tuple(_notices(refused))
     for notice in notices:
-        watch.note(notice)
+        progress.note(notice)
     return prepared.with_space(without(prepared.space, refused), notices) if refused else prepared
 
 

@@ -16,7 +16,7 @@ from autoquant.core.backends import is_estimate
 from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Phase
 from autoquant.core.kernels import Kernels
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
@@ -89,17 +89,17 @@ class Preparation:
         return PlanEvaluator(self.subject, self.captured, self.backend, self.settings)
 
 
-def capture_subject(subject: Subject, watch: Watch) -> Capture:
+def capture_subject(subject: Subject, progress: Progress) -> Capture:
     """Find the sites of the model; say what the user should know of how that went."""
-    with watch.stage("reading the model", None):
+    with progress.stage("reading the model", None):
         captured = subject.find_sites()
     for notice in (*subject.notices, *captured.notices):
-        watch.note(notice)
+        progress.note(notice)
     return captured
 
 
 def calibrate_subject(
-    subject: Subject, captured: Capture, watch: Watch, folder: Path | None = None
+    subject: Subject, captured: Capture, progress: Progress, folder: Path | None = None
 ) -> CalibrationStatistics:
     """Calibrate, or read what an earlier process found.
 
@@ -109,7 +109,7 @@ def calibrate_subject(
     batches = InputsOf(subject.calibration)
     samples = sum(sizes_of(subject.calibration))
     if samples < FEW_SAMPLES:
-        watch.note(
+        progress.note(
             f"warning: {samples} calibration samples are few; ranges settle from about "
             f"{FEW_SAMPLES} on"
         )
@@ -121,7 +121,7 @@ def calibrate_subject(
                 hint="--resume needs the same (seed what shuffles); or choose another output",
             )
         return known
-    with watch.stage("calibrating", samples) as advance:
+    with progress.stage("calibrating", samples) as advance:
         return calibrate(captured, batches, advance)
 
 
@@ -162,7 +162,7 @@ def choose_engine(
     subject: Subject,
     captured: Capture,
     statistics: CalibrationStatistics,
-    watch: Watch,
+    progress: Progress,
 ) -> MeasurementSettings:
     """Settle torch's `engine: auto` by measuring all engines; others are taken as they are.
 
@@ -176,18 +176,18 @@ def choose_engine(
         return settings.building(engine=engines[0], reduce_range=reduce_range)
     if settings.build.engine != "auto":
         return settings
-    with watch.stage("timing the engines", None):
+    with progress.stage("timing the engines", None):
         timed = time_engines(subject, captured, statistics, settings)
     engine = next(iter(timed))
     speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in timed.items())
-    watch.note(f"engine: {engine}, the fastest here in all-int8 over eager fp32 ({speeds})")
+    progress.note(f"engine: {engine}, the fastest here in all-int8 over eager fp32 ({speeds})")
     return settings.building(engine=engine)
 
 
 def prepare(
     setup: Setup,
     subject: Subject,
-    watch: Watch,
+    progress: Progress,
     folder: Path | None = None,
     engine: str | None = None,
     templates: Sequence[Template] = (),
@@ -197,7 +197,7 @@ def prepare(
     Args:
         setup: Target, space, and how ranges are found.
         subject: Model, data and metric.
-        watch: Shown the progress.
+        progress: Shown the progress.
         folder: Result folder of an earlier process, whose statistics may be taken over.
         engine: The torch engine to take for `auto` or `per-op`; None: what measuring finds.
         templates: Plans that must fit the model and the space.
@@ -205,7 +205,7 @@ def prepare(
     Raises:
         PlanError: A rule or a template does not fit.
     """
-    captured = capture_subject(subject, watch)
+    captured = capture_subject(subject, progress)
     check_rules(setup.space, captured.sites)
     for template in templates:
         check_sites(template.name, dict.fromkeys(template.plan.schemes), captured.sites)
@@ -219,17 +219,17 @@ def prepare(
     if settings.build.engine not in ("auto", "per-op"):
         bound = _bind(setup, captured, settings)  # a mistake in the space shows before calibration
         check_fit(templates, bound.space)
-    statistics = calibrate_subject(subject, captured, watch, folder)
+    statistics = calibrate_subject(subject, captured, progress, folder)
     if known is None:
-        settings = choose_engine(settings, subject, captured, statistics, watch)
+        settings = choose_engine(settings, subject, captured, statistics, progress)
         settings = replace(settings, build=_with_bits(settings.build))
-        settings = settle_ranges(settings, captured, statistics, subject.calibration, watch)
+        settings = settle_ranges(settings, captured, statistics, subject.calibration, progress)
     bound = _bind(setup, captured, settings)
     check_fit(templates, bound.space)
     for notice in bound.notices:
-        watch.note(notice)
+        progress.note(notice)
     if known is None and setup.backend.options.get("engine") == "per-op":
-        kernels = _time_kernels(setup, subject, captured, statistics, settings, watch)
+        kernels = _time_kernels(setup, subject, captured, statistics, settings, progress)
         settings = settings.building(kernels=kernels)
     return Preparation(
         subject=subject,
@@ -263,17 +263,17 @@ def _time_kernels(
     captured: Capture,
     statistics: CalibrationStatistics,
     settings: MeasurementSettings,
-    watch: Watch,
+    progress: Progress,
 ) -> Kernels:
     """Settle `engine: per-op` by profiling the model on each engine."""
     spaces = {
         engine: _bind(setup, captured, settings.building(engine=engine)).space
         for engine in engines_side_by_side()
     }
-    with watch.stage("timing the kernels of each engine", None):
+    with progress.stage("timing the kernels of each engine", None):
         timed = time_kernels(subject, captured, statistics, settings, spaces)
     speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in timed.speedups.items())
-    watch.note(
+    progress.note(
         f"kernels: {next(iter(timed.speedups))}, the fastest here in all-int8 over eager fp32 "
         f"({speeds})"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import JobError
 from autoquant.model.data.batches import Batch, take_samples
@@ -22,7 +22,7 @@ def settle_ranges(
     captured: Capture,
     statistics: CalibrationStatistics,
     calibration: Sequence[Batch],
-    watch: Watch,
+    progress: Progress,
 ) -> MeasurementSettings:
     """Choose the observers of the sites with `mix`.
 
@@ -31,7 +31,7 @@ def settle_ranges(
         captured: The captured model.
         statistics: Of its tensors.
         calibration: Data to choose on; the first 64 samples are used.
-        watch: Shown the progress.
+        progress: Shown the progress.
 
     Raises:
         JobError: `mix`, for a model without a graph.
@@ -49,7 +49,7 @@ def settle_ranges(
             hint="name one observer",
         )
     batches = take_samples(calibration, MIX_SAMPLES)
-    with watch.stage("choosing observers", sum(map(len, batches))) as advance:
+    with progress.stage("choosing observers", sum(map(len, batches))) as advance:
         chosen = choose_observers(captured, statistics, settings.build, batches, advance)
     mixed = {
         name: chosen[name]

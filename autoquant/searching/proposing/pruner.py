@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from autoquant.core.evaluation import Bar
+from autoquant.core.evaluation import Threshold
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
 from autoquant.core.pareto import frontier_mask
@@ -40,14 +40,14 @@ class Costs(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class Pruned:
     """Why a candidate's latency is not measured, and what it is predicted to be."""
 
     reason: str
     predicted: Measurements
 
 
-class Gate:
+class Pruner:
     """Knows the candidates so far, and says what of a new one could matter.
 
     Args:
@@ -73,7 +73,7 @@ class Gate:
             self._rivals[candidate.number] = candidate
 
     def settle(self, before: int) -> None:
-        """Begin a round: its bars and predictions look at the candidates before its first.
+        """Begin a round: its thresholds and predictions look at the candidates before its first.
 
         So what is measured does not depend on what finishes first, nor on where an earlier process
         was stopped.
@@ -82,7 +82,7 @@ class Gate:
         self._costs.settle(before)
         self._drop_beaten()
 
-    def bar(self, plan: Plan, origin: str) -> Bar | None:
+    def threshold(self, plan: Plan, origin: str) -> Threshold | None:
         """What a plan must be able to reach while its quality is measured."""
         if origin.startswith(ALWAYS_WHOLE):
             return None
@@ -94,10 +94,10 @@ class Gate:
             if number < self._settled and self._costs_no_more(rival, predicted)
         ]
         if not cheaper:
-            return Bar(accuracy_drop=allowed)
+            return Threshold(accuracy_drop=allowed)
         rival = max(cheaper, key=lambda item: (item.measurements["sqnr_db"].value, -item.number))
         drop = rival.measurements["accuracy_drop"]
-        return Bar(
+        return Threshold(
             accuracy_drop=allowed,
             rival=rival.number,
             rival_sqnr_db=rival.measurements["sqnr_db"].value,
@@ -105,7 +105,7 @@ class Gate:
             rival_drop_stderr=drop.stderr or 0.0,
         )
 
-    def rule_out_latency(self, candidate: Candidate) -> Ruling | None:
+    def prune_latency(self, candidate: Candidate) -> Pruned | None:
         """Say why a candidate's latency need not be measured; None where it must be.
 
         It need not when the candidate was stopped, when it is beyond a constraint already, or
@@ -128,13 +128,13 @@ class Gate:
                 f"± {speedup.stderr or 0.0:.2f}, and candidate {rival.number} is faster with less "
                 "output error"
             )
-        return Ruling(reason, predicted)
+        return Pruned(reason, predicted)
 
     def _drop_beaten(self) -> None:
         """Forget rivals that another is as good as in all that a later candidate is held against.
 
-        Only among those that every later bar looks at; so that a bar costs no more the longer
-        the search is.
+        Only among those that every later threshold looks at; so that a threshold costs no more
+        the longer the search is.
         """
         settled = [rival for number, rival in self._rivals.items() if number < self._settled]
         losses = [

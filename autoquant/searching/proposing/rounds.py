@@ -12,7 +12,7 @@ from autoquant.core.pairs import shared
 from autoquant.core.recording import Recorder
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget
-from autoquant.searching.proposing.pruner import Gate, Ruling
+from autoquant.searching.proposing.pruner import Pruned, Pruner
 from autoquant.searching.proposing.strategy import Strategy
 
 
@@ -36,7 +36,7 @@ class Rounds:
         phases: What to measure of each candidate, in order.
         budget: Trials, minutes, round size.
         known: Candidates of an earlier process; what they have is not measured again.
-        gate: Says what of a candidate is worth measuring.
+        pruner: Says what of a candidate is worth measuring.
         recorder: Told of each candidate after each phase.
         clock: Seconds, monotonic.
     """
@@ -49,7 +49,7 @@ class Rounds:
         phases: Sequence[Phase],
         budget: Budget,
         known: Sequence[Candidate],
-        gate: Gate,
+        pruner: Pruner,
         recorder: Recorder,
         clock: Callable[[], float],
     ) -> None:
@@ -57,12 +57,12 @@ class Rounds:
         self._executor = executor
         self._phases = tuple(phases)
         self._budget = budget
-        self._gate = gate
+        self._gate = pruner
         self._recorder = recorder
         self._clock = clock
         self._candidates = {candidate.number: candidate for candidate in known}
         for candidate in known:
-            gate.learn(candidate)
+            pruner.learn(candidate)
         self._deadline = None if budget.minutes is None else clock() + 60.0 * budget.minutes
         self._exhausted = False
 
@@ -108,7 +108,7 @@ class Rounds:
     def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: Sequence[Ask]) -> Iterator[Task]:
         """The round's plans, asked for one by one while the first are being measured.
 
-        The bars know what was told before the round, and nothing of the round itself.
+        The thresholds know what was told before the round, and nothing of the round itself.
         """
         self._gate.settle(begun[0].number if begun else self._strategy.next_number)
         for ask in begun:
@@ -125,18 +125,18 @@ class Rounds:
                 yield self._task(asked)
 
     def _task(self, ask: Ask) -> Task:
-        return Task(ask.number, ask.plan, self._gate.bar(ask.plan, ask.origin))
+        return Task(ask.number, ask.plan, self._gate.threshold(ask.plan, ask.origin))
 
     def _pending(self, phase: Phase, asks: Mapping[int, Ask]) -> Iterator[Task]:
         """What a later phase must still measure; the rest gets its prediction."""
         for ask in asks.values():
             if not self._needs(phase, ask):
                 continue
-            ruling = self._gate.rule_out_latency(self._candidates[ask.number])
-            if ruling is None:
+            pruned = self._gate.prune_latency(self._candidates[ask.number])
+            if pruned is None:
                 yield Task(ask.number, ask.plan)
             else:
-                self._keep(_estimated(self._candidates[ask.number], ruling))
+                self._keep(_estimated(self._candidates[ask.number], pruned))
 
     def _needs(self, phase: Phase, ask: Ask) -> bool:
         """Whether a phase of a plan is still to be measured."""
@@ -167,12 +167,12 @@ class Rounds:
         self._recorder.candidate(candidate)
 
 
-def _estimated(candidate: Candidate, ruling: Ruling) -> Candidate:
+def _estimated(candidate: Candidate, pruned: Pruned) -> Candidate:
     """A candidate whose latency is predicted instead of measured."""
     return replace(
         candidate,
-        measurements={**ruling.predicted, **candidate.measurements},
-        stopped=ruling.reason,
+        measurements={**pruned.predicted, **candidate.measurements},
+        stopped=pruned.reason,
     )
 
 

@@ -8,13 +8,13 @@ from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Part, SensitivityTable
 from autoquant.searching.preparing.preparation import Preparation
 
 
 def measure_drops(
-    prepared: Preparation, table: SensitivityTable, count: int, watch: Watch
+    prepared: Preparation, table: SensitivityTable, count: int, progress: Progress
 ) -> Mapping[tuple[str, Scheme], Measurements]:
     """Measure the metric's drop for the noisiest rows, on all evaluation samples.
 
@@ -25,7 +25,7 @@ def measure_drops(
         prepared: Model, engine and data.
         table: Says which rows are noisiest.
         count: How many rows.
-        watch: Shown the progress.
+        progress: Shown the progress.
 
     Returns:
         By knob and scheme the `accuracy`, and the `accuracy_drop` paired with fp32.
@@ -36,7 +36,7 @@ def measure_drops(
     float_plan = {site.name: Scheme.FP32 for site in prepared.captured.sites}
     evaluator = prepared.evaluator
     found: dict[tuple[str, Scheme], Measurements] = {}
-    with watch.stage("measuring the metric of the noisiest rows", len(rows[:count])) as advance:
+    with progress.stage("measuring the metric of the noisiest rows", len(rows[:count])) as advance:
         for number, row in enumerate(rows[:count]):
             sites = prepared.space.by_name[row.knob].sites
             plan = Plan.of({**float_plan, **dict.fromkeys(sites, row.scheme)})
@@ -46,6 +46,6 @@ def measure_drops(
                     name: outcome.measurements[name] for name in ("accuracy", "accuracy_drop")
                 }
             else:
-                watch.note(f"{row.knob} in {row.scheme.value}: {outcome.failure.reason}")
+                progress.note(f"{row.knob} in {row.scheme.value}: {outcome.failure.reason}")
             advance(1)
     return found

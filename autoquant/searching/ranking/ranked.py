@@ -13,7 +13,7 @@ from torch import nn
 from autoquant.backends.protocol import Backend
 from autoquant.backends.reference import reference_rounding
 from autoquant.backends.targets import load_target
-from autoquant.core.progress import Watch
+from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Method, Procedure, RowKey, SensitivityRow, SensitivityTable
 from autoquant.errors import StorageError
 from autoquant.job import SensitivitySettings
@@ -39,7 +39,10 @@ _MEASURED = (Method.EXACT, Method.ENGINE)
 
 
 def rank_by_sensitivity(
-    asked: SensitivitySettings, prepared: Preparation, watch: Watch, folder: Path | None = None
+    asked: SensitivitySettings,
+    prepared: Preparation,
+    progress: Progress,
+    folder: Path | None = None,
 ) -> SensitivityTable:
     """Measure the sensitivity of every knob, or read what an earlier process found.
 
@@ -50,7 +53,7 @@ def rank_by_sensitivity(
     Args:
         asked: By which procedure, and on how many samples.
         prepared: The model, its space and its data.
-        watch: Shown the progress.
+        progress: Shown the progress.
         folder: Where a table may be, and where one is kept while it is measured; None: nowhere.
     """
     question = question_of(prepared, asked.samples)
@@ -66,7 +69,7 @@ def rank_by_sensitivity(
             path = folder / files.SENSITIVITY_UNFINISHED
             write_sensitivity(path, replace(table, digest=digest))
 
-    with watch.stage("measuring sensitivity", count_steps(procedure, question)) as advance:
+    with progress.stage("measuring sensitivity", count_steps(procedure, question)) as advance:
         course = Course(_measured_rows(known), keep, advance, partial(_open_engine, prepared))
         table = replace(measure_sensitivity(procedure, question, course), digest=digest)
     if folder is not None:

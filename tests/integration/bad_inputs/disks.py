@@ -64,7 +64,7 @@ def stop_and_resume(
 ) -> str:
     """Let a search fail in the middle, resume it, and see that nothing was lost."""
     whole = search(output=stage.folder / "whole", trials=8)
-    text = stage.raised(lambda: search(output=output, trials=8, watch=ActsAt(2, act)))
+    text = stage.raised(lambda: search(output=output, trials=8, progress=ActsAt(2, act)))
     mend()
     before = read_history(output / files.HISTORY)
     assert 2 <= len(before) < 8

@@ -94,7 +94,7 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(
 ) -> None:
     whole = finetune(tmp_path / "whole", **changes)
     with pytest.raises(KeyboardInterrupt):
-        finetune(tmp_path / "cut", watch=Interrupting(after=9), **changes)
+        finetune(tmp_path / "cut", progress=Interrupting(after=9), **changes)
     resumed = finetune(tmp_path / "cut", resume=True, **changes)
     assert same(weights(resumed), weights(whole))
     assert resumed.checks == whole.checks
@@ -104,7 +104,7 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(
 
 def test_a_finished_training_resumes_to_the_same_result_without_a_step(tmp_path: Path) -> None:
     first = finetune(tmp_path)
-    again = finetune(tmp_path, resume=True, watch=Interrupting(after=20))
+    again = finetune(tmp_path, resume=True, progress=Interrupting(after=20))
     assert same(weights(again), weights(first))
     assert again.recovery == first.recovery
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autoquant import metrics
-from autoquant.core.evaluation import Bar
+from autoquant.core.evaluation import Threshold
 from autoquant.core.measurement import Kind
 from autoquant.errors import DataError
 from autoquant.model.calibration.calibrate import calibrate
@@ -185,11 +185,11 @@ def test_a_stream_without_an_order_is_not_judged_by_its_beginning() -> None:
     data = read(Again())
     functions = {"accuracy": metrics.accuracy}
     reference = run_reference(run, data, functions)
-    bar = Bar(accuracy_drop=-1.0, rival=None)
-    found = measure_quality(rough, reference, functions, Kind.MEASURED, bar=bar)
+    threshold = Threshold(accuracy_drop=-1.0, rival=None)
+    found = measure_quality(rough, reference, functions, Kind.MEASURED, threshold=threshold)
     assert found.stopped is None
     loader = run_reference(run, read(SOURCES["loader"]()), functions)
-    stopped = measure_quality(rough, loader, functions, Kind.MEASURED, bar=bar)
+    stopped = measure_quality(rough, loader, functions, Kind.MEASURED, threshold=threshold)
     assert stopped.stopped is not None
 
 

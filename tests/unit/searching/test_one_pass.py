@@ -120,7 +120,7 @@ class InterruptsAt(Silent):
 
 def test_an_interrupted_search_says_so_and_goes_on_to_the_same_end(tmp_path: Path) -> None:
     whole = search(tmp_path / "whole")
-    cut = search(tmp_path / "cut", watch=InterruptsAt(3))
+    cut = search(tmp_path / "cut", progress=InterruptsAt(3))
     assert cut.stopped is StopReason.INTERRUPTED
     assert aq.load_result(tmp_path / "cut").findings == cut.findings
     assert [item.number for item in cut.candidates] == [0, 1, 2, 3]

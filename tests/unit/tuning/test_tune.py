@@ -113,7 +113,7 @@ def test_an_interrupted_run_keeps_what_it_measured_and_another_goes_on(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        aq.tune(with_outliers(), **arguments(tmp_path, watch=Impatient()))
+        aq.tune(with_outliers(), **arguments(tmp_path, progress=Impatient()))
     (kept,) = (tmp_path / "tuning").glob("evaluated-*.jsonl")
     first = kept.read_bytes()
     assert len(first.splitlines()) == 2

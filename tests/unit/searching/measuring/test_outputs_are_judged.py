@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoquant.core.evaluation import Bar
+from autoquant.core.evaluation import Threshold
 from autoquant.core.measurement import Kind, Measurement
 from autoquant.errors import ModelError
 from autoquant.model.data.batches import Batch
@@ -172,8 +172,8 @@ def test_a_candidate_is_not_stopped_on_a_figure_without_a_standard_error() -> No
     functions = {"accuracy": no_metric}
     run = lambda inputs: inputs[0][0] + 1  # noqa: E731
     reference = run_reference(run, batches, functions)
-    bar = Bar(accuracy_drop=None, rival=1, rival_sqnr_db=100.0)
+    threshold = Threshold(accuracy_drop=None, rival=1, rival_sqnr_db=100.0)
     found = measure_quality(
-        lambda inputs: run(inputs) * 0.9, reference, functions, Kind.MEASURED, bar=bar
+        lambda inputs: run(inputs) * 0.9, reference, functions, Kind.MEASURED, threshold=threshold
     )
     assert found.stopped is None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoquant.core.evaluation import Bar
+from autoquant.core.evaluation import Threshold
 from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
@@ -15,7 +15,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.job import Constraints
 from autoquant.searching.costing.forecast import Forecast
 from autoquant.searching.proposing.constraints import Limits
-from autoquant.searching.proposing.pruner import Gate
+from autoquant.searching.proposing.pruner import Pruner
 
 PLAN = Plan.of({"a": Scheme.INT8})
 
@@ -36,48 +36,48 @@ def candidate(
     return Candidate(number, PLAN, origin, found)
 
 
-def gate(predicted: Measurements) -> Gate:
+def pruner(predicted: Measurements) -> Pruner:
     limits = Limits(Constraints(accuracy_drop=0.01), {})
     costs = Forecast(SearchSpace(()), lambda plan: predicted)
-    made = Gate((Objective.OUTPUT_ERROR, Objective.LATENCY), limits, costs)
+    made = Pruner((Objective.OUTPUT_ERROR, Objective.LATENCY), limits, costs)
     made.learn(candidate(1, 40.0, 2.0))
     made.learn(candidate(2, 30.0, 3.0))
     made.learn(candidate(3, 60.0, 3.5, drop=0.5))
     return made
 
 
-def bar_of(made: Gate, before: int) -> Bar | None:
+def bar_of(made: Pruner, before: int) -> Threshold | None:
     made.settle(before)
-    return made.bar(PLAN, "tpe")
+    return made.threshold(PLAN, "tpe")
 
 
 def test_the_bar_is_the_best_rival_that_is_certainly_no_slower() -> None:
-    bar = bar_of(gate(speed(1.8, stderr=0.05)), before=9)
-    assert bar is not None
-    assert (bar.rival, bar.rival_sqnr_db, bar.accuracy_drop) == (1, 40.0, 0.01)
+    threshold = bar_of(pruner(speed(1.8, stderr=0.05)), before=9)
+    assert threshold is not None
+    assert (threshold.rival, threshold.rival_sqnr_db, threshold.accuracy_drop) == (1, 40.0, 0.01)
 
 
 def test_a_rival_within_the_interval_sets_no_bar() -> None:
-    bar = bar_of(gate(speed(1.8, stderr=0.15)), before=9)
-    assert bar is not None
-    assert bar.rival == 2
+    threshold = bar_of(pruner(speed(1.8, stderr=0.15)), before=9)
+    assert threshold is not None
+    assert threshold.rival == 2
 
 
 def test_later_candidates_set_no_bar() -> None:
-    bar = bar_of(gate(speed(1.8)), before=1)
-    assert bar is not None
-    assert bar.rival is None
+    threshold = bar_of(pruner(speed(1.8)), before=1)
+    assert threshold is not None
+    assert threshold.rival is None
 
 
 def test_uniform_plans_are_measured_whole() -> None:
-    made = gate(speed(1.0))
+    made = pruner(speed(1.0))
     made.settle(9)
-    assert made.bar(PLAN, "seed:uniform-bf16") is None
-    assert made.rule_out_latency(candidate(5, 20.0, None, origin="seed:uniform-bf16")) is None
+    assert made.threshold(PLAN, "seed:uniform-bf16") is None
+    assert made.prune_latency(candidate(5, 20.0, None, origin="seed:uniform-bf16")) is None
 
 
 def test_a_latency_that_a_better_rival_beats_is_not_measured() -> None:
-    ruling = gate(speed(1.8, stderr=0.05)).rule_out_latency(candidate(5, 35.0, None))
+    ruling = pruner(speed(1.8, stderr=0.05)).prune_latency(candidate(5, 35.0, None))
     assert ruling is not None
     assert "candidate 1 is faster with less output error" in ruling.reason
     assert ruling.predicted["speedup"].kind is Kind.ESTIMATED
@@ -96,15 +96,15 @@ def test_a_latency_that_a_better_rival_beats_is_not_measured() -> None:
 def test_a_latency_that_may_matter_is_measured(
     sqnr: float, drop: float, guess: Measurements
 ) -> None:
-    assert gate(guess).rule_out_latency(candidate(5, sqnr, None, drop)) is None
+    assert pruner(guess).prune_latency(candidate(5, sqnr, None, drop)) is None
 
 
 def test_a_later_candidate_rules_nothing_out() -> None:
-    assert gate(speed(1.8, stderr=0.05)).rule_out_latency(candidate(0, 35.0, None)) is None
+    assert pruner(speed(1.8, stderr=0.05)).prune_latency(candidate(0, 35.0, None)) is None
 
 
 def test_a_candidate_beyond_a_limit_is_not_timed() -> None:
-    ruling = gate(speed(9.0)).rule_out_latency(candidate(5, 50.0, None, drop=0.02))
+    ruling = pruner(speed(9.0)).prune_latency(candidate(5, 50.0, None, drop=0.02))
     assert ruling is not None
     assert "accuracy_drop is 0.01 beyond its limit" in ruling.reason
 
@@ -118,12 +118,12 @@ def test_the_bar_of_a_long_search_is_that_of_all_its_rivals(
 ) -> None:
     limits = Limits(Constraints(accuracy_drop=0.01), {})
     costs = Forecast(SearchSpace(()), lambda plan: speed(float(guess)))
-    made = Gate((Objective.OUTPUT_ERROR, Objective.LATENCY), limits, costs)
+    made = Pruner((Objective.OUTPUT_ERROR, Objective.LATENCY), limits, costs)
     for number, (sqnr, speedup, drop) in enumerate(rivals):
         made.settle(number)
         made.learn(candidate(number, float(sqnr), float(speedup), drop=drop / 1000))
-    bar = bar_of(made, before=len(rivals))
-    assert bar is not None
+    threshold = bar_of(made, before=len(rivals))
+    assert threshold is not None
     eligible = [sqnr for sqnr, speedup, _ in rivals if speedup >= guess]
-    assert (bar.rival is None) == (not eligible)
-    assert bar.rival_sqnr_db == max(eligible, default=0.0)
+    assert (threshold.rival is None) == (not eligible)
+    assert threshold.rival_sqnr_db == max(eligible, default=0.0)
