@@ -57,7 +57,7 @@ class Rounds:
         self._executor = executor
         self._phases = tuple(phases)
         self._budget = budget
-        self._gate = pruner
+        self._pruner = pruner
         self._recorder = recorder
         self._clock = clock
         self._candidates = {candidate.number: candidate for candidate in known}
@@ -110,7 +110,7 @@ class Rounds:
 
         The thresholds know what was told before the round, and nothing of the round itself.
         """
-        self._gate.settle(begun[0].number if begun else self._strategy.next_number)
+        self._pruner.settle(begun[0].number if begun else self._strategy.next_number)
         for ask in begun:
             asks[ask.number] = ask
             if self._needs(phase, ask):
@@ -125,14 +125,14 @@ class Rounds:
                 yield self._task(asked)
 
     def _task(self, ask: Ask) -> Task:
-        return Task(ask.number, ask.plan, self._gate.threshold(ask.plan, ask.origin))
+        return Task(ask.number, ask.plan, self._pruner.threshold(ask.plan, ask.origin))
 
     def _pending(self, phase: Phase, asks: Mapping[int, Ask]) -> Iterator[Task]:
         """What a later phase must still measure; the rest gets its prediction."""
         for ask in asks.values():
             if not self._needs(phase, ask):
                 continue
-            pruned = self._gate.prune_latency(self._candidates[ask.number])
+            pruned = self._pruner.prune_latency(self._candidates[ask.number])
             if pruned is None:
                 yield Task(ask.number, ask.plan)
             else:
@@ -163,7 +163,7 @@ class Rounds:
 
     def _keep(self, candidate: Candidate) -> None:
         self._candidates[candidate.number] = candidate
-        self._gate.learn(candidate)
+        self._pruner.learn(candidate)
         self._recorder.candidate(candidate)
 
 
