@@ -134,7 +134,7 @@ def _search(
     )
     find = partial(_frontier, job, limits, baseline)
     with _executor(job, factory, prepared, progress) as executor:
-        pruner, recorders = guidance.pruner, (folder, tracker, progress)
+        pruner, recorders = guidance.pruner, (folder, tracker, progress, interrupts)
         rounds = partial(_run_rounds, job, strategy, pruner, executor, prepared, past, *recorders)
         ended = _measure(rounds, find, executor, prepared, folder, progress)
         interrupts.hold()
@@ -260,6 +260,7 @@ def _run_rounds(
     folder: ResultFolder,
     tracker: Tracker,
     progress: Progress,
+    interrupts: Interrupts,
 ) -> Ended:
     for candidate in past.candidates:
         tracker.candidate(candidate)
@@ -273,7 +274,7 @@ def _run_rounds(
             budget=job.budget,
             known=past.candidates,
             pruner=pruner,
-            recorder=JointRecorder((folder, tracker, progress, counter)),
+            recorder=JointRecorder((folder, tracker, progress, counter, interrupts)),
             clock=time.monotonic,
         )
         advance(len(past.candidates))
