@@ -16,30 +16,30 @@ from autoquant.distribution import warn_of_stranger
 
 if TYPE_CHECKING:
     from autoquant import metrics
-    from autoquant.analysis.structure.splitting import split_shared
-    from autoquant.api.badcases import find_bad_cases
-    from autoquant.api.calibrate import compare_observers
-    from autoquant.api.check import check
-    from autoquant.api.compare import compare
-    from autoquant.api.confirmation import confirm
-    from autoquant.api.diagnose import diagnose
-    from autoquant.api.examine import sensitivity
-    from autoquant.api.export import export
-    from autoquant.api.finetune import finetune
-    from autoquant.api.finetune_result import FinetuneResult
-    from autoquant.api.load import load_result
-    from autoquant.api.plan_support import plan_support
-    from autoquant.api.python import search
-    from autoquant.api.result import ResultCandidate, SearchResult
-    from autoquant.api.tune import tune
-    from autoquant.core.layers import LayerComparison
+    from autoquant.core.findings.layers import LayerComparison
+    from autoquant.core.findings.structure import CheckReport
     from autoquant.core.plan import Plan, load_plan
     from autoquant.core.precision import Precision, Scheme
-    from autoquant.core.raising import raise_most_sensitive
-    from autoquant.core.structure import CheckReport
+    from autoquant.core.raised_plans import raise_most_sensitive
+    from autoquant.debugging.badcases import find_bad_cases
+    from autoquant.debugging.calibrate import compare_observers
+    from autoquant.debugging.check import check
+    from autoquant.debugging.compare import compare
+    from autoquant.debugging.diagnose import diagnose
+    from autoquant.debugging.sensitivity import sensitivity
+    from autoquant.debugging.structure.splitting import split_shared
     from autoquant.errors import AutoquantError
-    from autoquant.model.arguments import Arguments
+    from autoquant.finetuning.finetune import finetune
+    from autoquant.finetuning.result import FinetuneResult
+    from autoquant.model.data.arguments import Arguments
+    from autoquant.searching.export import export
+    from autoquant.searching.load import load_result
+    from autoquant.searching.other_backend import confirm
+    from autoquant.searching.plan_support import plan_support
+    from autoquant.searching.python import search
+    from autoquant.searching.result import ResultCandidate, SearchResult
     from autoquant.torch_ao.backend_config import backend_config
+    from autoquant.tuning.tune import tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -76,33 +76,33 @@ __all__ = [
 warn_of_stranger()
 
 _HOMES = {
-    "Arguments": "autoquant.model.arguments",
+    "Arguments": "autoquant.model.data.arguments",
     "AutoquantError": "autoquant.errors",
-    "CheckReport": "autoquant.core.structure",
-    "FinetuneResult": "autoquant.api.finetune_result",
-    "LayerComparison": "autoquant.core.layers",
+    "CheckReport": "autoquant.core.findings.structure",
+    "FinetuneResult": "autoquant.finetuning.result",
+    "LayerComparison": "autoquant.core.findings.layers",
     "Plan": "autoquant.core.plan",
     "Precision": "autoquant.core.precision",
-    "ResultCandidate": "autoquant.api.result",
+    "ResultCandidate": "autoquant.searching.result",
     "Scheme": "autoquant.core.precision",
-    "SearchResult": "autoquant.api.result",
+    "SearchResult": "autoquant.searching.result",
     "backend_config": "autoquant.torch_ao.backend_config",
-    "check": "autoquant.api.check",
-    "compare": "autoquant.api.compare",
-    "confirm": "autoquant.api.confirmation",
-    "compare_observers": "autoquant.api.calibrate",
-    "diagnose": "autoquant.api.diagnose",
-    "export": "autoquant.api.export",
-    "find_bad_cases": "autoquant.api.badcases",
-    "finetune": "autoquant.api.finetune",
+    "check": "autoquant.debugging.check",
+    "compare": "autoquant.debugging.compare",
+    "confirm": "autoquant.searching.other_backend",
+    "compare_observers": "autoquant.debugging.calibrate",
+    "diagnose": "autoquant.debugging.diagnose",
+    "export": "autoquant.searching.export",
+    "find_bad_cases": "autoquant.debugging.badcases",
+    "finetune": "autoquant.finetuning.finetune",
     "load_plan": "autoquant.core.plan",
-    "load_result": "autoquant.api.load",
-    "plan_support": "autoquant.api.plan_support",
-    "raise_most_sensitive": "autoquant.core.raising",
-    "search": "autoquant.api.python",
-    "sensitivity": "autoquant.api.examine",
-    "split_shared": "autoquant.analysis.structure.splitting",
-    "tune": "autoquant.api.tune",
+    "load_result": "autoquant.searching.load",
+    "plan_support": "autoquant.searching.plan_support",
+    "raise_most_sensitive": "autoquant.core.raised_plans",
+    "search": "autoquant.searching.python",
+    "sensitivity": "autoquant.debugging.sensitivity",
+    "split_shared": "autoquant.debugging.structure.splitting",
+    "tune": "autoquant.tuning.tune",
 }
 
 

@@ -12,8 +12,8 @@ from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import capture
 from tests.networks import LinearNet, seeded
 from tests.spaces import full_space
 

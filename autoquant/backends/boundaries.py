@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoquant.model.captured import Capture
-from autoquant.model.owners import find_owners
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.owners import find_owners
 
 Edge = tuple[str, str]
 

@@ -18,9 +18,9 @@ from autoquant.core.readback import ReadBack
 from autoquant.core.sites import FOLLOWING_KINDS, OpKind, Site
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.model.batches import Batch
-from autoquant.model.capture import Capture
-from autoquant.model.few_samples import few_samples
+from autoquant.model.data.batches import Batch
+from autoquant.model.data.few_samples import few_samples
+from autoquant.model.graph.capture import Capture
 
 __all__ = ["EAGER_FP32", "Backend", "BuildRequest", "Executable", "Target"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.model.captured import Capture
-from autoquant.model.ranges.tensor_ranges import TensorRanges
-from autoquant.model.rounding import SchemeRounding
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.captured import Capture
+from autoquant.model.numerics.rounding import SchemeRounding
 
 
 def reference_rounding(

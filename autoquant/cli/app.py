@@ -118,18 +118,18 @@ def search(
     The result folder holds frontier.json, history.jsonl, sensitivity.csv, report.html and plans;
     `autoquant ui` shows the search in MLflow.
     """
-    from autoquant.api.search import run_search
     from autoquant.core.history import StopReason
     from autoquant.model.subject import JobRecipe
+    from autoquant.searching.search import run_search
 
     job = load_with(job_file, overrides, context.args)
-    watch = terminal()
+    progress = terminal()
     if dry_run:
         _print_dry_run(job)
         return 0
-    result = run_search(job, JobRecipe(job), watch, resume=resume)
-    from autoquant.record.summary import summarize
-    from autoquant.record.table import to_rich
+    result = run_search(job, JobRecipe(job), progress, resume=resume)
+    from autoquant.results.summary import summarize
+    from autoquant.results.table import to_rich
 
     console = stdout()
     console.print(to_rich(result.table()))
@@ -177,10 +177,10 @@ def export(
     torch writes TorchScript (.ts), OpenVINO its .xml and .bin, ONNX Runtime .onnx, LiteRT .tflite;
     without a suffix the file gets the right one.
     """
-    from autoquant.api.export import export as export_candidate
-    from autoquant.api.load import load_result
     from autoquant.cli.candidates import find_candidate, load_model_of
-    from autoquant.record.wording import counts_text
+    from autoquant.results.wording import counts_text
+    from autoquant.searching.export import export as export_candidate
+    from autoquant.searching.load import load_result
 
     loaded = load_result(result)
     candidate = find_candidate(loaded, number, max_drop)
@@ -200,10 +200,10 @@ def report(
     result: Annotated[Path, typer.Argument(help="The result folder of a search.")],
 ) -> int:
     """Print a search's frontier again, and rewrite its report.html."""
-    from autoquant.api.load import load_result
-    from autoquant.record.report import render_report
-    from autoquant.record.storage import write_text
-    from autoquant.record.table import to_rich
+    from autoquant.results.report import render_report
+    from autoquant.results.storage import write_text
+    from autoquant.results.table import to_rich
+    from autoquant.searching.load import load_result
 
     loaded = load_result(result)
     console = stdout()
@@ -224,7 +224,7 @@ def ui(
 ) -> int:
     """Start the MLflow UI of a job's store, on loopback."""
     from autoquant.cli.candidates import tracking_uri_of
-    from autoquant.record.ui import start_ui
+    from autoquant.results.mlflow.ui import start_ui
 
     running = start_ui(tracking_uri_of(job_or_result), port)
     Console(emoji=False).print(f"MLflow UI: {running.url} (Ctrl-C stops it)", highlight=False)

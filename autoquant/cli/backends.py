@@ -58,13 +58,13 @@ def backends(
 
 def _print_plan(job: Job, text: str, console: Console) -> None:
     """Print, for each backend, the sites where it cannot run a plan."""
-    from autoquant.api.pair import read_plan
-    from autoquant.api.plan_support import plan_support
     from autoquant.cli.support_table import plan_table
     from autoquant.model.subject import load_unscored
+    from autoquant.searching.pair import read_plan
+    from autoquant.searching.plan_support import plan_support
 
-    watch = terminal()
-    with watch.stage("loading the model", None):
+    progress = terminal()
+    with progress.stage("loading the model", None):
         subject = load_unscored(job)
     found = plan_support(
         read_plan(text), subject.model, subject.example, leaf_modules=subject.leaf_modules

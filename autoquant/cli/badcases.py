@@ -23,7 +23,7 @@ from autoquant.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from autoquant.core.badcases import BadCases
+    from autoquant.core.findings.badcases import BadCases
 
 
 def badcases(
@@ -51,22 +51,22 @@ def badcases(
 
     autoquant diagnose experiments/digits.yaml --plan int8    # why, and what to do
     """
-    from autoquant.api.badcases import bad_cases_of
-    from autoquant.api.pair import build_pair, find_plan, prepare_job
-    from autoquant.record.storage import write_json
+    from autoquant.debugging.badcases import bad_cases_of
+    from autoquant.results.storage import write_json
+    from autoquant.searching.pair import build_pair, find_plan, prepare_job
 
     job = load_with(job_file, overrides, context.args)
-    watch = terminal()
-    prepared = prepare_job(job, watch)
-    pair = build_pair(prepared, find_plan(plan, prepared), watch)
-    cases = bad_cases_of(pair, data, top, watch)
+    progress = terminal()
+    prepared = prepare_job(job, progress)
+    pair = build_pair(prepared, find_plan(plan, prepared), progress)
+    cases = bad_cases_of(pair, data, top, progress)
     document = {"data": data, "plan": pair.plan.digest, **cases.to_json()}
     if output is not None:
         write_json(output, document)
     if plot is not None:
-        from autoquant.record.plots.sample_sqnr import sample_sqnr_figure
+        from autoquant.results.plots.sample_sqnr import sample_sqnr_figure
 
-        keep_picture(plot, sample_sqnr_figure(cases), watch)
+        keep_picture(plot, sample_sqnr_figure(cases), progress)
     if as_json:
         typer.echo(json.dumps(document, indent=2))
         return 0
@@ -81,7 +81,7 @@ def badcases(
 
 def bad_case_tables(cases: BadCases) -> Iterator[Table]:
     """Worst index by output and metric; its value; the worst over outputs, rank by rank."""
-    from autoquant.core.badcases import OutputMetric
+    from autoquant.core.findings.badcases import OutputMetric
 
     yield _by_output(cases, "worst sample of each output", "{0.index}")
     yield _by_output(cases, "its value", "{0.value:.4g}")
@@ -108,7 +108,7 @@ def summary(cases: BadCases) -> str:
 
 def _by_output(cases: BadCases, title: str, form: str) -> Table:
     table = _table(title, "output")
-    from autoquant.core.badcases import OutputMetric
+    from autoquant.core.findings.badcases import OutputMetric
 
     for name in cases.outputs:
         table.add_row(name, *(form.format(cases.worst[name, metric][0]) for metric in OutputMetric))
@@ -116,7 +116,7 @@ def _by_output(cases: BadCases, title: str, form: str) -> Table:
 
 
 def _table(title: str, first: str) -> Table:
-    from autoquant.core.badcases import OutputMetric
+    from autoquant.core.findings.badcases import OutputMetric
 
     table = Table(title=title, title_justify="left")
     table.add_column(first)

@@ -22,7 +22,7 @@ from autoquant.cli.options import (
 from autoquant.core.observers import ObserverName
 
 if TYPE_CHECKING:
-    from autoquant.core.calibrations import CalibrationTable
+    from autoquant.core.findings.calibrations import CalibrationTable
 
 
 def calibrate(
@@ -56,16 +56,16 @@ def calibrate(
 
     Then put it into the job: `calibration: {observer: mse}`.
     """
-    from autoquant.api.calibrate import compare_calibrations
-    from autoquant.api.pair import find_plan, prepare_job
+    from autoquant.debugging.calibrate import compare_calibrations
+    from autoquant.searching.pair import find_plan, prepare_job
 
     job = load_with(job_file, overrides, context.args)
-    watch = terminal()
-    prepared = prepare_job(job, watch)
+    progress = terminal()
+    prepared = prepare_job(job, progress)
     table = compare_calibrations(
         prepared,
         find_plan(plan, prepared),
-        watch,
+        progress,
         observers=tuple(dict.fromkeys(observers or ObserverName)),
         step=step,
         samples=samples,
@@ -78,15 +78,15 @@ def calibrate(
         for sentence in conclusions(table):
             console.print(sentence, highlight=False, markup=False)
     if plot is not None:
-        from autoquant.record.plots.calibration import calibration_figure
+        from autoquant.results.plots.calibration import calibration_figure
 
-        keep_picture(plot, calibration_figure(table), watch)
+        keep_picture(plot, calibration_figure(table), progress)
     return 0
 
 
 def calibration_table(table: CalibrationTable) -> Table:
     """One row for each observer: SQNR by amount of data, and the metric with all of it."""
-    from autoquant.record.wording import kinds_of, kinds_text, score_unit, with_spread
+    from autoquant.results.wording import kinds_of, kinds_text, score_unit, with_spread
 
     everything = [row.measurements for row in table.rows]
     unit = score_unit(everything)
@@ -117,7 +117,7 @@ def calibration_table(table: CalibrationTable) -> Table:
 
 def conclusions(table: CalibrationTable) -> Iterator[str]:
     """What the table says, in sentences."""
-    from autoquant.core.calibrations import SETTLED_DB
+    from autoquant.core.findings.calibrations import SETTLED_DB
 
     plan = ", ".join(f"{count} {scheme}" for scheme, count in table.plan.items())
     yield f"plan: {plan}; {table.evaluated} evaluation samples."

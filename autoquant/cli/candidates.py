@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import nn
 
-from autoquant.api.result import ResultCandidate, SearchResult
 from autoquant.errors import PlanError
 from autoquant.job import Job, load_job
 from autoquant.model.subject import load_model
-from autoquant.record import files
+from autoquant.results import files
+from autoquant.searching.result import ResultCandidate, SearchResult
 
 
 def find_candidate(

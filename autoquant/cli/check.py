@@ -13,8 +13,8 @@ from rich.text import Text
 from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdout, terminal
 
 if TYPE_CHECKING:
-    from autoquant.core.concerns import Concern
-    from autoquant.core.structure import CheckReport
+    from autoquant.core.findings.concerns import Concern
+    from autoquant.core.findings.structure import CheckReport
 
 EXIT_ATTENTION = 1
 
@@ -42,7 +42,7 @@ def check(
 
     autoquant check experiments/digits.yaml --plan out/digits --json
     """
-    from autoquant.api.check import check_job
+    from autoquant.debugging.check import check_job
 
     job = load_with(job_file, overrides, context.args)
     report = check_job(job, plan, terminal())

@@ -13,7 +13,7 @@ from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdou
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from autoquant.core.layers import Cause, LayerComparison, LayerRow
+    from autoquant.core.findings.layers import Cause, LayerComparison, LayerRow
 
 
 def compare(
@@ -57,18 +57,18 @@ def compare(
     Start unshadowed, on the samples that come out worst; then look at the ops where the SQNR falls
     with --mode shadowed.
     """
-    from autoquant.api.compare import compare_job
-    from autoquant.api.indices import read_indices
+    from autoquant.debugging.compare import compare_job
+    from autoquant.debugging.indices import read_indices
     from autoquant.model.subject import JobRecipe
 
     job = load_with(job_file, overrides, context.args)
     chosen = None if indices is None else read_indices(indices)
-    watch = terminal()
+    progress = terminal()
     found = compare_job(
         job,
         JobRecipe(job),
         plan,
-        watch,
+        progress,
         mode=mode,
         schemes=[name for name in schemes.split(",") if name],
         samples=samples,
@@ -86,15 +86,15 @@ def compare(
 
 
 def _write(found: LayerComparison, path: Path, name: str) -> None:
-    from autoquant.record.layers_report import render_layers
-    from autoquant.record.storage import write_text
+    from autoquant.results.layers_report import render_layers
+    from autoquant.results.storage import write_text
 
     write_text(path, render_layers(found, name))
 
 
 def _print(found: LayerComparison, *, weights: bool) -> None:
-    from autoquant.core.layers import Cause
-    from autoquant.record.layers_table import said
+    from autoquant.core.findings.layers import Cause
+    from autoquant.results.layers_table import said
 
     console = stdout()
     console.print(_table(found.rows, f"activations, {found.mode.value}, {found.samples} samples"))
@@ -129,7 +129,7 @@ def _cause(row: LayerRow) -> Cause | None:
 def _table(rows: tuple[LayerRow, ...], title: str) -> Table:
     from rich.table import Table
 
-    from autoquant.record.layers_table import SHORT, cells
+    from autoquant.results.layers_table import SHORT, cells
 
     columns = dict(SHORT)
     if len({row.scheme for row in rows}) > 1:

@@ -33,15 +33,15 @@ def confirm(
     Nothing is searched or calibrated again. For backends that are too slow to search on (inductor
     compiles each plan), and to see what plans are worth on a second target.
     """
-    from autoquant.api.confirmation import confirm as run
-    from autoquant.record.table import to_rich
+    from autoquant.results.table import to_rich
+    from autoquant.searching.other_backend import confirm as run
 
     found = run(
         result,
         backend,
         numbers=numbers or (),
         overrides=[*(overrides or []), *dotted(context.args)],
-        watch=terminal(),
+        progress=terminal(),
     )
     console = stdout()
     console.print(f"{found.target}; speed-ups are over {found.rival}", highlight=False)

@@ -23,7 +23,7 @@ from autoquant.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from autoquant.core.diagnosis import Diagnosis
+    from autoquant.core.findings.diagnosis import Diagnosis
 
 
 def diagnose(
@@ -51,20 +51,20 @@ def diagnose(
 
     autoquant badcases JOB --plan mended.json    # does it hold?
     """
-    from autoquant.api.diagnose import diagnose_pair
-    from autoquant.api.pair import build_pair, find_plan, prepare_job
+    from autoquant.debugging.diagnose import diagnose_pair
+    from autoquant.searching.pair import build_pair, find_plan, prepare_job
 
     job = load_with(job_file, overrides, context.args)
-    watch = terminal()
-    prepared = prepare_job(job, watch)
-    pair = build_pair(prepared, find_plan(plan, prepared), watch)
-    diagnosis = diagnose_pair(pair, data, watch)
+    progress = terminal()
+    prepared = prepare_job(job, progress)
+    pair = build_pair(prepared, find_plan(plan, prepared), progress)
+    diagnosis = diagnose_pair(pair, data, progress)
     if write_plan is not None and diagnosis.plan is not None:
         diagnosis.plan.save(write_plan)
     if plot is not None:
-        from autoquant.record.plots.diagnosis import diagnosis_figure
+        from autoquant.results.plots.diagnosis import diagnosis_figure
 
-        keep_picture(plot, diagnosis_figure(diagnosis), watch)
+        keep_picture(plot, diagnosis_figure(diagnosis), progress)
     if as_json:
         typer.echo(json.dumps({"data": data, **diagnosis.to_json()}, indent=2))
         return 0
@@ -120,7 +120,7 @@ def variation_table(diagnosis: Diagnosis) -> Table:
 
 
 def _verdict(diagnosis: Diagnosis) -> str:
-    from autoquant.core.diagnosis import Pattern
+    from autoquant.core.findings.diagnosis import Pattern
 
     numbers = (
         f"SQNR {diagnosis.sqnr_db:.1f} dB over {diagnosis.samples} samples, "

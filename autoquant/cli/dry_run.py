@@ -5,24 +5,24 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from autoquant.analysis.sensitivity import count_exact_rows, settle_procedure
-from autoquant.api.preparation import Preparation, prepare
-from autoquant.api.sensitivity import question_of
-from autoquant.api.watch import Watch
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.precision import Scheme
+from autoquant.core.progress import Progress
 from autoquant.job import Job
 from autoquant.model.subject import JobRecipe
+from autoquant.searching.preparing.preparation import Preparation, prepare
+from autoquant.searching.ranking.ranked import question_of
+from autoquant.searching.ranking.sensitivity import count_exact_rows, settle_procedure
 
 
-def print_dry_run(job: Job, watch: Watch, console: Console) -> None:
+def print_dry_run(job: Job, progress: Progress, console: Console) -> None:
     """Print sites, knobs, the size of the space and an estimate of the search's time.
 
     The estimate comes from one all-fp32 candidate that is really built and measured.
     """
-    with watch.stage("loading model and data", None):
+    with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
-    prepared = prepare(job, subject, watch)
+    prepared = prepare(job, subject, progress)
     console.print(_site_table(prepared))
     space = prepared.space
     console.print(
@@ -31,7 +31,7 @@ def print_dry_run(job: Job, watch: Watch, console: Console) -> None:
     )
     if prepared.captured.reach is not None:
         console.print(str(prepared.captured.reach))
-    with watch.stage("timing one candidate", None):
+    with progress.stage("timing one candidate", None):
         seconds = _seconds_of_one(prepared)
     workers = job.execution.workers if job.execution.kind == "ray" else 1
     parallel = sum(value for name, value in seconds.items() if name != Phase.LATENCY.value)

@@ -13,9 +13,9 @@ from rich.table import Table
 from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdout, terminal
 
 if TYPE_CHECKING:
-    from autoquant.api.finetune_result import FinetuneResult
-    from autoquant.core.finetuning import Recovery
+    from autoquant.core.findings.finetuning import Recovery
     from autoquant.core.measurement import Measurement
+    from autoquant.finetuning.result import FinetuneResult
 
 
 def finetune(
@@ -43,7 +43,7 @@ def finetune(
     The folder holds weights.pt (for your model's load_state_dict), quantized.pt (runs in plain
     torch), plan.json, finetune.json and the checkpoint.
     """
-    from autoquant.api.finetune import run_finetune
+    from autoquant.finetuning.finetune import run_finetune
 
     job = load_with(job_file, overrides, context.args)
     result = run_finetune(job, plan, terminal(), output=output, resume=resume)

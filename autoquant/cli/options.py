@@ -71,12 +71,12 @@ def stdout() -> Console:
     return Console(emoji=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
-def keep_picture(path: Path, figure: go.Figure, watch: Terminal) -> None:
+def keep_picture(path: Path, figure: go.Figure, progress: Terminal) -> None:
     """Write a figure as an HTML page that needs no network, and say where."""
-    from autoquant.record.storage import write_text
+    from autoquant.results.storage import write_text
 
     write_text(path, figure.to_html(include_plotlyjs=True))
-    watch.note(f"picture: {path}")
+    progress.note(f"picture: {path}")
 
 
 def dotted(extra: Sequence[str]) -> list[str]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from autoquant.core.findings.sensitivity_report import SensitivityReport
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Method, Part, SensitivityTable
-from autoquant.core.sensitivity_report import SensitivityReport
-from autoquant.record.wording import ScoreUnit, kinds_of, kinds_text, score_unit, with_spread
+from autoquant.results.wording import ScoreUnit, kinds_of, kinds_text, score_unit, with_spread
 
 
 def ranking_tables(report: SensitivityReport, top: int) -> Iterator[Table]:

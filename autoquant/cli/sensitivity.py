@@ -23,7 +23,7 @@ from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
 
 if TYPE_CHECKING:
-    from autoquant.core.sensitivity_report import SensitivityReport
+    from autoquant.core.findings.sensitivity_report import SensitivityReport
     from autoquant.job import Job
 
 
@@ -66,30 +66,30 @@ def sensitivity(
     A low SQNR is sensitive. Weights and activations are also shown apart, ops that are sensitive
     in both are named with what mends them, and a table that cannot be trusted is said to be so.
     """
-    from autoquant.api.examine import examine_sensitivity
-    from autoquant.api.indices import read_indices
+    from autoquant.debugging.indices import read_indices
+    from autoquant.debugging.sensitivity import examine_sensitivity
     from autoquant.model.subject import JobRecipe
 
     job = load_with(job_file, overrides, context.args)
     if ratio is not None:
         _check_raise(job, scheme, output)
     places: Sequence[int] | None = None if indices is None else read_indices(indices)
-    watch = terminal()
-    with watch.stage("loading model and data", None):
+    progress = terminal()
+    with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
     report = examine_sensitivity(
         job,
         subject,
-        watch,
+        progress,
         indices=places,
         metric_rows=metric_rows,
         needed=() if ratio is None else ("int8", scheme),
     )
     written = _write(report, ratio, scheme, output)
     if plot is not None:
-        from autoquant.record.plots.sensitivity import sensitivity_figure
+        from autoquant.results.plots.sensitivity import sensitivity_figure
 
-        keep_picture(plot, sensitivity_figure(report.table, top), watch)
+        keep_picture(plot, sensitivity_figure(report.table, top), progress)
     if as_json:
         _print_json(report)
     else:
@@ -117,11 +117,11 @@ def _write(
     report: SensitivityReport, ratio: float | None, scheme: str, output: Path | None
 ) -> str | None:
     """Write the plan or the table; says what was written."""
-    from autoquant.core.raising import raise_most_sensitive
-    from autoquant.record.plan_file import plan_file_text
-    from autoquant.record.sensitivity_file import write_sensitivity
-    from autoquant.record.storage import write_text
-    from autoquant.record.wording import counts_text
+    from autoquant.core.raised_plans import raise_most_sensitive
+    from autoquant.results.plan_file import plan_file_text
+    from autoquant.results.sensitivity_file import write_sensitivity
+    from autoquant.results.storage import write_text
+    from autoquant.results.wording import counts_text
 
     if output is None:
         return None
@@ -134,14 +134,14 @@ def _write(
 
 
 def _print_json(report: SensitivityReport) -> None:
-    from autoquant.record.sensitivity_text import sensitivity_json
+    from autoquant.results.sensitivity_text import sensitivity_json
 
     typer.echo(json.dumps(sensitivity_json(report), indent=2))
 
 
 def _print(report: SensitivityReport, top: int, written: str | None) -> None:
     from autoquant.cli.ranking import metric_note, ranking_tables
-    from autoquant.record.sensitivity_text import sensitivity_sentences
+    from autoquant.results.sensitivity_text import sensitivity_sentences
 
     console = stdout()
     for table in ranking_tables(report, top):

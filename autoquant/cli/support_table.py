@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
-from autoquant.api.plan_support import Unsupported
 from autoquant.backends.targets import load_target
 from autoquant.core.backends import find_rows
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
 from autoquant.distribution import install_command
+from autoquant.searching.plan_support import Unsupported
 
 _STYLES = {Support.NATIVE: "green", Support.EMULATED: "yellow", Support.UNSUPPORTED: "dim"}
 

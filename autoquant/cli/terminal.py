@@ -15,12 +15,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from autoquant.api.watch import Advance
 from autoquant.core.measurement import Candidate
+from autoquant.core.progress import Advance
 
 
 class Terminal:
-    """A `Watch` that draws with rich; on a pipe it prints one line for each stage.
+    """A `Progress` that draws with rich; on a pipe it prints one line for each stage.
 
     Args:
         console: Where to draw.

@@ -18,7 +18,7 @@ from autoquant.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from autoquant.core.tuning import TuneReport
+    from autoquant.core.findings.tuning import TuneReport
 
 
 def tune(
@@ -35,27 +35,27 @@ def tune(
 
     Plans that were measured before are not measured again: run it again to go on.
     """
-    from autoquant.api.tune import run_tune
     from autoquant.model.subject import JobRecipe
-    from autoquant.record import files
+    from autoquant.results import files
+    from autoquant.tuning.tune import run_tune
 
     job = load_with(job_file, overrides, context.args)
-    watch = terminal()
-    report = run_tune(job, JobRecipe(job), watch)
+    progress = terminal()
+    report = run_tune(job, JobRecipe(job), progress)
     _print(report, job.output / files.TUNE, job_file)
     if plot is not None:
-        from autoquant.record.plots.tuning import tuning_figure
+        from autoquant.results.plots.tuning import tuning_figure
 
-        keep_picture(plot, tuning_figure(report), watch)
+        keep_picture(plot, tuning_figure(report), progress)
     return 0
 
 
 def _print(report: TuneReport, path: Path, job_file: Path) -> None:
     from rich.table import Table
 
-    from autoquant.core.tuning import RULE
-    from autoquant.record import files
-    from autoquant.record.tune_report import HEADS, tune_rows, tune_sentences, tune_unit
+    from autoquant.core.findings.tuning import RULE
+    from autoquant.results import files
+    from autoquant.results.tune_report import HEADS, tune_rows, tune_sentences, tune_unit
 
     console = stdout()
     table = Table()

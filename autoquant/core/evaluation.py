@@ -24,7 +24,7 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class Threshold:
     """What a candidate must still be able to reach for its evaluation to go on.
 
     Attributes:
@@ -44,11 +44,11 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A plan to work on, by the number of its candidate; without a bar it is measured whole."""
+    """A plan to work on, by its candidate's number; without a threshold it is measured whole."""
 
     number: int
     plan: Plan
-    bar: Bar | None = None
+    threshold: Threshold | None = None
 
 
 @dataclass(frozen=True, slots=True)

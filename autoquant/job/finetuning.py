@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from autoquant.core.finetuning import BatchNorm, Ranges
+from autoquant.core.findings.finetuning import BatchNorm, Ranges
 from autoquant.job.section import AnyEntry, Entry, Score, Section, entry_from_text
 
 Rate = Annotated[float, Field(gt=0, strict=False)]

@@ -1,1 +1,1 @@
-"""The model under search: loading, capture of sites, calibration, numerics, QConfigMapping."""
+"""The model under search: its data, its graph, its statistics, its reference numerics."""

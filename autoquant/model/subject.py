@@ -12,24 +12,24 @@ from torch import Tensor, nn
 
 from autoquant.errors import DataError, JobError, ModelError
 from autoquant.job import DataSource, Entry, Job
-from autoquant.model.batches import Batch, take_samples
-from autoquant.model.calling import Calling, OnCopies
-from autoquant.model.capture import capture
-from autoquant.model.captured import Capture
-from autoquant.model.data_set import StreamedBatches
-from autoquant.model.entry_points import call_entry, load_entry
-from autoquant.model.faithfulness import (
+from autoquant.model.data.batches import Batch, take_samples
+from autoquant.model.data.calling import Calling, OnCopies
+from autoquant.model.data.data_set import StreamedBatches
+from autoquant.model.data.entry_points import call_entry, load_entry
+from autoquant.model.data.outputs import OutputWeights, difference, named_outputs, output_rows
+from autoquant.model.data.reader import DataReader
+from autoquant.model.data.readings import DataForm
+from autoquant.model.data.scoring import Metric, check_metric, find_metric, score_batch
+from autoquant.model.graph.capture import capture
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.faithfulness import (
     Difference,
     batches_to_compare,
     find_difference,
     is_same_in_float64,
 )
-from autoquant.model.float64_run import model_in_float64
-from autoquant.model.float_model import check_float_model, in_eval_mode, unwrapped
-from autoquant.model.outputs import OutputWeights, difference, named_outputs, output_rows
-from autoquant.model.reader import DataReader
-from autoquant.model.readings import DataForm
-from autoquant.model.scoring import Metric, check_metric, find_metric, score_batch
+from autoquant.model.graph.float_model import check_float_model, in_eval_mode, unwrapped
+from autoquant.model.numerics.float64_run import model_in_float64
 
 __all__ = [
     "HeldRecipe",

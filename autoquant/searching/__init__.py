@@ -1,1 +1,1 @@
-"""Seeds from the sensitivity ranking, an Optuna strategy, and the ask / measure / tell loop."""
+"""A search, from its job to its frontier: read `search.run_search` first."""

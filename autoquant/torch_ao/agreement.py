@@ -13,8 +13,8 @@ from torch.fx.node import map_arg
 
 from autoquant.core.precision import Precision, Scheme
 from autoquant.core.sites import OpKind, Site
-from autoquant.model.aten import op_name
-from autoquant.model.ranges.grid import Grid
+from autoquant.model.calibration.ranges.grid import Grid
+from autoquant.model.graph.aten import op_name
 from autoquant.torch_ao.carried import Carried, Setting
 from autoquant.torch_ao.readback import float_name
 

@@ -16,8 +16,8 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Scheme
 from autoquant.core.sites import Site
 from autoquant.errors import PlanError
-from autoquant.model.captured import Capture
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.captured import Capture
 from autoquant.torch_ao.conversion import convert, prepare, using_engine
 from autoquant.torch_ao.mapping import build_mapping, split_methods
 from autoquant.torch_ao.matching import Matched

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from autoquant.analysis.layers.pairing import OpPair
-from autoquant.analysis.layers.runs import Run, See
-from autoquant.core.layers import LayerRow, TensorFormat
+from autoquant.comparing.pairing import OpPair
+from autoquant.comparing.runs import Run, See
+from autoquant.core.findings.layers import LayerRow, TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.core.sites import Site
 from autoquant.errors import ModelError
-from autoquant.model.captured import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.torch_ao.fake_quantize import frozen_copy, holds_fake_quantize, is_fake_quantize
 from autoquant.torch_ao.formats import format_of, type_of
 from autoquant.torch_ao.matching import Matched, match

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.ao.quantization import QConfigMapping
 from torch.fx import GraphModule
 
+from autoquant.core.findings.structure import OpRow, ShownConfiguration, WeightRow
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts
 from autoquant.core.sites import Site
-from autoquant.core.structure import OpRow, ShownConfiguration, WeightRow
 from autoquant.errors import BackendError
-from autoquant.model.captured import Capture
-from autoquant.model.ranges.grid import Grid
+from autoquant.model.calibration.ranges.grid import Grid
+from autoquant.model.graph.captured import Capture
 from autoquant.torch_ao.calls import RELUS, Call, list_calls
 from autoquant.torch_ao.conversion import convert, prepare, using_engine
 from autoquant.torch_ao.facts import qconfigs_by_node, unmatched_entries

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from autoquant.core.layers import TensorFormat
+from autoquant.core.findings.layers import TensorFormat
 from autoquant.torch_ao.fake_quantize import FakeGrid, grid_of
 from autoquant.torch_ao.stored_weights import weight_scales
 

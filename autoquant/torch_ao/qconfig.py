@@ -29,9 +29,9 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Scheme
 from autoquant.core.ranges import FixedRange
 from autoquant.core.sites import OpKind, Site
-from autoquant.model.ranges.density import Density
-from autoquant.model.ranges.find import FROM_HISTOGRAM
-from autoquant.model.ranges.grid import Grid, affine_grid, defined_grid, symmetric_grid
+from autoquant.model.calibration.ranges.density import Density
+from autoquant.model.calibration.ranges.find import FROM_HISTOGRAM
+from autoquant.model.calibration.ranges.grid import Grid, affine_grid, defined_grid, symmetric_grid
 
 __all__ = [
     "NO_QCONFIG",

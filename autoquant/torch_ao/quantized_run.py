@@ -12,8 +12,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from autoquant.analysis.layers.pairing import OpPair
-from autoquant.analysis.layers.runs import See, first_tensor
+from autoquant.comparing.pairing import OpPair
+from autoquant.comparing.runs import See, first_tensor
 
 _IN_PLACE_FUNCTIONS = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
 

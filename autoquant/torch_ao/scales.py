@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.ao.quantization import FixedQParamsObserver, ObserverBase, PlaceholderObserver
 from torch.fx import GraphModule, Node
 
-from autoquant.model.ranges.grid import Grid, affine_grid, symmetric_grid
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.grid import Grid, affine_grid, symmetric_grid
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.torch_ao.matching import Matched
 
 

@@ -16,8 +16,8 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import PlanError
-from autoquant.model.captured import Capture
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.captured import Capture
 from autoquant.torch_ao.agreement import Difference, differences
 from autoquant.torch_ao.carried import Carried, Setting, carry
 from autoquant.torch_ao.conversion import engines_to_try, using_engine

@@ -8,8 +8,8 @@ from dataclasses import replace
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from autoquant.analysis.layers.sums import PairSums
-from autoquant.core.layers import LayerError, LayerRow
+from autoquant.comparing.sums import PairSums
+from autoquant.core.findings.layers import LayerError, LayerRow
 from autoquant.core.sensitivity import Part
 from autoquant.torch_ao.formats import type_of, weight_format
 from autoquant.torch_ao.stored_weights import (

@@ -20,17 +20,17 @@ import torch
 from report import Row, show
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-from autoquant.api.preparation import prepare
-from autoquant.api.result import ResultCandidate
-from autoquant.api.search_files import context_of
-from autoquant.api.watch import Silent
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Candidate
 from autoquant.core.precision import Scheme
-from autoquant.evaluate.evaluator import build_evaluator
+from autoquant.core.progress import Silent
 from autoquant.job import load_job
 from autoquant.model.subject import JobRecipe
+from autoquant.searching.files import context_of
+from autoquant.searching.measuring.evaluator import build_evaluator
+from autoquant.searching.preparing.preparation import prepare
+from autoquant.searching.result import ResultCandidate
 
 JOB = Path(__file__).parents[2] / "experiments" / "resnet20_cifar10.yaml"
 

@@ -17,13 +17,13 @@ from statistics import median
 import torch
 from report import Row, show
 
-from autoquant.api.compare import compare_plans
-from autoquant.api.pair import build_pair, find_plan, prepare_untimed
-from autoquant.api.watch import Silent
-from autoquant.core.layers import ComparisonMode
+from autoquant.core.findings.layers import ComparisonMode
+from autoquant.core.progress import Silent
+from autoquant.debugging.compare import compare_plans
 from autoquant.job import load_job
-from autoquant.model.batches import take_samples
+from autoquant.model.data.batches import take_samples
 from autoquant.model.subject import JobRecipe
+from autoquant.searching.pair import build_pair, find_plan, prepare_untimed
 
 JOB = Path(__file__).parents[2] / "experiments" / "resnet20_cifar10.yaml"
 

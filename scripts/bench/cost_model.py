@@ -25,18 +25,18 @@ import torch
 from report import Row, show
 from torch import Tensor, nn
 
-from autoquant.api.preparation import Preparation, prepare
-from autoquant.api.watch import Silent
 from autoquant.backends.protocol import Backend
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.profile import Profile, profile_costs
 from autoquant.core.plan import Plan
-from autoquant.evaluate.allocator import keep_freed_memory
-from autoquant.evaluate.evaluator import build_request, latency_inputs
-from autoquant.evaluate.latency import measure_latency
+from autoquant.core.progress import Silent
 from autoquant.job import load_job
 from autoquant.model.subject import JobRecipe
-from autoquant.searching.cost_model import CostModel, Observation
+from autoquant.searching.costing.cost_model import CostModel, Observation
+from autoquant.searching.measuring.allocator import keep_freed_memory
+from autoquant.searching.measuring.evaluator import build_request, latency_inputs
+from autoquant.searching.measuring.latency import measure_latency
+from autoquant.searching.preparing.preparation import Preparation, prepare
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 JOBS = {"digits": "digits.yaml", "resnet20": "resnet20_cifar10.yaml"}

@@ -22,15 +22,15 @@ import numpy.typing as npt
 import torch
 from report import Row, show
 
-from autoquant.api.preparation import Preparation, prepare
-from autoquant.api.watch import Silent
 from autoquant.backends.ethos_u.backend import EthosUBackend
 from autoquant.core.plan import Plan
+from autoquant.core.progress import Silent
 from autoquant.core.space import SearchSpace
-from autoquant.evaluate.evaluator import build_backend
 from autoquant.job import load_job
-from autoquant.model.batches import take_samples
+from autoquant.model.data.batches import take_samples
 from autoquant.model.subject import JobRecipe, Subject
+from autoquant.searching.measuring.evaluator import build_backend
+from autoquant.searching.preparing.preparation import Preparation, prepare
 
 JOB = Path(__file__).parents[2] / "experiments" / "resnet20_npu.yaml"
 SAMPLES = 500

@@ -22,7 +22,7 @@ from lowering_subjects import resnet50
 from torch import Tensor, nn
 
 import autoquant as aq
-from autoquant.api.watch import Silent
+from autoquant.core.progress import Silent
 
 Inputs = Callable[[int, int], Tensor]
 _OVER_AT_ONCE = 0.01
@@ -103,7 +103,7 @@ def main() -> None:
             trials=64,
             budget={"minutes": _OVER_AT_ONCE, "round_size": 6},
             output=Path(folder) / "out",
-            watch=Stages(),
+            progress=Stages(),
         )
         found = time.process_time() - started
         print(

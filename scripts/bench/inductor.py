@@ -17,16 +17,16 @@ import torch
 from cost_model import EXPERIMENTS, JOBS
 from report import Row, show
 
-from autoquant.api.preparation import Preparation, prepare
-from autoquant.api.watch import Silent
 from autoquant.backends.protocol import Backend, Executable
 from autoquant.backends.targets import load_target
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
-from autoquant.evaluate.evaluator import build_request, with_threads
-from autoquant.evaluate.latency import measure_latency
+from autoquant.core.progress import Silent
 from autoquant.job import load_job
 from autoquant.model.subject import JobRecipe
+from autoquant.searching.measuring.evaluator import build_request, with_threads
+from autoquant.searching.measuring.latency import measure_latency
+from autoquant.searching.preparing.preparation import Preparation, prepare
 
 PAIRS = 30
 

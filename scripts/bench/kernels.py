@@ -19,16 +19,16 @@ import torch
 from cost_model import EXPERIMENTS, JOBS
 from report import Row, show
 
-from autoquant.api.pair import uniform_plan
-from autoquant.api.preparation import Preparation, prepare
-from autoquant.api.watch import Silent
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.kernels import Kernels
 from autoquant.core.precision import Scheme
-from autoquant.evaluate.allocator import keep_freed_memory
-from autoquant.evaluate.evaluator import build_evaluator
+from autoquant.core.progress import Silent
 from autoquant.job import load_job
 from autoquant.model.subject import JobRecipe
+from autoquant.searching.measuring.allocator import keep_freed_memory
+from autoquant.searching.measuring.evaluator import build_evaluator
+from autoquant.searching.pair import uniform_plan
+from autoquant.searching.preparing.preparation import Preparation, prepare
 
 PAIRS = 40
 

@@ -37,9 +37,9 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.evaluate.latency import measure_latency
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import capture
+from autoquant.searching.measuring.latency import measure_latency
 from experiments import resnet20
 
 WIDENED = tuple(f"layer{stage}.1.{conv}" for stage in (1, 2, 3) for conv in ("conv1", "conv2"))

@@ -19,11 +19,11 @@ from autoquant.core.evaluation import Phase, Task
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
-from autoquant.evaluate.evaluator import MeasurementSettings, build_evaluator
 from autoquant.job import load_job
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import Capture, capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import Capture, capture
 from autoquant.model.subject import JobRecipe
+from autoquant.searching.measuring.evaluator import MeasurementSettings, build_evaluator
 
 JOB = Path(__file__).parents[2] / "experiments" / "minilm.yaml"
 SCHEMES = (Scheme.FP32, Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.FP16, Scheme.BF16)

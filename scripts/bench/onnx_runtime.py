@@ -31,8 +31,8 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import capture
 from experiments import resnet20
 
 SAMPLES = 500

@@ -36,19 +36,19 @@ from peer_subjects import MAX_DROP, OUTLIERS, PAIRS, PLAIN, load
 from report import Row, show
 
 from autoquant import metrics
-from autoquant.api.preparation import Preparation, prepare
-from autoquant.api.result import ResultCandidate, SearchResult
-from autoquant.api.search import run_search
-from autoquant.api.watch import Silent
 from autoquant.backends.boundaries import find_edges
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.evaluate.evaluator import PlanEvaluator, build_evaluator
+from autoquant.core.progress import Silent
 from autoquant.job import Job, load_job
-from autoquant.model.capture import Capture
+from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import HeldRecipe, Subject, build_subject
+from autoquant.searching.measuring.evaluator import PlanEvaluator, build_evaluator
+from autoquant.searching.preparing.preparation import Preparation, prepare
+from autoquant.searching.result import ResultCandidate, SearchResult
+from autoquant.searching.search import run_search
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "experiments" / "resnet20_cifar10.yaml"

@@ -20,7 +20,7 @@ from selenium.webdriver.chrome.service import Service
 
 import autoquant as aq
 from autoquant.cli.candidates import tracking_uri_of
-from autoquant.record.ui import start_ui
+from autoquant.results.mlflow.ui import start_ui
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 _LOADING_S = 15.0

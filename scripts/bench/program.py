@@ -19,7 +19,7 @@ from report import Row, show
 from autoquant.core.costs import CostTable
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
-from autoquant.searching.sweep import sweep_frontier
+from autoquant.searching.seeding.program.sweep import sweep_frontier
 
 COST = {Scheme.INT8: 0.3, Scheme.INT16: 0.9, Scheme.BF16: 0.6, Scheme.FP32: 1.0}
 NOISE = {Scheme.INT8: 1.0, Scheme.INT16: 2e-4, Scheme.BF16: 3e-3, Scheme.FP32: 0.0}

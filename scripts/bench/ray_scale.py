@@ -19,8 +19,8 @@ from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task
 from autoquant.core.measurement import Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.execute.ray_workers import RayExecutor
 from autoquant.job import Execution
+from autoquant.searching.measuring.workers.ray_workers import RayExecutor
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Candidate, Measurement
 from autoquant.core.plan import Plan
-from autoquant.evaluate.evaluator import PlanEvaluator
+from autoquant.searching.measuring.evaluator import PlanEvaluator
 
 _PHASES = (Phase.QUALITY, Phase.LATENCY)
 _KEPT = ("sqnr_db", "accuracy_drop", "speedup", "size_bytes")

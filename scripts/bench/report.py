@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from autoquant.record.environment import describe_environment
+from autoquant.results.environment import describe_environment
 
 Row = Mapping[str, str | float | int]
 

@@ -3,7 +3,7 @@
     python scripts/bench/scale.py --knobs 1000 --trials 10000 --sampler tpe
 
 The evaluator is made up: additive noise and latency, in no time. Everything else is what a search
-uses: strategy, gate, result folder, and with --mlflow an SQLite store. Then the search is opened
+uses: strategy, pruner, result folder, and with --mlflow an SQLite store. Then the search is opened
 again as `--resume` does.
 """
 
@@ -34,28 +34,28 @@ from autoquant.core.precision import Scheme
 from autoquant.core.readback import Ran
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.job import Budget, Constraints
-from autoquant.record import files
-from autoquant.record.background import BackgroundTracker
-from autoquant.record.findings import SearchFacts
-from autoquant.record.folder import ResultFolder
-from autoquant.record.mlflow_store import TrackingSettings, open_recorder
-from autoquant.record.recorders import JointRecorder, NullRecorder, Tracker
-from autoquant.searching.constraints import Limits
-from autoquant.searching.cost_model import CostModel
-from autoquant.searching.forecast import Forecast
-from autoquant.searching.gate import Gate
-from autoquant.searching.guided import CostAxis, Guide
-from autoquant.searching.rounds import Rounds
-from autoquant.searching.samplers import GUIDED, SAMPLERS
-from autoquant.searching.seeds import Seed
-from autoquant.searching.strategy import Strategy
-from autoquant.searching.study import write_study
+from autoquant.results import files
+from autoquant.results.findings import SearchFacts
+from autoquant.results.folder import ResultFolder
+from autoquant.results.mlflow.background import BackgroundTracker
+from autoquant.results.mlflow.store import TrackingSettings, open_recorder
+from autoquant.results.recorders import JointRecorder, NullRecorder, Tracker
+from autoquant.searching.costing.cost_model import CostModel
+from autoquant.searching.costing.forecast import Forecast
+from autoquant.searching.proposing.constraints import Limits
+from autoquant.searching.proposing.guided import CostAxis, Guide
+from autoquant.searching.proposing.pruner import Pruner
+from autoquant.searching.proposing.rounds import Rounds
+from autoquant.searching.proposing.samplers import GUIDED, SAMPLERS
+from autoquant.searching.proposing.strategy import Strategy
+from autoquant.searching.proposing.study import write_study
+from autoquant.searching.seeding.seeds import Seed
 
 COST = {Scheme.INT8: 0.3, Scheme.INT16: 0.9, Scheme.BF16: 0.6, Scheme.FP32: 1.0}
 NOISE = {Scheme.INT8: 1.0, Scheme.INT16: 2e-4, Scheme.BF16: 3e-3, Scheme.FP32: 1e-9}
 OBJECTIVES = (Objective.OUTPUT_ERROR, Objective.LATENCY)
 BASELINE_MS = 20.0
-PARTS = ("ask and tell", "of which sampler", "of which history", "gate", "history", "mlflow")
+PARTS = ("ask and tell", "of which sampler", "of which history", "pruner", "history", "mlflow")
 
 
 class Truth:
@@ -189,7 +189,7 @@ def open_search(
     meter: Meter,
     past: Past | None = None,
 ) -> Rounds:
-    """Put a search together, as `autoquant.api.search` does."""
+    """Put a search together, as `autoquant.searching.search` does."""
     limits = Limits(Constraints(accuracy_drop=0.02), {})
     seeds = [Seed(truth.space.uniform(scheme), f"seed:uniform-{scheme.value}") for scheme in COST]
     costs = truth.costs()
@@ -206,7 +206,7 @@ def open_search(
         log=folder,
         proposer=guide if arguments.sampler == GUIDED else None,
     )
-    gate = Gate(
+    pruner = Pruner(
         OBJECTIVES,
         limits,
         Forecast(truth.space, lambda plan: {}, CostModel(costs), BASELINE_MS),
@@ -218,15 +218,15 @@ def open_search(
     for proposer in strategy._proposers:
         meter.timed(proposer, "propose", "of which sampler")
         meter.timed(proposer, "observe", "of which sampler")
-    for method in ("learn", "settle", "bar", "rule_out_latency"):
-        meter.timed(gate, method, "gate")
+    for method in ("learn", "settle", "bar", "prune_latency"):
+        meter.timed(pruner, method, "pruner")
     return Rounds(
         strategy,
         truth,
         phases=(Phase.QUALITY, Phase.LATENCY),
         budget=Budget(trials=arguments.trials, round_size=8),
         known=() if past is None else past.candidates,
-        gate=gate,
+        pruner=pruner,
         recorder=JointRecorder((folder, tracker, meter)),
         clock=time.monotonic,
     )

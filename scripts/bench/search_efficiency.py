@@ -26,23 +26,23 @@ import torch
 from recorded import Recorded
 from report import Row, show
 
-from autoquant.api.guidance import find_costs, guide
-from autoquant.api.preparation import Preparation, prepare
-from autoquant.api.sensitivity import rank_by_sensitivity
-from autoquant.api.watch import Silent
 from autoquant.backends.torch_cpu.support import site_support
 from autoquant.core.measurement import Candidate
 from autoquant.core.pareto import hypervolume
 from autoquant.core.plan import Plan
+from autoquant.core.progress import Silent
 from autoquant.core.space import SearchSpace
-from autoquant.evaluate.evaluator import build_evaluator
 from autoquant.job import Job, load_job
 from autoquant.model.subject import JobRecipe
-from autoquant.searching.constraints import Limits
-from autoquant.searching.samplers import GUIDED
-from autoquant.searching.seeds import Seed
-from autoquant.searching.space import bind_space
-from autoquant.searching.strategy import Strategy
+from autoquant.searching.guidance import find_costs, guide
+from autoquant.searching.measuring.evaluator import build_evaluator
+from autoquant.searching.preparing.preparation import Preparation, prepare
+from autoquant.searching.preparing.space import bind_space
+from autoquant.searching.proposing.constraints import Limits
+from autoquant.searching.proposing.samplers import GUIDED
+from autoquant.searching.proposing.strategy import Strategy
+from autoquant.searching.ranking.ranked import rank_by_sensitivity
+from autoquant.searching.seeding.seeds import Seed
 
 ROOT = Path(__file__).parents[2]
 CEILING_DB = 60.0
@@ -158,9 +158,9 @@ _SMALL = "digits, 6 knobs"
 _SIX_GROUPS = [
     ["stem*", "blocks.0.expand*"],
     ["blocks.0.depthwise*", "blocks.0.excite*", "blocks.0.project*", "blocks.0:*"],
-    ["blocks.1.expand*", "blocks.1.depthwise*", "blocks.1.excite.gate*"],
+    ["blocks.1.expand*", "blocks.1.depthwise*", "blocks.1.excite.pruner*"],
     ["blocks.1.excite:*", "blocks.1.project*"],
-    ["blocks.2.expand*", "blocks.2.depthwise*", "blocks.2.excite.gate*"],
+    ["blocks.2.expand*", "blocks.2.depthwise*", "blocks.2.excite.pruner*"],
     ["blocks.2.excite:*", "blocks.2.project*", "blocks.2:*", "head*"],
 ]
 """Few enough knobs that every plan can be measured."""

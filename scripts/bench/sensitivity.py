@@ -33,25 +33,25 @@ from models import (
 from report import Row, show
 from torch import Tensor, nn
 
-from autoquant.analysis.exact import measure_exact
-from autoquant.analysis.gradient import measure_gradient
-from autoquant.analysis.marks import mark
-from autoquant.analysis.output_error import FloatOutputs, OutputError
-from autoquant.analysis.rounded_run import RoundedRun, Shared
-from autoquant.analysis.trials import Question, Trial, by_knob
-from autoquant.analysis.weights_only import measure_weights
 from autoquant.backends.torch_cpu.support import site_support
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityTable
 from autoquant.job import SpaceRules
-from autoquant.model.batches import Batch
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
-from autoquant.model.outputs import OutputWeights
-from autoquant.model.ranges.tensor_ranges import TensorRanges
-from autoquant.model.rounding import SchemeRounding
-from autoquant.searching.space import bind_space
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.batches import Batch
+from autoquant.model.data.outputs import OutputWeights
+from autoquant.model.graph.capture import capture
+from autoquant.model.numerics.rounding import SchemeRounding
+from autoquant.searching.preparing.space import bind_space
+from autoquant.searching.ranking.exact import measure_exact
+from autoquant.searching.ranking.gradient import measure_gradient
+from autoquant.searching.ranking.marks import mark
+from autoquant.searching.ranking.output_error import FloatOutputs, OutputError
+from autoquant.searching.ranking.rounded_run import RoundedRun, Shared
+from autoquant.searching.ranking.trials import Question, Trial, by_knob
+from autoquant.searching.ranking.weights_only import measure_weights
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from experiments import digits, resnet20

@@ -1,4 +1,4 @@
-"""A watch that times the stages of a search."""
+"""A progress that times the stages of a search."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from autoquant.api.watch import Advance
 from autoquant.core.measurement import Candidate
+from autoquant.core.progress import Advance
 
 
 class Stopwatch:

@@ -15,10 +15,10 @@ from pathlib import Path
 from report import Row, show
 from stopwatch import Stopwatch
 
-from autoquant.api.result import SearchResult
-from autoquant.api.search import run_search
 from autoquant.job import load_job
 from autoquant.model.subject import JobRecipe
+from autoquant.searching.result import SearchResult
+from autoquant.searching.search import run_search
 
 JOB = Path(__file__).parents[2] / "experiments" / "resnet20_cifar10.yaml"
 
@@ -38,9 +38,9 @@ def run(folder: Path, output: Path, trials: int, *execution: str) -> tuple[Searc
             *execution,
         ],
     )
-    watch = Stopwatch()
-    result = run_search(job, JobRecipe(job), watch, resume=False)
-    return result, watch.seconds["searching"]
+    progress = Stopwatch()
+    result = run_search(job, JobRecipe(job), progress, resume=False)
+    return result, progress.seconds["searching"]
 
 
 def main() -> None:

@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 from zoo_models.subject import Subject
 
 from autoquant.model import export_capture
-from autoquant.model.calling import Calling
-from autoquant.model.capture import Capture, capture
-from autoquant.model.exporting import functional_graph
-from autoquant.model.trees import register_dataclasses
+from autoquant.model.data.calling import Calling
+from autoquant.model.data.trees import register_dataclasses
+from autoquant.model.graph.capture import Capture, capture
+from autoquant.model.graph.exporting import functional_graph
 
 Run = Callable[[tuple[Tensor, ...]], Any]
 

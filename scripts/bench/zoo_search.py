@@ -19,13 +19,13 @@ from torch.utils import _pytree as pytree
 from zoo_models.subject import Subject, call
 
 import autoquant
-from autoquant.api.result import BuildContext, ResultCandidate
-from autoquant.api.watch import Advance, Silent
 from autoquant.backends.onnxruntime import profile as onnx_profile
 from autoquant.backends.openvino import profile as openvino_profile
 from autoquant.backends.torch_cpu import profile as torch_profile
-from autoquant.model.calling import Calling
-from autoquant.model.trees import register_dataclasses
+from autoquant.core.progress import Advance, Silent
+from autoquant.model.data.calling import Calling
+from autoquant.model.data.trees import register_dataclasses
+from autoquant.searching.result import BuildContext, ResultCandidate
 
 BACKENDS = ("torch", "openvino", "onnxruntime")
 _ROUND = 6
@@ -66,7 +66,7 @@ def search_subject(backend: str, subject: Subject) -> dict[str, Any]:
             dynamic=subject.dynamic,
             capture="export",
             sensitivity={"samples": _BATCH},
-            watch=stopwatch,
+            progress=stopwatch,
         )
         frontier = list(result.frontier)
         found = {

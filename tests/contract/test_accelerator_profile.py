@@ -26,8 +26,8 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import Capture, capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import Capture, capture
 from tests.networks import MixedNet, images, seeded
 from tests.spaces import full_space, random_plan
 

@@ -12,8 +12,8 @@ from autoquant.core.evaluation import Executor, Outcome, Phase, Task
 from autoquant.core.measurement import Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.execute.start import start_executor
 from autoquant.job import Execution
+from autoquant.searching.measuring.workers.start import start_executor
 
 PLAN = Plan.of({"a": Scheme.INT8})
 

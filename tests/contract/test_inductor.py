@@ -25,8 +25,8 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import capture
 from tests.readbacks import words
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -19,8 +19,8 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
 from autoquant.errors import BackendError
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import capture
 from tests.contract.test_torch_engines import MAP, OPS, after_conv
 from tests.networks import MixedNet, images, seeded
 from tests.spaces import full_space, random_plan

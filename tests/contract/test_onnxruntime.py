@@ -27,9 +27,9 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.capture import capture
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 from tests.readbacks import words
 from tests.spaces import full_space, random_plan

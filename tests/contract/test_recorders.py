@@ -13,10 +13,10 @@ from mlflow.tracking import MlflowClient
 from autoquant.core.measurement import Candidate, Failure
 from autoquant.core.precision import Scheme
 from autoquant.core.recording import Recorder
-from autoquant.record.folder import ResultFolder
-from autoquant.record.mlflow_store import TrackingSettings, open_recorder
-from autoquant.record.recorders import JointRecorder
-from tests.unit.record.synthetic import FACTS, make_candidate
+from autoquant.results.folder import ResultFolder
+from autoquant.results.mlflow.store import TrackingSettings, open_recorder
+from autoquant.results.recorders import JointRecorder
+from tests.unit.results.synthetic import FACTS, make_candidate
 
 PLAN = {"conv": Scheme.INT8, "fc": Scheme.FP32}
 Kept = Callable[[], Mapping[int, tuple[float | None, bool]]]

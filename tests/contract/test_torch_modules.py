@@ -20,8 +20,8 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
 from autoquant.core.statistics import ObserverName
 from autoquant.errors import BackendError
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import Capture, capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import Capture, capture
 from tests.networks import images, seeded
 from tests.readbacks import words
 from tests.spaces import full_space, random_plan

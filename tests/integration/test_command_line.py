@@ -16,7 +16,7 @@ import torch
 
 import autoquant
 from autoquant.cli import main
-from autoquant.record.history import read_history
+from autoquant.results.history import read_history
 from tests.integration.conftest import ROOT, RunCli, WriteJob, command
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autoquant.record.history import read_history
+from autoquant.results.history import read_history
 from tests.integration.conftest import ROOT, RunCli, WriteJob, command
 
 pytestmark = pytest.mark.slow

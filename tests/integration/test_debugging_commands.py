@@ -9,7 +9,7 @@ import pytest
 
 from autoquant.cli import main
 from autoquant.core.plan import load_plan
-from autoquant.record.history import read_history
+from autoquant.results.history import read_history
 from tests.integration.bad_inputs.stage import write_job
 
 WIDE = {"space": {"schemes": ["int8", "int16", "fp16"]}}

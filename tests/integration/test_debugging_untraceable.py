@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import autoquant as aq
-from autoquant.api.finetuning import check_task, finetune_plan, make_task
-from autoquant.api.pair import find_plan, prepare_untimed
-from autoquant.api.watch import Silent
-from autoquant.core.diagnosis import Pattern
+from autoquant.core.findings.diagnosis import Pattern
+from autoquant.core.progress import Silent
+from autoquant.finetuning.order import check_task, finetune_plan, make_task
 from autoquant.job import Job, TrainingSettings
 from autoquant.model.subject import Subject, build_subject
-from autoquant.record.finetune_folder import FinetuneFolder
+from autoquant.results.finetune_folder import FinetuneFolder
+from autoquant.searching.pair import find_plan, prepare_untimed
 from tests.networks import seeded
 from tests.untraceable import TokenNet, tokens
 

@@ -16,7 +16,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.fx import GraphModule, Node
 
 import autoquant as aq
-from autoquant.model.built_graph import FLOAT_NODE, holds
+from autoquant.model.graph.built_graph import FLOAT_NODE, holds
 from tests.networks import MixedNet, images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import autoquant as aq
-from autoquant.api.result import SearchResult
 from autoquant.cli import main
 from autoquant.model.weights_digest import weights_digest
+from autoquant.searching.result import SearchResult
 from tests.networks import LinearNet, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import autoquant as aq
 from autoquant.errors import DataError, ModelError
 from autoquant.job import Job
-from autoquant.model.readings import DataForm
+from autoquant.model.data.readings import DataForm
 from autoquant.model.subject import JobRecipe, Subject, build_subject
 
 COUNT = 96

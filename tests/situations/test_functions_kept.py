@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from autoquant.api.pair import prepare_untimed
-from autoquant.api.preparation import Preparation
-from autoquant.api.watch import Silent
 from autoquant.core.precision import Scheme
+from autoquant.core.progress import Silent
 from autoquant.job import Job
 from autoquant.model.subject import unscored_subject
+from autoquant.searching.pair import prepare_untimed
+from autoquant.searching.preparing.preparation import Preparation
 from tests.readbacks import words
 
 _DRAW = torch.Generator().manual_seed(0)
@@ -79,10 +79,10 @@ class Residual(nn.Module):
 class ShiftedSigmoid(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.gate = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
+        self.conv, self.pruner = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.gate(x) * 4 - 3) * torch.tanh(self.conv(x))
+        return torch.sigmoid(self.pruner(x) * 4 - 3) * torch.tanh(self.conv(x))
 
 
 class AddsTwice(nn.Module):

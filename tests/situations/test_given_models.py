@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import autoquant as aq
 from autoquant.errors import ModelError
-from autoquant.model.float_model import check_float_model
+from autoquant.model.graph.float_model import check_float_model
 from autoquant.model.subject import HeldRecipe, Subject, build_subject
 from tests.networks import LinearNet, seeded
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import autoquant as aq
-from autoquant.api.narrowing import Refused, find_refused, without
 from autoquant.backends.protocol import Executable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import BackendError
+from autoquant.searching.preparing.narrowing import Refused, find_refused, without
 from tests.kinds import KINDS, build
 
 pytestmark = pytest.mark.filterwarnings("ignore")

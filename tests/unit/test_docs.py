@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind
 from autoquant.job import Job, load_job, shipped_spaces
-from autoquant.model.aten import ATEN_KINDS
-from autoquant.record import files
-from autoquant.record.example_file import NAME as EXAMPLE
-from autoquant.record.sensitivity_file import COLUMNS
+from autoquant.model.graph.aten import ATEN_KINDS
+from autoquant.results import files
+from autoquant.results.example_file import NAME as EXAMPLE
+from autoquant.results.sensitivity_file import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

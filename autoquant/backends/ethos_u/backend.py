@@ -22,8 +22,8 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.readback import refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.model.capture import Capture
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.capture import Capture
 
 
 class EthosUBackend:

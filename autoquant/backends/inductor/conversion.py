@@ -15,8 +15,8 @@ from autoquant.backends.inductor.quantizer import to_quantizer
 from autoquant.backends.inductor.torchao import pt2e, quiet
 from autoquant.core.plan import Plan
 from autoquant.errors import BackendError, ModelError
-from autoquant.model.capture import Capture
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.capture import Capture
 
 MARK = "autoquant"
 """Key in a node's `custom` metadata, which torch.compile carries to the end: a site's name."""

@@ -23,8 +23,8 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.readback import Ran, ReadBack, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
-from autoquant.model.outputs import OutputStructure
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.outputs import OutputStructure
 
 METADATA = "autoquant"
 """Name of the entry in the file's metadata: the plan, its digest and its measurements."""

@@ -20,10 +20,10 @@ from autoquant.backends.litert.origins import find_origins
 from autoquant.backends.litert.schema import Graph
 from autoquant.backends.printing import STDERR, captured_prints
 from autoquant.errors import BackendError
-from autoquant.model.aten import op_name
-from autoquant.model.capture import Capture
-from autoquant.model.outputs import OutputStructure
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.outputs import OutputStructure
+from autoquant.model.graph.aten import op_name
+from autoquant.model.graph.capture import Capture
 
 
 def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorRanges) -> FloatFile:

@@ -11,7 +11,7 @@ import numpy as np
 from autoquant.backends.litert.operators import FIXED_INT8, FIXED_INT16, MOVED_INPUT, MOVES
 from autoquant.backends.litert.schema import Array, Graph, affine
 from autoquant.core.precision import Scheme
-from autoquant.model.ranges.tensor_ranges import TensorRange, TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRange, TensorRanges
 
 TYPES: Mapping[Scheme, str] = {
     Scheme.INT8: "INT8",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.litert.session import Session
 from autoquant.errors import BackendError
-from autoquant.model.outputs import OutputStructure
+from autoquant.model.data.outputs import OutputStructure
 
 WriteBatch = Callable[[int], bytes]
 

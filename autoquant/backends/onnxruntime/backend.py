@@ -29,9 +29,9 @@ from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.exported import export_float
-from autoquant.model.owners import find_owners
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.exported import export_float
+from autoquant.model.graph.owners import find_owners
 
 METADATA = "autoquant"
 """Key of the model's metadata: the plan, its digest and its measurements, as JSON."""

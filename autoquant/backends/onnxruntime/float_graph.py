@@ -21,9 +21,9 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from autoquant.backends.onnxruntime.bodies import read_by, rename_outer
 from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
 from autoquant.errors import BackendError
-from autoquant.model.capture import Capture
-from autoquant.model.exported import Exported, origins
-from autoquant.model.outputs import OutputStructure
+from autoquant.model.data.outputs import OutputStructure
+from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.exported import Exported, origins
 
 OPSET = 21
 """The first in which QuantizeLinear knows int16."""

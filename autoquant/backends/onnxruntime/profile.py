@@ -25,7 +25,7 @@ from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.capture import Capture
+from autoquant.model.graph.capture import Capture
 
 _SHORTEST_S = 5e-3
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from autoquant.backends.onnxruntime.float_graph import FloatGraph
 from autoquant.backends.onnxruntime.grids import Grid, byte_grid, word_grid
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 
 
 class TensorGrids:

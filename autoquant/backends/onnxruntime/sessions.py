@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.onnxruntime.saturation import saturates
 from autoquant.errors import BackendError
-from autoquant.model.outputs import OutputStructure
+from autoquant.model.data.outputs import OutputStructure
 
 _FATAL = 4
 _LARGE_BYTES = 1024

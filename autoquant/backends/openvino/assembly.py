@@ -24,8 +24,8 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Scheme
 from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
-from autoquant.model.capture import Capture
-from autoquant.model.ranges.tensor_ranges import TensorRange, TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRange, TensorRanges
+from autoquant.model.graph.capture import Capture
 
 _LEVELS = 256
 _LARGEST = float(np.finfo(np.float32).max)

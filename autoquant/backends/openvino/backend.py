@@ -28,7 +28,7 @@ from autoquant.core.readback import ReadBack, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 
 
 class OpenVinoBackend:

@@ -22,9 +22,9 @@ from torch.export.decomp_utils import CustomDecompTable
 from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
-from autoquant.model.capture import Capture
-from autoquant.model.exported import export_float, origins
-from autoquant.model.outputs import OutputStructure
+from autoquant.model.data.outputs import OutputStructure
+from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.exported import export_float, origins
 
 PRECISE = "DisablePrecisionConversion_0"
 """Key under which a model that was read from a file holds the mark that keeps an op in f32."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.openvino.engine import Options, compile_graph
-from autoquant.model.outputs import OutputStructure
+from autoquant.model.data.outputs import OutputStructure
 
 
 class OpenVinoModule(nn.Module):

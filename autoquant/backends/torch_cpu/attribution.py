@@ -9,9 +9,9 @@ from torch.fx import GraphModule, Node
 
 from autoquant.backends.boundaries import Ends, Parts, add_up
 from autoquant.backends.torch_cpu.stamps import NodeTimes
-from autoquant.model.built_graph import FLOAT_NODE
-from autoquant.model.capture import Capture
-from autoquant.model.owners import find_owners
+from autoquant.model.graph.built_graph import FLOAT_NODE
+from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.owners import find_owners
 
 
 def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:

@@ -12,7 +12,7 @@ from torch.fx import Node
 from autoquant.backends.torch_cpu.emission import Emitter
 from autoquant.backends.torch_cpu.forms import Form, Grid
 from autoquant.backends.torch_cpu.operations import Operation
-from autoquant.model.node_shapes import fixed_sizes
+from autoquant.model.graph.node_shapes import fixed_sizes
 
 AVERAGES = frozenset(
     {

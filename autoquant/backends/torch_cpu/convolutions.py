@@ -9,7 +9,7 @@ from typing import Any
 from torch.fx import Node
 
 from autoquant.backends.torch_cpu.operations import Operation
-from autoquant.model.node_shapes import shape_of
+from autoquant.model.graph.node_shapes import shape_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from autoquant.backends.torch_cpu.forms import INTEGERS, Form, Grid, Value
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
 from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Precision, Scheme
-from autoquant.model.built_graph import FLOAT_NODE, let_hold
-from autoquant.model.node_shapes import fixed_sizes, tensor_meta
-from autoquant.model.ranges import grid as ranges
+from autoquant.model.calibration.ranges import grid as ranges
+from autoquant.model.graph.built_graph import FLOAT_NODE, let_hold
+from autoquant.model.graph.node_shapes import fixed_sizes, tensor_meta
 
 ROUNDED_TO = "rounded_to"
 """Key of the meta of a float constant that lies on the grid of another format: its name."""

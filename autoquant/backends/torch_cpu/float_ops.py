@@ -14,7 +14,7 @@ from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Kernel, Operation
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
-from autoquant.model.site_walk import weights_of
+from autoquant.model.graph.site_walk import weights_of
 
 _ATEN = torch.ops.aten
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch.fx import Node
 
-from autoquant.model.ranges import grid as ranges
+from autoquant.model.calibration.ranges import grid as ranges
 
 
 class Form(Enum):

@@ -8,8 +8,8 @@ from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.forms import Grid
 from autoquant.core.build import BuildSettings
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.model.captured import Capture
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.captured import Capture
 
 
 class TensorGrids:

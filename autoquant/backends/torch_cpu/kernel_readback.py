@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoquant.core.precision import Precision, Scheme, Support
 from autoquant.core.readback import Ran
-from autoquant.model.built_graph import FLOAT_NODE
+from autoquant.model.graph.built_graph import FLOAT_NODE
 
 _KERNELS: Mapping[str, Scheme] = {
     "quantized::linear_dynamic_fp16": Scheme.FP16,

@@ -20,9 +20,9 @@ from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.errors import BackendError
-from autoquant.model.aten import op_name
-from autoquant.model.captured import Capture
-from autoquant.model.node_shapes import fixed_sizes, shape_of
+from autoquant.model.graph.aten import op_name
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.node_shapes import fixed_sizes, shape_of
 
 PASSING = frozenset(
     {

@@ -13,8 +13,8 @@ from autoquant.backends.torch_cpu.kernel_readback import Reading, rounding_of
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight, Recipe
 from autoquant.backends.torch_cpu.tensor_types import OpTypes, WeightType
 from autoquant.core.precision import Precision
-from autoquant.model.built_graph import FLOAT_NODE
-from autoquant.model.exporting import take
+from autoquant.model.graph.built_graph import FLOAT_NODE
+from autoquant.model.graph.exporting import take
 
 
 def read_types(module: GraphModule, reading: Reading) -> dict[str, OpTypes]:

@@ -13,7 +13,7 @@ from autoquant.backends.torch_cpu.emission import Emitter
 from autoquant.backends.torch_cpu.forms import Form
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
-from autoquant.model.aten import op_name
+from autoquant.model.graph.aten import op_name
 
 
 @dataclass(frozen=True, slots=True, eq=False)

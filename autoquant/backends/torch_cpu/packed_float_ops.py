@@ -31,7 +31,7 @@ from autoquant.backends.torch_cpu.post_ops import (
 )
 from autoquant.backends.torch_cpu.timed_sizes import TimedSizes
 from autoquant.core.precision import Scheme
-from autoquant.model.node_shapes import shape_of
+from autoquant.model.graph.node_shapes import shape_of
 
 _MKLDNN = torch.ops.mkldnn
 

@@ -16,7 +16,7 @@ from autoquant.backends.torch_cpu.operations import Kernel, Operation
 from autoquant.backends.torch_cpu.packed_weights import Recipe
 from autoquant.backends.torch_cpu.post_ops import PostOp, PostOps, clamp, gelu, plain, post_op_of
 from autoquant.core.precision import Scheme
-from autoquant.model.node_shapes import shape_of
+from autoquant.model.graph.node_shapes import shape_of
 
 _ONEDNN = torch.ops.onednn
 _WRITES = (Form.UINT8, Form.FLOAT32, Form.BFLOAT16)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch.fx import Node
 
 from autoquant.backends.torch_cpu.operations import Operation, argument
-from autoquant.model.aten import op_name
+from autoquant.model.graph.aten import op_name
 
 PostOp = tuple[str, list[float], str]
 """Name, numbers and algorithm, as the operators take them."""

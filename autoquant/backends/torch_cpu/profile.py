@@ -23,7 +23,7 @@ from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.captured import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.heap import trim_heap
 
 

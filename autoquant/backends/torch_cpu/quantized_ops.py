@@ -22,8 +22,8 @@ from autoquant.backends.torch_cpu.forms import Form, Grid
 from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
 from autoquant.backends.torch_cpu.packed_weights import Recipe
 from autoquant.core.precision import Scheme
-from autoquant.model.built_graph import let_round
-from autoquant.model.node_shapes import fixed_sizes, shape_of
+from autoquant.model.graph.built_graph import let_round
+from autoquant.model.graph.node_shapes import fixed_sizes, shape_of
 
 _QUANTIZED = torch.ops.quantized
 _ATEN = torch.ops.aten

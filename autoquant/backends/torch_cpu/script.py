@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.jit import ScriptModule
 
 from autoquant.backends.torch_cpu.stored_weights import stored
-from autoquant.model.exporting import take
+from autoquant.model.graph.exporting import take
 
 _INFIX: Mapping[Callable[..., Any], str] = {
     operator.add: "+",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from autoquant.model.trees import flatten_with_paths
+from autoquant.model.data.trees import flatten_with_paths
 
 _CONSTANTS = (bool, int, float, str, type(None))
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from autoquant.model.node_shapes import shape_of
+from autoquant.model.graph.node_shapes import shape_of
 
 
 class TimedSizes:

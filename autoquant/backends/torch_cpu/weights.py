@@ -11,8 +11,8 @@ from torch.fx import GraphModule, Node
 
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight, Recipe
 from autoquant.core.precision import Precision
-from autoquant.model.exporting import take
-from autoquant.model.weight_grids import LEVELS, WeightGrid
+from autoquant.model.graph.exporting import take
+from autoquant.model.numerics.weight_grids import LEVELS, WeightGrid
 
 _LEAST_SCALE = torch.finfo(torch.float32).eps
 

@@ -17,8 +17,8 @@ from autoquant.backends.torch_cpu.lowering import Lowering
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind, Site
-from autoquant.model.capture import capture
-from autoquant.model.captured import INPUT_OF, Capture
+from autoquant.model.graph.capture import capture
+from autoquant.model.graph.captured import INPUT_OF, Capture
 
 _INDEXED = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
 

@@ -15,7 +15,7 @@ import openvino as ov
 import torch
 from peer_subjects import BATCH_SIZE, CALIBRATION_SAMPLES, MAX_DROP, PAIRS, accuracy, load
 
-from autoquant.evaluate.latency import measure_latency
+from autoquant.searching.measuring.latency import measure_latency
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 DEFAULT = {}

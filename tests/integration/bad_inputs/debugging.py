@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any
 
 import autoquant as aq
-from autoquant.record.lock import FolderLock
+from autoquant.results.lock import FolderLock
 from tests import faulty
 from tests.integration.bad_inputs.case import (
     CALIBRATING,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from autoquant.api.watch import Silent
 from autoquant.core.measurement import Candidate
-from autoquant.record import files
-from autoquant.record.history import read_history
+from autoquant.core.progress import Silent
+from autoquant.results import files
+from autoquant.results.history import read_history
 from tests.integration.bad_inputs.case import Scene
 from tests.integration.bad_inputs.stage import Stage, search
 
@@ -64,7 +64,7 @@ def stop_and_resume(
 ) -> str:
     """Let a search fail in the middle, resume it, and see that nothing was lost."""
     whole = search(output=stage.folder / "whole", trials=8)
-    text = stage.raised(lambda: search(output=output, trials=8, watch=ActsAt(2, act)))
+    text = stage.raised(lambda: search(output=output, trials=8, progress=ActsAt(2, act)))
     mend()
     before = read_history(output / files.HISTORY)
     assert 2 <= len(before) < 8

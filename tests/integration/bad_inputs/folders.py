@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autoquant.record import files
-from autoquant.record.lock import FolderLock
+from autoquant.results import files
+from autoquant.results.lock import FolderLock
 from tests import faulty
 from tests.integration.bad_inputs.case import SEARCHING, Case, Scene
 from tests.integration.bad_inputs.stage import Stage, search, write_job

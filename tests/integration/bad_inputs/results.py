@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 import autoquant as aq
-from autoquant.record import files
+from autoquant.results import files
 from tests.integration.bad_inputs.case import Scene
 from tests.integration.bad_inputs.stage import Stage, search
 

@@ -13,7 +13,7 @@ import yaml
 
 import autoquant as aq
 from autoquant.cli import main
-from autoquant.record.history import read_history
+from autoquant.results.history import read_history
 from tests import faulty
 
 FAULTY = "tests.faulty:"

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoquant.analysis.diagnosis.grids import read_grids
-from autoquant.analysis.diagnosis.kernels import check_kernels
 from autoquant.backends.torch_cpu.engines import engines_here, using_engine
+from autoquant.debugging.diagnosis.grids import read_grids
+from autoquant.debugging.diagnosis.kernels import check_kernels
 from tests.networks import images, seeded
-from tests.unit.analysis.pairs import ENGINE, all_int8
+from tests.unit.debugging.pairs import ENGINE, all_int8
 
 
 class Pooled(nn.Module):

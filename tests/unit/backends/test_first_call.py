@@ -14,8 +14,8 @@ from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import capture
 from tests.networks import images, seeded
 from tests.unit.backends.test_residual_sums import Residual
 

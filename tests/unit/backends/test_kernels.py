@@ -17,8 +17,8 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import Capture, capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import Capture, capture
 from tests.networks import MixedNet, images, seeded
 
 ENGINES = ("fbgemm", "onednn")

@@ -23,8 +23,8 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.core.statistics import ObserverName
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import Capture, capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import Capture, capture
 from tests.networks import MixedNet, images, seeded
 from tests.spaces import full_space, random_plan
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoquant.analysis.diagnosis.kernels import check_kernels
 from autoquant.backends.torch_cpu.engines import POINTWISE, engines_here, using_engine
+from autoquant.debugging.diagnosis.kernels import check_kernels
 from tests.networks import images, seeded
-from tests.unit.analysis.pairs import Built, all_int8
+from tests.unit.debugging.pairs import Built, all_int8
 
 
 class Residual(nn.Module):

@@ -65,7 +65,7 @@ def test_a_plan_of_another_model_is_refused() -> None:
 
 
 def _plan(scheme: Scheme) -> Plan:
-    from autoquant.model.capture import capture
+    from autoquant.model.graph.capture import capture
 
     sites = capture(seeded(MixedNet), (images(4),)).sites
     return Plan.of({site.name: scheme for site in sites})

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from autoquant.core.magnitudes import BIN_COUNT, DROPPED_BITS, Magnitudes
+from autoquant.core.findings.magnitudes import BIN_COUNT, DROPPED_BITS, Magnitudes
 
 Values = npt.NDArray[np.float32]
 

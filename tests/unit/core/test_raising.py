@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autoquant.core.precision import Scheme
-from autoquant.core.raising import raise_most_sensitive
+from autoquant.core.raised_plans import raise_most_sensitive
 from autoquant.core.sensitivity import Method, Part, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import PlanError

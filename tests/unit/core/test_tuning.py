@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from autoquant.core.findings.tuning import Attempt, Stage, Verdict, fewest_int16, judge
 from autoquant.core.measurement import Candidate, Failure, Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.tuning import Attempt, Stage, Verdict, fewest_int16, judge
 
 
 def candidate(drop: float, stderr: float | None, **more: object) -> Candidate:

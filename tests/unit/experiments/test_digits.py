@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from autoquant.metrics import accuracy
-from autoquant.model.entry_points import load_entry
+from autoquant.model.data.entry_points import load_entry
 
 FILE = Path(__file__).parents[3] / "experiments" / "digits.py"
 Batches = list[tuple[Tensor, Tensor]]

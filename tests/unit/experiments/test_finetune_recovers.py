@@ -10,7 +10,7 @@ import pytest
 
 import autoquant as aq
 from autoquant.core.measurement import Kind
-from autoquant.model.entry_points import load_entry
+from autoquant.model.data.entry_points import load_entry
 
 FILE = Path(__file__).parents[3] / "experiments" / "digits.py"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoquant.job import load_job
-from autoquant.model.entry_points import load_entry
+from autoquant.model.data.entry_points import load_entry
 
 FILES = sorted((Path(__file__).parents[3] / "experiments").glob("*.yaml"))
 

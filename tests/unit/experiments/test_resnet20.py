@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from autoquant.errors import DataError
 from autoquant.metrics import accuracy
-from autoquant.model.entry_points import load_entry
+from autoquant.model.data.entry_points import load_entry
 
 FILE = Path(__file__).parents[3] / "experiments" / "resnet20.py"
 FOLDER = os.environ.get("AUTOQUANT_TEST_DATA", "")

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.errors import DataError
-from autoquant.model.arguments import Arguments
-from autoquant.model.calling import Calling
+from autoquant.model.data.arguments import Arguments
+from autoquant.model.data.calling import Calling
 
 X, MASK = torch.randn(2, 3), torch.ones(2, 3)
 Pair = namedtuple("Pair", ["left", "right"])

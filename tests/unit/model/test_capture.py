@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autoquant.core.sites import OpKind, Site
 from autoquant.errors import ModelError
-from autoquant.model.capture import Capture, capture
+from autoquant.model.graph.capture import Capture, capture
 from tests.networks import MixedNet, TextNet, images, seeded
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoquant.model.capture import capture
+from autoquant.model.graph.capture import capture
 
 
 @dataclass

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autoquant import metrics
-from autoquant.core.evaluation import Bar
+from autoquant.core.evaluation import Threshold
 from autoquant.core.measurement import Kind
 from autoquant.errors import DataError
-from autoquant.evaluate.quality import measure_quality, run_reference
-from autoquant.model.batches import Batch, take_samples
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
-from autoquant.model.data_set import InputsOf, StreamedBatches
-from autoquant.model.reader import DataReader
-from autoquant.model.readings import DataForm
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.data.batches import Batch, take_samples
+from autoquant.model.data.data_set import InputsOf, StreamedBatches
+from autoquant.model.data.reader import DataReader
+from autoquant.model.data.readings import DataForm
+from autoquant.model.graph.capture import capture
+from autoquant.searching.measuring.quality import measure_quality, run_reference
 from tests.networks import LinearNet, seeded
 
 X = torch.randn(320, 16, generator=torch.Generator().manual_seed(0))
@@ -185,11 +185,11 @@ def test_a_stream_without_an_order_is_not_judged_by_its_beginning() -> None:
     data = read(Again())
     functions = {"accuracy": metrics.accuracy}
     reference = run_reference(run, data, functions)
-    bar = Bar(accuracy_drop=-1.0, rival=None)
-    found = measure_quality(rough, reference, functions, Kind.MEASURED, bar=bar)
+    threshold = Threshold(accuracy_drop=-1.0, rival=None)
+    found = measure_quality(rough, reference, functions, Kind.MEASURED, threshold=threshold)
     assert found.stopped is None
     loader = run_reference(run, read(SOURCES["loader"]()), functions)
-    stopped = measure_quality(rough, loader, functions, Kind.MEASURED, bar=bar)
+    stopped = measure_quality(rough, loader, functions, Kind.MEASURED, threshold=threshold)
     assert stopped.stopped is not None
 
 
@@ -222,7 +222,7 @@ def test_outputs_beyond_the_cache_are_computed_again(monkeypatch: pytest.MonkeyP
     batches = tuple(Batch((X[start : start + 32],), Y[start : start + 32]) for start in (0, 32, 64))
     functions = {"accuracy": metrics.accuracy}
     whole = measure_quality(rough, run_reference(run, batches, functions), functions, Kind.MEASURED)
-    monkeypatch.setattr("autoquant.evaluate.quality.CACHE_BYTES", 600)
+    monkeypatch.setattr("autoquant.searching.measuring.quality.CACHE_BYTES", 600)
     reference = run_reference(run, batches, functions)
     assert len(reference.outputs) == 1
     found = measure_quality(rough, reference, functions, Kind.MEASURED)

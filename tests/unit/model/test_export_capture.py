@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from autoquant.core.sites import OpKind
 from autoquant.errors import DataError, ModelError
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import Capture, capture
-from autoquant.model.exported import export_float
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import Capture, capture
+from autoquant.model.graph.exported import export_float
 from tests.networks import images, seeded
 from tests.untraceable import PictureNet, TokenNet, tokens
 

@@ -10,11 +10,11 @@ from autoquant.backends.torch_cpu.target import open_backend
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.model.batches import Batch
-from autoquant.model.calibration import calibrate
-from autoquant.model.calling import Calling
-from autoquant.model.capture import Capture, capture
-from autoquant.model.few_samples import few_samples
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.data.batches import Batch
+from autoquant.model.data.calling import Calling
+from autoquant.model.data.few_samples import few_samples
+from autoquant.model.graph.capture import Capture, capture
 
 
 class Messages(nn.Module):

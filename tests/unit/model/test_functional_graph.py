@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from autoquant.core.sites import OpKind
-from autoquant.model.calling import Calling
-from autoquant.model.capture import capture
-from autoquant.model.exporting import export_program, functional_graph
+from autoquant.model.data.calling import Calling
+from autoquant.model.graph.capture import capture
+from autoquant.model.graph.exporting import export_program, functional_graph
 
 IMAGES = torch.rand(3, 4, 6, 6)
 ROWS = torch.rand(3, 8)

@@ -12,9 +12,9 @@ from torch.ao.quantization import HistogramObserver, MinMaxObserver
 
 from autoquant.core.observers import ObserverName
 from autoquant.core.ranges import RangeRules
-from autoquant.model.ranges.find import find_range
-from autoquant.model.ranges.grid import Grid, affine_grid, symmetric_grid
-from autoquant.model.ranges.observation import TensorObserver
+from autoquant.model.calibration.ranges.find import find_range
+from autoquant.model.calibration.ranges.grid import Grid, affine_grid, symmetric_grid
+from autoquant.model.calibration.ranges.observation import TensorObserver
 
 KINDS = ["normal", "relu", "tails", "shifted", "constant", "negative"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoquant.api.indices import read_indices
+from autoquant.debugging.indices import read_indices
 from autoquant.errors import DataError
-from autoquant.model.batches import Batch
-from autoquant.model.picked import pick_samples
+from autoquant.model.data.batches import Batch
+from autoquant.model.data.chosen_samples import pick_samples
 
 VALUES = torch.arange(10.0).reshape(10, 1)
 BATCHES = tuple(

@@ -13,11 +13,11 @@ from autoquant.core.ranges import RangeRules
 from autoquant.core.statistics import ObserverName
 from autoquant.errors import JobError
 from autoquant.job import Calibration
-from autoquant.model.calibration import calibrate
-from autoquant.model.calling import Calling
-from autoquant.model.capture import Capture, capture
-from autoquant.model.range_rules import bind_ranges
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.calibration.range_rules import bind_ranges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.calling import Calling
+from autoquant.model.graph.capture import Capture, capture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -34,11 +34,11 @@ class Car(nn.Module):
         self.join = nn.Linear(8, 8)
         self.join_relu = nn.ReLU()
         self.steer = nn.Linear(8, 2)
-        self.gate = nn.Sigmoid()
+        self.pruner = nn.Sigmoid()
 
     def forward(self, image: Tensor, speed: Tensor) -> Tensor:
         seen = self.pool(self.see_relu(self.see(image))).mean((2, 3))
-        return self.gate(self.steer(self.join_relu(self.join(seen + self.feel(speed)))))
+        return self.pruner(self.steer(self.join_relu(self.join(seen + self.feel(speed)))))
 
 
 def batch(seed: int) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,7 @@ def test_what_shares_a_scale_takes_the_rule_of_the_first(captured: Capture) -> N
         ({"sites": {"jion": "mse"}}, "sites: 'jion' matches nothing in this model; .*join"),
         ({"fixed_ranges": {"inputs.sped": [0, 1]}}, "matches nothing .*inputs.speed"),
         ({"sites": {"pool": "mse"}}, "'pool' changes nothing: .* shares the scale of 'see'"),
-        ({"fixed_ranges": {"gate": [0, 2]}}, "'gate' changes nothing: the definition"),
+        ({"fixed_ranges": {"pruner": [0, 2]}}, "'pruner' changes nothing: the definition"),
     ],
     ids=["no-site", "no-input", "follower", "defined"],
 )

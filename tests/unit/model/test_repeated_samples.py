@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoquant.model.batches import Batch, repeat_to
+from autoquant.model.data.batches import Batch, repeat_to
 
 
 @pytest.mark.parametrize(

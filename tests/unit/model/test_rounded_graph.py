@@ -14,13 +14,13 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
 from autoquant.core.sites import OpKind
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import Capture, capture
-from autoquant.model.ranges.tensor_ranges import TensorRanges
-from autoquant.model.rounded_graph import RoundedGraph, TrainableGraph, choices_of
-from autoquant.model.rounding import SchemeRounding
-from autoquant.model.site_nodes import mark_sites
-from autoquant.model.weight_grids import RowGrid, WeightGrid
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.capture import Capture, capture
+from autoquant.model.graph.site_nodes import mark_sites
+from autoquant.model.numerics.rounded_graph import RoundedGraph, TrainableGraph, choices_of
+from autoquant.model.numerics.rounding import SchemeRounding
+from autoquant.model.numerics.weight_grids import RowGrid, WeightGrid
 from tests.networks import MixedNet, TextNet, images, seeded
 
 

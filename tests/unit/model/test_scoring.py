@@ -12,9 +12,9 @@ from torch import Tensor
 from autoquant import metrics
 from autoquant.core.measurement import Kind
 from autoquant.errors import MetricError
-from autoquant.evaluate.quality import measure_quality, run_reference
-from autoquant.model.batches import Batch
-from autoquant.model.scoring import check_metric, find_metric, start_tally
+from autoquant.model.data.batches import Batch
+from autoquant.model.data.scoring import check_metric, find_metric, start_tally
+from autoquant.searching.measuring.quality import measure_quality, run_reference
 
 DRAW = torch.Generator().manual_seed(0)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import autoquant as aq
-from autoquant.model.trees import flatten_with_paths
+from autoquant.model.data.trees import flatten_with_paths
 
 
 class Output(OrderedDict[str, Tensor]):

@@ -23,16 +23,16 @@ from autoquant.core.sensitivity import Part, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import ExecutionError
 from autoquant.job import Budget, Constraints
-from autoquant.record.history import History, read_past
-from autoquant.searching.constraints import Limits
-from autoquant.searching.cost_model import CostModel
-from autoquant.searching.forecast import Forecast
-from autoquant.searching.gate import Gate
-from autoquant.searching.guided import CostAxis, Guide
-from autoquant.searching.rounds import Ended, Rounds
-from autoquant.searching.samplers import GUIDED, SAMPLERS
-from autoquant.searching.seeds import Seed, seed_plans
-from autoquant.searching.strategy import Strategy
+from autoquant.results.history import History, read_past
+from autoquant.searching.costing.cost_model import CostModel
+from autoquant.searching.costing.forecast import Forecast
+from autoquant.searching.proposing.constraints import Limits
+from autoquant.searching.proposing.guided import CostAxis, Guide
+from autoquant.searching.proposing.pruner import Pruner
+from autoquant.searching.proposing.rounds import Ended, Rounds
+from autoquant.searching.proposing.samplers import GUIDED, SAMPLERS
+from autoquant.searching.proposing.strategy import Strategy
+from autoquant.searching.seeding.seeds import Seed, seed_plans
 
 SCHEMES = (Scheme.INT8, Scheme.INT16, Scheme.FP16, Scheme.FP32)
 NOISE = {8: 1.0, 16: 0.1, 32: 0.0}
@@ -148,14 +148,14 @@ def search(
         proposer=guide_of(space) if sampler == GUIDED else None,
     )
     costs = Forecast(space, lambda plan: {})
-    gate = Gate((Objective.OUTPUT_ERROR, Objective.BOPS), limits, costs)
+    pruner = Pruner((Objective.OUTPUT_ERROR, Objective.BOPS), limits, costs)
     return Rounds(
         strategy,
         executor,
         phases=(Phase.QUALITY,),
         budget=Budget(trials=trials, round_size=8, minutes=minutes),
         known=() if past is None else past.candidates,
-        gate=gate,
+        pruner=pruner,
         recorder=Kept() if kept is None else kept,
         clock=time.monotonic,
     ).run()
@@ -203,7 +203,7 @@ def timed_search_on(path: Path, executor: Timed) -> Ended:
             phases=(Phase.QUALITY, Phase.LATENCY),
             budget=Budget(trials=40, round_size=8),
             known=past.candidates,
-            gate=Gate(objectives, limits, foreseen),
+            pruner=Pruner(objectives, limits, foreseen),
             recorder=file,
             clock=time.monotonic,
         ).run()

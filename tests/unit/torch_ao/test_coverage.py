@@ -105,8 +105,8 @@ def test_an_op_in_fp32_that_computes_something_else_is_an_error() -> None:
 
 def test_a_model_captured_module_by_module_has_no_mapping() -> None:
     from autoquant.core.build import BuildSettings
-    from autoquant.model.calibration import calibrate
-    from autoquant.model.capture import capture
+    from autoquant.model.calibration.calibrate import calibrate
+    from autoquant.model.graph.capture import capture
 
     model: nn.Module = seeded(LinearNet)
     found = capture(model, ROWS, how="modules")

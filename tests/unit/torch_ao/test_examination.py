@@ -13,8 +13,8 @@ from torch.ao.quantization import (
     default_per_channel_weight_observer,
 )
 
+from autoquant.core.findings.structure import ShownConfiguration
 from autoquant.core.precision import Scheme
-from autoquant.core.structure import ShownConfiguration
 from autoquant.errors import BackendError
 from autoquant.torch_ao.examination import examine_mapping
 from tests import fx_networks as nets

@@ -11,8 +11,8 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.statistics import ObserverName
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import Capture, capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import Capture, capture
 from autoquant.torch_ao.way_out import WayOut
 from tests.networks import images, seeded
 

@@ -15,9 +15,9 @@ from autoquant.backends.inductor.torchao import pt2e, quiet
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.capture import capture
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

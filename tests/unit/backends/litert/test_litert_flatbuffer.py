@@ -16,9 +16,9 @@ from autoquant.backends.litert.schema import Graph, operator_types
 from autoquant.backends.litert.session import Session
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
-from autoquant.model.ranges.tensor_ranges import TensorRanges
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.capture import capture
 from tests.networks import MixedNet, images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")

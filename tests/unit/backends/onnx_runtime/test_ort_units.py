@@ -10,9 +10,9 @@ pytest.importorskip("onnxscript")
 
 from autoquant.backends.onnxruntime.float_graph import FloatGraph, convert_float
 from autoquant.backends.onnxruntime.units import Unit, find_units
-from autoquant.model.calling import Calling
-from autoquant.model.capture import Capture, capture
-from autoquant.model.exported import export_float
+from autoquant.model.data.calling import Calling
+from autoquant.model.graph.capture import Capture, capture
+from autoquant.model.graph.exported import export_float
 
 
 class Net(nn.Module):

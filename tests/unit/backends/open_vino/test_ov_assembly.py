@@ -20,8 +20,8 @@ from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.model.calibration import calibrate
-from autoquant.model.capture import capture
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import capture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -19,7 +19,7 @@ from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import BackendError
-from autoquant.model.capture import Capture, capture
+from autoquant.model.graph.capture import Capture, capture
 
 BATCH = 2
 CONVERSION = {"elements_per_second": 1e3, "fixed_us": 100_000}

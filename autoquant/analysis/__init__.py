@@ -1,1 +1,0 @@
-"""What the ops of a model do to its outputs."""

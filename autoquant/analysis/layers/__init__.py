@@ -1,1 +1,0 @@
-"""A quantized model beside its float model, layer by layer."""

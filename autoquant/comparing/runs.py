@@ -1,0 +1,75 @@
+"""Run a float graph and keep its ops' tensors; what a quantized model beside it must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+from torch.utils import _pytree as pytree
+
+from autoquant.comparing.pairing import OpPair
+from autoquant.core.findings.layers import LayerRow, TensorFormat
+
+See = Callable[[OpPair, Tensor, Tensor], None]
+"""Takes a pair, the float tensor, and the quantized one as its readers see it."""
+
+Run = Callable[[tuple[Tensor, ...], Mapping[str, Any]], Any]
+"""Takes the tensors of one batch, and by node what the float graph gave; gives the outputs."""
+
+
+class QuantizedModel(Protocol):
+    """A quantized model to compare with its float graph."""
+
+    def pairs(self) -> tuple[OpPair, ...]:
+        """Its ops beside those of the float graph, in execution order."""
+        ...
+
+    def start(self, see: See, *, feeds_float: bool) -> Run:
+        """Make ready to run.
+
+        Args:
+            see: Shown each pair of tensors.
+            feeds_float: Whether every op is fed the float model's activations, in its format.
+        """
+        ...
+
+    def type_of(self, pair: OpPair) -> str:
+        """Class or function of an op: `ConvReLU2d (quantized)`, `add + relu`."""
+        ...
+
+    def format_of(self, pair: OpPair, found: Tensor) -> TensorFormat:
+        """How it keeps an op's tensor that was seen."""
+        ...
+
+    def weight_rows(self) -> tuple[LayerRow, ...]:
+        """Every weight beside the float one, in execution order."""
+        ...
+
+
+class FloatRun(Interpreter):
+    """Computes the float model, and keeps the outputs of the paired ops.
+
+    Args:
+        graph: The captured graph, in which no op writes into another's tensor.
+        pairs: The ops to keep.
+    """
+
+    def __init__(self, graph: GraphModule, pairs: Sequence[OpPair]) -> None:
+        super().__init__(graph)
+        self._wanted = {pair.expected[-1] for pair in pairs}
+        self.values: dict[str, Any] = {}
+
+    def run_node(self, n: Node) -> Any:
+        """Run a node, and keep what it gave."""
+        value = super().run_node(n)
+        if n.name in self._wanted:
+            self.values[n.name] = value
+        return value
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The tensor itself, or the first of several."""
+    leaves = (item for item in pytree.tree_leaves(value) if isinstance(item, Tensor))
+    return next(leaves, None)

@@ -1,0 +1,1 @@
+"""What was found of a model or of a plan, as values that reports, plots and files show."""

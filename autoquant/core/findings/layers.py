@@ -1,0 +1,238 @@
+"""What was found at each op of a quantized model, beside the same op of the float model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+from autoquant.core.findings.magnitudes import Magnitudes
+from autoquant.core.measurement import Kind
+from autoquant.core.precision import Scheme
+from autoquant.core.sensitivity import Part
+
+
+class ComparisonMode(Enum):
+    """What each op of the quantized model is fed, as torch's Numeric Suite names it.
+
+    `unshadowed`: each model runs on its own activations, so that errors pile up along the
+    network. `shadowed`: every quantized op is fed the float model's activations, rounded as the
+    plan says: its own error alone. `n-shadows`: the same for several schemes at once.
+    """
+
+    UNSHADOWED = "unshadowed"
+    SHADOWED = "shadowed"
+    N_SHADOWS = "n-shadows"
+
+    @property
+    def feeds_float(self) -> bool:
+        """Whether quantized ops are fed the float model's activations."""
+        return self is not ComparisonMode.UNSHADOWED
+
+
+class Cause(Enum):
+    """Why an op's tensor is far from the float model's.
+
+    `out_of_range`: values lie beyond what the scale can express. `outliers`: a few values or
+    channels set the scale of all. `too_coarse`: the range is right, the steps are too large.
+    `weights`: the weights' rounding. `inherited`: the error came in with the inputs.
+    `unexplained`: none of these is large enough.
+    """
+
+    OUT_OF_RANGE = "out of range"
+    OUTLIERS = "outliers"
+    TOO_COARSE = "too coarse"
+    WEIGHTS = "weights"
+    INHERITED = "inherited"
+    UNEXPLAINED = "unexplained"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a row means.
+
+    Attributes:
+        cause: Why the op is far from float.
+        evidence: The numbers that say so.
+        advice: What to do about it.
+    """
+
+    cause: Cause
+    evidence: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFormat:
+    """How the quantized model stores a tensor.
+
+    Attributes:
+        dtype: `quint8`, `int16`, `float16`, ...
+        scale: Step of an integer grid, the largest where each channel has its own; None: floats.
+        zero_point: Of that grid; None where there is none, or one for each channel.
+        low: Smallest value that it can express; None: no such bound.
+        high: Largest value that it can express.
+        scale_count: How many scales the tensor has.
+    """
+
+    dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
+    low: float | None = None
+    high: float | None = None
+    scale_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Minimum, maximum, mean and (population) variance of all elements."""
+
+    low: float
+    high: float
+    mean: float
+    variance: float
+
+    @property
+    def power(self) -> float:
+        """Mean square."""
+        return self.variance + self.mean**2
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """How far a tensor of the quantized model is from the float model's.
+
+    Attributes:
+        sqnr_db: 10 log10(sum float^2 / sum error^2) over all elements, from -150 to 150.
+        cosine: Mean over samples of the cosine similarity.
+        mse: Mean squared error.
+        l1: Mean absolute error.
+        kl: Mean over samples of KL(softmax(float) || softmax(quantized)), nats; None for weights.
+        max_absolute: Largest absolute error.
+        max_relative: Largest |error| / max(|float|, m / 256), m the largest |float| of the sample.
+        max_steps: Largest absolute error in units of the scale; None where there is no scale.
+    """
+
+    sqnr_db: float
+    cosine: float
+    mse: float
+    l1: float
+    kl: float | None
+    max_absolute: float
+    max_relative: float
+    max_steps: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One tensor of both models: an op's output or its weight.
+
+    Attributes:
+        op: Name of the site; `input NAME` for what the model is given.
+        call: Which call of a shared module, from 0.
+        part: Activation (the op's output) or weight.
+        tensor: Name of the node in the float graph, or of the parameter.
+        scheme: What the plan chose; None: a quantized model that was given.
+        float_type: Class or function of the float op.
+        quantized_type: Class or function of the quantized op.
+        shape: Of the tensor, at the first batch.
+        format: How the quantized model stores it.
+        error: How far apart they are.
+        expected: The float model's values.
+        found: The quantized model's values.
+        feeds: Rows that the op reads, as (op, call).
+        sqnr_estimates: By dtype (`int8`, `int16`, `fp16`), the SQNR that rounding alone would
+            leave of the float values over their full range, in decibels: estimated.
+        tail: Largest magnitude over the one that 99.9% of the float values keep to.
+        channel_spread: Largest magnitude of any channel over that of the median channel.
+        not_finite: Elements left out because either side was NaN or infinite.
+        reading: Why it is far from float; None where it is not.
+    """
+
+    op: str
+    call: int
+    part: Part
+    tensor: str
+    scheme: Scheme | None
+    float_type: str
+    quantized_type: str
+    shape: tuple[int, ...]
+    format: TensorFormat
+    error: LayerError
+    expected: Moments
+    found: Moments
+    feeds: tuple[tuple[str, int], ...] = ()
+    sqnr_estimates: Mapping[str, float] = field(default_factory=dict)
+    tail: float = 1.0
+    channel_spread: float = 1.0
+    not_finite: int = 0
+    reading: Reading | None = None
+
+    @property
+    def label(self) -> str:
+        """The op, with its call where there are several."""
+        return self.op if self.call == 0 else f"{self.op} (call {self.call + 1})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the row as JSON values."""
+        return asdict(self) | {
+            "part": self.part.value,
+            "scheme": None if self.scheme is None else self.scheme.value,
+            "sqnr_estimates": dict(self.sqnr_estimates),
+            "reading": None
+            if self.reading is None
+            else asdict(self.reading) | {"cause": self.reading.cause.value},
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distribution:
+    """How the values of one activation are spread in both models."""
+
+    expected: Magnitudes
+    found: Magnitudes
+
+
+@dataclass(frozen=True, eq=False)
+class LayerComparison:
+    """A quantized model beside its float model, op by op.
+
+    Attributes:
+        mode: What the quantized ops were fed.
+        rows: Activations in execution order; under n-shadows one for each scheme of an op.
+        weights: Weights in execution order, batch norms folded.
+        output: The models' outputs, all floating ones together (KL: of the first); None where ops
+            are fed floats, so that no error reaches the outputs.
+        samples: How many samples were compared.
+        kind: `emulated` where an op of the quantized model is, else `measured`.
+        distributions: By position in `rows`.
+    """
+
+    mode: ComparisonMode
+    rows: tuple[LayerRow, ...]
+    weights: tuple[LayerRow, ...]
+    output: LayerError | None
+    samples: int
+    kind: Kind
+    distributions: tuple[Distribution, ...]
+
+    def worst(self, count: int) -> tuple[LayerRow, ...]:
+        """Activations with the lowest SQNR, the worst first."""
+        return tuple(sorted(self.rows, key=lambda row: row.error.sqnr_db)[:count])
+
+    @property
+    def findings(self) -> tuple[LayerRow, ...]:
+        """Rows that need attention, weights last."""
+        return tuple(row for row in (*self.rows, *self.weights) if row.reading is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give everything but the distributions as JSON values."""
+        return {
+            "mode": self.mode.value,
+            "samples": self.samples,
+            "kind": self.kind.value,
+            "output": None if self.output is None else asdict(self.output),
+            "activations": [row.to_json() for row in self.rows],
+            "weights": [row.to_json() for row in self.weights],
+        }

@@ -1,0 +1,106 @@
+"""Bad cases of a pair, and `autoquant.find_bad_cases` for models in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoquant.core.findings.badcases import BadCases
+from autoquant.core.progress import Progress, Silent
+from autoquant.debugging.samples.find import Run
+from autoquant.debugging.samples.find import find_bad_cases as find_among
+from autoquant.errors import DataError
+from autoquant.model.data.batches import Batch
+from autoquant.model.data.data_set import sizes_of
+from autoquant.model.data.reader import DataReader
+from autoquant.model.data.readings import DataForm, Prepare
+from autoquant.model.graph.float_model import check_float_model, in_eval_mode
+from autoquant.model.subject import Subject
+from autoquant.searching.pair import Pair
+
+TOP = 10
+"""How many samples are kept for each output and metric, unless said otherwise."""
+
+
+def find_bad_cases(
+    model: nn.Module,
+    quantized: nn.Module,
+    data: object,
+    *,
+    top: int = TOP,
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    progress: Progress | None = None,
+) -> BadCases:
+    """Find the samples on which a quantized model is furthest from its float model.
+
+    Takes one batch after the other; memory does not depend on how many there are.
+
+    Args:
+        model: The float model; it is never changed.
+        quantized: Its quantized version, from wherever it comes: `candidate.quantize(model)`,
+            torch's `convert_fx`, a fake-quantized model in eval mode.
+        data: Inputs: tensors, a list of batches, or a DataLoader; targets are not needed.
+        top: How many samples to keep for each output and metric.
+        target: As `autoquant.search` takes it; so is `prepare`.
+        prepare: Makes batches of the items of the data.
+        progress: Shown the progress.
+
+    Raises:
+        ModelError: The outputs cannot be compared.
+        DataError: A batch is empty, not finite or of another shape than the first.
+    """
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    checked = in_eval_mode(check_float_model(model))
+    reader = DataReader(checked, DataForm(target, prepare))
+    batches = reader.stream(data, "data", needs_targets=False)
+
+    def run(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        with torch.no_grad():
+            return reader.calling.call(module, inputs)
+
+    with (progress or Silent()).stage("comparing outputs", None) as advance:
+        return find_among(partial(run, checked), partial(run, quantized), batches, top, advance)
+
+
+def bad_cases_of(pair: Pair, data: str, top: int, progress: Progress) -> BadCases:
+    """Find the bad cases of a pair.
+
+    Args:
+        pair: Float model and plan, built.
+        data: Which of the job's data sets: `evaluation`, `calibration`, `heldout`.
+        top: How many samples to keep for each output and metric.
+        progress: Shown the progress.
+    """
+    batches = data_set(pair.prepared.subject, data)
+    with progress.stage("comparing outputs", sum(sizes_of(batches))) as advance:
+        return find_among(*runs_of(pair), batches, top, advance)
+
+
+def runs_of(pair: Pair) -> tuple[Run, Run]:
+    """What calls the float model and the plan, both on the plan's engine."""
+    run = pair.backend.run
+    return partial(run, pair.prepared.subject.flat), partial(run, pair.executable.module)
+
+
+def data_set(subject: Subject, name: str) -> Sequence[Batch]:
+    """One of a job's data sets, by its name there.
+
+    Raises:
+        DataError: There is none of this name.
+    """
+    sets = {
+        "evaluation": subject.evaluation,
+        "calibration": subject.calibration,
+        "heldout": subject.heldout,
+    }
+    found = sets.get(name)
+    if found is None:
+        known = ", ".join(key for key, value in sets.items() if value is not None)
+        raise DataError(f"--data {name}: the job has no such data", hint=f"it has {known}")
+    return found

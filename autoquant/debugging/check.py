@@ -1,0 +1,331 @@
+"""`autoquant.check`: is a model's structure, and its configuration, fit for quantization?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from autoquant.backends.torch_cpu.engines import saturates
+from autoquant.backends.torch_cpu.examination import Examination, Examiner
+from autoquant.core.findings.concerns import Concern, Severity, Topic, note
+from autoquant.core.findings.structure import (
+    CheckReport,
+    ModuleCalls,
+    OpRow,
+    ShownConfiguration,
+    WeightRow,
+)
+from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.progress import Progress, Silent
+from autoquant.debugging.structure.calls import (
+    count_calls,
+    describe_once,
+    find_uncalled,
+    find_unused,
+)
+from autoquant.debugging.structure.configuration import (
+    find_ineffective,
+    list_ops,
+    list_weights,
+    refused,
+)
+from autoquant.debugging.structure.fusion import find_gaps
+from autoquant.debugging.structure.hidden import find_hidden
+from autoquant.debugging.structure.outputs import with_comparable_outputs
+from autoquant.debugging.structure.plan_facts import facts_of_plan
+from autoquant.debugging.structure.settings import Configured, find_suspicious
+from autoquant.debugging.structure.shared import compare_calls, find_shared
+from autoquant.debugging.structure.tail import find_quantized_tail
+from autoquant.errors import BackendError, ModelError
+from autoquant.job import Job, Setup, backend_from_text
+from autoquant.job.document import settings_from
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.batches import take_samples
+from autoquant.model.data.readings import DataForm, Prepare
+from autoquant.model.graph.capture import Capture
+from autoquant.model.subject import Subject, load_unscored, unscored_subject
+from autoquant.searching.pair import find_plan, prepare_untimed
+from autoquant.searching.preparing.preparation import FEW_SAMPLES, Preparation
+from autoquant.searching.preparing.torch_graphs import needs_torch
+
+if TYPE_CHECKING:
+    from autoquant.torch_ao.qconfig import QConfigMapping
+
+CHECK_SAMPLES = FEW_SAMPLES
+"""Calibration samples that a check looks at: enough for ranges to settle, and quick."""
+
+_EXAMPLE_SAMPLES = 3
+_UNTIMED = (Objective.OUTPUT_ERROR, Objective.SIZE)
+"""Without latency, what is only emulated counts too."""
+
+
+def check(
+    model: nn.Module,
+    calibration: object,
+    *,
+    plan: Plan | str | Path = "int8",
+    mapping: QConfigMapping | None = None,
+    backend: str | Mapping[str, Any] = "auto",
+    observer: str = "histogram",
+    reduce_range: str | bool = "auto",
+    capture: str = "auto",
+    leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> CheckReport:
+    """Check the structure and the configuration of a model that lives in this process.
+
+    Args:
+        model: The float model; it is never changed.
+        calibration: Inputs, as `autoquant.search` takes them; the first 100 samples are used.
+        plan: What to configure: a plan, a scheme for all ops, or a plan's file or result folder.
+        mapping: A QConfigMapping to look at in the place of a plan. It is prepared with
+            `autoquant.backend_config()`, calibrated on the same samples and converted.
+        backend: A torch engine, or `auto`: the first that runs here.
+        observer: How a plan finds int8 ranges: `histogram` or `minmax`.
+        reduce_range: Seven bits for a plan's int8 activations; `auto`: where this CPU needs it.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
+        leaf_modules: Paths that capture must not look into.
+        ranges: The section `calibration` of a job file.
+        target: The key of the targets, where batches are mappings.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
+        progress: Shown the progress.
+        settings: Other sections of a job file, as mappings (`space`, `execution`...).
+
+    Returns:
+        What was found; `report.needs_attention` says whether somebody must act.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    section = backend_from_text(backend) if isinstance(backend, str) else backend
+    setup = settings_from(
+        Setup,
+        "autoquant.check",
+        {
+            "space": "server_cpu",
+            "backend": {"reduce_range": reduce_range, **section},
+            "calibration": {"observer": observer},
+            "objectives": _UNTIMED,
+        },
+        ranges=ranges,
+        sections=settings,
+    )
+    needs_torch(setup, "check")
+    subject = unscored_subject(
+        model,
+        calibration=calibration,
+        leaf_modules=tuple(leaf_modules),
+        capture=capture,
+        calibration_samples=setup.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+    )
+    return _check(setup, _few(subject), plan, mapping, progress or Silent())
+
+
+def check_job(job: Job, plan: str, progress: Progress) -> CheckReport:
+    """Check the model and the settings of a job under one of its plans.
+
+    Args:
+        job: Names model and calibration data; evaluation data and metric are not needed.
+        plan: As `find_plan` takes it.
+        progress: Shown the progress.
+    """
+    needs_torch(job, "check")
+    with progress.stage("loading model and data", None):
+        subject = _few(load_unscored(job))
+    untimed = job.model_copy(update={"objectives": _UNTIMED})
+    return _check(untimed, subject, plan, None, progress)
+
+
+def _few(subject: Subject) -> Subject:
+    """The same with the samples that a check looks at."""
+    return replace(subject, calibration=take_samples(subject.calibration, CHECK_SAMPLES))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Built:
+    """What was configured, and what came of it."""
+
+    name: str
+    concerns: tuple[Concern, ...]
+    ops: tuple[OpRow, ...] = ()
+    weights: tuple[WeightRow, ...] = ()
+
+
+def _check(
+    setup: Setup,
+    subject: Subject,
+    plan: Plan | str | Path,
+    mapping: QConfigMapping | None,
+    progress: Progress,
+) -> CheckReport:
+    prepared = prepare_untimed(setup, subject, progress)
+    example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
+    with progress.stage("looking at the structure", None):
+        modules, structure = _structure(prepared, example)
+        comparable = with_comparable_outputs(prepared.captured, example)
+    with progress.stage("reading back the configuration", None):
+        built = _build(prepared, plan, mapping)
+    captured = prepared.captured
+    return CheckReport(
+        concerns=_attention_first([*structure, *comparable.concerns, *built.concerns]),
+        modules=modules,
+        outputs=comparable.outputs,
+        ops=built.ops,
+        weights=built.weights,
+        engine=prepared.settings.build.engine,
+        configuration=built.name,
+        samples=prepared.statistics.samples,
+        reach="" if captured.reach is None else str(captured.reach),
+    )
+
+
+def _attention_first(concerns: Sequence[Concern]) -> tuple[Concern, ...]:
+    return tuple(sorted(concerns, key=lambda item: item.severity is Severity.NOTE))
+
+
+def _structure(
+    prepared: Preparation, example: tuple[Tensor, ...]
+) -> tuple[tuple[ModuleCalls, ...], list[Concern]]:
+    """Fusion, hidden ops and calls."""
+    subject, captured = prepared.subject, prepared.captured
+    model = subject.model
+
+    def call(changed: nn.Module) -> Any:
+        return subject.calling.call(changed, tuple(item.clone() for item in example))
+
+    counts = count_calls(model, call)
+    unused = find_unused(model, counts, call, _parameters_read(captured))
+    shared = tuple(compare_calls(model, counts, captured, prepared.statistics))
+    concerns = [
+        *find_gaps(captured),
+        *find_hidden(captured, model),
+        *find_uncalled(model, counts, unused),
+        *find_shared(shared, counts),
+        *_told(captured),
+    ]
+    once = describe_once(model, counts, unused)
+    return _in_order(model, (*once, *shared)), concerns
+
+
+def _parameters_read(captured: Capture) -> frozenset[str] | None:
+    """Names of the parameters that a graph and its constants are computed from."""
+    if captured.weights is None:
+        return None
+    return frozenset(
+        str(node.target)
+        for graph in (captured.graph, captured.weights)
+        for node in graph.graph.nodes
+        if node.op == "get_attr"
+    )
+
+
+def _told(captured: Capture) -> Iterator[Concern]:
+    """What capture noticed, its reach apart."""
+    reach = captured.reach.notice if captured.reach is not None else None
+    for notice in captured.notices:
+        if notice != reach:
+            yield note(
+                Topic.FUSION,
+                ("the whole model",),
+                notice,
+                "plans are built from what was captured",
+                "nothing, if the model is meant so",
+            )
+
+
+def _in_order(model: nn.Module, rows: Sequence[ModuleCalls]) -> tuple[ModuleCalls, ...]:
+    found = {row.path: row for row in rows}
+    return tuple(found[path] for path, _ in model.named_modules() if path in found)
+
+
+def _build(
+    prepared: Preparation, plan: Plan | str | Path, mapping: QConfigMapping | None
+) -> _Built:
+    """Configure, build, read back, and judge."""
+    if mapping is not None:
+        return _build_mapping(prepared, mapping)
+    chosen = find_plan(plan, prepared)
+    counted = ", ".join(f"{count} {scheme}" for scheme, count in chosen.counts().items())
+    name = f"plan {chosen.digest} ({counted})"
+    try:
+        examined = _examine(prepared, chosen)
+    except BackendError as error:
+        return _Built(name, (refused(error.message, error.hint),))
+    captured = prepared.captured
+    shown = ShownConfiguration(
+        ops=tuple(list_ops(captured, examined)),
+        weights=tuple(list_weights(captured, examined)),
+        qconfigs={site.name: examined.qconfigs.get(site.node) for site in captured.sites},
+        schemes=examined.schemes,
+    )
+    return _built(name, prepared, shown)
+
+
+def _examine(prepared: Preparation, plan: Plan) -> Examination:
+    """What a plan asks for, and what runs, whether or not it is that."""
+    backend, captured, build = prepared.backend, prepared.captured, prepared.settings.build
+    if not isinstance(backend, Examiner):  # module by module: what is built is all that is known
+        built = backend.build(plan)
+        honoured = dict.fromkeys(built.executed, True)
+        return Examination(built.module, {}, plan.schemes, built.executed, honoured, {})
+    ranges = TensorRanges(captured, prepared.statistics, build)
+    facts = facts_of_plan(captured, plan, ranges, build)
+    return replace(backend.examine(plan), qconfigs=facts)
+
+
+def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
+    """Prepare, calibrate and convert with torch.ao, read back, and judge."""
+    from autoquant.torch_ao.examination import examine_mapping
+
+    name, subject, captured = "QConfigMapping", prepared.subject, prepared.captured
+    if captured.how == "modules":
+        raise ModelError(
+            "a QConfigMapping is looked at beside a graph, and the model was captured module by "
+            "module",
+            hint="`autoquant.check` without a mapping says why",
+        )
+    try:
+        batches = [batch.inputs for batch in subject.calibration]
+        engine = prepared.settings.build.engine
+        examined = examine_mapping(subject.model, captured, mapping, batches, engine)
+    except BackendError as error:
+        return _Built(name, (refused(error.message, error.hint),))
+    return _built(name, prepared, examined)
+
+
+def _built(name: str, prepared: Preparation, shown: ShownConfiguration) -> _Built:
+    return _Built(name, tuple(_judge(prepared, shown)), shown.ops, shown.weights)
+
+
+def _judge(prepared: Preparation, shown: ShownConfiguration) -> Iterator[Concern]:
+    captured, engine = prepared.captured, prepared.settings.build.engine
+    yield from find_ineffective(shown.ops, shown.weights, shown.unmatched)
+    in_float = {  # an op without an integer kernel that follows its neighbours
+        row.name for row in shown.ops if row.runs.startswith("fp32") and row.took_effect
+    }
+    configured = [
+        Configured(
+            site=site,
+            qconfig=None if site.name in in_float else shown.qconfigs.get(site.name),
+            output=captured.members[site.name][0][-1],
+        )
+        for site in captured.sites
+    ]
+    yield from find_suspicious(configured, prepared.statistics, engine, saturates=saturates(engine))
+    schemes = {**shown.schemes, **dict.fromkeys(in_float, Scheme.FP32)}
+    yield from find_quantized_tail(captured, schemes)

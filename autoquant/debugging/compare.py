@@ -1,0 +1,230 @@
+"""`autoquant.compare`: a quantized model beside its float model, op by op."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from autoquant.backends.reference import reference_rounding
+from autoquant.comparing.comparison import compare_layers
+from autoquant.comparing.reference import ReferencePlan
+from autoquant.comparing.runs import QuantizedModel
+from autoquant.core.findings.layers import ComparisonMode, LayerComparison
+from autoquant.core.measurement import Kind
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.progress import Progress, Silent
+from autoquant.errors import PlanError
+from autoquant.job import Setup
+from autoquant.job.document import settings_from
+from autoquant.model.data.batches import Batch, take_samples
+from autoquant.model.data.chosen_samples import pick_samples
+from autoquant.model.data.data_set import sizes_of
+from autoquant.model.data.readings import DataForm, Prepare
+from autoquant.model.graph.capture import Capture
+from autoquant.model.subject import Subject, SubjectRecipe, unscored_subject
+from autoquant.searching.pair import find_plan, needs_graph, prepare_untimed, uniform_plan
+from autoquant.searching.preparing.preparation import Preparation, capture_subject
+from autoquant.searching.preparing.torch_graphs import needs_torch
+
+_EXAMPLE_SAMPLES = 3
+
+
+def compare(
+    model: nn.Module,
+    quantized: nn.Module | Plan | str,
+    data: object,
+    *,
+    calibration: object | None = None,
+    mode: str = "unshadowed",
+    schemes: Sequence[str] = (),
+    samples: int | None = None,
+    indices: Sequence[int] | None = None,
+    weights: bool = True,
+    backend: str | Mapping[str, Any] = "auto",
+    capture: str = "auto",
+    leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> LayerComparison:
+    """Compare a quantized model with its float model, op by op in execution order.
+
+    Args:
+        model: The trained float model; it is never changed.
+        quantized: What to compare: a model that torch's FX mode quantized (prepare_qat_fx,
+            convert_fx or convert_to_reference_fx; it is never changed), or a plan, or a scheme's
+            name, which are built from `calibration`.
+        data: Inputs to compare on: a tensor, `(inputs, targets)`, a list of batches, a DataLoader.
+        calibration: Inputs to calibrate on, where `quantized` is a plan or a scheme; None: `data`.
+        mode: `unshadowed`: each model on its own activations. `shadowed`: every quantized op is
+            fed the float model's activations. `n-shadows`: so for each of `schemes`.
+        schemes: What to compare under `n-shadows`; `quantized` is then not looked at.
+        samples: How many samples to compare, from the first on; None: all.
+        indices: Which samples to compare (the worst ones, perhaps); None: all.
+        weights: Whether to compare weights too.
+        backend: A torch engine, where a plan is built; `auto`: the first that runs here.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
+        leaf_modules: Paths that capture must not look into.
+        ranges: The section `calibration` of a job file.
+        target: The key of the targets, where batches are mappings.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
+        progress: Shown the progress.
+        settings: Other sections of a job file, as mappings (`space`, `execution`...).
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    way = _mode_of(mode, schemes)
+    progress = progress or Silent()
+    document = {"space": {"schemes": ["int8", "fp32"]}, "backend": backend}
+    setup = settings_from(Setup, "autoquant.compare", document, ranges=ranges, sections=settings)
+    needs_torch(setup, "compare")
+    subject = unscored_subject(
+        model,
+        calibration=data if calibration is None else calibration,
+        evaluation=data,
+        leaf_modules=tuple(leaf_modules),
+        capture=capture,
+        calibration_samples=setup.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+    )
+    batches = choose_samples(subject.evaluation, samples, indices)
+    subject = replace(subject, evaluation=batches)
+    if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
+        return _compare_graph(subject, quantized, way, progress, weights=weights)
+    prepared = prepare_untimed(setup, subject, progress)
+    plans = _plans_of(quantized, schemes, prepared)
+    return compare_plans(prepared, plans, batches, way, progress, weights=weights)
+
+
+def compare_job(
+    setup: Setup,
+    recipe: SubjectRecipe,
+    plan: str,
+    progress: Progress,
+    *,
+    mode: str = "unshadowed",
+    schemes: Sequence[str] = (),
+    samples: int | None = None,
+    indices: Sequence[int] | None = None,
+) -> LayerComparison:
+    """Compare a plan of a job's model on its evaluation data; arguments as for `compare`.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    needs_torch(setup, "compare")
+    way = _mode_of(mode, schemes)
+    with progress.stage("loading model and data", None):
+        subject = recipe()
+    batches = choose_samples(subject.evaluation, samples, indices)
+    prepared = prepare_untimed(setup, subject, progress)
+    plans = _plans_of(plan, schemes, prepared)
+    return compare_plans(prepared, plans, batches, way, progress)
+
+
+def compare_plans(
+    prepared: Preparation,
+    plans: Sequence[Plan],
+    batches: Sequence[Batch],
+    mode: ComparisonMode,
+    progress: Progress,
+    *,
+    weights: bool = True,
+) -> LayerComparison:
+    """Compute plans by reference numerics and compare them with their float model.
+
+    Several are compared under n-shadows.
+
+    Raises:
+        ModelError: The model was captured module by module.
+    """
+    needs_graph(prepared.captured, "compare")
+    build = prepared.settings.build
+    rounding = reference_rounding(prepared.captured, prepared.statistics, build)
+    found = [ReferencePlan(prepared.captured, plan, rounding) for plan in plans]
+    return _run(
+        prepared.captured, found, batches, mode, progress, kind=Kind.EMULATED, weights=weights
+    )
+
+
+def choose_samples(
+    batches: Sequence[Batch], samples: int | None, indices: Sequence[int] | None
+) -> Sequence[Batch]:
+    """The first samples, or those of the given positions, in ascending order.
+
+    Raises:
+        DataError: A position lies outside the data.
+    """
+    if indices is not None:
+        return pick_samples(batches, indices)
+    return batches if samples is None else take_samples(batches, samples)
+
+
+def _compare_graph(
+    subject: Subject,
+    quantized: nn.Module,
+    mode: ComparisonMode,
+    progress: Progress,
+    *,
+    weights: bool,
+) -> LayerComparison:
+    """Compare a model that torch quantized."""
+    from autoquant.torch_ao.comparison import TorchQuantized
+
+    captured = capture_subject(subject, progress)
+    needs_graph(captured, "compare")
+    example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
+    found = TorchQuantized(subject.model, captured, quantized, example)
+    return _run(
+        captured, [found], subject.evaluation, mode, progress, kind=found.kind, weights=weights
+    )
+
+
+def _run(
+    captured: Capture,
+    found: Sequence[QuantizedModel],
+    batches: Sequence[Batch],
+    mode: ComparisonMode,
+    progress: Progress,
+    *,
+    kind: Kind,
+    weights: bool,
+) -> LayerComparison:
+    samples = sum(sizes_of(batches))
+    with progress.stage("comparing layers", samples) as advance:
+        return compare_layers(
+            captured.graph, found, batches, mode, kind=kind, weights=weights, progress=advance
+        )
+
+
+def _mode_of(mode: str, schemes: Sequence[str]) -> ComparisonMode:
+    known = {item.value: item for item in ComparisonMode}
+    if mode not in known:
+        raise PlanError(f"mode {mode!r} is unknown", hint=f"choose one of {', '.join(known)}")
+    if known[mode] is ComparisonMode.N_SHADOWS and not schemes:
+        raise PlanError("n-shadows needs schemes to compare", hint="give schemes, as int8, int16")
+    if known[mode] is not ComparisonMode.N_SHADOWS and schemes:
+        raise PlanError(f"{mode} compares one plan", hint="give mode n-shadows with schemes")
+    return known[mode]
+
+
+def _plans_of(quantized: Any, schemes: Sequence[str], prepared: Preparation) -> list[Plan]:
+    """The plans to build: one for each scheme, or the one that is meant."""
+    known = {scheme.value: scheme for scheme in Scheme}
+    for name in schemes:
+        if name not in known:
+            raise PlanError(f"scheme {name!r} is unknown", hint=f"choose of {', '.join(known)}")
+    if schemes:
+        return [uniform_plan(known[name], prepared) for name in dict.fromkeys(schemes)]
+    return [find_plan(quantized, prepared)]

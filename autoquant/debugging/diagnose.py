@@ -1,0 +1,165 @@
+"""Diagnosis of a pair, and `autoquant.diagnose` for a model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from autoquant.backends.torch_cpu.lowered import LoweredModel
+from autoquant.core.findings.diagnosis import Cause, Diagnosis, Finding, Pattern
+from autoquant.core.plan import Plan
+from autoquant.core.progress import Progress, Silent
+from autoquant.debugging.badcases import data_set
+from autoquant.debugging.diagnosis.causes import find_causes
+from autoquant.debugging.diagnosis.symptoms import Symptoms, energies_of, observe
+from autoquant.debugging.diagnosis.variation import find_variations
+from autoquant.errors import BackendError
+from autoquant.job import Setup
+from autoquant.job.document import settings_from
+from autoquant.model.data.output_noise import to_decibels
+from autoquant.model.data.readings import DataForm, Prepare
+from autoquant.model.subject import unscored_subject
+from autoquant.searching.pair import Pair, build_pair, find_plan, needs_graph, prepare_untimed
+from autoquant.searching.raised_plan import raise_ops, rules_text
+
+_RAISED = frozenset(
+    {
+        Cause.OUTLIER_CHANNELS,
+        Cause.PER_TENSOR_WEIGHT,
+        Cause.RESOLUTION,
+        Cause.VARYING_RANGE,
+        Cause.KERNEL,
+    }
+)
+"""Causes that a plan with raised ops mends."""
+
+VARIATIONS = 5
+"""Inputs that are listed by how their range varies."""
+
+
+def diagnose(
+    model: nn.Module,
+    plan: Plan | str = "int8",
+    *,
+    calibration: object,
+    evaluation: object,
+    backend: str | Mapping[str, Any] = "auto",
+    capture: str = "auto",
+    leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Diagnosis:
+    """Tell why a plan of a model is wrong, and what to do.
+
+    Args:
+        model: The trained float model; it is never changed.
+        plan: A plan, a scheme for all ops, a plan file, or a result folder.
+        calibration: Inputs to calibrate on: tensors, a list of batches, or a DataLoader.
+        evaluation: Inputs to compare on, in the same forms; targets are not needed.
+        backend: As `autoquant.search` takes it; of `auto` the first engine that runs here.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
+        leaf_modules: Paths that are not looked into: they stay in fp32 as a whole.
+        ranges: The section `calibration` of a job file.
+        target: The key of the targets, where batches are mappings.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
+        progress: Shown the progress.
+        settings: Other sections of a job file, as mappings (`space`, `objectives`...).
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    document = {"space": {"schemes": ["int8", "bf16", "fp32"]}, "backend": backend}
+    setup = settings_from(Setup, "autoquant.diagnose", document, ranges=ranges, sections=settings)
+    subject = unscored_subject(
+        model,
+        calibration=calibration,
+        evaluation=evaluation,
+        leaf_modules=tuple(leaf_modules),
+        capture=capture,
+        calibration_samples=setup.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+    )
+    progress = progress or Silent()
+    prepared = prepare_untimed(setup, subject, progress)
+    pair = build_pair(prepared, find_plan(plan, prepared), progress)
+    return diagnose_pair(pair, "evaluation", progress)
+
+
+def diagnose_pair(pair: Pair, data: str, progress: Progress) -> Diagnosis:
+    """Tell why a pair's plan is wrong, and what to do.
+
+    Args:
+        pair: Float model and plan, built.
+        data: Which of the job's data sets: `evaluation`, `calibration`, `heldout`.
+        progress: Shown the progress.
+
+    Raises:
+        ModelError: The model was captured module by module: there is no graph to look into.
+    """
+    needs_graph(pair.prepared.captured, "diagnose")
+    seen = observe(pair, data_set(pair.prepared.subject, data), progress)
+    pattern, findings, notes = _explain(seen, progress)
+    diagnosis = Diagnosis(
+        pattern=pattern,
+        samples=seen.cases.samples,
+        bad=seen.bad,
+        sqnr_db=seen.cases.sqnr_db,
+        median_sqnr_db=seen.cases.sqnr.quantile(0.5),
+        limit_db=seen.limit_db,
+        findings=findings,
+        notes=notes,
+        variations=find_variations(seen.audits, VARIATIONS),
+    )
+    return _with_plan(diagnosis, seen, progress)
+
+
+def _explain(
+    seen: Symptoms, progress: Progress
+) -> tuple[Pattern, tuple[Finding, ...], tuple[str, ...]]:
+    """The pattern, the causes, and what does no harm."""
+    fault = seen.fault
+    if fault is not None and fault.explains and seen.pattern is not Pattern.HEALTHY:
+        return Pattern.IMPLEMENTATION, (fault.finding,), ()
+    notes = () if fault is None else (_harmless(fault.finding),)
+    if not isinstance(seen.pair.executable.module, LoweredModel):
+        notes = (
+            f"{seen.pair.backend.name} does not show what each kernel computes: none of them "
+            "was compared with its reference",
+        )
+    findings = () if seen.pattern is Pattern.HEALTHY else find_causes(seen, progress)
+    return seen.pattern, findings, notes
+
+
+def _with_plan(diagnosis: Diagnosis, seen: Symptoms, progress: Progress) -> Diagnosis:
+    """Add the plan that raises the ops of the first finding, built and measured."""
+    if not diagnosis.findings or diagnosis.findings[0].cause not in _RAISED:
+        return diagnosis
+    pair, finding = seen.pair, diagnosis.findings[0]
+    is_dynamic = finding.cause is Cause.VARYING_RANGE
+    raised = raise_ops(pair.prepared, pair.plan, finding.touching, dynamic=is_dynamic)
+    try:
+        mended = build_pair(pair.prepared, raised, progress)
+    except BackendError as error:
+        note = f"the plan that raises these ops cannot be built: {error.message}"
+        return replace(diagnosis, notes=(*diagnosis.notes, note))
+    signal, noise = energies_of(mended, seen.probe.batch)
+    loss = seen.probe.loss(noise / signal.clamp_min(1e-300))
+    rules = rules_text(pair.prepared, pair.plan, raised)
+    return replace(diagnosis, plan=raised, plan_db=to_decibels(loss), rules=rules)
+
+
+def _harmless(finding: Finding) -> str:
+    return (
+        f"{finding.evidence}; with right kernels the outputs would have {finding.after_db:.1f} dB "
+        f"instead of {finding.before_db:.1f} (measured)"
+    )

@@ -1,0 +1,145 @@
+"""One op in float64 on given inputs, with its weight rounded as a scheme says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Interpreter, Node
+
+from autoquant.core.precision import Scheme
+from autoquant.core.sites import OpKind, Site
+from autoquant.model.graph.site_nodes import SiteNodes
+from autoquant.model.numerics.rounding import Format, SchemeRounding
+
+_RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
+"""Their kernels round the hidden state at every step; no reference of one call does."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call of a site.
+
+    Attributes:
+        site: What is called.
+        scheme: What it computes in.
+        root: Its node in the float graph.
+        result: Name of the float node that it gives; what lies between runs within its kernel.
+    """
+
+    site: Site
+    scheme: Scheme
+    root: Node
+    result: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What an op should give.
+
+    Attributes:
+        value: Before its output is rounded, float64.
+        unrounded: The same from float weights and inputs that are not rounded here; what lies
+            between the two is the op's own rounding noise.
+        scheme: What it computes in.
+    """
+
+    value: Tensor
+    unrounded: Tensor
+    scheme: Scheme
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrived:
+    """What a kernel reads.
+
+    Attributes:
+        value: In real numbers, float64 where it is a float tensor.
+        is_rounded: Whether it lies on a grid already.
+    """
+
+    value: Any
+    is_rounded: bool
+
+
+class ReferenceOps(Interpreter):
+    """Computes single calls of a captured model's float graph.
+
+    Args:
+        marked: The float graph.
+        rounding: Rounds weights, and inputs whose scale is not fixed, as schemes do.
+    """
+
+    def __init__(self, marked: SiteNodes, rounding: SchemeRounding) -> None:
+        super().__init__(marked.module, garbage_collect_values=False)
+        self._marked = marked
+        self._rounding = rounding
+        self._weights = {node for item in marked.operands.values() for node in item.weights}
+
+    def compute(self, call: Call, arrived: Mapping[str, Arrived]) -> Reference | None:
+        """Give what the call should give on what arrived at its kernel.
+
+        Args:
+            call: The call.
+            arrived: By name of the float node that gives it.
+
+        Returns:
+            None where no reference exists: recurrent layers, and inputs that the built graph
+            passes in another way.
+        """
+        if call.site.kind in _RECURRENT:
+            return None
+        chain = _chain(call)
+        given = {item for node in chain for item in node.all_input_nodes} - set(chain)
+        if any(item.op != "get_attr" and item.name not in arrived for item in given):
+            return None
+        read = {item: self._read(item, arrived) for item in given}
+        formats = self._formats(call)
+        plain = {item: one.value for item, one in read.items()}
+        rounded = {item: _round(formats.get(item), one) for item, one in read.items()}
+        value = self._run(chain, rounded)
+        if not isinstance(value, Tensor):
+            return None
+        return Reference(value, self._run(chain, plain), call.scheme)
+
+    def _read(self, node: Node, arrived: Mapping[str, Arrived]) -> Arrived:
+        """What a node gives: a weight as it is in the float model."""
+        if node in self._weights or node.name not in arrived:
+            value = self.fetch_attr(str(node.target))
+            return Arrived(value.detach().double() if _is_float(value) else value, False)
+        return arrived[node.name]
+
+    def _formats(self, call: Call) -> dict[Node, Format | None]:
+        operands = self._marked.operands[call.root]
+        how = self._rounding.weight_format(call.site, call.scheme)
+        formats: dict[Node, Format | None] = dict.fromkeys(operands.weights, how)
+        for source in operands.reads:
+            formats[source] = self._rounding.read_format(call.site, call.scheme, source.name)
+        return formats
+
+    def _run(self, chain: list[Node], values: Mapping[Node, Any]) -> Any:
+        self.env = dict(values)
+        for node in chain:
+            self.env[node] = super().run_node(node)
+        return self.env[chain[-1]]
+
+
+def _chain(call: Call) -> list[Node]:
+    """The float nodes from the root of a call to what it gives: each is read by the next alone."""
+    chain = [call.root]
+    while chain[-1].name != call.result and chain[-1].users:
+        chain.append(next(iter(chain[-1].users)))
+    return chain
+
+
+def _round(how: Format | None, read: Arrived) -> Any:
+    """A tensor as a scheme reads it; rounding is float32's."""
+    if how is None or read.is_rounded or not _is_float(read.value):
+        return read.value
+    return how(read.value.float()).double()
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

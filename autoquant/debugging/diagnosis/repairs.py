@@ -1,0 +1,152 @@
+"""Counterfactuals: how large the output error would be without certain roundings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Interpreter, Node
+
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.sensitivity import Part
+from autoquant.core.sites import Site
+from autoquant.debugging.diagnosis.grids import BuiltGrids
+from autoquant.debugging.samples.sample_error import energies
+from autoquant.model.calibration.ranges.grid import Grid
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.batches import Batch
+from autoquant.model.data.outputs import output_rows
+from autoquant.model.graph.site_nodes import SiteNodes
+from autoquant.model.numerics.rounded_graph import Choices, RoundedGraph
+from autoquant.model.numerics.rounding import Format, SchemeRounding
+
+_CHUNK = 8
+"""Samples that run at once: memory is that of their activations."""
+
+
+class BuiltRounding(SchemeRounding):
+    """Rounds tensors on the grids that a built plan really has, and some not at all.
+
+    Args:
+        ranges: Of the tensors that have no grid in `grids`.
+        grids: By tensor; None: it is not rounded.
+    """
+
+    def __init__(self, ranges: TensorRanges, grids: Mapping[str, Grid | None]) -> None:
+        super().__init__(ranges)
+        self._grids = grids
+
+    def read_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
+        """How a tensor is rounded where the site reads it; None: not at all."""
+        planned = super().read_format(site, scheme, tensor)
+        if not isinstance(planned, Grid):
+            return planned
+        found = self._grids.get(tensor, planned)
+        return found if found is None or _is_as_fine(found, planned) else planned
+
+
+class _BuiltGraph(RoundedGraph):
+    """Rounds tensors also where kernels write integers, whoever reads them.
+
+    Args:
+        marked: The float graph.
+        rounding: Tells how schemes round tensors.
+        choices: Of its sites.
+        written: By tensor that is written so, its grid; None: it is not rounded.
+    """
+
+    def __init__(
+        self,
+        marked: SiteNodes,
+        rounding: SchemeRounding,
+        choices: Choices,
+        written: Mapping[str, Grid | None],
+    ) -> None:
+        super().__init__(marked, rounding, choices)
+        self._sites = marked.lasts
+        self._grids = written
+
+    def run_node(self, n: Node) -> Any:
+        """Run one node."""
+        value = super().run_node(n)
+        site, grid = self._sites.get(n), self._grids.get(n.name)
+        is_rounded = site is not None and site.name in self.choices
+        return grid(value) if grid is not None and is_rounded else value
+
+
+class Repairs:
+    """Measures the output error of a plan with some of its faults mended, by reference numerics.
+
+    Args:
+        marked: The float graph.
+        ranges: Of its tensors.
+        grids: Of the built plan.
+        plan: What was built.
+        probe: The samples on which errors are measured.
+    """
+
+    def __init__(
+        self,
+        marked: SiteNodes,
+        ranges: TensorRanges,
+        grids: BuiltGrids,
+        plan: Plan,
+        probe: Batch,
+    ) -> None:
+        self.plan = plan
+        self._marked = marked
+        self._ranges = ranges
+        self._grids = grids
+        self._probe = probe
+
+    def noise(
+        self,
+        mended: Mapping[str, Grid | None] = MappingProxyType({}),
+        raised: Collection[str] = (),
+        exact_weights: Collection[str] = (),
+    ) -> Tensor:
+        """Noise-to-signal ratio of each sample's outputs, shape (samples,), float64.
+
+        Args:
+            mended: By tensor, the grid that it has instead; None: it is not rounded.
+            raised: Names of the ops that are left in fp32.
+            exact_weights: Names of the ops whose weights alone are not rounded.
+        """
+        grids: dict[str, Grid | None] = {**self._grids.by_tensor, **mended}
+        written = {name: grids[name] for name in self._grids.written}
+        choices = {
+            site: (scheme, Part.ACTIVATION if site in exact_weights else Part.BOTH)
+            for site, scheme in self.plan.assignment
+            if scheme is not Scheme.FP32 and site not in raised
+        }
+        run = _BuiltGraph(self._marked, BuiltRounding(self._ranges, grids), choices, written)
+        signal, noise = energies(self._expected, self._rows(run))
+        return noise / signal.clamp_min(torch.finfo(torch.float64).tiny)
+
+    @cached_property
+    def _expected(self) -> Sequence[Tensor]:
+        return self._rows(Interpreter(self._marked.module))
+
+    @cached_property
+    def _chunks(self) -> tuple[Batch, ...]:
+        """The probe in parts; whole where an output has no row for each sample."""
+        first, *rest = self._probe.parts(_CHUNK)
+        with torch.no_grad():
+            rows = output_rows(self._marked.module(*first.inputs), first)
+        return (first, *rest) if len(rows[0]) == len(first) else (self._probe,)
+
+    def _rows(self, run: Interpreter) -> list[Tensor]:
+        """Every output as rows, one for each sample."""
+        with torch.no_grad():
+            parts = [output_rows(run.run(*chunk.inputs), chunk) for chunk in self._chunks]
+        return [torch.cat(rows) for rows in zip(*parts, strict=True)]
+
+
+def _is_as_fine(grid: Grid, planned: Grid) -> bool:
+    """Whether two grids are of one precision; a tensor may be read in several."""
+    return (grid.high - grid.low > 255) == (planned.high - planned.low > 255)

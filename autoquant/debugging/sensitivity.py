@@ -1,0 +1,176 @@
+"""`autoquant sensitivity`: the ranking, and what stands out in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from autoquant import metrics
+from autoquant.core.findings.least_sensitive import Tail, read_tail, tail_of
+from autoquant.core.findings.sensitivity_report import SensitivityReport
+from autoquant.core.findings.weight_or_input import find_dual_ops
+from autoquant.core.progress import Progress, Silent
+from autoquant.core.sensitivity import Part, Procedure, SensitivityTable
+from autoquant.errors import PlanError
+from autoquant.job import SensitivitySettings, Setup
+from autoquant.job.document import settings_from
+from autoquant.model.data.chosen_samples import pick_samples
+from autoquant.model.data.readings import DataForm, Prepare
+from autoquant.model.subject import Metric, Subject, build_subject
+from autoquant.searching.pair import prepare_untimed
+from autoquant.searching.preparing.preparation import Preparation
+from autoquant.searching.ranking.exact import measure_exact
+from autoquant.searching.ranking.metric_drops import measure_drops
+from autoquant.searching.ranking.ranked import question_of, rank_by_sensitivity
+from autoquant.searching.ranking.sensitivity import settle_procedure
+from autoquant.searching.ranking.trials import Trial
+
+METRIC_ROWS = 8
+"""For how many rows the user's metric is measured unless the user says otherwise."""
+
+
+def examine_sensitivity(
+    setup: Setup,
+    subject: Subject,
+    progress: Progress,
+    *,
+    indices: Sequence[int] | None = None,
+    metric_rows: int = METRIC_ROWS,
+    needed: Sequence[str] = (),
+) -> SensitivityReport:
+    """Rank the knobs, and look for what stands out.
+
+    Args:
+        setup: Space, engine, procedure and number of samples.
+        subject: Model, data and metric.
+        progress: Shown the progress.
+        indices: Evaluation samples to look at; None: the first `sensitivity.samples` for output
+            error, all for the metric.
+        metric_rows: For how many of the noisiest rows the metric is measured.
+        needed: Schemes that the space must leave to some op.
+
+    Raises:
+        DataError: An index is outside the data.
+        PlanError: The space leaves a needed scheme to no op.
+    """
+    asked = setup.sensitivity
+    if indices is not None:
+        subject = replace(subject, evaluation=pick_samples(subject.evaluation, indices))
+        asked = asked.model_copy(update={"samples": len(set(indices))})
+    prepared = prepare_untimed(setup, subject, progress)
+    _check_schemes(prepared, needed)
+    table = rank_by_sensitivity(asked, prepared, progress)
+    return SensitivityReport(
+        table=table,
+        space=prepared.space,
+        metric=measure_drops(prepared, table, metric_rows, progress),
+        indices=None if indices is None else tuple(sorted(set(indices))),
+        tail=_measure_tail(asked, prepared, table, progress),
+        dual=find_dual_ops(table, prepared.space.schemes[0]),
+    )
+
+
+def _check_schemes(prepared: Preparation, needed: Sequence[str]) -> None:
+    known = [scheme.value for scheme in prepared.space.schemes]
+    for name in needed:
+        if name not in known:
+            raise PlanError(
+                f"no op of this model may take {name} here; what is left is {', '.join(known)}",
+                hint="while latency is an objective, what the engine only emulates is left out: "
+                "--set objectives=[output_error,bops]",
+            )
+
+
+def _measure_tail(
+    asked: SensitivitySettings, prepared: Preparation, table: SensitivityTable, progress: Progress
+) -> Tail | None:
+    """Measure the table's tail exactly: a gradient does not see what top-k and the like do."""
+    scheme = prepared.space.schemes[0]
+    names = tail_of(table, scheme)
+    if asked.method is Procedure.WEIGHTS_ONLY or not names:
+        return None
+    if settle_procedure(asked.method, prepared.captured) is Procedure.ENGINE:
+        rows = table.by_key
+        return read_tail([rows[name, scheme, Part.BOTH] for name in names])
+    trials = [Trial(prepared.space.by_name[name], scheme, Part.BOTH) for name in names]
+    with progress.stage("checking the least sensitive ops", len(trials)) as advance:
+        found = measure_exact(question_of(prepared, asked.samples), trials=trials, progress=advance)
+    return read_tail(found.rows)
+
+
+def sensitivity(
+    model: nn.Module,
+    *,
+    calibration: object,
+    evaluation: object,
+    metric: Metric | str = metrics.accuracy,
+    space: str | dict[str, Any] = "npu",
+    backend: str | Mapping[str, Any] = "auto",
+    samples: int = 128,
+    indices: Sequence[int] | None = None,
+    metric_rows: int = METRIC_ROWS,
+    capture: str = "auto",
+    leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> SensitivityReport:
+    """Rank a model's ops by what each scheme alone does to its outputs and its metric.
+
+    Args:
+        model: The trained float model; it is never changed.
+        calibration: Inputs to calibrate on, as `aq.search` takes them.
+        evaluation: Inputs and targets.
+        metric: `metric(outputs, targets)`, higher is better.
+        space: Name or path of a search space, or its rules; its schemes are compared.
+        backend: As `autoquant.search` takes it; of `auto` the first engine that runs here.
+        samples: How many evaluation samples stand behind the output error.
+        indices: Look at these evaluation samples alone (bad cases).
+        metric_rows: For how many of the noisiest rows the metric is measured; 0: none.
+        capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
+        leaf_modules: Paths that capture must not look into.
+        ranges: The section `calibration` of a job file.
+        target: The key of the targets, where batches are mappings.
+        prepare: Makes batches of the items of the data.
+        dynamic: By input, the axes whose size may change.
+        cache_mb: A larger data set is read again for each use.
+        progress: Shown the progress.
+        settings: Other sections of a job file, as mappings (`outputs`, `objectives`...).
+
+    Returns:
+        The table (`.table`, for `aq.raise_most_sensitive`), and what stands out in it.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    document = {
+        "space": space,
+        "objectives": ["output_error", "bops"],
+        "backend": backend,
+        "sensitivity": {"samples": samples},
+    }
+    setup = settings_from(
+        Setup, "autoquant.sensitivity", document, ranges=ranges, sections=settings
+    )
+    subject = build_subject(
+        model,
+        calibration=calibration,
+        evaluation=evaluation,
+        heldout=None,
+        metric=metric,
+        leaf_modules=tuple(leaf_modules),
+        capture=capture,
+        calibration_samples=setup.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        outputs=setup.outputs,
+    )
+    return examine_sensitivity(
+        setup, subject, progress or Silent(), indices=indices, metric_rows=metric_rows
+    )

@@ -1,1 +1,0 @@
-"""Quality of an executable, its latency and size, always against the float model."""

@@ -1,0 +1,227 @@
+"""The order of a fine-tuning: train a plan, build it by the engine, compare with what it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from autoquant.core.findings.finetuning import Trial
+from autoquant.core.plan import Plan
+from autoquant.core.progress import Progress
+from autoquant.errors import AutoquantError, DataError
+from autoquant.finetuning.outcome import build_outcome
+from autoquant.finetuning.result import FinetuneResult
+from autoquant.finetuning.training.data import TrainingData
+from autoquant.finetuning.training.objective import Loss, Objective, batch_loss
+from autoquant.finetuning.training.probe import begin, probe
+from autoquant.finetuning.training.schedule import Schedule, cosine, tail_of
+from autoquant.finetuning.training.state import TrainingState, dump_state, load_state
+from autoquant.finetuning.training.trainer import Trainer
+from autoquant.finetuning.training.twin import Twin
+from autoquant.finetuning.training.weights import TrainableWeights
+from autoquant.job import RunSettings, TrainingSettings
+from autoquant.model.data.data_set import InputsOf
+from autoquant.model.data.reader import DataReader
+from autoquant.model.subject import Subject
+from autoquant.results.finetune_folder import FINDINGS, FinetuneFolder
+from autoquant.results.mlflow.finetunings import (
+    FinetuneTracker,
+    NullFinetuneTracker,
+    open_finetune_tracker,
+)
+from autoquant.results.mlflow.store import TrackingSettings
+from autoquant.searching.measuring.evaluator import with_threads
+from autoquant.searching.pair import build_pair
+from autoquant.searching.preparing.preparation import Preparation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """What a fine-tuning needs beside a model and a plan.
+
+    Attributes:
+        settings: How to train.
+        data: Training batches.
+        loss: What training lowers.
+        schedule: Of the learning rate.
+        sources: What is known of where they come from; a resumed fine-tuning must have the same.
+    """
+
+    settings: TrainingSettings
+    data: TrainingData
+    loss: Loss
+    schedule: Schedule
+    sources: dict[str, Any] = field(default_factory=dict)
+
+
+def make_task(
+    settings: TrainingSettings,
+    source: object,
+    reader: DataReader,
+    loss: Loss,
+    float_schedule: Schedule | None,
+    seed: int,
+    sources: dict[str, Any] | None = None,
+) -> Task:
+    """Gather a task; the schedule is the tail of the float training's, or a cosine."""
+    schedule: Schedule = cosine
+    if float_schedule is not None:
+        schedule = tail_of(float_schedule, min(settings.training_steps / settings.float_steps, 1.0))
+    return Task(settings, TrainingData(source, seed, reader), loss, schedule, sources or {})
+
+
+def check_task(task: Task, subject: Subject) -> None:
+    """Run one training batch through the float model, before anything expensive.
+
+    Raises:
+        DataError: The batch is unusable, or the model fails on it.
+        MetricError: The loss fails on its outputs, or cannot be lowered.
+    """
+    batch = task.data.first()
+    with torch.enable_grad():
+        try:
+            outputs = subject.run(batch)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(item.shape)) for item in batch.inputs)
+            raise DataError(
+                f"the model failed on training batch 0 of shape {shapes}: "
+                f"{type(error).__name__}: {error}",
+                hint="give batches of the shape and dtype that model.forward takes",
+            ) from error
+        batch_loss(task.loss, outputs, batch)
+    first = subject.evaluation[0]
+    with torch.no_grad():
+        batch_loss(task.loss, subject.run(first), first)
+
+
+def finetune_plan(
+    run: RunSettings,
+    task: Task,
+    prepared: Preparation,
+    plan: Plan,
+    folder: FinetuneFolder | None,
+    progress: Progress,
+) -> FinetuneResult:
+    """Train a plan, build it with the trained weights, and compare.
+
+    Args:
+        run: Its name, its seed, and where it is tracked.
+        task: How to train, on what.
+        prepared: The float model, captured and calibrated.
+        plan: What to train.
+        folder: Where to keep checkpoint and findings; one that holds a checkpoint is continued.
+        progress: Shown the progress.
+
+    Raises:
+        DataError: Every learning rate of the probe diverges.
+        BackendError: The engine refuses the plan.
+    """
+    pair = build_pair(prepared, plan, progress)
+    identity = _identity(run, task, prepared, plan)
+    resumes = folder is not None and folder.read_checkpoint() is not None
+    tracker = _open_tracker(run, task, plan, identity, resumes=resumes)
+    trainer = _trainer(task, prepared, plan)
+    try:
+        with with_threads(prepared.settings.quality_threads):
+            state = _train(task, trainer, folder, identity, tracker, progress)
+            result = build_outcome(trainer, state, pair, folder, progress)
+    except (AutoquantError, KeyboardInterrupt) as error:
+        tracker.stop(str(error) or "interrupted")
+        raise
+    tracker.finish(result.recoveries, [folder.path / FINDINGS] if folder else [])
+    return result
+
+
+def _trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
+    subject = prepared.subject
+    return Trainer(
+        twin=_twin(task, prepared, plan),
+        data=task.data,
+        objective=Objective(task.loss, subject.metric, subject.evaluation),
+        calibration=InputsOf(subject.calibration),
+        statistics=prepared.statistics,
+        settings=task.settings,
+        schedule=task.schedule,
+    )
+
+
+def _twin(task: Task, prepared: Preparation, plan: Plan) -> Twin:
+    model, captured = prepared.subject.model, prepared.captured
+    trained = TrainableWeights(model, captured, task.settings.batch_norm)
+    return Twin(captured, plan, prepared.settings.build, trained)
+
+
+def _train(
+    task: Task,
+    trainer: Trainer,
+    folder: FinetuneFolder | None,
+    identity: str,
+    tracker: FinetuneTracker,
+    progress: Progress,
+) -> TrainingState:
+    """Probe and train, or go on where a checkpoint stands."""
+
+    def keep(state: TrainingState) -> None:
+        if folder is not None:
+            folder.write_checkpoint(dump_state(state, identity))
+        tracker.checks(state.checks)
+
+    content = folder.read_checkpoint() if folder is not None else None
+    if folder is not None and content is not None:
+        state = load_state(content, identity, str(folder.checkpoint_path))
+    else:
+        state = _probe(task.settings, trainer, progress)
+        keep(state)
+    steps = task.settings.training_steps
+    with progress.stage("fine-tuning", steps) as advance:
+        advance(state.step)
+        return trainer.run(state, steps, advance, keep)
+
+
+def _probe(settings: TrainingSettings, trainer: Trainer, progress: Progress) -> TrainingState:
+    start, count = trainer.start(), len(settings.candidates)
+    trials: tuple[Trial, ...] = ()
+    if settings.probe_steps:
+        with progress.stage("probing learning rates", settings.probe_steps * count) as advance:
+            trials = probe(trainer, start, settings.candidates, settings.probe_steps, advance)
+    state = begin(trainer, start, trials, settings.candidates[0])
+    if state is None:
+        raise DataError(
+            "the loss diverges at every learning rate that was tried: "
+            + ", ".join(f"{rate:g}" for rate in settings.learning_rates),
+            hint="list lower learning_rates, or set gradient_norm",
+        )
+    return state
+
+
+def _identity(run: RunSettings, task: Task, prepared: Preparation, plan: Plan) -> str:
+    """Equal for fine-tunings that do the same; `statistics.digest` stands for model and data."""
+    facts = {
+        "settings": task.settings.model_dump(mode="json"),
+        "sources": task.sources,
+        "plan": plan.digest,
+        "statistics": prepared.statistics.digest,
+        "engine": prepared.settings.build.engine,
+        "seed": run.seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _open_tracker(
+    run: RunSettings, task: Task, plan: Plan, identity: str, *, resumes: bool
+) -> FinetuneTracker:
+    if not run.tracking.enabled:
+        return NullFinetuneTracker()
+    settings = TrackingSettings(
+        uri=run.tracking_uri,
+        experiment=run.tracking.experiment or run.name,
+        tags=run.tracking.tags,
+    )
+    parameters = {name: str(value) for name, value in task.settings.model_dump(mode="json").items()}
+    parameters |= {"plan": plan.digest, "seed": str(run.seed)}
+    name = f"finetune {run.name}"
+    return open_finetune_tracker(settings, name, identity, parameters, resumes=resumes)

@@ -1,0 +1,110 @@
+"""What came of a fine-tuning: the trained plan, built by the engine and compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoquant.backends.protocol import Backend
+from autoquant.core.findings.finetuning import Recovery
+from autoquant.core.progress import Progress, Silent
+from autoquant.finetuning.recovery import Runs, measure_recovery
+from autoquant.finetuning.result import FinetuneResult
+from autoquant.finetuning.training.state import TrainingState
+from autoquant.finetuning.training.trainer import Trainer
+from autoquant.finetuning.training.twin import Twin
+from autoquant.model.subject import Subject
+from autoquant.results.finetune_folder import QUANTIZED, FinetuneFolder
+from autoquant.searching.measuring.evaluator import build_backend
+from autoquant.searching.pair import Pair
+from autoquant.searching.preparing.preparation import capture_subject
+
+
+def build_outcome(
+    trainer: Trainer,
+    state: TrainingState,
+    pair: Pair,
+    folder: FinetuneFolder | None,
+    progress: Progress,
+) -> FinetuneResult:
+    """Build the plan from the best weights by the normal backend, compare, and write.
+
+    Args:
+        trainer: Its twin takes the best weights.
+        state: The last one.
+        pair: The float model and the plan before training.
+        folder: Where to write, None: nowhere.
+        progress: Shown the progress.
+
+    Raises:
+        BackendError: The engine refuses the plan.
+    """
+    prepared = pair.prepared
+    trainer.take(state.best_weights, state.ranges)
+    with torch.no_grad(), progress.stage("building the trained plan", None):
+        model = trainer.twin.weights.model.requires_grad_(False)
+        subject = replace(prepared.subject, model=model)
+        captured = capture_subject(subject, Silent())
+        statistics = trainer.twin.statistics
+        backend = build_backend(subject, captured, statistics, prepared.settings)
+        executable = backend.build(pair.plan)
+    runs = Runs(
+        float_model=lambda inputs: pair.backend.run(prepared.subject.flat, inputs),
+        before=lambda inputs: pair.backend.run(pair.executable.module, inputs),
+        after=lambda inputs: backend.run(executable.module, inputs),
+        emulated=lambda inputs: backend.run(_Emulated(trainer.twin), inputs),
+        trained_float=lambda inputs: backend.run(subject.flat, inputs),
+        kind=executable.kind,
+    )
+    result = FinetuneResult(
+        plan=pair.plan,
+        model=model,
+        quantized=executable.module,
+        statistics=statistics,
+        learning_rate=state.learning_rate,
+        ranges=state.ranges.value,
+        trials=state.trials,
+        checks=state.checks,
+        best=state.best,
+        steps=state.step + sum(trial.steps for trial in state.trials),
+        stopped=state.stopped,
+        recoveries=_recoveries(runs, prepared.subject, progress),
+        folder=folder.path if folder else None,
+    )
+    if folder is not None:
+        _keep(folder, result, backend)
+    return result
+
+
+class _Emulated(nn.Module):
+    """The twin as a module."""
+
+    def __init__(self, twin: Twin) -> None:
+        super().__init__()
+        self._twin = twin
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self._twin(inputs)
+
+
+def _recoveries(runs: Runs, subject: Subject, progress: Progress) -> tuple[Recovery, ...]:
+    sets = [("evaluation", subject.evaluation)]
+    if subject.heldout is not None:
+        sets.append(("heldout", subject.heldout))
+    found = []
+    with progress.stage("comparing before and after", len(sets)) as advance:
+        for name, batches in sets:
+            found.append(measure_recovery(runs, batches, subject.metric, name))
+            advance(1)
+    return tuple(found)
+
+
+def _keep(folder: FinetuneFolder, result: FinetuneResult, backend: Backend) -> None:
+    """Write what was found, and the quantized model as a TorchScript file."""
+    folder.write_findings(
+        result.to_json(), result.plan, result.statistics, result.model.state_dict()
+    )
+    backend.export(result.plan, folder.path / QUANTIZED, result.to_json())

@@ -1,0 +1,71 @@
+"""What fine-tuning gives back: the trained model, its engine build, and how it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autoquant.core.findings.finetuning import Check, Recovery, Trial
+from autoquant.core.plan import Plan
+from autoquant.core.statistics import CalibrationStatistics
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FinetuneResult:
+    """A plan, trained.
+
+    Attributes:
+        plan: What was trained; training changes no scheme.
+        model: The float model with the trained weights; a copy, in eval mode.
+        quantized: The plan built from it by the engine, ready to run.
+        statistics: Ranges that belong to the trained weights.
+        learning_rate: That the training began with.
+        ranges: `frozen` or `updated`.
+        trials: What the learning-rate probe tried.
+        checks: The training, check by check (emulated).
+        best: The check whose weights were kept.
+        steps: Steps done in all, those of the probe included.
+        stopped: Why training ended early, None where it did not.
+        recoveries: How the plan does before and after, on the evaluation and the held-out data.
+        folder: Where everything was written, None where nothing was.
+    """
+
+    plan: Plan
+    model: nn.Module
+    quantized: nn.Module
+    statistics: CalibrationStatistics
+    learning_rate: float
+    ranges: str
+    trials: tuple[Trial, ...]
+    checks: tuple[Check, ...]
+    best: Check
+    steps: int
+    stopped: str | None
+    recoveries: tuple[Recovery, ...]
+    folder: Path | None
+
+    @property
+    def recovery(self) -> Recovery:
+        """On the held-out data where there are any, else on the evaluation data."""
+        return self.recoveries[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give all figures as JSON values."""
+        return {
+            "format": FORMAT,
+            "digest": self.plan.digest,
+            "plan": self.plan.to_json(),
+            "learning_rate": self.learning_rate,
+            "ranges": self.ranges,
+            "steps": self.steps,
+            "stopped": self.stopped,
+            "trials": [trial.to_json() for trial in self.trials],
+            "checks": [check.to_json() for check in self.checks],
+            "best": self.best.to_json(),
+            "recoveries": [recovery.to_json() for recovery in self.recoveries],
+        }

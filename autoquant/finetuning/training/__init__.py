@@ -1,0 +1,1 @@
+"""Training in the numerics of a plan: data, loss, schedule, the fake-quantized twin."""

@@ -1,0 +1,112 @@
+"""Where a training stands: all that a process needs to go on with it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoquant.core.findings.finetuning import Check, Ranges, Trial
+from autoquant.errors import StorageError
+
+FORMAT = 1
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingState:
+    """A training after some of its steps; written at every check.
+
+    Attributes:
+        trials: What the learning-rate probe found.
+        learning_rate: That the training began with.
+        ranges: Frozen or updated.
+        step: Steps done.
+        weights: Trained parameters after them.
+        optimizer: State of the optimizer; empty before the first step.
+        best: The best check.
+        best_weights: Parameters at that check.
+        checks: All checks so far, the start first.
+        stopped: Why training ended early, None where it did not.
+    """
+
+    trials: tuple[Trial, ...]
+    learning_rate: float
+    ranges: Ranges
+    step: int
+    weights: Weights
+    optimizer: Mapping[str, Any]
+    best: Check
+    best_weights: Weights
+    checks: tuple[Check, ...] = field(default=())
+    stopped: str | None = None
+
+
+def dump_state(state: TrainingState, identity: str) -> bytes:
+    """Write a state as bytes that `load_state` reads back.
+
+    Args:
+        state: Any.
+        identity: Says of which training: equal for those whose states can be exchanged.
+    """
+    document = {
+        "format": FORMAT,
+        "identity": identity,
+        "trials": [trial.to_json() for trial in state.trials],
+        "learning_rate": state.learning_rate,
+        "ranges": state.ranges.value,
+        "step": state.step,
+        "weights": dict(state.weights),
+        "optimizer": dict(state.optimizer),
+        "best": state.best.to_json(),
+        "best_weights": dict(state.best_weights),
+        "checks": [check.to_json() for check in state.checks],
+        "stopped": state.stopped,
+    }
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
+    return buffer.getvalue()
+
+
+def load_state(content: bytes, identity: str, name: str) -> TrainingState:
+    """Read a state; nothing in the file is executed.
+
+    Args:
+        content: From `dump_state`.
+        identity: That of the training that goes on.
+        name: What to call it in errors.
+
+    Raises:
+        StorageError: It is damaged, or belongs to another training.
+    """
+    try:
+        found = torch.load(io.BytesIO(content), weights_only=True)
+        if found["identity"] != identity:
+            raise StorageError(
+                f"{name} belongs to another training: model, data, plan or settings differ",
+                hint="give the same job, plan and --set as before; or choose another output",
+            )
+        return TrainingState(
+            trials=tuple(map(Trial.from_json, found["trials"])),
+            learning_rate=found["learning_rate"],
+            ranges=Ranges(found["ranges"]),
+            step=found["step"],
+            weights=found["weights"],
+            optimizer=found["optimizer"],
+            best=Check.from_json(found["best"]),
+            best_weights=found["best_weights"],
+            checks=tuple(map(Check.from_json, found["checks"])),
+            stopped=found["stopped"],
+        )
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"{name} is damaged: {str(error).splitlines()[0]}",
+            hint="remove it and start without --resume",
+        ) from error

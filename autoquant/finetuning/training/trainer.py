@@ -1,0 +1,200 @@
+"""The training itself: steps, checks, and the best weights kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from autoquant.core.findings.finetuning import Check, Ranges
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.finetuning.training.data import TrainingData
+from autoquant.finetuning.training.objective import Objective, batch_loss
+from autoquant.finetuning.training.schedule import Schedule
+from autoquant.finetuning.training.state import TrainingState, Weights
+from autoquant.finetuning.training.twin import Twin
+from autoquant.job import TrainingSettings
+from autoquant.model.data.batches import Batch
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trainer:
+    """Trains a twin.
+
+    Attributes:
+        twin: What is trained, in place.
+        data: Training batches.
+        objective: What is lowered, and what is looked at.
+        calibration: Inputs on which ranges are found anew, where they are updated.
+        statistics: Of the float model: the ranges before any update.
+        settings: Of the optimizer and the checks.
+        schedule: Of the learning rate.
+    """
+
+    twin: Twin
+    data: TrainingData
+    objective: Objective
+    calibration: Sequence[tuple[Tensor, ...]]
+    statistics: CalibrationStatistics
+    settings: TrainingSettings
+    schedule: Schedule
+
+    def start(self) -> Check:
+        """Look at the plan before any training."""
+        self.twin.take_ranges(self.statistics)
+        loss, metric = self.objective.look(self.twin)
+        return Check(0, 0.0, None, loss, metric)
+
+    def run(
+        self,
+        state: TrainingState,
+        steps: int,
+        advance: Advance,
+        keep: Callable[[TrainingState], None],
+    ) -> TrainingState:
+        """Train from a state to the last step.
+
+        Args:
+            state: Where to begin; its weights are taken.
+            steps: Of the whole training.
+            advance: Told of each step.
+            keep: Given the state after each check.
+
+        Returns:
+            The last state. A loss that is no longer finite ends the training early.
+        """
+        self.take(state.weights, state.ranges)
+        if state.stopped is not None:
+            return state
+        optimizer = self._optimizer(state)
+        batches = self.data.batches(skip=state.step)
+        for end in self._check_points(state.step, steps):
+            mean = self._steps(state, optimizer, batches, end, steps, advance)
+            if not math.isfinite(mean):
+                state = replace(state, stopped=f"it diverged before step {end}")
+                keep(state)
+                return state
+            state = self._check(state, optimizer, end, steps, mean)
+            keep(state)
+        return state
+
+    def with_one_check(self) -> Trainer:
+        """The same trainer, looking only at the end."""
+        return replace(self, settings=self.settings.model_copy(update={"checks": 1}))
+
+    def take(self, weights: Weights, ranges: Ranges) -> None:
+        """Load weights into the twin, and the ranges that belong to them."""
+        parameters = self.twin.weights.trainable()
+        with torch.no_grad():
+            for name, value in weights.items():
+                parameters[name].copy_(value)
+        if ranges is Ranges.UPDATED:
+            self.twin.calibrate(self.calibration)
+        else:
+            self.twin.take_ranges(self.statistics)
+
+    def weights(self) -> Weights:
+        """A copy of the trained parameters as they are."""
+        parameters = self.twin.weights.trainable()
+        return {name: item.detach().clone() for name, item in parameters.items()}
+
+    def _check_points(self, done: int, steps: int) -> list[int]:
+        """Steps after which to look, evenly spread, the last one among them."""
+        count = min(self.settings.checks, steps)
+        points = [round(steps * (index + 1) / count) for index in range(count)]
+        return [point for point in points if point > done]
+
+    def _steps(
+        self,
+        state: TrainingState,
+        optimizer: Optimizer,
+        batches: Iterator[Batch],
+        end: int,
+        steps: int,
+        advance: Advance,
+    ) -> float:
+        """Train up to a check; gives the mean loss, infinite once it diverges."""
+        total = 0.0
+        for step in range(state.step, end):
+            _set_rate(optimizer, state.learning_rate * self.schedule(step / steps))
+            loss = self._step(optimizer, next(batches))
+            advance(1)
+            if not math.isfinite(loss):
+                return math.inf
+            total += loss
+        return total / (end - state.step)
+
+    def _step(self, optimizer: Optimizer, batch: Batch) -> float:
+        parameters = list(self.twin.weights.trainable().values())
+        optimizer.zero_grad(set_to_none=True)
+        with torch.enable_grad():  # data that yield within no_grad would leave it on
+            loss = batch_loss(self.objective.loss, self.twin(batch.inputs), batch)
+        torch.autograd.backward(loss)
+        if self.settings.gradient_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.settings.gradient_norm)
+        optimizer.step()
+        is_finite = all(bool(torch.isfinite(item).all()) for item in parameters)
+        return float(loss.detach()) if is_finite else math.inf
+
+    def _check(
+        self, state: TrainingState, optimizer: Optimizer, end: int, steps: int, mean: float
+    ) -> TrainingState:
+        if state.ranges is Ranges.UPDATED:
+            self.twin.calibrate(self.calibration)
+        loss, metric = self.objective.look(self.twin)
+        rate = state.learning_rate * self.schedule((end - 1) / steps)
+        check, weights = Check(end, rate, mean, loss, metric), self.weights()
+        better = math.isfinite(loss) and check.is_better_than(state.best)
+        return replace(
+            state,
+            step=end,
+            weights=weights,
+            optimizer=optimizer.state_dict(),
+            best=check if better else state.best,
+            best_weights=weights if better else state.best_weights,
+            checks=(*state.checks, check),
+        )
+
+    def _optimizer(self, state: TrainingState) -> Optimizer:
+        optimizer = OPTIMIZERS[self.settings.optimizer](
+            list(self.twin.weights.trainable().values()), self.settings
+        )
+        if state.optimizer:
+            optimizer.load_state_dict(dict(state.optimizer))
+        return optimizer
+
+
+def _sgd(parameters: list[nn.Parameter], settings: TrainingSettings) -> Optimizer:
+    return SGD(parameters, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def _adam(parameters: list[nn.Parameter], settings: TrainingSettings) -> Optimizer:
+    return Adam(
+        parameters, lr=0.0, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay
+    )
+
+
+def _adamw(parameters: list[nn.Parameter], settings: TrainingSettings) -> Optimizer:
+    return AdamW(
+        parameters, lr=0.0, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSettings], Optimizer]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adamw,
+}
+
+
+def _set_rate(optimizer: Optimizer, rate: float) -> None:
+    group: dict[str, Any]
+    for group in optimizer.param_groups:
+        group["lr"] = rate

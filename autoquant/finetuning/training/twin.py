@@ -1,0 +1,104 @@
+"""The rounded twin of a plan: what is trained computes as the engine will, in float."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from autoquant.backends.reference import reference_rounding
+from autoquant.core.build import BuildSettings
+from autoquant.core.plan import Plan
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.finetuning.training.weights import TrainableWeights
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.exporting import take
+from autoquant.model.graph.site_nodes import mark_sites
+from autoquant.model.numerics.rounded_graph import TrainableGraph, choices_of
+
+
+class Twin:
+    """A plan by reference numerics over trainable weights.
+
+    Tensors are rounded where quantized ops read them, weights after batch norms are folded into
+    them. Sites in fp32 are left alone. Everything runs in eval mode: no dropout, no batch
+    statistics.
+
+    Args:
+        captured: The captured float model.
+        plan: A scheme for every site.
+        settings: What decides how tensors are rounded.
+        weights: What is trained.
+    """
+
+    def __init__(
+        self,
+        captured: Capture,
+        plan: Plan,
+        settings: BuildSettings,
+        weights: TrainableWeights,
+    ) -> None:
+        self.weights = weights
+        self._captured = captured
+        self._plan = plan
+        self._settings = settings
+        self._run: _Run | None = None
+        self._statistics: CalibrationStatistics | None = None
+
+    def take_ranges(self, statistics: CalibrationStatistics) -> None:
+        """Round activations on the scales that calibration found."""
+        rounding = reference_rounding(self._captured, statistics, self._settings)
+        self._run = _Run(mark_sites(self._captured), rounding, choices_of(self._plan))
+        self._statistics = statistics
+
+    @property
+    def statistics(self) -> CalibrationStatistics:
+        """The ranges that it rounds on."""
+        if self._statistics is None:
+            raise ValueError("take_ranges comes first")
+        return self._statistics
+
+    def calibrate(self, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        """Calibrate the float model with the weights as they are now, and take the ranges."""
+        graph = _with_constants(self._captured.graph, self.weights.constants())
+        current = replace(self._captured, graph=graph)
+        self.take_ranges(calibrate(current, batches))
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> Any:
+        """Compute outputs; gradients reach the weights."""
+        if self._run is None:
+            raise ValueError("take_ranges comes first")
+        self._run.constants = self.weights.constants()
+        try:
+            return self._run.run(*inputs)
+        finally:
+            self._run.constants = {}
+
+
+class _Run(TrainableGraph):
+    """Reads the graph's constants from a mapping."""
+
+    constants: Mapping[str, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        """Run one node."""
+        if n.op == "get_attr" and str(n.target) in self.constants:
+            return self.constants[str(n.target)]
+        return super().run_node(n)
+
+
+def _with_constants(graph: GraphModule, constants: Mapping[str, Tensor]) -> GraphModule:
+    """A copy of a float graph that holds these values."""
+    copied = copy.deepcopy(graph)
+    held = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    with torch.no_grad():
+        for path, value in constants.items():
+            if path in held:
+                take(copied, path).copy_(value)
+    return copied

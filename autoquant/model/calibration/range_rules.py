@@ -1,0 +1,159 @@
+"""A job's rules of calibration meet a model: the observer and the fixed range of each site."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from autoquant.core.ranges import FixedRange, RangeRules
+from autoquant.errors import JobError
+from autoquant.job import Calibration
+from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.same_values import value_sources
+
+INPUTS = "inputs."
+"""Before the names of the model's inputs, in patterns of fixed ranges."""
+
+_Value = TypeVar("_Value")
+
+
+def bind_ranges(calibration: Calibration, captured: Capture) -> RangeRules:
+    """Bind a job's patterns to the sites and inputs of a model; later patterns win.
+
+    Tensors that share a scale (a pool's and what it reads) take the rule of the first of them.
+
+    Args:
+        calibration: The section of the job.
+        captured: The captured model.
+
+    Raises:
+        JobError: A pattern matches nothing, or only sites whose range something else decides;
+            names all such patterns.
+    """
+    rules = RangeRules(calibration.percentile, calibration.averaging)
+    if not calibration.sites and not calibration.fixed_ranges:
+        return rules
+    names = _names_by_tensor(captured)
+    groups = [
+        [names[tensor] for tensor in (source, holder) if tensor in names]
+        for holder, source in value_sources(captured.graph).items()
+    ]
+    sites = _leaders([site.name for site in captured.sites], groups)
+    all_names = _leaders([*sites, *_input_names(captured).values()], groups)
+    ruled = {site.name for site in captured.sites if site.output_range is not None}
+    mistakes = [
+        *_mistakes("calibration.sites", calibration.sites, sites, ruled),
+        *_mistakes("calibration.fixed_ranges", calibration.fixed_ranges, all_names, ruled),
+    ]
+    if mistakes:
+        raise JobError.of("calibration", mistakes)
+    fixed = _bind(calibration.fixed_ranges, all_names)
+    return RangeRules(
+        percentile=calibration.percentile,
+        averaging=calibration.averaging,
+        sites=tuple(_bind(calibration.sites, sites).items()),
+        fixed=tuple(
+            FixedRange(
+                name=name,
+                low=low,
+                high=high,
+                tensors=tuple(tensor for tensor, owner in names.items() if owner == name),
+                reads=tuple(_reads(captured, name)),
+            )
+            for name, (low, high) in fixed.items()
+            if name not in ruled
+        ),
+    )
+
+
+def _leaders(names: Sequence[str], groups: Sequence[Sequence[str]]) -> dict[str, str]:
+    """By name, the first of those that share a scale with it; itself where none does."""
+    leaders = {name: name for name in names}
+    for group in groups:
+        first, *others = [name for name in dict.fromkeys(group) if name in leaders] or [""]
+        leaders.update(dict.fromkeys(others, leaders.get(first, first)))
+    return leaders
+
+
+def _names_by_tensor(captured: Capture) -> dict[str, str]:
+    """By node, the site or input whose tensor it is; the inner ops of a site have none."""
+    return _input_names(captured) | {
+        tensor: site
+        for tensor, site in _writers(captured).items()
+        if tensor not in captured.inner_nodes and tensor not in captured.no_tensors
+    }
+
+
+def _writers(captured: Capture) -> dict[str, str]:
+    """By node, the site whose result it is."""
+    lasts = {name: site.name for site in captured.sites for name in captured.writes(site.name)}
+    results = {  # an LSTM gives several tensors, of which the first is its output
+        node.name: lasts[node.args[0].name]
+        for node in captured.graph.graph.nodes
+        if node.target is operator.getitem and node.args[1] == 0 and node.args[0].name in lasts
+    }
+    return lasts | results
+
+
+def _input_names(captured: Capture) -> dict[str, str]:
+    """By node, the name of the model's input that it is."""
+    nodes = [node for node in captured.graph.graph.nodes if node.op == "placeholder"]
+    by_node = len(nodes) != len(captured.calling.names)
+    names = [str(node.target) for node in nodes] if by_node else captured.calling.names
+    return {
+        node.name: f"{INPUTS}{name}"
+        for node, name in zip(nodes, names, strict=True)
+        if node.name not in captured.no_tensors
+    }
+
+
+def _reads(captured: Capture, name: str) -> Iterator[str | None]:
+    """What writes each tensor that a site reads; None: no site does."""
+    writers = _writers(captured)
+    sources = value_sources(captured.graph)
+    roots = {group[0] for group in captured.members.get(name, ())}
+    for node in captured.graph.graph.nodes:
+        if node.name in roots:
+            for source in node.all_input_nodes:
+                if source.op != "get_attr" and source.name not in captured.no_tensors:
+                    yield writers.get(sources.get(source.name, source.name))
+
+
+def _bind(patterns: Mapping[str, _Value], leaders: Mapping[str, str]) -> dict[str, _Value]:
+    """By name, what the last pattern that matches its leader says."""
+    found = {
+        leader: value
+        for pattern, value in patterns.items()
+        for leader in leaders.values()
+        if fnmatchcase(leader, pattern)
+    }
+    return {name: found[leader] for name, leader in leaders.items() if leader in found}
+
+
+def _mistakes(
+    key: str, patterns: Mapping[str, object], leaders: Mapping[str, str], ruled: set[str]
+) -> Iterator[str]:
+    """Patterns that match nothing, or nothing that they could change."""
+    for pattern in patterns:
+        matched = [name for name in leaders if fnmatchcase(name, pattern)]
+        if not matched:
+            yield f"{key}: {pattern!r} matches nothing in this model; {_nearest(pattern, leaders)}"
+        elif all(name in ruled for name in matched):
+            yield (
+                f"{key}: {pattern!r} changes nothing: the definition of {matched[0]!r} fixes its "
+                "range; leave it out"
+            )
+        elif not any(leaders[name] == name for name in matched):
+            yield (
+                f"{key}: {pattern!r} changes nothing: {matched[0]!r} shares the scale of "
+                f"{leaders[matched[0]]!r}; write the rule for that one"
+            )
+
+
+def _nearest(pattern: str, names: Mapping[str, str]) -> str:
+    known: Sequence[str] = list(names)
+    close = difflib.get_close_matches(pattern.replace("*", ""), known, n=5, cutoff=0.1)
+    return f"names are like {', '.join(close or known[:5])}; search --dry-run lists all sites"

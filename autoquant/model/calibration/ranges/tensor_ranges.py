@@ -1,0 +1,143 @@
+"""The grid of every tensor: one for each precision, whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from autoquant.core.build import BuildSettings
+from autoquant.core.sites import Site
+from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
+from autoquant.model.calibration.ranges.find import find_range
+from autoquant.model.calibration.ranges.grid import Grid, affine_grid, defined_grid, symmetric_grid
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.same_values import value_sources
+
+_BYTE, _SEVEN_BITS = 255, 127
+
+
+class TensorRange(NamedTuple):
+    """The real values that the ends of a grid stand for; 0 lies within."""
+
+    low: float
+    high: float
+
+
+class TensorRanges:
+    """Finds grids from cached statistics by the job's observers; each is computed once.
+
+    A tensor's range is the one that the job fixes; or, for int8, the one that the definition of
+    the op that writes it does (a sigmoid's); or what an observer finds: the one of the site that
+    writes the tensor, else of the first site that reads it. A tensor that holds the values of
+    another (a reshaped one, a max pool's) has that one's grid.
+
+    Args:
+        captured: The captured model.
+        statistics: Of its tensors.
+        settings: Observer, rules and bits.
+    """
+
+    def __init__(
+        self, captured: Capture, statistics: CalibrationStatistics, settings: BuildSettings
+    ) -> None:
+        self._tensors = statistics.tensors
+        self._rules = settings.ranges
+        self._default = settings.observer
+        self._fixed = settings.ranges.fixed_tensors
+        self._high = _SEVEN_BITS if settings.reduce_range else _BYTE
+        self._sources = value_sources(captured.graph)
+        sites = {site.name: site for site in captured.sites}
+        self._writers = {
+            group[-1]: sites[name] for name, groups in captured.members.items() for group in groups
+        }
+        self._readers: dict[str, Site] = {}
+        for tensor, site in _reads(captured, sites):
+            self._readers.setdefault(self.source(tensor), site)
+        self._known: dict[tuple[str, str], Grid] = {}
+
+    def source(self, tensor: str) -> str:
+        """Name of the tensor whose values a tensor holds: the key of its statistics."""
+        return self._sources.get(tensor, tensor)
+
+    def knows(self, tensor: str) -> bool:
+        """Whether the tensor has a grid: calibration saw it, or the job fixes its range."""
+        name = self.source(tensor)
+        return name in self._tensors or name in self._fixed
+
+    def int8(self, tensor: str) -> TensorRange:
+        """Range of a tensor on affine levels of 8 bits (7 with a reduced range).
+
+        Args:
+            tensor: Name of the node of the captured graph that writes it.
+
+        Raises:
+            ValueError: Calibration did not see it.
+        """
+        grid = self.int8_grid(tensor)
+        return TensorRange(grid.lowest, grid.highest)
+
+    def int16(self, tensor: str) -> TensorRange:
+        """Symmetric range of a tensor on levels -32767 to 32767.
+
+        Raises:
+            ValueError: Calibration did not see it.
+        """
+        scale = self.int16_grid(tensor).scale
+        return TensorRange(-32767 * scale, 32767 * scale)
+
+    def int8_grid(self, tensor: str) -> Grid:
+        """Grid of 256 affine levels, of 128 with a reduced range.
+
+        Raises:
+            ValueError: Calibration did not see the tensor.
+        """
+        name = self.source(tensor)
+        key = ("int8", name)
+        if key not in self._known:
+            self._known[key] = self._int8(name)
+        return self._known[key]
+
+    def int16_grid(self, tensor: str) -> Grid:
+        """Symmetric grid of levels -32768 to 32767, over the largest value that was seen.
+
+        Raises:
+            ValueError: Calibration did not see the tensor.
+        """
+        name = self.source(tensor)
+        key = ("int16", name)
+        if key not in self._known:
+            fixed = self._fixed.get(name)
+            seen = fixed or self._seen(name)
+            self._known[key] = symmetric_grid((seen.low, seen.high))
+        return self._known[key]
+
+    def _int8(self, tensor: str) -> Grid:
+        fixed, writer = self._fixed.get(tensor), self._writers.get(tensor)
+        if writer is not None and writer.output_range is not None:
+            return defined_grid(writer.output_range)
+        if fixed is not None:
+            return affine_grid((fixed.low, fixed.high), self._high)
+        observer = self._rules.observer(self.owner(tensor) or "", self._default)
+        found = find_range(observer, self._seen(tensor), self._high + 1, self._rules)
+        return affine_grid(found, self._high)
+
+    def owner(self, tensor: str) -> str | None:
+        """The site whose observer finds a tensor's range: its writer, else its first reader."""
+        name = self.source(tensor)
+        site = self._writers.get(name) or self._readers.get(name)
+        return site.name if site else None
+
+    def _seen(self, tensor: str) -> TensorStatistics:
+        found = self._tensors.get(tensor)
+        if found is None:
+            raise ValueError(f"no statistics for the tensor {tensor}: calibration did not see it")
+        return found
+
+
+def _reads(captured: Capture, sites: dict[str, Site]) -> Iterator[tuple[str, Site]]:
+    """Every tensor that a site reads, in graph order."""
+    roots = {group[0]: sites[name] for name, groups in captured.members.items() for group in groups}
+    for node in captured.graph.graph.nodes:
+        if node.name in roots:
+            for source in node.all_input_nodes:
+                yield source.name, roots[node.name]

@@ -1,0 +1,1 @@
+"""One graph of the model, and the sites in it."""

@@ -1,0 +1,113 @@
+"""The captured float graph as torch.export's program, for engines that convert from there."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx.traceback
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import Graph, GraphModule, Interpreter
+from torch.utils import _pytree as pytree
+
+from autoquant.errors import ModelError
+from autoquant.model.data.outputs import OutputStructure
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.exporting import grown
+
+_ORIGIN = "autoquant"
+"""Key in a node's `custom` metadata, which torch.export carries along."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exported:
+    """A captured graph, exported.
+
+    Attributes:
+        program: In ATen ops; batch norms that fusing folded are folded here too.
+        outputs: How its tensors are put together to what the model returns.
+        origin: By node of the program, the node of the captured graph that it comes from: a key
+            of the calibration statistics, and a member of a site.
+    """
+
+    program: ExportedProgram
+    outputs: OutputStructure
+    origin: Mapping[str, str]
+
+
+class _Traced(nn.Module):
+    """Runs a graph node by node, so that each op of the export knows which one it comes from.
+
+    It returns the tensors alone.
+    """
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__()
+        self.traced = graph
+
+    def forward(self, *inputs: Tensor) -> Any:
+        with torch.fx.traceback.preserve_node_meta():
+            found = pytree.tree_leaves(Interpreter(self.traced).run(*inputs))
+        return tuple(leaf for leaf in found if isinstance(leaf, Tensor))
+
+
+def export_float(
+    captured: Capture, example: tuple[Tensor, ...], *, any_batch: bool = True
+) -> Exported:
+    """Export the captured float graph.
+
+    Args:
+        captured: The captured model.
+        example: One batch.
+        any_batch: Leave the axes of the inputs open whose size may change.
+
+    Raises:
+        ModelError: torch.export refuses it.
+    """
+    program = _export(_Traced(_marked(captured.graph)).eval(), captured, example, any_batch)
+    with torch.no_grad():
+        outputs = OutputStructure.of(captured.graph(*example))
+    return Exported(program, outputs, origins(program.graph))
+
+
+def _marked(module: GraphModule) -> GraphModule:
+    """The same graph over the same weights, its nodes marked with their names."""
+    graph = copy.deepcopy(module.graph)
+    for node in graph.nodes:
+        node.meta["custom"] = {_ORIGIN: node.name}
+    return GraphModule(module, graph)
+
+
+def _export(
+    module: nn.Module, captured: Capture, example: tuple[Tensor, ...], any_batch: bool
+) -> ExportedProgram:
+    failure: Exception | None = None
+    free = captured.dynamic if any_batch else ((),) * len(example)
+    inputs = tuple(grown(tensor, axes) for tensor, axes in zip(example, free, strict=True))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        for dim in (Dim.DYNAMIC, Dim.AUTO):
+            shapes = tuple(dict.fromkeys(axes, dim) or None for axes in free)
+            try:
+                return torch.export.export(module, inputs, dynamic_shapes=(shapes,), strict=False)
+            except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
+                failure = failure or error
+    raise ModelError(
+        f"torch.export cannot export the model: {str(failure).strip().splitlines()[0]}",
+        hint="engines other than torch need it; search with backend.name: torch, or "
+        "rewrite what it names",
+    ) from failure
+
+
+def origins(graph: Graph) -> dict[str, str]:
+    """Origin of each node of an exported graph, also after its decompositions were run."""
+    return {
+        node.name: node.meta["custom"][_ORIGIN]
+        for node in graph.nodes
+        if _ORIGIN in (node.meta.get("custom") or {})
+    }

@@ -1,0 +1,369 @@
+"""torch.export's functional graph of a model: what ran, op by op, free of the model's Python."""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import operator
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
+
+from autoquant.errors import ModelError
+from autoquant.model.data.calling import Calling
+from autoquant.model.data.trees import plain_structure, register_dataclasses
+from autoquant.model.graph.aten import op_name
+
+_CHECKS = ("_assert", "sym_constrain_range", "_check")
+_IDENTITIES = frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "clone"})
+_TORCH_FOLDER = str(Path(torch.__file__).parent)
+_OUR_FOLDER = str(Path(__file__).parents[2])
+_HELD = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+
+
+def export_program(
+    model: nn.Module,
+    calling: Calling,
+    example: Sequence[Tensor],
+    dynamic: Sequence[Sequence[int]],
+) -> ExportedProgram:
+    """Export a model, with composite ops whole and without writes in place.
+
+    Args:
+        model: Any float module in eval mode; it is neither copied nor changed.
+        calling: How the model takes its inputs.
+        example: Their tensors, one batch.
+        dynamic: By tensor, axes whose size may change; an axis that the model itself fixes is
+            taken as fixed.
+
+    Raises:
+        ModelError: torch.export cannot follow the model.
+    """
+    tensors = tuple(map(grown, example, dynamic))
+    args, kwargs = calling.arguments(tensors)
+    model = _plain(model)
+    failure: Exception | None = None
+    with _quiet(), _free_lengths(), torch.no_grad():
+        for dim in (Dim.DYNAMIC, Dim.AUTO):
+            shapes = ShapesCollection()
+            for tensor, axes in zip(tensors, dynamic, strict=True):
+                if axes:
+                    shapes[tensor] = dict.fromkeys(axes, dim)
+            try:
+                program = torch.export.export(
+                    model,
+                    args,
+                    kwargs,
+                    dynamic_shapes=shapes.dynamic_shapes(model, args, kwargs),
+                    strict=False,
+                )
+                functional: ExportedProgram = program.run_decompositions({})
+            except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
+                if failure is None and _register_outputs(model, calling, tensors):
+                    return export_program(model, calling, example, dynamic)
+                failure = failure or error
+            else:
+                return functional
+    raise ModelError(
+        f"torch.export cannot capture the model: {_first_line(failure)}{_place(failure)}",
+        hint="rewrite that line without control flow that depends on values; or take "
+        "model.capture: modules, which looks at weighted modules alone",
+    ) from failure
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A traced model as a plain module over the same parts.
+
+    Of a GraphModule torch.export tells the paths of children, and not of what lies below them.
+    """
+    if not isinstance(model, GraphModule):
+        return model
+    made = nn.Module()
+    made.__class__ = type(type(model).__name__, (nn.Module,), {"forward": type(model).forward})
+    made.__dict__.update(model.__dict__)
+    return made
+
+
+def _register_outputs(model: nn.Module, calling: Calling, tensors: Sequence[Tensor]) -> bool:
+    """Tell torch's pytree what dataclasses a model returns; say whether it knew any of them not."""
+    known = len(pytree.SUPPORTED_NODES)
+    try:
+        register_dataclasses(calling.call(model, [item.clone() for item in tensors]))
+    except Exception:  # noqa: BLE001  the model's own mistake: what torch.export said of it stands
+        return False
+    return len(pytree.SUPPORTED_NODES) > known
+
+
+def functional_graph(program: ExportedProgram) -> GraphModule:
+    """Give a program as a graph of ops over the tensors of its inputs.
+
+    Constant inputs are baked in, what a forward writes into its inputs or buffers is dropped,
+    and so are checks, copies and dead code. What is computed twice of the same tensors is computed
+    once, as engines do: two ops that one kernel runs cannot have two schemes. A view becomes a
+    reshape, so that tensors may come in another memory format; a batch norm is one node. Every
+    output stays bit for bit.
+
+    Args:
+        program: From `export_program`.
+
+    Returns:
+        A module: tensors in, in the order of `Calling`; the model's own output structure out.
+
+    Raises:
+        ModelError: The program needs what no graph of tensors can hold.
+    """
+    graph = Graph()
+    made: dict[Node, Any] = {}
+    held: dict[str, Any] = {}
+    inputs: list[str] = []
+    for spec, node in zip(program.graph_signature.input_specs, program.graph.nodes, strict=False):
+        if isinstance(spec.arg, ConstantArgument):
+            made[node] = spec.arg.value
+        elif spec.kind is InputKind.USER_INPUT:
+            made[node] = graph.node_copy(node)
+            inputs.append(made[node].name)
+        elif spec.kind in _HELD:
+            name = str(spec.target)
+            held[name] = program.state_dict.get(name, program.constants.get(name))
+            made[node] = graph.get_attr(name)
+            made[node].meta = dict(node.meta)
+        else:
+            raise ModelError(
+                f"the model holds a {spec.kind.name.lower()} ({spec.target}), which no graph of "
+                "tensors can carry",
+                hint="model.capture: modules looks at weighted modules alone",
+            )
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            held[str(node.target)] = getattr(program.graph_module, str(node.target))
+        if node.op in ("call_function", "get_attr") and not _is_check(node):
+            made[node] = _copy(graph, node, made)
+    results = _user_outputs(program, made)
+    graph.output(results)
+    _give_structure(graph, inputs, program.call_spec.out_spec)
+    module = GraphModule(_as_root(held), graph)
+    _merge_equal_nodes(module.graph)
+    _merge_batch_norms(module)
+    module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module
+
+
+def _merge_equal_nodes(graph: Graph) -> None:
+    """Let the readers of a node that repeats an earlier one read that one."""
+    first: dict[str, Node] = {}
+    for node in graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        if node.op == "call_function" and torch.Tag.nondeterministic_seeded not in tags:
+            known = first.setdefault(f"{node.target} {node.args} {node.kwargs}", node)
+            if known is not node:
+                node.replace_all_uses_with(known)
+
+
+def free_axes(program: ExportedProgram) -> tuple[tuple[int, ...], ...]:
+    """By input tensor, the axes whose size the program leaves open."""
+    found = []
+    for spec, node in zip(program.graph_signature.input_specs, program.graph.nodes, strict=False):
+        if spec.kind is InputKind.USER_INPUT and not isinstance(spec.arg, ConstantArgument):
+            sizes = node.meta["val"].shape
+            found.append(tuple(axis for axis, size in enumerate(sizes) if _is_free(size)))
+    return tuple(found)
+
+
+def _is_free(size: int | torch.SymInt) -> bool:
+    return not isinstance(size, int) and size.node.maybe_as_int() is None
+
+
+def writes_inputs(program: ExportedProgram) -> bool:
+    """Whether the model's forward changes a tensor that it is given."""
+    return bool(program.graph_signature.user_inputs_to_mutate)
+
+
+def scope_of(node: Node) -> str:
+    """Path of the module whose forward made a call; calls of one module share it."""
+    return call_of(node).partition("@")[0]
+
+
+def call_of(node: Node) -> str:
+    """Path of that module and, where it runs several times, `@` and which call this was."""
+    stack = node.meta.get("nn_module_stack") or {}
+    if not stack:
+        return ""
+    key, (path, _) = list(stack.items())[-1]
+    path = str(path).removeprefix("L['self'].")
+    if path.startswith(("_empty", "L['self']")):
+        return ""
+    _, at, number = str(key).rpartition("@")
+    plain = path.partition("@")[0]
+    return f"{plain}@{number}" if at and number.isdigit() else plain
+
+
+def grown(tensor: Tensor, axes: Sequence[int]) -> Tensor:
+    """Two of what there is one of: torch.export takes a size of 1 for a constant."""
+    for axis in axes:
+        if tensor.shape[axis] == 1:
+            tensor = torch.cat([tensor, tensor], axis)
+    return tensor if axes else tensor.clone()
+
+
+def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
+    """Write one node into the new graph; give its source where it only hands that on."""
+    name = op_name(node)
+    if name in _IDENTITIES and not node.kwargs:
+        source = made[node.args[0]]  # type: ignore[index]
+        if isinstance(source, Node):
+            return source
+    if name == "copy":
+        return _overwritten(graph, node, made)
+    is_view = name == "view" and not isinstance(node.args[1], torch.dtype)
+    copied = graph.create_node(  # a name of its own: the program's hold numbers of symbols
+        node.op,
+        torch.ops.aten.reshape.default if is_view else node.target,
+        map_arg(node.args, lambda item: made[item]),
+        map_arg(node.kwargs, lambda item: made[item]),
+        name if node.op == "call_function" and name else None,
+    )
+    copied.meta = dict(node.meta)
+    return copied
+
+
+def _overwritten(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Node:
+    """A tensor that takes another's values: in a form that has a derivative, unlike `copy`."""
+    before, source = node.args[:2]
+    given = made[source]  # type: ignore[index]
+    value = node.meta["val"]
+    if value.dtype != source.meta["val"].dtype:  # type: ignore[union-attr]
+        given = graph.call_function(torch.ops.aten.to.dtype, (given, value.dtype))
+        given.meta = dict(node.meta)
+    spread = graph.call_function(torch.ops.aten.expand_as.default, (given, made[before]))  # type: ignore[index]
+    spread.meta = dict(node.meta)
+    return spread
+
+
+def _is_check(node: Node) -> bool:
+    return op_name(node).startswith(_CHECKS) and not node.users
+
+
+def _user_outputs(program: ExportedProgram, made: Mapping[Node, Any]) -> tuple[Any, ...]:
+    written = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    specs = program.graph_signature.output_specs
+    return tuple(
+        made[item] if isinstance(item, Node) else item
+        for item, spec in zip(written, specs, strict=True)
+        if spec.kind is OutputKind.USER_OUTPUT
+    )
+
+
+def _give_structure(graph: Graph, inputs: list[str], outputs: pytree.TreeSpec) -> None:
+    """Let the graph take its tensors one by one and nest its outputs as the model does."""
+    flat = Calling.plain(len(inputs)).structure
+    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(inputs, flat, plain_structure(outputs))))
+
+
+def _as_root(held: Mapping[str, Any]) -> nn.Module:
+    """A module that holds tensors at their paths."""
+    root = nn.Module()
+    for name, value in held.items():
+        put(root, name, value)
+    return root
+
+
+def put(root: nn.Module, name: str, value: Any) -> None:
+    """Set a tensor at a path, making the modules on the way."""
+    *path, last = name.split(".")
+    for part in path:
+        if not isinstance(getattr(root, part, None), nn.Module):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if isinstance(value, nn.Parameter):
+        root.register_parameter(last, value)
+    elif isinstance(value, Tensor):
+        root.register_buffer(last, value)
+    else:
+        setattr(root, last, value)
+
+
+def take(root: nn.Module, name: str) -> Any:
+    """What stands at a path."""
+    return operator.attrgetter(name)(root)
+
+
+def _merge_batch_norms(module: GraphModule) -> None:
+    """Make each batch norm in eval mode the one op that engines know, in place."""
+    for node in list(module.graph.nodes):
+        if op_name(node) != "_native_batch_norm_legit_no_training":
+            continue
+        if any(user.target is not operator.getitem or user.args[1] != 0 for user in node.users):
+            continue
+        source, weight, bias, mean, variance, momentum, epsilon = node.args
+        with module.graph.inserting_before(node):
+            merged = module.graph.call_function(
+                torch.ops.aten.batch_norm.default,
+                (source, weight, bias, mean, variance, False, momentum, epsilon, False),
+            )
+        for user in list(node.users):
+            merged.meta = dict(user.meta)
+            user.replace_all_uses_with(merged)
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
+
+
+@contextmanager
+def _free_lengths() -> Iterator[None]:
+    """Let `len(x)` of a tensor stay a size that may change, as `x.shape[0]` does.
+
+    Python makes a plain number of what `__len__` gives, which would fix the batch size. Only
+    replacing the function itself helps, as torch.export does with `max` and `min`.
+    """
+    plain = builtins.len
+
+    def length(item: Any, /) -> Any:
+        return item.shape[0] if isinstance(item, Tensor) and item.ndim else plain(item)
+
+    builtins.len = length
+    try:
+        yield
+    finally:
+        builtins.len = plain
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what torch warns of and logs while it exports; what it raises is reported."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _place(error: Exception | None) -> str:
+    """The last line of the model's own code that an export reached."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(None if error is None else error.__traceback__)
+        if not frame.filename.startswith((_TORCH_FOLDER, _OUR_FOLDER, "<"))
+    ]
+    return f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
+
+
+def _first_line(error: Exception | None) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,154 @@
+"""Capture module by module: the weighted modules that any model calls, without a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+
+from autoquant.core.sites import OpKind, Site
+from autoquant.errors import ModelError
+from autoquant.model.data.calling import Calling
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.costs import macs_of, weight_count_of
+from autoquant.model.graph.float_model import paths_within
+from autoquant.model.graph.module_calls import first_tensor, result_tensor, watch_calls
+
+_KINDS: Mapping[type[nn.Module], OpKind] = {
+    nn.Conv1d: OpKind.CONV1D,
+    nn.Conv2d: OpKind.CONV2D,
+    nn.Conv3d: OpKind.CONV3D,
+    nn.ConvTranspose1d: OpKind.CONV_TRANSPOSE1D,
+    nn.ConvTranspose2d: OpKind.CONV_TRANSPOSE2D,
+    nn.ConvTranspose3d: OpKind.CONV_TRANSPOSE3D,
+    nn.Linear: OpKind.LINEAR,
+    nn.Embedding: OpKind.EMBEDDING,
+    nn.EmbeddingBag: OpKind.EMBEDDING_BAG,
+    nn.LSTM: OpKind.LSTM,
+    nn.GRU: OpKind.GRU,
+}
+
+WHOLE = "model"
+"""Path of the whole model in the one-node graph that stands for it."""
+
+
+def capture_modules(
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    leaf_modules: Sequence[str],
+    calling: Calling,
+    dynamic: Sequence[Sequence[int]],
+) -> Capture:
+    """Run a model once and list the weighted modules that it calls.
+
+    Nothing is known of what lies between them: every site decides for itself, functional calls
+    are none, and no batch norm is folded.
+
+    Args:
+        model: Float model; it is copied, never changed.
+        example: The tensors of one batch.
+        leaf_modules: Paths not to look into; what they hold stays in fp32.
+        calling: How the model takes them.
+        dynamic: By tensor, axes whose size may change.
+
+    Raises:
+        ModelError: The model cannot be run on the example, or calls no weighted module.
+    """
+    within = paths_within(dict(model.named_modules()), leaf_modules)
+    paths = [
+        name
+        for name, module in model.named_modules()
+        if name and name not in within and type(module) in _KINDS
+    ]
+    calls = _Calls(model, batch=len(example[0]))
+    try:
+        with torch.no_grad(), watch_calls(model, paths, calls.take_input, calls.take_output):
+            calling.call(model, example)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(item.shape)) for item in example)
+        raise ModelError(
+            f"the model failed on the example inputs of shape {shapes}: {error}",
+            hint="give batches of the shape and dtype that model.forward takes",
+        ) from error
+    if not calls.sites:
+        raise ModelError(
+            "the model calls no weighted module that a scheme could be chosen for",
+            hint="capture: modules looks at nn.Linear, convolutions, embeddings and recurrent "
+            "layers that are called as modules",
+        )
+    return Capture(
+        how="modules",
+        leaf_modules=tuple(leaf_modules),
+        graph=_one_node(model, example),
+        sites=tuple(calls.sites.values()),
+        agreements=(),
+        members={name: ((name,),) for name in calls.sites},
+        no_tensors=frozenset(
+            f"input_{index}" for index, item in enumerate(example) if not item.is_floating_point()
+        ),
+        folded={},
+        calling=calling,
+        dynamic=tuple(map(tuple, dynamic)),
+    )
+
+
+class _Calls:
+    """Makes sites of the calls of one forward."""
+
+    def __init__(self, model: nn.Module, batch: int) -> None:
+        self.sites: dict[str, Site] = {}
+        self._model = model
+        self._batch = batch
+        self._read: Tensor | None = None
+
+    def take_input(self, _path: str, args: tuple[Any, ...]) -> None:
+        """Note what a module is about to read; weighted modules call no other."""
+        self._read = first_tensor(args)
+
+    def take_output(self, path: str, result: Any) -> None:
+        """Make a site, or add to what its module costs."""
+        module, written = self._model.get_submodule(path), result_tensor(result)
+        if self._read is None or written is None:
+            return
+        inputs, output = (tuple(self._read.shape),), tuple(written.shape)
+        kind, weight_count = _KINDS[type(module)], weight_count_of(module)
+        macs = macs_of(kind, inputs, output, weight_count) // max(self._batch, 1)
+        known = self.sites.get(path)
+        if known is not None:
+            self.sites[path] = replace(known, macs=known.macs + macs)
+            return
+        self.sites[path] = Site(
+            name=path,
+            kind=kind,
+            module=path,
+            function=None,
+            index=None,
+            node=path,
+            fused=(type(module).__name__,),
+            input_shapes=inputs,
+            output_shape=output,
+            macs=macs,
+            parameter_count=sum(item.numel() for item in module.parameters()),
+            weight_count=weight_count,
+        )
+
+
+def _one_node(model: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
+    """A graph that calls the whole model."""
+    graph = Graph()
+    inputs = []
+    for index, item in enumerate(example):
+        node = graph.placeholder(f"input_{index}")
+        node.meta["tensor_meta"] = _metadata(item)
+        inputs.append(node)
+    graph.output(graph.call_module(WHOLE, tuple(inputs)))
+    return GraphModule({WHOLE: model}, graph)
+
+
+def _metadata(tensor: Tensor) -> TensorMetadata:
+    return _extract_tensor_metadata(tensor)

@@ -1,0 +1,123 @@
+"""What a scheme does to one tensor: reference numerics, op by op."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autoquant.core.precision import Mode, Precision, Scheme
+from autoquant.core.sites import OpKind, Site
+from autoquant.model.calibration.ranges.grid import Grid
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.numerics.straight_through import straight_through
+from autoquant.model.numerics.weight_grids import RowGrid, WeightGrid, weight_grid
+
+_FLOATS = {Scheme.BF16: torch.bfloat16, Scheme.FP16: torch.float16}
+_TABLES = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicGrid:
+    """Round to 7 bits at the scale of this very batch, as torch's dynamic kernels do on x86."""
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Round each element; shape as given."""
+        low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
+        scale = max((high - low) / 127.0, torch.finfo(torch.float32).eps)
+        zero_point = min(max(round(-low / scale), 0), 127)
+        return Grid(scale, zero_point, 0, 127)(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Round to a narrower float and back."""
+
+    dtype: torch.dtype
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Round each element; shape as given."""
+        return value.to(self.dtype).to(torch.float32)
+
+
+Format = Grid | DynamicGrid | Cast | WeightGrid | RowGrid
+"""How a tensor is rounded; equal formats round equally."""
+
+
+class SchemeRounding:
+    """Tells how a site's tensors are rounded under each of its schemes.
+
+    Rounding belongs to reads: an op in integers rounds the tensors that it reads, each to that
+    tensor's own grid, and its weights, and gives its result unrounded; whoever reads that in
+    integers rounds it. Floats of 16 bits round what they write as well, and so do integer kernels
+    that have no float result.
+
+    Args:
+        ranges: Grids by tensor.
+        integer_writers: Kinds and static schemes whose kernels write integers, whoever reads them.
+    """
+
+    def __init__(
+        self,
+        ranges: TensorRanges,
+        integer_writers: Collection[tuple[OpKind, Scheme]] = frozenset(),
+    ) -> None:
+        self._ranges = ranges
+        self._integer_writers = integer_writers
+
+    def weight_format(self, site: Site, scheme: Scheme) -> Format | None:
+        """How the scheme rounds the site's weights; None: not at all."""
+        if scheme in _FLOATS:
+            return Cast(_FLOATS[scheme]) if site.kind.is_weighted else None
+        return weight_grid(site.kind, scheme)
+
+    def read_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
+        """How a tensor is rounded where the site reads it; None: not at all.
+
+        Args:
+            site: The reader.
+            scheme: Of the reader.
+            tensor: Name of the node that gives it. One that a mask fills has no grid.
+        """
+        if scheme in _FLOATS:
+            return Cast(_FLOATS[scheme])
+        if site.kind in _TABLES or scheme.mode is Mode.WEIGHT_ONLY or scheme is Scheme.FP32:
+            return None
+        if scheme.mode is Mode.DYNAMIC:
+            return DynamicGrid() if site.kind.is_weighted else None
+        return self._grid(scheme, tensor) if self._ranges.knows(tensor) else None
+
+    def write_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
+        """How a tensor is rounded where the site writes it; None: not at all.
+
+        Args:
+            site: The writer.
+            scheme: Of the writer.
+            tensor: Name of the node that gives it.
+        """
+        if scheme in _FLOATS:
+            return Cast(_FLOATS[scheme])
+        if (site.kind, scheme) not in self._integer_writers or not self._ranges.knows(tensor):
+            return None
+        return self._grid(scheme, tensor)
+
+    def _grid(self, scheme: Scheme, tensor: str) -> Grid:
+        """Grid of a tensor under a static integer scheme."""
+        if scheme.activation is Precision.INT16:
+            return self._ranges.int16_grid(tensor)
+        return self._ranges.int8_grid(tensor)
+
+    def weight(self, site: Site, scheme: Scheme, weight: Tensor) -> Tensor:
+        """Round a weight; shape as given."""
+        rounding = self.weight_format(site, scheme)
+        return weight if rounding is None else rounding(weight)
+
+
+def round_straight(rounding: Format, value: Tensor) -> Tensor:
+    """Round with the straight-through gradient; a fixed grid passes none where it clips."""
+    if isinstance(rounding, Grid):
+        half = rounding.scale / 2
+        return straight_through(value, rounding, (rounding.lowest - half, rounding.highest + half))
+    return straight_through(value, rounding)

@@ -1,0 +1,107 @@
+"""Grids of weights: their scales follow from the weights themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autoquant.core.precision import Precision, Scheme
+from autoquant.core.sites import OpKind
+from autoquant.model.numerics.weight_rounding import fake_quantize_weight
+
+_LEAST_SCALE = torch.finfo(torch.float32).eps
+LEVELS: Mapping[Precision, tuple[int, int]] = {
+    Precision.INT8: (-128, 127),
+    Precision.INT16: (-32768, 32767),
+}
+"""Smallest and largest integer of a weight."""
+_ONE_SCALE = frozenset(
+    {
+        OpKind.CONV_TRANSPOSE1D,
+        OpKind.CONV_TRANSPOSE2D,
+        OpKind.CONV_TRANSPOSE3D,
+        OpKind.LSTM,
+        OpKind.GRU,
+    }
+)
+"""torch's kernels of these take one scale for a whole weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGrid:
+    """Symmetric integer grids, one for each output channel, or one for all.
+
+    The largest absolute value lies half a step beyond the last level, as torch's observers of
+    weights have it (`scale = max|w| / 127.5` for 8 bits).
+
+    Attributes:
+        axis: Of the output channels; None: one scale.
+        low: Smallest integer.
+        high: Largest integer.
+    """
+
+    axis: int | None
+    low: int
+    high: int
+
+    @property
+    def is_per_channel(self) -> bool:
+        """Whether each output channel has a scale of its own."""
+        return self.axis is not None
+
+    def scale(self, weight: Tensor) -> Tensor:
+        """Give the scales, shape (channels,), or (1,) for one."""
+        others = [item for item in range(weight.ndim) if item != self.axis]
+        largest = weight.detach().abs().amax(others).reshape(-1)
+        return (largest / ((self.high - self.low) / 2)).clamp_min(_LEAST_SCALE)
+
+    def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """Give the integers that stand for a weight, as int32; shape as given."""
+        shape = [1] * weight.ndim
+        if self.axis is not None:
+            shape[self.axis] = -1
+        steps = (weight.detach() * (1.0 / scale).reshape(shape)).round_()
+        return steps.clamp_(self.low, self.high).to(torch.int32)
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Round each element; shape as given."""
+        scale = self.scale(weight)
+        return fake_quantize_weight(
+            weight,
+            scale,
+            torch.zeros_like(scale),
+            axis=self.axis,
+            low=self.low,
+            high=self.high,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowGrid:
+    """256 levels from the smallest to the largest value of each row, as embedding kernels read."""
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Round each element; shape as given."""
+        low, high = weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
+        step = (high - low) / 255
+        step = torch.where(step > _LEAST_SCALE, step, torch.ones_like(step))
+        return ((weight - low) / step).round_().clamp_(0, 255).mul_(step).add_(low)
+
+
+def weight_grid(kind: OpKind, scheme: Scheme) -> WeightGrid | RowGrid | None:
+    """How an integer scheme stores the weights of an op; None: in float.
+
+    The output channels of convolutions and linear layers are their weight's first dimension.
+
+    Args:
+        kind: What reads the weight.
+        scheme: Any.
+    """
+    if not kind.is_weighted or scheme.weight not in LEVELS:
+        return None
+    if kind in (OpKind.EMBEDDING, OpKind.EMBEDDING_BAG):
+        return RowGrid()
+    return WeightGrid(None if kind in _ONE_SCALE else 0, *LEVELS[scheme.weight])

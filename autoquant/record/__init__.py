@@ -1,1 +1,0 @@
-"""What is kept and shown of a search: the result folder, MLflow, tables, plots, the report."""

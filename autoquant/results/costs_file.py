@@ -1,0 +1,71 @@
+"""`costs.json`: what each op and each boundary costs on the target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from autoquant.core.costs import CostTable
+from autoquant.core.measurement import Kind
+from autoquant.core.precision import Scheme
+from autoquant.results.files import FORMAT
+from autoquant.results.storage import damaged, read_json, well_formed, write_json
+
+
+def write_costs(path: Path, table: CostTable) -> None:
+    """Write a cost table.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    document = {
+        "format": FORMAT,
+        "unit": table.unit,
+        "kind": table.kind.value,
+        "constant": table.constant,
+        "ops": [
+            {"site": site, "scheme": scheme.value, "cost": cost}
+            for (site, scheme), cost in table.ops.items()
+        ],
+        "edges": [
+            {
+                "writer": writer,
+                "reader": reader,
+                "costs": [
+                    {"from": before.value, "to": after.value, "cost": cost}
+                    for (before, after), cost in pairs.items()
+                ],
+            }
+            for (writer, reader), pairs in table.edges.items()
+        ],
+    }
+    write_json(path, document)
+
+
+def read_costs(path: Path) -> CostTable:
+    """Read back what `write_costs` wrote, exactly.
+
+    Raises:
+        StorageError: The file is missing or damaged.
+    """
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise damaged(path, "it is no JSON object")
+    with well_formed(path):
+        return CostTable(
+            constant=float(document["constant"]),
+            ops={
+                (item["site"], Scheme(item["scheme"])): float(item["cost"])
+                for item in document["ops"]
+            },
+            edges={
+                (item["writer"], item["reader"]): _pairs(item["costs"])
+                for item in document["edges"]
+            },
+            kind=Kind(document["kind"]),
+            unit=str(document["unit"]),
+        )
+
+
+def _pairs(items: list[dict[str, Any]]) -> dict[tuple[Scheme, Scheme], float]:
+    return {(Scheme(item["from"]), Scheme(item["to"])): float(item["cost"]) for item in items}

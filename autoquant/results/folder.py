@@ -1,0 +1,237 @@
+"""The result folder of a running search: locked, appended to, and written file by file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from autoquant.core.build import BuildSettings
+from autoquant.core.costs import CostTable
+from autoquant.core.frontier import Frontier
+from autoquant.core.history import Ask, Past
+from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.os_errors import storage_errors
+from autoquant.core.plan import Plan
+from autoquant.core.sites import Site
+from autoquant.core.space import SearchSpace
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import StorageError
+from autoquant.results import files
+from autoquant.results.costs_file import write_costs
+from autoquant.results.findings import SearchFacts
+from autoquant.results.frontier_file import write_frontier
+from autoquant.results.history import History, read_history, read_past
+from autoquant.results.lock import FolderLock
+from autoquant.results.plan_file import plan_file_text
+from autoquant.results.statistics_file import write_statistics
+from autoquant.results.storage import write_json, write_text
+
+FREE_BYTES_NEEDED = 64 * 2**20
+"""Below this a search does not start: report, state dicts and MLflow's artifacts need it."""
+
+
+class ResultFolder:
+    """The folder of one search, for the controller's life. Made by `create` or `resume`.
+
+    It is a `Recorder` and an `AskLog`: these append to the history. Close it, or use it in `with`.
+
+    Args:
+        path: The folder; it exists.
+        lock: Held on it.
+    """
+
+    def __init__(self, path: Path, lock: FolderLock) -> None:
+        self.path = path
+        self._lock = lock
+        self._history = History(path / files.HISTORY)
+
+    @classmethod
+    def create(cls, path: Path, *, free_bytes: int = FREE_BYTES_NEEDED) -> ResultFolder:
+        """Open a folder for a new search.
+
+        Args:
+            path: The folder; made if needed.
+            free_bytes: Space that its disk must have.
+
+        Raises:
+            StorageError: It already holds a search, is in use by another process, cannot be
+                written, or its disk is nearly full.
+        """
+        lock = _lock(path, free_bytes)
+        try:
+            count = len(read_history(path / files.HISTORY))
+            if count or (path / files.FRONTIER).exists():
+                raise StorageError(
+                    f"{path} already holds a search of {_count(count)}",
+                    hint="--resume continues it; or choose another output",
+                )
+            _drop_leftovers(path)
+            return cls(path, lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    @classmethod
+    def resume(cls, path: Path, *, free_bytes: int = FREE_BYTES_NEEDED) -> ResultFolder:
+        """Open the folder of an interrupted search.
+
+        Args:
+            path: The folder.
+            free_bytes: Space that its disk must have.
+
+        Raises:
+            StorageError: It holds no search, is in use by another process, cannot be written,
+                is damaged, or its disk is nearly full.
+        """
+        if not ((path / files.HISTORY).exists() or (path / files.FACTS).exists()):
+            raise StorageError(
+                f"{path} holds no search to resume", hint="start one without --resume"
+            )
+        lock = _lock(path, free_bytes)
+        try:
+            return cls(path, lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def close(self) -> None:
+        """Close the history and give the lock back; may be called again."""
+        self._history.close()
+        self._lock.close()
+
+    def __enter__(self) -> ResultFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def candidate(self, candidate: Candidate) -> None:
+        """Append a candidate to the history; it is on disk when this returns.
+
+        A later record of the same number supersedes the earlier one.
+
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        self._history.candidate(candidate)
+
+    def asked(self, ask: Ask) -> None:
+        """Append an ask to the history; it is on disk when this returns.
+
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        self._history.asked(ask)
+
+    def told(self, number: int) -> None:
+        """Append to the history that a round was told; it is on disk when this returns.
+
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        self._history.told(number)
+
+    def past(self) -> Past:
+        """Read the history."""
+        return read_past(self.path / files.HISTORY)
+
+    def write_job(self, job_text: str) -> None:
+        """Keep what is searched: `job.yaml`."""
+        write_text(self.path / files.JOB, job_text)
+
+    def write_facts(self, facts: SearchFacts) -> None:
+        """Keep what the search is: `search.json`."""
+        write_json(self.path / files.FACTS, {"format": files.FORMAT, **facts.to_json()})
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Keep where it runs: `environment.json`."""
+        write_json(self.path / files.ENVIRONMENT, dict(environment))
+
+    def write_sites(self, sites: Sequence[Site]) -> None:
+        """Keep what can be chosen: `sites.json`."""
+        document = {"format": files.FORMAT, "sites": [site.to_json() for site in sites]}
+        write_json(self.path / files.SITES, document)
+
+    def write_space(self, space: SearchSpace) -> None:
+        """Keep what may be chosen: `space.json`."""
+        knobs = [
+            {
+                "name": knob.name,
+                "sites": list(knob.sites),
+                "schemes": [scheme.value for scheme in knob.schemes],
+            }
+            for knob in space.knobs
+        ]
+        write_json(self.path / files.SPACE, {"format": files.FORMAT, "knobs": knobs})
+
+    def write_baseline(self, baseline: Measurements) -> None:
+        """Keep the float model's measurements: `baseline.json`."""
+        values = {name: item.to_json() for name, item in baseline.items()}
+        write_json(self.path / files.BASELINE, values)
+
+    def write_statistics(self, statistics: CalibrationStatistics) -> None:
+        """Keep what calibration saw: `statistics.safetensors`."""
+        write_statistics(self.path / files.STATISTICS, statistics)
+
+    def write_build(self, settings: BuildSettings) -> None:
+        """Keep what decides how plans are built: `build.json`."""
+        write_json(self.path / files.BUILD, {"format": files.FORMAT, **settings.to_json()})
+
+    def write_calling(self, data: Mapping[str, Any]) -> None:
+        """Keep how the model takes its inputs: `calling.json`."""
+        write_json(self.path / files.CALLING, {"format": files.FORMAT, **data})
+
+    def write_costs(self, table: CostTable) -> None:
+        """Write what each op and boundary costs."""
+        write_costs(self.path / files.COSTS, table)
+
+    def write_frontier(self, frontier: Frontier) -> None:
+        """Keep the frontier, `frontier.json`, and its plans, `plans/<number>.json`."""
+        for member in frontier.members:
+            self.write_plan(member.number, member.plan)
+        write_frontier(self.path / files.FRONTIER, frontier)
+
+    def write_plan(self, number: int, plan: Plan) -> Path:
+        """Keep one plan as `load_plan` reads it; gives its path."""
+        path = files.plan_path(self.path, number)
+        write_text(path, plan_file_text(plan))
+        return path
+
+    def write_report(self, html: str) -> Path:
+        """Keep the report: `report.html`; gives its path."""
+        path = self.path / files.REPORT
+        write_text(path, html)
+        return path
+
+
+def _lock(path: Path, free_bytes: int) -> FolderLock:
+    """Make the folder, lock it, and see that its disk has space."""
+    with storage_errors(path, "write to"):
+        path.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path).free
+    if free < free_bytes:
+        raise StorageError(
+            f"the disk of {path} has {free / 2**20:.0f} MiB left; a search needs "
+            f"{free_bytes / 2**20:.0f}",
+            hint="free space on that disk, or choose an output on another one",
+        )
+    return FolderLock(path / files.LOCK)
+
+
+def _drop_leftovers(path: Path) -> None:
+    """Remove what a search left that stopped before its first candidate; only it may take it up."""
+    with storage_errors(path, "write to"):
+        for name in files.LEFTOVERS:
+            (path / name).unlink(missing_ok=True)
+
+
+def _count(candidates: int) -> str:
+    return "1 candidate" if candidates == 1 else f"{candidates} candidates"

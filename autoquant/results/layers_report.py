@@ -1,0 +1,45 @@
+"""The report of a comparison of layers: one HTML file that needs neither network nor server."""
+
+from __future__ import annotations
+
+from plotly.offline import get_plotlyjs
+
+from autoquant.core.findings.layers import ComparisonMode, LayerComparison
+from autoquant.results.layers_table import FULL, cells, said
+from autoquant.results.plots import distributions_figure, layers_figure
+from autoquant.results.report import fill_template, picture_html
+
+_WAYS = {
+    ComparisonMode.UNSHADOWED: "Each model runs on its own activations: errors pile up along the "
+    "network.",
+    ComparisonMode.SHADOWED: "Every quantized op is fed the float model's activations: each error "
+    "is the op's own.",
+    ComparisonMode.N_SHADOWS: "Every op of each scheme is fed the float model's activations: each "
+    "error is the op's own.",
+}
+
+
+def render_layers(comparison: LayerComparison, name: str) -> str:
+    """Give the report as HTML, plotly.js included (about 5 MB).
+
+    Args:
+        comparison: What was found.
+        name: Of the model, or the job.
+    """
+    return fill_template(
+        "layers.html.j2",
+        {
+            "plotly": get_plotlyjs(),
+            "title": f"{name}: layer by layer",
+            "subtitle": f"{comparison.mode.value} · {comparison.samples} samples · "
+            f"{comparison.kind.value}",
+            "way": _WAYS[comparison.mode],
+            "output": comparison.output,
+            "findings": [(row.label, row.error.sqnr_db, said(row)) for row in comparison.findings],
+            "columns": list(FULL),
+            "activations": cells(comparison.rows, FULL),
+            "weights": cells(comparison.weights, FULL),
+            "layers": picture_html(layers_figure(comparison), "layers"),
+            "distributions": picture_html(distributions_figure(comparison), "distributions"),
+        },
+    )

@@ -1,0 +1,1 @@
+"""Searches and fine-tunings in MLflow."""

@@ -1,0 +1,151 @@
+"""The MLflow UI on loopback, for reviewing a store."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from autoquant.errors import TrackingError
+from autoquant.results.mlflow.connection import masked, resolve_uri
+
+_HOST = "127.0.0.1"
+_START_SECONDS = 90.0
+_POLL_SECONDS = 0.25
+_LAST_LINES = 5
+
+
+@dataclass(slots=True)
+class RunningUi:
+    """A UI that answers.
+
+    Attributes:
+        url: Where to open it.
+        process: The server; None where the store is a server itself.
+    """
+
+    url: str
+    process: subprocess.Popen[bytes] | None = None
+
+    def wait(self) -> int:
+        """Wait until the server ends; gives its exit status."""
+        return self.process.wait() if self.process else 0
+
+    def close(self) -> None:
+        """Stop the server; may be called again."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+
+def ui_command(uri: str, port: int) -> list[str]:
+    """Give the command that serves a store's UI on loopback."""
+    return [
+        *(sys.executable, "-m", "mlflow", "ui"),
+        *("--backend-store-uri", uri),
+        *("--host", _HOST, "--port", str(port), "--workers", "1"),
+    ]
+
+
+def start_ui(uri: str, port: int = 5000, *, patience_s: float = _START_SECONDS) -> RunningUi:
+    """Serve a store's UI on loopback, and wait until it answers.
+
+    Args:
+        uri: Of the store; that of an MLflow server is only handed back.
+        port: Tried first; a free one is taken where it is in use.
+        patience_s: How long to wait.
+
+    Raises:
+        TrackingError: There is no store at that place, or the server does not start.
+    """
+    resolved = resolve_uri(uri)
+    if resolved.startswith(("http://", "https://")):
+        return RunningUi(resolved)
+    _check_file(resolved)
+    chosen = _free_port(port)
+    with tempfile.TemporaryFile() as log:
+        running = RunningUi(
+            f"http://{_HOST}:{chosen}",
+            subprocess.Popen(
+                ui_command(resolved, chosen),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            ),
+        )
+        try:
+            _wait_for(running, patience_s)
+        except TimeoutError as error:
+            running.close()
+            log.seek(0)
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            raise TrackingError(
+                f"the MLflow UI for {masked(uri)} does not start: {_tail(lines)}",
+                hint="try the command itself: " + " ".join(ui_command(masked(resolved), chosen)),
+            ) from error
+        except BaseException:
+            running.close()
+            raise
+    return running
+
+
+def _check_file(uri: str) -> None:
+    """See that an SQLite store exists: MLflow would show an empty new one."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.exists():
+        raise TrackingError(
+            f"no MLflow store at {path}",
+            hint="run a search first, or give the job file or result folder whose store you mean",
+        )
+
+
+def _free_port(port: int) -> int:
+    """Give the port if nobody listens on it, else one that the system picks."""
+    for wanted in (port, 0):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if _binds(trial, wanted):
+                return int(trial.getsockname()[1])
+    raise TrackingError("no free port on 127.0.0.1", hint="stop a server that you do not need")
+
+
+def _binds(trial: socket.socket, port: int) -> bool:
+    try:
+        trial.bind((_HOST, port))
+    except OSError:
+        return False
+    return True
+
+
+def _wait_for(running: RunningUi, patience_s: float) -> None:
+    """Wait until the server answers.
+
+    Raises:
+        TimeoutError: It ended, or does not answer in time.
+    """
+    deadline = time.monotonic() + patience_s
+    while not _answers(running.url):
+        ended = running.process is not None and running.process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(_POLL_SECONDS)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/health", timeout=2.0) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def _tail(lines: Sequence[str]) -> str:
+    return " / ".join(lines[-_LAST_LINES:]) or "no output"

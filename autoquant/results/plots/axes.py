@@ -1,0 +1,72 @@
+"""Axes of the trade: which measurement, in which unit, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.objectives import Objective
+from autoquant.results.findings import Findings
+from autoquant.results.wording import ScoreUnit, at_start, kinds_of, kinds_text
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """How one measurement is drawn.
+
+    Attributes:
+        name: The measurement.
+        title: With unit; kinds are added by `titled`.
+        factor: What a value is multiplied by; negative where up must be better.
+        is_reversed: Whether the axis runs from high to low, so that better is right or up.
+    """
+
+    name: str
+    title: str
+    factor: float = 1.0
+    is_reversed: bool = False
+
+    def titled(self, everything: Sequence[Measurements]) -> str:
+        """Give the title with the kinds of the numbers on the axis."""
+        kinds = kinds_text(kinds_of(everything, self.name))
+        return f"{self.title} ({kinds})" if kinds else self.title
+
+    def value(self, candidate: Candidate) -> float:
+        """Give a candidate's position."""
+        return candidate.measurements[self.name].value * self.factor
+
+    def error(self, candidate: Candidate) -> float:
+        """Give its standard error, 0 where unknown."""
+        return (candidate.measurements[self.name].stderr or 0.0) * abs(self.factor)
+
+
+def cost_axis(findings: Findings) -> Axis:
+    """Give the first cost of the frontier that candidates have; size where there is none."""
+    for objective in (*findings.frontier.axes[1:], Objective.SIZE):
+        if any(objective.measurement in item.measurements for item in findings.comparable):
+            return _cost_axis(objective, findings)
+    return _cost_axis(Objective.LATENCY, findings)
+
+
+def _cost_axis(objective: Objective, findings: Findings) -> Axis:
+    baseline = findings.frontier.baseline
+    if objective is Objective.LATENCY:
+        return Axis("speedup", f"Speedup over {findings.facts.rival}, times")
+    if objective is Objective.BOPS:
+        return Axis("bops_ratio", "Bit operations, % of fp32", 100.0, is_reversed=True)
+    if objective is Objective.INT16_SHARE:
+        return Axis("int16_share", "Ops on 16-bit integers, %", 100.0, is_reversed=True)
+    if "size_bytes" in baseline:
+        share = 100.0 / baseline["size_bytes"].value
+        return Axis("size_bytes", "Size, % of fp32", share, is_reversed=True)
+    return Axis("size_bytes", "Size, MiB", 2.0**-20, is_reversed=True)
+
+
+def drop_axis(unit: ScoreUnit, metric: str) -> Axis:
+    """Give the metric's change against fp32: 0 is no change, below is worse."""
+    title = f"{at_start(metric)} change against fp32, {unit.drop_unit}"
+    return Axis("accuracy_drop", title, -unit.factor)
+
+
+SQNR_AXIS = Axis("sqnr_db", "Output SQNR against fp32, dB")

@@ -1,0 +1,182 @@
+"""Reading a result folder: needs no lock, so a running search can be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autoquant.core.build import BuildSettings
+from autoquant.core.costs import CostTable
+from autoquant.core.frontier import Frontier
+from autoquant.core.measurement import Candidate, Measurement
+from autoquant.core.precision import Scheme
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.sites import Site
+from autoquant.core.space import Knob, SearchSpace
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import StorageError
+from autoquant.job.yaml_text import parse_yaml
+from autoquant.results import files
+from autoquant.results.costs_file import read_costs
+from autoquant.results.findings import Findings, SearchFacts
+from autoquant.results.frontier_file import read_frontier
+from autoquant.results.history import read_history
+from autoquant.results.sensitivity_file import read_sensitivity
+from autoquant.results.statistics_file import read_statistics
+from autoquant.results.storage import damaged, read_json, read_text, well_formed
+
+
+def load_findings(folder: Path) -> Findings:
+    """Read all that a finished search found.
+
+    Raises:
+        StorageError: The folder holds no finished search, or a file of it is damaged.
+    """
+    if not folder.is_dir():
+        raise StorageError(f"no folder {folder}", hint="give the output folder of a search")
+    return Findings(
+        facts=load_facts(folder),
+        job_text=load_job_text(folder),
+        environment=load_environment(folder),
+        sites=load_sites(folder),
+        candidates=load_candidates(folder),
+        frontier=load_frontier(folder),
+        sensitivity=_sensitivity(folder),
+    )
+
+
+def _sensitivity(folder: Path) -> SensitivityTable | None:
+    """The table with the knobs that it is of; None where there is none."""
+    if not (folder / files.SENSITIVITY).exists():
+        return None
+    space = load_space(folder) if (folder / files.SPACE).exists() else None
+    return replace(load_sensitivity(folder), space=space)
+
+
+def load_facts(folder: Path) -> SearchFacts:
+    """Read `search.json`."""
+    path = folder / files.FACTS
+    document = _document(path)
+    with well_formed(path):
+        return SearchFacts.from_json(
+            {key: value for key, value in document.items() if key != "format"}
+        )
+
+
+def load_job_text(folder: Path) -> str:
+    """Read `job.yaml`."""
+    return read_text(folder / files.JOB)
+
+
+def load_job_document(folder: Path) -> dict[str, Any]:
+    """Read `job.yaml` as keys and values.
+
+    Raises:
+        JobError: It is no YAML; names the line.
+    """
+    path = folder / files.JOB
+    document = parse_yaml(load_job_text(folder), str(path))
+    if not isinstance(document, dict):
+        raise damaged(path, "it holds no mapping")
+    return document
+
+
+def load_environment(folder: Path) -> Mapping[str, Any]:
+    """Read `environment.json`."""
+    return _mapping(folder / files.ENVIRONMENT)
+
+
+def load_sites(folder: Path) -> tuple[Site, ...]:
+    """Read the sites of `sites.json`, in graph order."""
+    path = folder / files.SITES
+    document = _document(path)
+    with well_formed(path):
+        return tuple(Site.from_json(item) for item in document["sites"])
+
+
+def load_space(folder: Path) -> SearchSpace:
+    """Read `space.json`."""
+    path = folder / files.SPACE
+    document = _document(path)
+    with well_formed(path):
+        return SearchSpace(
+            tuple(
+                Knob(
+                    name=item["name"],
+                    sites=tuple(item["sites"]),
+                    schemes=tuple(Scheme(name) for name in item["schemes"]),
+                )
+                for item in document["knobs"]
+            )
+        )
+
+
+def load_baseline(folder: Path) -> dict[str, Measurement]:
+    """Read `baseline.json`."""
+    path = folder / files.BASELINE
+    document = _mapping(path)
+    with well_formed(path):
+        return {name: Measurement.from_json(item) for name, item in document.items()}
+
+
+def load_statistics(folder: Path) -> CalibrationStatistics:
+    """Read `statistics.safetensors`."""
+    return read_statistics(folder / files.STATISTICS)
+
+
+def load_build(folder: Path) -> BuildSettings:
+    """Read `build.json`."""
+    path = folder / files.BUILD
+    document = _document(path)
+    with well_formed(path):
+        return BuildSettings.from_json(document)
+
+
+def load_calling(folder: Path) -> dict[str, Any] | None:
+    """Read `calling.json`; None where an older version searched."""
+    path = folder / files.CALLING
+    return _document(path) if path.exists() else None
+
+
+def load_costs(folder: Path) -> CostTable:
+    """Read `costs.json`."""
+    return read_costs(folder / files.COSTS)
+
+
+def load_sensitivity(folder: Path) -> SensitivityTable:
+    """Read `sensitivity.csv`."""
+    return read_sensitivity(folder / files.SENSITIVITY)
+
+
+def load_candidates(folder: Path) -> tuple[Candidate, ...]:
+    """Read `history.jsonl`: every candidate's last record, by number."""
+    return read_history(folder / files.HISTORY)
+
+
+def load_frontier(folder: Path) -> Frontier:
+    """Read `frontier.json`; members come whole from the history, the baseline from its file."""
+    frontier = read_frontier(folder / files.FRONTIER, load_candidates(folder))
+    if not (folder / files.BASELINE).exists():
+        return frontier
+    return replace(frontier, baseline=load_baseline(folder))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise damaged(path, "it holds no mapping")
+    return document
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """Read a file that carries its format's version."""
+    document = _mapping(path)
+    found = document.get("format")
+    if found != files.FORMAT:
+        raise StorageError(
+            f"{path} has the format {found}; this version reads {files.FORMAT}",
+            hint="read it with the version of autoquant that wrote it (see environment.json)",
+        )
+    return document

@@ -1,0 +1,64 @@
+"""Recorders without a store behind them: none, and several as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from autoquant.core.measurement import Candidate
+from autoquant.core.recording import Recorder
+from autoquant.results.findings import Findings
+
+
+class Tracker(Recorder, Protocol):
+    """Keeps candidates as they finish, and what the search found at its end."""
+
+    def finish(
+        self,
+        findings: Findings,
+        *,
+        artifacts: Sequence[Path] = (),
+        models: Mapping[int, Sequence[Path]] | None = None,
+    ) -> tuple[str, ...]:
+        """Keep the findings; gives sentences on what could not be kept."""
+
+    def stop(self, reason: str) -> None:
+        """Say that the search ended early; it may be resumed."""
+
+
+class NullRecorder:
+    """A tracker that keeps nothing, for jobs with tracking disabled."""
+
+    def candidate(self, candidate: Candidate) -> None:
+        """Do nothing."""
+
+    def finish(
+        self,
+        findings: Findings,
+        *,
+        artifacts: Sequence[Path] = (),
+        models: Mapping[int, Sequence[Path]] | None = None,
+    ) -> tuple[str, ...]:
+        """Keep nothing; nothing is missing."""
+        del findings, artifacts, models
+        return ()
+
+    def stop(self, reason: str) -> None:
+        """Do nothing."""
+
+
+class JointRecorder:
+    """Hands each candidate to several recorders, in their order.
+
+    Args:
+        recorders: The result folder first: what it refuses, no other sees.
+    """
+
+    def __init__(self, recorders: Sequence[Recorder]) -> None:
+        self._recorders = tuple(recorders)
+
+    def candidate(self, candidate: Candidate) -> None:
+        """Hand a candidate on."""
+        for recorder in self._recorders:
+            recorder.candidate(candidate)

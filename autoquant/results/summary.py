@@ -1,0 +1,111 @@
+"""What came out of a search, in a few plain sentences."""
+
+from __future__ import annotations
+
+from autoquant.core.measurement import Candidate
+from autoquant.results.findings import Findings
+from autoquant.results.wording import (
+    ScoreUnit,
+    bytes_text,
+    counts_text,
+    score_unit,
+    with_spread,
+)
+
+
+def summarize(findings: Findings) -> tuple[str, ...]:
+    """Say how many candidates are worth choosing, which is the fastest, and what went wrong."""
+    sentences = [_frontier_sentence(findings)]
+    if findings.chosen is not None:
+        sentences += _chosen_sentences(findings, findings.chosen)
+    return (
+        *sentences,
+        *_failure_sentences(findings),
+        *_stopped_sentences(findings),
+        *findings.facts.notices,
+    )
+
+
+def findings_unit(findings: Findings) -> ScoreUnit:
+    """Give the unit in which the job's metric is shown."""
+    return score_unit(
+        [findings.frontier.baseline, *(item.measurements for item in findings.candidates)]
+    )
+
+
+def _frontier_sentence(findings: Findings) -> str:
+    tried, kept = len(findings.candidates), len(findings.frontier)
+    if kept == 0:
+        return (
+            f"None of {_count(tried)} is within the constraints: raise the budget, "
+            "allow a larger accuracy drop, or allow more precise schemes."
+        )
+    verb = "is" if kept == 1 else "are"
+    return f"{kept} of {_count(tried)} {verb} worth choosing between."
+
+
+def _chosen_sentences(findings: Findings, chosen: Candidate) -> list[str]:
+    unit = findings_unit(findings)
+    limit = findings.facts.max_drop
+    allowed = f" within the allowed drop of {_amount(limit, unit)}" if limit is not None else ""
+    first = "fastest" if "speedup" in chosen.measurements else "smallest"
+    facts = [counts_text(chosen.plan), *_cost_facts(findings, chosen), _quality(chosen, unit)]
+    sentences = [f"The {first}{allowed} is #{chosen.number}: {'; '.join(facts)}."]
+    heldout = chosen.measurements.get("heldout_accuracy_drop")
+    if heldout is not None:
+        spread = with_spread(heldout, unit.factor)
+        verdict = ""
+        if limit is not None:
+            verdict = ", within the limit" if heldout.value <= limit else ", ABOVE the limit"
+        sentences.append(
+            f"On held-out data its drop is {spread} {unit.drop_unit}{verdict} "
+            f"({heldout.kind.value})."
+        )
+    return sentences
+
+
+def _cost_facts(findings: Findings, chosen: Candidate) -> list[str]:
+    facts = []
+    speedup = chosen.measurements.get("speedup")
+    if speedup is not None:
+        facts.append(
+            f"{with_spread(speedup)} times the speed of {findings.facts.rival} "
+            f"({speedup.kind.value})"
+        )
+    size = chosen.measurements.get("size_bytes")
+    full = findings.frontier.baseline.get("size_bytes")
+    if size is not None:
+        share = f", {size.value / full.value:.0%} of fp32" if full else ""
+        facts.append(f"{bytes_text(size.value)}{share} ({size.kind.value})")
+    return facts
+
+
+def _quality(chosen: Candidate, unit: ScoreUnit) -> str:
+    drop = chosen.measurements["accuracy_drop"]
+    return f"drop {with_spread(drop, unit.factor)} {unit.drop_unit} ({drop.kind.value})"
+
+
+def _failure_sentences(findings: Findings) -> list[str]:
+    count = len(findings.failures)
+    if count == 0:
+        return []
+    noun = "1 candidate" if count == 1 else f"{count} candidates"
+    return [f"{noun} failed; the reasons are listed with the failures."]
+
+
+def _stopped_sentences(findings: Findings) -> list[str]:
+    count = len(findings.stopped)
+    if count == 0:
+        return []
+    return [
+        f"{_count(count)} {'was' if count == 1 else 'were'} not measured to the end, because the "
+        "frontier was out of reach; the reasons are listed."
+    ]
+
+
+def _amount(drop: float, unit: ScoreUnit) -> str:
+    return f"{drop * unit.factor:.2f} {unit.drop_unit}"
+
+
+def _count(candidates: int) -> str:
+    return "1 candidate" if candidates == 1 else f"{candidates} candidates"

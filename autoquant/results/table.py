@@ -1,0 +1,203 @@
+"""Candidates as rows: one place for the terminal, HTML and markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from autoquant.core.measurement import EAGER_FP32, Candidate, Measurement, Measurements
+from autoquant.results.wording import (
+    KIND_NOTES,
+    SPREAD_NOTE,
+    ScoreUnit,
+    at_start,
+    bytes_text,
+    counts_text,
+    kinds_of,
+    kinds_text,
+    score_unit,
+    sqnr_text,
+    with_spread,
+)
+
+_TIMES = ("speedup", "latency_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's head.
+
+    Attributes:
+        title: What it shows, with the unit.
+        kind: Kinds of its numbers, comma-separated; empty for text. Where there are several,
+            each cell names its own.
+    """
+
+    title: str
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateTable:
+    """Text, ready to be shown.
+
+    Attributes:
+        columns: The heads.
+        rows: One cell for each column; the first row is the float model.
+        notes: What the words and signs of this table mean, one sentence each.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """A column of numbers: its title, measurement, text, and the float model's own value."""
+
+    title: str
+    name: str
+    text: Callable[[Measurement], str]
+    baseline: str = ""
+
+
+def candidate_table(
+    candidates: Sequence[Candidate],
+    baseline: Measurements,
+    rival: str = EAGER_FP32,
+    metric: str = "accuracy",
+) -> CandidateTable:
+    """Lay candidates out, after the float model; columns that nobody has are left out.
+
+    Bit operations stand in for speed, and are left out where speed is known.
+
+    Args:
+        candidates: In the order in which to show them.
+        baseline: Measurements of the float model.
+        rival: What speed-ups are over; where it is not the float model, this has no time.
+        metric: What the user's metric is called.
+    """
+    everything = [baseline, *(item.measurements for item in candidates)]
+    has_speed = any("speedup" in item for item in everything)
+    left_out = {"bops_ratio"} if has_speed else set()
+    numbers = [
+        number
+        for number in _numbers(score_unit(everything), baseline, metric)
+        if any(number.name in item for item in everything) and number.name not in left_out
+    ]
+    kinds = {number.name: kinds_of(everything, number.name) for number in numbers}
+    columns = (
+        Column("#"),
+        *(Column(number.title, kinds_text(kinds[number.name])) for number in numbers),
+        Column("ops"),
+        Column("from"),
+    )
+    mixed = {name for name, found in kinds.items() if len(found) > 1}
+    is_other = rival != EAGER_FP32
+    own = {key: item for key, item in baseline.items() if not (is_other and key in _TIMES)}
+    untimed = [replace(item, baseline="-") if item.name in _TIMES else item for item in numbers]
+    cells = _baseline_cells(untimed if is_other else numbers, own, mixed)
+    rows = [("fp32", *cells, "", "the model as given")]
+    for item in candidates:
+        cells = [_cell(number, item.measurements, mixed) for number in numbers]
+        rows.append((str(item.number), *cells, counts_text(item.plan), item.origin))
+    used = {kind for found in kinds.values() for kind in found}
+    notes = [SPREAD_NOTE, *(KIND_NOTES[kind] for kind in KIND_NOTES if kind in used)]
+    notes += _sample_notes(candidates, metric)
+    if is_other and has_speed:
+        notes.append(_rival_note(rival, baseline))
+    return CandidateTable(columns, tuple(rows), tuple(notes))
+
+
+def _rival_note(rival: str, baseline: Measurements) -> str:
+    time = baseline.get("latency_ms")
+    takes = "" if time is None else f", which takes {time.value:.4g} ms ({time.kind.value})"
+    return f"Speedups are over {rival}{takes}."
+
+
+def to_markdown(table: CandidateTable) -> str:
+    """Give a table of GitHub's markdown, with the notes below."""
+    heads = [f"{item.title} ({item.kind})" if item.kind else item.title for item in table.columns]
+    lines = [heads, ["---:" if item.kind else "---" for item in table.columns], *table.rows]
+    text = [f"| {' | '.join(_escape(cell) for cell in line)} |" for line in lines]
+    return "\n".join([*text, "", *(f"- {note}" for note in table.notes)]) + "\n"
+
+
+def to_rich(table: CandidateTable) -> RichTable:
+    """Give a table for the terminal, with the notes below."""
+    shown = RichTable(caption="\n".join(table.notes), caption_justify="left", box=None)
+    for column in table.columns:
+        head = Text.assemble(column.title, ("\n" + column.kind, "dim"))
+        shown.add_column(head, justify="right" if column.kind else "left")
+    for row in table.rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    return shown
+
+
+def _numbers(unit: ScoreUnit, baseline: Measurements, metric: str) -> tuple[_Number, ...]:
+    factor = unit.factor
+    full = baseline["size_bytes"].value if "size_bytes" in baseline else None
+    drop_title = f"drop, {unit.drop_unit}"
+
+    def score(item: Measurement) -> str:
+        return f"{item.value * factor:.2f}" if unit is ScoreUnit.SHARE else f"{item.value:.4g}"
+
+    def drop(item: Measurement) -> str:
+        return with_spread(item, factor, 2 if unit is ScoreUnit.SHARE else 4)
+
+    def size(item: Measurement) -> str:
+        share = f" ({item.value / full:.0%})" if full else ""
+        return bytes_text(item.value) + share
+
+    return (
+        _Number(f"{metric}, {unit.value_unit}", "accuracy", score),
+        _Number(drop_title, "accuracy_drop", drop, "0"),
+        _Number(f"held-out {drop_title}", "heldout_accuracy_drop", drop, "0"),
+        _Number("SQNR, dB", "sqnr_db", sqnr_text, "exact"),
+        _Number("speedup", "speedup", with_spread, "1"),
+        _Number("latency, ms", "latency_ms", with_spread),
+        _Number("size", "size_bytes", size),
+        _Number("bit operations", "bops_ratio", lambda item: f"{item.value:.1%}", "100%"),
+    )
+
+
+def _baseline_cells(
+    numbers: Sequence[_Number], baseline: Measurements, mixed: set[str]
+) -> list[str]:
+    return [
+        _cell(number, baseline, mixed) if number.name in baseline else number.baseline
+        for number in numbers
+    ]
+
+
+def _cell(number: _Number, measurements: Measurements, mixed: set[str]) -> str:
+    measurement = measurements.get(number.name)
+    if measurement is None:
+        return "-"
+    text = number.text(measurement)
+    return f"{text} {measurement.kind.value}" if number.name in mixed else text
+
+
+def _sample_notes(candidates: Sequence[Candidate], metric: str) -> list[str]:
+    """Say how many samples stand behind the quality and how many pairs behind the speed."""
+    notes = []
+    for name, words in (
+        ("accuracy_drop", f"{at_start(metric)} and SQNR are paired with fp32 on {{}} samples."),
+        ("heldout_accuracy_drop", "Held-out values come from {} samples the search never used."),
+        ("speedup", "Speedups are medians over {} interleaved pairs of runs."),
+    ):
+        counts = {
+            item.measurements[name].samples for item in candidates if name in item.measurements
+        } - {0}
+        if counts:
+            low, high = min(counts), max(counts)
+            notes.append(words.format(low if low == high else f"{low} to {high}"))
+    return notes
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,1 @@
+"""What a plan that nobody measured will cost."""

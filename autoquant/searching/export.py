@@ -1,0 +1,47 @@
+"""Export: one file that the engine's own API runs, with its plan inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from autoquant.errors import StorageError
+from autoquant.searching.result import ResultCandidate
+
+
+def export(
+    candidate: ResultCandidate,
+    model: nn.Module,
+    path: str | Path,
+    *,
+    other_weights: bool = False,
+) -> Path:
+    """Write a candidate as a file of its backend, which runs it without autoquant.
+
+    The file carries the plan and its measurements, under the name `autoquant`; docs/backends
+    says how to read them back.
+
+    Args:
+        candidate: From a search result.
+        model: The float model that was searched.
+        path: The file to write, with the suffix of the backend (`.ts`, `.xml`, `.onnx`,
+            `.tflite`), or without any.
+        other_weights: Take a model with other weights than those that were searched, at the
+            scales of the search.
+
+    Raises:
+        ModelError: The model is not the one that was searched.
+        BackendError: The engine refuses the plan.
+        StorageError: The path has another suffix, or cannot be written.
+    """
+    path = Path(path)
+    backend = candidate.open_backend(model, other_weights=other_weights)
+    if not path.suffix:
+        path = path.with_suffix(backend.suffix)
+    if path.suffix != backend.suffix:
+        raise StorageError(
+            f"{path}: {backend.name} writes {backend.suffix} files",
+            hint=f"name it {path.with_suffix(backend.suffix).name}",
+        )
+    return backend.export(candidate.plan, path, candidate.candidate.to_json())

@@ -1,0 +1,86 @@
+"""What a search is, when it is opened and when it has ended."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+from autoquant.core.backends import is_estimate
+from autoquant.core.frontier import Frontier
+from autoquant.core.history import StopReason
+from autoquant.errors import StorageError
+from autoquant.job import Job, SearchSettings
+from autoquant.model.data.scoring import metric_name
+from autoquant.results.findings import WEIGHTS, SearchFacts
+from autoquant.results.folder import ResultFolder
+from autoquant.results.reading import load_facts
+from autoquant.searching.frontier_again import noise_notice
+from autoquant.searching.preparing.preparation import Preparation
+from autoquant.searching.settings import settings_after, settings_of
+
+
+def open_facts(job: SearchSettings, folder: ResultFolder, resume: bool) -> SearchFacts:
+    """What the search is; a resumed one keeps its id and what its preparation settled.
+
+    A new one is written at once, so that whoever resumes it finds its id.
+    """
+    if resume:
+        try:
+            known = load_facts(folder.path)
+        except StorageError:
+            pass
+        else:
+            settings = settings_after(job, known.settings, folder.path)
+            return replace(known, name=job.name, settings=settings)
+    of_file = job.data if isinstance(job, Job) else None
+    facts = SearchFacts(
+        search_id=uuid.uuid4().hex,
+        name=job.name,
+        metric=of_file.metric.entry.rpartition(":")[2] if of_file is not None else "metric",
+        target=job.backend.name,
+        max_drop=job.constraints.accuracy_drop,
+        settings=settings_of(job),
+    )
+    folder.write_facts(facts)
+    return facts
+
+
+def settle_facts(
+    job: SearchSettings,
+    facts: SearchFacts,
+    prepared: Preparation,
+    frontier: Frontier,
+    reason: StopReason,
+) -> SearchFacts:
+    """Add to the facts what preparation found out, and how the search ended."""
+    batch = job.backend.batch_size or len(prepared.subject.evaluation[0])
+    threads = job.backend.threads
+    build = prepared.settings.build
+    parts = (build.backend, "+".join(build.kernels.counts()) or build.engine, build.accelerator)
+    target = (
+        f"{' '.join(filter(None, parts))}, {threads} thread{'s' if threads > 1 else ''}, "
+        f"batch {batch}"
+    )
+    settings = {
+        **facts.settings,
+        "engine": build.engine,
+        "reduce_range": build.reduce_range,
+        "latency_batch": batch,
+        "sites": len(prepared.captured.sites),
+        "knobs": len(prepared.space.free),
+        "leaf_modules": ",".join(prepared.captured.leaf_modules),
+        WEIGHTS: prepared.weights,
+    }
+    rival = prepared.backend.rival if is_estimate(build.backend) else facts.rival
+    notices = [*prepared.notices, noise_notice(frontier)]
+    if reason is StopReason.INTERRUPTED:
+        notices.append(f"interrupted; continue with --resume (kept in {job.output})")
+    return replace(
+        facts,
+        metric=metric_name(prepared.subject.metric),
+        target=target,
+        rival=rival,
+        settings=settings,
+        notices=tuple(filter(None, notices)),
+        stopped=reason,
+    )

@@ -1,0 +1,97 @@
+"""What a search leaves: in its folder, in the tracker, and in the hands of who called it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoquant.core.history import StopReason
+from autoquant.core.progress import Progress
+from autoquant.errors import BackendError
+from autoquant.results import files
+from autoquant.results.example_file import write_example
+from autoquant.results.findings import Findings
+from autoquant.results.folder import ResultFolder
+from autoquant.results.recorders import Tracker
+from autoquant.results.report import render_report
+from autoquant.searching.preparing.preparation import Preparation
+from autoquant.searching.result import BuildContext, SearchResult, example_arrays, keep_example
+
+_ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
+
+
+def write_preparation(folder: ResultFolder, prepared: Preparation) -> None:
+    """Write what resuming, loading and exporting need."""
+    folder.write_sites(prepared.captured.sites)
+    folder.write_space(prepared.space)
+    folder.write_statistics(prepared.statistics)
+    folder.write_build(prepared.settings.build)
+    example = keep_example(prepared.captured, prepared.subject.calibration[0])
+    write_example(folder.path, example_arrays(example))
+    dynamic = [list(axes) for axes in prepared.subject.dynamic]
+    folder.write_calling({**prepared.subject.calling.to_json(), "dynamic": dynamic})
+
+
+def write_findings(
+    findings: Findings,
+    prepared: Preparation,
+    folder: ResultFolder,
+    tracker: Tracker,
+    progress: Progress,
+) -> SearchResult:
+    """Write and record what was found."""
+    reason = findings.facts.stopped
+    folder.write_facts(findings.facts)
+    folder.write_frontier(findings.frontier)
+    result = SearchResult(findings, context_of(prepared), folder.path)
+    with progress.stage("writing the report", None):
+        folder.write_report(render_report(findings))
+        interrupted = reason is StopReason.INTERRUPTED
+        models = {} if interrupted else _write_models(result, prepared, progress)
+        for gap in tracker.finish(
+            findings,
+            artifacts=[folder.path / name for name in _ARTIFACTS],
+            models=models,
+        ):
+            progress.note(gap)
+    if interrupted:
+        tracker.stop("interrupted")
+    if reason is not None:
+        progress.note(f"stopped: {reason.value}")
+    return result
+
+
+def _write_models(
+    result: SearchResult, prepared: Preparation, progress: Progress
+) -> dict[int, tuple[Path, ...]]:
+    """Write the quantized model of every frontier member as the engine's file.
+
+    A backend that builds nothing deployable has its plans alone.
+    """
+    backend, written = prepared.backend, {}
+    for member in result.frontier:
+        plan = files.plan_path(result.folder, member.number)
+        if backend.suffix != plan.suffix:
+            try:
+                path = plan.with_suffix(backend.suffix)
+                backend.export(member.plan, path, member.candidate.to_json())
+            except BackendError as error:
+                progress.note(f"candidate {member.number} has no file: {error.message}")
+        found = sorted(plan.parent.glob(f"{member.number}.*"))
+        written[member.number] = tuple(path for path in found if path != plan)
+    return written
+
+
+def context_of(prepared: Preparation) -> BuildContext:
+    """What it takes to build a plan of this search again."""
+    return BuildContext(
+        sites=prepared.captured.sites,
+        leaf_modules=prepared.captured.leaf_modules,
+        statistics=prepared.statistics,
+        build=prepared.settings.build,
+        example=keep_example(prepared.captured, prepared.subject.calibration[0]),
+        calling=prepared.subject.calling,
+        dynamic=prepared.subject.dynamic,
+        latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
+        weights=prepared.weights,
+        load=lambda: prepared.subject.model,
+    )

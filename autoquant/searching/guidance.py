@@ -1,0 +1,222 @@
+"""What guides a search: costs before anything is measured, seeds, the pruner and the proposals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from autoquant.core.costs import CostTable
+from autoquant.core.measurement import Measurements
+from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.progress import Progress
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.space import SearchSpace
+from autoquant.errors import StorageError
+from autoquant.job import Constraints, SearchSettings
+from autoquant.results.reading import load_costs
+from autoquant.searching.costing.cost_model import CostModel, Observation, Trust
+from autoquant.searching.costing.forecast import Forecast
+from autoquant.searching.measuring.cost_profile import latency_costs
+from autoquant.searching.measuring.size import bops_table, int16_table, plan_costs, size_table
+from autoquant.searching.preparing.preparation import Preparation
+from autoquant.searching.proposing.constraints import Limits
+from autoquant.searching.proposing.guided import CostAxis, Guide
+from autoquant.searching.proposing.pruner import Pruner
+from autoquant.searching.proposing.samplers import GUIDED
+from autoquant.searching.proposing.strategy import Proposer
+from autoquant.searching.ranking.exact import measure_exact
+from autoquant.searching.ranking.ranked import question_of
+from autoquant.searching.seeding.program.additive import Limit
+from autoquant.searching.seeding.seeds import Seed, seed_plans
+
+_NOISE_TRUST = Trust(term=0.5, group=0.3, constant=0.0, misfit=0.1)
+"""Sensitivities are taken on few samples and add up only roughly: interactions are the misfit."""
+
+_MOST_CHANGES = 256
+"""Of a plan with more neighbours than this no sensitivities are taken around it."""
+_FEW_SAMPLES_ERROR = 0.1
+"""How far reference numerics on a few samples may be off from the engine on all."""
+
+Costs = Mapping[Objective, CostTable]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guidance:
+    """What a search starts from and is led by.
+
+    Attributes:
+        seeds: What to try first.
+        pruner: Says what of a candidate is worth measuring.
+        proposer: Says what to try next; None: the job's sampler does.
+    """
+
+    seeds: tuple[Seed, ...]
+    pruner: Pruner
+    proposer: Proposer | None
+
+
+def find_costs(
+    objectives: Sequence[Objective],
+    prepared: Preparation,
+    progress: Progress,
+    folder: Path | None = None,
+) -> Costs:
+    """Find what each op costs in each objective: exactly, or for latency by timing a few plans.
+
+    Args:
+        objectives: What is minimized.
+        prepared: Model, engine and space.
+        progress: Shown the progress.
+        folder: Result folder of an earlier process, whose profile is taken over.
+
+    Raises:
+        BackendError: No plan of the space can be built.
+    """
+    sites = prepared.captured.sites
+    whole = bops_table(sites)
+    full = whole.predict(Plan.of({site.name: Scheme.FP32 for site in sites}))
+    found: dict[Objective, CostTable] = {}
+    for objective in objectives:
+        if objective is Objective.SIZE:
+            found[objective] = size_table(sites, prepared.captured.stored_count)
+        elif objective is Objective.BOPS:
+            found[objective] = whole.scaled(1.0 / max(full, 1.0), "bops_ratio")
+        elif objective is Objective.INT16_SHARE:
+            found[objective] = int16_table(sites)
+        elif objective is Objective.LATENCY:
+            found[objective] = _latency_costs(prepared, progress, folder)
+    return found
+
+
+def _latency_costs(prepared: Preparation, progress: Progress, folder: Path | None) -> CostTable:
+    if folder is not None:
+        try:
+            return load_costs(folder)
+        except StorageError:
+            pass
+    with progress.stage("timing ops and boundaries", None):
+        return latency_costs(
+            prepared.subject,
+            prepared.captured,
+            prepared.backend,
+            prepared.settings,
+            prepared.space,
+        )
+
+
+def guide(
+    job: SearchSettings,
+    prepared: Preparation,
+    table: SensitivityTable,
+    costs: Costs,
+    baseline: Measurements,
+    limits: Limits,
+    templates: Sequence[Plan] = (),
+) -> Guidance:
+    """Turn sensitivities and costs into seeds, a pruner and a proposer.
+
+    Args:
+        job: Objectives, constraints, sampler, samples of a sensitivity.
+        prepared: Model, engine and space.
+        table: Sensitivity of the space's knobs.
+        costs: From `find_costs`.
+        baseline: Measurements of the float model.
+        limits: The job's constraints.
+        templates: The user's own plans, tried among the seeds.
+    """
+    space = prepared.space
+    objective, first = next(iter(costs.items()))
+    latency = costs.get(Objective.LATENCY)
+    baseline_ms = baseline["latency_ms"].value if "latency_ms" in baseline else 0.0
+    forecast = Forecast(
+        space,
+        partial(_exact_costs, prepared),
+        None if latency is None else CostModel(latency.by_knob(space)),
+        baseline_ms,
+    )
+    by_knob = first.by_knob(space)
+    is_timed = objective is Objective.LATENCY
+    axis = CostAxis(
+        objective,
+        CostModel(by_knob) if is_timed else by_knob,
+        baseline_ms=baseline_ms if is_timed else None,
+        limit=_axis_limit(job.constraints, objective),
+    )
+    noise = CostModel(noise_table(space, table), trust=_NOISE_TRUST)
+    return Guidance(
+        seeds=seed_plans(
+            space,
+            table,
+            first,
+            _hard_limits(job.constraints, prepared, baseline, costs),
+            templates=templates,
+        ),
+        pruner=Pruner(job.objectives, limits, forecast),
+        proposer=(
+            Guide(space, noise, axis, partial(_noise_around, prepared, job.sensitivity.samples))
+            if job.sampler == GUIDED
+            else None
+        ),
+    )
+
+
+def _axis_limit(constraints: Constraints, objective: Objective) -> float:
+    """The largest share of int16 ops that is worth proposing; other costs are not limited here."""
+    share = constraints.int16_share
+    return share if objective is Objective.INT16_SHARE and share is not None else math.inf
+
+
+def noise_table(space: SearchSpace, table: SensitivityTable) -> CostTable:
+    """The sensitivity table as additive noise over knobs; what it lacks adds none."""
+    losses = table.losses()
+    ops = {
+        (knob.name, scheme): losses.get((knob.name, scheme), 0.0)
+        for knob in space.knobs
+        for scheme in knob.schemes
+    }
+    return CostTable(0.0, ops, unit="noise-to-signal ratio")
+
+
+def _noise_around(prepared: Preparation, samples: int, plan: Plan) -> Sequence[Observation]:
+    """Output noise of every plan one change away, by reference numerics on a few samples."""
+    space = prepared.space
+    changes = sum(len(knob.schemes) - 1 for knob in space.free)
+    if changes > _MOST_CHANGES or prepared.captured.how != "export":
+        return ()
+    choices = space.choices(plan)
+    table = measure_exact(question_of(prepared, samples), around=plan)
+    return [
+        Observation(
+            Plan.of({**choices, row.knob: row.scheme}),
+            row.noise,
+            max(row.noise_stderr, _FEW_SAMPLES_ERROR * row.noise),
+        )
+        for row in table.rows
+    ]
+
+
+def _exact_costs(prepared: Preparation, plan: Plan) -> Measurements:
+    return plan_costs(plan, prepared.captured.sites, prepared.captured.stored_count)
+
+
+def _hard_limits(
+    constraints: Constraints, prepared: Preparation, baseline: Measurements, costs: Costs
+) -> tuple[Limit, ...]:
+    """The user's constraints on costs, as rows of the integer program."""
+    limits = []
+    if constraints.size_ratio is not None:
+        table = size_table(prepared.captured.sites, prepared.captured.stored_count)
+        bound = constraints.size_ratio * baseline["size_bytes"].value
+        limits.append(Limit("constraints.size_ratio (bytes)", table, bound))
+    if constraints.latency_ratio is not None and Objective.LATENCY in costs:
+        bound = constraints.latency_ratio * baseline["latency_ms"].value
+        limits.append(Limit("constraints.latency_ratio (ms)", costs[Objective.LATENCY], bound))
+    if constraints.int16_share is not None:
+        table = int16_table(prepared.captured.sites)
+        limits.append(Limit("constraints.int16_share", table, constraints.int16_share))
+    return tuple(limits)

@@ -1,0 +1,73 @@
+"""A finished search, read back from its folder without pickles."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from autoquant.job import load_job
+from autoquant.model.data.calling import Calling
+from autoquant.model.subject import load_model
+from autoquant.results import files
+from autoquant.results.example_file import read_example
+from autoquant.results.findings import WEIGHTS
+from autoquant.results.reading import (
+    load_build,
+    load_calling,
+    load_findings,
+    load_sites,
+    load_statistics,
+)
+from autoquant.results.storage import well_formed
+from autoquant.searching.result import BuildContext, SearchResult, example_from
+
+
+def load_result(folder: str | Path) -> SearchResult:
+    """Read everything that a search found.
+
+    Args:
+        folder: The result folder.
+
+    Raises:
+        StorageError: It holds no finished search, or a file of it is damaged.
+    """
+    folder = Path(folder)
+    findings = load_findings(folder)
+    with well_formed(folder / files.FACTS):
+        latency_batch = int(findings.facts.settings.get("latency_batch") or 1)
+        weights = str(findings.facts.settings.get(WEIGHTS) or "")
+        leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
+    example = example_from(read_example(folder))
+    calling, dynamic = _calling_of(folder, example)
+    context = BuildContext(
+        sites=load_sites(folder),
+        leaf_modules=tuple(filter(None, leaf_modules)),
+        statistics=load_statistics(folder),
+        build=load_build(folder),
+        example=example,
+        calling=calling,
+        dynamic=dynamic,
+        latency_batch=latency_batch,
+        weights=weights,
+        load=partial(_load_model, folder),
+    )
+    return SearchResult(findings, context, folder)
+
+
+def _load_model(folder: Path) -> nn.Module:
+    """The model that the search's job names."""
+    return load_model(load_job(folder / files.JOB))
+
+
+def _calling_of(
+    folder: Path, example: tuple[Tensor, ...]
+) -> tuple[Calling, tuple[tuple[int, ...], ...]]:
+    """How the model takes its inputs; older versions knew tensors by place alone."""
+    known = load_calling(folder)
+    if known is None:
+        return Calling.plain(len(example)), tuple((0,) for _ in example)
+    with well_formed(folder / files.CALLING):
+        dynamic = tuple(tuple(int(axis) for axis in axes) for axes in known["dynamic"])
+        return Calling.from_json(known), dynamic

@@ -1,0 +1,99 @@
+"""What torch.ao makes of a plan, timed beside what `quantize` gives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoquant.core.measurement import Measurement
+from autoquant.searching.measuring.latency import measure_latency
+from autoquant.torch_ao.conversion import using_engine
+from autoquant.torch_ao.tracing import quiet_torch
+from autoquant.torch_ao.way_out import PlanMapping
+
+
+@dataclass(frozen=True, slots=True)
+class MappingLatency:
+    """Two ways to run one plan, timed in turn.
+
+    Attributes:
+        mapping_ms: What torch.ao's conversion takes.
+        ours_ms: What the model that `quantize` gives takes.
+        ratio: torch.ao's time over ours, by pairs.
+        form: Of torch.ao's: `frozen TorchScript`, or `eager` where it cannot be traced.
+        engine: Of torch.ao's.
+    """
+
+    mapping_ms: Measurement
+    ours_ms: Measurement
+    ratio: Measurement
+    form: str
+    engine: str
+
+    def __str__(self) -> str:
+        return (
+            f"torch.ao ({self.engine}, {self.form}) {self.mapping_ms.value:.3g} ms, "
+            f"quantize {self.ours_ms.value:.3g} ms: {self.ratio.value:.2f} times"
+        )
+
+
+def time_mapping(
+    mapped: PlanMapping,
+    ours: nn.Module,
+    run: Callable[[nn.Module, tuple[Tensor, ...]], Any],
+    tensors: tuple[Tensor, ...],
+    *,
+    pairs: int,
+    threads: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> MappingLatency:
+    """Time a plan's two models in turn, each as fast as it can be handed out.
+
+    Args:
+        mapped: The plan in torch.ao's hands.
+        ours: What `quantize` gives.
+        run: Runs it.
+        tensors: One batch, flat.
+        pairs: How often, at first.
+        threads: Of both.
+        clock: Seconds, monotonic.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        inputs = mapped.way.inputs(tensors)
+        with using_engine(mapped.coverage.engine), quiet_torch(), torch.no_grad():
+            theirs, form = _frozen(mapped.converted, inputs)
+
+            def call_theirs() -> object:
+                return theirs(*inputs)
+
+            found = measure_latency(
+                lambda: run(ours, tensors), call_theirs, pairs=pairs, clock=clock
+            )
+    finally:
+        torch.set_num_threads(before)
+    return MappingLatency(
+        mapping_ms=found["baseline_latency_ms"],
+        ours_ms=found["latency_ms"],
+        ratio=found["speedup"],
+        form=form,
+        engine=mapped.coverage.engine,
+    )
+
+
+def _frozen(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Callable[..., Any], str]:
+    """The module as frozen TorchScript; itself where torch cannot trace it."""
+    if all(isinstance(item, Tensor) for item in inputs):
+        with suppress(Exception):
+            traced = torch.jit.trace(module, inputs, strict=False, check_trace=False)
+            frozen = torch.jit.freeze(traced.eval())
+            frozen(*inputs)
+            return frozen, "frozen TorchScript"
+    return module, "eager"

@@ -1,0 +1,1 @@
+"""Quality, latency and size of one plan, always against the float model."""

@@ -1,0 +1,87 @@
+"""What ops and boundaries cost on the target, timed as latency is measured."""
+
+from __future__ import annotations
+
+from autoquant.backends.protocol import Backend
+from autoquant.core.costs import CostTable
+from autoquant.core.evaluation import Phase, Task
+from autoquant.core.measurement import Kind
+from autoquant.core.precision import Scheme
+from autoquant.core.sites import Site
+from autoquant.core.space import SearchSpace
+from autoquant.errors import BackendError
+from autoquant.model.graph.capture import Capture
+from autoquant.model.subject import Subject
+from autoquant.searching.measuring.evaluator import (
+    MeasurementSettings,
+    PlanEvaluator,
+    latency_inputs,
+    latency_threads,
+)
+
+_MACS_PER_ELEMENT = 16
+"""What reading or writing an element counts beside a multiply-accumulate, in `spread_costs`."""
+
+
+def latency_costs(
+    subject: Subject,
+    captured: Capture,
+    backend: Backend,
+    settings: MeasurementSettings,
+    space: SearchSpace,
+) -> CostTable:
+    """Find what ops and boundaries cost on the batch size and threads of a job.
+
+    A backend that knows nothing finer than the time of a whole plan gets a coarse table: the
+    times of its uniform plans, spread over their ops.
+
+    Raises:
+        BackendError: No plan of the space can be built.
+    """
+    inputs = latency_inputs(subject, settings.latency_batch)
+    with latency_threads(settings) as clock:
+        table = backend.costs(space, inputs, clock)
+    if table is not None:
+        return table
+    evaluator = PlanEvaluator(subject, captured, backend, settings)
+    times: dict[Scheme, float] = {}
+    reasons: list[str] = []
+    for scheme in space.schemes:
+        outcome = evaluator.run(Phase.LATENCY, Task(0, space.uniform(scheme)))
+        if outcome.failure is None:
+            times[scheme] = outcome.measurements["latency_ms"].value
+        else:
+            reasons.append(outcome.failure.reason)
+    if not times:
+        raise BackendError(
+            f"no uniform plan of the space can be timed: {reasons[0]}",
+            hint="pin the op that it names to fp32 in the search space",
+        )
+    return spread_costs(space, captured.sites, times)
+
+
+def spread_costs(
+    space: SearchSpace, sites: tuple[Site, ...], times: dict[Scheme, float]
+) -> CostTable:
+    """Spread the times of uniform plans over their ops, by multiply-accumulates and elements.
+
+    A scheme without a time counts as the slowest one that has one.
+
+    Args:
+        space: What may be chosen.
+        sites: Of the model.
+        times: Milliseconds of the uniform plan of a scheme.
+    """
+    work = {
+        site.name: site.macs + _MACS_PER_ELEMENT * (site.output_elements + site.parameter_count)
+        for site in sites
+    }
+    whole = max(sum(work.values()), 1)
+    slowest = max(times.values())
+    ops = {
+        (site, scheme): times.get(scheme, slowest) * work[site] / whole
+        for knob in space.knobs
+        for site in knob.sites
+        for scheme in knob.schemes
+    }
+    return CostTable(0.0, ops, kind=Kind.ESTIMATED)

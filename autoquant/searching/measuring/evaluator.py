@@ -1,0 +1,314 @@
+"""The evaluator: one process's subject, backend and float reference, and what it measures."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoquant.backends.protocol import Backend, BuildRequest, Executable
+from autoquant.backends.targets import load_target
+from autoquant.core.build import BuildSettings
+from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task, Threshold
+from autoquant.core.measurement import Failure, Kind, Measurement
+from autoquant.core.plan import Plan
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
+from autoquant.model.data.batches import join_batches, repeat_to, take_samples
+from autoquant.model.graph.capture import Capture
+from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.searching.measuring.allocator import keep_freed_memory
+from autoquant.searching.measuring.latency import measure_alone, measure_latency
+from autoquant.searching.measuring.quality import (
+    FloatReference,
+    NotFiniteError,
+    measure_quality,
+    run_reference,
+)
+from autoquant.searching.measuring.size import plan_costs
+
+_MOST_KEPT = 16
+_KEPT_BYTES = 1 << 28
+"""Built plans are kept for the next phase up to so many, or so much of the model's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementSettings:
+    """How plans are built and measured.
+
+    Attributes:
+        build: What decides how a plan is built.
+        quality_threads: Threads of a quality evaluation.
+        latency_threads: Threads of a latency measurement.
+        latency_batch: Samples of a latency batch; None: those of the first evaluation batch.
+        latency_pairs: Interleaved pairs of a latency measurement.
+    """
+
+    build: BuildSettings
+    quality_threads: int = 1
+    latency_threads: int = 1
+    latency_batch: int | None = None
+    latency_pairs: int = 20
+
+    def building(self, **changes: Any) -> MeasurementSettings:
+        """The same measurements of plans that are built otherwise; names fields of `build`."""
+        return replace(self, build=replace(self.build, **changes))
+
+
+class PlanEvaluator:
+    """Measures plans against the float model. Keeps the last executables it built.
+
+    Args:
+        subject: Model, data and metric.
+        captured: The captured model.
+        backend: Builds plans.
+        settings: How to measure.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        captured: Capture,
+        backend: Backend,
+        settings: MeasurementSettings,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._subject = subject
+        self._functions = subject.functions
+        self._captured = captured
+        self._backend = backend
+        self._settings = settings
+        self._clock = clock
+        self._references: dict[Phase, FloatReference] = {}
+        self._built: OrderedDict[str, Executable] = OrderedDict()
+        self._float = subject.flat
+        self._latency_inputs = latency_inputs(subject, settings.latency_batch)
+
+    def run(self, phase: Phase, task: Task) -> Outcome:
+        """Do one phase of one plan; what fails becomes a `Failure`."""
+        seconds: dict[str, float] = {}
+        try:
+            with self._timed("build", seconds):
+                executable = self._build(task.plan)
+            with self._timed(phase.value, seconds):
+                found, stopped = self._measure(phase, executable, task.threshold)
+        except (BackendError, ModelError, MetricError, NotFiniteError) as error:
+            return Outcome(task.number, failure=Failure(_reason(error)), seconds=seconds)
+        if phase is Phase.QUALITY:
+            found |= plan_costs(task.plan, self._captured.sites, self._captured.stored_count)
+        executed = dict(executable.executed)
+        return Outcome(task.number, found, stopped=stopped, seconds=seconds, executed=executed)
+
+    def forget(self) -> None:
+        """Drop the executables that are kept, so that the next run builds again."""
+        self._built.clear()
+
+    def baseline(self) -> dict[str, Measurement]:
+        """Measure the float model as the user gave it: the rival of every candidate."""
+        found: dict[str, Measurement] = {}
+        for phase, prefix in ((Phase.QUALITY, ""), (Phase.HELDOUT, "heldout_")):
+            if phase is Phase.HELDOUT and self._subject.heldout is None:
+                continue
+            found |= self._reference(phase).measurements(prefix)
+        found["size_bytes"] = Measurement(self._captured.stored_count * 4.0, Kind.ESTIMATED)
+        if self._backend.rival_ms is not None:
+            found["latency_ms"] = Measurement(self._backend.rival_ms, Kind.ESTIMATED)
+            return found
+        with with_threads(self._settings.latency_threads):
+            inputs = self._latency_inputs
+            found["latency_ms"] = measure_alone(
+                lambda: self._run_float(inputs),
+                times=self._settings.latency_pairs,
+                clock=self._clock,
+            )
+        return found
+
+    def _measure(
+        self, phase: Phase, executable: Executable, threshold: Threshold | None
+    ) -> tuple[dict[str, Measurement], str | None]:
+        if phase is Phase.LATENCY:
+            return self._latency(executable), None
+        prefix = "heldout_" if phase is Phase.HELDOUT else ""
+        reference = self._reference(phase)
+        with with_threads(self._settings.quality_threads):
+            quality = measure_quality(
+                lambda inputs: self._backend.run(executable.module, inputs),
+                reference,
+                self._functions,
+                executable.kind,
+                prefix,
+                threshold,
+            )
+        return quality.measurements, quality.stopped
+
+    def _latency(self, executable: Executable) -> dict[str, Measurement]:
+        rival_ms, estimate = self._backend.rival_ms, executable.estimated_ms
+        if rival_ms is not None and estimate is not None:
+            return {
+                "latency_ms": Measurement(estimate, Kind.ESTIMATED),
+                "speedup": Measurement(rival_ms / estimate, Kind.ESTIMATED),
+            }
+        if executable.kind is not Kind.MEASURED:
+            slow = [site for site, ran in executable.executed.items() if ran.is_emulated]
+            raise BackendError(
+                f"the latency of a plan with emulated ops cannot be measured ({slow[0]} "
+                f"and {len(slow) - 1} more)"
+                if len(slow) > 1
+                else f"the latency of a plan with emulated ops cannot be measured ({slow[0]})",
+                hint="search with the objective bops or size, or drop the emulated schemes",
+            )
+        inputs = self._latency_inputs
+        with with_threads(self._settings.latency_threads):
+            timed = measure_latency(
+                lambda: self._backend.run(executable.module, inputs),
+                lambda: self._run_float(inputs),
+                pairs=self._settings.latency_pairs,
+                clock=self._clock,
+            )
+        return {name: timed[name] for name in ("latency_ms", "speedup")}
+
+    def _build(self, plan: Plan) -> Executable:
+        known = self._built.pop(plan.digest, None)
+        executable = known or self._backend.build(plan)
+        self._built[plan.digest] = executable
+        weight_bytes = max(4 * self._captured.stored_count, 1)
+        while len(self._built) > max(1, min(_MOST_KEPT, _KEPT_BYTES // weight_bytes)):
+            self._built.popitem(last=False)
+        return executable
+
+    def _reference(self, phase: Phase) -> FloatReference:
+        if phase not in self._references:
+            heldout = self._subject.heldout
+            batches = heldout if phase is Phase.HELDOUT and heldout else self._subject.evaluation
+            with with_threads(self._settings.quality_threads):
+                self._references[phase] = run_reference(
+                    self._run_float, batches, self._functions, self._subject.outputs
+                )
+        return self._references[phase]
+
+    def _run_float(self, inputs: tuple[Tensor, ...]) -> Any:
+        return self._backend.run(self._float, inputs)
+
+    @contextmanager
+    def _timed(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
+        started = self._clock()
+        try:
+            yield
+        finally:
+            seconds[name] = self._clock() - started
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorRecipe:
+    """Picklable recipe of a `PlanEvaluator`: a worker calls it once.
+
+    Attributes:
+        subject: Loads model, data and metric.
+        statistics: From the controller's one calibration.
+        settings: How to measure.
+    """
+
+    subject: SubjectRecipe
+    statistics: CalibrationStatistics
+    settings: MeasurementSettings
+    clock: Callable[[], float] = field(default=time.perf_counter)
+
+    def __call__(self) -> Evaluator:
+        """Load the subject, capture it and give the evaluator."""
+        torch.set_num_threads(self.settings.quality_threads)
+        subject = self.subject()
+        return build_evaluator(
+            subject, subject.find_sites(), self.statistics, self.settings, self.clock
+        )
+
+
+def build_evaluator(
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    settings: MeasurementSettings,
+    clock: Callable[[], float] = time.perf_counter,
+) -> PlanEvaluator:
+    """Build the evaluator of one process from what it has loaded."""
+    backend = build_backend(subject, captured, statistics, settings)
+    return PlanEvaluator(subject, captured, backend, settings, clock)
+
+
+def build_backend(
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    settings: MeasurementSettings,
+) -> Backend:
+    """Open the backend of a process that measures.
+
+    Raises:
+        BackendError: Its extra is not installed, or the engine cannot take the model.
+    """
+    keep_freed_memory()
+    request = build_request(subject, captured, statistics, settings)
+    return load_target(settings.build.backend).open_backend(request)
+
+
+def build_request(
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    settings: MeasurementSettings,
+) -> BuildRequest:
+    """What a backend builds the plans of a subject from."""
+    return BuildRequest(
+        model=subject.model,
+        captured=captured,
+        statistics=statistics,
+        settings=settings.build,
+        example=subject.example,
+        timed=(
+            latency_inputs(subject, settings.latency_batch)
+            if subject.evaluation
+            else subject.example
+        ),
+    )
+
+
+def latency_inputs(subject: Subject, batch_size: int | None) -> tuple[Tensor, ...]:
+    """A batch of the wanted size, from the evaluation data, repeated where they are too few."""
+    batches = subject.evaluation
+    if batch_size is None:
+        return batches[0].inputs
+    return repeat_to(join_batches(take_samples(batches, batch_size)), batch_size).inputs
+
+
+def _reason(error: Exception) -> str:
+    """What failed and its mend, in one line."""
+    if isinstance(error, AutoquantError) and error.hint:
+        return f"{error.message}; {error.hint}"
+    return str(error)
+
+
+@contextmanager
+def latency_threads(settings: MeasurementSettings) -> Iterator[Callable[[], float]]:
+    """Run with the threads of a latency measurement, and give the clock to time ops with.
+
+    With one thread, its own time leaves out what other processes take.
+    """
+    with with_threads(settings.latency_threads):
+        yield time.thread_time if settings.latency_threads == 1 else time.perf_counter
+
+
+@contextmanager
+def with_threads(count: int) -> Iterator[None]:
+    """Run with `count` torch threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,189 @@
+"""A finished search's plans, built and measured on another backend."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoquant.backends.protocol import Backend
+from autoquant.core.evaluation import Phase, Task
+from autoquant.core.measurement import Candidate, Failure, Measurement, Measurements
+from autoquant.core.progress import Progress, Silent
+from autoquant.core.readback import ReadBack
+from autoquant.errors import PlanError
+from autoquant.job import Job, backend_from_text, load_job
+from autoquant.model.subject import JobRecipe, Subject
+from autoquant.results import files
+from autoquant.results.findings import Setting
+from autoquant.results.table import CandidateTable, candidate_table
+from autoquant.searching.load import load_result
+from autoquant.searching.measuring.evaluator import PlanEvaluator, build_backend
+from autoquant.searching.preparing.preparation import (
+    calibrate_subject,
+    capture_subject,
+    choose_engine,
+    measurement_settings,
+)
+from autoquant.searching.result import SearchResult
+
+_PHASES = (Phase.QUALITY, Phase.LATENCY, Phase.HELDOUT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Confirmation:
+    """What another backend makes of the plans of a search.
+
+    Attributes:
+        target: The other backend, in words.
+        rival: What its speed-ups are over.
+        metric: What scored them.
+        baseline: The float model's measurements, taken in the same run.
+        before: The candidates as the search measured them.
+        after: The same plans on the other backend; a plan that it refuses is a failure.
+    """
+
+    target: str
+    rival: str
+    metric: str
+    baseline: Measurements
+    before: tuple[Candidate, ...]
+    after: tuple[Candidate, ...]
+
+    def table(self) -> CandidateTable:
+        """The plans that the other backend runs, as a table."""
+        built = [item for item in self.after if item.failure is None]
+        return candidate_table(built, self.baseline, self.rival, self.metric)
+
+    @property
+    def substituted(self) -> tuple[str, ...]:
+        """A sentence for each plan of which some ops, openly, run in another scheme there."""
+        found = []
+        for item in self.after:
+            changed = Counter(
+                (planned.value, str(item.executed[site]))
+                for site, planned in item.plan.assignment
+                if site in item.executed and item.executed[site].scheme is not planned
+            )
+            parts = [
+                f"{count} ops planned as {planned} run as {runs}"
+                for (planned, runs), count in changed.items()
+            ]
+            if parts:
+                found.append(f"#{item.number}: {', '.join(parts)}.")
+        return tuple(found)
+
+    @property
+    def refused(self) -> tuple[Candidate, ...]:
+        """The plans that it does not run; each failure says why."""
+        return tuple(item for item in self.after if item.failure is not None)
+
+
+def confirm(
+    folder: str | Path,
+    backend: str,
+    *,
+    numbers: Sequence[int] = (),
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Confirmation:
+    """Build the frontier of a finished search on another backend, and measure it there.
+
+    Nothing is calibrated or searched again: the plans and the statistics are those of the search.
+    Use it where a backend is too slow to search on (`inductor` compiles for half a minute), or to
+    see what a plan is worth on a second target.
+
+    Args:
+        folder: The result folder of a search from a job file.
+        backend: The other backend, or an engine of torch's (`inductor`, `openvino`, `fbgemm`).
+        numbers: Candidates to confirm; none: the frontier.
+        overrides: More settings of the job, as `dotted.key=value`.
+        progress: Shown the progress.
+
+    Raises:
+        StorageError: The folder holds no finished search.
+        JobError: Its search ran on a model in memory; or a setting is wrong.
+        PlanError: There is no candidate of a number.
+        BackendError: The backend is not installed.
+    """
+    progress = progress or Silent()
+    result = load_result(folder)
+    chosen = _choose(result, numbers)
+    section = {**backend_from_text(backend), **_measured_as(result)}
+    target = f"backend={json.dumps(section)}"  # JSON is YAML
+    job = load_job(Path(folder) / files.JOB, [target, *overrides])
+    with progress.stage("loading model and data", None):
+        subject = JobRecipe(job)()
+    opened, evaluator = _open(job, subject, result, progress)
+    phases = _PHASES if subject.heldout is not None else _PHASES[:-1]
+    with progress.stage("measuring the float model", None):
+        baseline = evaluator.baseline()
+    after = []
+    with progress.stage(f"confirming on {opened.name}", len(chosen)) as advance:
+        for candidate in chosen:
+            after.append(_measure(evaluator, candidate, phases))
+            advance(1)
+    return Confirmation(
+        target=opened.name,
+        rival=opened.rival,
+        metric=result.findings.facts.metric,
+        baseline=baseline,
+        before=chosen,
+        after=tuple(after),
+    )
+
+
+def _choose(result: SearchResult, numbers: Sequence[int]) -> tuple[Candidate, ...]:
+    if not numbers:
+        return tuple(item.candidate for item in result.frontier)
+    known = {item.number: item.candidate for item in result.candidates}
+    for number in numbers:
+        if number not in known:
+            raise PlanError(
+                f"no candidate {number} in {result.folder}", hint=f"it has 0 to {max(known)}"
+            )
+    return tuple(known[number] for number in numbers)
+
+
+def _measured_as(result: SearchResult) -> dict[str, Setting]:
+    """The settings of the search's latency measurement, which another backend keeps."""
+    settings = result.findings.facts.settings
+    found = {name: settings.get(f"backend.{name}") for name in ("threads", "batch_size", "pairs")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _open(
+    job: Job, subject: Subject, result: SearchResult, progress: Progress
+) -> tuple[Backend, PlanEvaluator]:
+    """Open the other backend on the statistics and ranges of the search."""
+    captured = capture_subject(subject, progress)
+    statistics = calibrate_subject(subject, captured, progress, result.folder)
+    settings = measurement_settings(job).building(ranges=result.context.build.ranges)
+    settings = choose_engine(settings, subject, captured, statistics, progress)
+    with progress.stage(f"opening {settings.build.backend}", None):
+        backend = build_backend(subject, captured, statistics, settings)
+    return backend, PlanEvaluator(subject, captured, backend, settings)
+
+
+def _measure(evaluator: PlanEvaluator, candidate: Candidate, phases: Sequence[Phase]) -> Candidate:
+    """Measure one plan; an emulated one has no latency, and that is no failure."""
+    measured: dict[str, Measurement] = {}
+    executed: ReadBack = {}
+    failure: Failure | None = None
+    for phase in phases:
+        outcome = evaluator.run(phase, Task(candidate.number, candidate.plan))
+        if phase is Phase.QUALITY and outcome.failure is not None:
+            failure = outcome.failure
+            break
+        measured.update(outcome.measurements)
+        executed = outcome.executed or executed
+    return Candidate(
+        candidate.number,
+        candidate.plan,
+        candidate.origin,
+        measurements=measured,
+        failure=failure,
+        executed=executed,
+    )

@@ -1,0 +1,163 @@
+"""A float model and one plan of it, built: what the debugging steps look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from autoquant.backends.protocol import Backend, Executable
+from autoquant.backends.targets import load_target
+from autoquant.backends.torch_cpu.engines import engines_here, saturates
+from autoquant.backends.torch_cpu.kernels import engines_side_by_side
+from autoquant.core.plan import Plan, load_plan
+from autoquant.core.precision import Scheme
+from autoquant.core.progress import Progress
+from autoquant.core.sites import check_sites
+from autoquant.errors import ModelError, PlanError
+from autoquant.job import Job, Setup, SpaceRules
+from autoquant.model.graph.captured import Capture
+from autoquant.model.subject import JobRecipe, Subject
+from autoquant.searching.preparing.preparation import Preparation, prepare
+from autoquant.searching.preparing.space import bind_space
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """A float model and a plan of it.
+
+    Attributes:
+        prepared: The float model, captured and calibrated, with its data.
+        plan: What was built.
+        backend: Built it, and runs it.
+        executable: The converted model, and what each site really runs.
+    """
+
+    prepared: Preparation
+    plan: Plan
+    backend: Backend
+    executable: Executable
+
+
+def prepare_untimed(setup: Setup, subject: Subject, progress: Progress) -> Preparation:
+    """Prepare without timing anything.
+
+    `engine: auto` takes the first that runs here, `per-op` the first of its engines for all ops.
+    """
+    if setup.backend.options.get("engine") == "auto":
+        return prepare(setup, subject, progress, engine=engines_here()[0])
+    if setup.backend.options.get("engine") == "per-op":
+        engines, known = engines_side_by_side(), setup.backend.options["reduce_range"]
+        reduce_range = any(map(saturates, engines)) if known == "auto" else known
+        settings = {"engine": engines[0], "reduce_range": reduce_range}
+        setup = setup.model_copy(update={"backend": setup.backend.model_copy(update=settings)})
+    return prepare(setup, subject, progress)
+
+
+def needs_graph(captured: Capture, command: str) -> None:
+    """Refuse a model of which there is no graph.
+
+    Raises:
+        ModelError: It was captured module by module.
+    """
+    if captured.how == "modules":
+        raise ModelError(
+            f"{command} looks at the tensors of a graph, and the model was captured module by "
+            "module",
+            hint="badcases and sensitivity compare its outputs; `autoquant check` says why",
+        )
+
+
+def prepare_job(job: Job, progress: Progress) -> Preparation:
+    """Load a job's model and data, and prepare without timing engines."""
+    with progress.stage("loading model and data", None):
+        subject = JobRecipe(job)()
+    return prepare_untimed(job, subject, progress)
+
+
+def build_pair(prepared: Preparation, plan: Plan, progress: Progress) -> Pair:
+    """Build a plan beside its float model.
+
+    Raises:
+        BackendError: The engine refuses the plan.
+    """
+    with progress.stage("building the plan", None):
+        backend = prepared.backend
+        executable = backend.build(plan)
+    return Pair(prepared, plan, backend, executable)
+
+
+def find_plan(given: Plan | Path | str, prepared: Preparation) -> Plan:
+    """The plan that a user means.
+
+    Args:
+        given: A plan; a scheme's name (`uniform_plan`), a file that `Plan.save` wrote, a result
+            folder (its best member), or `folder:number`, one of its candidates.
+        prepared: The model that the plan must fit.
+
+    Raises:
+        PlanError: It is none of these, or names other sites than the model has.
+    """
+    if isinstance(given, Plan):
+        plan, name = given, "the plan"
+    else:
+        plan, name = _plan_of(str(given), prepared), f"--plan {given}"
+    check_sites(name, dict.fromkeys(plan.schemes), prepared.captured.sites)
+    return plan
+
+
+def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
+    """One scheme wherever the engine runs or emulates it, whatever the job's space; fp32 elsewhere.
+
+    Raises:
+        PlanError: The engine runs it nowhere.
+    """
+    captured, build = prepared.captured, prepared.settings.build
+    bound = bind_space(
+        SpaceRules(schemes=(scheme, Scheme.FP32)),
+        captured.sites,
+        captured.agreements,
+        partial(load_target(build.backend).site_support, build),
+        real_kernels_only=False,
+    )
+    plan = bound.space.uniform(scheme)
+    if scheme.value not in plan.counts():
+        raise PlanError(
+            f"{build.engine or build.backend} runs {scheme.value} at no op of this model",
+            hint="`autoquant backends` lists what runs here",
+        )
+    return plan
+
+
+def _plan_of(text: str, prepared: Preparation) -> Plan:
+    schemes = {scheme.value: scheme for scheme in Scheme}
+    if text in schemes:
+        return uniform_plan(schemes[text], prepared)
+    return read_plan(text)
+
+
+def read_plan(text: str) -> Plan:
+    """Read a plan from a file, a result folder (its best member) or `folder:number`.
+
+    Raises:
+        PlanError: There is none of that name.
+    """
+    from autoquant.searching.load import load_result  # half a second of pandas and plotly
+
+    folder, _, number = text.rpartition(":")
+    if folder and number.isdigit() and Path(folder).is_dir():
+        found = {item.number: item.plan for item in load_result(folder).candidates}
+        if int(number) not in found:
+            raise PlanError(
+                f"--plan {text}: {folder} has no candidate {number}",
+                hint=f"it has 0 to {max(found, default=0)}",
+            )
+        return found[int(number)]
+    if Path(text).is_dir():
+        return load_result(text).best().plan
+    if not Path(text).exists():
+        raise PlanError(
+            f"--plan {text}: no such scheme, file or result folder",
+            hint=f"schemes: {', '.join(scheme.value for scheme in Scheme)}",
+        )
+    return load_plan(text)

@@ -1,0 +1,139 @@
+"""What the target refuses of a space is left out of it before anything is measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from autoquant.backends.protocol import Backend
+from autoquant.core.backends import find_rows
+from autoquant.core.precision import Scheme
+from autoquant.core.progress import Progress
+from autoquant.core.space import Knob, SearchSpace
+from autoquant.errors import BackendError
+from autoquant.searching.preparing.preparation import Preparation
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A choice that the target does not build.
+
+    Attributes:
+        knob: Its name.
+        scheme: What was chosen.
+        reason: The target's own words.
+    """
+
+    knob: str
+    scheme: Scheme
+    reason: str
+
+
+def narrow_space(prepared: Preparation, progress: Progress) -> Preparation:
+    """Build the uniform plans, and drop each choice that the target refuses, with a notice.
+
+    What is refused together and not alone (a pair of neighbours) stays: such plans fail one by
+    one. Nothing changes where not even one uniform plan can be built, nor on a target that is slow
+    to build.
+    """
+    if find_rows()[prepared.settings.build.backend].is_slow:
+        return prepared
+    with progress.stage("asking the target", None):
+        refused = find_refused(prepared.space, prepared.backend)
+    notices = tuple(_notices(refused))
+    for notice in notices:
+        progress.note(notice)
+    return prepared.with_space(without(prepared.space, refused), notices) if refused else prepared
+
+
+def find_refused(space: SearchSpace, backend: Backend) -> tuple[Refused, ...]:
+    """Find the choices that a backend refuses by themselves, in a plan that it builds.
+
+    Args:
+        space: What may be chosen.
+        backend: Builds plans.
+    """
+    probe = _Probe(space, backend)
+    order = sorted(space.schemes, key=lambda scheme: scheme is not Scheme.FP32)
+    base = next((scheme for scheme in order if probe.refusal(scheme) is None), None)
+    if base is None:
+        return ()
+    found: list[Refused] = []
+    for scheme in order:
+        if scheme is not base:
+            knobs = [knob for knob in space.free if scheme in knob.schemes]
+            found += probe.among(knobs, base, scheme)
+    return tuple(found)
+
+
+def without(space: SearchSpace, refused: Sequence[Refused]) -> SearchSpace:
+    """A space without some choices; a knob keeps its last one."""
+    dropped = {(item.knob, item.scheme) for item in refused}
+    return SearchSpace(
+        tuple(
+            replace(knob, schemes=tuple(s for s in knob.schemes if (knob.name, s) not in dropped))
+            for knob in space.knobs
+        )
+    )
+
+
+class _Probe:
+    """Builds plans to see which choices are refused."""
+
+    def __init__(self, space: SearchSpace, backend: Backend) -> None:
+        self._space = space
+        self._backend = backend
+
+    def refusal(
+        self, base: Scheme, knobs: Sequence[Knob] = (), scheme: Scheme | None = None
+    ) -> BackendError | None:
+        """What the backend says of a uniform plan in which some knobs take another scheme."""
+        choices = self._space.choices(self._space.uniform(base))
+        if scheme is not None:
+            choices.update({knob.name: scheme for knob in knobs})
+        try:
+            self._backend.build(self._space.plan(choices))
+        except BackendError as error:
+            return error
+        return None
+
+    def among(self, knobs: Sequence[Knob], base: Scheme, scheme: Scheme) -> list[Refused]:
+        """Those of some knobs that are refused by themselves: named in an error, or by halving."""
+        error = self.refusal(base, knobs, scheme) if knobs else None
+        if error is None:
+            return []
+        if len(knobs) == 1:
+            return [Refused(knobs[0].name, scheme, error.message)]
+        named = [knob for knob in knobs if not set(error.sites).isdisjoint(knob.sites)]
+        if not named and error.sites and self._any_refuses(knobs, base, scheme, error):
+            return [Refused(knob.name, scheme, error.message) for knob in knobs]
+        if 0 < len(named) < len(knobs):
+            rest = [knob for knob in knobs if knob not in named]
+        else:
+            half = len(knobs) // 2
+            named, rest = list(knobs[:half]), list(knobs[half:])
+        return [*self.among(named, base, scheme), *self.among(rest, base, scheme)]
+
+    def _any_refuses(
+        self, knobs: Sequence[Knob], base: Scheme, scheme: Scheme, error: BackendError
+    ) -> bool:
+        """Whether a site elsewhere stands against a scheme, whichever of some knobs takes it.
+
+        So does an attention that must run in bf16 with anything in bf16. The first and the last
+        knob speak for all: to ask each would take a hundred builds.
+        """
+        asked = [self.refusal(base, [knob], scheme) for knob in (knobs[0], knobs[-1])]
+        return all(item is not None and item.sites[:1] == error.sites[:1] for item in asked)
+
+
+def _notices(refused: Sequence[Refused]) -> Iterator[str]:
+    """One sentence for each scheme."""
+    counts = Counter(item.scheme for item in refused)
+    for scheme, count in counts.items():
+        first = next(item for item in refused if item.scheme is scheme)
+        more = f" and {count - 1} more" if count > 1 else ""
+        yield (
+            f"{scheme.value} is left out at {first.knob}{more}: the target refuses it there "
+            f"({first.reason})."
+        )

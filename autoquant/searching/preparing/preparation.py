@@ -1,0 +1,291 @@
+"""Everything before the first candidate: capture, calibration, engine, space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+from autoquant.backends.protocol import Backend
+from autoquant.backends.targets import load_target
+from autoquant.backends.torch_cpu.engines import saturates
+from autoquant.backends.torch_cpu.grids import settled
+from autoquant.backends.torch_cpu.kernels import engines_side_by_side
+from autoquant.core.backends import is_estimate
+from autoquant.core.build import BuildSettings
+from autoquant.core.evaluation import Phase
+from autoquant.core.kernels import Kernels
+from autoquant.core.progress import Progress
+from autoquant.core.sites import check_sites
+from autoquant.core.space import SearchSpace
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import DataError, StorageError
+from autoquant.job import Setup
+from autoquant.model.calibration.calibrate import calibrate, digest_of
+from autoquant.model.calibration.range_rules import bind_ranges
+from autoquant.model.data.data_set import InputsOf, sizes_of
+from autoquant.model.graph.capture import Capture
+from autoquant.model.subject import Subject
+from autoquant.model.weights_digest import weights_digest
+from autoquant.results.reading import load_build, load_statistics
+from autoquant.results.storage import read_text
+from autoquant.searching.measuring.engine_choice import time_engines
+from autoquant.searching.measuring.evaluator import (
+    MeasurementSettings,
+    PlanEvaluator,
+    build_backend,
+)
+from autoquant.searching.measuring.kernel_choice import time_kernels
+from autoquant.searching.preparing.ranges import settle_ranges
+from autoquant.searching.preparing.space import BoundSpace, bind_space, check_rules
+from autoquant.searching.templates import Template, check_fit
+
+FEW_SAMPLES = 100
+"""Below this many calibration samples a warning is shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """What every candidate of a search shares.
+
+    Attributes:
+        subject: Model, data and metric.
+        captured: The captured model.
+        statistics: Of its tensors.
+        settings: How plans are built and measured; torch's engine is a real one.
+        space: The search space.
+        phases: What is measured of each candidate.
+        notices: What the user should know.
+    """
+
+    subject: Subject
+    captured: Capture
+    statistics: CalibrationStatistics
+    settings: MeasurementSettings
+    space: SearchSpace
+    phases: tuple[Phase, ...]
+    notices: tuple[str, ...]
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The backend of this process, opened when it is first needed."""
+        return build_backend(self.subject, self.captured, self.statistics, self.settings)
+
+    @cached_property
+    def weights(self) -> str:
+        """Digest of the model's parameters and buffers."""
+        return weights_digest(self.subject.model)
+
+    def with_space(self, space: SearchSpace, notices: Sequence[str]) -> Preparation:
+        """The same with a narrower space and more notices; the backend stays open."""
+        found = replace(self, space=space, notices=(*self.notices, *notices))
+        found.__dict__["backend"] = self.backend  # as the cached property keeps it
+        return found
+
+    @property
+    def evaluator(self) -> PlanEvaluator:
+        """Measures plans in this process."""
+        return PlanEvaluator(self.subject, self.captured, self.backend, self.settings)
+
+
+def capture_subject(subject: Subject, progress: Progress) -> Capture:
+    """Find the sites of the model; say what the user should know of how that went."""
+    with progress.stage("reading the model", None):
+        captured = subject.find_sites()
+    for notice in (*subject.notices, *captured.notices):
+        progress.note(notice)
+    return captured
+
+
+def calibrate_subject(
+    subject: Subject, captured: Capture, progress: Progress, folder: Path | None = None
+) -> CalibrationStatistics:
+    """Calibrate, or read what an earlier process found.
+
+    Raises:
+        DataError: The earlier process had other weights or other calibration data.
+    """
+    batches = InputsOf(subject.calibration)
+    samples = sum(sizes_of(subject.calibration))
+    if samples < FEW_SAMPLES:
+        progress.note(
+            f"warning: {samples} calibration samples are few; ranges settle from about "
+            f"{FEW_SAMPLES} on"
+        )
+    known = _known_statistics(folder)
+    if known is not None:
+        if known.digest != digest_of(captured.graph.state_dict().values(), batches):
+            raise DataError(
+                f"the model's weights or the calibration data are not those of {folder}",
+                hint="--resume needs the same (seed what shuffles); or choose another output",
+            )
+        return known
+    with progress.stage("calibrating", samples) as advance:
+        return calibrate(captured, batches, advance)
+
+
+def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
+    if folder is None:
+        return None
+    try:
+        return load_statistics(folder)
+    except StorageError:
+        return None
+
+
+def measurement_settings(setup: Setup) -> MeasurementSettings:
+    """How plans are built and measured; the engine may still be `auto` or `per-op`."""
+    backend = setup.backend
+    own = backend.model_dump(mode="json", include=set(backend.options))
+    profile, reduce_range = own.pop("profile", None), own.pop("reduce_range", "auto")
+    build = BuildSettings(
+        backend=backend.name,
+        observer=setup.calibration.observer,
+        engine=own.pop("engine", ""),
+        reduce_range=None if reduce_range == "auto" else reduce_range,
+        accelerator=own.pop("accelerator", None) or "",
+        profile="" if profile is None else read_text(Path(profile)),
+        options=own,
+    )
+    return MeasurementSettings(
+        build,
+        quality_threads=setup.execution.cpus_per_worker,
+        latency_threads=backend.threads,
+        latency_batch=backend.batch_size,
+        latency_pairs=backend.pairs,
+    )
+
+
+def choose_engine(
+    settings: MeasurementSettings,
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    progress: Progress,
+) -> MeasurementSettings:
+    """Settle torch's `engine: auto` by measuring all engines; others are taken as they are.
+
+    `per-op` converts for the first of its engines, and packs the weights of some ops for another.
+    """
+    if settings.build.engine == "per-op":
+        engines = engines_side_by_side()
+        reduce_range = settings.build.reduce_range
+        if reduce_range is None:
+            reduce_range = any(saturates(engine) for engine in engines)
+        return settings.building(engine=engines[0], reduce_range=reduce_range)
+    if settings.build.engine != "auto":
+        return settings
+    with progress.stage("timing the engines", None):
+        timed = time_engines(subject, captured, statistics, settings)
+    engine = next(iter(timed))
+    speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in timed.items())
+    progress.note(f"engine: {engine}, the fastest here in all-int8 over eager fp32 ({speeds})")
+    return settings.building(engine=engine)
+
+
+def prepare(
+    setup: Setup,
+    subject: Subject,
+    progress: Progress,
+    folder: Path | None = None,
+    engine: str | None = None,
+    templates: Sequence[Template] = (),
+) -> Preparation:
+    """Do everything before the first candidate.
+
+    Args:
+        setup: Target, space, and how ranges are found.
+        subject: Model, data and metric.
+        progress: Shown the progress.
+        folder: Result folder of an earlier process, whose statistics may be taken over.
+        engine: The torch engine to take for `auto` or `per-op`; None: what measuring finds.
+        templates: Plans that must fit the model and the space.
+
+    Raises:
+        PlanError: A rule or a template does not fit.
+    """
+    captured = capture_subject(subject, progress)
+    check_rules(setup.space, captured.sites)
+    for template in templates:
+        check_sites(template.name, dict.fromkeys(template.plan.schemes), captured.sites)
+    ranges = bind_ranges(setup.calibration, captured)
+    settings = measurement_settings(setup).building(ranges=ranges, capture=captured.how)
+    known = _known_build(folder)
+    if known is not None:
+        settings = replace(settings, build=known)
+    elif engine is not None:
+        settings = settings.building(engine=engine)
+    if settings.build.engine not in ("auto", "per-op"):
+        bound = _bind(setup, captured, settings)  # a mistake in the space shows before calibration
+        check_fit(templates, bound.space)
+    statistics = calibrate_subject(subject, captured, progress, folder)
+    if known is None:
+        settings = choose_engine(settings, subject, captured, statistics, progress)
+        settings = replace(settings, build=_with_bits(settings.build))
+        settings = settle_ranges(settings, captured, statistics, subject.calibration, progress)
+    bound = _bind(setup, captured, settings)
+    check_fit(templates, bound.space)
+    for notice in bound.notices:
+        progress.note(notice)
+    if known is None and setup.backend.options.get("engine") == "per-op":
+        kernels = _time_kernels(setup, subject, captured, statistics, settings, progress)
+        settings = settings.building(kernels=kernels)
+    return Preparation(
+        subject=subject,
+        captured=captured,
+        statistics=statistics,
+        settings=settings,
+        space=bound.space,
+        phases=(Phase.QUALITY, Phase.LATENCY) if setup.is_timed else (Phase.QUALITY,),
+        notices=(*subject.notices, *captured.notices, *bound.notices),
+    )
+
+
+def _with_bits(build: BuildSettings) -> BuildSettings:
+    """Settings that say whether int8 activations take seven bits: on torch's engines they may."""
+    return settled(build) if build.engine else replace(build, reduce_range=False)
+
+
+def _known_build(folder: Path | None) -> BuildSettings | None:
+    """What an earlier process settled on."""
+    if folder is None:
+        return None
+    try:
+        return load_build(folder)
+    except StorageError:
+        return None
+
+
+def _time_kernels(
+    setup: Setup,
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    settings: MeasurementSettings,
+    progress: Progress,
+) -> Kernels:
+    """Settle `engine: per-op` by profiling the model on each engine."""
+    spaces = {
+        engine: _bind(setup, captured, settings.building(engine=engine)).space
+        for engine in engines_side_by_side()
+    }
+    with progress.stage("timing the kernels of each engine", None):
+        timed = time_kernels(subject, captured, statistics, settings, spaces)
+    speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in timed.speedups.items())
+    progress.note(
+        f"kernels: {next(iter(timed.speedups))}, the fastest here in all-int8 over eager fp32 "
+        f"({speeds})"
+    )
+    return timed.kernels
+
+
+def _bind(setup: Setup, captured: Capture, settings: MeasurementSettings) -> BoundSpace:
+    """Bind the space to the model and its target."""
+    return bind_space(
+        setup.space,
+        captured.sites,
+        captured.agreements,
+        partial(load_target(settings.build.backend).site_support, settings.build),
+        real_kernels_only=setup.is_timed and not is_estimate(settings.build.backend),
+    )

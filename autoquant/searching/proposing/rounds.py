@@ -1,0 +1,187 @@
+"""The loop: ask a round, measure it, tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from autoquant.core.evaluation import Executor, Outcome, Phase, Task
+from autoquant.core.history import Ask, StopReason
+from autoquant.core.measurement import Candidate
+from autoquant.core.pairs import shared
+from autoquant.core.recording import Recorder
+from autoquant.errors import ExecutionError
+from autoquant.job import Budget
+from autoquant.searching.proposing.pruner import Pruned, Pruner
+from autoquant.searching.proposing.strategy import Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """All candidates, by number, and why there are no more."""
+
+    candidates: tuple[Candidate, ...]
+    reason: StopReason
+
+
+_DONE_BY: Mapping[Phase, str] = {Phase.QUALITY: "sqnr_db", Phase.LATENCY: "speedup"}
+
+
+class Rounds:
+    """Runs rounds until the budget is spent.
+
+    Args:
+        strategy: Asks and is told.
+        executor: Measures.
+        phases: What to measure of each candidate, in order.
+        budget: Trials, minutes, round size.
+        known: Candidates of an earlier process; what they have is not measured again.
+        pruner: Says what of a candidate is worth measuring.
+        recorder: Told of each candidate after each phase.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        executor: Executor,
+        *,
+        phases: Sequence[Phase],
+        budget: Budget,
+        known: Sequence[Candidate],
+        pruner: Pruner,
+        recorder: Recorder,
+        clock: Callable[[], float],
+    ) -> None:
+        self._strategy = strategy
+        self._executor = executor
+        self._phases = tuple(phases)
+        self._budget = budget
+        self._pruner = pruner
+        self._recorder = recorder
+        self._clock = clock
+        self._candidates = {candidate.number: candidate for candidate in known}
+        for candidate in known:
+            pruner.learn(candidate)
+        self._deadline = None if budget.minutes is None else clock() + 60.0 * budget.minutes
+        self._exhausted = False
+
+    def run(self) -> Ended:
+        """Run until the budget is spent; an interrupt keeps everything that is finished.
+
+        Raises:
+            ExecutionError: Every candidate failed.
+        """
+        try:
+            if self._strategy.pending:
+                self._run_round(self._strategy.pending)
+            while (reason := self._reason_to_stop()) is None:
+                self._run_round(())
+        except KeyboardInterrupt:
+            reason = StopReason.INTERRUPTED
+        ordered = sorted(self._candidates.values(), key=lambda item: item.number)
+        return Ended(tuple(ordered), reason)
+
+    def _reason_to_stop(self) -> StopReason | None:
+        if self._exhausted:
+            return StopReason.EXHAUSTED
+        if self._room() <= 0:
+            return StopReason.BUDGET
+        if self._deadline is not None and self._clock() >= self._deadline:
+            return StopReason.TIME
+        return None
+
+    def _room(self) -> int:
+        """How many more plans the budget allows; the seeds always fit."""
+        return max(self._budget.trials, self._strategy.seed_count) - self._strategy.asked_count
+
+    def _run_round(self, begun: Sequence[Ask]) -> None:
+        asks: dict[int, Ask] = {}
+        for phase in self._phases:
+            tasks = self._tasks(phase, asks, begun) if phase is self._phases[0] else None
+            for outcome in self._executor.run(phase, tasks or self._pending(phase, asks)):
+                self._take(asks[outcome.number], outcome)
+        if asks:
+            self._strategy.tell([self._candidates[number] for number in sorted(asks)])
+        _refuse_total_failure(list(self._candidates.values()))
+
+    def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: Sequence[Ask]) -> Iterator[Task]:
+        """The round's plans, asked for one by one while the first are being measured.
+
+        The thresholds know what was told before the round, and nothing of the round itself.
+        """
+        self._pruner.settle(begun[0].number if begun else self._strategy.next_number)
+        for ask in begun:
+            asks[ask.number] = ask
+            if self._needs(phase, ask):
+                yield self._task(ask)
+        for _ in range(min(self._budget.round_size - len(begun), self._room())):
+            asked = self._strategy.ask()
+            if asked is None:
+                self._exhausted = True
+                return
+            asks[asked.number] = asked
+            if self._needs(phase, asked):
+                yield self._task(asked)
+
+    def _task(self, ask: Ask) -> Task:
+        return Task(ask.number, ask.plan, self._pruner.threshold(ask.plan, ask.origin))
+
+    def _pending(self, phase: Phase, asks: Mapping[int, Ask]) -> Iterator[Task]:
+        """What a later phase must still measure; the rest gets its prediction."""
+        for ask in asks.values():
+            if not self._needs(phase, ask):
+                continue
+            pruned = self._pruner.prune_latency(self._candidates[ask.number])
+            if pruned is None:
+                yield Task(ask.number, ask.plan)
+            else:
+                self._keep(_estimated(self._candidates[ask.number], pruned))
+
+    def _needs(self, phase: Phase, ask: Ask) -> bool:
+        """Whether a phase of a plan is still to be measured."""
+        known = self._candidates.get(ask.number)
+        if known is None:
+            return True
+        return known.failure is None and _DONE_BY[phase] not in known.measurements
+
+    def _take(self, ask: Ask, outcome: Outcome) -> None:
+        """Merge what a phase found into its candidate, and have it recorded."""
+        before = self._candidates.get(ask.number) or Candidate(ask.number, ask.plan, ask.origin)
+        seconds = dict(before.seconds)
+        for name, value in outcome.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + value
+        candidate = replace(
+            before,
+            measurements={**before.measurements, **outcome.measurements},
+            failure=outcome.failure,
+            stopped=outcome.stopped or before.stopped,
+            seconds=seconds,
+            executed=shared(outcome.executed or before.executed),
+        )
+        self._keep(candidate)
+
+    def _keep(self, candidate: Candidate) -> None:
+        self._candidates[candidate.number] = candidate
+        self._pruner.learn(candidate)
+        self._recorder.candidate(candidate)
+
+
+def _estimated(candidate: Candidate, pruned: Pruned) -> Candidate:
+    """A candidate whose latency is predicted instead of measured."""
+    return replace(
+        candidate,
+        measurements={**pruned.predicted, **candidate.measurements},
+        stopped=pruned.reason,
+    )
+
+
+def _refuse_total_failure(candidates: Sequence[Candidate]) -> None:
+    """Nothing that ever worked is not bad luck; a round of failures after good ones may be."""
+    failures = [item.failure for item in candidates if item.failure is not None]
+    if len(candidates) > 1 and len(failures) == len(candidates):
+        raise ExecutionError(
+            f"all {len(candidates)} candidates failed; the first: {failures[0].reason}",
+            hint="once that is mended, --resume goes on with the same job; a changed job needs "
+            "another output",
+        )

@@ -1,0 +1,172 @@
+"""The strategy: asks for plans that were not asked for before, and is told how they did."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import deque
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from autoquant.core.history import Ask, AskLog, Past
+from autoquant.core.measurement import Candidate
+from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
+from autoquant.core.space import SearchSpace
+from autoquant.searching.proposing.choices import Choices
+from autoquant.searching.proposing.constraints import Limits
+from autoquant.searching.proposing.sampled import SampledPlans
+from autoquant.searching.proposing.samplers import SAMPLERS
+from autoquant.searching.seeding.seeds import Seed
+
+_RANDOM_TRIES = 200
+_LISTABLE_PLANS = 4096
+
+
+class Proposer(Protocol):
+    """Says which plan to try next once the seeds are asked for; its only state is what it saw."""
+
+    def observe(self, candidate: Candidate, *, is_feasible: bool) -> None:
+        """Take in a candidate that the strategy was told of."""
+
+    def propose(
+        self, random: np.random.Generator, pending: Sequence[Plan], taken: Collection[str]
+    ) -> Plan | None:
+        """Give a plan whose digest is not taken; None: leave it to the next proposer."""
+
+
+class Strategy:
+    """Asks for plans and is told of candidates, round by round; its only state is the past.
+
+    Each ask draws from a generator whose seed derives from (job seed, candidate number), so that
+    no random state has to survive a crash: what is asked depends on what was told before, and on
+    nothing else. Each ask names its round, so that a round that was cut off is taken up where it
+    stopped.
+
+    Args:
+        space: What may be drawn.
+        seeds: What to ask for first.
+        objectives: What to minimize (as losses).
+        limits: The user's constraints.
+        sampler: Name of a sampler.
+        seed: The job's seed.
+        past: What earlier processes asked for and told.
+        log: Keeps what is asked and told; None: nothing does.
+        proposer: Asked before the sampler.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        seeds: Sequence[Seed],
+        *,
+        objectives: Sequence[Objective],
+        limits: Limits,
+        sampler: str,
+        seed: int,
+        past: Past | None = None,
+        log: AskLog | None = None,
+        proposer: Proposer | None = None,
+    ) -> None:
+        self._plan_count = space.plan_count
+        self._choices = Choices(space)
+        self._limits = limits
+        self._sampler = sampler
+        self._seed = seed
+        self._log = log
+        sampled = SampledPlans(space, objectives, limits, SAMPLERS[sampler])
+        self._proposers: tuple[Proposer, ...] = (
+            (sampled,) if proposer is None else (proposer, sampled)
+        )
+        self._digests: set[str] = set()
+        self._pending: dict[int, Ask] = {}
+        self._next = 0
+        self._round = 1
+        self._restore(past or Past())
+        self._waiting = deque(seed for seed in seeds if seed.plan.digest not in self._digests)
+        self.seed_count = len(seeds)
+
+    @property
+    def asked_count(self) -> int:
+        """Plans asked for so far."""
+        return len(self._digests)
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next ask."""
+        return self._next
+
+    @property
+    def pending(self) -> tuple[Ask, ...]:
+        """What was asked for and is not told, in order; after a crash, the round to finish."""
+        return tuple(self._pending.values())
+
+    def ask(self) -> Ask | None:
+        """Ask for a plan that was not asked for before; None when the space is exhausted."""
+        if self.asked_count >= self._plan_count:
+            return None
+        if self._waiting:
+            seed = self._waiting.popleft()
+            return self._open(seed.plan, seed.origin)
+        draw = np.random.default_rng(self._derived_seed())
+        pending = [ask.plan for ask in self._pending.values()]
+        for proposer in self._proposers:
+            plan = proposer.propose(draw, pending, self._digests)
+            if plan is not None:
+                return self._open(plan, self._sampler)
+        plan = self._draw_new()
+        return None if plan is None else self._open(plan, "random")
+
+    def tell(self, candidates: Sequence[Candidate]) -> None:
+        """Tell how the round's plans did, in the order of their numbers; the next round begins."""
+        if self._log is not None:
+            self._log.told(self._round)
+        for candidate in candidates:
+            self._show(candidate)
+        self._pending.clear()
+        self._round += 1
+
+    def _open(self, plan: Plan, origin: str) -> Ask:
+        ask = Ask(self._next, plan, origin, self._round)
+        if self._log is not None:
+            self._log.asked(ask)
+        self._add(ask)
+        return ask
+
+    def _add(self, ask: Ask) -> None:
+        self._digests.add(ask.plan.digest)
+        self._pending[ask.number] = ask
+        self._next = ask.number + 1
+
+    def _show(self, candidate: Candidate) -> None:
+        is_feasible = self._limits.kept_by(candidate)
+        for proposer in self._proposers:
+            proposer.observe(candidate, is_feasible=is_feasible)
+
+    def _draw_new(self) -> Plan | None:
+        """Draw a plan that was never asked for; from all that are left where they can be listed."""
+        draw = random.Random(self._derived_seed())
+        if self._plan_count <= _LISTABLE_PLANS:
+            left = [plan for plan in self._choices.all_plans() if plan.digest not in self._digests]
+            return draw.choice(left) if left else None
+        for _ in range(_RANDOM_TRIES):
+            plan = self._choices.draw(draw)
+            if plan.digest not in self._digests:
+                return plan
+        return None
+
+    def _restore(self, past: Past) -> None:
+        """Learn what earlier processes asked for and told."""
+        for ask in past.asked:
+            self._add(ask)
+        for number, candidate in past.told.items():
+            del self._pending[number]
+            self._show(candidate)
+        last = past.asked[-1].round if past.asked else 0
+        self._round = last if self._pending else last + 1
+
+    def _derived_seed(self) -> int:
+        text = f"{self._seed}:{self._next}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -1,0 +1,142 @@
+"""`autoquant.search`: a search of a model that lives in this process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autoquant import metrics
+from autoquant.core.plan import Plan
+from autoquant.core.progress import Progress, Silent
+from autoquant.job import SearchSettings, backend_from_text
+from autoquant.job.document import settings_from
+from autoquant.model.data.readings import DataForm, Prepare
+from autoquant.model.subject import HeldRecipe, Metric, build_subject
+from autoquant.searching.result import SearchResult
+from autoquant.searching.search import run_search
+from autoquant.searching.templates import load_templates
+
+
+def search(
+    model: nn.Module,
+    *,
+    calibration: object,
+    evaluation: object,
+    metric: Metric | str = metrics.accuracy,
+    loss: Metric | str | None = None,
+    heldout: object | None = None,
+    backend: str | Mapping[str, Any] = "auto",
+    max_drop: float | None = 0.01,
+    trials: int = 64,
+    space: str | Mapping[str, Any] = "server_cpu",
+    objectives: Sequence[str] = ("output_error", "latency"),
+    batch_size: int | None = None,
+    threads: int = 1,
+    sampler: str = "guided",
+    seed: int = 0,
+    seeds: Sequence[Plan | str | Path] = (),
+    workers: int | None = None,
+    output: str | Path | None = None,
+    tracking_uri: str | None = None,
+    capture: str = "auto",
+    leaf_modules: Sequence[str] = (),
+    ranges: Mapping[str, Any] | None = None,
+    name: str = "search",
+    resume: bool = False,
+    target: str | None = None,
+    prepare: Prepare | None = None,
+    dynamic: Mapping[str, Sequence[int]] | None = None,
+    cache_mb: int = 256,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> SearchResult:
+    """Search mixed-precision plans for a model.
+
+    Args:
+        model: The trained float model; it is never changed.
+        calibration: Inputs to calibrate on: `(inputs, targets)` tensors, a tensor, a list of
+            batches, or a DataLoader.
+        evaluation: Inputs and targets to compare candidates on, in the same forms.
+        metric: `metric(outputs, targets)`, one score a sample (or one a batch), higher is better;
+            the name of a shipped one (`"accuracy"`); or an object with `update(outputs, targets)`
+            and `compute()`, as those of torchmetrics, which scores the data set.
+        loss: As `metric`, but lower is better; measured beside it.
+        heldout: Data that only the frontier is scored on.
+        backend: A backend (`openvino`, `onnxruntime`, `litert`...; `autoquant backends` lists
+            them), or one of torch's engines (`x86`, `onednn`, `fbgemm`, `qnnpack`), `auto`: the
+            fastest of these, or `per-op`: the faster kernel of each op. A mapping is the section
+            `backend` of a job file (`{"name": "openvino", "pairs": 60}`).
+        max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
+        trials: How many candidates, seeds included; 0: the seeds alone.
+        space: Name or path of a search space, or its rules.
+        objectives: What to optimize; see docs/job-file.md.
+        batch_size: Samples of a latency batch; None: those of the first evaluation batch.
+        threads: Threads of a latency measurement.
+        sampler: `guided`, `tpe`, `nsga2` or `random`; see docs/job-file.md.
+        seed: Decides everything that is drawn.
+        seeds: Plans to try first, or files of plans: `aq.raise_most_sensitive`, `tune.json`.
+        workers: Ray workers; None: evaluate in this process.
+        output: Result folder; None: a new temporary one.
+        tracking_uri: MLflow store; None: no tracking.
+        capture: What finds the model's sites: `export` (torch.export's graph), `modules` (weighted
+            modules alone), or `auto`: the first where it can.
+        leaf_modules: Paths that capture must not look into.
+        ranges: The section `calibration` of a job file (`{"observer": "mse"}`).
+        name: Of the search, for reports.
+        resume: Continue the search that `output` holds.
+        target: The key of the targets, where batches are mappings (`{"image": ..., "label": ...}`).
+        prepare: Called with each item of the data; returns inputs or `(inputs, targets)`.
+        dynamic: By input, the axes whose size may change (`{"input_ids": [0, 1]}`); the first of
+            them counts samples. What differs between batches is found without being named.
+        cache_mb: A data set that is larger than so many MiB, and can be read again (a DataLoader, a
+            function, an iterable), is read again for each use.
+        progress: Shown the progress.
+        settings: Any other section of a job file, as a mapping (`budget={"minutes": 5}`).
+
+    Returns:
+        The frontier, and everything that was tried.
+
+    Raises:
+        AutoquantError: A mistake that can be mended; the message says how.
+    """
+    document = {
+        "name": name,
+        "space": space,
+        "objectives": list(objectives),
+        "sampler": sampler,
+        "seed": seed,
+        "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
+        "backend": {
+            **(backend_from_text(backend) if isinstance(backend, str) else backend),
+            "threads": threads,
+            "batch_size": batch_size,
+        },
+        "constraints": {"accuracy_drop": max_drop},
+        "budget": {"trials": trials},
+        "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
+        "execution": {"kind": "local"} if workers is None else {"kind": "ray", "workers": workers},
+    }
+    job = settings_from(
+        SearchSettings, "autoquant.search", document, ranges=ranges, sections=settings
+    )
+    templates = load_templates(seeds)
+    subject = build_subject(
+        model,
+        calibration=calibration,
+        evaluation=evaluation,
+        heldout=heldout,
+        metric=metric,
+        loss=loss,
+        leaf_modules=tuple(leaf_modules),
+        capture=capture,
+        calibration_samples=job.calibration.samples,
+        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        outputs=job.outputs,
+    )
+    return run_search(
+        job, HeldRecipe(subject), progress or Silent(), resume=resume, templates=templates
+    )

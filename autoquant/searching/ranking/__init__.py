@@ -1,0 +1,1 @@
+"""Sensitivity: what each knob alone does to the outputs, at three prices."""

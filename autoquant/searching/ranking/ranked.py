@@ -1,0 +1,136 @@
+"""The sensitivity of a job's knobs: measured, or read where an earlier process measured it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from autoquant.backends.protocol import Backend
+from autoquant.backends.reference import reference_rounding
+from autoquant.backends.targets import load_target
+from autoquant.core.progress import Progress
+from autoquant.core.sensitivity import Method, Procedure, RowKey, SensitivityRow, SensitivityTable
+from autoquant.errors import StorageError
+from autoquant.job import SensitivitySettings
+from autoquant.model.calibration.calibrate import digest_of
+from autoquant.model.data.batches import take_samples
+from autoquant.results import files
+from autoquant.results.sensitivity_file import read_sensitivity, write_sensitivity
+from autoquant.searching.preparing.preparation import Preparation
+from autoquant.searching.ranking.sensitivity import (
+    Course,
+    count_steps,
+    measure_sensitivity,
+    settle_procedure,
+)
+from autoquant.searching.ranking.trials import Question
+
+_NUMERICS = 3
+"""Raise it when the same question gets another answer: saved tables are then measured again."""
+
+
+_MEASURED = (Method.EXACT, Method.ENGINE)
+"""Rows worth keeping when a measurement is interrupted."""
+
+
+def rank_by_sensitivity(
+    asked: SensitivitySettings,
+    prepared: Preparation,
+    progress: Progress,
+    folder: Path | None = None,
+) -> SensitivityTable:
+    """Measure the sensitivity of every knob, or read what an earlier process found.
+
+    The table carries its space. A saved table counts only if its digest is that of this model,
+    these data and these settings. A measurement that was interrupted goes on: exact rows are saved
+    knob by knob.
+
+    Args:
+        asked: By which procedure, and on how many samples.
+        prepared: The model, its space and its data.
+        progress: Shown the progress.
+        folder: Where a table may be, and where one is kept while it is measured; None: nowhere.
+    """
+    question = question_of(prepared, asked.samples)
+    procedure = settle_procedure(asked.method, prepared.captured)
+    digest = _digest(procedure, prepared, question)
+    found = _read(folder, files.SENSITIVITY, digest)
+    if found is not None:
+        return replace(found, space=prepared.space)
+    known = _read(folder, files.SENSITIVITY_UNFINISHED, digest)
+
+    def keep(table: SensitivityTable) -> None:
+        if folder is not None:
+            path = folder / files.SENSITIVITY_UNFINISHED
+            write_sensitivity(path, replace(table, digest=digest))
+
+    with progress.stage("measuring sensitivity", count_steps(procedure, question)) as advance:
+        course = Course(_measured_rows(known), keep, advance, partial(_open_engine, prepared))
+        table = replace(measure_sensitivity(procedure, question, course), digest=digest)
+    if folder is not None:
+        write_sensitivity(folder / files.SENSITIVITY, table)
+        (folder / files.SENSITIVITY_UNFINISHED).unlink(missing_ok=True)
+    return replace(table, space=prepared.space)
+
+
+def question_of(prepared: Preparation, samples: int) -> Question:
+    """What is asked of a model: the free knobs on the first evaluation samples."""
+    build = prepared.settings.build
+    return Question(
+        captured=prepared.captured,
+        space=prepared.space,
+        rounding=reference_rounding(prepared.captured, prepared.statistics, build),
+        batches=prepared.subject.evaluation,
+        samples=samples,
+        outputs=prepared.subject.outputs,
+    )
+
+
+def _digest(procedure: Procedure, prepared: Preparation, question: Question) -> str:
+    """Hash everything that a table depends on."""
+    batches = [batch.inputs for batch in take_samples(question.batches, question.samples)]
+    content = (
+        _NUMERICS,
+        procedure.value,
+        digest_of(prepared.captured.graph.state_dict().values(), batches),
+        str(prepared.captured.graph.code),
+        prepared.statistics.digest,
+        _range_content(prepared),
+        [(knob.sites, [scheme.value for scheme in knob.schemes]) for knob in prepared.space.knobs],
+        # rows that an engine measures depend on how it is built
+        *((repr(prepared.settings.build),) if procedure is Procedure.ENGINE else ()),
+    )
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _range_content(prepared: Preparation) -> tuple[object, ...]:
+    """What decides grids beside the statistics."""
+    build = prepared.settings.build
+    writers = load_target(build.backend).integer_writers(build)
+    named = sorted((kind.value, scheme.value) for kind, scheme in writers)
+    return build.observer, build.reduce_range, build.ranges.to_json(), named
+
+
+def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | None:
+    """Read a table if it is there, whole, and of this digest."""
+    if folder is None:
+        return None
+    try:
+        table = read_sensitivity(folder / name)
+    except StorageError:
+        return None
+    return table if table.digest == digest else None
+
+
+def _open_engine(prepared: Preparation) -> tuple[Backend, nn.Module]:
+    return prepared.backend, prepared.subject.flat
+
+
+def _measured_rows(table: SensitivityTable | None) -> Mapping[RowKey, SensitivityRow]:
+    rows = table.rows if table is not None else ()
+    return {row.key: row for row in rows if row.method in _MEASURED}

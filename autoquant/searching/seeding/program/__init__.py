@@ -1,0 +1,1 @@
+"""The frontier of two additive models, by integer programs."""

@@ -1,0 +1,121 @@
+"""Seeds: the plans that any sensible person would try first."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from autoquant.core.costs import CostTable
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.raised_plans import raised_scheme, rank_knobs
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.space import SearchSpace
+from autoquant.searching.seeding.program.additive import Limit
+from autoquant.searching.seeding.program.sweep import sweep_frontier
+
+PROGRAM_SEEDS = 12
+LADDER_PERCENT = (5, 10, 20, 30, 50, 75)
+_RAISE_TO = (Scheme.INT16, Scheme.BF16, Scheme.FP16, Scheme.FP32)
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A plan to try first, and why."""
+
+    plan: Plan
+    origin: str
+
+
+def seed_plans(
+    space: SearchSpace,
+    table: SensitivityTable,
+    costs: CostTable | None = None,
+    limits: Sequence[Limit] = (),
+    *,
+    templates: Sequence[Plan] = (),
+    program_seeds: int = PROGRAM_SEEDS,
+) -> tuple[Seed, ...]:
+    """List the seeds: all-fp32, the user's templates, the additive frontier, uniforms, the ladder.
+
+    The first seed is all-fp32, or where no knob can choose it the plan of the most precise
+    schemes. The frontier (`sweep_frontier`) trades the table's additive noise for the costs; its
+    ends come first, then what halves the widest gap, so that it is covered evenly wherever a
+    search is stopped. The ladder starts from the uniform plan of the cheapest scheme and raises its
+    k percent most sensitive knobs (by the noise that the scheme alone adds to the output), for
+    growing k, to each more precise scheme in turn. Equal plans are listed once: as a uniform plan
+    where they are one, else under the first origin.
+
+    Args:
+        space: The search space.
+        table: Sensitivity of its knobs.
+        costs: What plans cost, over sites; None: no frontier among the seeds.
+        limits: What every plan of the frontier must keep, over sites; uniform plans and the ladder
+            are listed whether they keep them or not.
+        templates: The user's own plans, of this space.
+        program_seeds: How many plans of the frontier at most.
+
+    Raises:
+        PlanError: No plan keeps the limits.
+    """
+    seen: set[str] = set()
+    seeds = []
+    program = () if costs is None else _program(space, table, costs, limits, program_seeds)
+    own = (Seed(plan, f"seed:template-{place}") for place, plan in enumerate(templates, start=1))
+    uniform = tuple(_uniform(space))
+    named = {seed.plan.digest: seed for seed in reversed(uniform)}
+    for seed in (*uniform[:1], *own, *program, *uniform[1:], *_ladder(space, table)):
+        if seed.plan.digest not in seen:
+            seen.add(seed.plan.digest)
+            seeds.append(named.get(seed.plan.digest, seed))
+    return tuple(seeds)
+
+
+def _uniform(space: SearchSpace) -> Iterator[Seed]:
+    has_fp32 = any(Scheme.FP32 in knob.schemes for knob in space.free or space.knobs)
+    first = "uniform-fp32" if has_fp32 else "most-precise"
+    yield Seed(space.uniform(Scheme.FP32), f"seed:{first}")
+    for scheme in space.schemes:
+        yield Seed(space.uniform(scheme), f"seed:uniform-{scheme.value}")
+
+
+def _program(
+    space: SearchSpace,
+    table: SensitivityTable,
+    costs: CostTable,
+    limits: Sequence[Limit],
+    count: int,
+) -> Iterator[Seed]:
+    points = sweep_frontier(space, table.losses(), costs, limits, points=count)
+    for place in _halving(len(points)):
+        yield Seed(points[place].plan, f"seed:program-{place + 1}")
+
+
+def _halving(count: int) -> Iterator[int]:
+    """Give 0 to count - 1: the ends, then the middles of ever shorter gaps.
+
+    >>> list(_halving(6))
+    [0, 5, 2, 1, 3, 4]
+    """
+    yield from range(count)[:: max(count - 1, 1)]
+    gaps = deque([(0, count - 1)])
+    while gaps:
+        low, high = gaps.popleft()
+        middle = (low + high) // 2
+        if middle > low:
+            yield middle
+            gaps += [(low, middle), (middle, high)]
+
+
+def _ladder(space: SearchSpace, table: SensitivityTable) -> Iterator[Seed]:
+    base = space.schemes[0]
+    ranked = rank_knobs(space, table, base)
+    start = {knob.name: knob.schemes[0] for knob in space.knobs}
+    targets = [scheme for scheme in _RAISE_TO if scheme in space.schemes and scheme is not base]
+    for percent in LADDER_PERCENT:
+        count = max(1, round(len(ranked) * percent / 100))
+        for target in targets:
+            raised = {knob.name: raised_scheme(knob, target) for knob in ranked[:count]}
+            plan = space.plan({**start, **raised})
+            yield Seed(plan, f"seed:ladder-{base.value}-to-{target.value}-{percent}%")

@@ -1,1 +1,0 @@
-"""Quantization-aware training of one plan."""

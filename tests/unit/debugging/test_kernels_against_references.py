@@ -1,0 +1,124 @@
+"""Native kernels agree with the reference computation, and one that is wrong is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoquant.backends.torch_cpu.engines import POINTWISE, using_engine
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.debugging.diagnosis.grids import read_grids
+from autoquant.debugging.diagnosis.kernels import check_kernels, run_with_references
+from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
+from tests.seeded_faults import SharedNet
+from tests.unit.debugging.pairs import ENGINE, Built, build, spoil
+
+TOKENS = torch.randint(0, 50, (16, 12), generator=torch.Generator().manual_seed(0))
+
+
+def int8(model: nn.Module, inputs: Tensor) -> Built:
+    from autoquant.model.graph.capture import capture
+
+    return build(
+        model, inputs, Plan.of({s.name: Scheme.INT8 for s in capture(model, (inputs,)).sites})
+    )
+
+
+@pytest.mark.parametrize("engine", [ENGINE, POINTWISE])
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [
+        (MixedNet, images(16)),
+        (TextNet, TOKENS),
+        (LinearNet, torch.randn(32, 16, generator=torch.Generator().manual_seed(1))),
+    ],
+    ids=["mixed", "text", "linear"],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_kernel_of_a_random_plan_is_right(
+    network: type[nn.Module], inputs: Tensor, seed: int, engine: str
+) -> None:
+    built = build(seeded(network), inputs, seed=seed, engine=engine)
+    with using_engine(engine):
+        checks = check_kernels(built.plan, [(inputs,)])
+    assert [check for check in checks if not check.is_right] == []
+    captured = built.captured
+    fused = {site.name for site in captured.sites if site.follows is not None}
+    assert {check.site for check in checks} >= {s.name for s in captured.sites} - fused - {"rnn"}
+
+
+def tenth_more(found: Tensor) -> Tensor:
+    return requantized(1.1 * found.dequantize(), found)
+
+
+def dark_corner(found: Tensor) -> Tensor:
+    values = found.dequantize()
+    values[..., 0, 0] = 0.0
+    return requantized(values, found)
+
+
+def channels_swapped(found: Tensor) -> Tensor:
+    values = found.dequantize()
+    return requantized(values[:, [1, 0, *range(2, values.shape[1])]], found)
+
+
+def requantized(values: Tensor, like: Tensor) -> Tensor:
+    return torch.quantize_per_tensor(values, like.q_scale(), like.q_zero_point(), like.dtype)
+
+
+@pytest.mark.parametrize("mistake", [tenth_more, dark_corner, channels_swapped])
+def test_the_one_wrong_kernel_is_found_and_no_other(mistake: Callable[[Tensor], Tensor]) -> None:
+    inputs = images(8)
+    built = int8(seeded(MixedNet), inputs)
+    spoil(built.model, "b1.conv2", mistake)
+    with using_engine(ENGINE):
+        checks = check_kernels(built.plan, [(inputs,)])
+    assert [check.site for check in checks if not check.is_right] == ["b1.conv2"]
+
+
+def test_with_its_reference_in_place_of_a_wrong_kernel_the_outputs_are_right_again() -> None:
+    inputs = images(8)
+    built = int8(seeded(MixedNet), inputs)
+    with using_engine(ENGINE), torch.no_grad():
+        right = built.model(inputs)
+        spoil(built.model, "b1.conv2", tenth_more)
+        wrong = built.model(inputs)
+        mended = run_with_references(built.plan, (inputs,), ["b1.conv2"])
+    assert (mended - right).abs().max() < 0.05 * (wrong - right).abs().max()
+
+
+def test_a_wrong_weight_is_found_though_its_kernel_is_right() -> None:
+    """The reference takes the float model's weight, not the packed one."""
+    inputs = torch.randn(32, 16, generator=torch.Generator().manual_seed(1))
+    built = int8(seeded(LinearNet), inputs)
+    other = seeded(LinearNet)
+    with torch.no_grad():
+        other.second.weight[3, 5] += 0.5
+    broken = int8(other, inputs)
+    with using_engine(ENGINE):
+        checks = check_kernels(replace(built.plan, graph=broken.model.graph), [(inputs,)])
+    assert "second" in {check.site for check in checks if not check.is_right}
+
+
+def test_each_call_of_a_shared_module_has_a_grid_of_its_own() -> None:
+    inputs = images(8)
+    built = int8(seeded(SharedNet), inputs)
+    with using_engine(ENGINE):
+        grids = read_grids(built.model.graph, (inputs,)).by_tensor
+    first, second = (group[-1] for group in built.captured.members["shared"])
+    assert grids[second].scale > 10 * grids[first].scale
+
+
+def test_grids_of_emulated_ops_are_those_of_the_scheme() -> None:
+    inputs = torch.randn(32, 16, generator=torch.Generator().manual_seed(1))
+    plan = Plan.of({"first": Scheme.INT16, "second": Scheme.FP32, "last": Scheme.INT8})
+    built = build(seeded(LinearNet), inputs, plan)
+    with using_engine(ENGINE):
+        grids = read_grids(built.model.graph, (inputs,)).by_tensor
+    assert (grids["x"].low, grids["x"].high) == (-32768, 32767)
+    assert not {"second", "last"} & set(grids)

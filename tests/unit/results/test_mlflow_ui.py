@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from autoquant.errors import TrackingError
+from autoquant.results.mlflow.store import TrackingSettings, open_recorder
+from autoquant.results.mlflow.ui import start_ui, ui_command
+from tests.unit.results.synthetic import FACTS
+
+
+@pytest.mark.slow
+def test_the_ui_answers_on_loopback_beside_a_port_that_is_taken(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    open_recorder(TrackingSettings(uri, "digits"), FACTS, "", {})
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        running = start_ui(uri, port)
+    try:
+        assert running.url.startswith("http://127.0.0.1:")
+        assert running.url != f"http://127.0.0.1:{port}"
+        with urlopen(running.url, timeout=120) as page:
+            assert b"<title>MLflow</title>" in page.read()
+    finally:
+        running.close()
+    assert running.wait() is not None
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"no MLflow store at .*mlflow\.db"):
+        start_ui(f"sqlite:///{tmp_path}/mlflow.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_is_its_own_ui() -> None:
+    running = start_ui("http://mlflow.example:5000")
+    assert (running.url, running.process) == ("http://mlflow.example:5000", None)
+
+
+@pytest.mark.slow
+def test_a_ui_that_does_not_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is not a database" * 100)
+    with pytest.raises(TrackingError, match="does not start"):
+        start_ui(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_the_ui_listens_on_loopback_only() -> None:
+    command = ui_command("sqlite:////tmp/mlflow.db", 5001)
+    assert command[command.index("--host") + 1] == "127.0.0.1"

@@ -1,0 +1,116 @@
+"""Ray workers that die, refuse or cannot be reached."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+
+from autoquant.core.evaluation import Outcome, Phase, Task
+from autoquant.core.measurement import Kind, Measurement
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.errors import DataError, ExecutionError
+from autoquant.job import Execution
+from autoquant.searching.measuring.workers.start import start_executor
+
+PLAN = Plan.of({"a": Scheme.INT8})
+
+
+@dataclass(frozen=True)
+class Mortal:
+    """Kills its own process: always on task 9, on task 1 the first time only."""
+
+    folder: str
+
+    def __call__(self) -> Mortal:
+        return self
+
+    def run(self, phase: Phase, task: Task) -> Outcome:
+        mark = Path(self.folder) / str(task.number)
+        if task.number == 9 or (task.number == 1 and not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Outcome(task.number, {phase.value: Measurement(1.0, Kind.MEASURED)})
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A factory that refuses."""
+
+    def __call__(self) -> Mortal:
+        raise DataError("calibration batch 3 holds NaN", hint="clean the data")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_ray() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+def test_a_killed_workers_task_is_tried_again_and_the_rest_go_on(tmp_path: Path) -> None:
+    executor = start_executor(Execution(workers=2), Mortal(str(tmp_path)))
+    found = list(executor.run(Phase.QUALITY, [Task(number, PLAN) for number in range(6)]))
+    executor.close()
+    assert sorted(item.number for item in found) == [0, 1, 2, 3, 4, 5]
+    assert all(item.failure is None for item in found)
+    assert (tmp_path / "1").exists()
+
+
+def test_a_task_that_always_kills_its_worker_fails_as_transient(tmp_path: Path) -> None:
+    executor = start_executor(Execution(workers=1, retries=1), Mortal(str(tmp_path)))
+    found = {o.number: o for o in executor.run(Phase.QUALITY, [Task(9, PLAN), Task(2, PLAN)])}
+    executor.close()
+    assert found[2].failure is None
+    failure = found[9].failure
+    assert failure is not None
+    assert failure.transient
+    assert failure.reason.startswith("its worker died 2 times")
+
+
+def test_a_factorys_mistake_is_raised_as_itself() -> None:
+    with pytest.raises(DataError, match="batch 3 holds NaN") as caught:
+        start_executor(Execution(workers=1), Unusable())
+    assert caught.value.hint == "clean the data"
+
+
+def test_more_cpus_than_the_cluster_has_are_refused_with_both_numbers(tmp_path: Path) -> None:
+    with pytest.raises(ExecutionError, match=r"3 workers need 6 CPUs.*Ray has 2"):
+        start_executor(Execution(workers=3, cpus_per_worker=2), Mortal(str(tmp_path)))
+
+
+def test_the_own_cluster_starts_without_a_word_and_keeps_its_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray.shutdown()
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    start_executor(Execution(workers=1), Mortal(str(tmp_path))).close()
+    assert caplog.text == ""
+    assert os.environ.get("RAY_AUTH_MODE") != "disabled"
+
+
+def test_a_cluster_of_its_own_that_is_too_small_is_stopped(tmp_path: Path) -> None:
+    ray.shutdown()
+    with pytest.raises(ExecutionError, match="1000 GPUs"):
+        start_executor(Execution(workers=1, gpus_per_worker=1000), Mortal(str(tmp_path)))
+    assert not ray.is_initialized()
+
+
+def test_an_address_where_nobody_listens_fails_within_seconds(tmp_path: Path) -> None:
+    ray.shutdown()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(ExecutionError, match="cannot be reached") as caught:
+        start_executor(Execution(address=f"127.0.0.1:{port}"), Mortal(str(tmp_path)))
+    assert "ray start --head" in caught.value.hint
+    assert time.monotonic() - started < 240
