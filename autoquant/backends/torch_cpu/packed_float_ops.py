@@ -16,6 +16,7 @@ from torch.fx import Node
 
 from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, is_constant
 from autoquant.backends.torch_cpu.emission import Emitter, is_float32
+from autoquant.backends.torch_cpu.engines import packs_floats
 from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Emit, Kernel, Operation
 from autoquant.backends.torch_cpu.packed_weights import Recipe
@@ -63,7 +64,7 @@ def packed_kernel(operation: Operation, form: Form, sizes: TimedSizes | None) ->
     Returns:
         None where there is none for these ops with these arguments, or torch's own is faster.
     """
-    if sizes is None or not is_float32(operation.root):
+    if sizes is None or not packs_floats(form.dtype) or not is_float32(operation.root):
         return None
     post_op = _post_op(operation)
     emit = None if post_op is None else _emission(post_op, operation, form, sizes)
