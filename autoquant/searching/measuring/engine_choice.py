@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Measurement
-from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import Site
+from autoquant.core.precision import Scheme
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import BackendError
 from autoquant.model.graph.capture import Capture
@@ -20,6 +17,7 @@ from autoquant.searching.measuring.evaluator import (
     PlanEvaluator,
     build_backend,
 )
+from autoquant.searching.measuring.native_plan import native_plan
 
 _PAIRS = 7
 """Enough to tell engines apart: they differ by tens of percent."""
@@ -46,7 +44,7 @@ def time_engines(
         own = replace(settings.building(engine=engine), latency_pairs=few)
         backend = build_backend(subject, captured, statistics, own)
         evaluator = PlanEvaluator(subject, captured, backend, own)
-        plan = all_int8(captured.sites, backend.support)
+        plan = native_plan(Scheme.INT8, captured.sites, backend.support)
         outcome = evaluator.run(Phase.LATENCY, Task(0, plan))
         if outcome.failure is None:
             found[engine] = outcome.measurements["speedup"]
@@ -58,13 +56,3 @@ def time_engines(
             hint="name an engine, and pin the op that it refuses to fp32",
         )
     return dict(sorted(found.items(), key=lambda item: -item[1].value))
-
-
-def all_int8(sites: Iterable[Site], support: Callable[[Site, Scheme], Support]) -> Plan:
-    """int8 wherever the engine has a kernel; sites that follow another take its scheme."""
-    schemes: dict[str, Scheme] = {}
-    for site in sites:
-        native = support(site, Scheme.INT8) is Support.NATIVE
-        chosen = Scheme.INT8 if native else Scheme.FP32
-        schemes[site.name] = schemes[site.follows] if site.follows else chosen
-    return Plan.of(schemes)

@@ -12,19 +12,21 @@ from autoquant.backends.torch_cpu.target import site_support
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Measurement
+from autoquant.core.precision import Scheme
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import BackendError
 from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject
-from autoquant.searching.measuring.engine_choice import all_int8
+from autoquant.searching.measuring.clocks import clock_of
 from autoquant.searching.measuring.evaluator import (
     MeasurementSettings,
     build_evaluator,
     build_request,
     latency_inputs,
-    latency_threads,
+    with_threads,
 )
+from autoquant.searching.measuring.native_plan import native_plan
 
 MIXED = "per op"
 
@@ -68,11 +70,13 @@ def time_kernels(
     inputs = latency_inputs(subject, settings.latency_batch)
     for engine, space in spaces.items():
         request = build_request(subject, captured, statistics, settings.building(engine=engine))
-        with latency_threads(settings) as clock:
-            profiles[engine] = TorchGraphBackend(request).profile(space, inputs, clock)
+        backend = TorchGraphBackend(request)
+        with with_threads(settings.latency_threads):
+            clock = clock_of(partial(backend.run, subject.flat, inputs), settings.latency_threads)
+            profiles[engine] = backend.profile(space, inputs, clock)
     options = {engine: kernels_of(engine, captured.sites) for engine in spaces}
     options[MIXED] = choose_kernels(profiles, captured.sites)
-    task = Task(0, all_int8(captured.sites, partial(site_support, settings.build)))
+    task = Task(0, native_plan(Scheme.INT8, captured.sites, partial(site_support, settings.build)))
     found: dict[str, Measurement] = {}
     for name, kernels in options.items():
         evaluator = build_evaluator(
