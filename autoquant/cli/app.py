@@ -20,6 +20,7 @@ from autoquant.cli.compare import compare
 from autoquant.cli.confirm import confirm
 from autoquant.cli.diagnose import diagnose
 from autoquant.cli.finetune import finetune
+from autoquant.cli.init import init
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
 from autoquant.cli.sensitivity import sensitivity
 from autoquant.cli.tune import tune
@@ -96,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
         return EXIT_MISTAKE
     return code if isinstance(code, int) else 0
+
+
+app.command()(init)
 
 
 @app.command(context_settings=DOTTED)

@@ -16,9 +16,9 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 from zoo_models.subject import Subject
 
-from autoquant.model import export_capture
 from autoquant.model.data.calling import Calling
 from autoquant.model.data.trees import register_dataclasses
+from autoquant.model.graph import export_capture
 from autoquant.model.graph.capture import Capture, capture
 from autoquant.model.graph.exporting import functional_graph
 

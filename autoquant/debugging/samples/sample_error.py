@@ -71,7 +71,7 @@ def energies(expected: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[Tenso
 
 
 def sqnr_db(signal: Tensor, noise: Tensor) -> Tensor:
-    """10 log10(signal / noise), between -150 and 150 dB, as `searching/measuring/quality.py` bounds it.
+    """10 log10(signal / noise), between -150 and 150 dB, as `measuring/quality.py` bounds it.
 
     Args:
         signal: Energies, shape (samples,).

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
+from autoquant.backends.native_plan import native_plan
 from autoquant.core.measurement import FLOAT_PLAN, Measurement, fastest_float
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -19,7 +20,6 @@ from autoquant.searching.measuring.latency import (
     measure_latency,
     with_sitting_error,
 )
-from autoquant.searching.measuring.native_plan import native_plan
 
 FLOAT_SCHEMES = (Scheme.FP32, Scheme.BF16)
 _CHECK_AFTER = 16

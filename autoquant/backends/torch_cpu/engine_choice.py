@@ -1,0 +1,57 @@
+"""`engine: auto`: the fastest engine for this model and batch size, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from autoquant.backends.native_plan import native_plan
+from autoquant.backends.protocol import Backend, Bench, BuildRequest
+from autoquant.backends.torch_cpu.engines import engines_here
+from autoquant.core.build import BuildSettings
+from autoquant.core.measurement import Measurement
+from autoquant.core.precision import Scheme
+from autoquant.errors import BackendError
+
+_PAIRS = 7
+"""Enough to tell engines apart: they differ by tens of percent."""
+
+
+def time_engines(
+    settings: BuildSettings, bench: Bench, open_backend: Callable[[BuildRequest], Backend]
+) -> Mapping[str, Measurement]:
+    """Measure the speed-up of the all-int8 plan on every engine that can build it.
+
+    Returns:
+        By engine, fastest first.
+
+    Raises:
+        BackendError: No engine runs the model in int8.
+    """
+    found: dict[str, Measurement] = {}
+    reasons: list[str] = []
+    for engine in engines_here():
+        request = bench.request(replace(settings, engine=engine))
+        backend = open_backend(request)
+        try:
+            plan = native_plan(Scheme.INT8, request.captured.sites, backend.support)
+            found[engine] = bench.speedup(backend, plan, _PAIRS)
+        except BackendError as error:
+            reasons.append(error.message)
+    if not found:
+        raise BackendError(
+            f"backend.engine: auto: no engine runs this model in int8: {reasons[0]}",
+            hint="name an engine, and pin the op that it refuses to fp32",
+        )
+    return fastest_first(found)
+
+
+def fastest_first(found: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """Speed-ups in order."""
+    return dict(sorted(found.items(), key=lambda item: -item[1].value))
+
+
+def describe(found: Mapping[str, Measurement]) -> str:
+    """Which was the fastest, and what all of them gain."""
+    speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in found.items())
+    return f"{next(iter(found))}, the fastest here in all-int8 over eager fp32 ({speeds})"
