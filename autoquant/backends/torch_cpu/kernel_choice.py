@@ -15,6 +15,7 @@ from autoquant.backends.torch_cpu.support import site_support
 from autoquant.core.build import BuildSettings
 from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Measurement
+from autoquant.core.precision import Scheme
 from autoquant.errors import BackendError
 
 MIXED = "per op"
