@@ -40,13 +40,14 @@ def write_findings(
 ) -> SearchResult:
     """Write and record what was found."""
     reason = findings.facts.stopped
-    folder.write_facts(findings.facts)
     folder.write_frontier(findings.frontier)
+    folder.write_facts(findings.facts)
     result = SearchResult(findings, context_of(prepared), folder.path)
     with progress.stage("writing the report", None):
         folder.write_report(render_report(findings))
         cut_off = reason in (StopReason.INTERRUPTED, StopReason.FAILED)
         models = {} if cut_off else _write_models(result, prepared, progress)
+        folder.seal()
         for gap in tracker.finish(
             findings,
             artifacts=[folder.path / name for name in _ARTIFACTS],

@@ -19,6 +19,7 @@ from autoquant.model.subject import JobRecipe, Subject
 from autoquant.results import files
 from autoquant.results.findings import Setting
 from autoquant.results.table import CandidateTable, candidate_table
+from autoquant.results.trust import refuse_stranger
 from autoquant.searching.load import load_result
 from autoquant.searching.measuring.evaluator import PlanEvaluator, build_backend
 from autoquant.searching.preparing.preparation import (
@@ -88,6 +89,7 @@ def confirm(
     numbers: Sequence[int] = (),
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
+    trust: bool = False,
 ) -> Confirmation:
     """Build the frontier of a finished search on another backend, and measure it there.
 
@@ -101,6 +103,7 @@ def confirm(
         numbers: Candidates to confirm; none: the frontier.
         overrides: More settings of the job, as `dotted.key=value`.
         progress: Shown the progress.
+        trust: Call the functions that the search's job names, also where somebody else wrote it.
 
     Raises:
         StorageError: The folder holds no finished search.
@@ -109,6 +112,7 @@ def confirm(
         BackendError: The backend is not installed.
     """
     progress = progress or Silent()
+    refuse_stranger(Path(folder), trust=trust)
     result = load_result(folder)
     chosen = _choose(result, numbers)
     section = {**backend_from_text(backend), **_measured_as(result)}
