@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
 from autoquant.backends.targets import check_target
 from autoquant.core.backends import is_estimate
-from autoquant.core.evaluation import EvaluatorFactory, Executor, Phase
-from autoquant.core.frontier import Frontier, find_frontier
-from autoquant.core.history import Past, StopReason
-from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.evaluation import Executor, Phase
+from autoquant.core.history import StopReason
+from autoquant.core.measurement import Measurements
 from autoquant.core.objectives import Objective
 from autoquant.core.progress import Progress
+from autoquant.core.sensitivity import Procedure
 from autoquant.errors import AutoquantError
-from autoquant.job import SearchSettings, dump_job
+from autoquant.job import Effort, Execution, SearchSettings, SensitivitySettings, dump_job
 from autoquant.model.subject import SubjectRecipe
 from autoquant.results import files
 from autoquant.results.environment import describe_environment
-from autoquant.results.findings import Findings, SearchFacts
+from autoquant.results.findings import SearchFacts
 from autoquant.results.folder import ResultFolder
 from autoquant.results.mlflow.background import BackgroundTracker
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
 from autoquant.results.reading import load_baseline
-from autoquant.results.recorders import JointRecorder, NullRecorder, Tracker
-from autoquant.searching.facts import open_facts, settle_facts
+from autoquant.results.recorders import NullRecorder, Tracker
+from autoquant.searching.facts import open_facts
 from autoquant.searching.files import write_findings, write_preparation
 from autoquant.searching.frontier_again import score_heldout, time_again
-from autoquant.searching.guidance import find_costs, guide
+from autoquant.searching.guidance import find_costs, guide, plain_pruner
 from autoquant.searching.measuring.evaluator import EvaluatorRecipe, PlanEvaluator
 from autoquant.searching.measuring.workers.start import check_executor, start_executor
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
 from autoquant.searching.preparing.narrowing import narrow_space
 from autoquant.searching.preparing.preparation import Preparation, measurement_settings, prepare
-from autoquant.searching.proposing.constraints import Limits
-from autoquant.searching.proposing.pruner import Pruner
-from autoquant.searching.proposing.rounds import Ended, Rounds
-from autoquant.searching.proposing.strategy import Strategy
 from autoquant.searching.proposing.study import write_study
 from autoquant.searching.ranking.ranked import rank_by_sensitivity
 from autoquant.searching.result import SearchResult
 from autoquant.searching.settings import check_resumable
+from autoquant.searching.stages import Stages, times_of_uniform
 from autoquant.searching.templates import Template, load_templates
 
 
@@ -73,6 +69,8 @@ def run_search(
     Raises:
         AutoquantError: A mistake that the user can mend; what was finished is kept.
     """
+    minutes = job.budget.minutes
+    deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
     check_target(measurement_settings(job).build)
     templates = (*load_templates(job.seeds), *templates)
     with _open_folder(job, resume) as folder:
@@ -83,7 +81,9 @@ def run_search(
         check_executor(job.execution)
         tracker = _open_tracker(job, facts, environment)
         try:
-            return _search(job, recipe, progress, folder, tracker, facts, environment, templates)
+            return _search(
+                job, recipe, progress, folder, tracker, facts, environment, templates, deadline
+            )
         except (AutoquantError, KeyboardInterrupt) as error:
             tracker.stop(str(error) or "interrupted")
             raise
@@ -98,6 +98,7 @@ def _search(
     facts: SearchFacts,
     environment: Mapping[str, Any],
     templates: Sequence[Template],
+    deadline: float,
 ) -> SearchResult:
     """The order of the work; each line consumes the values above it."""
     with progress.stage("loading model and data", None):
@@ -107,51 +108,40 @@ def _search(
     write_preparation(folder, prepared)
     evaluator = prepared.evaluator
     baseline = _measure_baseline(evaluator, folder, progress)
-    factory = _factory(job, recipe, prepared, evaluator)
-    del evaluator  # where workers measure, nobody needs the outputs that it keeps
-    table = rank_by_sensitivity(job.sensitivity, prepared, progress, folder.path)
-    costs = find_costs(job.objectives, prepared, progress, folder.path)
-    if Objective.LATENCY in costs:
-        folder.write_costs(costs[Objective.LATENCY])
-    limits = Limits(job.constraints, baseline)
-    past = folder.past()
-    plans = [template.plan for template in templates]
-    guidance = guide(job, prepared, table, costs, baseline, limits, plans)
-    strategy = Strategy(
-        prepared.space,
-        guidance.seeds,
-        objectives=job.objectives,
-        limits=limits,
-        sampler=job.sampler,
-        seed=job.seed,
-        past=past,
-        log=folder,
-        proposer=guidance.proposer,
+    stages = Stages(
+        job, prepared, baseline, folder, tracker, progress, facts, environment, deadline
     )
-    is_estimated = is_estimate(prepared.settings.build.backend)
-    with _executor(job, factory, prepared, progress) as executor:
-        history = _run_rounds(
-            job, strategy, guidance.pruner, executor, prepared, past, folder, tracker, progress
-        )
-        candidates = history.candidates
-        find = partial(_frontier, job, limits, baseline)
-        if history.reason is not StopReason.INTERRUPTED:
-            if Phase.LATENCY in prepared.phases and not is_estimated:
-                candidates = time_again(candidates, find, executor, folder, progress)
+    for candidate in folder.past().candidates:
+        tracker.candidate(candidate)
+    is_quick = job.budget.effort is Effort.QUICK
+    where = job.execution if job.execution.address is not None else Execution(kind="local")
+    with _executor(where, recipe, prepared, evaluator, progress) as executor:
+        ended = stages.answer_first(executor, plain_pruner(job, prepared, stages.limits))
+    table = guidance = None
+    if ended.reason is None:
+        table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
+        times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
+        costs = find_costs(job.objectives, prepared, progress, folder.path, times)
+        if Objective.LATENCY in costs and not is_quick:
+            folder.write_costs(costs[Objective.LATENCY])
+        plans = [template.plan for template in templates]
+        found, limits = ended.candidates, stages.limits
+        guidance = guide(job, prepared, table, costs, baseline, limits, plans, found)
+        where = where if is_quick else job.execution
+    with _executor(where, recipe, prepared, evaluator, progress) as executor:
+        if guidance is not None:
+            ended = stages.go_on(guidance, executor)
+        candidates, reason = ended.candidates, ended.reason
+        if reason is not StopReason.INTERRUPTED:
+            is_real = not is_estimate(prepared.settings.build.backend)
+            if Phase.LATENCY in prepared.phases and is_real:
+                candidates = time_again(candidates, stages.find, executor, folder, progress)
             if subject.heldout is not None:
-                candidates = score_heldout(candidates, find, executor, folder, progress)
+                candidates = score_heldout(candidates, stages.find, executor, folder, progress)
+    findings = stages.findings(candidates, reason, table)
     with progress.stage("writing the study", None):
-        write_study(folder.path / files.STUDY, prepared.space, job.objectives, limits, candidates)
-    frontier = find(candidates)
-    findings = Findings(
-        facts=settle_facts(job, facts, prepared, frontier, history.reason),
-        job_text=dump_job(job),
-        environment=environment,
-        sites=prepared.captured.sites,
-        candidates=candidates,
-        frontier=frontier,
-        sensitivity=table,
-    )
+        space, limits = prepared.space, stages.limits
+        write_study(folder.path / files.STUDY, space, job.objectives, limits, candidates)
     return write_findings(findings, prepared, folder, tracker, progress)
 
 
@@ -193,79 +183,36 @@ def _measure_baseline(
     return baseline
 
 
-def _factory(
-    job: SearchSettings, recipe: SubjectRecipe, prepared: Preparation, evaluator: PlanEvaluator
-) -> EvaluatorFactory:
-    """What gives an executor its evaluators: in this process, the one that is open already."""
-    if job.execution.kind == "local":
-        return lambda: evaluator
-    return EvaluatorRecipe(recipe, prepared.statistics, prepared.settings)
+def _ranking(job: SearchSettings) -> SensitivitySettings:
+    """How a job's knobs are ranked: in a quick search by gradient alone, where that is free."""
+    asked = job.sensitivity
+    if job.budget.effort is Effort.QUICK and asked.method is Procedure.AUTO:
+        return asked.model_copy(update={"method": Procedure.GRADIENT})
+    return asked
 
 
 @contextmanager
 def _executor(
-    job: SearchSettings, factory: EvaluatorFactory, prepared: Preparation, progress: Progress
+    execution: Execution,
+    recipe: SubjectRecipe,
+    prepared: Preparation,
+    evaluator: PlanEvaluator,
+    progress: Progress,
 ) -> Iterator[Executor]:
-    """Start the workers, and stop them at the end whatever happens."""
-    threads = torch.get_num_threads()
-    if job.execution.kind == "local":
-        torch.set_num_threads(prepared.settings.quality_threads)
-    with progress.stage(f"starting workers ({job.execution.kind})", None):
-        executor = start_executor(job.execution, factory)
+    """Start the workers, and stop them at the end whatever happens.
+
+    In this process it is the evaluator that is open already.
+    """
+    threads, settings = torch.get_num_threads(), prepared.settings
+    if execution.kind == "local":
+        torch.set_num_threads(settings.quality_threads)
+        executor = start_executor(execution, lambda: evaluator)
+    else:
+        with progress.stage(f"starting workers ({execution.kind})", None):
+            factory = EvaluatorRecipe(recipe, prepared.statistics, settings)
+            executor = start_executor(execution, factory)
     try:
         yield executor
     finally:
         executor.close()
         torch.set_num_threads(threads)
-
-
-def _run_rounds(
-    job: SearchSettings,
-    strategy: Strategy,
-    pruner: Pruner,
-    executor: Executor,
-    prepared: Preparation,
-    past: Past,
-    folder: ResultFolder,
-    tracker: Tracker,
-    progress: Progress,
-) -> Ended:
-    for candidate in past.candidates:
-        tracker.candidate(candidate)
-    total = max(job.budget.trials, strategy.seed_count)
-    with progress.stage("searching", total) as advance:
-        counter = _Counter(advance, len(prepared.phases))
-        rounds = Rounds(
-            strategy,
-            executor,
-            phases=prepared.phases,
-            budget=job.budget,
-            known=past.candidates,
-            pruner=pruner,
-            recorder=JointRecorder((folder, tracker, progress, counter)),
-            clock=time.monotonic,
-        )
-        advance(len(past.candidates))
-        return rounds.run()
-
-
-@dataclass
-class _Counter:
-    """Advances the progress bar when the last phase of a candidate is done."""
-
-    advance: Any
-    phase_count: int
-
-    def candidate(self, candidate: Candidate) -> None:
-        """Count a finished candidate."""
-        timed = self.phase_count == 1 or "speedup" in candidate.measurements
-        if timed or candidate.failure is not None:
-            self.advance(1)
-
-
-def _frontier(
-    job: SearchSettings, limits: Limits, baseline: Measurements, candidates: Sequence[Candidate]
-) -> Frontier:
-    """The frontier of what keeps the constraints."""
-    kept = [candidate for candidate in candidates if limits.kept_by(candidate)]
-    return find_frontier(kept, baseline, job.objectives)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from autoquant.backends.protocol import Backend
 from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Phase, Task
@@ -61,7 +63,7 @@ def latency_costs(
 
 
 def spread_costs(
-    space: SearchSpace, sites: tuple[Site, ...], times: dict[Scheme, float]
+    space: SearchSpace, sites: tuple[Site, ...], times: Mapping[Scheme, float]
 ) -> CostTable:
     """Spread the times of uniform plans over their ops, by multiply-accumulates and elements.
 

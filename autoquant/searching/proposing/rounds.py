@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,11 +19,14 @@ from autoquant.searching.proposing.strategy import Strategy
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """All candidates, by number, and why there are no more."""
+    """All candidates, by number, and why there are no more; None: more seeds may follow."""
 
     candidates: tuple[Candidate, ...]
-    reason: StopReason
+    reason: StopReason | None
 
+
+IsSpent = Callable[[Sequence[Candidate]], bool]
+Told = Callable[[Sequence[Candidate]], None]
 
 _DONE_BY: Mapping[Phase, str] = {Phase.QUALITY: "sqnr_db", Phase.LATENCY: "speedup"}
 
@@ -34,11 +38,14 @@ class Rounds:
         strategy: Asks and is told.
         executor: Measures.
         phases: What to measure of each candidate, in order.
-        budget: Trials, minutes, round size.
+        budget: Trials, round size.
         known: Candidates of an earlier process; what they have is not measured again.
         pruner: Says what of a candidate is worth measuring.
         recorder: Told of each candidate after each phase.
         clock: Seconds, monotonic.
+        deadline: When to ask for no more plans, in the clock's seconds.
+        is_spent: Asked between rounds, after the first, whether nothing is left to gain.
+        told: Called with all candidates after each round.
     """
 
     def __init__(
@@ -52,6 +59,9 @@ class Rounds:
         pruner: Pruner,
         recorder: Recorder,
         clock: Callable[[], float],
+        deadline: float = math.inf,
+        is_spent: IsSpent = lambda candidates: False,
+        told: Told = lambda candidates: None,
     ) -> None:
         self._strategy = strategy
         self._executor = executor
@@ -63,37 +73,52 @@ class Rounds:
         self._candidates = {candidate.number: candidate for candidate in known}
         for candidate in known:
             pruner.learn(candidate)
-        self._deadline = None if budget.minutes is None else clock() + 60.0 * budget.minutes
+        self._deadline = deadline
+        self._is_spent = is_spent
+        self._told = told
         self._exhausted = False
 
-    def run(self) -> Ended:
+    def run(self, *, seeds_alone: bool = False) -> Ended:
         """Run until the budget is spent; an interrupt keeps everything that is finished.
+
+        Args:
+            seeds_alone: Run no round of proposals; one that was begun is left as it is.
 
         Raises:
             ExecutionError: Every candidate failed.
         """
+        reason: StopReason | None = None
         try:
-            if self._strategy.pending:
+            while not (seeds_alone and not self._strategy.is_seeding):
+                if not self._strategy.pending and (reason := self._reason_to_stop()):
+                    break
                 self._run_round(self._strategy.pending)
-            while (reason := self._reason_to_stop()) is None:
-                self._run_round(())
         except KeyboardInterrupt:
             reason = StopReason.INTERRUPTED
-        ordered = sorted(self._candidates.values(), key=lambda item: item.number)
-        return Ended(tuple(ordered), reason)
+        return Ended(self._ordered, reason)
+
+    @property
+    def _ordered(self) -> tuple[Candidate, ...]:
+        return tuple(self._candidates[number] for number in sorted(self._candidates))
 
     def _reason_to_stop(self) -> StopReason | None:
         if self._exhausted:
             return StopReason.EXHAUSTED
         if self._room() <= 0:
             return StopReason.BUDGET
-        if self._deadline is not None and self._clock() >= self._deadline:
+        if self._is_late():
             return StopReason.TIME
+        if self._is_spent(self._ordered):
+            return StopReason.NOTHING_TO_GAIN
         return None
 
     def _room(self) -> int:
-        """How many more plans the budget allows; the seeds always fit."""
-        return max(self._budget.trials, self._strategy.seed_count) - self._strategy.asked_count
+        """How many more plans the budget allows."""
+        most = self._budget.trials or self._strategy.seed_count
+        return most - self._strategy.asked_count
+
+    def _is_late(self) -> bool:
+        return self._clock() >= self._deadline
 
     def _run_round(self, begun: Sequence[Ask]) -> None:
         asks: dict[int, Ask] = {}
@@ -103,19 +128,24 @@ class Rounds:
                 self._take(asks[outcome.number], outcome)
         if asks:
             self._strategy.tell([self._candidates[number] for number in sorted(asks)])
-        _refuse_total_failure(list(self._candidates.values()))
+            self._told(self._ordered)
+        _refuse_total_failure(self._ordered)
 
     def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: Sequence[Ask]) -> Iterator[Task]:
         """The round's plans, asked for one by one while the first are being measured.
 
-        The thresholds know what was told before the round, and nothing of the round itself.
+        The thresholds know what was told before the round, and nothing of the round itself. A
+        round is of seeds or of proposals, never of both.
         """
+        of_seeds = self._strategy.is_seeding
         self._pruner.settle(begun[0].number if begun else self._strategy.next_number)
         for ask in begun:
             asks[ask.number] = ask
             if self._needs(phase, ask):
                 yield self._task(ask)
         for _ in range(min(self._budget.round_size - len(begun), self._room())):
+            if (of_seeds and not self._strategy.has_seeds) or (asks and self._is_late()):
+                return
             asked = self._strategy.ask()
             if asked is None:
                 self._exhausted = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -132,7 +133,7 @@ def search(
     sampler: str = "tpe",
     trials: int = 36,
     knobs: int = 6,
-    minutes: float | None = None,
+    deadline: float = math.inf,
 ) -> Ended:
     space = space_of(knobs)
     limits = Limits(Constraints(accuracy_drop=0.02), {})
@@ -153,11 +154,12 @@ def search(
         strategy,
         executor,
         phases=(Phase.QUALITY,),
-        budget=Budget(trials=trials, round_size=8, minutes=minutes),
+        budget=Budget(trials=trials, round_size=8),
         known=() if past is None else past.candidates,
         pruner=pruner,
         recorder=Kept() if kept is None else kept,
         clock=time.monotonic,
+        deadline=deadline,
     ).run()
 
 
@@ -320,8 +322,8 @@ def test_zero_trials_evaluate_the_seeds_alone() -> None:
     assert {item.origin.partition(":")[0] for item in history.candidates} == {"seed"}
 
 
-def test_time_ends_the_search_after_the_round() -> None:
-    history = search(Additive(), trials=1000, minutes=1e-9)
+def test_time_ends_the_search() -> None:
+    history = search(Additive(), trials=1000, deadline=time.monotonic())
     assert history.reason is StopReason.TIME
 
 
