@@ -93,9 +93,9 @@ class Stages:
         prospects = guidance.prospects
 
         def is_spent(candidates: Sequence[Candidate]) -> bool:
-            return prospects is not None and prospects.are_spent(
-                candidates, seeds_left=strategy.has_seeds
-            )
+            if prospects is None or not budget.trials:  # all seeds are asked for by that name
+                return False
+            return prospects.are_spent(candidates, seeds_left=strategy.has_seeds)
 
         most = budget.trials or strategy.seed_count
         ended = Ended(past.candidates, None)
