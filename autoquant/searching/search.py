@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from autoquant.backends.targets import check_target
 from autoquant.core.backends import is_estimate
 from autoquant.core.evaluation import Executor, Phase
 from autoquant.core.history import StopReason
-from autoquant.core.measurement import Measurements
+from autoquant.core.measurement import Measurements, fastest_float
 from autoquant.core.objectives import Objective
 from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Procedure
-from autoquant.errors import AutoquantError
+from autoquant.errors import ExecutionError
 from autoquant.job import Effort, Execution, SearchSettings, SensitivitySettings, dump_job
 from autoquant.model.subject import SubjectRecipe
 from autoquant.results import files
@@ -32,12 +33,14 @@ from autoquant.results.recorders import NullRecorder, Tracker
 from autoquant.searching.facts import open_facts
 from autoquant.searching.files import write_findings, write_preparation
 from autoquant.searching.frontier_again import score_heldout, time_again
-from autoquant.searching.guidance import find_costs, guide, plain_pruner
+from autoquant.searching.guidance import Guidance, find_costs, guide, plain_pruner
+from autoquant.searching.interrupts import Interrupts, taken
 from autoquant.searching.measuring.evaluator import EvaluatorRecipe, PlanEvaluator
 from autoquant.searching.measuring.workers.start import check_executor, start_executor
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
 from autoquant.searching.preparing.narrowing import narrow_space
 from autoquant.searching.preparing.preparation import Preparation, measurement_settings, prepare
+from autoquant.searching.proposing.rounds import Ended
 from autoquant.searching.proposing.study import write_study
 from autoquant.searching.ranking.ranked import rank_by_sensitivity
 from autoquant.searching.result import SearchResult
@@ -73,7 +76,7 @@ def run_search(
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
     check_target(measurement_settings(job).build)
     templates = (*load_templates(job.seeds), *templates)
-    with _open_folder(job, resume) as folder:
+    with _open_folder(job, resume) as folder, taken(progress.note) as interrupts:
         facts = open_facts(job, folder, resume)
         environment = describe_environment()
         folder.write_job(dump_job(job))
@@ -82,9 +85,10 @@ def run_search(
         tracker = _open_tracker(job, facts, environment)
         try:
             return _search(
-                job, recipe, progress, folder, tracker, facts, environment, templates, deadline
+                *(job, recipe, progress, interrupts, folder, tracker),
+                *(facts, environment, templates, deadline),
             )
-        except (AutoquantError, KeyboardInterrupt) as error:
+        except BaseException as error:
             tracker.stop(str(error) or "interrupted")
             raise
 
@@ -93,6 +97,7 @@ def _search(
     job: SearchSettings,
     recipe: SubjectRecipe,
     progress: Progress,
+    interrupts: Interrupts,
     folder: ResultFolder,
     tracker: Tracker,
     facts: SearchFacts,
@@ -108,14 +113,16 @@ def _search(
     write_preparation(folder, prepared)
     evaluator = prepared.evaluator
     baseline = _measure_baseline(evaluator, folder, progress)
+    evaluator.refer_to(fastest_float(baseline))
     stages = Stages(
-        job, prepared, baseline, folder, tracker, progress, facts, environment, deadline
+        *(job, prepared, baseline, folder, tracker, progress, interrupts),
+        *(facts, environment, deadline),
     )
     for candidate in folder.past().candidates:
         tracker.candidate(candidate)
     is_quick = job.budget.effort is Effort.QUICK
     where = job.execution if job.execution.address is not None else Execution(kind="local")
-    with _executor(where, recipe, prepared, evaluator, progress) as executor:
+    with _executor(where, recipe, prepared, evaluator, baseline, progress) as executor:
         ended = stages.answer_first(executor, plain_pruner(job, prepared, stages.limits))
     table = guidance = None
     if ended.reason is None:
@@ -128,21 +135,44 @@ def _search(
         found, limits = ended.candidates, stages.limits
         guidance = guide(job, prepared, table, costs, baseline, limits, plans, found)
         where = where if is_quick else job.execution
-    with _executor(where, recipe, prepared, evaluator, progress) as executor:
-        if guidance is not None:
-            ended = stages.go_on(guidance, executor)
-        candidates, reason = ended.candidates, ended.reason
-        if reason is not StopReason.INTERRUPTED:
-            is_real = not is_estimate(prepared.settings.build.backend)
-            if Phase.LATENCY in prepared.phases and is_real:
-                candidates = time_again(candidates, stages.find, executor, folder, progress)
-            if subject.heldout is not None:
-                candidates = score_heldout(candidates, stages.find, executor, folder, progress)
-    findings = stages.findings(candidates, reason, table)
+    with _executor(where, recipe, prepared, evaluator, baseline, progress) as executor:
+        ended = _finish(stages, guidance, ended, executor)
+        interrupts.hold()
+    candidates = ended.candidates
     with progress.stage("writing the study", None):
         space, limits = prepared.space, stages.limits
         write_study(folder.path / files.STUDY, space, job.objectives, limits, candidates)
-    return write_findings(findings, prepared, folder, tracker, progress)
+    findings = stages.findings(candidates, ended.reason, table)
+    result = write_findings(findings, prepared, folder, tracker, progress)
+    if ended.error is not None:
+        raise ended.error
+    return result
+
+
+def _finish(stages: Stages, guidance: Guidance | None, answer: Ended, executor: Executor) -> Ended:
+    """Go on where there is guidance, then look at the frontier again.
+
+    What breaks in keeps what is finished.
+    """
+    prepared, folder, progress = stages.prepared, stages.folder, stages.progress
+    is_timed = Phase.LATENCY in prepared.phases
+    try:
+        ended = answer if guidance is None else stages.go_on(guidance, executor)
+        if ended.reason in (StopReason.INTERRUPTED, StopReason.FAILED):
+            return ended
+        candidates = ended.candidates
+        if is_timed and not is_estimate(prepared.settings.build.backend):
+            candidates = time_again(candidates, stages.find, executor, folder, progress)
+        if prepared.subject.heldout is not None:
+            candidates = score_heldout(candidates, stages.find, executor, folder, progress)
+    except KeyboardInterrupt:
+        return Ended(folder.past().candidates, StopReason.INTERRUPTED)
+    except ExecutionError as error:
+        known = folder.past().candidates
+        if all(item.failure is not None for item in known):
+            raise
+        return Ended(known, StopReason.FAILED, error)
+    return replace(ended, candidates=candidates)
 
 
 def _open_folder(job: SearchSettings, resume: bool) -> ResultFolder:
@@ -197,13 +227,15 @@ def _executor(
     recipe: SubjectRecipe,
     prepared: Preparation,
     evaluator: PlanEvaluator,
+    baseline: Measurements,
     progress: Progress,
 ) -> Iterator[Executor]:
     """Start the workers, and stop them at the end whatever happens.
 
     In this process it is the evaluator that is open already.
     """
-    threads, settings = torch.get_num_threads(), prepared.settings
+    threads = torch.get_num_threads()
+    settings = replace(prepared.settings, reference=fastest_float(baseline))
     if execution.kind == "local":
         torch.set_num_threads(settings.quality_threads)
         executor = start_executor(execution, lambda: evaluator)

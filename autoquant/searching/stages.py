@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoquant.core.evaluation import Executor
@@ -22,6 +22,7 @@ from autoquant.results.recorders import JointRecorder, Tracker
 from autoquant.results.report import render_report
 from autoquant.searching.facts import settle_facts
 from autoquant.searching.guidance import Guidance
+from autoquant.searching.interrupts import Interrupts
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.prospects import is_certainly_within
@@ -48,6 +49,7 @@ class Stages:
         folder: Keeps what was found.
         tracker: Keeps it where others look at it.
         progress: Shown the progress.
+        interrupts: Breaks in after a candidate where a signal was lost.
         facts: What the search is.
         environment: Where it runs.
         deadline: When to ask for no more plans, in seconds of `time.monotonic`.
@@ -59,6 +61,7 @@ class Stages:
     folder: ResultFolder
     tracker: Tracker
     progress: Progress
+    interrupts: Interrupts
     facts: SearchFacts
     environment: Mapping[str, Any]
     deadline: float
@@ -76,15 +79,15 @@ class Stages:
         seeds = uniform_plans(self.prepared.space)[: self.job.budget.trials or None]
         past = self.folder.past()
         told = {candidate.digest for candidate in past.told.values()}
-        reason = None
+        ended = Ended(past.candidates, None)
         if not all(seed.plan.digest in told for seed in seeds):
             strategy = self._strategy(seeds, past)
             budget = self.job.budget.model_copy(update={"round_size": len(seeds)})
             with self.progress.stage(UNIFORM, len(seeds)) as advance:
                 rounds, _ = self._rounds(strategy, executor, pruner, past, budget, advance)
-                reason = rounds.run(seeds_alone=True).reason
+                ended = rounds.run(seeds_alone=True)
             past = self.folder.past()
-        return Ended(past.candidates, reason or self._reason_after_answer(past))
+        return replace(ended, reason=ended.reason or self._reason_after_answer(past))
 
     def go_on(self, guidance: Guidance, executor: Executor) -> Ended:
         """Measure the other seeds, then proposals, until the budget is spent or nothing is left."""
@@ -108,10 +111,12 @@ class Stages:
                 advance(len(past.candidates))
                 ended = rounds.run(seeds_alone=True)
             self._write_report(ended.candidates)
-        if ended.reason is None and budget.effort is Effort.QUICK:
-            return Ended(ended.candidates, StopReason.QUICK)
-        if ended.reason is not None or (strategy.asked_count >= most and not strategy.pending):
-            return Ended(ended.candidates, ended.reason or StopReason.BUDGET)
+        if ended.reason is not None:
+            return ended
+        if budget.effort is Effort.QUICK:
+            return replace(ended, reason=StopReason.QUICK)
+        if strategy.asked_count >= most and not strategy.pending:
+            return replace(ended, reason=StopReason.BUDGET)
         with self.progress.stage(SEARCH, most) as advance:
             counter.advance = advance
             advance(len(ended.candidates))
@@ -174,7 +179,9 @@ class Stages:
             budget=budget,
             known=past.candidates,
             pruner=pruner,
-            recorder=JointRecorder((self.folder, self.tracker, self.progress, counter)),
+            recorder=JointRecorder(
+                (self.folder, self.tracker, self.progress, counter, self.interrupts)
+            ),
             clock=time.monotonic,
             deadline=deadline,
             is_spent=is_spent,

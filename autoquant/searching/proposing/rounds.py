@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from autoquant.core.evaluation import Executor, Outcome, Phase, Task
 from autoquant.core.history import Ask, StopReason
@@ -19,10 +20,14 @@ from autoquant.searching.proposing.strategy import Strategy
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """All candidates, by number, and why there are no more; None: more seeds may follow."""
+    """All candidates, by number, why there are no more, and the error behind that, if any.
+
+    Without a reason there may be more: only the seeds are through.
+    """
 
     candidates: tuple[Candidate, ...]
     reason: StopReason | None
+    error: ExecutionError | None = None
 
 
 IsSpent = Callable[[Sequence[Candidate]], bool]
@@ -43,8 +48,8 @@ class Rounds:
         pruner: Says what of a candidate is worth measuring.
         recorder: Told of each candidate after each phase.
         clock: Seconds, monotonic.
-        deadline: When to ask for no more plans, in the clock's seconds.
-        is_spent: Asked between rounds, after the first, whether nothing is left to gain.
+        deadline: When the time is up, in the clock's seconds.
+        is_spent: Asked between rounds whether nothing is left to gain.
         told: Called with all candidates after each round.
     """
 
@@ -81,21 +86,30 @@ class Rounds:
     def run(self, *, seeds_alone: bool = False) -> Ended:
         """Run until the budget is spent; an interrupt keeps everything that is finished.
 
+        So does the loss of the workers once some plan worked.
+
         Args:
             seeds_alone: Run no round of proposals; one that was begun is left as it is.
 
         Raises:
-            ExecutionError: Every candidate failed.
+            ExecutionError: Every candidate failed, or there are no workers and nothing is measured.
         """
         reason: StopReason | None = None
+        lost = None
         try:
-            while not (seeds_alone and not self._strategy.is_seeding):
-                if not self._strategy.pending and (reason := self._reason_to_stop()):
-                    break
+            if self._strategy.pending and (self._strategy.is_seeding or not seeds_alone):
                 self._run_round(self._strategy.pending)
+            while self._strategy.is_seeding or not seeds_alone:
+                if (reason := self._reason_to_stop()) is not None:
+                    break
+                self._run_round(())
         except KeyboardInterrupt:
             reason = StopReason.INTERRUPTED
-        return Ended(self._ordered, reason)
+        except ExecutionError as error:
+            if all(item.failure is not None for item in self._candidates.values()):
+                raise
+            reason, lost = StopReason.FAILED, error
+        return Ended(self._ordered, reason, lost)
 
     @property
     def _ordered(self) -> tuple[Candidate, ...]:
@@ -106,30 +120,49 @@ class Rounds:
             return StopReason.EXHAUSTED
         if self._room() <= 0:
             return StopReason.BUDGET
-        if self._is_late():
+        if all(self._is_over(phase) for phase in self._phases):
             return StopReason.TIME
         if self._is_spent(self._ordered):
             return StopReason.NOTHING_TO_GAIN
         return None
+
+    @property
+    def _is_late(self) -> bool:
+        return self._clock() >= self._deadline
+
+    def _is_over(self, phase: Phase) -> bool:
+        """Whether the time is up; it never is before one candidate has what a phase measures."""
+        return self._is_late and any(
+            _DONE_BY[phase] in item.measurements for item in self._candidates.values()
+        )
 
     def _room(self) -> int:
         """How many more plans the budget allows."""
         most = self._budget.trials or self._strategy.seed_count
         return most - self._strategy.asked_count
 
-    def _is_late(self) -> bool:
-        return self._clock() >= self._deadline
-
     def _run_round(self, begun: Sequence[Ask]) -> None:
         asks: dict[int, Ask] = {}
+        of_seeds = self._strategy.is_seeding
         for phase in self._phases:
-            tasks = self._tasks(phase, asks, begun) if phase is self._phases[0] else None
-            for outcome in self._executor.run(phase, tasks or self._pending(phase, asks)):
+            first = phase is self._phases[0]
+            tasks = self._tasks(phase, asks, begun) if first else self._pending(phase, asks)
+            for outcome in self._executor.run(phase, tasks, partial(self._is_over, phase)):
                 self._take(asks[outcome.number], outcome)
+        if self._is_late and self._is_open(asks, of_seeds):
+            return  # a resumed search takes it up where it stopped
         if asks:
             self._strategy.tell([self._candidates[number] for number in sorted(asks)])
             self._told(self._ordered)
         _refuse_total_failure(self._ordered)
+
+    def _is_open(self, asks: Mapping[int, Ask], of_seeds: bool) -> bool:
+        """Whether the time was up before all of a round was asked for and measured."""
+        no_more = self._exhausted or (of_seeds and not self._strategy.has_seeds)
+        whole = len(asks) >= self._budget.round_size or self._room() <= 0 or no_more
+        return not whole or any(
+            self._needs(phase, ask) for ask in asks.values() for phase in self._phases
+        )
 
     def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: Sequence[Ask]) -> Iterator[Task]:
         """The round's plans, asked for one by one while the first are being measured.
@@ -144,7 +177,7 @@ class Rounds:
             if self._needs(phase, ask):
                 yield self._task(ask)
         for _ in range(min(self._budget.round_size - len(begun), self._room())):
-            if (of_seeds and not self._strategy.has_seeds) or (asks and self._is_late()):
+            if of_seeds and not self._strategy.has_seeds:
                 return
             asked = self._strategy.ask()
             if asked is None:
@@ -160,11 +193,11 @@ class Rounds:
     def _pending(self, phase: Phase, asks: Mapping[int, Ask]) -> Iterator[Task]:
         """What a later phase must still measure; the rest gets its prediction."""
         for ask in asks.values():
-            if not self._needs(phase, ask):
+            if ask.number not in self._candidates or not self._needs(phase, ask):
                 continue
             pruned = self._pruner.prune_latency(self._candidates[ask.number])
             if pruned is None:
-                yield Task(ask.number, ask.plan)
+                yield Task(ask.number, ask.plan, competing=self._pruner.competing())
             else:
                 self._keep(_estimated(self._candidates[ask.number], pruned))
 
