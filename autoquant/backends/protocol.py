@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
-from autoquant.core.measurement import EAGER_FP32, Kind
+from autoquant.core.measurement import EAGER_FP32, Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.progress import Progress
 from autoquant.core.readback import ReadBack
 from autoquant.core.sites import FOLLOWING_KINDS, OpKind, Site
 from autoquant.core.space import SearchSpace
@@ -22,7 +24,7 @@ from autoquant.model.data.batches import Batch
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.graph.capture import Capture
 
-__all__ = ["EAGER_FP32", "Backend", "BuildRequest", "Executable", "Target"]
+__all__ = ["EAGER_FP32", "Backend", "Bench", "BuildRequest", "Executable", "Target"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +144,35 @@ class Backend(Protocol):
         """
 
 
+class Bench(Protocol):
+    """Times plans as candidates are timed, for a target that settles options by measuring."""
+
+    @property
+    def progress(self) -> Progress:
+        """Shown the progress."""
+
+    def request(self, settings: BuildSettings) -> BuildRequest:
+        """What a backend with these settings is opened with."""
+
+    def space(self, settings: BuildSettings) -> SearchSpace:
+        """What may be chosen on a target with these settings."""
+
+    def clock(self) -> AbstractContextManager[Callable[[], float]]:
+        """The clock of a latency measurement, with its threads; enter it to time ops."""
+
+    def speedup(self, backend: Backend, plan: Plan, pairs: int | None = None) -> Measurement:
+        """Measure a plan's speed beside the float model.
+
+        Args:
+            backend: Builds it.
+            plan: What to build.
+            pairs: Timings at most; None: as many as candidates get.
+
+        Raises:
+            BackendError: The engine refuses the plan.
+        """
+
+
 IntegerWriter = tuple[OpKind, Scheme]
 
 
@@ -151,20 +182,43 @@ def every_kind(*schemes: Scheme) -> frozenset[IntegerWriter]:
     return frozenset((kind, scheme) for kind in kinds for scheme in schemes)
 
 
-class Target(Protocol):
-    """What the module of a backend offers, by these very names."""
+_Asked = TypeVar("_Asked", Site, OpKind)
 
-    def site_support(self, settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
-        """How the target runs one scheme of one site, before anything is built."""
 
-    def kind_support(self, settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
-        """How it runs one scheme of a kind of op: a row of `autoquant backends`."""
+def without_options(
+    support: Callable[[_Asked, Scheme], Support],
+) -> Callable[[BuildSettings, _Asked, Scheme], Support]:
+    """The support of a target that is the same whatever its settings."""
+    return lambda _, asked, scheme: support(asked, scheme)
 
-    def integer_writers(self, settings: BuildSettings) -> Collection[IntegerWriter]:
-        """Kinds of ops whose kernels write integers under a scheme, whoever reads them."""
 
-    def variants(self) -> Mapping[str, BuildSettings]:
-        """What of the target there is here, by the title of its table (`torch / onednn`)."""
+def _no_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: ARG001
+    return ()
 
-    def open_backend(self, request: BuildRequest) -> Backend:
-        """Convert the float model once; plans are built from that."""
+
+def _settled(settings: BuildSettings, bench: Bench | None) -> BuildSettings:  # noqa: ARG001
+    return replace(settings, reduce_range=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the module of a backend offers, as its `TARGET`.
+
+    Attributes:
+        open_backend: Converts the float model once; plans are built from that.
+        site_support: How the target runs one scheme of one site, before anything is built.
+        kind_support: How it runs one scheme of a kind of op: a row of `autoquant backends`.
+        variants: What of the target there is here, by the title of its table (`torch / onednn`).
+        integer_writers: Kinds of ops whose kernels write integers under a scheme, whoever reads
+            them; by default none.
+        settle: Settings in which the target leaves nothing open (`auto`), before the first
+            candidate: by timing plans, or without a bench by taking what works. By default int8
+            has eight bits, and the rest stays as it is.
+    """
+
+    open_backend: Callable[[BuildRequest], Backend]
+    site_support: Callable[[BuildSettings, Site, Scheme], Support]
+    kind_support: Callable[[BuildSettings, OpKind, Scheme], Support]
+    variants: Callable[[], Mapping[str, BuildSettings]]
+    integer_writers: Callable[[BuildSettings], Collection[IntegerWriter]] = _no_writers
+    settle: Callable[[BuildSettings, Bench | None], BuildSettings] = _settled

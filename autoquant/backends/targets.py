@@ -31,7 +31,7 @@ def load_target(name: str) -> Target:
             f"backend.name: {name} needs {', '.join(row.missing)}, which this Python lacks",
             hint=install_command(row.extra),
         )
-    return cast("Target", importlib.import_module(row.module))
+    return cast("Target", importlib.import_module(row.module).TARGET)
 
 
 def check_target(settings: BuildSettings) -> None:

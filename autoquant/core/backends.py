@@ -16,7 +16,7 @@ class Row:
     """One backend.
 
     Attributes:
-        module: Where its `Target` functions are; imported when it is asked for.
+        module: Where its `TARGET` is; imported when it is asked for.
         summary: One line for `autoquant backends`.
         extra: Optional dependencies that it needs (`autoquant-search[openvino]`).
         packages: What these bring, as they are imported.

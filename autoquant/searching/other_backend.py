@@ -24,8 +24,8 @@ from autoquant.searching.measuring.evaluator import PlanEvaluator, build_backend
 from autoquant.searching.preparing.preparation import (
     calibrate_subject,
     capture_subject,
-    choose_engine,
     measurement_settings,
+    settle_backend,
 )
 from autoquant.searching.result import SearchResult
 
@@ -161,7 +161,7 @@ def _open(
     captured = capture_subject(subject, progress)
     statistics = calibrate_subject(subject, captured, progress, result.folder)
     settings = measurement_settings(job).building(ranges=result.context.build.ranges)
-    settings = choose_engine(settings, subject, captured, statistics, progress)
+    settings = settle_backend(job, settings, subject, captured, statistics, progress)
     with progress.stage(f"opening {settings.build.backend}", None):
         backend = build_backend(subject, captured, statistics, settings)
     return backend, PlanEvaluator(subject, captured, backend, settings)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from autoquant.backends.protocol import Backend, Executable
 from autoquant.backends.targets import load_target
-from autoquant.backends.torch_cpu.engines import engines_here, saturates
-from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.core.plan import Plan, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
@@ -40,18 +38,8 @@ class Pair:
 
 
 def prepare_untimed(setup: Setup, subject: Subject, progress: Progress) -> Preparation:
-    """Prepare without timing anything.
-
-    `engine: auto` takes the first that runs here, `per-op` the first of its engines for all ops.
-    """
-    if setup.backend.options.get("engine") == "auto":
-        return prepare(setup, subject, progress, engine=engines_here()[0])
-    if setup.backend.options.get("engine") == "per-op":
-        engines, known = engines_side_by_side(), setup.backend.options["reduce_range"]
-        reduce_range = any(map(saturates, engines)) if known == "auto" else known
-        settings = {"engine": engines[0], "reduce_range": reduce_range}
-        setup = setup.model_copy(update={"backend": setup.backend.model_copy(update=settings)})
-    return prepare(setup, subject, progress)
+    """Prepare without timing anything: of what the backend leaves open it takes what works."""
+    return prepare(setup, subject, progress, is_timed=False)
 
 
 def needs_graph(captured: Capture, command: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from autoquant.backends.exported_file import writing
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, IntegerWriter
+from autoquant.backends.protocol import (
+    EAGER_FP32,
+    BuildRequest,
+    Executable,
+    Target,
+    without_options,
+)
 from autoquant.core.backends import Row
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
@@ -33,32 +39,17 @@ class ToySettings(BackendSettings):
     bits: Annotated[int, Field(ge=2, le=8)] = 8
 
 
-def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
+def kind_support(kind: OpKind, scheme: Scheme) -> Support:
     """int8 of every module with a weight; fp32 of everything."""
-    return kind_support(settings, site.kind, scheme)
-
-
-def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:  # noqa: ARG001
-    """The same of a kind of op."""
     if scheme is Scheme.FP32:
         return Support.NATIVE
     rounded = kind in (OpKind.LINEAR, OpKind.CONV2D) and scheme is Scheme.INT8
     return Support.NATIVE if rounded else Support.UNSUPPORTED
 
 
-def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: ARG001
-    """None: every op gives floats."""
-    return ()
-
-
-def variants() -> Mapping[str, BuildSettings]:
-    """The one that there is."""
-    return {"toy": BuildSettings(backend="toy", options={"bits": 8})}
-
-
-def open_backend(request: BuildRequest) -> ToyBackend:
-    """Keep the float model; plans are copies of it."""
-    return ToyBackend(request)
+def site_support(site: Site, scheme: Scheme) -> Support:
+    """The same of a site of that kind."""
+    return kind_support(site.kind, scheme)
 
 
 class ToyBackend:
@@ -69,14 +60,13 @@ class ToyBackend:
         self.rival = EAGER_FP32
         self.rival_ms: float | None = None
         self.suffix = ".pt"
-        self._settings = request.settings
         self._captured = request.captured
         self._model = request.model
         self._top = 2 ** (int(request.settings.options["bits"]) - 1) - 1
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How one scheme of one site runs."""
-        return site_support(self._settings, site, scheme)
+        return site_support(site, scheme)
 
     def build(self, plan: Plan) -> Executable:
         """Round weights, and read back which modules hold rounded ones."""
@@ -122,3 +112,11 @@ class ToyBackend:
             state = self.build(plan).module.state_dict()
             torch.save({"state": state, "autoquant": json.dumps(dict(metadata))}, path)
         return path
+
+
+TARGET = Target(
+    open_backend=ToyBackend,
+    site_support=without_options(site_support),
+    kind_support=without_options(kind_support),
+    variants=lambda: {"toy": BuildSettings(backend="toy", options={"bits": 8})},
+)

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from autoquant.backends.onnxruntime.backend import OnnxRuntimeBackend
 from autoquant.backends.onnxruntime.readback import Dump, read_schemes
 from autoquant.backends.onnxruntime.sessions import feed, open_and_dump, open_session
-from autoquant.backends.onnxruntime.target import open_backend
 from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
@@ -193,7 +192,7 @@ def linear_speeds(rounds: int) -> list[Row]:
     captured = capture(model, (tokens,))
     statistics = calibrate(captured, [(tokens,)])
     settings = BuildSettings(backend="onnxruntime")
-    backend = open_backend(
+    backend = OnnxRuntimeBackend(
         BuildRequest(model, captured, statistics, settings, (tokens,), (tokens,))
     )
     (site,) = captured.sites
@@ -227,7 +226,7 @@ def main() -> None:
     example = (inputs[0],)
     request = BuildRequest(model, captured, statistics, settings, example, example)
     started = time.perf_counter()
-    backend = open_backend(request)
+    backend = OnnxRuntimeBackend(request)
     print(f"convert the float model, once: {time.perf_counter() - started:.1f} s\n")
     space = space_of(backend)
     plans = plans_of(space)

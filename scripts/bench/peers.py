@@ -182,8 +182,8 @@ class Bench:
     def prepare(self, engine: str) -> None:
         """Get ready to measure plans on an engine."""
         with tempfile.TemporaryDirectory() as scratch:
-            job = self._job(Path(scratch) / "out")
-            prepared: Preparation = prepare(job, self.subject, Silent(), engine=engine)
+            job = self._job(Path(scratch) / "out", engine)
+            prepared: Preparation = prepare(job, self.subject, Silent())
         settings = replace(prepared.settings, latency_pairs=PAIRS)
         self.evaluator: PlanEvaluator = build_evaluator(
             self.subject, prepared.captured, prepared.statistics, settings
@@ -225,11 +225,11 @@ class Bench:
                 row[head] = f"{row[head]:.4f}"
         return row
 
-    def _job(self, output: Path) -> Job:
+    def _job(self, output: Path, engine: str = "auto") -> Job:
         return load_job(
             JOB,
             [
-                "backend.engine=auto",
+                f"backend.engine={engine}",
                 "execution.kind=local",
                 f"constraints.accuracy_drop={MAX_DROP}",
                 f"budget.trials={self.trials}",

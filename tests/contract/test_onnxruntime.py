@@ -19,7 +19,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from autoquant.backends.onnxruntime.backend import OnnxRuntimeBackend
-from autoquant.backends.onnxruntime.target import kind_support, open_backend, site_support, variants
+from autoquant.backends.onnxruntime.target import TARGET
 from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Kind
@@ -132,7 +132,7 @@ class Sandwich(nn.Module):
 def backend_for(model: nn.Module, *inputs: Tensor) -> OnnxRuntimeBackend:
     captured = capture(model.eval(), inputs, how="export")
     statistics = calibrate(captured, [inputs])
-    return open_backend(BuildRequest(model, captured, statistics, SETTINGS, inputs, inputs))
+    return TARGET.open_backend(BuildRequest(model, captured, statistics, SETTINGS, inputs, inputs))
 
 
 @pytest.fixture(scope="module")
@@ -225,15 +225,17 @@ def test_a_loop_finds_what_its_body_reads_outside() -> None:
 
 
 def test_the_table_of_kinds_agrees_with_sites_and_bf16_is_refused() -> None:
-    (settings,) = variants().values()
+    (settings,) = TARGET.variants().values()
     assert settings == SETTINGS
     site = capture(nn.Sequential(nn.Conv2d(4, 4, 1)), (MAP,), how="export").sites[0]
     for scheme in Scheme:
-        assert kind_support(settings, OpKind.CONV2D, scheme) is site_support(settings, site, scheme)
-        assert kind_support(settings, OpKind.GRU, scheme) is (
+        assert TARGET.kind_support(settings, OpKind.CONV2D, scheme) is TARGET.site_support(
+            settings, site, scheme
+        )
+        assert TARGET.kind_support(settings, OpKind.GRU, scheme) is (
             Support.NATIVE if scheme is Scheme.FP32 else Support.UNSUPPORTED
         )
-    assert kind_support(settings, OpKind.LINEAR, Scheme.BF16) is Support.UNSUPPORTED
+    assert TARGET.kind_support(settings, OpKind.LINEAR, Scheme.BF16) is Support.UNSUPPORTED
 
 
 @pytest.mark.parametrize("network", [MixedNet, Attention, TextNet, LinearNet])

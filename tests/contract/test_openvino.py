@@ -20,7 +20,6 @@ import numpy as np
 
 from autoquant.backends.openvino.backend import OpenVinoBackend
 from autoquant.backends.openvino.support import kind_support
-from autoquant.backends.openvino.target import open_backend
 from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
@@ -121,7 +120,7 @@ def backend_for(model: nn.Module, *example: Tensor) -> tuple[Capture, OpenVinoBa
     statistics = calibrate(captured, [example])
     settings = BuildSettings("openvino")
     request = BuildRequest(model, captured, statistics, settings, example, example)
-    return captured, open_backend(request)
+    return captured, OpenVinoBackend(request)
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from autoquant.backends.ethos_u import support
 from autoquant.backends.ethos_u.backend import EthosUBackend
 from autoquant.backends.ethos_u.configuration import find_configuration
 from autoquant.backends.fixed_shapes import refuse_lengths
-from autoquant.backends.protocol import BuildRequest, IntegerWriter, every_kind
+from autoquant.backends.protocol import BuildRequest, Target, every_kind
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
@@ -29,11 +29,6 @@ def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Suppo
     return support.kind_support(accelerator, kind, scheme)
 
 
-def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: ARG001
-    """All: the NPU holds no floats."""
-    return every_kind(Scheme.INT8, Scheme.INT16)
-
-
 def variants() -> Mapping[str, BuildSettings]:
     """One accelerator of each family."""
     return {
@@ -45,3 +40,12 @@ def open_backend(request: BuildRequest) -> EthosUBackend:
     """Convert the float model for quality and for Vela, and estimate the rival."""
     refuse_lengths(request, "ethos-u")
     return EthosUBackend(request)
+
+
+TARGET = Target(
+    open_backend,
+    site_support,
+    kind_support,
+    variants,
+    integer_writers=lambda _: every_kind(Scheme.INT8, Scheme.INT16),  # the NPU holds no floats
+)

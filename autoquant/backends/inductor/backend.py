@@ -57,7 +57,7 @@ class InductorBackend:
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How inductor runs one scheme of one site."""
-        return site_support(self._request.settings, site, scheme)
+        return site_support(site, scheme)
 
     def build(self, plan: Plan) -> Executable:
         """Convert a plan, compile it for the batch of the latency measurement, and read back.

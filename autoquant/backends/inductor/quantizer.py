@@ -9,7 +9,6 @@ from typing import Any
 from autoquant.backends.inductor.support import site_support
 from autoquant.backends.inductor.torchao import pt2e, quiet
 from autoquant.backends.torch_cpu.engines import saturates
-from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
@@ -44,7 +43,7 @@ def to_quantizer(plan: Plan, sites: Iterable[Site]) -> Any:
         scheme = plan[site.name]
         if scheme is Scheme.FP32 or site.follows is not None:
             continue
-        if site_support(BuildSettings(backend="inductor"), site, scheme) is Support.UNSUPPORTED:
+        if site_support(site, scheme) is Support.UNSUPPORTED:
             left.append(f"{site.name} ({scheme.value})")
         else:
             chosen[scheme][site.module] = site

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
 
@@ -10,14 +9,14 @@ STATIC = frozenset({OpKind.CONV2D, OpKind.LINEAR})
 DYNAMIC = frozenset({OpKind.LINEAR})
 
 
-def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
+def site_support(site: Site, scheme: Scheme) -> Support:
     """How inductor runs one scheme of one site: int8 needs a module, which has a path."""
     if site.function is not None and scheme is not Scheme.FP32:
         return Support.UNSUPPORTED
-    return kind_support(settings, site.kind, scheme)
+    return kind_support(site.kind, scheme)
 
 
-def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:  # noqa: ARG001
+def kind_support(kind: OpKind, scheme: Scheme) -> Support:
     """The same for a module of a kind."""
     native = (
         scheme is Scheme.FP32

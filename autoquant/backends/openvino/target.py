@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
-from autoquant.backends.openvino import support
 from autoquant.backends.openvino.backend import OpenVinoBackend
 from autoquant.backends.openvino.engine import F16, precision_for
-from autoquant.backends.protocol import BuildRequest, IntegerWriter
+from autoquant.backends.openvino.support import kind_support, site_support
+from autoquant.backends.protocol import Target, without_options
 from autoquant.core.build import BuildSettings
-from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import OpKind, Site
-
-
-def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:  # noqa: ARG001
-    """How OpenVINO runs one scheme of one site."""
-    return support.site_support(site, scheme)
-
-
-def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:  # noqa: ARG001
-    """How OpenVINO runs one scheme of a kind of op."""
-    return support.kind_support(kind, scheme)
-
-
-def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: ARG001
-    """None: its int8 kernels give floats as well."""
-    return ()
 
 
 def variants() -> Mapping[str, BuildSettings]:
@@ -35,6 +18,6 @@ def variants() -> Mapping[str, BuildSettings]:
     return {f"openvino{note}": BuildSettings("openvino")}
 
 
-def open_backend(request: BuildRequest) -> OpenVinoBackend:
-    """Convert the float model."""
-    return OpenVinoBackend(request)
+TARGET = Target(
+    OpenVinoBackend, without_options(site_support), without_options(kind_support), variants
+)

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from autoquant.backends.protocol import Backend, BuildRequest, IntegerWriter, every_kind
+from autoquant.backends.protocol import (
+    Backend,
+    Bench,
+    BuildRequest,
+    IntegerWriter,
+    Target,
+    every_kind,
+)
+from autoquant.backends.torch_cpu.engine_choice import describe, time_engines
 from autoquant.backends.torch_cpu.engines import (
     POINTWISE,
     engines_here,
@@ -13,6 +22,9 @@ from autoquant.backends.torch_cpu.engines import (
     saturates,
 )
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
+from autoquant.backends.torch_cpu.grids import settled
+from autoquant.backends.torch_cpu.kernel_choice import time_kernels
+from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.backends.torch_cpu.support import site_support as graph_support
 from autoquant.backends.torch_cpu.support import support_of
 from autoquant.backends.torch_modules.backend import TorchModulesBackend
@@ -60,3 +72,39 @@ def open_backend(request: BuildRequest) -> Backend:
     if request.captured.how == "modules":
         return TorchModulesBackend(request)
     return TorchGraphBackend(request)
+
+
+def settle(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
+    """Choose the engine of `auto` and the kernels of `per-op`, and say how many bits int8 has.
+
+    Without a bench `auto` is the first engine here, and `per-op` the first of its engines for all
+    ops.
+
+    Raises:
+        BackendError: No engine runs the model in int8.
+    """
+    if settings.engine == "per-op":
+        return _with_kernels(settings, bench)
+    if settings.engine != "auto":
+        return settled(settings)
+    if bench is None:
+        return settled(replace(settings, engine=engines_here()[0]))
+    with bench.progress.stage("timing the engines", None):
+        timed = time_engines(settings, bench, open_backend)
+    bench.progress.note(f"engine: {describe(timed)}")
+    return settled(replace(settings, engine=next(iter(timed))))
+
+
+def _with_kernels(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
+    engines = engines_side_by_side()
+    reduce_range = settings.reduce_range
+    if reduce_range is None:
+        reduce_range = any(map(saturates, engines))
+    settings = replace(settings, engine=engines[0], reduce_range=reduce_range)
+    if bench is None:
+        return settings
+    with bench.progress.stage("timing the kernels of each engine", None):
+        return replace(settings, kernels=time_kernels(settings, engines, bench))
+
+
+TARGET = Target(open_backend, site_support, kind_support, variants, integer_writers, settle=settle)

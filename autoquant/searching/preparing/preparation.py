@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from autoquant.backends.protocol import Backend
 from autoquant.backends.targets import load_target
-from autoquant.backends.torch_cpu.engines import saturates
-from autoquant.backends.torch_cpu.grids import settled
-from autoquant.backends.torch_cpu.kernels import engines_side_by_side
-from autoquant.core.backends import is_estimate
 from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Phase
-from autoquant.core.kernels import Kernels
 from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
 from autoquant.core.space import SearchSpace
@@ -30,15 +25,14 @@ from autoquant.model.subject import Subject
 from autoquant.model.weights_digest import weights_digest
 from autoquant.results.reading import load_build, load_statistics
 from autoquant.results.storage import read_text
-from autoquant.searching.measuring.engine_choice import time_engines
 from autoquant.searching.measuring.evaluator import (
     MeasurementSettings,
     PlanEvaluator,
     build_backend,
 )
-from autoquant.searching.measuring.kernel_choice import time_kernels
+from autoquant.searching.preparing.bench import SubjectBench, bind_setup
 from autoquant.searching.preparing.ranges import settle_ranges
-from autoquant.searching.preparing.space import BoundSpace, bind_space, check_rules
+from autoquant.searching.preparing.space import check_rules
 from autoquant.searching.templates import Template, check_fit
 
 FEW_SAMPLES = 100
@@ -53,7 +47,7 @@ class Preparation:
         subject: Model, data and metric.
         captured: The captured model.
         statistics: Of its tensors.
-        settings: How plans are built and measured; torch's engine is a real one.
+        settings: How plans are built and measured; the backend leaves nothing open.
         space: The search space.
         phases: What is measured of each candidate.
         notices: What the user should know.
@@ -135,7 +129,7 @@ def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
 
 
 def measurement_settings(setup: Setup) -> MeasurementSettings:
-    """How plans are built and measured; the engine may still be `auto` or `per-op`."""
+    """How plans are built and measured; options of the backend may still be open (`auto`)."""
     backend = setup.backend
     own = backend.model_dump(mode="json", include=set(backend.options))
     profile, reduce_range = own.pop("profile", None), own.pop("reduce_range", "auto")
@@ -157,31 +151,18 @@ def measurement_settings(setup: Setup) -> MeasurementSettings:
     )
 
 
-def choose_engine(
+def settle_backend(
+    setup: Setup,
     settings: MeasurementSettings,
     subject: Subject,
     captured: Capture,
     statistics: CalibrationStatistics,
     progress: Progress,
 ) -> MeasurementSettings:
-    """Settle torch's `engine: auto` by measuring all engines; others are taken as they are.
-
-    `per-op` converts for the first of its engines, and packs the weights of some ops for another.
-    """
-    if settings.build.engine == "per-op":
-        engines = engines_side_by_side()
-        reduce_range = settings.build.reduce_range
-        if reduce_range is None:
-            reduce_range = any(saturates(engine) for engine in engines)
-        return settings.building(engine=engines[0], reduce_range=reduce_range)
-    if settings.build.engine != "auto":
-        return settings
-    with progress.stage("timing the engines", None):
-        timed = time_engines(subject, captured, statistics, settings)
-    engine = next(iter(timed))
-    speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in timed.items())
-    progress.note(f"engine: {engine}, the fastest here in all-int8 over eager fp32 ({speeds})")
-    return settings.building(engine=engine)
+    """Let the backend settle what its options leave open (`auto`), by timing plans."""
+    bench = SubjectBench(setup, subject, captured, statistics, settings, progress)
+    settle = load_target(settings.build.backend).settle
+    return replace(settings, build=settle(settings.build, bench))
 
 
 def prepare(
@@ -189,8 +170,9 @@ def prepare(
     subject: Subject,
     progress: Progress,
     folder: Path | None = None,
-    engine: str | None = None,
     templates: Sequence[Template] = (),
+    *,
+    is_timed: bool = True,
 ) -> Preparation:
     """Do everything before the first candidate.
 
@@ -199,8 +181,9 @@ def prepare(
         subject: Model, data and metric.
         progress: Shown the progress.
         folder: Result folder of an earlier process, whose statistics may be taken over.
-        engine: The torch engine to take for `auto` or `per-op`; None: what measuring finds.
         templates: Plans that must fit the model and the space.
+        is_timed: Whether what the backend leaves open (`auto`) is settled by timing plans, or
+            without: by what works.
 
     Raises:
         PlanError: A rule or a template does not fit.
@@ -214,23 +197,19 @@ def prepare(
     known = _known_build(folder)
     if known is not None:
         settings = replace(settings, build=known)
-    elif engine is not None:
-        settings = settings.building(engine=engine)
-    if settings.build.engine not in ("auto", "per-op"):
-        bound = _bind(setup, captured, settings)  # a mistake in the space shows before calibration
-        check_fit(templates, bound.space)
+    untimed = load_target(settings.build.backend).settle(settings.build, None)
+    if not is_timed:
+        settings = replace(settings, build=untimed)
+    if settings.build.engine == untimed.engine:  # nothing is open: a mistake shows here already
+        check_fit(templates, bind_setup(setup, captured, settings.build).space)
     statistics = calibrate_subject(subject, captured, progress, folder)
     if known is None:
-        settings = choose_engine(settings, subject, captured, statistics, progress)
-        settings = replace(settings, build=_with_bits(settings.build))
+        settings = settle_backend(setup, settings, subject, captured, statistics, progress)
         settings = settle_ranges(settings, captured, statistics, subject.calibration, progress)
-    bound = _bind(setup, captured, settings)
+    bound = bind_setup(setup, captured, settings.build)
     check_fit(templates, bound.space)
     for notice in bound.notices:
         progress.note(notice)
-    if known is None and setup.backend.options.get("engine") == "per-op":
-        kernels = _time_kernels(setup, subject, captured, statistics, settings, progress)
-        settings = settings.building(kernels=kernels)
     return Preparation(
         subject=subject,
         captured=captured,
@@ -242,11 +221,6 @@ def prepare(
     )
 
 
-def _with_bits(build: BuildSettings) -> BuildSettings:
-    """Settings that say whether int8 activations take seven bits: on torch's engines they may."""
-    return settled(build) if build.engine else replace(build, reduce_range=False)
-
-
 def _known_build(folder: Path | None) -> BuildSettings | None:
     """What an earlier process settled on."""
     if folder is None:
@@ -255,37 +229,3 @@ def _known_build(folder: Path | None) -> BuildSettings | None:
         return load_build(folder)
     except StorageError:
         return None
-
-
-def _time_kernels(
-    setup: Setup,
-    subject: Subject,
-    captured: Capture,
-    statistics: CalibrationStatistics,
-    settings: MeasurementSettings,
-    progress: Progress,
-) -> Kernels:
-    """Settle `engine: per-op` by profiling the model on each engine."""
-    spaces = {
-        engine: _bind(setup, captured, settings.building(engine=engine)).space
-        for engine in engines_side_by_side()
-    }
-    with progress.stage("timing the kernels of each engine", None):
-        timed = time_kernels(subject, captured, statistics, settings, spaces)
-    speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in timed.speedups.items())
-    progress.note(
-        f"kernels: {next(iter(timed.speedups))}, the fastest here in all-int8 over eager fp32 "
-        f"({speeds})"
-    )
-    return timed.kernels
-
-
-def _bind(setup: Setup, captured: Capture, settings: MeasurementSettings) -> BoundSpace:
-    """Bind the space to the model and its target."""
-    return bind_space(
-        setup.space,
-        captured.sites,
-        captured.agreements,
-        partial(load_target(settings.build.backend).site_support, settings.build),
-        real_kernels_only=setup.is_timed and not is_estimate(settings.build.backend),
-    )

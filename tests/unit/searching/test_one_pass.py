@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 import autoquant as aq
+from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.torch_cpu import target
 from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate
@@ -57,7 +59,13 @@ def test_nothing_is_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(owner, name, call)
 
     counted(Subject, "find_sites")
-    counted(target, "open_backend")
+    opened = target.TARGET.open_backend
+
+    def open_backend(request: BuildRequest) -> Backend:
+        calls["open_backend"] += 1
+        return opened(request)
+
+    monkeypatch.setattr(target, "TARGET", replace(target.TARGET, open_backend=open_backend))
     scored: list[int] = []
 
     def metric(outputs: Tensor, targets: Tensor) -> Tensor:

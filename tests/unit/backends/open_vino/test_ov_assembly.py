@@ -15,7 +15,6 @@ import openvino as ov
 from autoquant.backends.openvino.backend import OpenVinoBackend
 from autoquant.backends.openvino.engine import Options
 from autoquant.backends.openvino.graph import PRECISE
-from autoquant.backends.openvino.target import open_backend
 from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
@@ -67,7 +66,7 @@ def _open(model: nn.Module) -> tuple[OpenVinoBackend, list[str]]:
     statistics = calibrate(captured, [(IMAGES,)])
     settings = BuildSettings("openvino")
     request = BuildRequest(model, captured, statistics, settings, (IMAGES,), (IMAGES,))
-    return open_backend(request), [site.name for site in captured.sites]
+    return OpenVinoBackend(request), [site.name for site in captured.sites]
 
 
 def quantized_tensors(model: ov.Model) -> list[tuple[str, list[str]]]:

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from autoquant.backends.protocol import Backend, Bench, BuildRequest
 from autoquant.backends.torch_cpu.engines import engines_here
-from autoquant.core.evaluation import Phase, Task
+from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
-from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import BackendError
-from autoquant.model.graph.capture import Capture
-from autoquant.model.subject import Subject
-from autoquant.searching.measuring.evaluator import (
-    MeasurementSettings,
-    PlanEvaluator,
-    build_backend,
-)
 
 _PAIRS = 7
 """Enough to tell engines apart: they differ by tens of percent."""
 
 
 def time_engines(
-    subject: Subject,
-    captured: Capture,
-    statistics: CalibrationStatistics,
-    settings: MeasurementSettings,
-) -> dict[str, Measurement]:
+    settings: BuildSettings, bench: Bench, open_backend: Callable[[BuildRequest], Backend]
+) -> Mapping[str, Measurement]:
     """Measure the speed-up of the all-int8 plan on every engine that can build it.
 
     Returns:
@@ -39,25 +29,33 @@ def time_engines(
     Raises:
         BackendError: No engine runs the model in int8.
     """
-    few = min(settings.latency_pairs, _PAIRS)
     found: dict[str, Measurement] = {}
     reasons: list[str] = []
     for engine in engines_here():
-        own = replace(settings.building(engine=engine), latency_pairs=few)
-        backend = build_backend(subject, captured, statistics, own)
-        evaluator = PlanEvaluator(subject, captured, backend, own)
-        plan = all_int8(captured.sites, backend.support)
-        outcome = evaluator.run(Phase.LATENCY, Task(0, plan))
-        if outcome.failure is None:
-            found[engine] = outcome.measurements["speedup"]
-        else:
-            reasons.append(outcome.failure.reason)
+        request = bench.request(replace(settings, engine=engine))
+        backend = open_backend(request)
+        try:
+            plan = all_int8(request.captured.sites, backend.support)
+            found[engine] = bench.speedup(backend, plan, _PAIRS)
+        except BackendError as error:
+            reasons.append(error.message)
     if not found:
         raise BackendError(
             f"backend.engine: auto: no engine runs this model in int8: {reasons[0]}",
             hint="name an engine, and pin the op that it refuses to fp32",
         )
+    return fastest_first(found)
+
+
+def fastest_first(found: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """Speed-ups in order."""
     return dict(sorted(found.items(), key=lambda item: -item[1].value))
+
+
+def describe(found: Mapping[str, Measurement]) -> str:
+    """Which was the fastest, and what all of them gain."""
+    speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in found.items())
+    return f"{next(iter(found))}, the fastest here in all-int8 over eager fp32 ({speeds})"
 
 
 def all_int8(sites: Iterable[Site], support: Callable[[Site, Scheme], Support]) -> Plan:

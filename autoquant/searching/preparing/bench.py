@@ -1,0 +1,91 @@
+"""Times plans for a backend that settles what its options leave open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from autoquant.backends.protocol import Backend, BuildRequest
+from autoquant.backends.targets import load_target
+from autoquant.core.backends import is_estimate
+from autoquant.core.build import BuildSettings
+from autoquant.core.evaluation import Phase, Task
+from autoquant.core.measurement import Measurement
+from autoquant.core.plan import Plan
+from autoquant.core.progress import Progress
+from autoquant.core.space import SearchSpace
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import BackendError
+from autoquant.job import Setup
+from autoquant.model.graph.capture import Capture
+from autoquant.model.subject import Subject
+from autoquant.searching.measuring.allocator import keep_freed_memory
+from autoquant.searching.measuring.evaluator import (
+    MeasurementSettings,
+    PlanEvaluator,
+    build_request,
+    latency_threads,
+)
+from autoquant.searching.preparing.space import BoundSpace, bind_space
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SubjectBench:
+    """Times plans of a subject as its candidates are timed.
+
+    Attributes:
+        setup: Says what may be chosen.
+        subject: Model and data.
+        captured: The captured model.
+        statistics: Of its tensors.
+        settings: How latency is measured.
+        progress: Shown the progress.
+    """
+
+    setup: Setup
+    subject: Subject
+    captured: Capture
+    statistics: CalibrationStatistics
+    settings: MeasurementSettings
+    progress: Progress
+
+    def request(self, settings: BuildSettings) -> BuildRequest:
+        """What a backend with these settings is opened with."""
+        keep_freed_memory()
+        measured = replace(self.settings, build=settings)
+        return build_request(self.subject, self.captured, self.statistics, measured)
+
+    def space(self, settings: BuildSettings) -> SearchSpace:
+        """What may be chosen on a target with these settings."""
+        return bind_setup(self.setup, self.captured, settings).space
+
+    def clock(self) -> AbstractContextManager[Callable[[], float]]:
+        """The clock of a latency measurement, with its threads."""
+        return latency_threads(self.settings)
+
+    def speedup(self, backend: Backend, plan: Plan, pairs: int | None = None) -> Measurement:
+        """Measure a plan's speed beside the float model.
+
+        Raises:
+            BackendError: The engine refuses the plan.
+        """
+        most = self.settings.latency_pairs
+        settings = replace(self.settings, latency_pairs=min(most, pairs or most))
+        evaluator = PlanEvaluator(self.subject, self.captured, backend, settings)
+        outcome = evaluator.run(Phase.LATENCY, Task(0, plan))
+        if outcome.failure is not None:
+            raise BackendError(outcome.failure.reason)
+        return outcome.measurements["speedup"]
+
+
+def bind_setup(setup: Setup, captured: Capture, build: BuildSettings) -> BoundSpace:
+    """Bind the space of a setup to the model and its target."""
+    return bind_space(
+        setup.space,
+        captured.sites,
+        captured.agreements,
+        partial(load_target(build.backend).site_support, build),
+        real_kernels_only=setup.is_timed and not is_estimate(build.backend),
+    )
