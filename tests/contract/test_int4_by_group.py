@@ -12,8 +12,10 @@ pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from autoquant.backends.onnxruntime import target as onnxruntime_target
-from autoquant.backends.openvino import target as openvino_target
+from autoquant.backends.onnxruntime.backend import OnnxRuntimeBackend
+from autoquant.backends.onnxruntime.support import support_at
+from autoquant.backends.openvino.backend import OpenVinoBackend
+from autoquant.backends.openvino.support import site_support
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
@@ -33,7 +35,7 @@ from tests.networks import seeded
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 TOKENS = torch.randint(50, (3, 7), generator=torch.Generator().manual_seed(1))
-ENGINES = {"openvino": openvino_target, "onnxruntime": onnxruntime_target}
+ENGINES = {"openvino": OpenVinoBackend, "onnxruntime": OnnxRuntimeBackend}
 
 
 class InputsFirst(nn.Module):
@@ -74,7 +76,7 @@ def opened(request: pytest.FixtureRequest) -> tuple[str, Capture, Backend, Schem
     statistics = calibrate(captured, [(TOKENS,)])
     settings = BuildSettings(request.param)
     model = seeded(Language)
-    backend = ENGINES[request.param].open_backend(
+    backend = ENGINES[request.param](
         BuildRequest(model, captured, statistics, settings, (TOKENS,), (TOKENS,))
     )
     ranges = TensorRanges(captured, statistics, settings)
@@ -163,11 +165,9 @@ def test_the_exported_file_keeps_four_bits(
 def test_openvino_refuses_a_row_that_groups_do_not_fill() -> None:
     model = nn.Sequential(nn.Linear(40, 8)).eval()
     captured = capture(model, (torch.randn(2, 40),), how="export")
-    site, settings = captured.sites[0], BuildSettings("openvino")
     for scheme in BY_GROUP:
-        assert openvino_target.site_support(settings, site, scheme) is Support.UNSUPPORTED
-        found = onnxruntime_target.site_support(BuildSettings("onnxruntime"), site, scheme)
-        assert found is Support.NATIVE
+        assert site_support(captured.sites[0], scheme) is Support.UNSUPPORTED
+        assert support_at(captured.sites[0], scheme) is Support.NATIVE
 
 
 @pytest.mark.parametrize("name", ["torch", "litert", "inductor"])
