@@ -20,6 +20,7 @@ from autoquant.cli.compare import compare
 from autoquant.cli.confirm import confirm
 from autoquant.cli.diagnose import diagnose
 from autoquant.cli.finetune import finetune
+from autoquant.cli.init import init
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
 from autoquant.cli.sensitivity import sensitivity
 from autoquant.cli.tune import tune
@@ -96,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
         return EXIT_MISTAKE
     return code if isinstance(code, int) else 0
+
+
+app.command()(init)
 
 
 @app.command(context_settings=DOTTED)
@@ -223,12 +227,16 @@ def ui(
     ] = 5000,
 ) -> int:
     """Start the MLflow UI of a job's store, on loopback."""
-    from autoquant.cli.candidates import tracking_uri_of
-    from autoquant.results.mlflow.ui import start_ui
+    from autoquant.cli.candidates import job_of
+    from autoquant.results.mlflow.ui import runs_page, start_ui
 
-    running = start_ui(tracking_uri_of(job_or_result), port)
-    Console(emoji=False).print(f"MLflow UI: {running.url} (Ctrl-C stops it)", highlight=False)
+    job = job_of(job_or_result)
+    running = start_ui(job.tracking_uri, port)
     try:
+        page = runs_page(running.url, job.tracking_uri, job.experiment)
+        Console(emoji=False).print(
+            f"MLflow UI: {page} (Ctrl-C stops it)", highlight=False, soft_wrap=True
+        )
         return running.wait()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

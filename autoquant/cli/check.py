@@ -49,11 +49,12 @@ def check(
     if as_json:
         print(json.dumps(report.to_json(), indent=2))
     else:
-        _print(report)
+        print_report(report)
     return EXIT_ATTENTION if report.needs_attention else 0
 
 
-def _print(report: CheckReport) -> None:
+def print_report(report: CheckReport) -> None:
+    """Print what `check` found, as tables."""
     console = stdout()
     console.print(f"{report.configuration} on torch/{report.engine}", highlight=False, markup=False)
     if report.reach:

@@ -40,10 +40,10 @@ def _line(item: Any, model: type[BaseModel]) -> str:
         return f"{key}: {_WORDS[kind]}"
     if kind == "value_error" and not location:
         return str(context["error"])  # of several keys at once: it names them
-    return f"{key}: {_show(value)} {_problem(kind, context, item['msg'])}"
+    return f"{key}: {_show(value)} {_problem(kind, context, item['msg'], value)}"
 
 
-def _problem(kind: str, context: Mapping[str, Any], message: str) -> str:
+def _problem(kind: str, context: Mapping[str, Any], message: str, value: object) -> str:
     if kind in _WORDS:
         return _WORDS[kind]
     if kind == "greater_than_equal":
@@ -53,7 +53,8 @@ def _problem(kind: str, context: Mapping[str, Any], message: str) -> str:
     if kind == "greater_than":
         return f"is not above {context['gt']}"
     if kind in ("enum", "literal_error"):
-        return f"is none of {_choices(str(context['expected']))}"
+        choices = _choices(str(context["expected"]))
+        return f"is none of {choices}{_close_choice(value, choices)}"
     if kind == "too_short":
         return f"needs at least {context['min_length']} item"
     if kind == "string_too_short":
@@ -71,6 +72,12 @@ def _choices(expected: str) -> str:
     """What pydantic expects, as YAML writes it."""
     words = expected.replace(" or ", ", ")
     return words.replace("True", "true").replace("False", "false")
+
+
+def _close_choice(value: object, choices: str) -> str:
+    known = [word.strip("'") for word in choices.split(", ")]
+    close = difflib.get_close_matches(str(value), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _show(value: object) -> str:
