@@ -50,9 +50,9 @@ def settle_facts(
     facts: SearchFacts,
     prepared: Preparation,
     frontier: Frontier,
-    reason: StopReason,
+    reason: StopReason | None,
 ) -> SearchFacts:
-    """Add to the facts what preparation found out, and how the search ended."""
+    """Add to the facts what preparation found out, and how the search ended; None: it goes on."""
     batch = job.backend.batch_size or len(prepared.subject.evaluation[0])
     threads = job.backend.threads
     build = prepared.settings.build
@@ -68,6 +68,7 @@ def settle_facts(
         "latency_batch": batch,
         "sites": len(prepared.captured.sites),
         "knobs": len(prepared.space.free),
+        "equalised": bool(build.equalisation),
         "leaf_modules": ",".join(prepared.captured.leaf_modules),
         WEIGHTS: prepared.weights,
     }

@@ -40,8 +40,8 @@ def write_findings(
 ) -> SearchResult:
     """Write and record what was found."""
     reason = findings.facts.stopped
-    folder.write_frontier(findings.frontier)
     folder.write_facts(findings.facts)
+    folder.write_frontier(findings.frontier, reason)
     result = SearchResult(findings, context_of(prepared), folder.path)
     with progress.stage("writing the report", None):
         folder.write_report(render_report(findings))
@@ -50,7 +50,7 @@ def write_findings(
         folder.seal()
         for gap in tracker.finish(
             findings,
-            artifacts=[folder.path / name for name in _ARTIFACTS],
+            artifacts=[path for name in _ARTIFACTS if (path := folder.path / name).exists()],
             models=models,
         ):
             progress.note(gap)
@@ -94,5 +94,5 @@ def context_of(prepared: Preparation) -> BuildContext:
         dynamic=prepared.subject.dynamic,
         latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
         weights=prepared.weights,
-        load=lambda: prepared.subject.model,
+        load=lambda: prepared.subject.given or prepared.subject.model,
     )

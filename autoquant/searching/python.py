@@ -10,8 +10,10 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
+from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress, Silent
+from autoquant.errors import JobError
 from autoquant.job import SearchSettings, backend_from_text
 from autoquant.job.document import settings_from
 from autoquant.model.data.readings import DataForm, Prepare
@@ -32,6 +34,7 @@ def search(
     backend: str | Mapping[str, Any] = "auto",
     max_drop: float | None = 0.01,
     trials: int = 64,
+    effort: str = "normal",
     space: str | Mapping[str, Any] = "server_cpu",
     objectives: Sequence[str] = ("output_error", "latency"),
     batch_size: int | None = None,
@@ -44,6 +47,7 @@ def search(
     tracking_uri: str | None = None,
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    equalise: str = "auto",
     ranges: Mapping[str, Any] | None = None,
     name: str = "search",
     resume: bool = False,
@@ -71,7 +75,8 @@ def search(
             fastest of these, or `per-op`: the faster kernel of each op. A mapping is the section
             `backend` of a job file (`{"name": "openvino", "pairs": 60}`).
         max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
-        trials: How many candidates, seeds included; 0: the seeds alone.
+        trials: The most candidates, seeds included; 0: the seeds alone.
+        effort: `quick`, `normal` or `thorough`; see docs/job-file.md.
         space: Name or path of a search space, or its rules.
         objectives: What to optimize; see docs/job-file.md.
         batch_size: Samples of a latency batch; None: those of the first evaluation batch.
@@ -85,6 +90,8 @@ def search(
         capture: What finds the model's sites: `export` (torch.export's graph), `modules` (weighted
             modules alone), or `auto`: the first where it can.
         leaf_modules: Paths that capture must not look into.
+        equalise: Whether channels are rescaled before plans are built, which keeps the function:
+            `auto`, where that lowers the error of the all-int8 plan; `always`; or `never`.
         ranges: The section `calibration` of a job file (`{"observer": "mse"}`).
         name: Of the search, for reports.
         resume: Continue the search that `output` holds.
@@ -116,7 +123,7 @@ def search(
             "batch_size": batch_size,
         },
         "constraints": {"accuracy_drop": max_drop},
-        "budget": {"trials": trials},
+        "budget": {"trials": trials, "effort": effort},
         "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
         "execution": {"kind": "local"} if workers is None else {"kind": "ray", "workers": workers},
     }
@@ -133,6 +140,7 @@ def search(
         loss=loss,
         leaf_modules=tuple(leaf_modules),
         capture=capture,
+        equalise=_equalise_from(equalise),
         calibration_samples=job.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=job.outputs,
@@ -140,3 +148,10 @@ def search(
     return run_search(
         job, HeldRecipe(subject), progress or Silent(), resume=resume, templates=templates
     )
+
+
+def _equalise_from(text: str) -> Equalise:
+    known = {item.value: item for item in Equalise}
+    if text not in known:
+        raise JobError(f"equalise: {text!r} is unknown", hint=f"choose one of {', '.join(known)}")
+    return known[text]
