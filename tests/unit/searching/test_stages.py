@@ -57,6 +57,7 @@ def search(output: Path, outlier: float = 1.0, **settings: Any) -> SearchResult:
         "space": SCHEMES,
         "objectives": ("output_error", "bops"),
         "max_drop": 0.2,
+        "equalise": "never",  # which mends this network by itself
         "output": output,
         "progress": Silent(),
     }
