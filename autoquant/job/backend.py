@@ -31,6 +31,17 @@ class BackendSettings(Section):
         """What only this backend has."""
         return {name: getattr(self, name) for name in _own_fields(type(self))}
 
+    def build_options(self) -> dict[str, Any]:
+        """What of them decides how plans are built, as JSON values; they travel to workers."""
+        return self.model_dump(mode="json", include=set(self.options))
+
+    def check_untimed(self) -> None:
+        """Refuse options that need latency among the objectives.
+
+        Raises:
+            ValueError: One does; says which.
+        """
+
 
 def backend_from_text(name: str) -> dict[str, str]:
     """Read the short form: the name of a backend, or of an engine of torch's."""

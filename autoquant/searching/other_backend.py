@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoquant.backends.protocol import Backend
@@ -160,7 +160,8 @@ def _open(
     """Open the other backend on the statistics and ranges of the search."""
     captured = capture_subject(subject, progress)
     statistics = calibrate_subject(subject, captured, progress, result.folder)
-    settings = measurement_settings(job).building(ranges=result.context.build.ranges)
+    ranges = replace(result.context.build.ranges, activation_bits=None)  # its own backend's
+    settings = measurement_settings(job).building(ranges=ranges)
     settings = settle_backend(job, settings, subject, captured, statistics, progress)
     with progress.stage(f"opening {settings.build.backend}", None):
         backend = build_backend(subject, captured, statistics, settings)

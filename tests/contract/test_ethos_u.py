@@ -46,7 +46,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 INT8, INT16 = Scheme.INT8, Scheme.INT16
 NATIVE = Support.NATIVE
-ACCELERATORS = tuple(settings.accelerator for settings in variants().values())
+ACCELERATORS = tuple(settings.options["accelerator"] for settings in variants().values())
 
 
 class Residual(nn.Module):
@@ -124,7 +124,7 @@ def open_backend(
             model=model,
             captured=captured,
             statistics=calibrate(captured, [(example,)]),
-            settings=BuildSettings(backend="ethos-u", accelerator=accelerator),
+            settings=BuildSettings("ethos-u", options={"accelerator": accelerator}),
             example=(example,),
             timed=(example[:1],),
         )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
+from autoquant.errors import StorageError
 from autoquant.job.backend import MISSING_OPTION, BackendSettings
 
 
@@ -15,6 +16,19 @@ class ProfileSettings(BackendSettings):
     """The file that describes the accelerator; a job cannot do without."""
 
     profile: Annotated[Path, Field(strict=False)]
+
+    def build_options(self) -> dict[str, Any]:
+        """The text of the file: workers elsewhere do not have it.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        try:
+            return {"profile": self.profile.read_text(encoding="utf-8")}
+        except (OSError, UnicodeDecodeError) as error:
+            raise StorageError(
+                f"backend.profile: {self.profile} cannot be read: {error}"
+            ) from error
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 from autoquant.backends.protocol import Backend, Bench, BuildRequest
 from autoquant.backends.torch_cpu.engines import engines_here
@@ -32,7 +31,7 @@ def time_engines(
     found: dict[str, Measurement] = {}
     reasons: list[str] = []
     for engine in engines_here():
-        request = bench.request(replace(settings, engine=engine))
+        request = bench.request(settings.with_options(engine=engine))
         backend = open_backend(request)
         try:
             plan = all_int8(request.captured.sites, backend.support)
