@@ -227,12 +227,16 @@ def ui(
     ] = 5000,
 ) -> int:
     """Start the MLflow UI of a job's store, on loopback."""
-    from autoquant.cli.candidates import tracking_uri_of
-    from autoquant.results.mlflow.ui import start_ui
+    from autoquant.cli.candidates import job_of
+    from autoquant.results.mlflow.ui import runs_page, start_ui
 
-    running = start_ui(tracking_uri_of(job_or_result), port)
-    Console(emoji=False).print(f"MLflow UI: {running.url} (Ctrl-C stops it)", highlight=False)
+    job = job_of(job_or_result)
+    running = start_ui(job.tracking_uri, port)
     try:
+        page = runs_page(running.url, job.tracking_uri, job.experiment)
+        Console(emoji=False).print(
+            f"MLflow UI: {page} (Ctrl-C stops it)", highlight=False, soft_wrap=True
+        )
         return running.wait()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -219,6 +219,11 @@ class RunSettings(Setup):
         """The store's URI; by default an SQLite file beside the output folder."""
         return self.tracking.uri or f"sqlite:///{self.output.parent / 'mlflow.db'}"
 
+    @property
+    def experiment(self) -> str:
+        """The store's experiment; by default the job's name."""
+        return self.tracking.experiment or self.name
+
 
 class SearchSettings(RunSettings):
     """Everything that decides a search's result, but for the model and its data."""

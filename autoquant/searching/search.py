@@ -175,7 +175,7 @@ def _open_tracker(
         return NullRecorder()
     settings = TrackingSettings(
         uri=job.tracking_uri,
-        experiment=job.tracking.experiment or job.name,
+        experiment=job.experiment,
         tags=job.tracking.tags,
     )
     return BackgroundTracker(open_recorder(settings, facts, dump_job(job), environment))

@@ -146,3 +146,11 @@ def has_fp16_linear(engine: str) -> bool:
         except RuntimeError:
             return False
     return True
+
+
+@cache
+def packs_floats(dtype: torch.dtype) -> bool:
+    """Whether this torch build and CPU have kernels on packed weights of a float type."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -26,6 +26,7 @@ from autoquant.backends.torch_cpu.options import engine_of, kernels_in
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
 from autoquant.backends.torch_cpu.profile import Profile, profile_costs
 from autoquant.backends.torch_cpu.support import site_support
+from autoquant.backends.torch_cpu.timed_sizes import TimedSizes
 from autoquant.backends.torch_cpu.torchscript import write_lowered
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
@@ -63,7 +64,8 @@ class TorchGraphBackend:
         self._sites = {site.name: site for site in request.captured.sites}
         self._owners = request.captured.site_of
         grids = TensorGrids(request.captured, request.statistics, settings)
-        table = KernelTable(engine, reduce_range=self._reduce_range)
+        sizes = TimedSizes(request.captured.graph, request.timed)
+        table = KernelTable(engine, self._reduce_range, sizes)
         self._lowering = Lowering(request.captured, grids, table)
 
     def support(self, site: Site, scheme: Scheme) -> Support:
@@ -155,7 +157,8 @@ class TorchGraphBackend:
         for good (onednn: 30 us a call).
         """
         packs = {item for item in module.children() if isinstance(item, PackedWeight)}
-        if any(item.keeps_first_call for item in packs - self._used):
+        packs = {item for item in packs if item.keeps_first_call}
+        if packs - self._used:
             with torch.no_grad():
                 module(*self._timed)
         self._used |= packs

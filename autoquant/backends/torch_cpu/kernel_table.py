@@ -14,8 +14,10 @@ from autoquant.backends.torch_cpu.float_weights import (
 )
 from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Kernel, Operation
+from autoquant.backends.torch_cpu.packed_float_ops import packed_kernel
 from autoquant.backends.torch_cpu.pointwise_ops import pointwise_kernel
 from autoquant.backends.torch_cpu.quantized_ops import int8_kernel, saturates_at
+from autoquant.backends.torch_cpu.timed_sizes import TimedSizes
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind
 
@@ -27,10 +29,12 @@ class KernelTable:
     Attributes:
         engine: Of torch (`onednn`), or `pointwise`.
         reduce_range: Whether dynamic int8 inputs take seven bits.
+        sizes: By which float weights are packed; None: none is.
     """
 
     engine: str
     reduce_range: bool = False
+    sizes: TimedSizes | None = None
 
     def choose(self, operation: Operation, scheme: Scheme, engine: str) -> Kernel | None:
         """Give the kernel of an operation under a scheme; None where there is none.
@@ -41,10 +45,9 @@ class KernelTable:
             engine: The table's own, or another one of which single kernels are taken.
         """
         packing = packing_engine(engine)
-        if scheme is Scheme.FP32:
-            return float_kernel()
-        if scheme is Scheme.BF16:
-            return float_kernel(Form.BFLOAT16)
+        if scheme in _FLOATS:
+            form = _FLOATS[scheme]
+            return packed_kernel(operation, form, self.sizes) or float_kernel(form)
         if scheme is Scheme.FP16:
             return half_kernel(operation, packing) or emulated_kernel(scheme)
         if scheme is Scheme.INT8_DYNAMIC:
@@ -56,11 +59,17 @@ class KernelTable:
             return emulated_kernel(scheme) if _can_emulate(operation) else None
         return self._int8(operation, engine)
 
-    def with_rest(self, operation: Operation, engine: str, grids: Grids) -> Kernel | None:
-        """Give the int8 kernel of an operation that ends with a following activation, or a sum.
+    def with_rest(
+        self, operation: Operation, scheme: Scheme, engine: str, grids: Grids
+    ) -> Kernel | None:
+        """Give the kernel of an operation that ends with a following activation, or a sum.
 
         None where none computes both.
         """
+        if scheme in _FLOATS:
+            return packed_kernel(operation, _FLOATS[scheme], self.sizes)
+        if scheme is not Scheme.INT8:
+            return None
         if engine == POINTWISE:
             return pointwise_kernel(operation)
         if operation.addend is not None:
@@ -82,6 +91,7 @@ class KernelTable:
         return int8_kernel(operation, packing_engine(engine))
 
 
+_FLOATS = {Scheme.FP32: Form.FLOAT32, Scheme.BF16: Form.BFLOAT16}
 _SATURATING = frozenset({"conv1d", "conv2d", "conv3d", "linear", "add", "mul"})
 _NO_STATIC = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG, OpKind.LSTM, OpKind.GRU})
 

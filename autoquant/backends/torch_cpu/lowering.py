@@ -153,7 +153,7 @@ class Lowering:
                 kernel = self._table.in_float()
             elif self._belongs_in_float(operation, scheme, kernel, engine):
                 kernel = self._table.in_float()
-            elif scheme is Scheme.INT8:
+            else:
                 operation, kernel = self._absorb(operation, kernel, plan, engine)
                 taken.update(operation.nodes[1:])
             chosen[node] = (operation, kernel)
@@ -198,25 +198,27 @@ class Lowering:
         self, operation: Operation, kernel: Kernel, plan: Mapping[str, Scheme], engine: str
     ) -> tuple[Operation, Kernel]:
         """Let the activation or the sum behind an op run within it, where its kernel can."""
+        scheme = plan[operation.site.name]
         readers = list(operation.last.users)
         if len(readers) != 1 or readers[0] not in self._groups:
             return operation, kernel
         site, nodes = self._groups[readers[0]]
-        if plan[site.name] is not Scheme.INT8:
+        if plan[site.name] is not scheme:
             return operation, kernel
         longer = operation.followed_by(nodes, site.name)
-        if site.kind not in FOLLOWING_KINDS and not self._may_be_overwritten(longer):
+        if site.kind not in FOLLOWING_KINDS and not self._can_add(longer, scheme):
             return operation, kernel
-        found = self._table.with_rest(longer, engine, self._grids)
+        found = self._table.with_rest(longer, scheme, engine, self._grids)
         return (operation, kernel) if found is None else (longer, found)
 
-    def _may_be_overwritten(self, operation: Operation) -> bool:
-        """Whether what is added to an op's result is there before, and read by nobody later.
+    def _can_add(self, operation: Operation, scheme: Scheme) -> bool:
+        """Whether what is added to an op's result has its sizes and is there before it.
 
-        Kernels write the sum where the addend was. What only moves values may share its memory.
+        Kernels of integers write the sum where the addend was: nobody may read it later. What
+        only moves values may share its memory.
         """
         addend = operation.addend
-        if addend is None or addend not in self._written:
+        if addend is None or addend.op == "get_attr":
             return False
         total = operation.nodes[1]
         if op_name(total) != "add" or argument(total, "alpha") != 1:
@@ -224,7 +226,10 @@ class Lowering:
         if fixed_sizes(addend) != fixed_sizes(operation.root):
             return False
         others = [node for node in addend.users if node is not total]
-        return not any(map(_passes, others)) and max([addend, *others]) < operation.root
+        if scheme is not Scheme.INT8:
+            return addend < operation.root
+        is_free = addend in self._written and not any(map(_passes, others))
+        return is_free and max([addend, *others]) < operation.root
 
     def _wants(self, chosen: Mapping[Node, tuple[Operation, Kernel]]) -> dict[Node, set[Form]]:
         """In which forms the readers of each tensor take it."""

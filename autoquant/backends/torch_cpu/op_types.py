@@ -70,6 +70,8 @@ def _packed_type(recipe: Recipe) -> WeightType:
     weight = recipe.tensors[0]
     if weight is None or recipe.pack == "linear_fp16":
         return WeightType("float16")
+    if weight.is_floating_point():
+        return WeightType(_text(weight.dtype))
     if not weight.is_quantized:  # plain bytes beside their scales
         return WeightType("qint8", 0, len(weight))
     if str(weight.qscheme()).startswith("torch.per_channel"):

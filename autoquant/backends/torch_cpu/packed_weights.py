@@ -1,8 +1,9 @@
-"""Integer weights, packed for their kernels: kept as plain tensors, packed again when loaded."""
+"""Weights packed for their kernels: kept as plain tensors, packed again when loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ class Recipe:
 
     Attributes:
         pack: A key of `PACKERS`.
-        engine: Whose kernels will read it.
+        engine: Whose kernels will read it; empty for float weights, which onednn alone packs.
         tensors: Quantized or float weights and biases, in the packer's order.
         numbers: Strides and the like, in the packer's order.
     """
@@ -49,9 +50,12 @@ class PackedWeight(nn.Module):
     @property
     def keeps_first_call(self) -> bool:
         """Whether it is fast on inputs of the size of its first call alone."""
-        return self.recipe.engine in ("onednn", "x86") and not self.recipe.pack.startswith(
-            "pointwise"
-        )
+        return self.recipe.engine in ("onednn", "x86") and not self.is_opaque
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether `packed` is a tensor that no file can hold."""
+        return isinstance(self.packed, Tensor) and self.packed.is_mkldnn
 
     def __reduce__(self) -> tuple[Any, ...]:
         recipe = self.recipe
@@ -68,7 +72,8 @@ def _restore(
 
 
 def _pack(recipe: Recipe) -> Any:
-    with using_engine(recipe.engine), torch.no_grad():
+    using = using_engine(recipe.engine) if recipe.engine else nullcontext()
+    with using, torch.no_grad():
         return PACKERS[recipe.pack](*recipe.tensors, *recipe.numbers)
 
 
@@ -96,6 +101,8 @@ PACKERS: Mapping[str, Callable[..., Any]] = {
     "linear_fp16": _QUANTIZED.linear_prepack_fp16,
     "embedding": _QUANTIZED.embedding_bag_prepack,
     "cell": _recurrent_cell,
+    "float_conv": torch.ops.mkldnn._reorder_convolution_weight,
+    "float_linear": torch.ops.mkldnn._reorder_linear_weight,
     "pointwise_conv": torch.ops.onednn.qconv_prepack,
     "pointwise_linear": torch.ops.onednn.qlinear_prepack,
 }

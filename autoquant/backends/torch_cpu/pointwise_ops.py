@@ -12,56 +12,37 @@ from torch.fx import Node
 from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, is_constant
 from autoquant.backends.torch_cpu.emission import Emitter
 from autoquant.backends.torch_cpu.forms import Form, Grid
-from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
+from autoquant.backends.torch_cpu.operations import Kernel, Operation
 from autoquant.backends.torch_cpu.packed_weights import Recipe
+from autoquant.backends.torch_cpu.post_ops import PostOp, PostOps, clamp, gelu, plain, post_op_of
 from autoquant.core.precision import Scheme
-from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.node_shapes import shape_of
 
 _ONEDNN = torch.ops.onednn
 _WRITES = (Form.UINT8, Form.FLOAT32, Form.BFLOAT16)
 
-PostOp = tuple[str, list[float], str]
-"""Name, numbers and algorithm, as the operators take them."""
-
-
-def _plain(name: str) -> Callable[[Node], PostOp | None]:
-    return lambda _: (name, [], "")
-
-
-def _clamp(node: Node) -> PostOp:
-    low, high = argument(node, "min_val"), argument(node, "max_val")
-    return ("hardtanh", [float(low), float(high)], "")
-
-
-def _gelu(node: Node) -> PostOp:
-    return ("gelu", [], str(argument(node, "approximate")))
-
-
-_POST_OPS: Mapping[str, Mapping[str, Callable[[Node], PostOp | None]]] = {
-    "conv1d": {"relu": _plain("relu")},
+_POST_OPS: Mapping[str, PostOps] = {
+    "conv1d": {"relu": plain("relu")},
     "conv2d": {
-        "relu": _plain("relu"),
-        "hardswish": _plain("hardswish"),
-        "silu": _plain("swish"),
-        "hardtanh": _clamp,
+        "relu": plain("relu"),
+        "hardswish": plain("hardswish"),
+        "silu": plain("swish"),
+        "hardtanh": clamp,
     },
     "conv3d": {},
     "linear": {
-        "relu": _plain("relu"),
-        "hardswish": _plain("hardswish"),
-        "silu": _plain("swish"),
-        "gelu": _gelu,
-        "hardtanh": _clamp,
-        "tanh": _plain("tanh"),
+        "relu": plain("relu"),
+        "hardswish": plain("hardswish"),
+        "silu": plain("swish"),
+        "gelu": gelu,
+        "hardtanh": clamp,
+        "tanh": plain("tanh"),
     },
 }
 """By op, the activations that run within it."""
 
-_BEHIND_SUMS: Mapping[str, Mapping[str, Callable[[Node], PostOp | None]]] = {
-    "conv2d": {"relu": _plain("relu")},
-}
-"""By op, the activations that run within it behind a sum."""
+_BEHIND_SUMS: Mapping[str, PostOps] = {"conv2d": {"relu": plain("relu")}}
+"""By op that a sum runs within, the activations that run within it behind the sum."""
 
 
 def pointwise_kernel(operation: Operation) -> Kernel | None:
@@ -88,16 +69,10 @@ def pointwise_kernel(operation: Operation) -> Kernel | None:
 
 
 def _post_op(operation: Operation) -> PostOp | None:
-    table = _POST_OPS.get(operation.name)
-    rest = operation.nodes[1:]
-    if operation.addend is not None:
-        table, rest = _BEHIND_SUMS.get(operation.name), operation.nodes[2:]
-    if table is None or len(rest) > 1:
+    alone, behind = _POST_OPS.get(operation.name), _BEHIND_SUMS.get(operation.name)
+    if alone is None or (operation.addend is not None and behind is None):
         return None
-    if not rest:
-        return ("none", [], "")
-    make = table.get(op_name(rest[0]))
-    return None if make is None else make(rest[0])
+    return post_op_of(operation, alone, behind or {})
 
 
 def _convolve(

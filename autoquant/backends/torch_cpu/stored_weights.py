@@ -1,4 +1,4 @@
-"""Weights of the pointwise kernels in TorchScript files: stored as bytes, packed on loading."""
+"""onednn's packed weights in TorchScript files: stored as plain tensors, packed on loading."""
 
 from __future__ import annotations
 
@@ -98,15 +98,78 @@ class _Linear(nn.Module):
         self.training = state[1]
 
 
+class _FloatConvolution(nn.Module):
+    """A packed float convolution weight."""
+
+    def __init__(self, weight: Tensor, places: list[list[int]], groups: int) -> None:
+        super().__init__()
+        self.weight = weight
+        self.places = places
+        self.groups = groups
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(
+            weight, places[0], places[1], places[2], groups, places[3]
+        )
+
+    def forward(self) -> Tensor:
+        """Give the packed weight."""
+        packed: Tensor = self.packed
+        return packed
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[Tensor, list[list[int]], int, bool]:
+        return (self.weight, self.places, self.groups, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, list[list[int]], int, bool]) -> None:
+        self.weight = state[0]
+        self.places = state[1]
+        self.groups = state[2]
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(
+            state[0], state[1][0], state[1][1], state[1][2], state[2], state[1][3]
+        )
+        self.training = state[3]
+
+
+class _FloatLinear(nn.Module):
+    """A packed float linear weight."""
+
+    def __init__(self, weight: Tensor, rows: int) -> None:
+        super().__init__()
+        self.weight = weight
+        self.rows = rows
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+
+    def forward(self) -> Tensor:
+        """Give the packed weight."""
+        packed: Tensor = self.packed
+        return packed
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[Tensor, int, bool]:
+        return (self.weight, self.rows, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, int, bool]) -> None:
+        self.weight = state[0]
+        self.rows = state[1]
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(state[0], state[1])
+        self.training = state[2]
+
+
 def stored(recipe: Recipe) -> nn.Module:
     """Give a module that a file can hold and whose `packed` a kernel reads."""
+    weight = _given(recipe.tensors[0])
+    numbers = recipe.numbers
+    if recipe.pack == "float_linear":
+        return _FloatLinear(weight, *numbers)
+    if recipe.pack == "float_conv":
+        padding, stride, dilation, groups, shape = numbers
+        return _FloatConvolution(weight, [padding, stride, dilation, shape], groups)
     if recipe.pack == "pointwise_linear":
-        (weight,) = recipe.tensors
-        return _Linear(_given(weight))
-    weight, scales = recipe.tensors
-    scale, zero_point, stride, padding, dilation, groups, shape = recipe.numbers
+        return _Linear(weight)
+    scale, zero_point, stride, padding, dilation, groups, shape = numbers
     places = [stride, padding, dilation, shape]
-    return _Convolution(_given(weight), _given(scales), scale, zero_point, places, groups)
+    return _Convolution(weight, _given(recipe.tensors[1]), scale, zero_point, places, groups)
 
 
 def _given(tensor: Tensor | None) -> Tensor:

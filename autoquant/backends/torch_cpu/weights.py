@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ class WeightStore:
     def __init__(self, graph: GraphModule) -> None:
         self._graph = graph
         self._known: dict[Hashable, Tensor] = {}
-        self._packed: dict[Hashable, PackedWeight] = {}
+        self._packed: WeakValueDictionary[Hashable, PackedWeight] = WeakValueDictionary()
+        self._lasting: list[PackedWeight] = []
 
     def value(self, node: Node) -> Tensor:
         """The float tensor of a constant, detached."""
@@ -40,14 +42,20 @@ class WeightStore:
         return self._known[key]
 
     def packed(self, key: Hashable, recipe: Callable[[], Recipe]) -> PackedWeight:
-        """The packed weight of a key; packed at the first call.
+        """The packed weight of a key, packed at the first call.
+
+        Integer weights stay for all plans; floats, which are large and packed soon, as long as a
+        plan has them.
 
         Raises:
             RuntimeError: The engine refuses it.
         """
-        if key not in self._packed:
-            self._packed[key] = PackedWeight(recipe())
-        return self._packed[key]
+        found = self._packed.get(key)
+        if found is None:
+            found = self._packed[key] = PackedWeight(recipe())
+            if found.recipe.engine:
+                self._lasting.append(found)
+        return found
 
     def quantized(self, node: Node, *, per_channel: bool) -> Tensor:
         """The weight as qint8, symmetric."""

@@ -162,7 +162,7 @@ class _Spy(Interpreter):
 
 def _arrive(node: Node, value: Any) -> Arrived:
     """A tensor as the real numbers that it stands for."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or value.is_mkldnn:  # a packed weight
         return Arrived(value, is_rounded=False)
     grid = grid_of(node, value)
     if value.is_quantized:

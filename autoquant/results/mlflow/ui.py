@@ -15,12 +15,14 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from autoquant.errors import TrackingError
-from autoquant.results.mlflow.connection import masked, resolve_uri
+from autoquant.results.mlflow.connection import connect, masked, resolve_uri
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 90.0
 _POLL_SECONDS = 0.25
 _LAST_LINES = 5
+_TRAINING_VIEW = "workflowType=machine_learning"
+"""Without it MLflow may open an experiment on traces of language models; there are none."""
 
 
 @dataclass(slots=True)
@@ -95,6 +97,23 @@ def start_ui(uri: str, port: int = 5000, *, patience_s: float = _START_SECONDS) 
             running.close()
             raise
     return running
+
+
+def runs_page(url: str, uri: str, experiment: str) -> str:
+    """Where a UI lists an experiment's runs; its first page where the store knows of none.
+
+    Args:
+        url: Of the UI.
+        uri: Of its store.
+        experiment: Its name.
+
+    Raises:
+        TrackingError: The store cannot be reached.
+    """
+    found = connect(resolve_uri(uri)).get_experiment_by_name(experiment)
+    if found is None:
+        return url
+    return f"{url}/#/experiments/{found.experiment_id}/runs?{_TRAINING_VIEW}"
 
 
 def _check_file(uri: str) -> None:

@@ -33,7 +33,7 @@ SCHEMES = (Scheme.INT8, Scheme.BF16, Scheme.FP32)
 
 
 class Residual(nn.Module):
-    """Two readers of one tensor, and an add that reads two."""
+    """Two readers of one tensor, and an add that reads two, behind an activation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
-        return torch.flatten(x + self.second(x), 1)
+        return torch.flatten(x + torch.relu(self.second(x)), 1)
 
 
 def backend_of(model: nn.Module, captured: Capture) -> TorchGraphBackend:
@@ -98,8 +98,9 @@ def test_a_uniform_float_plan_has_no_boundaries(
     module = build(backend, plan)
     parts = attribute(module, one_ms_each(module), captured)
     assert not parts.edges
-    # the first reads the image, which is turned into channels last; flatten hands its format on
-    assert parts.ops == {"first": 2.0, "second": 1.0, ":add:0": 2.0}
+    # each reads a packed weight; the first reads the image, which is turned into channels last;
+    # flatten hands its format on
+    assert parts.ops == {"first": 3.0, "second": 2.0, ":add:0": 2.0}
 
 
 def test_a_dequantize_for_two_readers_is_divided(

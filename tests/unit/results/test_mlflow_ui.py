@@ -8,7 +8,7 @@ import pytest
 
 from autoquant.errors import TrackingError
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
-from autoquant.results.mlflow.ui import start_ui, ui_command
+from autoquant.results.mlflow.ui import runs_page, start_ui, ui_command
 from tests.unit.results.synthetic import FACTS
 
 
@@ -29,6 +29,14 @@ def test_the_ui_answers_on_loopback_beside_a_port_that_is_taken(tmp_path: Path) 
     finally:
         running.close()
     assert running.wait() is not None
+
+
+def test_the_list_of_a_jobs_runs_is_linked_in_the_view_for_training(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    open_recorder(TrackingSettings(uri, "digits"), FACTS, "", {})
+    page = runs_page("http://127.0.0.1:5000", uri, "digits")
+    assert page == "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
+    assert runs_page("http://127.0.0.1:5000", uri, "other") == "http://127.0.0.1:5000"
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
