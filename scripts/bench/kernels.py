@@ -63,9 +63,7 @@ def bench_batch(model: str, batch: int, folder: Path | None) -> Iterator[Row]:
 
 def time_plan(prepared: Preparation, engine: str, kernels: Kernels) -> str:
     """Time of the all-int8 plan over that of the float model, with its standard error."""
-    built = prepared.settings.building(
-        options={"engine": engine, "kernels": kernels.to_json()}
-    )
+    built = prepared.settings.building(options={"engine": engine, "kernels": kernels.to_json()})
     settings = replace(built, latency_pairs=PAIRS)
     evaluator = build_evaluator(
         prepared.subject, prepared.captured, prepared.statistics, settings, time.thread_time

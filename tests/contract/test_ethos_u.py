@@ -18,14 +18,14 @@ from torch import Tensor, nn
 pytest.importorskip("ethosu")
 pytest.importorskip("litert_torch")
 
-from autoquant.backends.ethos_u.backend import EthosUBackend
-from autoquant.backends.ethos_u.configuration import find_configuration
-from autoquant.backends.ethos_u.estimator import Estimator
-from autoquant.backends.ethos_u.readback import estimate_on_npu
-from autoquant.backends.ethos_u.support import kind_support, site_support
-from autoquant.backends.ethos_u.target import variants
-from autoquant.backends.ethos_u.vela import estimate
 from autoquant.backends.litert.convert import convert_float
+from autoquant.backends.litert.ethos_u.backend import EthosUBackend
+from autoquant.backends.litert.ethos_u.configuration import find_configuration
+from autoquant.backends.litert.ethos_u.estimator import Estimator
+from autoquant.backends.litert.ethos_u.readback import estimate_on_npu
+from autoquant.backends.litert.ethos_u.support import kind_support, site_support
+from autoquant.backends.litert.ethos_u.target import variants
+from autoquant.backends.litert.ethos_u.vela import estimate
 from autoquant.backends.litert.flatbuffer import Boundary, FloatFile, write_plan
 from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings

@@ -15,12 +15,12 @@ from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
 from autoquant.backends.torch_cpu.grids import TensorGrids, settled_bits
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import tracing_form
+from autoquant.backends.torch_cpu.modules.builder import ModuleBuilder
+from autoquant.backends.torch_cpu.modules.module_costs import Built, time_modules
+from autoquant.backends.torch_cpu.modules.readback import observe_modules
+from autoquant.backends.torch_cpu.modules.support import module_support
 from autoquant.backends.torch_cpu.options import engine_of
 from autoquant.backends.torch_cpu.torchscript import write_torchscript
-from autoquant.backends.torch_modules.builder import ModuleBuilder
-from autoquant.backends.torch_modules.module_costs import Built, time_modules
-from autoquant.backends.torch_modules.readback import observe_modules
-from autoquant.backends.torch_modules.support import module_support
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autoquant.backends.ethos_u import support
-from autoquant.backends.ethos_u.backend import EthosUBackend
-from autoquant.backends.ethos_u.configuration import configuration_of
 from autoquant.backends.fixed_shapes import refuse_lengths
+from autoquant.backends.litert.ethos_u import support
+from autoquant.backends.litert.ethos_u.backend import EthosUBackend
+from autoquant.backends.litert.ethos_u.configuration import configuration_of
 from autoquant.backends.protocol import BuildRequest, Target, every_kind
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
