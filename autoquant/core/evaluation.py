@@ -44,11 +44,22 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A plan to work on, by its candidate's number; without a threshold it is measured whole."""
+    """A plan to work on; without a threshold it is measured whole.
+
+    Attributes:
+        number: Its candidate's.
+        plan: What to work on.
+        threshold: What its quality must reach.
+        competing: Speedups among which a latency must find its place; where that is known, it
+            need not be timed more exactly.
+        sitting: In which a latency is timed: a later one builds anew what it times, its rivals too.
+    """
 
     number: int
     plan: Plan
     threshold: Threshold | None = None
+    competing: tuple[float, ...] = ()
+    sitting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -353,7 +353,8 @@ class ResultCandidate:
     def __repr__(self) -> str:
         shown = ", ".join(
             f"{name}={self.measurements[name].value:.4g}"
-            for name in ("accuracy", "accuracy_drop", "sqnr_db", "speedup")
+            f"{' (busy)' if self.measurements[name].busy else ''}"
+            for name in ("accuracy", "accuracy_drop", "sqnr_db", "speedup", "float_speedup")
             if name in self.measurements
         )
         return f"<candidate {self.number} ({self.origin}): {shown}, {self.plan.counts()}>"

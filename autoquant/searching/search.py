@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,9 @@ from autoquant.core.backends import is_estimate
 from autoquant.core.evaluation import EvaluatorFactory, Executor, Phase
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.history import Past, StopReason
-from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.measurement import Candidate, Measurements, fastest_float
 from autoquant.core.objectives import Objective
+from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.errors import AutoquantError
 from autoquant.job import SearchSettings, dump_job
@@ -107,7 +108,7 @@ def _search(
     write_preparation(folder, prepared)
     evaluator = prepared.evaluator
     baseline = _measure_baseline(evaluator, folder, progress)
-    factory = _factory(job, recipe, prepared, evaluator)
+    factory = _factory(job, recipe, prepared, evaluator, fastest_float(baseline))
     del evaluator  # where workers measure, nobody needs the outputs that it keeps
     table = rank_by_sensitivity(job.sensitivity, prepared, progress, folder.path)
     costs = find_costs(job.objectives, prepared, progress, folder.path)
@@ -194,12 +195,18 @@ def _measure_baseline(
 
 
 def _factory(
-    job: SearchSettings, recipe: SubjectRecipe, prepared: Preparation, evaluator: PlanEvaluator
+    job: SearchSettings,
+    recipe: SubjectRecipe,
+    prepared: Preparation,
+    evaluator: PlanEvaluator,
+    reference: Scheme | None,
 ) -> EvaluatorFactory:
     """What gives an executor its evaluators: in this process, the one that is open already."""
     if job.execution.kind == "local":
+        evaluator.refer_to(reference)
         return lambda: evaluator
-    return EvaluatorRecipe(recipe, prepared.statistics, prepared.settings)
+    settings = replace(prepared.settings, reference=reference)
+    return EvaluatorRecipe(recipe, prepared.statistics, settings)
 
 
 @contextmanager

@@ -134,7 +134,7 @@ class Rounds:
                 continue
             pruned = self._pruner.prune_latency(self._candidates[ask.number])
             if pruned is None:
-                yield Task(ask.number, ask.plan)
+                yield Task(ask.number, ask.plan, competing=self._pruner.competing())
             else:
                 self._keep(_estimated(self._candidates[ask.number], pruned))
 
