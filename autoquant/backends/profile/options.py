@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
+from autoquant.backends.profile.shipped import find_profile
 from autoquant.errors import StorageError
 from autoquant.job.backend import MISSING_OPTION, BackendSettings
 
@@ -16,6 +18,13 @@ class ProfileSettings(BackendSettings):
     """The file that describes the accelerator; a job cannot do without."""
 
     profile: Annotated[Path, Field(strict=False)]
+
+    @classmethod
+    def resolve(cls, section: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+        """Find the file, by path or as one that comes along."""
+        name = section.get("profile")
+        found = str(find_profile(name, folder)) if isinstance(name, str) else name
+        return {**section, "profile": found}
 
     def build_options(self) -> dict[str, Any]:
         """The text of the file: workers elsewhere do not have it.
