@@ -156,6 +156,16 @@ class Execution(Section):
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0, strict=False)] = 0.0
     retries: Annotated[int, Field(ge=0)] = 2
+    timeout: Annotated[float, Field(gt=0, strict=False)] | None = None
+
+    @model_validator(mode="after")
+    def _stoppable(self) -> Execution:
+        if self.kind == "local" and self.timeout is not None:
+            raise ValueError(
+                "timeout: a task within this process cannot be stopped; leave it out, or "
+                "choose kind: ray, whose workers can"
+            )
+        return self
 
 
 class Tracking(Section):

@@ -73,6 +73,8 @@ def settle_facts(
     notices = [*prepared.notices, noise_notice(frontier)]
     if reason is StopReason.INTERRUPTED:
         notices.append(f"interrupted; continue with --resume (kept in {job.output})")
+    if reason is StopReason.FAILED:
+        notices.append(f"its workers were lost; continue with --resume (kept in {job.output})")
     return replace(
         facts,
         metric=metric_name(prepared.subject.metric),
