@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from autoquant.core.equalisation import Equalisation
 from autoquant.core.observers import ObserverName
 from autoquant.core.ranges import RangeRules
 
@@ -22,6 +23,7 @@ class BuildSettings:
         capture: How the model's sites were found (`export`, `modules`).
         observer: How int8 ranges are found.
         ranges: What differs from site to site, and what is known beforehand.
+        equalisation: What the model is multiplied with before plans are built of it.
         options: What only this backend has, as JSON values: as its section of a job says, and what
             it settled itself. Nobody else reads them.
     """
@@ -30,6 +32,7 @@ class BuildSettings:
     capture: str = "export"
     observer: ObserverName = ObserverName.HISTOGRAM
     ranges: RangeRules = field(default_factory=RangeRules, repr=False)
+    equalisation: Equalisation = field(default_factory=Equalisation, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def with_options(self, **changes: Any) -> BuildSettings:
@@ -47,6 +50,7 @@ class BuildSettings:
             "capture": self.capture,
             "observer": self.observer.value,
             "ranges": self.ranges.to_json(),
+            "equalisation": self.equalisation.to_json(),
             "options": dict(self.options),
         }
 
@@ -59,6 +63,7 @@ class BuildSettings:
             capture=str(data["capture"]),
             observer=ObserverName(data["observer"]),
             ranges=RangeRules.from_json(data["ranges"]),
+            equalisation=Equalisation.from_json(data.get("equalisation", Equalisation().to_json())),
             options={**stood, **data.get("options", {})},
         )
         reduced = data.get("reduce_range")

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from autoquant.core.equalisation import Equalise
 from autoquant.core.objectives import Objective
 from autoquant.core.observers import ObserverName
 from autoquant.core.sensitivity import Procedure
@@ -74,6 +75,7 @@ class ModelSource(Section):
         Literal["auto", "export", "modules"], BeforeValidator(_capture_from_text)
     ] = "auto"
     leaf_modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    equalise: Annotated[Equalise, Field(strict=False)] = Equalise.AUTO
 
     _form = field_validator("entry")(check_entry)
 

@@ -66,6 +66,7 @@ def settle_facts(
         "latency_batch": batch,
         "sites": len(prepared.captured.sites),
         "knobs": len(prepared.space.free),
+        "equalised": bool(build.equalisation),
         "leaf_modules": ",".join(prepared.captured.leaf_modules),
         WEIGHTS: prepared.weights,
     }

@@ -93,5 +93,5 @@ def context_of(prepared: Preparation) -> BuildContext:
         dynamic=prepared.subject.dynamic,
         latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
         weights=prepared.weights,
-        load=lambda: prepared.subject.model,
+        load=lambda: prepared.subject.given or prepared.subject.model,
     )

@@ -245,7 +245,7 @@ class EvaluatorRecipe:
     def __call__(self) -> Evaluator:
         """Load the subject, capture it and give the evaluator."""
         torch.set_num_threads(self.settings.quality_threads)
-        subject = self.subject()
+        subject = self.subject().equalised(self.settings.build.equalisation)
         return build_evaluator(subject, subject.find_sites(), self.statistics, self.settings)
 
 
