@@ -21,7 +21,11 @@ from autoquant.backends.torch_cpu.float_ops import emit_each
 from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Emit, Kernel, Operation
 from autoquant.backends.torch_cpu.packed_weights import Recipe
-from autoquant.backends.torch_cpu.packing_gain import convolves_faster, multiplies_faster
+from autoquant.backends.torch_cpu.packing_gain import (
+    asks_onednn,
+    convolves_faster,
+    multiplies_faster,
+)
 from autoquant.backends.torch_cpu.post_ops import (
     PostOp,
     PostOps,
@@ -97,7 +101,8 @@ def _emission(post_op: PostOp, operation: Operation, form: Form, sizes: TimedSiz
     if geometry is not None and _is_linear(operation, geometry):
         if multiplies_faster(written[0], shape, form.dtype):
             return partial(_multiply, post_op, written[0])
-        return None if operation.fused else _multiply_plainly
+        is_slow = asks_onednn(read, shape, geometry, form.dtype)
+        return _multiply_plainly if is_slow and not operation.fused else None
     if geometry is None or not convolves_faster(read, shape, written, geometry, form.dtype):
         return None
     return partial(_convolve, post_op, geometry, read)
@@ -129,7 +134,7 @@ def _convolve(
 def _is_linear(operation: Operation, geometry: Geometry) -> bool:
     """Whether a convolution is a linear layer: of images of one pixel, by kernels of one.
 
-    As a convolution it takes up to four times as long.
+    As a convolution onednn takes up to four times as long.
     """
     kernel = (shape_of(operation.argument("weight")) or ())[2:]
     pixels = fixed_sizes(operation.argument("input"))[2:]
