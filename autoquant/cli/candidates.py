@@ -50,8 +50,3 @@ def job_of(path: Path) -> Job:
 def load_model_of(folder: Path) -> nn.Module:
     """The float model of a search, by its job's entry point."""
     return load_model(job_of(folder))
-
-
-def tracking_uri_of(path: Path) -> str:
-    """The MLflow store of a job file or a result folder."""
-    return job_of(path).tracking_uri

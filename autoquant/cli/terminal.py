@@ -96,5 +96,5 @@ def _summary(candidate: Candidate) -> str:
     if "sqnr_db" in found:
         parts.append(f"{found['sqnr_db'].value:.1f} dB")
     if "speedup" in found:
-        parts.append(f"{found['speedup'].value:.2f}x")
+        parts.append(f"{found['speedup'].value:.2f}x{' busy' if found['speedup'].busy else ''}")
     return " ".join(parts)

@@ -10,6 +10,7 @@ from typing import Any
 
 from autoquant.core.pairs import shared
 from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
 from autoquant.core.readback import Ran, ReadBack
 
 SQNR_CEILING_DB = 150.0
@@ -17,6 +18,9 @@ SQNR_CEILING_DB = 150.0
 
 EAGER_FP32 = "fp32"
 """What speed-ups are over where latency is measured: the float model as given, run by torch."""
+
+FLOAT_PLAN = "speedup.all-"
+"""Of a baseline: how fast the engine runs a float plan (`speedup.all-bf16`), over eager fp32."""
 
 
 class Kind(Enum):
@@ -31,6 +35,19 @@ class Kind(Enum):
     ESTIMATED = "estimated"
 
 
+class TimedBy(Enum):
+    """The clock of a time.
+
+    `thread`: CPU time of the calling thread, which leaves out what other processes take.
+    `process`: CPU time of the whole process. `wall`: time as it passes, which on a busy machine
+    holds what others took.
+    """
+
+    THREAD = "thread"
+    PROCESS = "process"
+    WALL = "wall"
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """One number with its kind.
@@ -40,25 +57,33 @@ class Measurement:
         kind: How it was obtained.
         stderr: Standard error of the value, None where it is exact or unknown.
         samples: How many samples or repetitions stand behind it, 0 where it is exact.
+        clock: Of a time, and of a ratio of times; None for all else.
+        busy: Whether the machine was too busy for it: taken twice, it differed by more than its
+            error.
     """
 
     value: float
     kind: Kind
     stderr: float | None = None
     samples: int = 0
+    clock: TimedBy | None = None
+    busy: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
             raise ValueError(f"a measurement must be finite, got {self.value}")
 
     def to_json(self) -> dict[str, Any]:
-        """Give the measurement as JSON values."""
-        return {
+        """Give the measurement as JSON values; `clock` and `busy` where it is a time."""
+        found = {
             "value": self.value,
             "stderr": self.stderr,
             "kind": self.kind.value,
             "samples": self.samples,
         }
+        if self.clock is None:
+            return found
+        return {**found, "clock": self.clock.value, "busy": self.busy}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measurement:
@@ -68,6 +93,8 @@ class Measurement:
             kind=Kind(data["kind"]),
             stderr=data["stderr"],
             samples=data.get("samples", 0),
+            clock=TimedBy(data["clock"]) if data.get("clock") else None,
+            busy=data.get("busy", False),
         )
 
 
@@ -96,6 +123,19 @@ class Failure:
 Measurements = Mapping[str, Measurement]
 
 
+def fastest_float(baseline: Measurements) -> Scheme | None:
+    """The scheme of the engine's fastest float plan, which `float_speedup` is over.
+
+    None where latency was not measured, or before float plans were timed.
+    """
+    found = {
+        name.removeprefix(FLOAT_PLAN): item.value
+        for name, item in baseline.items()
+        if name.startswith(FLOAT_PLAN)
+    }
+    return Scheme(max(found, key=lambda name: found[name])) if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A plan that was tried.
@@ -105,7 +145,8 @@ class Candidate:
         plan: What was tried.
         origin: Where it came from (`seed:uniform-int8`, `seed:ladder-20%`, `tpe`).
         measurements: By name: `accuracy`, `accuracy_drop`, `sqnr_db`, `kl`, `latency_ms`,
-            `speedup`, `size_bytes`, `bops_ratio`; held-out ones carry the prefix `heldout_`.
+            `speedup`, `float_speedup`, `size_bytes`, `bops_ratio`; held-out ones carry the prefix
+            `heldout_`.
         failure: Why there are no measurements, None for a success.
         stopped: Why something was not measured, or not on all samples (it could not have reached
             the frontier any more); None where everything was. Such a candidate is never on the

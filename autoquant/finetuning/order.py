@@ -218,7 +218,7 @@ def _open_tracker(
         return NullFinetuneTracker()
     settings = TrackingSettings(
         uri=run.tracking_uri,
-        experiment=run.tracking.experiment or run.name,
+        experiment=run.experiment,
         tags=run.tracking.tags,
     )
     parameters = {name: str(value) for name, value in task.settings.model_dump(mode="json").items()}

@@ -15,6 +15,9 @@ MEASUREMENTS = (
     "kl",
     "latency_ms",
     "speedup",
+    "float_speedup",
+    "fp32_latency_ms",
+    "wall_ms",
     "size_bytes",
     "bops_ratio",
 )
@@ -25,7 +28,8 @@ def candidates_frame(candidates: Iterable[Candidate]) -> pd.DataFrame:
     """Give one row for each candidate.
 
     Columns: `number`, `digest`, `origin`, `failure`, `stopped`; then for each measurement its name,
-    `<name>_stderr` and `<name>_kind`, missing where a candidate has none.
+    `<name>_stderr` and `<name>_kind`, missing where a candidate has none. Where something was
+    timed, `clock` and `busy` say how, and whether the machine was too busy for its speedup.
     """
     listed = tuple(candidates)
     present = {name for item in listed for name in item.measurements}
@@ -33,6 +37,8 @@ def candidates_frame(candidates: Iterable[Candidate]) -> pd.DataFrame:
     names += sorted(present - set(names))
     columns = ["number", "digest", "origin", "failure", "stopped"]
     columns += [name + suffix for name in names for suffix in ("", "_stderr", "_kind")]
+    if any("speedup" in item.measurements for item in listed):
+        columns += ["clock", "busy"]
     frame: pd.DataFrame = pd.DataFrame([_frame_row(item) for item in listed], columns=columns)
     return frame
 
@@ -47,6 +53,10 @@ def _frame_row(candidate: Candidate) -> dict[str, object]:
     }
     for name, item in candidate.measurements.items():
         row |= {name: item.value, f"{name}_stderr": item.stderr, f"{name}_kind": item.kind.value}
+    speedup = candidate.measurements.get("speedup")
+    if speedup is not None:
+        clock = None if speedup.clock is None else speedup.clock.value
+        row |= {"clock": clock, "busy": speedup.busy}
     return row
 
 

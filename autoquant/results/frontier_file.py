@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autoquant.core.frontier import Frontier
-from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
+from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements, TimedBy
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -29,11 +29,15 @@ class FrontierValue(_Part):
         value: In the unit that its name says.
         stderr: Standard error, null where the value is exact or its error unknown.
         kind: `measured`, `emulated` or `estimated`.
+        clock: Of a time: CPU time of the `thread` or the `process`, or `wall` time; else null.
+        busy: Of a time: the machine was too busy for it.
     """
 
     value: float
     stderr: float | None
     kind: Kind
+    clock: TimedBy | None = None
+    busy: bool = False
 
 
 class FrontierMember(_Part):
@@ -139,14 +143,18 @@ def read_frontier(path: Path, history: Sequence[Candidate] = ()) -> Frontier:
 
 def _values(measurements: Measurements) -> dict[str, FrontierValue]:
     return {
-        name: FrontierValue(value=item.value, stderr=item.stderr, kind=item.kind)
+        name: FrontierValue(
+            value=item.value, stderr=item.stderr, kind=item.kind, clock=item.clock, busy=item.busy
+        )
         for name, item in measurements.items()
     }
 
 
 def _measurements(values: Mapping[str, FrontierValue]) -> dict[str, Measurement]:
     return {
-        name: Measurement(item.value, item.kind, stderr=item.stderr)
+        name: Measurement(
+            item.value, item.kind, stderr=item.stderr, clock=item.clock, busy=item.busy
+        )
         for name, item in values.items()
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoquant.core.measurement import Candidate
+from autoquant.core.measurement import Candidate, fastest_float
 from autoquant.results.findings import Findings
 from autoquant.results.wording import (
     ScoreUnit,
@@ -71,6 +71,12 @@ def _cost_facts(findings: Findings, chosen: Candidate) -> list[str]:
         facts.append(
             f"{with_spread(speedup)} times the speed of {findings.facts.rival} "
             f"({speedup.kind.value})"
+        )
+    over_float = chosen.measurements.get("float_speedup")
+    scheme = fastest_float(findings.frontier.baseline)
+    if over_float is not None and scheme is not None:
+        facts.append(
+            f"{with_spread(over_float)} times the engine's fastest float plan, all {scheme.value}"
         )
     size = chosen.measurements.get("size_bytes")
     full = findings.frontier.baseline.get("size_bytes")

@@ -8,8 +8,17 @@ from dataclasses import dataclass, replace
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from autoquant.core.measurement import EAGER_FP32, Candidate, Measurement, Measurements
+from autoquant.core.measurement import (
+    EAGER_FP32,
+    FLOAT_PLAN,
+    Candidate,
+    Measurement,
+    Measurements,
+    fastest_float,
+)
 from autoquant.results.wording import (
+    BUSY_NOTE,
+    CLOCK_NOTES,
     KIND_NOTES,
     SPREAD_NOTE,
     ScoreUnit,
@@ -23,7 +32,7 @@ from autoquant.results.wording import (
     with_spread,
 )
 
-_TIMES = ("speedup", "latency_ms")
+_TIMES = ("speedup", "float_speedup", "latency_ms", "fp32_latency_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,8 @@ def candidate_table(
     used = {kind for found in kinds.values() for kind in found}
     notes = [SPREAD_NOTE, *(KIND_NOTES[kind] for kind in KIND_NOTES if kind in used)]
     notes += _sample_notes(candidates, metric)
+    notes += _time_notes(everything)
+    notes += _float_notes(baseline)
     if is_other and has_speed:
         notes.append(_rival_note(rival, baseline))
     return CandidateTable(columns, tuple(rows), tuple(notes))
@@ -142,6 +153,8 @@ def _numbers(unit: ScoreUnit, baseline: Measurements, metric: str) -> tuple[_Num
     factor = unit.factor
     full = baseline["size_bytes"].value if "size_bytes" in baseline else None
     drop_title = f"drop, {unit.drop_unit}"
+    scheme = fastest_float(baseline)
+    over_float = f"over all {scheme.value if scheme is not None else 'float'}"
 
     def score(item: Measurement) -> str:
         return f"{item.value * factor:.2f}" if unit is ScoreUnit.SHARE else f"{item.value:.4g}"
@@ -159,7 +172,9 @@ def _numbers(unit: ScoreUnit, baseline: Measurements, metric: str) -> tuple[_Num
         _Number(f"held-out {drop_title}", "heldout_accuracy_drop", drop, "0"),
         _Number("SQNR, dB", "sqnr_db", sqnr_text, "exact"),
         _Number("speedup", "speedup", with_spread, "1"),
+        _Number(over_float, "float_speedup", with_spread),
         _Number("latency, ms", "latency_ms", with_spread),
+        _Number("fp32 then, ms", "fp32_latency_ms", lambda item: f"{item.value:.2f}"),
         _Number("size", "size_bytes", size),
         _Number("bit operations", "bops_ratio", lambda item: f"{item.value:.1%}", "100%"),
     )
@@ -197,6 +212,31 @@ def _sample_notes(candidates: Sequence[Candidate], metric: str) -> list[str]:
             low, high = min(counts), max(counts)
             notes.append(words.format(low if low == high else f"{low} to {high}"))
     return notes
+
+
+def _time_notes(everything: Sequence[Measurements]) -> list[str]:
+    """Say by which clock times were taken, and what busy is."""
+    times = [item[name] for item in everything for name in _TIMES if name in item]
+    clocks = {item.clock for item in times}
+    notes = [CLOCK_NOTES[clock] for clock in CLOCK_NOTES if clock in clocks]
+    return [*notes, BUSY_NOTE] if any(item.busy for item in times) else notes
+
+
+def _float_notes(baseline: Measurements) -> list[str]:
+    """Say what the engine makes of the float model, which is a rival too."""
+    fastest = fastest_float(baseline)
+    if fastest is None:
+        return []
+    plans = ", ".join(
+        f"all {name.removeprefix(FLOAT_PLAN)} {with_spread(item)}"
+        for name, item in baseline.items()
+        if name.startswith(FLOAT_PLAN)
+    )
+    return [
+        f"The engine's own float plans, in times the speed of fp32 as given: {plans}; the fastest "
+        f"is what 'over all {fastest.value}' is over.",
+        "'fp32 then' is the latency of fp32 in the same sitting as the candidate's.",
+    ]
 
 
 def _escape(cell: str) -> str:

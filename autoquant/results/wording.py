@@ -11,6 +11,7 @@ from autoquant.core.measurement import (
     Kind,
     Measurement,
     Measurements,
+    TimedBy,
 )
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -25,6 +26,24 @@ KIND_NOTES = {
     ),
 }
 SPREAD_NOTE = "± is one standard error; a 95% interval is about twice as wide on either side."
+BUSY = "busy"
+CLOCK_NOTES = {
+    TimedBy.THREAD: (
+        "Times are CPU time of the calling thread, which leaves out what other processes take."
+    ),
+    TimedBy.PROCESS: (
+        "Times are CPU time of the process, because the engine computes in another thread than "
+        "the one that calls it."
+    ),
+    TimedBy.WALL: (
+        "Times are wall time, because CPU time does not tell what a call takes here: other load "
+        "on the machine is in them."
+    ),
+}
+BUSY_NOTE = (
+    "busy: taken twice, the time differed by more than its errors, because of other load on the "
+    "machine."
+)
 
 
 class ScoreUnit(Enum):
@@ -64,13 +83,14 @@ def with_spread(measurement: Measurement, factor: float = 1.0, digits: int = 2) 
 
     >>> with_spread(Measurement(0.0022, Kind.MEASURED, stderr=0.0031), 100.0)
     '0.22 ± 0.31'
+    >>> with_spread(Measurement(2.9, Kind.MEASURED, clock=TimedBy.THREAD, busy=True))
+    '2.90 busy'
     """
     value = f"{measurement.value * factor:.{digits}f}"
     if float(value) == 0.0:
         value = value.removeprefix("-")
-    if measurement.stderr is None:
-        return value
-    return f"{value} ± {measurement.stderr * factor:.{digits}f}"
+    error = "" if measurement.stderr is None else f" ± {measurement.stderr * factor:.{digits}f}"
+    return f"{value}{error} {BUSY}" if measurement.busy else f"{value}{error}"
 
 
 def sqnr_text(measurement: Measurement) -> str:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from statistics import median
 
 from autoquant.core.evaluation import Executor, Phase, Task
 from autoquant.core.frontier import Frontier
-from autoquant.core.measurement import Candidate
+from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.progress import Progress
 from autoquant.core.recording import Recorder
+from autoquant.searching.measuring.plan_timer import differ
 
 FindFrontier = Callable[[Sequence[Candidate]], Frontier]
 
-_TIMED_AGAIN = "latency again"
-_RETRIES = 3
-_NOISY = 0.03
-"""A relative standard error above which a user should not read a ranking out of speedups."""
+TIMED_AGAIN = "latency again"
+"""Among a candidate's seconds: it was timed in a second sitting."""
+_SITTINGS = 3
 
 
 def time_again(
@@ -27,32 +27,64 @@ def time_again(
     recorder: Recorder,
     progress: Progress,
 ) -> tuple[Candidate, ...]:
-    """Time the frontier's members again, and let the new time stand.
+    """Time the frontier's members in a sitting of their own, and let the new time stand.
 
     Of many noisy times the best are the luckiest: what was chosen for its time must be timed
-    anew. Where that changes the frontier, its new members are timed again too.
+    anew. So are all that the machine was too busy for. Where that changes the frontier, its new
+    members are timed again too; what differs from its last sitting by more than its error is busy,
+    and taken once more.
     """
     by_number = {candidate.number: candidate for candidate in candidates}
-    for _ in range(_RETRIES):
-        members = [
-            item for item in find(tuple(by_number.values())) if _TIMED_AGAIN not in item.seconds
-        ]
-        if not members:
+    for sitting in range(1, _SITTINGS + 1):
+        members = {item.number for item in find(tuple(by_number.values()))}
+        chosen = [item for item in by_number.values() if _is_due(item, members, sitting)]
+        if not chosen:
             break
-        tasks = [Task(item.number, item.plan) for item in members]
+        tasks = [Task(item.number, item.plan, sitting=sitting) for item in chosen]
         with progress.stage("timing the frontier again", len(tasks)) as advance:
             for outcome in executor.run(Phase.LATENCY, tasks):
                 before = by_number[outcome.number]
                 seconds = outcome.seconds.get(Phase.LATENCY.value, 0.0)
                 by_number[outcome.number] = replace(
                     before,
-                    measurements={**before.measurements, **outcome.measurements},
+                    measurements=of_two_sittings(before.measurements, outcome.measurements),
                     failure=outcome.failure,
-                    seconds={**before.seconds, _TIMED_AGAIN: seconds},
+                    seconds={**before.seconds, TIMED_AGAIN: seconds},
                 )
                 recorder.candidate(by_number[outcome.number])
                 advance(1)
     return tuple(by_number[number] for number in sorted(by_number))
+
+
+def of_two_sittings(before: Measurements, after: Measurements) -> Measurements:
+    """The later times stand, with an error that covers what the two sittings differ by.
+
+    Of two values the standard deviation is their difference over root two. Where they differ by
+    more than their errors, the machine was busy in one of them.
+    """
+    found = dict(before)
+    for name, item in after.items():
+        earlier = before.get(name)
+        if earlier is not None and item.clock is not None and earlier.kind is item.kind:
+            apart = abs(item.value - earlier.value) / math.sqrt(2.0)
+            item = replace(  # noqa: PLW2901  # the same time, better known
+                item,
+                stderr=max(item.stderr or 0.0, apart),
+                busy=item.busy or differ(earlier, item),
+            )
+        found[name] = item
+    return found
+
+
+def _is_due(candidate: Candidate, members: Collection[int], sitting: int) -> bool:
+    """Whether a candidate is timed in a sitting."""
+    is_timed = candidate.failure is None and candidate.stopped is None
+    speedup = candidate.measurements.get("speedup")
+    if not is_timed or speedup is None:
+        return False
+    if candidate.number in members:
+        return TIMED_AGAIN not in candidate.seconds or speedup.busy
+    return speedup.busy and sitting == 1
 
 
 def score_heldout(
@@ -83,15 +115,12 @@ def score_heldout(
 
 def noise_notice(frontier: Frontier) -> str | None:
     """Say that the machine was too busy to time on, None where it was quiet."""
-    errors = [
-        (item.measurements["speedup"].stderr or 0.0) / item.measurements["speedup"].value
-        for item in frontier
-        if "speedup" in item.measurements
-    ]
-    if not errors or median(errors) <= _NOISY:
+    speedups = [item.measurements["speedup"] for item in frontier if "speedup" in item.measurements]
+    busy = sum(item.busy for item in speedups)
+    if not busy:
         return None
     return (
-        f"the machine was busy: speedups have a standard error of {median(errors):.0%}, so do not "
-        "read much into differences below twice that; search again on a quiet machine, or raise "
-        "backend.pairs"
+        f"the machine was busy: {busy} of {len(speedups)} speedups of the frontier are marked so, "
+        "which differed by more than their errors within a sitting or between two; search again "
+        "on a quiet machine"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.core.measurement import Measurement
-from autoquant.searching.measuring.latency import measure_latency
+from autoquant.searching.measuring.clocks import Clocks
+from autoquant.searching.measuring.latency import measure_latency, with_sitting_error
 from autoquant.torch_ao.conversion import using_engine
 from autoquant.torch_ao.tracing import quiet_torch
 from autoquant.torch_ao.way_out import PlanMapping
@@ -37,9 +37,10 @@ class MappingLatency:
     engine: str
 
     def __str__(self) -> str:
+        busy = " (the machine was busy)" if self.ratio.busy else ""
         return (
             f"torch.ao ({self.engine}, {self.form}) {self.mapping_ms.value:.3g} ms, "
-            f"quantize {self.ours_ms.value:.3g} ms: {self.ratio.value:.2f} times"
+            f"quantize {self.ours_ms.value:.3g} ms: {self.ratio.value:.2f} times{busy}"
         )
 
 
@@ -51,7 +52,7 @@ def time_mapping(
     *,
     pairs: int,
     threads: int,
-    clock: Callable[[], float] = time.perf_counter,
+    clocks: Clocks | None = None,
 ) -> MappingLatency:
     """Time a plan's two models in turn, each as fast as it can be handed out.
 
@@ -62,7 +63,7 @@ def time_mapping(
         tensors: One batch, flat.
         pairs: How often, at first.
         threads: Of both.
-        clock: Seconds, monotonic.
+        clocks: What to read.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -75,14 +76,18 @@ def time_mapping(
                 return theirs(*inputs)
 
             found = measure_latency(
-                lambda: run(ours, tensors), call_theirs, pairs=pairs, clock=clock
+                lambda: run(ours, tensors),
+                call_theirs,
+                pairs=pairs,
+                threads=threads,
+                clocks=clocks,
             )
     finally:
         torch.set_num_threads(before)
     return MappingLatency(
-        mapping_ms=found["baseline_latency_ms"],
-        ours_ms=found["latency_ms"],
-        ratio=found["speedup"],
+        mapping_ms=with_sitting_error(found["baseline_latency_ms"]),
+        ours_ms=with_sitting_error(found["latency_ms"]),
+        ratio=with_sitting_error(found["speedup"]),
         form=form,
         engine=mapped.coverage.engine,
     )

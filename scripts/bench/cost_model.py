@@ -80,7 +80,6 @@ def measure(
         lambda: backend.run(module, inputs),
         lambda: backend.run(model, inputs),
         pairs=PAIRS.get(len(inputs[0]), 20),
-        clock=time.thread_time,
     )["speedup"]
     cost = baseline_ms / speedup.value
     return Observation(plan, cost, cost * (speedup.stderr or 0.0) / speedup.value)

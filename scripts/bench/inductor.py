@@ -2,7 +2,7 @@
 
     python scripts/bench/inductor.py --folder data/cifar10
 
-ResNet-20, one thread. Each built model is timed in turn with the float model, by the wall clock;
+ResNet-20, one thread. Each built model is timed in turn with the float model;
 a time is over eager fp32, the median of the pairs.
 """
 
@@ -83,7 +83,6 @@ def time_over_float(prepared: Preparation, backend: Backend, built: Executable) 
             lambda: backend.run(built.module, inputs),
             lambda: backend.run(prepared.subject.model, inputs),
             pairs=PAIRS,
-            clock=time.perf_counter,
         )
     return 1.0 / timed["speedup"].value
 

@@ -10,7 +10,6 @@ thread. The kernels are chosen as `engine: per-op` chooses them, before what is 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -63,9 +62,7 @@ def time_plan(prepared: Preparation, engine: str, kernels: Kernels) -> str:
     """Time of the all-int8 plan over that of the float model, with its standard error."""
     built = prepared.settings.building(engine=engine, kernels=kernels)
     settings = replace(built, latency_pairs=PAIRS)
-    evaluator = build_evaluator(
-        prepared.subject, prepared.captured, prepared.statistics, settings, time.thread_time
-    )
+    evaluator = build_evaluator(prepared.subject, prepared.captured, prepared.statistics, settings)
     task = Task(0, uniform_plan(Scheme.INT8, prepared))
     found = evaluator.run(Phase.LATENCY, task).measurements["speedup"]
     error = (found.stderr or 0.0) / found.value**2

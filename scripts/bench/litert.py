@@ -183,7 +183,6 @@ def _add_speed(
                 lambda module=module: backend.run(module, (image,)),  # type: ignore[misc]
                 lambda rival=rival: backend.run(rival, (image,)),  # type: ignore[misc]
                 pairs=pairs,
-                clock=time.thread_time,
             )
             row[what] = timed["speedup"].value
             row["ms"] = timed["latency_ms"].value

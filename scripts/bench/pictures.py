@@ -19,7 +19,7 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 import autoquant as aq
-from autoquant.cli.candidates import tracking_uri_of
+from autoquant.cli.candidates import job_of
 from autoquant.results.mlflow.ui import start_ui
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -68,7 +68,7 @@ def main() -> None:
         page = Path(scratch) / "pareto.html"
         result.plot().write_html(page, include_plotlyjs=True, config={"displayModeBar": False})
         shoot(page.as_uri(), 1200, 500, "pareto.png")
-    store = tracking_uri_of(result.folder)
+    store = job_of(result.folder).tracking_uri
     ui = start_ui(store)
     try:
         page_of_run = run_page(store, result.findings.facts.search_id)

@@ -89,8 +89,7 @@ def lay(name: str, job: Job, records: Path) -> Ground:
         subject,
         prepared.captured,
         prepared.statistics,
-        prepared.settings,
-        time.thread_time,  # one thread: leaves out what other processes take
+        prepared.settings,  # one thread: leaves out what other processes take
     )
     baseline = evaluator.baseline()
     table = rank_by_sensitivity(job.sensitivity, prepared, Silent())

@@ -15,7 +15,7 @@ from autoquant.backends.cost_fit import TimedPlan, fit_costs
 from autoquant.backends.covering import covering_plans
 from autoquant.backends.openvino.attribution import attribute
 from autoquant.backends.openvino.readback import ExecutionGraph
-from autoquant.backends.timing import Clock, Floats, bundle_size, median_parts
+from autoquant.backends.timing import Clock, Floats, bundle_size
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
@@ -90,41 +90,64 @@ def _compile_all(plans: Sequence[Plan], compile_plan: Compile) -> list[_Counted]
 
 
 def _time(counted: Sequence[_Counted], arrays: Sequence[object], clock: Clock) -> list[Parts]:
-    """Where the time of each plan goes, in milliseconds at the first plan's median speed."""
+    """Where the time of each plan goes, in milliseconds at the first plan's median speed.
+
+    The clock tells what a call takes, the engine's counters only how to divide it: they count wall
+    time, and on a busy machine what others took. A node is short and mostly undisturbed, so its
+    median over all calls holds.
+    """
     calls = [_bundle(item, arrays, clock) for item in counted]
-    samples: list[list[Floats]] = [[] for _ in counted]
+    wholes: list[list[float]] = [[] for _ in counted]
+    nodes: list[list[Floats]] = [[] for _ in counted]
     references: list[float] = []
     for _ in range(_ROUNDS):
-        for item, count, kept in zip(counted, calls, samples, strict=True):
-            reference = float(_sample(counted[0], arrays, calls[0], clock).sum())
-            kept.append(_sample(item, arrays, count, clock) / reference)
+        for item, count, whole, kept in zip(counted, calls, wholes, nodes, strict=True):
+            reference, _ = _sample(counted[0], arrays, calls[0], clock)
+            own, found = _sample(item, arrays, count, clock)
+            whole.append(own / reference)
+            kept.extend(found)
             references.append(reference)
     speed_ms = 1e3 * float(np.median(references))
     return [
-        _parts(item, speed_ms * median_parts(np.array(kept)))
-        for item, kept in zip(counted, samples, strict=True)
+        _parts(item, _divide(speed_ms * float(np.median(whole)), np.array(kept)))
+        for item, whole, kept in zip(counted, wholes, nodes, strict=True)
     ]
 
 
+def _divide(whole_ms: float, nodes: Floats) -> Floats:
+    """Divide a call among its nodes and the rest.
+
+    Args:
+        whole_ms: The call.
+        nodes: Seconds of each node; shape (calls, nodes).
+    """
+    each = 1e3 * np.median(nodes, axis=0)
+    total = float(each.sum())
+    if total > whole_ms:
+        each *= whole_ms / total
+    return np.append(each, max(whole_ms - total, 0.0))
+
+
 def _bundle(item: _Counted, arrays: Sequence[object], clock: Clock) -> int:
-    return bundle_size(lambda: float(_sample(item, arrays, 1, clock).sum()), _SHORTEST_S)
+    return bundle_size(lambda: _sample(item, arrays, 1, clock)[0], _SHORTEST_S)
 
 
-def _sample(item: _Counted, arrays: Sequence[object], count: int, clock: Clock) -> Floats:
-    """Seconds of each node, and of the rest of the call, as means over a bundle of calls."""
+def _sample(
+    item: _Counted, arrays: Sequence[object], count: int, clock: Clock
+) -> tuple[float, list[Floats]]:
+    """Seconds of a call, in the mean over a bundle; and those of each node, by call."""
     place = {name: index for index, name in enumerate(item.names)}
-    found = np.zeros(len(item.names) + 1)
+    seconds, found = 0.0, []
     for _ in range(count):
         started = clock()
         item.request.infer(arrays, share_inputs=True)
-        whole = clock() - started
+        seconds += clock() - started
         nodes = np.zeros(len(item.names))
         for counter in item.request.get_profiling_info():
             if counter.node_name in place:
                 nodes[place[counter.node_name]] += counter.real_time.total_seconds()
-        found[:-1] += nodes
-        found[-1] += max(whole - nodes.sum(), 0.0)
-    return found / count
+        found.append(nodes)
+    return seconds / count, found
 
 
 def _parts(item: _Counted, milliseconds: Floats) -> Parts:

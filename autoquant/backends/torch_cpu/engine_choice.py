@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from autoquant.backends.native_plan import native_plan
 from autoquant.backends.protocol import Backend, Bench, BuildRequest
 from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Measurement
-from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import Site
+from autoquant.core.precision import Scheme
 from autoquant.errors import BackendError
 
 _PAIRS = 7
@@ -35,7 +34,7 @@ def time_engines(
         request = bench.request(replace(settings, engine=engine))
         backend = open_backend(request)
         try:
-            plan = all_int8(request.captured.sites, backend.support)
+            plan = native_plan(Scheme.INT8, request.captured.sites, backend.support)
             found[engine] = bench.speedup(backend, plan, _PAIRS)
         except BackendError as error:
             reasons.append(error.message)
@@ -56,13 +55,3 @@ def describe(found: Mapping[str, Measurement]) -> str:
     """Which was the fastest, and what all of them gain."""
     speeds = ", ".join(f"{name} {item.value:.2f}x" for name, item in found.items())
     return f"{next(iter(found))}, the fastest here in all-int8 over eager fp32 ({speeds})"
-
-
-def all_int8(sites: Iterable[Site], support: Callable[[Site, Scheme], Support]) -> Plan:
-    """int8 wherever the engine has a kernel; sites that follow another take its scheme."""
-    schemes: dict[str, Scheme] = {}
-    for site in sites:
-        native = support(site, Scheme.INT8) is Support.NATIVE
-        chosen = Scheme.INT8 if native else Scheme.FP32
-        schemes[site.name] = schemes[site.follows] if site.follows else chosen
-    return Plan.of(schemes)

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from autoquant.backends.native_plan import native_plan
 from autoquant.backends.protocol import Bench
-from autoquant.backends.torch_cpu.engine_choice import all_int8, describe, fastest_first
+from autoquant.backends.torch_cpu.engine_choice import describe, fastest_first
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.kernels import choose_kernels, kernels_of
 from autoquant.backends.torch_cpu.support import site_support
 from autoquant.core.build import BuildSettings
 from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Measurement
+from autoquant.core.precision import Scheme
 from autoquant.errors import BackendError
 
 MIXED = "per op"
@@ -43,7 +45,7 @@ def time_kernels(settings: BuildSettings, engines: Sequence[str], bench: Bench) 
     sites = request.captured.sites
     options = {engine: kernels_of(engine, sites) for engine in engines}
     options[MIXED] = choose_kernels(profiles, sites)
-    plan = all_int8(sites, partial(site_support, settings.engine))
+    plan = native_plan(Scheme.INT8, sites, partial(site_support, settings.engine))
     found: dict[str, Measurement] = {}
     for name, kernels in options.items():
         backend = TorchGraphBackend(bench.request(replace(settings, kernels=kernels)))

@@ -57,8 +57,13 @@ def measurement_metrics(measurements: Measurements, prefix: str = "") -> dict[st
 
 
 def kind_tags(measurements: Measurements, prefix: str = "") -> dict[str, str]:
-    """Give `kind.<name>` of each measurement."""
-    return {f"kind.{prefix}{name}": item.kind.value for name, item in measurements.items()}
+    """Give `kind.<name>` of each measurement; of a speedup also its `clock`, and `busy`."""
+    tags = {f"kind.{prefix}{name}": item.kind.value for name, item in measurements.items()}
+    speedup = measurements.get("speedup")
+    if speedup is not None and speedup.clock is not None:
+        tags[f"{prefix}clock"] = speedup.clock.value
+        tags[f"{prefix}busy"] = "yes" if speedup.busy else "no"
+    return tags
 
 
 def candidate_tags(candidate: Candidate) -> dict[str, str]:

@@ -30,7 +30,9 @@ class Axis:
     def titled(self, everything: Sequence[Measurements]) -> str:
         """Give the title with the kinds of the numbers on the axis."""
         kinds = kinds_text(kinds_of(everything, self.name))
-        return f"{self.title} ({kinds})" if kinds else self.title
+        busy = any(self.name in item and item[self.name].busy for item in everything)
+        title = f"{self.title} ({kinds})" if kinds else self.title
+        return f"{title}; hollow: the machine was busy" if busy else title
 
     def value(self, candidate: Candidate) -> float:
         """Give a candidate's position."""

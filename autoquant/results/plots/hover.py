@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from autoquant.core.measurement import Candidate
+from autoquant.core.measurement import Candidate, fastest_float
 from autoquant.results.findings import Findings
 from autoquant.results.wording import (
     ScoreUnit,
@@ -29,7 +29,7 @@ def hover_text(candidate: Candidate, findings: Findings, unit: ScoreUnit) -> str
         Lines in the markup of plotly's hover labels; names are escaped.
     """
     lines = [f"<b>#{candidate.number}</b>  {escape(candidate.origin)}"]
-    lines += _numbers(candidate, unit, findings.facts.metric)
+    lines += _numbers(candidate, unit, findings)
     lines.append(f"<br>{counts_text(candidate.plan)}")
     exceptions = exceptions_text(candidate.plan, findings.sites)
     if exceptions:
@@ -38,9 +38,13 @@ def hover_text(candidate: Candidate, findings: Findings, unit: ScoreUnit) -> str
     return "<br>".join(lines)
 
 
-def _numbers(candidate: Candidate, unit: ScoreUnit, metric: str) -> list[str]:
+def _numbers(candidate: Candidate, unit: ScoreUnit, findings: Findings) -> list[str]:
+    metric = findings.facts.metric
+    scheme = fastest_float(findings.frontier.baseline)
+    float_name = f"all {scheme.value if scheme is not None else 'float'}"
     formats = (
         ("speedup", "speed-up {}x", 1.0, 2),
+        ("float_speedup", f"over {float_name} {{}}x", 1.0, 2),
         ("latency_ms", "{} ms", 1.0, 2),
         ("accuracy_drop", f"{escape(metric)} drop {{}} {unit.drop_unit}", unit.factor, 2),
         ("heldout_accuracy_drop", f"held-out drop {{}} {unit.drop_unit}", unit.factor, 2),

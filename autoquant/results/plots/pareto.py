@@ -141,7 +141,7 @@ def _add_points(
                 error_y={"array": [panel.y.error(item) for item in shown], **errors},
                 mode="markers",
                 marker={
-                    "symbol": KIND_SYMBOLS[kind],
+                    "symbol": [_symbol(kind, item, panel.x) for item in shown],
                     "size": 11 if is_strong else 8,
                     "color": ACCENT if is_strong else _FAINT,
                     "line": {"color": "white", "width": 1},
@@ -154,6 +154,12 @@ def _add_points(
             ),
             **panel.place,
         )
+
+
+def _symbol(kind: Kind, candidate: Candidate, axis: Axis) -> str:
+    """Hollow where the machine was too busy for the time."""
+    busy = candidate.measurements[axis.name].busy
+    return KIND_SYMBOLS[kind] + ("-open" if busy else "")
 
 
 def _label_uniform(figure: go.Figure, panel: _Panel) -> None:

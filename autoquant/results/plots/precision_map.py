@@ -19,6 +19,7 @@ from autoquant.results.plots.style import (
     note,
     plain_figure,
 )
+from autoquant.results.wording import BUSY
 
 _ROW_PIXELS = 34
 _FRAME_PIXELS = 130
@@ -149,6 +150,8 @@ def _label(member: Candidate, findings: Findings) -> str:
         return f"#{member.number}"
     value = axis.value(member)
     text = f"{value:.2f}x" if axis.name == "speedup" else f"{value:.0f}"
+    if member.measurements[axis.name].busy:
+        text = f"{text} {BUSY}"
     return f'#{member.number}  <span style="color:{MUTED}">{text}</span>'
 
 

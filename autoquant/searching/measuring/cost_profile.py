@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from autoquant.backends.protocol import Backend
 from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Kind
+from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject
+from autoquant.searching.measuring.clocks import clock_of
 from autoquant.searching.measuring.evaluator import (
     MeasurementSettings,
     PlanEvaluator,
     latency_inputs,
-    latency_threads,
+    with_threads,
 )
 
 _MACS_PER_ELEMENT = 16
@@ -39,8 +43,10 @@ def latency_costs(
         BackendError: No plan of the space can be built.
     """
     inputs = latency_inputs(subject, settings.latency_batch)
-    with latency_threads(settings) as clock:
-        table = backend.costs(space, inputs, clock)
+    floats = Plan.of({site.name: Scheme.FP32 for site in captured.sites})
+    with with_threads(settings.latency_threads):
+        call = partial(backend.run, backend.build(floats).module, inputs)
+        table = backend.costs(space, inputs, clock_of(call, settings.latency_threads))
     if table is not None:
         return table
     evaluator = PlanEvaluator(subject, captured, backend, settings)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,16 +14,19 @@ from torch import Tensor
 from autoquant.backends.protocol import Backend, BuildRequest, Executable
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
-from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task, Threshold
+from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task
 from autoquant.core.measurement import Failure, Kind, Measurement
 from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.core.secrets import masked
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
 from autoquant.model.data.batches import join_batches, repeat_to, take_samples
 from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.searching.measuring.allocator import keep_freed_memory
-from autoquant.searching.measuring.latency import measure_alone, measure_latency
+from autoquant.searching.measuring.clocks import Clocks
+from autoquant.searching.measuring.plan_timer import PlanTimer, Timing, float_plans
 from autoquant.searching.measuring.quality import (
     FloatReference,
     NotFiniteError,
@@ -47,7 +49,9 @@ class MeasurementSettings:
         quality_threads: Threads of a quality evaluation.
         latency_threads: Threads of a latency measurement.
         latency_batch: Samples of a latency batch; None: those of the first evaluation batch.
-        latency_pairs: Interleaved pairs of a latency measurement.
+        latency_pairs: Interleaved pairs of a latency measurement, at most.
+        reference: Scheme of the float plan that candidates are paired with; None: they are paired
+            with the float model.
     """
 
     build: BuildSettings
@@ -55,6 +59,7 @@ class MeasurementSettings:
     latency_threads: int = 1
     latency_batch: int | None = None
     latency_pairs: int = 20
+    reference: Scheme | None = None
 
     def building(self, **changes: Any) -> MeasurementSettings:
         """The same measurements of plans that are built otherwise; names fields of `build`."""
@@ -69,7 +74,7 @@ class PlanEvaluator:
         captured: The captured model.
         backend: Builds plans.
         settings: How to measure.
-        clock: Seconds, monotonic.
+        clocks: What to read.
     """
 
     def __init__(
@@ -78,27 +83,38 @@ class PlanEvaluator:
         captured: Capture,
         backend: Backend,
         settings: MeasurementSettings,
-        clock: Callable[[], float] = time.perf_counter,
+        clocks: Clocks | None = None,
     ) -> None:
         self._subject = subject
         self._functions = subject.functions
         self._captured = captured
         self._backend = backend
         self._settings = settings
-        self._clock = clock
+        clocks = clocks or Clocks()
+        self._clock = clocks.wall
         self._references: dict[Phase, FloatReference] = {}
         self._built: OrderedDict[str, Executable] = OrderedDict()
         self._float = subject.flat
         self._latency_inputs = latency_inputs(subject, settings.latency_batch)
+        self._sitting = 0
+        self._timer = PlanTimer(
+            lambda plan: self._timed_call(self._build(plan)),
+            lambda: self._run_float(self._latency_inputs),
+            Timing(settings.latency_pairs, settings.latency_threads, clocks),
+            float_plans(captured.sites, backend.support),
+        )
+        self._timer.scheme = settings.reference
 
     def run(self, phase: Phase, task: Task) -> Outcome:
         """Do one phase of one plan; what fails becomes a `Failure`."""
         seconds: dict[str, float] = {}
         try:
+            if task.sitting > self._sitting:
+                self._sit_again(task.sitting)
             with self._timed("build", seconds):
                 executable = self._build(task.plan)
             with self._timed(phase.value, seconds):
-                found, stopped = self._measure(phase, executable, task.threshold)
+                found, stopped = self._measure(phase, executable, task)
         except (BackendError, ModelError, MetricError, NotFiniteError) as error:
             return Outcome(task.number, failure=Failure(_reason(error)), seconds=seconds)
         if phase is Phase.QUALITY:
@@ -109,6 +125,16 @@ class PlanEvaluator:
     def forget(self) -> None:
         """Drop the executables that are kept, so that the next run builds again."""
         self._built.clear()
+
+    def _sit_again(self, sitting: int) -> None:
+        """Begin a sitting: what is timed in it is built anew, and so is its reference."""
+        self._sitting = sitting
+        self.forget()
+        self._timer.begin_sitting()
+
+    def refer_to(self, scheme: Scheme | None) -> None:
+        """Pair candidates with the float plan of a scheme, as an earlier process did."""
+        self._timer.scheme = scheme
 
     def baseline(self) -> dict[str, Measurement]:
         """Measure the float model as the user gave it: the rival of every candidate."""
@@ -122,19 +148,13 @@ class PlanEvaluator:
             found["latency_ms"] = Measurement(self._backend.rival_ms, Kind.ESTIMATED)
             return found
         with with_threads(self._settings.latency_threads):
-            inputs = self._latency_inputs
-            found["latency_ms"] = measure_alone(
-                lambda: self._run_float(inputs),
-                times=self._settings.latency_pairs,
-                clock=self._clock,
-            )
-        return found
+            return found | self._timer.rivals()
 
     def _measure(
-        self, phase: Phase, executable: Executable, threshold: Threshold | None
+        self, phase: Phase, executable: Executable, task: Task
     ) -> tuple[dict[str, Measurement], str | None]:
         if phase is Phase.LATENCY:
-            return self._latency(executable), None
+            return self._latency(executable, task.competing), None
         prefix = "heldout_" if phase is Phase.HELDOUT else ""
         reference = self._reference(phase)
         with with_threads(self._settings.quality_threads):
@@ -144,17 +164,28 @@ class PlanEvaluator:
                 self._functions,
                 executable.kind,
                 prefix,
-                threshold,
+                task.threshold,
             )
         return quality.measurements, quality.stopped
 
-    def _latency(self, executable: Executable) -> dict[str, Measurement]:
+    def _latency(
+        self, executable: Executable, competing: Sequence[float]
+    ) -> dict[str, Measurement]:
         rival_ms, estimate = self._backend.rival_ms, executable.estimated_ms
         if rival_ms is not None and estimate is not None:
             return {
                 "latency_ms": Measurement(estimate, Kind.ESTIMATED),
                 "speedup": Measurement(rival_ms / estimate, Kind.ESTIMATED),
             }
+        with with_threads(self._settings.latency_threads):
+            return self._timer.time(self._timed_call(executable), competing)
+
+    def _timed_call(self, executable: Executable) -> Callable[[], object]:
+        """What runs a plan once on the latency batch.
+
+        Raises:
+            BackendError: Some of its ops are emulated.
+        """
         if executable.kind is not Kind.MEASURED:
             slow = [site for site, ran in executable.executed.items() if ran.is_emulated]
             raise BackendError(
@@ -164,15 +195,7 @@ class PlanEvaluator:
                 else f"the latency of a plan with emulated ops cannot be measured ({slow[0]})",
                 hint="search with the objective bops or size, or drop the emulated schemes",
             )
-        inputs = self._latency_inputs
-        with with_threads(self._settings.latency_threads):
-            timed = measure_latency(
-                lambda: self._backend.run(executable.module, inputs),
-                lambda: self._run_float(inputs),
-                pairs=self._settings.latency_pairs,
-                clock=self._clock,
-            )
-        return {name: timed[name] for name in ("latency_ms", "speedup")}
+        return lambda: self._backend.run(executable.module, self._latency_inputs)
 
     def _build(self, plan: Plan) -> Executable:
         known = self._built.pop(plan.digest, None)
@@ -218,15 +241,12 @@ class EvaluatorRecipe:
     subject: SubjectRecipe
     statistics: CalibrationStatistics
     settings: MeasurementSettings
-    clock: Callable[[], float] = field(default=time.perf_counter)
 
     def __call__(self) -> Evaluator:
         """Load the subject, capture it and give the evaluator."""
         torch.set_num_threads(self.settings.quality_threads)
-        subject = self.subject()
-        return build_evaluator(
-            subject, subject.find_sites(), self.statistics, self.settings, self.clock
-        )
+        subject = self.subject().equalised(self.settings.build.equalisation)
+        return build_evaluator(subject, subject.find_sites(), self.statistics, self.settings)
 
 
 def build_evaluator(
@@ -234,11 +254,10 @@ def build_evaluator(
     captured: Capture,
     statistics: CalibrationStatistics,
     settings: MeasurementSettings,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> PlanEvaluator:
     """Build the evaluator of one process from what it has loaded."""
     backend = build_backend(subject, captured, statistics, settings)
-    return PlanEvaluator(subject, captured, backend, settings, clock)
+    return PlanEvaluator(subject, captured, backend, settings)
 
 
 def build_backend(
@@ -289,18 +308,8 @@ def latency_inputs(subject: Subject, batch_size: int | None) -> tuple[Tensor, ..
 def _reason(error: Exception) -> str:
     """What failed and its mend, in one line."""
     if isinstance(error, AutoquantError) and error.hint:
-        return f"{error.message}; {error.hint}"
-    return str(error)
-
-
-@contextmanager
-def latency_threads(settings: MeasurementSettings) -> Iterator[Callable[[], float]]:
-    """Run with the threads of a latency measurement, and give the clock to time ops with.
-
-    With one thread, its own time leaves out what other processes take.
-    """
-    with with_threads(settings.latency_threads):
-        yield time.thread_time if settings.latency_threads == 1 else time.perf_counter
+        return masked(f"{error.message}; {error.hint}")
+    return masked(str(error))
 
 
 @contextmanager

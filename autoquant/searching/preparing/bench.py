@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
+
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
+from autoquant.backends.timing import Clock
 from autoquant.core.backends import is_estimate
 from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Phase, Task
@@ -22,11 +25,13 @@ from autoquant.job import Setup
 from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject
 from autoquant.searching.measuring.allocator import keep_freed_memory
+from autoquant.searching.measuring.clocks import clock_of
 from autoquant.searching.measuring.evaluator import (
     MeasurementSettings,
     PlanEvaluator,
     build_request,
-    latency_threads,
+    latency_inputs,
+    with_threads,
 )
 from autoquant.searching.preparing.space import BoundSpace, bind_space
 
@@ -61,9 +66,13 @@ class SubjectBench:
         """What may be chosen on a target with these settings."""
         return bind_setup(self.setup, self.captured, settings).space
 
-    def clock(self) -> AbstractContextManager[Callable[[], float]]:
-        """The clock of a latency measurement, with its threads."""
-        return latency_threads(self.settings)
+    @contextmanager
+    def clock(self) -> Iterator[Clock]:
+        """The clock that holds for the float model, with the threads of a latency measurement."""
+        inputs = latency_inputs(self.subject, self.settings.latency_batch)
+        threads = self.settings.latency_threads
+        with with_threads(threads), torch.no_grad():
+            yield clock_of(lambda: self.subject.flat(*inputs), threads)
 
     def speedup(self, backend: Backend, plan: Plan, pairs: int | None = None) -> Measurement:
         """Measure a plan's speed beside the float model.

@@ -130,6 +130,14 @@ class Pruner:
             )
         return Pruned(reason, predicted)
 
+    def competing(self) -> tuple[float, ...]:
+        """Speedups of the candidates before the round that a new one may push off the frontier."""
+        return tuple(
+            rival.measurements["speedup"].value
+            for number, rival in self._rivals.items()
+            if number < self._settled and "speedup" in rival.measurements
+        )
+
     def _drop_beaten(self) -> None:
         """Forget rivals that another is as good as in all that a later candidate is held against.
 

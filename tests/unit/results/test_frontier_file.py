@@ -28,7 +28,7 @@ def test_the_file_has_the_documented_keys_and_no_others(path: Path) -> None:
     for member in document["members"]:
         assert set(member) == {"number", "digest", "origin", "plan", "values"}
         for value in member["values"].values():
-            assert set(value) == {"value", "stderr", "kind"}
+            assert set(value) == {"value", "stderr", "kind", "clock", "busy"}
     assert document["members"][0]["plan"]["stem.conv"] == "int8"
     assert document["baseline"]["accuracy"]["kind"] == "measured"
 

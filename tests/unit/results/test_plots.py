@@ -83,14 +83,27 @@ def test_kinds_have_symbols_of_their_own(findings: Findings) -> None:
             emulated,
         )
     )
-    symbols = {trace.name: trace.marker.symbol for trace in figure.data if trace.mode == "markers"}
     drawn = {
-        name: symbol for name, symbol in symbols.items() if "frontier" in name or "other" in name
+        trace.name: trace.marker.symbol[0]
+        for trace in figure.data
+        if trace.mode == "markers" and ("frontier" in trace.name or "other" in trace.name)
     }
     assert set(drawn.values()) == {KIND_SYMBOLS[Kind.MEASURED], KIND_SYMBOLS[Kind.EMULATED]}
     assert all(KIND_SYMBOLS[Kind(name.split("(")[1][:-1])] == drawn[name] for name in drawn)
     assert figure.layout.xaxis.title.text == "Size, % of fp32 (estimated)"
     assert figure.layout.xaxis.autorange == "reversed"
+
+
+def test_a_time_of_a_busy_machine_is_hollow_and_said(findings: Findings) -> None:
+    quiet = make_candidate(0, {"a": Scheme.INT8})
+    speedup = replace(quiet.measurements["speedup"], busy=True)
+    busy = replace(quiet, measurements={**quiet.measurements, "speedup": speedup})
+    figure = pareto_figure(with_candidates(findings, busy))
+    symbols = [trace.marker.symbol for trace in figure.data if trace.name == "frontier (measured)"]
+    assert symbols == [(f"{KIND_SYMBOLS[Kind.MEASURED]}-open",)] * 2
+    assert figure.layout.xaxis.title.text.endswith("hollow: the machine was busy")
+    (text,) = [item.hovertext[0] for item in figure.data if item.hovertext][:1]
+    assert "2.50 ± 0.04 busy" in text
 
 
 def test_uniform_plans_are_labelled_once_each(findings: Findings) -> None:

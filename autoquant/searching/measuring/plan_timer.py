@@ -1,0 +1,214 @@
+"""Speed of plans over the float model, by way of the engine's fastest float plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from autoquant.backends.native_plan import native_plan
+from autoquant.core.measurement import FLOAT_PLAN, Measurement, fastest_float
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import Site
+from autoquant.errors import BackendError
+from autoquant.searching.measuring.clocks import Clocks
+from autoquant.searching.measuring.latency import (
+    measure_alone,
+    measure_latency,
+    with_sitting_error,
+)
+
+FLOAT_SCHEMES = (Scheme.FP32, Scheme.BF16)
+_CHECK_AFTER = 16
+"""So many plans are timed before the reference is timed against the float model once more."""
+_DISAGREE = 2.0
+_CERTAIN = 3.0
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How calls are timed: as `measure_latency` takes it."""
+
+    pairs: int
+    threads: int
+    clocks: Clocks
+
+
+@dataclass(slots=True)
+class _Reference:
+    """A float plan that candidates are paired with.
+
+    Attributes:
+        call: Runs it.
+        speedup: Of it over the float model as given, in this sitting.
+        uses: Plans that were timed against it since that was checked.
+    """
+
+    call: Call
+    speedup: Measurement
+    uses: int = 0
+
+
+class PlanTimer:
+    """Times plans against the float model.
+
+    The eager float model is the slowest of all that is timed; so it is timed once a sitting, beside
+    a fast float plan of the engine, and candidates are paired with that plan. Their speed over it
+    is worth knowing by itself (`float_speedup`); times its own, it is the one over the float model.
+
+    Args:
+        call: Gives what runs a plan once on the batch; raises BackendError where it cannot.
+        eager: Runs the float model once.
+        timing: How calls are timed.
+        plans: The engine's float plans.
+
+    Attributes:
+        scheme: Of the float plan that candidates are paired with; None: with the float model.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Plan], Call],
+        eager: Call,
+        timing: Timing,
+        plans: Sequence[tuple[Scheme, Plan]],
+    ) -> None:
+        self._call = call
+        self._eager = eager
+        self._timing = timing
+        self._plans = dict(plans)
+        self._reference: _Reference | None = None
+        self.scheme: Scheme | None = None
+
+    def rivals(self) -> dict[str, Measurement]:
+        """Time the float model and the engine's float plans; the fastest becomes the reference."""
+        timing = self._timing
+        timed: dict[Scheme, _Reference] = {}
+        for scheme, plan in self._plans.items():
+            with suppress(BackendError):
+                call = self._call(plan)
+                if timed:
+                    first = next(iter(timed.values()))
+                    over_first = self._compare(call, first.call)["speedup"]
+                    timed[scheme] = _Reference(call, _product(over_first, first.speedup))
+                else:
+                    found = self._compare(call, self._eager)
+                    eager = found["baseline_latency_ms"]
+                    timed[scheme] = _Reference(call, found["speedup"])
+        if not timed:
+            eager = measure_alone(
+                self._eager, times=timing.pairs, threads=timing.threads, clocks=timing.clocks
+            )
+        speedups = {
+            FLOAT_PLAN + scheme.value: with_sitting_error(item.speedup)
+            for scheme, item in timed.items()
+        }
+        self.scheme = fastest_float(speedups)
+        self._reference = timed[self.scheme] if self.scheme is not None else None
+        return {"latency_ms": with_sitting_error(eager), **speedups}
+
+    def begin_sitting(self) -> None:
+        """Time the reference anew before the next plan."""
+        self._reference = None
+
+    def time(self, call: Call, competing: Sequence[float] = ()) -> dict[str, Measurement]:
+        """Time a plan.
+
+        Args:
+            call: Runs it once.
+            competing: Speed-ups of those that it must find its place among; where that is known
+                it is timed no further.
+        """
+        reference = self._checked_reference()
+        if reference is None:
+            timed = self._compare(call, self._eager, competing)
+            speedup = with_sitting_error(timed["speedup"])
+            over_float: dict[str, Measurement] = {}
+        else:
+            known = reference.speedup
+            over_known = [item / known.value for item in competing]
+            timed = self._compare(call, reference.call, over_known)
+            over_float = {"float_speedup": with_sitting_error(timed["speedup"])}
+            speedup = with_sitting_error(_product(timed["speedup"], known))
+        latency = with_sitting_error(timed["latency_ms"])
+        fp32_ms = latency.value * speedup.value
+        return {
+            "latency_ms": latency,
+            "wall_ms": timed["wall_ms"],
+            "speedup": speedup,
+            **over_float,
+            "fp32_latency_ms": replace(
+                speedup, value=fp32_ms, stderr=fp32_ms * relative_error(speedup)
+            ),
+        }
+
+    def _compare(
+        self, call: Call, rival: Call, competing: Sequence[float] = ()
+    ) -> dict[str, Measurement]:
+        timing = self._timing
+        return measure_latency(
+            call,
+            rival,
+            pairs=timing.pairs,
+            threads=timing.threads,
+            clocks=timing.clocks,
+            decided=partial(_has_its_place, competing) if competing else None,
+        )
+
+    def _checked_reference(self) -> _Reference | None:
+        """The reference, its speed known in this sitting and looked at again now and then.
+
+        Where it is no longer what it was, the machine is busy, and so is what comes next.
+        """
+        if self.scheme is None:
+            return None
+        before = self._reference
+        if before is not None and before.uses < _CHECK_AFTER:
+            before.uses += 1
+            return before
+        call = self._call(self._plans[self.scheme]) if before is None else before.call
+        found = self._compare(call, self._eager)["speedup"]
+        if before is not None and differ(
+            with_sitting_error(before.speedup), with_sitting_error(found)
+        ):
+            found = replace(found, busy=True)
+        self._reference = _Reference(call, found)
+        return self._reference
+
+
+def differ(first: Measurement, second: Measurement) -> bool:
+    """Whether two values of one thing are further apart than their errors allow."""
+    error = math.hypot(relative_error(first), relative_error(second))
+    return abs(math.log(first.value / second.value)) > _DISAGREE * error
+
+
+def float_plans(
+    sites: Iterable[Site], support: Callable[[Site, Scheme], Support]
+) -> tuple[tuple[Scheme, Plan], ...]:
+    """The float plans of an engine: all fp32; all bf16, where it has a kernel for some op."""
+    listed = tuple(sites)
+    plans = ((scheme, native_plan(scheme, listed, support)) for scheme in FLOAT_SCHEMES)
+    return tuple((scheme, plan) for scheme, plan in plans if scheme.value in plan.counts())
+
+
+def _has_its_place(competing: Sequence[float], found: Measurement) -> bool:
+    """Whether a ratio is certainly above or below each of others."""
+    error = _CERTAIN * relative_error(found)
+    return all(abs(math.log(found.value / other)) > error for other in competing)
+
+
+def _product(first: Measurement, second: Measurement) -> Measurement:
+    value = first.value * second.value
+    error = math.hypot(relative_error(first), relative_error(second))
+    busy = first.busy or second.busy
+    return replace(first, value=value, stderr=value * error, busy=busy)
+
+
+def relative_error(found: Measurement) -> float:
+    """The standard error as a share of the value."""
+    return (found.stderr or 0.0) / found.value
