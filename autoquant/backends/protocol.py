@@ -214,6 +214,8 @@ class Target:
         settle: Settings in which the target leaves nothing open (`auto`), before the first
             candidate: by timing plans, or without a bench by taking what works. By default int8
             has eight bits, and the rest stays as it is.
+        recipe: One line of Python that makes `run` of an exported file, as it is timed with a
+            number of threads; None where nothing here runs the file.
     """
 
     open_backend: Callable[[BuildRequest], Backend]
@@ -222,3 +224,4 @@ class Target:
     variants: Callable[[], Mapping[str, BuildSettings]]
     integer_writers: Callable[[BuildSettings], Collection[IntegerWriter]] = _no_writers
     settle: Callable[[BuildSettings, Bench | None], BuildSettings] = _settled
+    recipe: Callable[[BuildSettings, Path, int], str] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from autoquant.backends.protocol import (
     Backend,
@@ -107,4 +108,21 @@ def _with_kernels(settings: BuildSettings, bench: Bench | None) -> BuildSettings
         return replace(settings, kernels=time_kernels(settings, engines, bench))
 
 
-TARGET = Target(open_backend, site_support, kind_support, variants, integer_writers, settle=settle)
+def recipe(settings: BuildSettings, path: Path, threads: int) -> str:
+    """torch.jit.load, with as many threads."""
+    engine = f"torch.backends.quantized.engine = {settings.engine!r}; "
+    return (
+        f"import torch; torch.set_num_threads({threads}); {engine}"
+        f"run = torch.jit.load({str(path)!r})"
+    )
+
+
+TARGET = Target(
+    open_backend,
+    site_support,
+    kind_support,
+    variants,
+    integer_writers,
+    settle=settle,
+    recipe=recipe,
+)
