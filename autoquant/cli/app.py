@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +26,7 @@ from autoquant.cli.init import init
 from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
 from autoquant.cli.sensitivity import sensitivity
 from autoquant.cli.tune import tune
+from autoquant.core.secrets import masked
 from autoquant.errors import AutoquantError
 
 if TYPE_CHECKING:
@@ -81,6 +84,8 @@ def _options(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
     console = Console(stderr=True, emoji=False)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(args=list(argv) if argv is not None else None, standalone_mode=False)
     except AutoquantError as error:
@@ -250,10 +255,14 @@ def ui(
 def _print_error(console: Console, error: AutoquantError) -> None:
     """Print message and mend, unbroken: paths in them are there to be copied."""
     console.print(
-        f"error: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True
+        f"error: {masked(error.message)}",
+        style="red",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
     if error.hint:
-        console.print(f"mend: {error.hint}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"mend: {masked(error.hint)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _usage_error(error: Exception) -> str | None:

@@ -21,6 +21,7 @@ from autoquant.cli.options import (
     stdout,
     terminal,
 )
+from autoquant.results.wording import counts_text
 
 if TYPE_CHECKING:
     from autoquant.core.findings.diagnosis import Diagnosis
@@ -94,7 +95,7 @@ def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[str]:
         yield ""
         yield f"next step: {diagnosis.next_step}"
     if diagnosis.plan is not None and diagnosis.plan_db is not None:
-        counts = ", ".join(f"{count} {name}" for name, count in diagnosis.plan.counts().items())
+        counts = counts_text(diagnosis.plan)
         yield f"as a plan: {counts}; {diagnosis.plan_db:.1f} dB as it runs here (--write-plan FILE)"
         yield f"for a search: space.rules: {diagnosis.rules}"
     for note in diagnosis.notes:

@@ -77,7 +77,7 @@ def _site_table(prepared: Preparation) -> Table:
             f"{site.macs / 1e6:.2f}" if site.macs else "",
             str(site.parameter_count) if site.parameter_count else "",
             "" if own else f"with {knob.name}",
-            ", ".join(scheme.value for scheme in knob.schemes) if own else "",
+            ", ".join(scheme.title for scheme in knob.schemes) if own else "",
         )
     return table
 

@@ -26,7 +26,7 @@ def ranking_tables(report: SensitivityReport, top: int) -> Iterator[Table]:
         if not ranking or scheme is Scheme.FP32:
             continue
         shown = Table(
-            title=f"{scheme.value}: SQNR in dB with one knob alone in {scheme.value} "
+            title=f"{scheme.title}: SQNR in dB with one knob alone in {scheme.value} "
             f"({_how(table)}{_which(report)})",
             title_justify="left",
         )

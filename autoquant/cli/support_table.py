@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
+from autoquant.backends.protocol import Target
 from autoquant.backends.targets import load_target
 from autoquant.core.backends import find_rows
+from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
 from autoquant.distribution import install_command
@@ -30,14 +32,29 @@ def support_tables(name: str | None = None) -> Iterator[Table | str]:
             continue
         target = load_target(key)
         for title, settings in target.variants().items():
-            table = Table(title=title, title_justify="left")
-            table.add_column("op")
-            for scheme in Scheme:
-                table.add_column(scheme.value)
-            for kind in OpKind:
-                cells = (_cell(target.kind_support(settings, kind, item)) for item in Scheme)
-                table.add_row(kind.value, *cells)
-            yield table
+            yield _support_table(title, {kind: _row(target, settings, kind) for kind in OpKind})
+
+
+def _row(target: Target, settings: BuildSettings, kind: OpKind) -> dict[Scheme, Support]:
+    return {scheme: target.kind_support(settings, kind, scheme) for scheme in Scheme}
+
+
+def _support_table(title: str, rows: Mapping[OpKind, Mapping[Scheme, Support]]) -> Table:
+    """A column for each scheme that some op runs; the others are named below."""
+    runs = [
+        scheme
+        for scheme in Scheme
+        if any(row[scheme] is not Support.UNSUPPORTED for row in rows.values())
+    ]
+    lacks = [scheme.title for scheme in Scheme if scheme not in runs]
+    caption = f"no op runs {', '.join(lacks)}" if lacks else None
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("op")
+    for scheme in runs:
+        table.add_column(scheme.title)
+    for kind, row in rows.items():
+        table.add_row(kind.value, *(_cell(row[scheme]) for scheme in runs))
+    return table
 
 
 def plan_table(found: Mapping[str, tuple[Unsupported, ...]]) -> Table:

@@ -28,7 +28,7 @@ from autoquant.model.graph.same_values import RESHAPING
 from autoquant.model.graph.site_nodes import SiteNodes, mark_sites
 from autoquant.model.numerics.rounded_graph import RoundedGraph, choices_of
 from autoquant.model.numerics.rounding import Cast, Format, SchemeRounding
-from autoquant.model.numerics.weight_grids import WeightGrid
+from autoquant.model.numerics.weight_grids import GroupGrid, WeightGrid
 
 _NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -206,6 +206,9 @@ def _weight_format(how: Format | None, weight: Tensor) -> TensorFormat:
         scale = how.scale(weight)
         dtype = "qint8" if how.low == -128 else "int16"
         return TensorFormat(dtype, float(scale.max()), scale_count=scale.numel())
+    if isinstance(how, GroupGrid):
+        scale = how.codes(weight)[1].abs()
+        return TensorFormat("int4", float(scale.max()), scale_count=scale.numel())
     if isinstance(how, Cast):
         return TensorFormat(_NAMES[how.dtype])
     if how is None or not is_float_weight(weight):

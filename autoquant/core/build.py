@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoquant.core.equalisation import Equalisation
 from autoquant.core.kernels import Kernels
 from autoquant.core.observers import ObserverName
 from autoquant.core.ranges import RangeRules
@@ -25,6 +26,7 @@ class BuildSettings:
         kernels: torch: ops that take another engine's kernel.
         accelerator: Configuration of an accelerator (`ethos-u55-128`); empty where there is none.
         profile: Text of the YAML file that describes an accelerator; empty where there is none.
+        equalisation: What the model is multiplied with before plans are built of it.
         options: What only a backend of another package has, as its section of a job says.
     """
 
@@ -37,6 +39,7 @@ class BuildSettings:
     kernels: Kernels = field(default_factory=Kernels)
     accelerator: str = ""
     profile: str = field(default="", repr=False)
+    equalisation: Equalisation = field(default_factory=Equalisation, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -51,6 +54,7 @@ class BuildSettings:
             "kernels": self.kernels.to_json(),
             "accelerator": self.accelerator,
             "profile": self.profile,
+            "equalisation": self.equalisation.to_json(),
             "options": dict(self.options),
         }
 
@@ -68,5 +72,6 @@ class BuildSettings:
             kernels=Kernels.from_json(data["kernels"]),
             accelerator=str(data["accelerator"]),
             profile=str(data["profile"]),
+            equalisation=Equalisation.from_json(data.get("equalisation", Equalisation().to_json())),
             options=data.get("options", {}),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -91,13 +91,29 @@ class EvaluatorFactory(Protocol):
         """Load the subject and the statistics, and give the evaluator."""
 
 
+IsOver = Callable[[], bool]
+"""Whether the time of a search is up."""
+
+
+def never() -> bool:
+    """The time is never up."""
+    return False
+
+
 class Executor(Protocol):
     """Runs evaluators: here, or on Ray workers."""
 
-    def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(
+        self, phase: Phase, tasks: Iterable[Task], is_over: IsOver = never
+    ) -> Iterator[Outcome]:
         """Give the outcomes as they come, in any order, one for each task.
 
         `tasks` is consumed lazily: work starts on the first while the rest is still being drawn.
+        Once `is_over` nothing more is begun, and workers that can be stopped are: what they had
+        has no outcome.
+
+        Raises:
+            ExecutionError: There are no workers any more.
         """
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ class StopReason(Enum):
     TIME = "the time is up"
     EXHAUSTED = "every plan of the space was tried"
     INTERRUPTED = "it was interrupted"
+    FAILED = "its workers were lost"
 
     @property
     def word(self) -> str:

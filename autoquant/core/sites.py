@@ -119,6 +119,21 @@ class Site:
         return self.module.rpartition(".")[0]
 
     @property
+    def weight_channels(self) -> int:
+        """Output channels of the weight, or rows of a table: each has a scale of its own."""
+        if self.kind in (OpKind.EMBEDDING, OpKind.EMBEDDING_BAG):
+            width = self.output_shape[-1] if self.output_shape else 1
+            return self.weight_count // max(width, 1)
+        if self.kind is OpKind.LINEAR:
+            return self.output_shape[-1] if self.output_shape else 1
+        return self.output_shape[1] if len(self.output_shape) > 1 else 1
+
+    @property
+    def weight_row(self) -> int:
+        """Weights of one output channel: the input features of a linear layer, a table's width."""
+        return self.weight_count // max(self.weight_channels, 1)
+
+    @property
     def output_elements(self) -> int:
         """Elements written at the example batch."""
         return math.prod(self.output_shape)

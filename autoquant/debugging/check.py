@@ -50,6 +50,7 @@ from autoquant.model.data.batches import take_samples
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject, load_unscored, unscored_subject
+from autoquant.results.wording import counts_text
 from autoquant.searching.pair import find_plan, prepare_untimed
 from autoquant.searching.preparing.preparation import FEW_SAMPLES, Preparation
 from autoquant.searching.preparing.torch_graphs import needs_torch
@@ -260,7 +261,7 @@ def _build(
     if mapping is not None:
         return _build_mapping(prepared, mapping)
     chosen = find_plan(plan, prepared)
-    counted = ", ".join(f"{count} {scheme}" for scheme, count in chosen.counts().items())
+    counted = counts_text(chosen)
     name = f"plan {chosen.digest} ({counted})"
     try:
         examined = _examine(prepared, chosen)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from autoquant.core.plan import load_plans
+from autoquant.core.secrets import masked
 from autoquant.errors import JobError, PlanError
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import METRICS, Job, SearchSettings
@@ -57,13 +58,21 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 
 
 def dump_job(job: SearchSettings) -> str:
-    """Write a job as YAML that `load_job` reads back, with absolute paths.
+    """Write a job as YAML that `load_job` reads back, with absolute paths and without passwords.
 
     The settings of a search alone are written as a job that names no model and no data.
     """
     document = job.model_dump(mode="json")
+    for section, key in (("tracking", "uri"), ("execution", "address")):
+        document[section][key] = _masked(document[section][key])
+    tags = document["tracking"]["tags"]
+    document["tracking"]["tags"] = {name: masked(value) for name, value in tags.items()}
     first = {key: document.get(key) for key in ("name", "model", "data")}
     return yaml.safe_dump(first | document, sort_keys=False, allow_unicode=True)
+
+
+def _masked(address: str | None) -> str | None:
+    return None if address is None else masked(address)
 
 
 def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from autoquant.core.equalisation import Equalise
 from autoquant.core.objectives import Objective
 from autoquant.core.observers import ObserverName
 from autoquant.core.sensitivity import Procedure
@@ -74,6 +75,7 @@ class ModelSource(Section):
         Literal["auto", "export", "modules"], BeforeValidator(_capture_from_text)
     ] = "auto"
     leaf_modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    equalise: Annotated[Equalise, Field(strict=False)] = Equalise.AUTO
 
     _form = field_validator("entry")(check_entry)
 
@@ -156,6 +158,16 @@ class Execution(Section):
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0, strict=False)] = 0.0
     retries: Annotated[int, Field(ge=0)] = 2
+    timeout: Annotated[float, Field(gt=0, strict=False)] | None = None
+
+    @model_validator(mode="after")
+    def _stoppable(self) -> Execution:
+        if self.kind == "local" and self.timeout is not None:
+            raise ValueError(
+                "timeout: a task within this process cannot be stopped; leave it out, or "
+                "choose kind: ray, whose workers can"
+            )
+        return self
 
 
 class Tracking(Section):

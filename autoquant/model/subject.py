@@ -10,6 +10,7 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
+from autoquant.core.equalisation import Equalisation, Equalise
 from autoquant.errors import DataError, JobError, ModelError
 from autoquant.job import DataSource, Entry, Job
 from autoquant.model.data.batches import Batch, take_samples
@@ -20,6 +21,7 @@ from autoquant.model.data.outputs import OutputWeights, difference, named_output
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm
 from autoquant.model.data.scoring import Metric, check_metric, find_metric, score_batch
+from autoquant.model.equalisation.rewrite import rescaled
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.faithfulness import (
@@ -64,6 +66,8 @@ class Subject:
         capture: What finds its sites: `auto`, `export`, `modules`.
         form: Of the user's data.
         outputs: Which outputs guide the search.
+        equalise: Whether its channels are rescaled before plans are built.
+        given: The model as its user gave it, where `model` has rescaled channels; else None.
         writes_inputs: Whether the model's forward changes its inputs: it is given copies.
         notices: What was done to the user's model, in one line each.
     """
@@ -79,6 +83,8 @@ class Subject:
     capture: str = "auto"
     form: DataForm = field(default_factory=DataForm)
     outputs: OutputWeights = field(default_factory=OutputWeights)
+    equalise: Equalise = Equalise.NEVER
+    given: nn.Module | None = None
     writes_inputs: bool = False
     notices: tuple[str, ...] = ()
 
@@ -173,6 +179,16 @@ class Subject:
         wide = model_in_float64(self.model, self.calling)
         return is_same_in_float64(wide, found, batches_to_compare(found, self.telling))
 
+    def equalised(self, equalisation: Equalisation) -> Subject:
+        """The same with rescaled channels; itself where there is nothing to rescale.
+
+        Raises:
+            ModelError: The model has no such parameters.
+        """
+        if not equalisation:
+            return self
+        return replace(self, model=rescaled(self.model, equalisation), given=self.model)
+
     def reader(self) -> DataReader:
         """Reads more data for the same model."""
         return DataReader(self.model, self.form, self.calling)
@@ -215,6 +231,7 @@ class JobRecipe:
             loss=None if data.loss is None else load_entry(data.loss.entry),
             leaf_modules=model_source.leaf_modules,
             capture=model_source.capture,
+            equalise=model_source.equalise,
             calibration_samples=self.job.calibration.samples,
             form=_form_of(data),
             outputs=self.job.outputs,
@@ -240,6 +257,7 @@ def load_unscored(job: Job) -> Subject:
         calibration=_load_data(job.data.calibration, job.data.arguments),
         leaf_modules=job.model.leaf_modules,
         capture=job.model.capture,
+        equalise=job.model.equalise,
         calibration_samples=job.calibration.samples,
         form=_form_of(job.data),
     )
@@ -314,6 +332,7 @@ def build_subject(
     loss: Metric | str | None = None,
     leaf_modules: tuple[str, ...] = (),
     capture: str = "auto",
+    equalise: Equalise = Equalise.NEVER,
     calibration_samples: int | None = None,
     form: DataForm | None = None,
     outputs: Mapping[str, float] | None = None,
@@ -343,6 +362,7 @@ def build_subject(
         dynamic=reader.dynamic,
         leaf_modules=leaf_modules,
         capture=capture,
+        equalise=equalise,
         form=form or DataForm(),
         outputs=OutputWeights(outputs or {}),
     )
@@ -361,6 +381,7 @@ def unscored_subject(
     evaluation: object = (),
     leaf_modules: tuple[str, ...] = (),
     capture: str = "auto",
+    equalise: Equalise = Equalise.NEVER,
     calibration_samples: int | None = None,
     form: DataForm | None = None,
 ) -> Subject:
@@ -372,6 +393,7 @@ def unscored_subject(
         evaluation: Data to compare on; empty: none.
         leaf_modules: Paths of modules that capture must not look into.
         capture: What finds its sites.
+        equalise: Whether its channels are rescaled.
         calibration_samples: Keep the first so many; None: all.
         form: What the user says of the form of the data.
 
@@ -395,6 +417,7 @@ def unscored_subject(
         dynamic=reader.dynamic,
         leaf_modules=leaf_modules,
         capture=capture,
+        equalise=equalise,
         form=form or DataForm(),
     )
     return _protected(subject, model)

@@ -134,7 +134,7 @@ def _ops(findings: Findings, chosen: Candidate) -> Iterator[_Op]:
         yield _Op(
             name=site.name,
             kind=" + ".join(site.fused) or site.kind.value,
-            scheme=scheme.value,
+            scheme=scheme.title,
             colour=SCHEME_COLOURS[scheme],
             executed="not read back" if ran is None else str(ran),
             differs=ran is not None and ran.scheme is not scheme,

@@ -126,7 +126,7 @@ def at_start(name: str) -> str:
 
 def counts_text(plan: Plan) -> str:
     """Count ops by scheme: `18 int8, 2 fp32`."""
-    return ", ".join(f"{count} {scheme}" for scheme, count in plan.counts().items())
+    return ", ".join(f"{count} {Scheme(name).title}" for name, count in plan.counts().items())
 
 
 def main_scheme(plan: Plan) -> Scheme:
@@ -144,7 +144,7 @@ def exceptions_text(plan: Plan, sites: Sequence[Site], limit: int = 12) -> tuple
     main = main_scheme(plan)
     order = {site.name: index for index, site in enumerate(sites)}
     names = sorted(plan.schemes, key=lambda name: (order.get(name, len(order)), name))
-    found = [f"{name}: {plan[name].value}" for name in names if plan[name] is not main]
+    found = [f"{name}: {plan[name].title}" for name in names if plan[name] is not main]
     if len(found) <= limit:
         return tuple(found)
     return (*found[: limit - 1], f"and {len(found) - limit + 1} more")
@@ -157,7 +157,7 @@ def uniform_label(candidate: Candidate) -> str | None:
     """
     schemes = list(candidate.plan.counts())
     if len(schemes) == 1:
-        return f"all {schemes[0]}"
+        return f"all {Scheme(schemes[0]).title}"
     _, found, name = candidate.origin.partition("uniform-")
     return f"uniform {name}" if found else None
 

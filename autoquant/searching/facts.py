@@ -68,6 +68,7 @@ def settle_facts(
         "latency_batch": batch,
         "sites": len(prepared.captured.sites),
         "knobs": len(prepared.space.free),
+        "equalised": bool(build.equalisation),
         "leaf_modules": ",".join(prepared.captured.leaf_modules),
         WEIGHTS: prepared.weights,
     }
@@ -75,6 +76,8 @@ def settle_facts(
     notices = [*prepared.notices, noise_notice(frontier)]
     if reason is StopReason.INTERRUPTED:
         notices.append(f"interrupted; continue with --resume (kept in {job.output})")
+    if reason is StopReason.FAILED:
+        notices.append(f"its workers were lost; continue with --resume (kept in {job.output})")
     return replace(
         facts,
         metric=metric_name(prepared.subject.metric),

@@ -45,15 +45,15 @@ def write_findings(
     result = SearchResult(findings, context_of(prepared), folder.path)
     with progress.stage("writing the report", None):
         folder.write_report(render_report(findings))
-        interrupted = reason is StopReason.INTERRUPTED
-        models = {} if interrupted else _write_models(result, prepared, progress)
+        cut_off = reason in (StopReason.INTERRUPTED, StopReason.FAILED)
+        models = {} if cut_off else _write_models(result, prepared, progress)
         for gap in tracker.finish(
             findings,
             artifacts=[folder.path / name for name in _ARTIFACTS],
             models=models,
         ):
             progress.note(gap)
-    if interrupted:
+    if reason is StopReason.INTERRUPTED:
         tracker.stop("interrupted")
     if reason is not None:
         progress.note(f"stopped: {reason.value}")
@@ -94,5 +94,5 @@ def context_of(prepared: Preparation) -> BuildContext:
         latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
         latency_threads=prepared.settings.latency_threads,
         weights=prepared.weights,
-        load=lambda: prepared.subject.model,
+        load=lambda: prepared.subject.given or prepared.subject.model,
     )

@@ -21,6 +21,7 @@ from autoquant.results.findings import Setting
 from autoquant.results.table import CandidateTable, candidate_table
 from autoquant.searching.load import load_result
 from autoquant.searching.measuring.evaluator import PlanEvaluator, build_backend
+from autoquant.searching.preparing.equalising import equalised
 from autoquant.searching.preparing.preparation import (
     calibrate_subject,
     capture_subject,
@@ -158,9 +159,12 @@ def _open(
     job: Job, subject: Subject, result: SearchResult, progress: Progress
 ) -> tuple[Backend, PlanEvaluator]:
     """Open the other backend on the statistics and ranges of the search."""
-    captured = capture_subject(subject, progress)
+    equalisation = result.context.build.equalisation
+    subject, captured = equalised(subject, capture_subject(subject, progress), equalisation)
     statistics = calibrate_subject(subject, captured, progress, result.folder)
-    settings = measurement_settings(job).building(ranges=result.context.build.ranges)
+    settings = measurement_settings(job).building(
+        ranges=result.context.build.ranges, equalisation=equalisation
+    )
     settings = settle_backend(job, settings, subject, captured, statistics, progress)
     with progress.stage(f"opening {settings.build.backend}", None):
         backend = build_backend(subject, captured, statistics, settings)

@@ -10,8 +10,10 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
+from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress, Silent
+from autoquant.errors import JobError
 from autoquant.job import SearchSettings, backend_from_text
 from autoquant.job.document import settings_from
 from autoquant.model.data.readings import DataForm, Prepare
@@ -44,6 +46,7 @@ def search(
     tracking_uri: str | None = None,
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    equalise: str = "auto",
     ranges: Mapping[str, Any] | None = None,
     name: str = "search",
     resume: bool = False,
@@ -85,6 +88,8 @@ def search(
         capture: What finds the model's sites: `export` (torch.export's graph), `modules` (weighted
             modules alone), or `auto`: the first where it can.
         leaf_modules: Paths that capture must not look into.
+        equalise: Whether channels are rescaled before plans are built, which keeps the function:
+            `auto`, where that lowers the error of the all-int8 plan; `always`; or `never`.
         ranges: The section `calibration` of a job file (`{"observer": "mse"}`).
         name: Of the search, for reports.
         resume: Continue the search that `output` holds.
@@ -133,6 +138,7 @@ def search(
         loss=loss,
         leaf_modules=tuple(leaf_modules),
         capture=capture,
+        equalise=_equalise_from(equalise),
         calibration_samples=job.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=job.outputs,
@@ -140,3 +146,10 @@ def search(
     return run_search(
         job, HeldRecipe(subject), progress or Silent(), resume=resume, templates=templates
     )
+
+
+def _equalise_from(text: str) -> Equalise:
+    known = {item.value: item for item in Equalise}
+    if text not in known:
+        raise JobError(f"equalise: {text!r} is unknown", hint=f"choose one of {', '.join(known)}")
+    return known[text]

@@ -26,6 +26,7 @@ from autoquant.errors import JobError, ModelError, PlanError
 from autoquant.model.data.batches import Batch, repeat_to
 from autoquant.model.data.calling import Calling
 from autoquant.model.data.few_samples import few_samples
+from autoquant.model.equalisation.rewrite import rescaled
 from autoquant.model.graph.capture import Capture, capture
 from autoquant.model.graph.float_model import check_float_model, in_eval_mode
 from autoquant.model.weights_digest import weights_digest
@@ -59,7 +60,7 @@ class BuildContext:
         latency_threads: Threads of the latency measurement.
         weights: Digest of the model's weights; empty where an older version searched.
         load: Gives the model that was searched; None where only its user can.
-        ways_out: Of the model that torch.fx traced last.
+        ways_out: A model and what torch.fx traced of it, the last one.
     """
 
     sites: tuple[Site, ...]
@@ -73,7 +74,7 @@ class BuildContext:
     latency_threads: int = 1
     weights: str = ""
     load: Callable[[], nn.Module] | None = None
-    ways_out: list[WayOut] = field(default_factory=list, repr=False)
+    ways_out: list[tuple[nn.Module, WayOut]] = field(default_factory=list, repr=False)
 
     def find_model(self, given: nn.Module | None) -> nn.Module:
         """The model that is given, else the one that was searched.
@@ -103,7 +104,8 @@ class BuildContext:
             ModelError: It is no float module, cannot be captured, or has other weights.
             PlanError: It has other sites than the one that was searched.
         """
-        checked = in_eval_mode(check_float_model(model, self.leaf_modules))
+        given = in_eval_mode(check_float_model(model, self.leaf_modules))
+        checked = self._equalised(given)
         captured = capture(
             checked,
             self.example,
@@ -119,8 +121,30 @@ class BuildContext:
             hint="give the same model, with the same module names",
         )
         if not other_weights:
-            _check_same_weights(self.weights, checked)
+            self._check_weights(given)
         return checked, captured
+
+    def float_model(self, model: nn.Module) -> nn.Module:
+        """The model whose plans are built: the given one, or a copy with rescaled channels.
+
+        Raises:
+            ModelError: It is no float module, or not the one that was searched.
+        """
+        given = check_float_model(model, self.leaf_modules)
+        self._check_weights(given)
+        return self._equalised(given)
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether plans are built of this very model, not of a copy with rescaled channels."""
+        equalisation = self.build.equalisation
+        return not equalisation or weights_digest(model) == equalisation.weights
+
+    def _equalised(self, model: nn.Module) -> nn.Module:
+        return model if self.is_of(model) else rescaled(model, self.build.equalisation)
+
+    def _check_weights(self, model: nn.Module) -> None:
+        if not (self.build.equalisation and self.is_of(model)):
+            _check_same_weights(self.weights, model)
 
     def open_way_out(self, model: nn.Module) -> WayOut:
         """Trace a model for torch.ao; the last one is remembered.
@@ -131,12 +155,13 @@ class BuildContext:
         """
         from autoquant.torch_ao.way_out import WayOut
 
-        if self.ways_out and self.ways_out[0].model is model:
-            _check_same_weights(self.weights, model)
-            return self.ways_out[0]
+        if self.ways_out and self.ways_out[0][0] is model:
+            self._check_weights(model)
+            return self.ways_out[0][1]
         checked, captured = self.capture_again(model)
-        self.ways_out[:] = [WayOut(checked, captured, self.statistics, self.build, self.example)]
-        return self.ways_out[0]
+        way = WayOut(checked, captured, self.statistics, self.build, self.example)
+        self.ways_out[:] = [(model, way)]
+        return way
 
 
 class ResultCandidate:
@@ -243,10 +268,31 @@ class ResultCandidate:
             PlanError: An op in fp32 computes something else than its plan (names the first); or
                 the model was captured module by module.
         """
+        model = self._context.find_model(model)
         found = self.torch_mapping(model)
         if not found.coverage.is_complete:
             warnings.warn(str(found.coverage), stacklevel=2)
+        if not self._context.is_of(model):
+            warnings.warn(
+                "the search rescaled channels, and this mapping is of that model: prepare "
+                "candidate.float_model(), not the model as given",
+                stacklevel=2,
+            )
         return found.mapping
+
+    def float_model(self, model: nn.Module | None = None) -> nn.Module:
+        """Give the float model that plans are built of, which is what `prepare_fx` must get.
+
+        Where the search rescaled channels (`model.equalise`), it is a copy of the same class and
+        function with other parameters; else the model itself.
+
+        Args:
+            model: As for `qconfig_mapping`, which takes either.
+
+        Raises:
+            ModelError: It is not the one that was searched.
+        """
+        return self._context.float_model(self._context.find_model(model))
 
     def mapping_coverage(self, model: nn.Module | None = None) -> MappingCoverage:
         """Say what of the plan its QConfigMapping carries, and why the rest stays in fp32.

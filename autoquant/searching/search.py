@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from autoquant.core.measurement import Candidate, Measurements, fastest_float
 from autoquant.core.objectives import Objective
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
-from autoquant.errors import AutoquantError
+from autoquant.errors import ExecutionError
 from autoquant.job import SearchSettings, dump_job
 from autoquant.model.subject import SubjectRecipe
 from autoquant.results import files
@@ -33,8 +33,9 @@ from autoquant.results.reading import load_baseline
 from autoquant.results.recorders import JointRecorder, NullRecorder, Tracker
 from autoquant.searching.facts import open_facts, settle_facts
 from autoquant.searching.files import write_findings, write_preparation
-from autoquant.searching.frontier_again import score_heldout, time_again
+from autoquant.searching.frontier_again import FindFrontier, score_heldout, time_again
 from autoquant.searching.guidance import find_costs, guide
+from autoquant.searching.interrupts import Interrupts, taken
 from autoquant.searching.measuring.evaluator import EvaluatorRecipe, PlanEvaluator
 from autoquant.searching.measuring.workers.start import check_executor, start_executor
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
@@ -76,7 +77,7 @@ def run_search(
     """
     check_target(measurement_settings(job).build)
     templates = (*load_templates(job.seeds), *templates)
-    with _open_folder(job, resume) as folder:
+    with _open_folder(job, resume) as folder, taken(progress.note) as interrupts:
         facts = open_facts(job, folder, resume)
         environment = describe_environment()
         folder.write_job(dump_job(job))
@@ -84,8 +85,10 @@ def run_search(
         check_executor(job.execution)
         tracker = _open_tracker(job, facts, environment)
         try:
-            return _search(job, recipe, progress, folder, tracker, facts, environment, templates)
-        except (AutoquantError, KeyboardInterrupt) as error:
+            return _search(
+                job, recipe, progress, interrupts, folder, tracker, facts, environment, templates
+            )
+        except BaseException as error:
             tracker.stop(str(error) or "interrupted")
             raise
 
@@ -94,6 +97,7 @@ def _search(
     job: SearchSettings,
     recipe: SubjectRecipe,
     progress: Progress,
+    interrupts: Interrupts,
     folder: ResultFolder,
     tracker: Tracker,
     facts: SearchFacts,
@@ -129,23 +133,18 @@ def _search(
         log=folder,
         proposer=guidance.proposer,
     )
-    is_estimated = is_estimate(prepared.settings.build.backend)
+    find = partial(_frontier, job, limits, baseline)
     with _executor(job, factory, prepared, progress) as executor:
-        history = _run_rounds(
-            job, strategy, guidance.pruner, executor, prepared, past, folder, tracker, progress
-        )
-        candidates = history.candidates
-        find = partial(_frontier, job, limits, baseline)
-        if history.reason is not StopReason.INTERRUPTED:
-            if Phase.LATENCY in prepared.phases and not is_estimated:
-                candidates = time_again(candidates, find, executor, folder, progress)
-            if subject.heldout is not None:
-                candidates = score_heldout(candidates, find, executor, folder, progress)
+        pruner, recorders = guidance.pruner, (folder, tracker, progress, interrupts)
+        rounds = partial(_run_rounds, job, strategy, pruner, executor, prepared, past, *recorders)
+        ended = _measure(rounds, find, executor, prepared, folder, progress)
+        interrupts.hold()
+    candidates = ended.candidates
     with progress.stage("writing the study", None):
         write_study(folder.path / files.STUDY, prepared.space, job.objectives, limits, candidates)
     frontier = find(candidates)
     findings = Findings(
-        facts=settle_facts(job, facts, prepared, frontier, history.reason),
+        facts=settle_facts(job, facts, prepared, frontier, ended.reason),
         job_text=dump_job(job),
         environment=environment,
         sites=prepared.captured.sites,
@@ -153,7 +152,39 @@ def _search(
         frontier=frontier,
         sensitivity=table,
     )
-    return write_findings(findings, prepared, folder, tracker, progress)
+    result = write_findings(findings, prepared, folder, tracker, progress)
+    if ended.error is not None:
+        raise ended.error
+    return result
+
+
+def _measure(
+    rounds: Callable[[], Ended],
+    find: FindFrontier,
+    executor: Executor,
+    prepared: Preparation,
+    folder: ResultFolder,
+    progress: Progress,
+) -> Ended:
+    """Run the rounds, then look at the frontier again; what breaks in keeps what is finished."""
+    is_timed = Phase.LATENCY in prepared.phases
+    try:
+        ended = rounds()
+        if ended.reason in (StopReason.INTERRUPTED, StopReason.FAILED):
+            return ended
+        candidates = ended.candidates
+        if is_timed and not is_estimate(prepared.settings.build.backend):
+            candidates = time_again(candidates, find, executor, folder, progress)
+        if prepared.subject.heldout is not None:
+            candidates = score_heldout(candidates, find, executor, folder, progress)
+    except KeyboardInterrupt:
+        return Ended(folder.past().candidates, StopReason.INTERRUPTED)
+    except ExecutionError as error:
+        known = folder.past().candidates
+        if all(item.failure is not None for item in known):
+            raise
+        return Ended(known, StopReason.FAILED, error)
+    return replace(ended, candidates=candidates)
 
 
 def _open_folder(job: SearchSettings, resume: bool) -> ResultFolder:
@@ -236,6 +267,7 @@ def _run_rounds(
     folder: ResultFolder,
     tracker: Tracker,
     progress: Progress,
+    interrupts: Interrupts,
 ) -> Ended:
     for candidate in past.candidates:
         tracker.candidate(candidate)
@@ -249,7 +281,7 @@ def _run_rounds(
             budget=job.budget,
             known=past.candidates,
             pruner=pruner,
-            recorder=JointRecorder((folder, tracker, progress, counter)),
+            recorder=JointRecorder((folder, tracker, progress, counter, interrupts)),
             clock=time.monotonic,
         )
         advance(len(past.candidates))

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from autoquant.core.equalisation import Equalise
 from autoquant.errors import JobError
 from autoquant.job import Calibration, SearchSettings, dump_job
 from autoquant.results.findings import Setting
@@ -76,9 +77,15 @@ def check_resumable(job: SearchSettings, folder: Path) -> None:
 
 
 def _completed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's document with the calibration settings that an earlier version did not know."""
+    """A job's document with the settings that an earlier version did not know.
+
+    What that version settled on stands in its folder: nothing is equalised on resuming it.
+    """
     known = Calibration().model_dump(mode="json")
-    return {**document, "calibration": {**known, **document.get("calibration", {})}}
+    found = {**document, "calibration": {**known, **document.get("calibration", {})}}
+    if isinstance(document.get("model"), Mapping):
+        found["model"] = {"equalise": Equalise.AUTO.value, **document["model"]}
+    return found
 
 
 def _show(value: Setting | None) -> str:

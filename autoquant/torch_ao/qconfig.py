@@ -26,7 +26,7 @@ from torch.ao.quantization import (
 from autoquant.core.build import BuildSettings
 from autoquant.core.observers import ObserverName
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Mode, Scheme
+from autoquant.core.precision import BY_GROUP, Mode, Scheme
 from autoquant.core.ranges import FixedRange
 from autoquant.core.sites import OpKind, Site
 from autoquant.model.calibration.ranges.density import Density
@@ -52,6 +52,7 @@ _INT16_LEVELS = {"quant_min": -32768, "quant_max": 32767}
 NO_QCONFIG: Mapping[Scheme, str] = {
     Scheme.BF16: "bf16 is a cast, which no QConfig carries",
     Scheme.INT16_WEIGHT: "torch.ao's convert drops the scales of int16 weights",
+    **dict.fromkeys(BY_GROUP, "torch.ao's observers know no groups of weights"),
 }
 """Schemes that no QConfig says, and why."""
 
@@ -77,6 +78,8 @@ def qconfig_for(site: Site, scheme: Scheme, plan: Plan, settings: BuildSettings)
         return default_dynamic_qconfig if recurrent else per_channel_dynamic_qconfig
     if scheme is Scheme.INT8_WEIGHT_ONLY:
         return float_qparams_weight_only_qconfig
+    if scheme not in (Scheme.INT8, Scheme.INT16):
+        raise ValueError(f"{scheme.value} has no QConfig")
     return QConfig(
         activation=_activation_observer(site, scheme, plan, settings),
         weight=_weight_observer(site),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 
-from autoquant.core.evaluation import Outcome, Phase, Task
+from autoquant.core.evaluation import IsOver, Outcome, Phase, Task, never
 from autoquant.core.measurement import Candidate
 from autoquant.core.plan import Plan
 from autoquant.job import DataSource
@@ -42,11 +42,15 @@ class PlanMeasurer:
             return known
         return self._measure(Task(0, plan), origin)
 
-    def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(
+        self, phase: Phase, tasks: Iterable[Task], is_over: IsOver = never
+    ) -> Iterator[Outcome]:
         """Measure the plans of a search; one that was stopped before is not begun again."""
         if phase is not Phase.QUALITY:
             raise ValueError(f"tuning measures quality alone, not {phase.value}")
         for task in tasks:
+            if is_over():
+                return
             found = self._kept.get(task.plan) or self._measure(task, "tune")
             yield Outcome(
                 task.number,

@@ -24,7 +24,7 @@ from typing import Any
 from report import Row, show
 
 from autoquant.core.costs import CostTable
-from autoquant.core.evaluation import Outcome, Phase, Task
+from autoquant.core.evaluation import IsOver, Outcome, Phase, Task, never
 from autoquant.core.frontier import find_frontier
 from autoquant.core.history import Past
 from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
@@ -72,9 +72,13 @@ class Truth:
         self._work = {knob.name: draw.lognormvariate(0, 1) for knob in self.space.knobs}
         self._whole = sum(self._work.values())
 
-    def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(
+        self, phase: Phase, tasks: Iterable[Task], is_over: IsOver = never
+    ) -> Iterator[Outcome]:
         """Measure plans; the executed schemes are read back as from an engine."""
         for task in tasks:
+            if is_over():
+                return
             if phase is Phase.LATENCY:
                 yield Outcome(task.number, self._latency(task.plan, Kind.MEASURED))
                 continue

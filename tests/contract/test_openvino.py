@@ -141,8 +141,10 @@ def test_what_the_table_promises_is_what_runs(name: str) -> None:
         assert str(executable.executed[subject.name]) == f"{planned.value} native"
         outputs = backend.run(executable.module, (example,))
         outputs = outputs if isinstance(outputs, Tensor) else outputs[0]
-        # eight bits of an op with random weights stay within a twentieth of the output's range
-        assert (outputs - expected).abs().max() < 0.05 * (expected.max() - expected.min())
+        # eight bits of an op with random weights stay within a twentieth of the output's range;
+        # what four bits give exactly is held against reference numerics (test_int4_by_group.py)
+        share = 0.05 if scheme.weight.bits >= 8 else 0.2
+        assert (outputs - expected).abs().max() < share * (expected.max() - expected.min())
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -23,6 +23,7 @@ TYPES: Mapping[Scheme, str] = {
 
 LIMITS = {"INT8": (-128, 127), "INT16": (-32768, 32767)}
 
+_INTEGERS = frozenset({Scheme.INT8, Scheme.INT16})
 _CLAMPS = {1: (0.0, None), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
 """Bounds of an operator's own activation, by its code: relu, relu_n1_to_1, relu6."""
 
@@ -97,6 +98,8 @@ class Formats:
             return FLOAT32
         if scheme is Scheme.FP16:
             return FLOAT16
+        if scheme not in _INTEGERS:
+            raise ValueError(f"LiteRT has no format for {scheme.value}")
         fixed = self._fixed(tensor, scheme)
         if fixed is not None:
             return fixed
@@ -145,6 +148,8 @@ def constant_format(values: Array, scheme: Scheme) -> Format:
         return FLOAT32
     if scheme is Scheme.FP16:
         return FLOAT16
+    if scheme not in _INTEGERS:
+        raise ValueError(f"LiteRT has no format for {scheme.value}")
     finite = values[np.isfinite(values)]
     low = float(min(finite.min(initial=0.0), 0.0))
     high = float(max(finite.max(initial=0.0), 0.0))

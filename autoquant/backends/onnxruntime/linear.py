@@ -1,4 +1,4 @@
-"""Linear layers of one activation: static, dynamic and weight-only int8."""
+"""Linear layers of one activation: static, dynamic and weight-only."""
 
 from __future__ import annotations
 
@@ -44,25 +44,46 @@ def dynamic_linear(writing: Writing, unit: Unit) -> bool:
 
 def weight_only_linear(writing: Writing, unit: Unit) -> bool:
     """MatMulNBits of 8 bits, whose activations and sums stay in float."""
-    root, writer = unit.root, writing.writer
+    root = unit.root
     if not _is_plain_linear(writing, root):
         return False
-    axis = _output_axis(root)
-    codes, scales = writing.weights.blocks(writer, root.name, root.input[1], axis=axis)
+    blocks = writing.weights.blocks(
+        writing.writer, root.name, root.input[1], axis=_output_axis(root)
+    )
+    _write_blocks(writing, unit, blocks, bits=8, size=writing.weights.block)
+    return True
+
+
+def grouped_linear(size: int, writing: Writing, unit: Unit) -> bool:
+    """MatMulNBits of 4 bits, with a scale for each group of so many weights."""
+    root = unit.root
+    if not _is_plain_linear(writing, root):
+        return False
+    blocks = writing.weights.groups(
+        writing.writer, root.name, root.input[1], axis=_output_axis(root), size=size
+    )
+    _write_blocks(writing, unit, blocks, bits=4, size=size)
+    return True
+
+
+def _write_blocks(
+    writing: Writing, unit: Unit, blocks: tuple[str, str], *, bits: int, size: int
+) -> None:
+    root, axis = unit.root, _output_axis(unit.root)
     shape = writing.graph.initializers[root.input[1]].dims
-    product = writer.node(
+    source = writing.writer.as_float(root.input[0])
+    product = writing.writer.node(
         "MatMulNBits",
-        [writer.as_float(root.input[0]), codes, scales, "", "", _float_bias(writing, unit)],
+        [source, *blocks, "", "", _float_bias(writing, unit)],
         root.name,
         domain=CONTRIB,
         K=shape[1 - axis],
         N=shape[axis],
-        bits=8,
-        block_size=writing.weights.block,
+        bits=bits,
+        block_size=size,
         accuracy_level=_FLOAT_SUMS,
     )
     writing.write_float(unit, product)
-    return True
 
 
 def _is_plain_linear(writing: Writing, root: NodeProto) -> bool:

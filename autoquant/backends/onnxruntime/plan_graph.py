@@ -11,17 +11,22 @@ from onnx import ModelProto, NodeProto
 from autoquant.backends.onnxruntime.emulated import emulate
 from autoquant.backends.onnxruntime.float_graph import MOVING, FloatGraph
 from autoquant.backends.onnxruntime.ranges import TensorGrids
-from autoquant.backends.onnxruntime.rules import DYNAMIC, STATIC, WEIGHT_ONLY, Rule
+from autoquant.backends.onnxruntime.rules import DYNAMIC, STATIC, WEIGHT_ONLY, Rule, by_group
 from autoquant.backends.onnxruntime.units import Unit
 from autoquant.backends.onnxruntime.weights import Weights
 from autoquant.backends.onnxruntime.writer import GraphWriter
 from autoquant.backends.onnxruntime.writing import Writing, attributes_of
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import BY_GROUP, Scheme
 from autoquant.core.sites import Site
 
 RULES: Mapping[Scheme, Mapping[str, Rule]] = MappingProxyType(
-    {Scheme.INT8: STATIC, Scheme.INT8_DYNAMIC: DYNAMIC, Scheme.INT8_WEIGHT_ONLY: WEIGHT_ONLY}
+    {
+        Scheme.INT8: STATIC,
+        Scheme.INT8_DYNAMIC: DYNAMIC,
+        Scheme.INT8_WEIGHT_ONLY: WEIGHT_ONLY,
+        **{scheme: by_group(scheme.group or 0) for scheme in BY_GROUP},
+    }
 )
 _EMULATED = frozenset({Scheme.INT16, Scheme.FP16})
 _TAKES_WEIGHT = frozenset({"Conv", "ConvTranspose", "Gemm"})

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from autoquant.backends.onnxruntime.units import Unit
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import BY_GROUP, Precision, Scheme
 
 _ADDED = re.compile(r"(_nchwc|_token_\d+|/duplicated|/MatmulTransposeFusion/)+$")
 _FUSED = "fused "
@@ -30,7 +30,7 @@ _INTEGER = frozenset(
         "QLinearSoftmax",
     }
 )
-_INTEGER_SCHEMES = frozenset({Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY})
+_INTEGER_SCHEMES = frozenset({Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY, *BY_GROUP})
 _DYNAMIC = frozenset({"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 _MOVING = frozenset(
     {
@@ -55,7 +55,11 @@ _KEEPING = _MOVING | {"Clip", "Concat", "MaxPool", "NhwcMaxPool"}
 _CONVERTING = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "DynamicQuantizeLinear"})
 _INT8_TYPES = frozenset({TensorProto.UINT8, TensorProto.INT8})
 _INT16_TYPES = frozenset({TensorProto.INT16, TensorProto.UINT16})
-_WEIGHT_BITS = 8
+_DEFAULT_BLOCK = 128
+_BY_SIZE: Mapping[tuple[int, int], Scheme] = {
+    (scheme.weight.bits, scheme.group or 0): scheme for scheme in BY_GROUP
+}
+"""By bits of a weight and weights that share a scale."""
 
 
 class Dump:
@@ -120,8 +124,14 @@ class Dump:
             return Scheme.INT8_DYNAMIC if dynamic else Scheme.INT8
         if node.op_type == "MatMulNBits":
             keeps_floats = attributes.get("accuracy_level", 0) in (0, 1)
-            wide = attributes.get("bits") == _WEIGHT_BITS
-            return Scheme.INT8_WEIGHT_ONLY if keeps_floats and wide else None
+            if not keeps_floats:
+                return None
+            if attributes.get("bits") == Precision.INT8.bits:
+                return Scheme.INT8_WEIGHT_ONLY
+            return _BY_SIZE.get((attributes.get("bits", 4), attributes.get("block_size", 0)))
+        if node.op_type == "GatherBlockQuantized":
+            bits = attributes.get("bits", Precision.INT4.bits)
+            return _BY_SIZE.get((bits, attributes.get("block_size", _DEFAULT_BLOCK)))
         kind = self._types.get(node.input[0]) if node.input else None
         if node.op_type == "Gather" and node.input[0] not in self._writer:
             return Scheme.INT8_WEIGHT_ONLY if kind in _INT8_TYPES else Scheme.FP32

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
 from autoquant.backends.onnxruntime.linear import (
     dynamic_linear,
+    grouped_linear,
     static_linear,
     weight_only_linear,
 )
@@ -42,6 +44,25 @@ def weight_only_embedding(writing: Writing, unit: Unit) -> bool:
     scale = writer.node("Gather", [scales, indices], f"{root.name}:scale")
     floats = writer.node("Cast", [rows], f"{root.name}:cast", to=1)
     writing.write_float(unit, writer.node("Mul", [floats, scale], f"{root.name}:rows"))
+    return True
+
+
+def grouped_embedding(size: int, writing: Writing, unit: Unit) -> bool:
+    """GatherBlockQuantized: rows of an int4 table, scaled group by group."""
+    root, writer = unit.root, writing.writer
+    if not writer.is_constant(root.input[0]) or attributes_of(root).get("axis", 0) != 0:
+        return False
+    table, scales, zeros = writing.weights.grouped_rows(writer, root.name, root.input[0], size=size)
+    rows = writer.node(
+        "GatherBlockQuantized",
+        [table, writer.as_float(root.input[1]), scales, zeros],
+        root.name,
+        domain=CONTRIB,
+        block_size=size,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+    writing.write_float(unit, rows)
     return True
 
 
@@ -129,3 +150,9 @@ WEIGHT_ONLY: Mapping[str, Rule] = {
     "MatMul": weight_only_linear,
     "Gather": weight_only_embedding,
 }
+
+
+def by_group(size: int) -> Mapping[str, Rule]:
+    """The rules of int4 weights with a scale for each group."""
+    linear = partial(grouped_linear, size)
+    return {"Gemm": linear, "MatMul": linear, "Gather": partial(grouped_embedding, size)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autoquant.core.precision import Scheme, Support
+from autoquant.core.precision import BY_GROUP, Scheme, Support
 from autoquant.core.sites import OpKind, Site
 
 _INT8 = frozenset(
@@ -25,7 +25,9 @@ _NATIVE: Mapping[Scheme, frozenset[OpKind]] = {
     Scheme.FP32: frozenset(OpKind),
     Scheme.INT8: _INT8,
     Scheme.INT8_DYNAMIC: frozenset({OpKind.LINEAR, OpKind.LSTM}),
-    Scheme.INT8_WEIGHT_ONLY: frozenset({OpKind.LINEAR, OpKind.EMBEDDING}),
+    **dict.fromkeys(
+        (Scheme.INT8_WEIGHT_ONLY, *BY_GROUP), frozenset({OpKind.LINEAR, OpKind.EMBEDDING})
+    ),
 }
 _NOT_EMULATED = frozenset(
     {OpKind.EMBEDDING, OpKind.EMBEDDING_BAG, OpKind.LSTM, OpKind.GRU, OpKind.ATTENTION}

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from onnx import TensorProto, numpy_helper
 
 from autoquant.backends.onnxruntime.float_graph import FloatGraph
 from autoquant.backends.onnxruntime.grids import Array, ByteWeight, byte_weight, sum_codes
 from autoquant.backends.onnxruntime.writer import GraphWriter
+from autoquant.model.numerics.weight_grids import GroupGrid
 
 _BLOCK = 128
 """Weights of one scale in MatMulNBits; the largest that all its releases take."""
@@ -109,6 +111,46 @@ class Weights:
         names = self._write(writer, name, "blocks", 0.0, make)
         return names["blocks"], names["block_scales"]
 
+    def groups(
+        self, writer: GraphWriter, name: str, weight: str, *, axis: int, size: int
+    ) -> tuple[str, str]:
+        """Write the int4 weight of a linear layer as MatMulNBits takes it: codes and scales.
+
+        Two levels to a byte, the first in its lower half; 8 stands for zero.
+        """
+
+        def make() -> dict[str, Array]:
+            levels, scales = self._grouped(weight, axis, size)
+            return {"groups": _pack(levels), "group_scales": scales.reshape(-1)}
+
+        names = self._write(writer, name, f"groups of {size}", 0.0, make)
+        return names["groups"], names["group_scales"]
+
+    def grouped_rows(
+        self, writer: GraphWriter, name: str, weight: str, *, size: int
+    ) -> tuple[str, str, str]:
+        """Write the int4 table of an embedding: codes, scales and zero points."""
+
+        def make() -> dict[str, TensorProto]:
+            levels, scales = self._grouped(weight, 0, size)
+            table = levels.reshape(len(levels), -1)[:, : self._values(weight).shape[1]]
+            zeros = np.zeros(scales.shape, np.int8)
+            return {
+                "grouped": _four_bits(table),
+                "row_scales": numpy_helper.from_array(scales),
+                "row_zeros": _four_bits(zeros),
+            }
+
+        names = self._write(writer, name, f"rows in groups of {size}", 0.0, make)
+        return names["grouped"], names["row_scales"], names["row_zeros"]
+
+    def _grouped(self, weight: str, axis: int, size: int) -> tuple[Array, Array]:
+        """Levels (rows, groups, size) and scales (rows, groups), by the reference's own grid."""
+        values = self._values(weight)
+        rows = torch.tensor(values.T if axis == 1 else values)
+        levels, scales = GroupGrid(size).codes(rows)
+        return levels.numpy(), scales.numpy()
+
     def rows(self, writer: GraphWriter, name: str, weight: str) -> tuple[str, str]:
         """Write the int8 table of an embedding: codes, and scales of shape (rows, 1)."""
 
@@ -156,15 +198,33 @@ class Weights:
         name: str,
         form: str,
         scale: float,
-        make: Callable[[], Mapping[str, Array]],
+        make: Callable[[], Mapping[str, Array | TensorProto]],
     ) -> dict[str, str]:
         key = (name, form, scale)
         if key not in self._made:
             self._made[key] = {
-                part: numpy_helper.from_array(values, f"{name}/{part}")
-                for part, values in make().items()
+                part: _named(values, f"{name}/{part}") for part, values in make().items()
             }
         return {part: writer.shared(proto.name, proto) for part, proto in self._made[key].items()}
+
+
+def _named(values: Array | TensorProto, name: str) -> TensorProto:
+    found = values if isinstance(values, TensorProto) else numpy_helper.from_array(values)
+    found.name = name
+    return found
+
+
+def _pack(levels: Array) -> Array:
+    """Levels from -8 to 7 as 0 to 15, two to a byte along the last axis."""
+    codes = (levels + 8).astype(np.uint8)
+    return codes[..., 0::2] | (codes[..., 1::2] << 4)
+
+
+def _four_bits(levels: Array) -> TensorProto:
+    """Levels from -8 to 7 as a tensor of unsigned 4-bit integers."""
+    flat = levels.reshape(-1)
+    packed = _pack(np.concatenate([flat, np.zeros(flat.size % 2, flat.dtype)]))
+    return TensorProto(data_type=TensorProto.UINT4, dims=levels.shape, raw_data=packed.tobytes())
 
 
 def _weight_arrays(weight: ByteWeight) -> dict[str, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,12 @@ from autoquant.backends.openvino.weights import (
     WeightForm,
     channel_axes,
     compressed,
+    grouped,
     quantized,
     rounded,
 )
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Mode, Scheme
+from autoquant.core.precision import BY_GROUP, Scheme
 from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRange, TensorRanges
@@ -45,6 +47,12 @@ _KEEPS_GRID = frozenset({"MaxPool", "Concat"})
 _TAKEN_APART = frozenset({"BatchNormInference", "GroupNormalization"})
 _FLOAT_SCHEMES = frozenset({Scheme.BF16, Scheme.FP32})
 _FLOATS = frozenset({OpKind.ACTIVATION, OpKind.NORM})
+_WEIGHT_FORMS: Mapping[Scheme, WeightForm] = {
+    Scheme.INT8_DYNAMIC: quantized,
+    Scheme.INT8_WEIGHT_ONLY: compressed,
+    **{scheme: partial(grouped, scheme.group or 0) for scheme in BY_GROUP},
+}
+"""How the schemes store weights that leave what the op reads in float."""
 
 
 class Assembler:
@@ -225,8 +233,10 @@ class _Insertion:
             for node in (self._nodes[name] for name in names):
                 if scheme is Scheme.INT8:
                     self._quantize(node, site)
-                elif scheme.mode is not Mode.STATIC:
+                elif scheme in _WEIGHT_FORMS:
                     self._store_weight(node, scheme)
+                elif scheme not in _FLOAT_SCHEMES:
+                    raise ValueError(f"{scheme.value} at {site!r} has no form here")
 
     def _quantize(self, node: ov.Node, site: str) -> None:
         kind = node.get_type_name()
@@ -348,12 +358,14 @@ class _Insertion:
         return _there_and_back(value) if kind is OpKind.MATMUL else value
 
     def _store_weight(self, node: ov.Node, scheme: Scheme) -> None:
-        """Store a weight in 8 bits; what else the op reads stays in float."""
-        form = quantized if scheme is Scheme.INT8_DYNAMIC else compressed
+        """Store a weight in integers; what else the op reads stays in float."""
         if node.get_type_name() == "MatMul" and is_constant(node.input_value(1)):
-            self._replace_weight(node, 1, form)
+            self._replace_weight(node, 1, _WEIGHT_FORMS[scheme])
         elif node.get_type_name() == "Gather" and is_constant(node.input_value(0)):
-            _look_up_in_8_bits(node)
+            if scheme.group is None:
+                _look_up_in_8_bits(node)
+            else:
+                self._replace_weight(node, 0, _WEIGHT_FORMS[scheme])
 
     @staticmethod
     def _replace_weight(node: ov.Node, index: int, form: WeightForm) -> None:

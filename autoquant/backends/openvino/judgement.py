@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autoquant.backends.openvino.engine import quantizes_dynamically
-from autoquant.backends.openvino.readback import EIGHT_BITS, Execution
-from autoquant.backends.openvino.support import input_features
+from autoquant.backends.openvino.readback import EIGHT_BITS, FOUR_BITS, Execution
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import BY_GROUP, Mode, Scheme
 from autoquant.core.readback import Ran
 from autoquant.core.sites import OpKind, Site
 
 _ELEMENTWISE = frozenset({OpKind.ADD, OpKind.MUL})
 _IN_FLOAT = frozenset({OpKind.ACTIVATION, OpKind.NORM, OpKind.POOL})
 _FLOATS = frozenset({Scheme.BF16, Scheme.FP32})
+_BY_SIZE: Mapping[int | None, Scheme] = {scheme.group: scheme for scheme in BY_GROUP}
+"""By weights that share a scale."""
 _FORMATS = {"bf16": Scheme.BF16, "f32": Scheme.FP32, "f16": Scheme.FP16}
 
 
@@ -80,8 +81,8 @@ class Judge:
             found.add(Scheme.FP32)
         if site.kind is OpKind.CAT and planned in _FLOATS:
             found.add(Scheme.INT8)
-        dynamic = planned in (Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY)
-        in_float = dynamic or (planned is Scheme.INT8 and site.kind in _IN_FLOAT)
+        between_floats = planned.mode is not Mode.STATIC
+        in_float = between_floats or (planned is Scheme.INT8 and site.kind in _IN_FLOAT)
         if site.follows is not None and in_float:
             found |= _FLOATS
         return frozenset(found)
@@ -110,10 +111,13 @@ def _weighted(site: Site, execution: Execution) -> Scheme | None:
     reads = None if looked_up or not execution.reads else execution.reads[0]
     if reads in EIGHT_BITS:
         return Scheme.INT8
+    if execution.weight in FOUR_BITS:
+        is_kept_float = execution.weight == "u4"
+        return _BY_SIZE.get(execution.group) if is_kept_float else None
     if execution.weight not in EIGHT_BITS:
         return _named(execution.runs if reads is None else reads)
     signed = execution.weight == "i8"
-    if signed and not looked_up and quantizes_dynamically(input_features(site)):
+    if signed and not looked_up and quantizes_dynamically(site.weight_row):
         return Scheme.INT8_DYNAMIC
     return Scheme.INT8_WEIGHT_ONLY
 

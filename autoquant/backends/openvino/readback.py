@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import openvino as ov
@@ -9,11 +10,14 @@ import openvino as ov
 from autoquant.backends.openvino.layout import QUANTIZER, Layout
 
 EIGHT_BITS = frozenset({"u8", "i8"})
+FOUR_BITS = frozenset({"u4", "i4"})
 _MOVES = frozenset({"Reorder", "Reshape", "Transpose", "Convert"})
 _KERNELS = {"MatMul": frozenset({"MatMul", "FullyConnected"}), "Softmax": frozenset({"Softmax"})}
 """By type of an op, the kernels that may run it: those whose names the engine loses."""
 
 _WEIGHT_INPUT = {"Convolution": 1, "Deconvolution": 1, "FullyConnected": 1, "Gather": 0}
+_SCALE_INPUT = 3
+"""Of the kernels that decompress a weight, the input that scales it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Execution:
         runs: Format that the engine says it computes in.
         writes: Format of what the kernel writes.
         kernel: The engine's name for its implementation.
+        group: Weights of a row that share a scale, where the kernel decompresses; else None.
     """
 
     layer: str
@@ -39,6 +44,7 @@ class Execution:
     runs: str
     writes: str
     kernel: str = ""
+    group: int | None = None
 
 
 class ExecutionGraph:
@@ -148,6 +154,7 @@ class ExecutionGraph:
             runs=fact(node, "runtimePrecision"),
             writes=fact(node, "outputPrecisions").split(",")[0],
             kernel=fact(node, "primitiveType"),
+            group=None if weight is None else _group(weight, values),
         )
 
     def _written(self, value: ov.Output) -> str:
@@ -182,6 +189,14 @@ def _is_constant(node: ov.Node) -> bool:
         return True
     values = node.input_values()
     return bool(values) and all(_is_constant(value.get_node()) for value in values)
+
+
+def _group(weight: ov.Output, values: Sequence[ov.Output]) -> int | None:
+    """Weights of a row that share a scale, by the shapes of both."""
+    if _precision(weight) not in FOUR_BITS or len(values) <= _SCALE_INPUT:
+        return None
+    columns, scales = (item.get_shape()[-1] for item in (weight, values[_SCALE_INPUT]))
+    return int(columns // scales) if scales and columns % scales == 0 else None
 
 
 def _precision(value: ov.Output) -> str:

@@ -9,7 +9,7 @@ from autoquant.backends.openvino.engine import (
     precision_for,
     quantizes_dynamically,
 )
-from autoquant.core.precision import Scheme, Support
+from autoquant.core.precision import BY_GROUP, Scheme, Support
 from autoquant.core.sites import OpKind, Site
 
 _RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
@@ -18,7 +18,14 @@ _TRANSPOSED = frozenset({OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKin
 _NO_BF16 = _RECURRENT | _LOOKUPS | _TRANSPOSED | {OpKind.ATTENTION}
 _NO_INT8 = _NO_BF16 | {OpKind.MUL, OpKind.NORM, OpKind.ACTIVATION}
 _FOLLOWED = frozenset(
-    {Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY, Scheme.BF16, Scheme.FP32}
+    {
+        Scheme.INT8,
+        Scheme.INT8_DYNAMIC,
+        Scheme.INT8_WEIGHT_ONLY,
+        *BY_GROUP,
+        Scheme.BF16,
+        Scheme.FP32,
+    }
 )
 _WIDE = 1024
 """Input features of a linear layer that any group of dynamic quantization divides."""
@@ -38,7 +45,7 @@ def kind_support(kind: OpKind, scheme: Scheme) -> Support:
         return _native_if(kind not in _NO_INT8 and "INT8" in core_capabilities())
     if scheme is Scheme.INT8_DYNAMIC:
         return _native_if(kind is OpKind.LINEAR and quantizes_dynamically(_WIDE))
-    if scheme is Scheme.INT8_WEIGHT_ONLY:
+    if scheme is Scheme.INT8_WEIGHT_ONLY or scheme in BY_GROUP:
         return _native_if(kind in (OpKind.LINEAR, OpKind.EMBEDDING))
     return Support.UNSUPPORTED
 
@@ -46,6 +53,7 @@ def kind_support(kind: OpKind, scheme: Scheme) -> Support:
 def site_support(site: Site, scheme: Scheme) -> Support:
     """How OpenVINO runs a scheme of one site here.
 
+    Groups of weights must fill a row; a layer with a single output is multiplied in float.
     A site that follows another goes with it: what has no kernel in the scheme of its leader
     computes in float, between tensors in that scheme, and the read-back says so.
     """
@@ -55,13 +63,10 @@ def site_support(site: Site, scheme: Scheme) -> Support:
         return _native_if(scheme in _FOLLOWED)
     found = kind_support(site.kind, scheme)
     if scheme is Scheme.INT8_DYNAMIC and found is Support.NATIVE:
-        return _native_if(quantizes_dynamically(input_features(site)))
+        return _native_if(quantizes_dynamically(site.weight_row))
+    if scheme.group is not None and found is Support.NATIVE:
+        return _native_if(site.weight_row % scheme.group == 0 and site.weight_channels > 1)
     return found
-
-
-def input_features(site: Site) -> int:
-    """Input features of a linear layer."""
-    return site.weight_count // max(site.output_shape[-1], 1) if site.output_shape else 0
 
 
 def why_unsupported(scheme: Scheme) -> str:

@@ -57,7 +57,9 @@ class KernelTable:
         weighted = operation.site.kind.is_weighted
         if scheme is Scheme.INT16 or (scheme is Scheme.INT16_WEIGHT and weighted):
             return emulated_kernel(scheme) if _can_emulate(operation) else None
-        return self._int8(operation, engine)
+        if scheme in (Scheme.INT8, Scheme.INT16_WEIGHT):  # without a weight they are the same
+            return self._int8(operation, engine)
+        return None
 
     def with_rest(
         self, operation: Operation, scheme: Scheme, engine: str, grids: Grids

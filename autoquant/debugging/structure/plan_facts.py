@@ -11,7 +11,7 @@ from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
 from autoquant.core.sites import Site
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.capture import Capture
-from autoquant.model.numerics.weight_grids import WeightGrid, weight_grid
+from autoquant.model.numerics.weight_grids import LEVELS, GroupGrid, WeightGrid, weight_grid
 
 _FLOAT = ObserverFacts("", "float32")
 _HALVES = {Scheme.FP16: "float16", Scheme.BF16: "bfloat16"}
@@ -76,4 +76,7 @@ def _weight(site: Site, scheme: Scheme) -> ObserverFacts:
         return ObserverFacts(
             "largest", _STORED[scheme.weight], axis=grid.axis, low=grid.low, high=grid.high
         )
+    if isinstance(grid, GroupGrid):
+        low, high = LEVELS[scheme.weight]
+        return ObserverFacts(f"largest of {grid.size}", "int4", axis=0, low=low, high=high)
     return ObserverFacts("minmax", "quint8", axis=0, low=0, high=255)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,26 @@ from autoquant.model.graph.exporting import scope_of
 _ATEN = torch.ops.aten
 _EPSILON = 7
 """Position among the arguments of batch_norm."""
+
+UNFOLDED = "unfolded"
+"""Key in the metadata of a layer that a batch norm was folded into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfolded:
+    """The parameters that a folded layer is computed from, by path; None: it has none there.
+
+    Attributes:
+        weight: Of the layer.
+        bias: Of the layer.
+        gamma: What the batch norm multiplies with.
+        beta: What it adds.
+    """
+
+    weight: str | None
+    bias: str | None
+    gamma: str | None
+    beta: str | None
 
 
 def fold_batch_norms(module: GraphModule) -> dict[str, str]:
@@ -64,6 +85,11 @@ def name_linear_layers(module: GraphModule) -> None:
         node.args = (source, turned) if bias is None else (source, turned, bias)
 
 
+def _path(node: object) -> str | None:
+    """Path of a tensor that the model holds; None for one that is computed."""
+    return str(node.target) if isinstance(node, Node) and node.op == "get_attr" else None
+
+
 def _can_fold(layer: Node, norm: Node) -> bool:
     name = op_name(layer)
     if len(layer.users) != 1 or (name not in CONVOLUTIONS and name != "linear"):
@@ -107,6 +133,7 @@ def _fold(graph: Graph, layer: Node, norm: Node) -> None:
     new_weight.meta["val"] = weight.meta["val"]  # type: ignore[union-attr]
     layer.args = (layer.args[0], new_weight, new_bias, *layer.args[3:])
     layer.meta["folded"] = True
+    layer.meta[UNFOLDED] = Unfolded(*map(_path, (weight, bias, gamma, beta)))
     norm.replace_all_uses_with(layer)
     graph.erase_node(norm)
 

@@ -13,7 +13,7 @@ from autoquant.core.sites import OpKind, Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.numerics.straight_through import straight_through
-from autoquant.model.numerics.weight_grids import RowGrid, WeightGrid, weight_grid
+from autoquant.model.numerics.weight_grids import GroupGrid, RowGrid, WeightGrid, weight_grid
 
 _FLOATS = {Scheme.BF16: torch.bfloat16, Scheme.FP16: torch.float16}
 _TABLES = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
@@ -42,7 +42,7 @@ class Cast:
         return value.to(self.dtype).to(torch.float32)
 
 
-Format = Grid | DynamicGrid | Cast | WeightGrid | RowGrid
+Format = Grid | DynamicGrid | Cast | WeightGrid | RowGrid | GroupGrid
 """How a tensor is rounded; equal formats round equally."""
 
 
@@ -107,7 +107,9 @@ class SchemeRounding:
         """Grid of a tensor under a static integer scheme."""
         if scheme.activation is Precision.INT16:
             return self._ranges.int16_grid(tensor)
-        return self._ranges.int8_grid(tensor)
+        if scheme.activation is Precision.INT8:
+            return self._ranges.int8_grid(tensor)
+        raise ValueError(f"{scheme.value} has no grid for activations")
 
     def weight(self, site: Site, scheme: Scheme, weight: Tensor) -> Tensor:
         """Round a weight; shape as given."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from autoquant.core.precision import Precision, Scheme
 from autoquant.core.sites import OpKind
@@ -14,10 +15,13 @@ from autoquant.model.numerics.weight_rounding import fake_quantize_weight
 
 _LEAST_SCALE = torch.finfo(torch.float32).eps
 LEVELS: Mapping[Precision, tuple[int, int]] = {
+    Precision.INT4: (-8, 7),
     Precision.INT8: (-128, 127),
     Precision.INT16: (-32768, 32767),
 }
 """Smallest and largest integer of a weight."""
+GROUPED = frozenset({OpKind.LINEAR, OpKind.EMBEDDING})
+"""What may have scales by group: matrices whose rows are read along their columns."""
 _ONE_SCALE = frozenset(
     {
         OpKind.CONV_TRANSPOSE1D,
@@ -91,7 +95,48 @@ class RowGrid:
         return ((weight - low) / step).round_().clamp_(0, 255).mul_(step).add_(low)
 
 
-def weight_grid(kind: OpKind, scheme: Scheme) -> WeightGrid | RowGrid | None:
+@dataclass(frozen=True, slots=True)
+class GroupGrid:
+    """Four bits, with a scale for each group of weights that follow each other in a row.
+
+    The largest value of a group lies on level -8, whatever its sign: the scale takes the sign, so
+    that all 16 levels are used (as ggml's Q4_0 and ONNX Runtime's symmetric quantizer have it).
+    The last group of a row may be shorter.
+
+    Attributes:
+        size: Weights of a group.
+    """
+
+    size: int
+
+    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Give levels from -8 to 7 and scales.
+
+        Args:
+            weight: Shape (rows, columns).
+
+        Returns:
+            int8 of shape (rows, groups, size), zeros where a last group is filled up; and floats
+            of shape (rows, groups).
+        """
+        low, high = LEVELS[Precision.INT4]
+        rows, columns = weight.shape
+        count = -(-columns // self.size)
+        filled = functional.pad(weight.detach().float(), (0, count * self.size - columns))
+        groups = filled.reshape(rows, count, self.size)
+        largest = groups.gather(2, groups.abs().argmax(2, keepdim=True))
+        scale = torch.where(largest == 0, torch.ones_like(largest), largest / low)
+        levels = (groups / scale).round_().clamp_(low, high)
+        return levels.to(torch.int8), scale.squeeze(2)
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Round each element; shape as given."""
+        levels, scale = self.codes(weight)
+        rounded = (levels * scale[:, :, None]).flatten(1)
+        return rounded[:, : weight.shape[1]].to(weight.dtype)
+
+
+def weight_grid(kind: OpKind, scheme: Scheme) -> WeightGrid | RowGrid | GroupGrid | None:
     """How an integer scheme stores the weights of an op; None: in float.
 
     The output channels of convolutions and linear layers are their weight's first dimension.
@@ -99,9 +144,16 @@ def weight_grid(kind: OpKind, scheme: Scheme) -> WeightGrid | RowGrid | None:
     Args:
         kind: What reads the weight.
         scheme: Any.
+
+    Raises:
+        ValueError: No kernel anywhere stores the weights of such an op so.
     """
-    if not kind.is_weighted or scheme.weight not in LEVELS:
+    if not kind.is_weighted or scheme.weight.is_float:
         return None
+    if scheme.group is not None:
+        if kind not in GROUPED or scheme.weight is not Precision.INT4:
+            raise ValueError(f"no weights of {kind.value} are stored as {scheme.value}")
+        return GroupGrid(scheme.group)
     if kind in (OpKind.EMBEDDING, OpKind.EMBEDDING_BAG):
         return RowGrid()
     return WeightGrid(None if kind in _ONE_SCALE else 0, *LEVELS[scheme.weight])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from autoquant.core.secrets import is_masked, masked
 from autoquant.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -37,12 +38,17 @@ def resolve_uri(uri: str) -> str:
     Raises:
         TrackingError: MLflow has no such kind of store, or it is one that MLflow 3 gave up.
     """
-    scheme = urlsplit(uri).scheme.partition("+")[0]
+    scheme = _scheme_of(uri)
+    if is_masked(uri):
+        raise TrackingError(
+            f"tracking.uri: {uri} has lost its password: result folders keep none",
+            hint="give the job file, or --set tracking.uri=... with the password",
+        )
     if scheme == "sqlite":
         path = uri.removeprefix(_SQLITE)
         if path == uri or not path or path == ":memory:":
             raise TrackingError(
-                f"tracking.uri: {uri} names no file",
+                f"tracking.uri: {masked(uri)} names no file",
                 hint="write sqlite:///mlflow.db, or sqlite:////absolute/path/mlflow.db",
             )
         return _SQLITE + str(Path(path).absolute())
@@ -50,11 +56,11 @@ def resolve_uri(uri: str) -> str:
         return uri
     if scheme in ("", "file"):
         raise TrackingError(
-            f"tracking.uri: {uri} is a folder, and MLflow 3 no longer writes to folders",
+            f"tracking.uri: {masked(uri)} is a folder, and MLflow 3 no longer writes to folders",
             hint="write sqlite:///mlflow.db for a file, or http://host:5000 for a server",
         )
     raise TrackingError(
-        f"tracking.uri: {uri} has the unknown scheme {scheme!r}",
+        f"tracking.uri: {masked(uri)} has the unknown scheme {scheme!r}",
         hint="known: sqlite, http, https, postgresql, mysql, mssql, databricks",
     )
 
@@ -127,9 +133,9 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 
 def first_line(error: BaseException) -> str:
-    """Give the first line of an error's text, at most 300 characters."""
+    """Give the first line of an error's text, without passwords, at most 300 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
+    return masked(lines[0])[:300]
 
 
 def _root_of(error: BaseException) -> BaseException:
@@ -139,10 +145,16 @@ def _root_of(error: BaseException) -> BaseException:
     return error
 
 
-def masked(uri: str) -> str:
-    """Hide the password of a URI."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
+def _scheme_of(uri: str) -> str:
+    """The kind of store, without its driver.
+
+    Raises:
+        TrackingError: It is no address.
+    """
+    try:
+        return urlsplit(uri).scheme.partition("+")[0]
+    except ValueError as error:
+        raise TrackingError(f"tracking.uri: {masked(uri)} is no address: {error}") from error
 
 
 def _artifacts(uri: str) -> str | None:

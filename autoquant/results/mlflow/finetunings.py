@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from autoquant.core.findings.finetuning import Check, Recovery
 from autoquant.core.measurement import Measurement
+from autoquant.core.secrets import masked
 from autoquant.errors import TrackingError
 from autoquant.results.mlflow.connection import (
     connect,
     find_experiment,
     first_line,
-    masked,
     resolve_uri,
     store_errors,
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoquant.core.measurement import Candidate
+from autoquant.core.secrets import masked
 from autoquant.errors import TrackingError
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.mlflow import entities
@@ -20,7 +21,6 @@ from autoquant.results.mlflow.connection import (
     connect,
     find_experiment,
     first_line,
-    masked,
     resolve_uri,
     store_errors,
 )
@@ -171,7 +171,7 @@ class MlflowRecorder:
     def stop(self, reason: str) -> None:
         """Mark the parent run as stopped early; resuming opens it again."""
         try:
-            self._client.set_tag(self.run_id, "stopped", reason[:500])
+            self._client.set_tag(self.run_id, "stopped", masked(reason)[:500])
             self._client.set_terminated(self.run_id, status="KILLED")
         except store_errors():
             _LOGGER.warning("MLflow could not be told that the search stopped")

@@ -14,13 +14,15 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from autoquant.core.secrets import masked
 from autoquant.errors import TrackingError
-from autoquant.results.mlflow.connection import connect, masked, resolve_uri
+from autoquant.results.mlflow.connection import connect, resolve_uri
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 90.0
 _POLL_SECONDS = 0.25
 _LAST_LINES = 5
+_STORE = "MLFLOW_BACKEND_STORE_URI"
 _TRAINING_VIEW = "workflowType=machine_learning"
 """Without it MLflow may open an experiment on traces of language models; there are none."""
 
@@ -43,16 +45,15 @@ class RunningUi:
 
     def close(self) -> None:
         """Stop the server; may be called again."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()  # it waits for that, and takes its children along
             self.process.wait()
 
 
-def ui_command(uri: str, port: int) -> list[str]:
-    """Give the command that serves a store's UI on loopback."""
+def ui_command(module: str, port: int) -> list[str]:
+    """Give the command that serves a UI on loopback; the store is named by the environment."""
     return [
-        *(sys.executable, "-m", "mlflow", "ui"),
-        *("--backend-store-uri", uri),
+        *(sys.executable, "-m", module, "ui"),
         *("--host", _HOST, "--port", str(port), "--workers", "1"),
     ]
 
@@ -77,10 +78,17 @@ def start_ui(uri: str, port: int = 5000, *, patience_s: float = _START_SECONDS) 
         running = RunningUi(
             f"http://{_HOST}:{chosen}",
             subprocess.Popen(
-                ui_command(resolved, chosen),
+                ui_command("autoquant.results.mlflow.serving", chosen),
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "MLFLOW_DISABLE_TELEMETRY": "true",
+                    _STORE: resolved,
+                    "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+                },
             ),
         )
         try:
@@ -91,7 +99,8 @@ def start_ui(uri: str, port: int = 5000, *, patience_s: float = _START_SECONDS) 
             lines = log.read().decode(errors="replace").strip().splitlines()
             raise TrackingError(
                 f"the MLflow UI for {masked(uri)} does not start: {_tail(lines)}",
-                hint="try the command itself: " + " ".join(ui_command(masked(resolved), chosen)),
+                hint=f"try the command itself: {_STORE}={masked(resolved)} "
+                + " ".join(ui_command("mlflow", chosen)),
             ) from error
         except BaseException:
             running.close()
@@ -167,4 +176,4 @@ def _answers(url: str) -> bool:
 
 
 def _tail(lines: Sequence[str]) -> str:
-    return " / ".join(lines[-_LAST_LINES:]) or "no output"
+    return masked(" / ".join(lines[-_LAST_LINES:])) or "no output"

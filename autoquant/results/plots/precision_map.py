@@ -13,9 +13,11 @@ from autoquant.core.sites import Site
 from autoquant.results.findings import Findings
 from autoquant.results.plots.axes import cost_axis
 from autoquant.results.plots.style import (
+    INK,
     MUTED,
     SCHEME_CODES,
     SCHEME_COLOURS,
+    is_light,
     note,
     plain_figure,
 )
@@ -26,7 +28,6 @@ _FRAME_PIXELS = 130
 _CODES_UP_TO = 56
 _LONGEST_NAME = 28
 _NAME_PIXELS = 6
-_LIGHT = (Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT16_WEIGHT, Scheme.FP16, Scheme.BF16)
 
 
 def precision_figure(findings: Findings) -> go.Figure:
@@ -124,13 +125,13 @@ def _legend_entry(scheme: Scheme, *, named_code: bool) -> go.Scatter:
         y=[None],
         mode="markers",
         marker={"symbol": "square", "size": 14, "color": SCHEME_COLOURS[scheme]},
-        name=scheme.value + code,
+        name=scheme.title + code,
         hoverinfo="skip",
     )
 
 
 def _code(scheme: Scheme) -> str:
-    colour = "#1f2933" if scheme in _LIGHT else "white"
+    colour = INK if is_light(SCHEME_COLOURS[scheme]) else "white"
     return f'<span style="color:{colour}">{SCHEME_CODES[scheme]}</span>'
 
 

@@ -112,7 +112,7 @@ def _part(
 
 def _hover(rows: list[SensitivityRow]) -> dict[str, Any]:
     return {
-        "customdata": [[row.sqnr_db, row.scheme.value, _HOW[row.method]] for row in rows],
+        "customdata": [[row.sqnr_db, row.scheme.title, _HOW[row.method]] for row in rows],
         "hovertemplate": "%{y}, %{customdata[1]}<br>noise %{x:.3g}% of signal power"
         "<br>SQNR %{customdata[0]:.1f} dB<br>%{customdata[2]}",
     }
@@ -121,7 +121,7 @@ def _hover(rows: list[SensitivityRow]) -> dict[str, Any]:
 def _menu(schemes: list[Scheme], orders: list[list[str]]) -> dict[str, Any]:
     buttons = [
         {
-            "label": scheme.value,
+            "label": scheme.title,
             "method": "update",
             "args": [
                 {

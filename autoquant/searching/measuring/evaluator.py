@@ -18,6 +18,7 @@ from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task
 from autoquant.core.measurement import Failure, Kind, Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.secrets import masked
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
 from autoquant.model.data.batches import join_batches, repeat_to, take_samples
@@ -248,7 +249,7 @@ class EvaluatorRecipe:
     def __call__(self) -> Evaluator:
         """Load the subject, capture it and give the evaluator."""
         torch.set_num_threads(self.settings.quality_threads)
-        subject = self.subject()
+        subject = self.subject().equalised(self.settings.build.equalisation)
         return build_evaluator(subject, subject.find_sites(), self.statistics, self.settings)
 
 
@@ -311,8 +312,8 @@ def latency_inputs(subject: Subject, batch_size: int | None) -> tuple[Tensor, ..
 def _reason(error: Exception) -> str:
     """What failed and its mend, in one line."""
     if isinstance(error, AutoquantError) and error.hint:
-        return f"{error.message}; {error.hint}"
-    return str(error)
+        return masked(f"{error.message}; {error.hint}")
+    return masked(str(error))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind, Measurement
 from autoquant.core.plan import INT16_SCHEMES, Plan
 from autoquant.core.precision import Mode, Precision, Scheme
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import Site
 
 _BYTES_FP32 = 4
 
@@ -41,10 +41,10 @@ def plan_costs(plan: Plan, sites: Iterable[Site], stored_count: int) -> dict[str
 def size_table(sites: Iterable[Site], stored_count: int) -> CostTable:
     """Give the table whose `predict` is a plan's `size_bytes`.
 
-    Each weight counts in its scheme's format, with an fp32 scale for each output channel of an
-    integer weight; biases and all other constants in fp32. A weight that two sites read is stored
-    once where both want the same format, and in both formats where they differ. The container of
-    an exported file is not counted.
+    Each weight counts in its scheme's format, with an fp32 scale for each output channel, or
+    each group, of an integer weight; biases and all other constants in fp32. A weight that two
+    sites read is stored once where both want the same format, and in both formats where they
+    differ. The container of an exported file is not counted.
 
     Args:
         sites: All sites of the model.
@@ -68,12 +68,13 @@ def size_table(sites: Iterable[Site], stored_count: int) -> CostTable:
 
 def _saved_by_sharing(owner: Site, site: Site) -> dict[tuple[Scheme, Scheme], float]:
     """By both schemes, the bytes of the copy that is not needed, as a negative cost."""
-    alike = _channels(owner) == _channels(site)
+    alike = owner.weight_channels == site.weight_channels
     return {
         (one, other): -float(weight_bytes(site, other))
         for one in Scheme
         for other in Scheme
-        if one.weight is other.weight and (alike or one.weight.is_float)
+        if one.weight is other.weight and one.granularity == other.granularity
+        if alike or one.weight.is_float
     }
 
 
@@ -111,18 +112,14 @@ def weight_bytes(site: Site, scheme: Scheme) -> int:
     """Bytes of a site's weight and its scales under a scheme; a norm's weight stays fp32."""
     if not site.kind.is_weighted:
         return site.weight_count * _BYTES_FP32
-    stored = site.weight_count * scheme.weight.bits // 8
-    return stored + (0 if scheme.weight.is_float else _channels(site) * _BYTES_FP32)
+    stored = -(-site.weight_count * scheme.weight.bits // 8)
+    return stored + (0 if scheme.weight.is_float else _scale_count(site, scheme) * _BYTES_FP32)
 
 
-def _channels(site: Site) -> int:
+def _scale_count(site: Site, scheme: Scheme) -> int:
     """How many scales an integer weight has."""
-    if site.kind in (OpKind.EMBEDDING, OpKind.EMBEDDING_BAG):
-        width = site.output_shape[-1] if site.output_shape else 1
-        return site.weight_count // max(width, 1)
-    if site.kind is OpKind.LINEAR:
-        return site.output_shape[-1] if site.output_shape else 1
-    return site.output_shape[1] if len(site.output_shape) > 1 else 1
+    groups = 1 if scheme.group is None else -(-site.weight_row // scheme.group)
+    return site.weight_channels * groups
 
 
 def _activation_bits(scheme: Scheme) -> int:

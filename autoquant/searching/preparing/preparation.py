@@ -31,6 +31,7 @@ from autoquant.searching.measuring.evaluator import (
     build_backend,
 )
 from autoquant.searching.preparing.bench import SubjectBench, bind_setup
+from autoquant.searching.preparing.equalising import equalised, find_equalisation
 from autoquant.searching.preparing.ranges import settle_ranges
 from autoquant.searching.preparing.space import check_rules
 from autoquant.searching.templates import Template, check_fit
@@ -68,8 +69,8 @@ class Preparation:
 
     @cached_property
     def weights(self) -> str:
-        """Digest of the model's parameters and buffers."""
-        return weights_digest(self.subject.model)
+        """Digest of the given model's parameters and buffers."""
+        return weights_digest(self.subject.given or self.subject.model)
 
     def with_space(self, space: SearchSpace, notices: Sequence[str]) -> Preparation:
         """The same with a narrower space and more notices; the backend stays open."""
@@ -202,6 +203,10 @@ def prepare(
         settings = replace(settings, build=untimed)
     if settings.build.engine == untimed.engine:  # nothing is open: a mistake shows here already
         check_fit(templates, bind_setup(setup, captured, settings.build).space)
+    if known is None:
+        found = find_equalisation(subject, captured, settings.build, progress, tries=is_timed)
+        settings = settings.building(equalisation=found)
+    subject, captured = equalised(subject, captured, settings.build.equalisation)
     statistics = calibrate_subject(subject, captured, progress, folder)
     if known is None:
         settings = settle_backend(setup, settings, subject, captured, statistics, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from autoquant.core.evaluation import Executor, Outcome, Phase, Task
 from autoquant.core.history import Ask, StopReason
@@ -18,10 +19,11 @@ from autoquant.searching.proposing.strategy import Strategy
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """All candidates, by number, and why there are no more."""
+    """All candidates, by number, why there are no more, and the error behind that, if any."""
 
     candidates: tuple[Candidate, ...]
     reason: StopReason
+    error: ExecutionError | None = None
 
 
 _DONE_BY: Mapping[Phase, str] = {Phase.QUALITY: "sqnr_db", Phase.LATENCY: "speedup"}
@@ -69,9 +71,12 @@ class Rounds:
     def run(self) -> Ended:
         """Run until the budget is spent; an interrupt keeps everything that is finished.
 
+        So does the loss of the workers once some plan worked.
+
         Raises:
-            ExecutionError: Every candidate failed.
+            ExecutionError: Every candidate failed, or there are no workers and nothing is measured.
         """
+        lost = None
         try:
             if self._strategy.pending:
                 self._run_round(self._strategy.pending)
@@ -79,17 +84,31 @@ class Rounds:
                 self._run_round(())
         except KeyboardInterrupt:
             reason = StopReason.INTERRUPTED
+        except ExecutionError as error:
+            if all(item.failure is not None for item in self._candidates.values()):
+                raise
+            reason, lost = StopReason.FAILED, error
         ordered = sorted(self._candidates.values(), key=lambda item: item.number)
-        return Ended(tuple(ordered), reason)
+        return Ended(tuple(ordered), reason, lost)
 
     def _reason_to_stop(self) -> StopReason | None:
         if self._exhausted:
             return StopReason.EXHAUSTED
         if self._room() <= 0:
             return StopReason.BUDGET
-        if self._deadline is not None and self._clock() >= self._deadline:
+        if all(self._is_over(phase) for phase in self._phases):
             return StopReason.TIME
         return None
+
+    @property
+    def _is_late(self) -> bool:
+        return self._deadline is not None and self._clock() >= self._deadline
+
+    def _is_over(self, phase: Phase) -> bool:
+        """Whether the time is up; it never is before one candidate has what a phase measures."""
+        return self._is_late and any(
+            _DONE_BY[phase] in item.measurements for item in self._candidates.values()
+        )
 
     def _room(self) -> int:
         """How many more plans the budget allows; the seeds always fit."""
@@ -98,12 +117,22 @@ class Rounds:
     def _run_round(self, begun: Sequence[Ask]) -> None:
         asks: dict[int, Ask] = {}
         for phase in self._phases:
-            tasks = self._tasks(phase, asks, begun) if phase is self._phases[0] else None
-            for outcome in self._executor.run(phase, tasks or self._pending(phase, asks)):
+            first = phase is self._phases[0]
+            tasks = self._tasks(phase, asks, begun) if first else self._pending(phase, asks)
+            for outcome in self._executor.run(phase, tasks, partial(self._is_over, phase)):
                 self._take(asks[outcome.number], outcome)
+        if self._is_late and self._is_open(asks):
+            return  # a resumed search takes it up where it stopped
         if asks:
             self._strategy.tell([self._candidates[number] for number in sorted(asks)])
         _refuse_total_failure(list(self._candidates.values()))
+
+    def _is_open(self, asks: Mapping[int, Ask]) -> bool:
+        """Whether the time was up before all of a round was asked for and measured."""
+        whole = len(asks) >= self._budget.round_size or self._room() <= 0 or self._exhausted
+        return not whole or any(
+            self._needs(phase, ask) for ask in asks.values() for phase in self._phases
+        )
 
     def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: Sequence[Ask]) -> Iterator[Task]:
         """The round's plans, asked for one by one while the first are being measured.
@@ -130,7 +159,7 @@ class Rounds:
     def _pending(self, phase: Phase, asks: Mapping[int, Ask]) -> Iterator[Task]:
         """What a later phase must still measure; the rest gets its prediction."""
         for ask in asks.values():
-            if not self._needs(phase, ask):
+            if ask.number not in self._candidates or not self._needs(phase, ask):
                 continue
             pruned = self._pruner.prune_latency(self._candidates[ask.number])
             if pruned is None:

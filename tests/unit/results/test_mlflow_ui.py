@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -58,5 +61,45 @@ def test_a_ui_that_does_not_start_says_why(tmp_path: Path) -> None:
 
 
 def test_the_ui_listens_on_loopback_only() -> None:
-    command = ui_command("sqlite:////tmp/mlflow.db", 5001)
+    command = ui_command("mlflow", 5001)
     assert command[command.index("--host") + 1] == "127.0.0.1"
+
+
+_SERVES = """
+import sys, time
+from autoquant.results.mlflow.ui import start_ui
+running = start_ui(sys.argv[1])
+print(running.url, running.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_ui_ends_with_its_parent_and_no_command_line_names_its_store(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    open_recorder(TrackingSettings(uri, "digits"), FACTS, "", {})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _SERVES, uri], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    url, group = parent.stdout.readline().split()
+    served = group_of(int(group))
+    assert len(served) > 1, "MLflow serves from children of its own"
+    assert not [line for line in served if uri in line]
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while group_of(int(group)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert group_of(int(group)) == []
+    with pytest.raises(OSError):  # noqa: PT011  # refused, or reset
+        urlopen(url, timeout=5)
+
+
+def group_of(group: int) -> list[str]:
+    """Command lines of the processes of a group that still run."""
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]

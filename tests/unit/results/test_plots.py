@@ -158,7 +158,7 @@ def test_sensitivity_bars_show_weights_and_activations_apart(findings: Findings)
 def test_a_button_for_each_scheme_shows_its_three_traces(findings: Findings) -> None:
     figure = sensitivity_figure(findings.sensitivity)
     (menu,) = figure.layout.updatemenus
-    assert [button.label for button in menu.buttons] == ["int8", "int16", "bf16"]
+    assert [button.label for button in menu.buttons] == ["int8", "int16 (w8a16)", "bf16"]
     for index, button in enumerate(menu.buttons):
         shown = button.args[0]["visible"]
         assert [i for i, seen in enumerate(shown) if seen] == [3 * index + k for k in range(3)]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from autoquant.core.costs import CostTable
-from autoquant.core.evaluation import Outcome, Phase, Task
+from autoquant.core.evaluation import IsOver, Outcome, Phase, Task, never
 from autoquant.core.history import Past, StopReason
 from autoquant.core.measurement import Candidate, Failure, Kind, Measurement
 from autoquant.core.objectives import Objective
@@ -94,8 +94,15 @@ class Additive:
         self.break_after = break_after
         self.fail_all = fail_all
 
-    def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:  # noqa: ARG002
+    def run(
+        self,
+        phase: Phase,  # noqa: ARG002
+        tasks: Iterable[Task],
+        is_over: IsOver = never,
+    ) -> Iterator[Outcome]:
         for task in tasks:
+            if is_over():
+                return
             if len(self.evaluated) == self.break_after:
                 raise CutOffError
             self.evaluated.append(task.plan.digest)
@@ -164,8 +171,10 @@ def search(
 class Timed(Additive):
     """The same with a latency that is a little off from what is foreseen, always equally."""
 
-    def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        for found in super().run(phase, tasks):
+    def run(
+        self, phase: Phase, tasks: Iterable[Task], is_over: IsOver = never
+    ) -> Iterator[Outcome]:
+        for found in super().run(phase, tasks, is_over):
             if phase is Phase.LATENCY:
                 cost = found.measurements["bops_ratio"].value
                 speedup = 2000.0 / cost * (0.95 + (cost % 7) / 60)
@@ -320,9 +329,46 @@ def test_zero_trials_evaluate_the_seeds_alone() -> None:
     assert {item.origin.partition(":")[0] for item in history.candidates} == {"seed"}
 
 
-def test_time_ends_the_search_after_the_round() -> None:
+def test_time_ends_the_search_within_a_round_but_not_before_its_first_plan() -> None:
     history = search(Additive(), trials=1000, minutes=1e-9)
     assert history.reason is StopReason.TIME
+    assert len(history.candidates) == 1
+
+
+def test_a_round_that_time_cut_off_is_resumed_as_if_it_had_not(tmp_path: Path) -> None:
+    whole = search_on(tmp_path / "whole", Additive(), trials=36)
+    with closing(History(tmp_path / "cut")) as file:
+        assert search(Additive(), file, minutes=1e-9).reason is StopReason.TIME
+    resumed = search_on(tmp_path / "cut", Additive(), trials=36)
+    assert resumed.candidates == whole.candidates
+
+
+class Lost(Additive):
+    """Its workers are gone after some candidates."""
+
+    def run(
+        self, phase: Phase, tasks: Iterable[Task], is_over: IsOver = never
+    ) -> Iterator[Outcome]:
+        for outcome in super().run(phase, tasks, is_over):
+            yield outcome
+            if len(self.evaluated) == self.lost_after:
+                raise ExecutionError("Ray is gone")
+
+    def __init__(self, lost_after: int, *, fail_all: bool = False) -> None:
+        super().__init__(fail_all=fail_all)
+        self.lost_after = lost_after
+
+
+def test_lost_workers_end_the_search_with_what_was_found() -> None:
+    history = search(Lost(10))
+    assert history.reason is StopReason.FAILED
+    assert len(history.candidates) == 10
+    assert str(history.error) == "Ray is gone"
+
+
+def test_lost_workers_are_an_error_where_no_plan_ever_worked() -> None:
+    with pytest.raises(ExecutionError, match="Ray is gone"):
+        search(Lost(1, fail_all=True))
 
 
 def test_a_round_of_failures_alone_stops_the_search_with_its_reason() -> None:
@@ -334,8 +380,10 @@ def test_a_round_of_failures_alone_stops_the_search_with_its_reason() -> None:
 
 def test_interrupts_keep_what_is_finished() -> None:
     class Interrupted(Additive):
-        def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:
-            for index, outcome in enumerate(super().run(phase, tasks)):
+        def run(
+            self, phase: Phase, tasks: Iterable[Task], is_over: IsOver = never
+        ) -> Iterator[Outcome]:
+            for index, outcome in enumerate(super().run(phase, tasks, is_over)):
                 if index == 3:
                     raise KeyboardInterrupt
                 yield outcome

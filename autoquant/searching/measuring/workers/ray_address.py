@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from autoquant.core.secrets import masked
 from autoquant.errors import ExecutionError
 
 _CONNECT_SECONDS = 5
@@ -27,6 +28,8 @@ def check_address(address: str) -> None:
 def unreachable(address: str | None, reason: str) -> ExecutionError:
     """Say that Ray cannot be reached, or not be started."""
     return ExecutionError(
-        f"execution.address: Ray {address or 'on this machine'} cannot be reached: {reason}",
+        masked(
+            f"execution.address: Ray {address or 'on this machine'} cannot be reached: {reason}"
+        ),
         hint="start it with `ray start --head`, correct the address, or leave it out",
     )

@@ -1,33 +1,48 @@
-"""Evaluations on Ray workers: one actor each, replaced when its process dies."""
+"""Evaluations on Ray workers: one actor each, replaced when its process dies or is stuck."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoquant.core.evaluation import Evaluator, EvaluatorFactory, Outcome, Phase, Task
+from autoquant.core.evaluation import (
+    Evaluator,
+    EvaluatorFactory,
+    IsOver,
+    Outcome,
+    Phase,
+    Task,
+    never,
+)
 from autoquant.core.measurement import Failure
+from autoquant.core.secrets import masked
 from autoquant.errors import AutoquantError, ExecutionError
 from autoquant.job import Execution
 from autoquant.searching.measuring.workers.local import run_safely
-from autoquant.searching.measuring.workers.ray_address import check_address, unreachable
+from autoquant.searching.measuring.workers.ray_connection import (
+    connect,
+    first_line,
+    is_alive,
+    leave,
+)
+from autoquant.searching.measuring.workers.time_limits import TimeLimits
 
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-
-import ray  # reads the environment when imported
+import ray  # isort: skip  # after the environment that ray_connection sets
 
 _IN_FLIGHT = 2
-_TOKEN_NOTICE = "ray._private.authentication.authentication_token_setup"
-"""Logs at every start, as a warning, that Ray keeps strangers out of the cluster."""
+_POLL_S = 0.5
+_ALIVE_S = 5.0
+_GONE_S = 20.0
+"""A head that restarts is waited for; at sixty seconds Ray would end this process."""
+
+_LOADING_S = 600.0
+"""What a worker that was hired again may take more: it loads the model first."""
 
 
 class Worker:
@@ -50,10 +65,12 @@ class Worker:
 
 @dataclass(slots=True)
 class _Seat:
-    """A place for a worker, and what it is doing, oldest first."""
+    """A place for a worker, what it is doing, oldest first, and since when."""
 
     actor: Any
     running: dict[Any, Task] = field(default_factory=dict)
+    since: float = 0.0
+    loading: Any = None
 
 
 class RayExecutor:
@@ -61,7 +78,7 @@ class RayExecutor:
 
     Args:
         factory: Gives a worker its evaluator.
-        execution: Address, workers, resources of each, retries.
+        execution: Address, workers, resources of each, retries, time limit.
 
     Raises:
         ExecutionError: Ray cannot be reached, or has fewer resources than asked for.
@@ -70,9 +87,11 @@ class RayExecutor:
 
     def __init__(self, factory: EvaluatorFactory, execution: Execution) -> None:
         self._execution = execution
-        self._owns_ray = _connect(execution)
+        self._owns_ray = connect(execution)
         self._factory = ray.put(factory)
         self._attempts: dict[tuple[Phase, int], int] = {}
+        self._limits = TimeLimits(execution.timeout, time.monotonic)
+        self._seen_alive = time.monotonic()
         self._seats: list[_Seat] = []
         try:
             self._seats = [_Seat(self._hire()) for _ in range(execution.workers)]
@@ -81,23 +100,25 @@ class RayExecutor:
             self.close()
             raise
 
-    def run(self, phase: Phase, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(
+        self, phase: Phase, tasks: Iterable[Task], is_over: IsOver = never
+    ) -> Iterator[Outcome]:
         """Give the outcomes as they come; a latency phase keeps all but one worker idle."""
         seats = self._seats[:1] if phase is Phase.LATENCY else self._seats
         depth = 1 if phase is Phase.LATENCY else _IN_FLIGHT
         source, waiting = iter(tasks), deque[Task]()
         drained = False
         try:
-            while True:
+            while not is_over():
                 drained = self._fill(seats, depth, phase, source, waiting, drained)
                 if not any(seat.running for seat in seats):
                     if drained and not waiting:
                         return
                     continue
-                yield from self._collect(seats, phase, waiting, wait=True)
+                yield from self._collect(seats, phase, waiting)
         finally:
             for seat in seats:
-                seat.running.clear()
+                self._free(seat)
 
     def close(self) -> None:
         """Stop the workers, and Ray where this executor started it."""
@@ -105,7 +126,7 @@ class RayExecutor:
             ray.kill(seat.actor)
         self._seats = []
         if self._owns_ray:
-            ray.shutdown()
+            leave()
 
     def _fill(
         self,
@@ -134,24 +155,29 @@ class RayExecutor:
                 if drawn is None:
                     return True
                 task = drawn
+            if not seat.running:
+                seat.since = self._limits.clock()
             seat.running[seat.actor.run.remote(phase, task)] = task
 
-    def _collect(
-        self, seats: list[_Seat], phase: Phase, waiting: deque[Task], *, wait: bool
-    ) -> Iterator[Outcome]:
+    def _collect(self, seats: list[_Seat], phase: Phase, waiting: deque[Task]) -> Iterator[Outcome]:
         """Take what is finished; tasks of a dead worker go back to the queue."""
         running = [reference for seat in seats for reference in seat.running]
-        ready, _ = ray.wait(running, num_returns=1, timeout=None if wait else 0)
+        ready, _ = ray.wait(running, num_returns=1, timeout=_POLL_S)
         for reference in ready:
             seat = next(item for item in seats if reference in item.running)
             task = seat.running[reference]
             try:
                 outcome: Outcome = ray.get(reference)
-            except ray.exceptions.RayActorError as error:
+            except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
                 yield from self._replace(seat, phase, task, waiting, error)
                 continue
+            self._limits.learn(phase, self._limits.clock() - seat.since)
             del seat.running[reference]
+            seat.since = self._limits.clock()
             yield outcome
+        self._refuse_dead_ray()
+        for seat in seats:
+            yield from self._stop_when_stuck(seat, phase, waiting)
 
     def _replace(
         self,
@@ -162,19 +188,74 @@ class RayExecutor:
         error: Exception,
     ) -> Iterator[Outcome]:
         """Hire a new worker, and try again what the dead one had, the first task blamed."""
-        lost = list(seat.running.values())
-        seat.running.clear()
-        seat.actor = self._hire()
+        self._seen_alive = 0.0
+        self._refuse_dead_ray()
         attempts = self._attempts[phase, task.number] = (
             self._attempts.get((phase, task.number), 0) + 1
         )
-        first = next(iter(lost))
-        waiting.extend(item for item in lost if item is not first)
+        first = self._renew(seat, waiting)
         if attempts <= self._execution.retries:
             waiting.appendleft(first)
             return
-        reason = f"its worker died {attempts} times: {_first_line(error)}"
+        reason = f"its worker died {attempts} times: {first_line(error)}"
         yield Outcome(first.number, failure=Failure(reason, transient=True))
+
+    def _stop_when_stuck(
+        self, seat: _Seat, phase: Phase, waiting: deque[Task]
+    ) -> Iterator[Outcome]:
+        """Stop a worker whose task takes too long; one that still loads has that time as well."""
+        if not seat.running:
+            return
+        now = self._limits.clock()
+        if seat.loading is not None and ray.wait([seat.loading], timeout=0)[0]:
+            seat.loading, seat.since = None, now
+        limit_s = self._limits.limit_s(phase)
+        if now - seat.since <= (limit_s if seat.loading is None else limit_s + _LOADING_S):
+            return
+        ray.kill(seat.actor)
+        first = self._renew(seat, waiting)
+        failure = Failure(self._limits.reason(phase), transient=True)
+        yield Outcome(first.number, failure=failure)
+
+    def _renew(self, seat: _Seat, waiting: deque[Task]) -> Task:
+        """Hire a new worker; all but its first task, which is given, go back to the queue."""
+        first, *others = seat.running.values()
+        seat.running.clear()
+        waiting.extend(others)
+        seat.actor = self._hire()
+        seat.loading = seat.actor.load.remote()
+        seat.since = self._limits.clock()
+        return first
+
+    def _free(self, seat: _Seat) -> None:
+        """Replace a worker whose work nobody waits for any more: it would delay the next."""
+        if not (seat.running and self._seats):
+            return
+        seat.running.clear()
+        ray.kill(seat.actor)
+        seat.actor = self._hire()
+        seat.loading = seat.actor.load.remote()
+
+    def _refuse_dead_ray(self) -> None:
+        """Look now and then whether Ray still runs.
+
+        Raises:
+            ExecutionError: It does not.
+        """
+        now = self._limits.clock()
+        if now - self._seen_alive < _ALIVE_S:
+            return
+        while not is_alive():
+            if self._limits.clock() - now > _GONE_S or self._execution.address is None:
+                self._seats = []  # to stop them would wait for Ray
+                leave()
+                raise ExecutionError(
+                    "Ray is gone: its processes ended, or its head cannot be reached any more",
+                    hint="look at Ray's logs (out of memory?), then go on with --resume; what is "
+                    "finished is kept",
+                )
+            time.sleep(_POLL_S)
+        self._seen_alive = self._limits.clock()
 
     def _hire(self) -> Any:
         """Start a worker that imports from where this process does."""
@@ -200,61 +281,6 @@ class RayExecutor:
             raise _cause_of(error) from error
 
 
-def _connect(execution: Execution) -> bool:
-    """Connect to Ray; True where it was started here."""
-    if ray.is_initialized():
-        _check_resources(execution)
-        return False
-    wanted = execution.workers * execution.cpus_per_worker
-    quiet: dict[str, Any] = {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": False,
-    }
-    try:
-        if execution.address is None:
-            with _quiet(_TOKEN_NOTICE):
-                ray.init(num_cpus=wanted, **quiet)
-        else:
-            quiet.pop("include_dashboard")
-            check_address(execution.address)
-            ray.init(address=execution.address, **quiet)
-    except Exception as error:  # Ray's own time-out is a bare Exception
-        raise unreachable(execution.address, _first_line(error)) from error
-    try:
-        _check_resources(execution)
-    except ExecutionError:
-        ray.shutdown()
-        raise
-    return True
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Let a logger say no more than errors."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _check_resources(execution: Execution) -> None:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    found_cpus, found_gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    wanted = execution.workers * execution.cpus_per_worker
-    gpus = execution.workers * execution.gpus_per_worker
-    if found_cpus < wanted or found_gpus < gpus:
-        raise ExecutionError(
-            f"execution: {execution.workers} workers need {wanted} CPUs and {gpus:g} GPUs; "
-            f"Ray has {found_cpus:g} and {found_gpus:g}",
-            hint="ask for fewer workers, or fewer cpus_per_worker or gpus_per_worker",
-        )
-
-
 def _cause_of(error: Exception) -> Exception:
     """The user's mistake behind a Ray error, if it is one."""
     cause = getattr(error, "cause", None)
@@ -266,9 +292,5 @@ def _cause_of(error: Exception) -> Exception:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
-
-
 def _last_line(error: Exception) -> str:
-    return str(error).strip().rsplit("\n", 1)[-1]
+    return masked(str(error).strip().rsplit("\n", 1)[-1])

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from autoquant.core.evaluation import EvaluatorFactory, Executor
 from autoquant.job import Execution
 from autoquant.searching.measuring.workers.local import LocalExecutor
-from autoquant.searching.measuring.workers.ray_address import check_address
 
 
 def _start_local(execution: Execution, factory: EvaluatorFactory) -> Executor:  # noqa: ARG001
@@ -27,13 +26,15 @@ _EXECUTORS: Mapping[str, Callable[[Execution, EvaluatorFactory], Executor]] = {
 
 
 def check_executor(execution: Execution) -> None:
-    """See within seconds whether the executor can be reached; before any expensive work.
+    """See whether the cluster that a job names takes us; before any expensive work.
 
     Raises:
-        ExecutionError: Nobody answers at the address.
+        ExecutionError: Nobody answers there, or it refuses; with what it says.
     """
     if execution.kind == "ray" and execution.address is not None:
-        check_address(execution.address)
+        from autoquant.searching.measuring.workers.ray_connection import probe
+
+        probe(execution)
 
 
 def start_executor(execution: Execution, factory: EvaluatorFactory) -> Executor:

@@ -31,6 +31,8 @@ def unit(op_type: str = "Conv", name: str = "a/Conv") -> Unit:
 
 QUANTIZE = node("QuantizeLinear", ["x", "scale", "zero"], "q")
 DYNAMIC = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="q")
+FOUR_BITS = node("MatMulNBits", ["x"], "a/Conv", bits=4, block_size=64)
+FOUR_BIT_ROWS = node("GatherBlockQuantized", ["t", "x"], "a/Conv", block_size=32)
 WORD = [
     node("QuantizeLinear", ["x", "scale", "wide"], "q"),
     node("DequantizeLinear", ["q", "scale", "wide"], "f"),
@@ -52,6 +54,9 @@ HALF = [
         ([node("MatMulNBits", ["x"], "a/Conv", bits=8)], {Scheme.INT8_WEIGHT_ONLY}),
         ([node("MatMulNBits", ["x"], "a/Conv", bits=8, accuracy_level=4)], set()),
         ([node("MatMulNBits", ["x"], "a/Conv", bits=4)], set()),
+        ([node("MatMulNBits", ["x"], "a/Conv", bits=4, block_size=16)], set()),
+        ([FOUR_BITS], {Scheme.INT4_WEIGHT_ONLY_64}),
+        ([FOUR_BIT_ROWS], {Scheme.INT4_WEIGHT_ONLY}),
         ([node("Gather", ["table", "x"], "a/Conv")], {Scheme.INT8_WEIGHT_ONLY}),
         ([node("Conv", ["x"], "a/Conv_nchwc")], {Scheme.FP32}),
         ([*WORD, node("Conv", ["f"], "a/Conv")], {Scheme.FP32, Scheme.INT16}),

@@ -85,3 +85,31 @@ def test_a_shared_weight_is_stored_once_for_each_format(
     assert captured.stored_count == 80
     plan = Plan.of({"embed": embed, "head": head})
     assert plan_costs(plan, captured.sites, captured.stored_count)["size_bytes"].value == size
+
+
+@pytest.mark.parametrize(
+    ("scheme", "size"),
+    [
+        # 5 rows of 80: 3 groups of 32, 2 of 64 and 1 of 128 in each, the last ones not full
+        (Scheme.INT4_WEIGHT_ONLY, 400 // 2 + 4 * 5 * 3 + 4 * 5),
+        (Scheme.INT4_WEIGHT_ONLY_64, 400 // 2 + 4 * 5 * 2 + 4 * 5),
+        (Scheme.INT4_WEIGHT_ONLY_128, 400 // 2 + 4 * 5 + 4 * 5),
+    ],
+)
+def test_four_bits_take_half_a_byte_and_a_scale_for_each_group(scheme: Scheme, size: int) -> None:
+    captured = capture(nn.Sequential(nn.Linear(80, 5)).eval(), (torch.zeros(2, 80),))
+    found = plan_costs(Plan.of({"0": scheme}), captured.sites, 405)
+    assert found["size_bytes"].value == size
+    assert found["bops_ratio"].value == 4 * 32 / 32**2
+
+
+def test_a_shared_weight_in_two_group_sizes_is_stored_twice() -> None:
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    captured = capture(Tied().eval(), (tokens,), how="export")
+    both = Plan.of({"embed": Scheme.INT4_WEIGHT_ONLY, "head": Scheme.INT4_WEIGHT_ONLY_64})
+    same = Plan.of(dict.fromkeys(("embed", "head"), Scheme.INT4_WEIGHT_ONLY))
+    sizes = [
+        plan_costs(plan, captured.sites, captured.stored_count)["size_bytes"].value
+        for plan in (same, both)
+    ]
+    assert sizes == [40 + 4 * 10, 2 * (40 + 4 * 10)]

@@ -1,0 +1,69 @@
+"""Equalisation: what the channels of a model's parameters are multiplied with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+from typing import Any
+
+
+class Equalise(Enum):
+    """Whether a model is equalised before its plans are built."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """What a parameter or buffer of a model is multiplied with.
+
+    Attributes:
+        name: Its path.
+        shape: Of the factor; it is broadcast to the parameter's.
+        values: Row by row.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if prod(self.shape) != len(self.values):
+            raise ValueError(f"{len(self.values)} values cannot have the shape {self.shape}")
+
+
+@dataclass(frozen=True, slots=True)
+class Equalisation:
+    """A rescaling of a model's channels that keeps its function.
+
+    Attributes:
+        factors: Each is applied in turn; a parameter may have several. None: the model as given.
+        weights: Digest of the rescaled model's weights.
+    """
+
+    factors: tuple[Factor, ...] = ()
+    weights: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.factors)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the factors as JSON values."""
+        factors = [
+            {"name": item.name, "shape": list(item.shape), "values": list(item.values)}
+            for item in self.factors
+        ]
+        return {"weights": self.weights, "factors": factors}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Equalisation:
+        """Read back what `to_json` gave."""
+        factors = (
+            Factor(str(item["name"]), tuple(map(int, item["shape"])), tuple(item["values"]))
+            for item in data["factors"]
+        )
+        return cls(tuple(factors), str(data["weights"]))

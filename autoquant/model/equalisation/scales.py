@@ -1,0 +1,149 @@
+"""Scales from what calibration sees: every channel to one range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.fx import Interpreter, Node
+
+from autoquant.model.equalisation.groups import Groups
+from autoquant.model.equalisation.ties import ONE, Channels
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.same_values import reshaped_sources
+
+Scales = npt.NDArray[np.float64]
+"""By number of a channel, what it is divided by; of number 0 it is one."""
+
+_ROUNDS = 4
+_QUIETEST = 256.0
+"""How far below the median of its group a channel may lie and still be raised to it: what is
+quieter hardly shows in eight bits, and may be much larger on other data."""
+
+
+Ranges = Mapping[str, Scales]
+"""By node, the largest absolute value of each of its channels, in the shape of its channels."""
+
+
+def channel_ranges(
+    captured: Capture, groups: Groups, batches: Iterable[tuple[Tensor, ...]]
+) -> Ranges:
+    """The largest absolute value of each channel of every tensor that schemes may round.
+
+    Args:
+        captured: The captured model.
+        groups: Of its graph.
+        batches: Inputs of each batch; one float forward each.
+    """
+    watch = _Watch(captured, groups)
+    with torch.no_grad():
+        for inputs in batches:
+            watch.run(*inputs)
+    return watch.ranges
+
+
+def even_ranges(groups: Groups, ranges: Ranges) -> Scales:
+    """Bring the channels of every tensor to one range, as far as their groups allow.
+
+    A channel is divided by its largest value in any tensor of its group, which undoes whatever
+    scaled it before; then by its largest share of a tensor's range, over all these tensors, a few
+    times, since shares change with the scales. Scales have the geometric mean one. Channels that
+    are always zero stay as they are.
+
+    Args:
+        groups: Of a graph.
+        ranges: From `channel_ranges`.
+    """
+    together = _side_by_side(groups)
+    largest = np.zeros(groups.count)
+    for name, own in ranges.items():
+        np.maximum.at(largest, groups.tensors[name], own)
+    scales = _evened(largest, together)
+    for _ in range(_ROUNDS):
+        shares = np.zeros(groups.count)
+        for name, own in ranges.items():
+            numbers = groups.tensors[name]
+            scaled = own / scales[numbers]
+            if scaled.max() > 0:
+                np.maximum.at(shares, numbers, scaled / scaled.max())
+        scales *= _evened(shares, together)
+    return scales
+
+
+def balanced(groups: Groups, scales: Scales, weights: Mapping[str, Tensor], share: float) -> Scales:
+    """Give way to the weights: channels that are read by small weights are divided by more.
+
+    Scaled as they are, a channel counts as much as the root mean square, over the rows of all
+    weights that read it, of its largest weight over the row's. It is divided by that to the power
+    of `-share` more. Where rows and ranges are even already, nothing changes.
+
+    Args:
+        groups: Of a graph.
+        scales: From `even_ranges`.
+        weights: By path, the graph's constants.
+        share: From 0, the ranges alone, to 1, the weights alone.
+    """
+    energy, rows = np.zeros(groups.count), np.zeros(groups.count)
+    for path, channels in groups.weights:
+        weight = weights[path].detach().double().abs().numpy()
+        scaled = weight * np.broadcast_to(scales[channels], weight.shape)
+        scaled = scaled.reshape(*scaled.shape[:2], -1).max(2)
+        numbers = np.broadcast_to(channels.reshape(*channels.shape[:2]), scaled.shape)
+        largest = scaled.max(1, keepdims=True)
+        parts = (scaled / np.where(largest > 0, largest, 1.0)) ** 2
+        np.add.at(energy, numbers, parts)
+        np.add.at(rows, numbers, 1.0)
+    means = np.sqrt(energy / np.maximum(rows, 1.0))
+    return scales / _evened(means, _side_by_side(groups)) ** share
+
+
+def _evened(values: Scales, together: Sequence[Channels]) -> Scales:
+    """Values over the geometric mean of those that stand together; one where there is none."""
+    found = np.ones(len(values))
+    for numbers in together:
+        own = numbers[values[numbers] > 0]
+        if len(own):
+            raised = np.maximum(values[own], np.median(values[own]) / _QUIETEST)
+            found[own] = raised / np.exp(np.log(raised).mean())
+    return found
+
+
+def _side_by_side(groups: Groups) -> Sequence[Channels]:
+    """Numbers of channels that stand in one tensor, directly or by way of others."""
+    leaders = np.arange(groups.count)
+    changed = True
+    lines = [np.unique(item) for item in groups.tensors.values()]
+    lines = [line[line != ONE] for line in lines]
+    while changed:
+        before = leaders.copy()
+        for line in lines:
+            leaders[line] = leaders[line].min()
+        changed = bool((leaders != before).any())
+    return [np.flatnonzero(leaders == item) for item in np.unique(leaders) if item != ONE]
+
+
+class _Watch(Interpreter):
+    """Runs a graph and keeps the largest absolute value of each channel."""
+
+    def __init__(self, captured: Capture, groups: Groups) -> None:
+        super().__init__(captured.graph)
+        inner, moved = captured.inner_nodes, reshaped_sources(captured.graph)
+        self.ranges: dict[str, Scales] = {
+            name: np.zeros(channels.shape)
+            for name, channels in groups.tensors.items()
+            if name not in inner and name not in moved
+        }
+
+    def run_node(self, n: Node) -> Any:
+        """Run one node."""
+        value = super().run_node(n)
+        known = self.ranges.get(n.name)
+        if known is not None and value.numel():
+            axes = [axis for axis, size in enumerate(known.shape) if size == 1]
+            largest = torch.maximum(value.amax(axes, keepdim=True), -value.amin(axes, keepdim=True))
+            np.maximum(known, largest.double().numpy(), out=known)
+        return value

@@ -1,0 +1,181 @@
+"""Reaching Ray: a private one on loopback, or the cluster that a job names; and its end."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from autoquant.core.secrets import masked
+from autoquant.errors import ExecutionError
+from autoquant.job import Execution
+from autoquant.searching.measuring.workers.ray_address import check_address, unreachable
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+
+import ray  # reads the environment when imported
+from ray._private import ray_constants
+
+_QUIET: dict[str, Any] = {
+    "log_to_driver": False,
+    "logging_level": logging.ERROR,
+    "configure_logging": False,
+}
+_TOKEN_NOTICE = "ray._private.authentication.authentication_token_setup"
+"""Logs at every start, as a warning, that Ray keeps strangers out of the cluster."""
+
+_PROBE_S = 3.0
+
+
+def connect(execution: Execution) -> bool:
+    """Connect to Ray; True where it was started or connected here.
+
+    Raises:
+        ExecutionError: It cannot be reached, refuses, or has fewer resources than asked for.
+    """
+    if ray.is_initialized():
+        _check_resources(execution)
+        return False
+    try:
+        with _sigterm_kept():
+            if execution.address is None:
+                _start(execution)
+            else:
+                _join(execution.address)
+    except ExecutionError:
+        raise
+    except Exception as error:  # Ray's own time-out is a bare Exception
+        raise _refused(execution.address, error) from error
+    try:
+        _check_resources(execution)
+    except ExecutionError:
+        ray.shutdown()
+        raise
+    return True
+
+
+def probe(execution: Execution) -> None:
+    """Join the cluster that a job names, and leave it.
+
+    Raises:
+        ExecutionError: It cannot be reached, refuses, or has fewer resources than asked for.
+    """
+    if connect(execution):
+        ray.shutdown()
+
+
+def is_alive() -> bool:
+    """Whether Ray's head answers and a node of it lives; asked outside of Ray, which waits."""
+    try:
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    except Exception:  # noqa: BLE001  # whatever it raises, it is not there
+        return False
+    return any(node["Alive"] for node in nodes)
+
+
+def leave() -> None:
+    """Disconnect, whether Ray still answers or not."""
+    with suppress(Exception), _sigterm_kept():
+        ray.shutdown()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what Ray says, without passwords."""
+    return masked((str(error).strip() or type(error).__name__).split("\n", 1)[0])
+
+
+def _start(execution: Execution) -> None:
+    """Start a Ray of this search's own, whatever runs on the machine, on loopback alone."""
+    with _quiet(_TOKEN_NOTICE), _on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=execution.workers * execution.cpus_per_worker,
+            include_dashboard=False,
+            **_QUIET,
+        )
+
+
+def _join(address: str) -> None:
+    if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+        raise ExecutionError(
+            f"execution.address: {masked(address)} needs Ray's client, which is not installed",
+            hint='pip install "ray[client]", or give host:port without ray://',
+        )
+    check_address(address)
+    ray.init(address=address, **_QUIET)
+
+
+def _refused(address: str | None, error: Exception) -> ExecutionError:
+    """What a cluster refuses that answers: another version, a token."""
+    text = str(error)
+    where = masked(address) if address else "on this machine"
+    if "ersion mismatch" in text:
+        said = " ".join(masked(text).split())
+        return ExecutionError(
+            f"execution.address: Ray {where} has another version: {said}",
+            hint="install the cluster's versions of ray and Python here, or ours there",
+        )
+    if any(word in text.lower() for word in ("authenticat", "token")):
+        return ExecutionError(
+            f"execution.address: Ray {where} refuses the token: {first_line(error)}",
+            hint="put the cluster's token into RAY_AUTH_TOKEN, or into the file that "
+            "RAY_AUTH_TOKEN_PATH names, with RAY_AUTH_MODE=token",
+        )
+    return unreachable(address, first_line(error))
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray bind to 127.0.0.1, as it does by itself on laptops' systems."""
+    known = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = known
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Undo that Ray takes SIGTERM for itself, and ends the process at once."""
+    known = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, known)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger say no more than errors."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_resources(execution: Execution) -> None:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    found_cpus, found_gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    wanted = execution.workers * execution.cpus_per_worker
+    gpus = execution.workers * execution.gpus_per_worker
+    if found_cpus < wanted or found_gpus < gpus:
+        raise ExecutionError(
+            f"execution: {execution.workers} workers need {wanted} CPUs and {gpus:g} GPUs; "
+            f"Ray has {found_cpus:g} and {found_gpus:g}",
+            hint="ask for fewer workers, or fewer cpus_per_worker or gpus_per_worker",
+        )

@@ -1,0 +1,168 @@
+"""Whether the channels of a model are rescaled, and how: by the error of its all-int8 plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from autoquant.core.build import BuildSettings
+from autoquant.core.equalisation import Equalisation, Equalise
+from autoquant.core.precision import Scheme
+from autoquant.core.progress import Progress
+from autoquant.core.sensitivity import Part
+from autoquant.core.sites import OpKind
+from autoquant.errors import ModelError
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.batches import Batch, take_samples
+from autoquant.model.data.data_set import InputsOf
+from autoquant.model.data.few_samples import few_samples
+from autoquant.model.data.output_noise import OutputNoises, to_decibels
+from autoquant.model.data.outputs import named_outputs
+from autoquant.model.equalisation.groups import find_groups
+from autoquant.model.equalisation.rewrite import equalisation_of, rebound
+from autoquant.model.equalisation.scales import balanced, channel_ranges, even_ranges
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.faithfulness import batches_to_compare, find_difference
+from autoquant.model.graph.site_nodes import mark_sites
+from autoquant.model.numerics.rounded_graph import RoundedGraph
+from autoquant.model.numerics.rounding import SchemeRounding
+from autoquant.model.subject import Subject
+
+_SAMPLES = 64
+_LEAST_GAIN_DB = 0.25
+"""A smaller gain on so few samples is no reason to change a model."""
+
+_SHARES: Mapping[str, float] = {"channel ranges": 0.0, "channel ranges and weights": 0.5}
+"""What scales even out, and the share of it that the weights have."""
+
+_IN_FLOAT = frozenset({OpKind.ACTIVATION, OpKind.ATTENTION, OpKind.NORM})
+"""Kinds that most engines run in float, or within the op before."""
+
+
+def equalised(
+    subject: Subject, captured: Capture, equalisation: Equalisation
+) -> tuple[Subject, Capture]:
+    """The same model with rescaled channels, and its graph.
+
+    Raises:
+        ModelError: It is another model.
+    """
+    if not equalisation:
+        return subject, captured
+    found = subject.equalised(equalisation)
+    return found, rebound(captured, found.model)
+
+
+def find_equalisation(
+    subject: Subject, captured: Capture, build: BuildSettings, progress: Progress, *, tries: bool
+) -> Equalisation:
+    """Find a rescaling of channels after which all int8 is better; none where there is none.
+
+    Each way of scaling is tried on a few samples by reference numerics, beside the model as given.
+
+    Args:
+        subject: Model and data; says whether to look for one.
+        captured: Of the model.
+        build: Observers and fixed ranges. Tensors with a fixed range are left as they are.
+        progress: Shown the progress.
+        tries: Whether `auto` looks for one.
+
+    Raises:
+        ModelError: `always`, and there is nothing to rescale.
+    """
+    wish = subject.equalise
+    if wish is Equalise.NEVER or (wish is Equalise.AUTO and not tries):
+        return Equalisation()
+    refusal = None
+    if captured.how == "modules":
+        refusal = "the model was captured module by module, and only a graph says what is tied"
+    else:
+        with progress.stage("equalising channels", None):
+            forms = _forms(subject, captured, build)
+        if not forms:
+            refusal = "no channels of this model can be rescaled"
+    if refusal is None:
+        return _choose(subject, captured, build, forms, progress)
+    if wish is Equalise.ALWAYS:
+        raise ModelError(f"model.equalise: {refusal}", hint="leave model.equalise out")
+    return Equalisation()
+
+
+def _forms(subject: Subject, captured: Capture, build: BuildSettings) -> dict[str, Equalisation]:
+    """By what is evened out, the rescaling."""
+    example = few_samples(captured, subject.calibration[0])
+    groups = find_groups(captured, subject.model, example, fixed=build.ranges.fixed_tensors)
+    if not groups.tensors:
+        return {}
+    ranges = channel_ranges(captured, groups, InputsOf(subject.calibration))
+    scales = even_ranges(groups, ranges)
+    weights = {
+        **dict(captured.graph.named_parameters(remove_duplicate=False)),
+        **dict(captured.graph.named_buffers(remove_duplicate=False)),
+    }
+    found = {
+        name: equalisation_of(groups, balanced(groups, scales, weights, share), subject.model)
+        for name, share in _SHARES.items()
+    }
+    return {name: form for name, form in found.items() if form}
+
+
+def _choose(
+    subject: Subject,
+    captured: Capture,
+    build: BuildSettings,
+    forms: Mapping[str, Equalisation],
+    progress: Progress,
+) -> Equalisation:
+    """The form with the least error; the model as given where none is better by enough."""
+    tried = {"the model as given": Equalisation(), **forms}
+    noises = {}
+    with progress.stage("comparing all int8 with and without", len(tried)) as advance:
+        for name, form in tried.items():
+            other = equalised(subject, captured, form)[1]
+            if _is_same(subject, captured, other):
+                noises[name] = _int8_noise(subject, other, build)
+            advance(1)
+    before = to_decibels(noises.pop("the model as given"))
+    if not noises:
+        progress.note("not equalised: rescaling would change what the model computes, by rounding")
+        return Equalisation()
+    best = min(noises, key=noises.__getitem__)
+    after = to_decibels(noises[best])
+    told = f"all int8 at {after:.1f} dB, at {before:.1f} dB as given ({_SAMPLES} samples, emulated)"
+    if subject.equalise is Equalise.AUTO and after < before + _LEAST_GAIN_DB:
+        progress.note(f"not equalised, since that gains nothing: {told}")
+        return Equalisation()
+    progress.note(f"equalised {best}, which keeps the model's function: {told}")
+    return forms[best]
+
+
+def _is_same(subject: Subject, captured: Capture, other: Capture) -> bool:
+    """Whether two graphs compute the same."""
+    batches = batches_to_compare(captured, subject.telling)
+    before, after = captured.graph, other.graph
+    found = find_difference(lambda inputs: before(*inputs), lambda inputs: after(*inputs), batches)
+    return found is None
+
+
+def _int8_noise(subject: Subject, captured: Capture, build: BuildSettings) -> float:
+    """Noise over signal of the all-int8 plan, by reference numerics."""
+    statistics = calibrate(captured, _inputs(take_samples(subject.calibration, _SAMPLES)))
+    rounding = SchemeRounding(TensorRanges(captured, statistics, build))
+    choices = {
+        site.name: (Scheme.INT8, Part.BOTH) for site in captured.sites if site.kind not in _IN_FLOAT
+    }
+    rounded = RoundedGraph(mark_sites(captured), rounding, choices)
+    noises = OutputNoises()
+    with torch.no_grad():
+        for batch in take_samples(subject.evaluation or subject.calibration, _SAMPLES):
+            expected, found = (run(*batch.inputs) for run in (captured.graph, rounded.run))
+            noises.add(named_outputs(expected), named_outputs(found), len(batch))
+    return noises.ratio(subject.outputs)[0]
+
+
+def _inputs(batches: Sequence[Batch]) -> Sequence[tuple[Tensor, ...]]:
+    return [batch.inputs for batch in batches]

@@ -1,0 +1,126 @@
+"""Signals and lost workers: the frontier, the report and MLflow's end state are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+import autoquant as aq
+from autoquant.core.history import StopReason
+from autoquant.results.history import read_history
+from tests.integration.conftest import ROOT, WriteJob, command
+
+pytestmark = pytest.mark.slow
+
+RAY = {"kind": "ray", "workers": 1}
+
+
+def begin(job: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command("search", str(job)),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, process: subprocess.Popen[str]) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def measured(folder: Path) -> int:
+    return len(read_history(folder / "history.jsonl"))
+
+
+def state_in_mlflow(folder: Path) -> str:
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    (experiment,) = [item for item in client.search_experiments() if item.name != "Default"]
+    runs = client.search_runs([experiment.experiment_id])
+    return next(str(r.info.status) for r in runs if "autoquant.search_id" in r.data.tags)
+
+
+def assert_whole(folder: Path) -> None:
+    """The frontier, the plans and the report are there, and load."""
+    result = aq.load_result(folder)
+    assert len(result.frontier) > 0
+    assert (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_ends_a_search_with_all_that_was_found(
+    write_job: WriteJob, tmp_path: Path, number: signal.Signals, times: int
+) -> None:
+    process = begin(write_job("cut", budget={"trials": 4000, "round_size": 6}))
+    wait_for(lambda: measured(tmp_path / "cut") >= 8, process)
+    process.send_signal(number)
+    if times == 2:
+        time.sleep(0.2)
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert_whole(tmp_path / "cut")
+    assert aq.load_result(tmp_path / "cut").stopped is StopReason.INTERRUPTED
+    assert state_in_mlflow(tmp_path) == "KILLED"
+
+
+def test_a_signal_while_held_out_data_are_scored_keeps_the_frontier(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    entry = tmp_path / "slow.py"
+    entry.write_text(
+        "import time\nfrom pathlib import Path\nfrom autoquant.metrics import accuracy\n"
+        "def slow(outputs, targets):\n"
+        f"    if Path({str(tmp_path / 'scoring')!r}).exists():\n        time.sleep(30)\n"
+        "    return accuracy(outputs, targets)\n"
+    )
+    job = write_job("cut", budget={"trials": 6, "round_size": 6})
+    job.write_text(job.read_text().replace("metric: accuracy", "metric: slow.py:slow"))
+    process = begin(job)
+    wait_for(lambda: measured(tmp_path / "cut") >= 8, process)
+    (tmp_path / "scoring").touch()
+    wait_for(lambda: measured(tmp_path / "cut") >= 8, process)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert_whole(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_when_ray_dies_the_search_says_so_and_keeps_all_that_was_found(
+    write_job: WriteJob, tmp_path: Path, part: str
+) -> None:
+    process = begin(write_job("cut", execution=RAY, budget={"trials": 4000, "round_size": 6}))
+    wait_for(lambda: measured(tmp_path / "cut") >= 8, process)
+    os.kill(below(process.pid, part), signal.SIGKILL)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 2, errors
+    assert "error: Ray is gone" in errors
+    assert "Traceback" not in errors
+    assert_whole(tmp_path / "cut")
+    assert json.loads((tmp_path / "cut" / "search.json").read_text())["stopped"] == "failed"
+    assert state_in_mlflow(tmp_path) == "KILLED"
+
+
+def below(parent: int, name: str) -> int:
+    """The process of a name that a parent started."""
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    (found,) = [row for row in rows if int(row[1]) == parent and name in row[2].split()[0]]
+    return int(found[0])
