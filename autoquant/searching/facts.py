@@ -50,9 +50,9 @@ def settle_facts(
     facts: SearchFacts,
     prepared: Preparation,
     frontier: Frontier,
-    reason: StopReason,
+    reason: StopReason | None,
 ) -> SearchFacts:
-    """Add to the facts what preparation found out, and how the search ended."""
+    """Add to the facts what preparation found out, and how the search ended; None: it goes on."""
     batch = job.backend.batch_size or len(prepared.subject.evaluation[0])
     threads = job.backend.threads
     build = prepared.settings.build

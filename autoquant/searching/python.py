@@ -34,6 +34,7 @@ def search(
     backend: str | Mapping[str, Any] = "auto",
     max_drop: float | None = 0.01,
     trials: int = 64,
+    effort: str = "normal",
     space: str | Mapping[str, Any] = "server_cpu",
     objectives: Sequence[str] = ("output_error", "latency"),
     batch_size: int | None = None,
@@ -74,7 +75,8 @@ def search(
             fastest of these, or `per-op`: the faster kernel of each op. A mapping is the section
             `backend` of a job file (`{"name": "openvino", "pairs": 60}`).
         max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
-        trials: How many candidates, seeds included; 0: the seeds alone.
+        trials: The most candidates, seeds included; 0: the seeds alone.
+        effort: `quick`, `normal` or `thorough`; see docs/job-file.md.
         space: Name or path of a search space, or its rules.
         objectives: What to optimize; see docs/job-file.md.
         batch_size: Samples of a latency batch; None: those of the first evaluation batch.
@@ -121,7 +123,7 @@ def search(
             "batch_size": batch_size,
         },
         "constraints": {"accuracy_drop": max_drop},
-        "budget": {"trials": trials},
+        "budget": {"trials": trials, "effort": effort},
         "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
         "execution": {"kind": "local"} if workers is None else {"kind": "ray", "workers": workers},
     }
