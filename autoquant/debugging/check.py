@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from autoquant.backends.torch_cpu.engines import saturates
-from autoquant.backends.torch_cpu.examination import Examination, Examiner
+from autoquant.backends.examination import Examination, Examiner
+from autoquant.backends.targets import load_target
 from autoquant.core.findings.concerns import Concern, Severity, Topic, note
 from autoquant.core.findings.structure import (
     CheckReport,
@@ -188,7 +188,7 @@ def _check(
         outputs=comparable.outputs,
         ops=built.ops,
         weights=built.weights,
-        engine=prepared.settings.build.engine,
+        engine=prepared.engine,
         configuration=built.name,
         samples=prepared.statistics.samples,
         reach="" if captured.reach is None else str(captured.reach),
@@ -273,6 +273,9 @@ def _build(
         weights=tuple(list_weights(captured, examined)),
         qconfigs={site.name: examined.qconfigs.get(site.node) for site in captured.sites},
         schemes=examined.schemes,
+        floats=frozenset(
+            site for site, ran in examined.executed.items() if ran.scheme is Scheme.FP32
+        ),
     )
     return _built(name, prepared, shown)
 
@@ -302,8 +305,7 @@ def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
         )
     try:
         batches = [batch.inputs for batch in subject.calibration]
-        engine = prepared.settings.build.engine
-        examined = examine_mapping(subject.model, captured, mapping, batches, engine)
+        examined = examine_mapping(subject.model, captured, mapping, batches, prepared.engine)
     except BackendError as error:
         return _Built(name, (refused(error.message, error.hint),))
     return _built(name, prepared, examined)
@@ -314,11 +316,10 @@ def _built(name: str, prepared: Preparation, shown: ShownConfiguration) -> _Buil
 
 
 def _judge(prepared: Preparation, shown: ShownConfiguration) -> Iterator[Concern]:
-    captured, engine = prepared.captured, prepared.settings.build.engine
+    captured, build = prepared.captured, prepared.settings.build
     yield from find_ineffective(shown.ops, shown.weights, shown.unmatched)
-    in_float = {  # an op without an integer kernel that follows its neighbours
-        row.name for row in shown.ops if row.runs.startswith("fp32") and row.took_effect
-    }
+    # an op without an integer kernel that follows its neighbours
+    in_float = {row.name for row in shown.ops if row.name in shown.floats and row.took_effect}
     configured = [
         Configured(
             site=site,
@@ -327,6 +328,9 @@ def _judge(prepared: Preparation, shown: ShownConfiguration) -> Iterator[Concern
         )
         for site in captured.sites
     ]
-    yield from find_suspicious(configured, prepared.statistics, engine, saturates=saturates(engine))
+    saturates = load_target(build.backend).activation_bits(build) < 8
+    yield from find_suspicious(
+        configured, prepared.statistics, prepared.engine, saturates=saturates
+    )
     schemes = {**shown.schemes, **dict.fromkeys(in_float, Scheme.FP32)}
     yield from find_quantized_tail(captured, schemes)

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.findings.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress, Silent
@@ -131,7 +130,7 @@ def _explain(
     if fault is not None and fault.explains and seen.pattern is not Pattern.HEALTHY:
         return Pattern.IMPLEMENTATION, (fault.finding,), ()
     notes = () if fault is None else (_harmless(fault.finding),)
-    if not isinstance(seen.pair.executable.module, LoweredModel):
+    if seen.pair.executable.shown is None:
         notes = (
             f"{seen.pair.backend.name} does not show what each kernel computes: none of them "
             "was compared with its reference",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoquant.backends.protocol import Backend
@@ -162,9 +162,8 @@ def _open(
     equalisation = result.context.build.equalisation
     subject, captured = equalised(subject, capture_subject(subject, progress), equalisation)
     statistics = calibrate_subject(subject, captured, progress, result.folder)
-    settings = measurement_settings(job).building(
-        ranges=result.context.build.ranges, equalisation=equalisation
-    )
+    ranges = replace(result.context.build.ranges, activation_bits=None)  # its own backend's
+    settings = measurement_settings(job).building(ranges=ranges, equalisation=equalisation)
     settings = settle_backend(job, settings, subject, captured, statistics, progress)
     with progress.stage(f"opening {settings.build.backend}", None):
         backend = build_backend(subject, captured, statistics, settings)

@@ -18,7 +18,7 @@ from autoquant.core.precision import Scheme
 from tests.backend_contract import Opened, check_all
 
 BACKENDS = {
-    "torch": BuildSettings(engine="fbgemm"),
+    "torch": BuildSettings(options={"engine": "fbgemm"}),
     "openvino": BuildSettings(backend="openvino"),
     "onnxruntime": BuildSettings(backend="onnxruntime"),
     "litert": BuildSettings(backend="litert"),
