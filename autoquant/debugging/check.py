@@ -22,7 +22,7 @@ from autoquant.core.findings.structure import (
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.debugging.structure.calls import (
     count_calls,
     describe_once,
@@ -50,6 +50,7 @@ from autoquant.model.data.batches import take_samples
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject, load_unscored, unscored_subject
+from autoquant.results.terminal import shown
 from autoquant.results.wording import counts_text
 from autoquant.searching.pair import find_plan, prepare_untimed
 from autoquant.searching.preparing.preparation import FEW_SAMPLES, Preparation
@@ -82,7 +83,7 @@ def check(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> CheckReport:
     """Check the structure and the configuration of a model that lives in this process.
@@ -103,7 +104,7 @@ def check(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
         settings: Other sections of a job file, as mappings (`space`, `execution`...).
 
     Returns:
@@ -134,7 +135,7 @@ def check(
         calibration_samples=setup.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
     )
-    return _check(setup, _few(subject), plan, mapping, progress or Silent())
+    return _check(setup, _few(subject), plan, mapping, shown(progress))
 
 
 def check_job(job: Job, plan: str, progress: Progress) -> CheckReport:

@@ -36,6 +36,7 @@ def load_result(folder: str | Path) -> SearchResult:
     folder = Path(folder)
     findings = load_findings(folder)
     with well_formed(folder / files.FACTS):
+        latency_threads = int(findings.facts.settings.get("backend.threads") or 1)
         latency_batch = int(findings.facts.settings.get("latency_batch") or 1)
         weights = str(findings.facts.settings.get(WEIGHTS) or "")
         leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
@@ -50,6 +51,7 @@ def load_result(folder: str | Path) -> SearchResult:
         calling=calling,
         dynamic=dynamic,
         latency_batch=latency_batch,
+        latency_threads=latency_threads,
         weights=weights,
         load=partial(_load_model, folder),
     )
