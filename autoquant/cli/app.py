@@ -205,12 +205,15 @@ def export(
     candidate = find_candidate(loaded, number, max_drop)
     model = load_model_of(result, trust=trust)
     path = export_candidate(candidate, model, output, other_weights=other_weights)
-    Console(emoji=False).print(
-        f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    console = Console(emoji=False, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}")
+    recipe = candidate.recipe(path)
+    if recipe is not None:
+        timed = candidate.metadata
+        console.print(
+            f"to run it as it was timed (threads: {timed['threads']}, batch {timed['batch_size']}):"
+        )
+        console.print(recipe)
     return 0
 
 

@@ -39,6 +39,7 @@ def load_result(folder: str | Path, *, trust: bool = False) -> SearchResult:
     folder = Path(folder)
     findings = load_findings(folder)
     with well_formed(folder / files.FACTS):
+        latency_threads = int(findings.facts.settings.get("backend.threads") or 1)
         latency_batch = int(findings.facts.settings.get("latency_batch") or 1)
         weights = str(findings.facts.settings.get(WEIGHTS) or "")
         leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
@@ -53,6 +54,7 @@ def load_result(folder: str | Path, *, trust: bool = False) -> SearchResult:
         calling=calling,
         dynamic=dynamic,
         latency_batch=latency_batch,
+        latency_threads=latency_threads,
         weights=weights,
         load=partial(_load_model, folder, trust=trust),
     )
