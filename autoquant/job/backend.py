@@ -23,8 +23,8 @@ class BackendSettings(Section):
     """The target, and how latency is measured on it. A backend with options has a class of it."""
 
     name: str = TORCH
-    threads: Annotated[int, Field(ge=1)] = 1
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     pairs: Annotated[int, Field(ge=3)] = 20
 
     @classmethod
@@ -82,7 +82,7 @@ def backend_settings(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
     rows, name = find_rows(), value.get("name", TORCH)
-    if name not in rows:
+    if not isinstance(name, str) or name not in rows:
         expected = ", ".join(map(repr, rows))
         raise _mistakes(
             InitErrorDetails(
@@ -122,7 +122,7 @@ def _owner(option: str, rows: Mapping[str, Row]) -> str | None:
 
 def _unknown(name: str, key: str, given: object, rows: Mapping[str, Row]) -> InitErrorDetails:
     known, owner = list(_section_of(rows[name]).model_fields), _owner(key, rows)
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
     if owner is not None:
         text = (
             f"is a choice of the backend {owner}, but backend.name is {name}; leave it out, or "

@@ -15,7 +15,7 @@ from autoquant.core.plan import load_plans
 from autoquant.core.secrets import masked
 from autoquant.errors import JobError, PlanError
 from autoquant.job.backend import resolve_backend
-from autoquant.job.mistakes import explain_mistakes
+from autoquant.job.mistakes import explain_mistakes, find_unwritable
 from autoquant.job.schema import METRICS, Job, SearchSettings
 from autoquant.job.shipped import shipped_folders
 from autoquant.job.yaml_text import parse_yaml, read_yaml_mapping
@@ -46,6 +46,8 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     mistakes: list[str] = []
     for override in overrides:
         mistakes += _override(document, override)
+    if unwritable := list(find_unwritable(document)):
+        raise JobError.of(str(path), unwritable)
     mistakes += [f"{key}: is missing; add it" for key in ("model", "data") if key not in document]
     mistakes += list(_resolve(document, path.resolve().parent))
     document.setdefault("output", f"out/{document.get('name', path.stem)}")
@@ -84,7 +86,7 @@ def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:
     """
     shipped = [place / f"{name}.yaml" for place in shipped_folders(SPACES)]
     for candidate in (folder / name, *shipped):
-        if candidate.is_file():
+        if _is_file(candidate):
             return read_yaml_mapping(candidate)
     raise JobError(
         f"no search space {name!r}: no such file, and no shipped space of that name",
@@ -96,6 +98,14 @@ def shipped_spaces() -> tuple[str, ...]:
     """Names of the search spaces that come with autoquant."""
     names = {file.stem for folder in shipped_folders(SPACES) for file in folder.glob("*.yaml")}
     return tuple(sorted(names))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; a name that is too long or none at all names no file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _override(document: dict[str, Any], override: str) -> list[str]:
@@ -176,7 +186,7 @@ def _resolve_entry(section: dict[str, Any], key: str, name: str, folder: Path) -
 
 
 def _check_file(file: Path, function: str, name: str) -> Iterator[str]:
-    if not file.is_file():
+    if not _is_file(file):
         yield f"{name}: no file {file}; the path is relative to the job file"
         return
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -26,6 +26,20 @@ _WORDS = {
 def explain_mistakes(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Turn a validation error into lines, in the order of the file."""
     return list(dict.fromkeys(_line(item, model) for item in error.errors()))
+
+
+def find_unwritable(value: object, key: str = "") -> Iterator[str]:
+    """Find what no file name, database or page can hold: NUL, and halves of characters."""
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            yield f"{key}: {_show(value)} holds a character that cannot be written"
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from find_unwritable(name, f"{key}.{name!r}" if key else repr(name))
+            yield from find_unwritable(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from find_unwritable(inner, f"{key}.{index}")
 
 
 def _line(item: Any, model: type[BaseModel]) -> str:

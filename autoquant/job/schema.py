@@ -169,7 +169,7 @@ class Execution(Section):
 
     kind: Literal["ray", "local"] = "ray"
     address: str | None = None
-    workers: Annotated[int, Field(ge=1)] = Field(default_factory=_default_workers)
+    workers: Annotated[int, Field(ge=1, le=10_000)] = Field(default_factory=_default_workers)
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0, strict=False)] = 0.0
     retries: Annotated[int, Field(ge=0)] = 2

@@ -215,7 +215,10 @@ class JobRecipe:
         """
         model_source, data = self.job.model, self.job.data
         if model_source is None or data is None:
-            raise ValueError("a job without model and data has no recipe")
+            raise JobError(
+                "the job names no model or no data: `model` or `data` is empty",
+                hint="name the functions that give them; see docs/job-file.md",
+            )
         model = load_model(self.job)
         sources = {
             name: _load_data(entry, data.arguments)

@@ -15,7 +15,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.errors import JobError
 from autoquant.job import SearchSettings, backend_from_text
-from autoquant.job.document import settings_from
+from autoquant.job.document import check_forms, settings_from
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import HeldRecipe, Metric, build_subject
 from autoquant.results.terminal import shown
@@ -111,6 +111,20 @@ def search(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
+    check_forms(
+        "autoquant.search",
+        backend=backend,
+        objectives=objectives,
+        leaf_modules=leaf_modules,
+        seeds=seeds,
+        output=output,
+        capture=capture,
+        equalise=equalise,
+        target=target,
+        dynamic=dynamic,
+        cache_mb=cache_mb,
+        ranges=ranges,
+    )
     document = {
         "name": name,
         "space": space,

@@ -30,7 +30,7 @@ def load_entry(entry: str) -> Callable[..., Any]:
         )
     except JobError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise JobError(
             f"{entry}: importing {place} failed: {type(error).__name__}: {error}",
             hint="run the file on its own with the same Python to see the whole error",
@@ -60,7 +60,7 @@ def call_entry(entry: str, arguments: dict[str, Any], failure: type[AutoquantErr
         return function(**arguments)
     except AutoquantError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, TypeError) and len(frames) == 1:
             raise JobError(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
 
 from autoquant.core.secrets import is_masked, masked
 from autoquant.errors import TrackingError
@@ -19,6 +25,7 @@ _SQLITE = "sqlite:///"
 _SQL_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _HTTP = ("http", "https")
 _CONNECT_SECONDS = 3.0
+_MAKING_SECONDS = 60.0
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -97,6 +104,29 @@ def connect(uri: str) -> MlflowClient:
             hint=_mend(uri),
         ) from error
     return client
+
+
+@contextmanager
+def one_at_a_time(uri: str) -> Iterator[None]:
+    """Within, no other process of autoquant makes the tables or the experiment of an SQLite file.
+
+    Two that make them at once fail in MLflow.
+    """
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    path = Path(uri.removeprefix(_SQLITE).partition("?")[0])
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"autoquant-{os.getuid()}-{digest}.lock")
+    try:
+        lock.acquire(timeout=_MAKING_SECONDS)
+    except (OSError, Timeout):
+        yield  # whatever is wrong with that place, the store itself says it
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
@@ -184,6 +214,6 @@ def _mend(uri: str) -> str:
 
 
 def _be_quiet() -> None:
-    """Keep MLflow's and Alembic's progress messages off the user's terminal."""
+    """Keep MLflow's and Alembic's messages off the user's terminal; what fails is raised too."""
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)

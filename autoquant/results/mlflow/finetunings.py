@@ -17,6 +17,7 @@ from autoquant.results.mlflow.connection import (
     connect,
     find_experiment,
     first_line,
+    one_at_a_time,
     resolve_uri,
     store_errors,
 )
@@ -79,8 +80,9 @@ def open_finetune_tracker(
         TrackingError: The store cannot be reached, is damaged or refuses.
     """
     uri = resolve_uri(settings.uri)
-    client = connect(uri)
-    experiment = find_experiment(client, uri, settings.experiment)
+    with one_at_a_time(uri):
+        client = connect(uri)
+        experiment = find_experiment(client, uri, settings.experiment)
     try:
         run_id = _find(client, experiment, identity) if resumes else None
         if run_id is None:

@@ -22,6 +22,7 @@ from autoquant.results.mlflow.connection import (
     connect,
     find_experiment,
     first_line,
+    one_at_a_time,
     resolve_uri,
     store_errors,
 )
@@ -73,8 +74,9 @@ def open_recorder(
         TrackingError: The store cannot be reached, is damaged or refuses.
     """
     uri = resolve_uri(settings.uri)
-    client = connect(uri)
-    experiment = find_experiment(client, uri, settings.experiment)
+    with one_at_a_time(uri):
+        client = connect(uri)
+        experiment = find_experiment(client, uri, settings.experiment)
     try:
         parent = find_parent(client, experiment, facts.search_id)
         children = find_children(client, experiment, parent) if parent else {}
