@@ -35,7 +35,7 @@ def search(
     max_drop: float | None = 0.01,
     trials: int = 64,
     space: str | Mapping[str, Any] = "server_cpu",
-    objectives: Sequence[str] = ("output_error", "latency"),
+    objectives: Sequence[str | Mapping[str, Any]] = ("output_error", "latency"),
     batch_size: int | None = None,
     threads: int = 1,
     sampler: str = "guided",
@@ -76,7 +76,8 @@ def search(
         max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
         trials: How many candidates, seeds included; 0: the seeds alone.
         space: Name or path of a search space, or its rules.
-        objectives: What to optimize; see docs/job-file.md.
+        objectives: What to optimize, by name; a cost of your own is a mapping (`{"name": "energy",
+            "table": "energy.csv", "unit": "mJ"}`, or with `function`); see docs/job-file.md.
         batch_size: Samples of a latency batch; None: those of the first evaluation batch.
         threads: Threads of a latency measurement.
         sampler: `guided`, `tpe`, `nsga2` or `random`; see docs/job-file.md.

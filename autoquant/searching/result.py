@@ -17,6 +17,7 @@ from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate, Failure, Measurements
+from autoquant.core.objectives import own_goals
 from autoquant.core.plan import Plan
 from autoquant.core.readback import ReadBack
 from autoquant.core.sensitivity import SensitivityTable
@@ -484,6 +485,7 @@ class SearchResult:
             self.baseline,
             self.findings.facts.rival,
             self.findings.facts.metric,
+            own_goals(self.findings.frontier.objectives),
         )
 
     def to_dataframe(self) -> pd.DataFrame:

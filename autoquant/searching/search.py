@@ -115,7 +115,7 @@ def _search(
     factory = _factory(job, recipe, prepared, evaluator, fastest_float(baseline))
     del evaluator  # where workers measure, nobody needs the outputs that it keeps
     table = rank_by_sensitivity(job.sensitivity, prepared, progress, folder.path)
-    costs = find_costs(job.objectives, prepared, progress, folder.path)
+    costs = find_costs(job.goals, prepared, progress, folder.path)
     if Objective.LATENCY in costs:
         folder.write_costs(costs[Objective.LATENCY])
     limits = Limits(job.constraints, baseline)
@@ -125,7 +125,7 @@ def _search(
     strategy = Strategy(
         prepared.space,
         guidance.seeds,
-        objectives=job.objectives,
+        objectives=job.goals,
         limits=limits,
         sampler=job.sampler,
         seed=job.seed,
@@ -141,7 +141,7 @@ def _search(
         interrupts.hold()
     candidates = ended.candidates
     with progress.stage("writing the study", None):
-        write_study(folder.path / files.STUDY, prepared.space, job.objectives, limits, candidates)
+        write_study(folder.path / files.STUDY, prepared.space, job.goals, limits, candidates)
     frontier = find(candidates)
     findings = Findings(
         facts=settle_facts(job, facts, prepared, frontier, ended.reason),
@@ -307,4 +307,4 @@ def _frontier(
 ) -> Frontier:
     """The frontier of what keeps the constraints."""
     kept = [candidate for candidate in candidates if limits.kept_by(candidate)]
-    return find_frontier(kept, baseline, job.objectives)
+    return find_frontier(kept, baseline, job.goals)

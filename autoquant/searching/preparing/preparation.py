@@ -30,6 +30,7 @@ from autoquant.searching.measuring.evaluator import (
     PlanEvaluator,
     build_backend,
 )
+from autoquant.searching.measuring.own_costs import own_tables
 from autoquant.searching.preparing.bench import SubjectBench, bind_setup
 from autoquant.searching.preparing.equalising import equalised, find_equalisation
 from autoquant.searching.preparing.ranges import settle_ranges
@@ -213,13 +214,14 @@ def prepare(
         settings = settle_ranges(settings, captured, statistics, subject.calibration, progress)
     bound = bind_setup(setup, captured, settings.build)
     check_fit(templates, bound.space)
+    own = own_tables(setup.own_costs, captured.sites, bound.space)
     for notice in bound.notices:
         progress.note(notice)
     return Preparation(
         subject=subject,
         captured=captured,
         statistics=statistics,
-        settings=settings,
+        settings=replace(settings, own=own),
         space=bound.space,
         phases=(Phase.QUALITY, Phase.LATENCY) if setup.is_timed else (Phase.QUALITY,),
         notices=(*subject.notices, *captured.notices, *bound.notices),

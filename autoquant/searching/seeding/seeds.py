@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
@@ -16,6 +17,7 @@ from autoquant.searching.seeding.program.additive import Limit
 from autoquant.searching.seeding.program.sweep import sweep_frontier
 
 PROGRAM_SEEDS = 12
+_LEAST_SEEDS = 4
 LADDER_PERCENT = (5, 10, 20, 30, 50, 75)
 _RAISE_TO = (Scheme.INT16, Scheme.BF16, Scheme.FP16, Scheme.FP32)
 
@@ -31,7 +33,7 @@ class Seed:
 def seed_plans(
     space: SearchSpace,
     table: SensitivityTable,
-    costs: CostTable | None = None,
+    costs: Sequence[CostTable] = (),
     limits: Sequence[Limit] = (),
     *,
     templates: Sequence[Plan] = (),
@@ -50,7 +52,8 @@ def seed_plans(
     Args:
         space: The search space.
         table: Sensitivity of its knobs.
-        costs: What plans cost, over sites; None: no frontier among the seeds.
+        costs: What plans cost, over sites, by each objective: each gives a frontier, and they
+            share the places.
         limits: What every plan of the frontier must keep, over sites; uniform plans and the ladder
             are listed whether they keep them or not.
         templates: The user's own plans, of this space.
@@ -61,7 +64,7 @@ def seed_plans(
     """
     seen: set[str] = set()
     seeds = []
-    program = () if costs is None else _program(space, table, costs, limits, program_seeds)
+    program = _programs(space, table, costs, limits, program_seeds)
     own = (Seed(plan, f"seed:template-{place}") for place, plan in enumerate(templates, start=1))
     uniform = tuple(_uniform(space))
     named = {seed.plan.digest: seed for seed in reversed(uniform)}
@@ -80,16 +83,34 @@ def _uniform(space: SearchSpace) -> Iterator[Seed]:
         yield Seed(space.uniform(scheme), f"seed:uniform-{scheme.value}")
 
 
+def _programs(
+    space: SearchSpace,
+    table: SensitivityTable,
+    costs: Sequence[CostTable],
+    limits: Sequence[Limit],
+    count: int,
+) -> Iterator[Seed]:
+    """The frontiers of all costs in turn, those of the first with plain numbers."""
+    each = max(count // max(len(costs), 1), min(count, _LEAST_SEEDS))
+    frontiers = [
+        _program(space, table, cost, limits, each, f"{place}-" if place > 1 else "")
+        for place, cost in enumerate(costs, start=1)
+    ]
+    for seeds in zip_longest(*frontiers):
+        yield from (seed for seed in seeds if seed is not None)
+
+
 def _program(
     space: SearchSpace,
     table: SensitivityTable,
     costs: CostTable,
     limits: Sequence[Limit],
     count: int,
+    prefix: str,
 ) -> Iterator[Seed]:
     points = sweep_frontier(space, table.losses(), costs, limits, points=count)
     for place in _halving(len(points)):
-        yield Seed(points[place].plan, f"seed:program-{place + 1}")
+        yield Seed(points[place].plan, f"seed:program-{prefix}{place + 1}")
 
 
 def _halving(count: int) -> Iterator[int]:
