@@ -121,6 +121,13 @@ def search(
             "--dry-run", help="Print sites, space and cost estimate, and evaluate nothing."
         ),
     ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="The uniform plans and the program's best few alone: budget.effort=quick.",
+        ),
+    ] = False,
 ) -> int:
     """Search a job: calibrate, rank, seed, search, and write the frontier.
 
@@ -131,7 +138,8 @@ def search(
     from autoquant.model.subject import JobRecipe
     from autoquant.searching.search import run_search
 
-    job = load_with(job_file, overrides, context.args)
+    wanted = [*(overrides or []), *(["budget.effort=quick"] if quick else [])]
+    job = load_with(job_file, wanted, context.args)
     progress = terminal()
     if dry_run:
         _print_dry_run(job)

@@ -17,6 +17,8 @@ class StopReason(Enum):
     BUDGET = "the budget of trials is spent"
     TIME = "the time is up"
     EXHAUSTED = "every plan of the space was tried"
+    NOTHING_TO_GAIN = "nothing that is left would gain enough"
+    QUICK = "a quick search ends after the program's best few plans"
     INTERRUPTED = "it was interrupted"
     FAILED = "its workers were lost"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -142,9 +143,23 @@ class Constraints(Section):
     int16_share: Annotated[float, Field(ge=0, le=1, strict=False)] | None = None
 
 
-class Budget(Section):
-    """How long to search. Seeds are always evaluated, even beyond `trials`."""
+class Effort(Enum):
+    """How much a search does.
 
+    `quick`: the uniform plans and the program's best few under the limit. `normal`: until nothing
+    that is left would gain enough. `thorough`: the same with a tenth of what is enough, after
+    ladders of raised plans.
+    """
+
+    QUICK = "quick"
+    NORMAL = "normal"
+    THOROUGH = "thorough"
+
+
+class Budget(Section):
+    """How long to search; `trials` counts every candidate, and 0 means the seeds alone."""
+
+    effort: Annotated[Effort, Field(strict=False)] = Effort.NORMAL
     trials: Annotated[int, Field(ge=0)] = 64
     minutes: Annotated[float, Field(gt=0, strict=False)] | None = None
     round_size: Annotated[int, Field(ge=1)] = 8
@@ -229,12 +244,9 @@ class Setup(Section):
         return value
 
     @model_validator(mode="after")
-    def _timed_kernels(self) -> Setup:
-        if self.backend.options.get("engine") == "per-op" and not self.is_timed:
-            raise ValueError(
-                "backend.engine: per-op takes the faster kernel of each op, which needs latency "
-                "among the objectives; choose auto, or add latency"
-            )
+    def _backend_is_timed(self) -> Setup:
+        if not self.is_timed:
+            self.backend.check_untimed()
         return self
 
     @property

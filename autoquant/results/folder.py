@@ -11,7 +11,7 @@ from typing import Any
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
-from autoquant.core.history import Ask, Past
+from autoquant.core.history import Ask, Past, StopReason
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.os_errors import storage_errors
 from autoquant.core.plan import Plan
@@ -193,10 +193,14 @@ class ResultFolder:
         """Write what each op and boundary costs."""
         write_costs(self.path / files.COSTS, table)
 
-    def write_frontier(self, frontier: Frontier) -> None:
+    def write_frontier(self, frontier: Frontier, stopped: StopReason | None = None) -> None:
         """Keep the frontier, `frontier.json`, and its plans, `plans/<number>.json`."""
         for member in frontier.members:
             self.write_plan(member.number, member.plan)
+        write_frontier(self.path / files.FRONTIER, frontier, stopped)
+
+    def write_standing(self, frontier: Frontier) -> None:
+        """Keep the frontier of a search that goes on: `frontier.json` alone."""
         write_frontier(self.path / files.FRONTIER, frontier)
 
     def write_plan(self, number: int, plan: Plan) -> Path:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autoquant.core.frontier import Frontier
+from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements, TimedBy
 from autoquant.core.objectives import Goal
 from autoquant.core.plan import Plan
@@ -69,6 +70,7 @@ class FrontierFile(_Part):
         members: Fastest (or smallest) first.
         hypervolume: In the product of the objectives' units.
         reference: Reference point of the hypervolume, one loss for each objective.
+        stopped: Why the search ended (`budget`, `nothing_to_gain`...); null while it goes on.
     """
 
     format: Literal[1] = 1
@@ -78,18 +80,19 @@ class FrontierFile(_Part):
     members: tuple[FrontierMember, ...]
     hypervolume: float
     reference: tuple[float, ...]
+    stopped: str | None = None
 
 
-def write_frontier(path: Path, frontier: Frontier) -> None:
-    """Write the frontier.
+def write_frontier(path: Path, frontier: Frontier, stopped: StopReason | None = None) -> None:
+    """Write the frontier, and why the search ended; None: it goes on.
 
     Raises:
         StorageError: The file cannot be written.
     """
-    write_text(path, frontier_file(frontier).model_dump_json(indent=2) + "\n")
+    write_text(path, frontier_file(frontier, stopped).model_dump_json(indent=2) + "\n")
 
 
-def frontier_file(frontier: Frontier) -> FrontierFile:
+def frontier_file(frontier: Frontier, stopped: StopReason | None = None) -> FrontierFile:
     """Give the frontier in the form of the file."""
     return FrontierFile(
         axes=frontier.axes,
@@ -107,6 +110,7 @@ def frontier_file(frontier: Frontier) -> FrontierFile:
         ),
         hypervolume=frontier.hypervolume,
         reference=frontier.reference,
+        stopped=None if stopped is None else stopped.word,
     )
 
 

@@ -14,6 +14,9 @@ from autoquant.results.findings import Findings
 class Tracker(Recorder, Protocol):
     """Keeps candidates as they finish, and what the search found at its end."""
 
+    def frontier(self, findings: Findings) -> None:
+        """Keep the frontier as it stands while the search goes on."""
+
     def finish(
         self,
         findings: Findings,
@@ -31,6 +34,9 @@ class NullRecorder:
     """A tracker that keeps nothing, for jobs with tracking disabled."""
 
     def candidate(self, candidate: Candidate) -> None:
+        """Do nothing."""
+
+    def frontier(self, findings: Findings) -> None:
         """Do nothing."""
 
     def finish(

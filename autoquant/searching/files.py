@@ -41,7 +41,7 @@ def write_findings(
     """Write and record what was found."""
     reason = findings.facts.stopped
     folder.write_facts(findings.facts)
-    folder.write_frontier(findings.frontier)
+    folder.write_frontier(findings.frontier, reason)
     result = SearchResult(findings, context_of(prepared), folder.path)
     with progress.stage("writing the report", None):
         folder.write_report(render_report(findings))
@@ -49,7 +49,7 @@ def write_findings(
         models = {} if cut_off else _write_models(result, prepared, progress)
         for gap in tracker.finish(
             findings,
-            artifacts=[folder.path / name for name in _ARTIFACTS],
+            artifacts=[path for name in _ARTIFACTS if (path := folder.path / name).exists()],
             models=models,
         ):
             progress.note(gap)

@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from autoquant.core.costs import CostTable
-from autoquant.core.measurement import Measurements
+from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Goal, Objective, OwnObjective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -17,24 +17,26 @@ from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.errors import StorageError
-from autoquant.job import Constraints, SearchSettings
+from autoquant.job import Constraints, Effort, SearchSettings
 from autoquant.results.reading import load_costs
 from autoquant.searching.costing.cost_model import CostModel, Observation, Trust
 from autoquant.searching.costing.forecast import Forecast
-from autoquant.searching.measuring.cost_profile import latency_costs
+from autoquant.searching.measuring.cost_profile import latency_costs, spread_costs
 from autoquant.searching.measuring.own_costs import own_costs
 from autoquant.searching.measuring.size import bops_table, int16_table, plan_costs, size_table
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.guided import CostAxis, Guide
 from autoquant.searching.proposing.in_turn import InTurn
+from autoquant.searching.proposing.prospects import ENOUGH_SHARE, AllProspects, Prospects
 from autoquant.searching.proposing.pruner import Pruner
 from autoquant.searching.proposing.samplers import GUIDED
 from autoquant.searching.proposing.strategy import Proposer
 from autoquant.searching.ranking.exact import measure_exact
 from autoquant.searching.ranking.ranked import question_of
+from autoquant.searching.seeding.near_limit import best_few
 from autoquant.searching.seeding.program.additive import Limit
-from autoquant.searching.seeding.seeds import Seed, seed_plans
+from autoquant.searching.seeding.seeds import PROGRAM, Seed, seed_plans
 
 _NOISE_TRUST = Trust(term=0.5, group=0.3, constant=0.0, misfit=0.1)
 """Sensitivities are taken on few samples and add up only roughly: interactions are the misfit."""
@@ -43,6 +45,9 @@ _MOST_CHANGES = 256
 """Of a plan with more neighbours than this no sensitivities are taken around it."""
 _FEW_SAMPLES_ERROR = 0.1
 """How far reference numerics on a few samples may be off from the engine on all."""
+
+_THOROUGH = 0.1
+"""What a thorough search finds enough to gain, beside a normal one."""
 
 Costs = Mapping[Goal, CostTable]
 
@@ -55,11 +60,13 @@ class Guidance:
         seeds: What to try first.
         pruner: Says what of a candidate is worth measuring.
         proposer: Says what to try next; None: the job's sampler does.
+        prospects: Says whether there is anything left to gain; None: nothing does.
     """
 
     seeds: tuple[Seed, ...]
     pruner: Pruner
     proposer: Proposer | None
+    prospects: AllProspects | None = None
 
 
 def find_costs(
@@ -67,6 +74,7 @@ def find_costs(
     prepared: Preparation,
     progress: Progress,
     folder: Path | None = None,
+    times: Mapping[Scheme, float] | None = None,
 ) -> Costs:
     """Find what each op costs in each objective: exactly, or for latency by timing a few plans.
 
@@ -75,6 +83,8 @@ def find_costs(
         prepared: Model, engine and space.
         progress: Shown the progress.
         folder: Result folder of an earlier process, whose profile is taken over.
+        times: Milliseconds of the uniform plans, by scheme; where given, latency is spread over
+            ops from them and nothing more is timed.
 
     Raises:
         BackendError: No plan of the space can be built.
@@ -91,18 +101,25 @@ def find_costs(
         elif objective is Objective.INT16_SHARE:
             found[objective] = int16_table(sites)
         elif objective is Objective.LATENCY:
-            found[objective] = _latency_costs(prepared, progress, folder)
+            found[objective] = _latency_costs(prepared, progress, folder, times)
         elif isinstance(objective, OwnObjective):
             found[objective] = prepared.settings.own[objective.value]
     return found
 
 
-def _latency_costs(prepared: Preparation, progress: Progress, folder: Path | None) -> CostTable:
+def _latency_costs(
+    prepared: Preparation,
+    progress: Progress,
+    folder: Path | None,
+    times: Mapping[Scheme, float] | None,
+) -> CostTable:
     if folder is not None:
         try:
             return load_costs(folder)
         except StorageError:
             pass
+    if times:
+        return spread_costs(prepared.space, prepared.captured.sites, times)
     with progress.stage("timing ops and boundaries", None):
         return latency_costs(
             prepared.subject,
@@ -121,6 +138,7 @@ def guide(
     baseline: Measurements,
     limits: Limits,
     templates: Sequence[Plan] = (),
+    measured: Sequence[Candidate] = (),
 ) -> Guidance:
     """Turn sensitivities and costs into seeds, a pruner and a proposer.
 
@@ -135,6 +153,7 @@ def guide(
         baseline: Measurements of the float model.
         limits: The job's constraints.
         templates: The user's own plans, tried among the seeds.
+        measured: The uniform plans, whose accuracy says where the limit is.
     """
     space = prepared.space
     latency = costs.get(Objective.LATENCY)
@@ -148,23 +167,60 @@ def guide(
     axes = [
         _axis(goal, table, space, job.constraints, baseline_ms) for goal, table in costs.items()
     ]
-    retake = cache(partial(_noise_around, prepared, job.sensitivity.samples))
     noise = CostModel(noise_table(space, table), trust=_NOISE_TRUST)
-    return Guidance(
-        seeds=seed_plans(
-            space,
-            table,
-            tuple(costs.values()),
-            _hard_limits(job.constraints, prepared, baseline, costs),
-            templates=templates,
-        ),
-        pruner=Pruner(job.goals, limits, forecast),
-        proposer=(
-            InTurn([Guide(space, noise, axis, retake) for axis in axes])
-            if job.sampler == GUIDED
-            else None
-        ),
+    rows = _hard_limits(job.constraints, prepared, baseline, costs)
+    is_guided = job.sampler == GUIDED
+    effort = job.budget.effort
+    seeds = seed_plans(
+        space,
+        table,
+        tuple(costs.values()),
+        rows,
+        templates=templates,
+        ladders=effort is Effort.THOROUGH or not is_guided,
     )
+    if effort is Effort.QUICK:
+        of_program = [seed for seed in seeds if seed.origin.startswith(PROGRAM)]
+        few = [
+            seed
+            for cost in costs.values()
+            for seed in best_few(
+                of_program,
+                space,
+                noise.prior,
+                cost.by_knob(space),
+                measured,
+                job.constraints.accuracy_drop,
+            )
+        ]
+        seeds = tuple(seed for seed in seeds if seed not in of_program or seed in few)
+    guides: list[Guide] = []
+    if is_guided and effort is not Effort.QUICK:
+        retake = cache(partial(_noise_around, prepared, job.sensitivity.samples))
+        guides = [Guide(space, noise, axis, retake) for axis in axes]
+    prospects = [
+        Prospects(
+            space,
+            guide,
+            limits,
+            tuple(Limit(row.name, row.costs.by_knob(space), row.bound) for row in rows),
+            share=ENOUGH_SHARE * (_THOROUGH if effort is Effort.THOROUGH else 1.0),
+            round_size=job.budget.round_size,
+            seed=job.seed,
+        )
+        for guide in guides
+    ]
+    return Guidance(
+        seeds,
+        Pruner(job.goals, limits, forecast),
+        InTurn(guides) if guides else None,
+        AllProspects(tuple(prospects)) if prospects else None,
+    )
+
+
+def plain_pruner(job: SearchSettings, prepared: Preparation, limits: Limits) -> Pruner:
+    """What rules before any cost is known: only what follows from a plan is foreseen."""
+    return Pruner(job.goals, limits, Forecast(prepared.space, partial(_exact_costs, prepared)))
 
 
 def _axis(

@@ -12,12 +12,13 @@ from torch import nn
 from autoquant import metrics
 from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.errors import JobError
 from autoquant.job import SearchSettings, backend_from_text
 from autoquant.job.document import settings_from
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import HeldRecipe, Metric, build_subject
+from autoquant.results.terminal import shown
 from autoquant.searching.result import SearchResult
 from autoquant.searching.search import run_search
 from autoquant.searching.templates import load_templates
@@ -34,6 +35,7 @@ def search(
     backend: str | Mapping[str, Any] = "auto",
     max_drop: float | None = 0.01,
     trials: int = 64,
+    effort: str = "normal",
     space: str | Mapping[str, Any] = "server_cpu",
     objectives: Sequence[str | Mapping[str, Any]] = ("output_error", "latency"),
     batch_size: int | None = None,
@@ -54,7 +56,7 @@ def search(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> SearchResult:
     """Search mixed-precision plans for a model.
@@ -74,7 +76,8 @@ def search(
             fastest of these, or `per-op`: the faster kernel of each op. A mapping is the section
             `backend` of a job file (`{"name": "openvino", "pairs": 60}`).
         max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
-        trials: How many candidates, seeds included; 0: the seeds alone.
+        trials: The most candidates, seeds included; 0: the seeds alone.
+        effort: `quick`, `normal` or `thorough`; see docs/job-file.md.
         space: Name or path of a search space, or its rules.
         objectives: What to optimize, by name; a cost of your own is a mapping (`{"name": "energy",
             "table": "energy.csv", "unit": "mJ"}`, or with `function`); see docs/job-file.md.
@@ -100,7 +103,7 @@ def search(
             them counts samples. What differs between batches is found without being named.
         cache_mb: A data set that is larger than so many MiB, and can be read again (a DataLoader, a
             function, an iterable), is read again for each use.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
         settings: Any other section of a job file, as a mapping (`budget={"minutes": 5}`).
 
     Returns:
@@ -122,7 +125,7 @@ def search(
             "batch_size": batch_size,
         },
         "constraints": {"accuracy_drop": max_drop},
-        "budget": {"trials": trials},
+        "budget": {"trials": trials, "effort": effort},
         "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
         "execution": {"kind": "local"} if workers is None else {"kind": "ray", "workers": workers},
     }
@@ -144,9 +147,7 @@ def search(
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=job.outputs,
     )
-    return run_search(
-        job, HeldRecipe(subject), progress or Silent(), resume=resume, templates=templates
-    )
+    return run_search(job, HeldRecipe(subject), shown(progress), resume=resume, templates=templates)
 
 
 def _equalise_from(text: str) -> Equalise:

@@ -25,6 +25,7 @@ class BackgroundTracker:
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._waiting: dict[int, Candidate] = {}
+        self._standing: Findings | None = None
         self._changed = threading.Condition()
         self._is_closing = False
         self._error: BaseException | None = None
@@ -40,6 +41,17 @@ class BackgroundTracker:
         with self._changed:
             self._refuse_after_error()
             self._waiting[candidate.number] = candidate
+            self._changed.notify()
+
+    def frontier(self, findings: Findings) -> None:
+        """Take the frontier as it stands and return at once; only the latest is handed on.
+
+        Raises:
+            BaseException: What the tracker raised for an earlier candidate.
+        """
+        with self._changed:
+            self._refuse_after_error()
+            self._standing = findings
             self._changed.notify()
 
     def finish(
@@ -71,17 +83,24 @@ class BackgroundTracker:
 
     def _run(self) -> None:
         try:
-            while (candidate := self._next()) is not None:
-                self._tracker.candidate(candidate)
+            while (found := self._next()) is not None:
+                if isinstance(found, Candidate):
+                    self._tracker.candidate(found)
+                else:
+                    self._tracker.frontier(found)
         except BaseException as error:  # noqa: BLE001  # raised where the search can see it
             with self._changed:
                 self._error = error
                 self._waiting.clear()
 
-    def _next(self) -> Candidate | None:
-        """The candidate that waits longest; None when there are no more."""
+    def _next(self) -> Candidate | Findings | None:
+        """The candidate that waits longest, then the frontier; None when there are no more.
+
+        A frontier that is overtaken by the end is dropped: `finish` has the last one.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_closing)
-            if not self._waiting:
-                return None
-            return self._waiting.pop(next(iter(self._waiting)))
+            self._changed.wait_for(lambda: self._waiting or self._standing or self._is_closing)
+            if self._waiting:
+                return self._waiting.pop(next(iter(self._waiting)))
+            standing, self._standing = self._standing, None
+            return None if self._is_closing else standing

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from autoquant.core.measurement import Candidate
 from autoquant.core.secrets import masked
 from autoquant.errors import TrackingError
 from autoquant.results.findings import Findings, SearchFacts
+from autoquant.results.frontier_file import frontier_file
 from autoquant.results.mlflow import entities
 from autoquant.results.mlflow.connection import (
     connect,
@@ -138,6 +139,21 @@ class MlflowRecorder:
                     first_line(error),
                 )
 
+    def frontier(self, findings: Findings) -> None:
+        """Tag the frontier's members as they stand, and log the frontier's metrics.
+
+        A store that fails is passed over: `finish` logs it all again.
+        """
+        if self._clock() < self._quiet_until:
+            return
+        try:
+            self._tag_members({item.number for item in findings.frontier.members})
+            text = frontier_file(findings.frontier, findings.facts.stopped).model_dump_json()
+            self._client.log_text(self.run_id, text, "frontier.json")
+            log_batch(self._client, self.run_id, metrics=entities.findings_metrics(findings))
+        except store_errors():
+            self._quiet_until = self._clock() + _RETRY_SECONDS
+
     def finish(
         self,
         findings: Findings,
@@ -211,13 +227,16 @@ class MlflowRecorder:
     def _mark_frontier(self, findings: Findings, models: Mapping[int, Sequence[Path]]) -> None:
         members = {item.number: item for item in findings.frontier.members}
         for number, child in self._children.items():
-            is_member = number in members
-            if is_member:
+            if number in members:
                 text = plan_file_text(members[number].plan)
                 self._client.log_text(child.run_id, text, "plan.json")
-            if is_member:
                 for path in models.get(number, ()):
                     self._client.log_artifact(child.run_id, str(path))
+        self._tag_members(members)
+
+    def _tag_members(self, members: Collection[int]) -> None:
+        for number, child in self._children.items():
+            is_member = number in members
             if is_member or child.is_member:
                 tag = str(is_member).lower()
                 self._client.set_tag(child.run_id, entities.FRONTIER_TAG, tag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from autoquant.backends.protocol import Backend
@@ -67,7 +68,7 @@ def latency_costs(
 
 
 def spread_costs(
-    space: SearchSpace, sites: tuple[Site, ...], times: dict[Scheme, float]
+    space: SearchSpace, sites: tuple[Site, ...], times: Mapping[Scheme, float]
 ) -> CostTable:
     """Spread the times of uniform plans over their ops, by multiply-accumulates and elements.
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Candidate, Kind, Measurement
 from autoquant.core.objectives import Goal
-from autoquant.core.pareto import frontier_mask
+from autoquant.core.pareto import frontier_mask, hypervolume
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.searching.costing.cost_model import CostModel, Observation
@@ -40,6 +40,8 @@ _WINDOW = 256
 _LEAST_NOISE = 1e-15
 _MARGIN = 1e-6
 _RETAKES = 2
+_JUDGES = 16
+"""Draws of the models that judge what a round may gain."""
 _LEAST_SHARE = 0.05
 """A change is never predicted to leave less than this share of what was measured."""
 
@@ -189,7 +191,7 @@ class Guide:
         noise = self._options.dense(_positive(self._noise.draw(random), self._noise.prior))
         cost = self._options.dense(self._axis.draw(random))
         known = self._losses_of(front)
-        reference = np.minimum(self._worst + _MARGIN, [math.inf, self._axis.limit])
+        reference = self._reference
         trades = trade_rows(noise, cost, _TRADES, random)
         starts = np.stack([point.row for point in front])
         moved, origins = neighbour_rows(starts, self._options.counts, _NEIGHBOURS, random)
@@ -206,6 +208,51 @@ class Guide:
             known = np.concatenate([known, drawn])
         return self._first_new(rows, area_gained(losses, known, reference), taken)
 
+    def models(self) -> tuple[CostModel, CostAxis]:
+        """The noise over knobs, and the cost, as the candidates so far teach them."""
+        self._fit()
+        return self._noise, self._axis
+
+    def expected_gain(
+        self, random: np.random.Generator, count: int, taken: Collection[str]
+    ) -> float:
+        """Hypervolume that the next plans may be expected to add, as a share of the frontier's.
+
+        The plans are those that would be proposed; what they gain is the mean over further draws
+        of the models, so that a draw does not praise what it chose itself.
+
+        Args:
+            random: Decides the draws.
+            count: How many plans.
+            taken: Digests of all plans that were asked for.
+        """
+        proposed: list[Plan] = []
+        known = set(taken)
+        while len(proposed) < count:
+            plan = self.propose(random, proposed, known)
+            if plan is None:
+                break
+            proposed.append(plan)
+            known.add(plan.digest)
+        if not proposed:
+            return 0.0 if self._front else math.inf
+        front = self._losses_of([self._front[number] for number in sorted(self._front)])
+        reference = self._reference
+        whole = hypervolume(front, reference)
+        rows, gains = self._rows_of(proposed), []
+        for _ in range(_JUDGES):
+            noise = self._options.dense(_positive(self._noise.draw(random), self._noise.prior))
+            cost = self._options.dense(self._axis.draw(random))
+            drawn = self._losses(noise.predict(rows), cost.predict(rows))
+            gains.append(hypervolume(np.concatenate([front, drawn]), reference) - whole)
+        gain = float(np.mean(gains))
+        return gain / whole if whole > 0.0 else math.inf
+
+    @property
+    def _reference(self) -> Floats:
+        """Beyond this nothing counts."""
+        return np.minimum(self._worst + _MARGIN, [math.inf, self._axis.limit])
+
     def _retake_around_best(self) -> None:
         """Retake the sensitivities around the cheapest plan that keeps the limits, if it is new."""
         if self._retake is None or len(self._retaken) >= _RETAKES or not self._front:
@@ -219,6 +266,11 @@ class Guide:
         if self._is_learnt:
             return
         self._retake_around_best()
+        self._fit()
+        self._is_learnt = True
+
+    def _fit(self) -> None:
+        """Give both models the observations so far."""
         points = [self._recent[number] for number in sorted(self._recent)]
         around = (item for found in self._retaken.values() for item in found)
         measured = (Observation(p.choices, p.noise, p.noise_stderr) for p in points)
@@ -233,7 +285,6 @@ class Guide:
                 ),
             )
             self._axis = replace(self._axis, model=model)
-        self._is_learnt = True
 
     def _rows_of(self, pending: Sequence[Plan]) -> Rows:
         """Rows of the plans that are being measured; those of the last call are kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +20,18 @@ from autoquant.searching.proposing.strategy import Strategy
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """All candidates, by number, why there are no more, and the error behind that, if any."""
+    """All candidates, by number, why there are no more, and the error behind that, if any.
+
+    Without a reason there may be more: only the seeds are through.
+    """
 
     candidates: tuple[Candidate, ...]
-    reason: StopReason
+    reason: StopReason | None
     error: ExecutionError | None = None
 
+
+IsSpent = Callable[[Sequence[Candidate]], bool]
+Told = Callable[[Sequence[Candidate]], None]
 
 _DONE_BY: Mapping[Phase, str] = {Phase.QUALITY: "sqnr_db", Phase.LATENCY: "speedup"}
 
@@ -36,11 +43,14 @@ class Rounds:
         strategy: Asks and is told.
         executor: Measures.
         phases: What to measure of each candidate, in order.
-        budget: Trials, minutes, round size.
+        budget: Trials, round size.
         known: Candidates of an earlier process; what they have is not measured again.
         pruner: Says what of a candidate is worth measuring.
         recorder: Told of each candidate after each phase.
         clock: Seconds, monotonic.
+        deadline: When the time is up, in the clock's seconds.
+        is_spent: Asked between rounds whether nothing is left to gain.
+        told: Called with all candidates after each round.
     """
 
     def __init__(
@@ -54,6 +64,9 @@ class Rounds:
         pruner: Pruner,
         recorder: Recorder,
         clock: Callable[[], float],
+        deadline: float = math.inf,
+        is_spent: IsSpent = lambda candidates: False,
+        told: Told = lambda candidates: None,
     ) -> None:
         self._strategy = strategy
         self._executor = executor
@@ -65,22 +78,30 @@ class Rounds:
         self._candidates = {candidate.number: candidate for candidate in known}
         for candidate in known:
             pruner.learn(candidate)
-        self._deadline = None if budget.minutes is None else clock() + 60.0 * budget.minutes
+        self._deadline = deadline
+        self._is_spent = is_spent
+        self._told = told
         self._exhausted = False
 
-    def run(self) -> Ended:
+    def run(self, *, seeds_alone: bool = False) -> Ended:
         """Run until the budget is spent; an interrupt keeps everything that is finished.
 
         So does the loss of the workers once some plan worked.
 
+        Args:
+            seeds_alone: Run no round of proposals; one that was begun is left as it is.
+
         Raises:
             ExecutionError: Every candidate failed, or there are no workers and nothing is measured.
         """
+        reason: StopReason | None = None
         lost = None
         try:
-            if self._strategy.pending:
+            if self._strategy.pending and (self._strategy.is_seeding or not seeds_alone):
                 self._run_round(self._strategy.pending)
-            while (reason := self._reason_to_stop()) is None:
+            while self._strategy.is_seeding or not seeds_alone:
+                if (reason := self._reason_to_stop()) is not None:
+                    break
                 self._run_round(())
         except KeyboardInterrupt:
             reason = StopReason.INTERRUPTED
@@ -88,8 +109,11 @@ class Rounds:
             if all(item.failure is not None for item in self._candidates.values()):
                 raise
             reason, lost = StopReason.FAILED, error
-        ordered = sorted(self._candidates.values(), key=lambda item: item.number)
-        return Ended(tuple(ordered), reason, lost)
+        return Ended(self._ordered, reason, lost)
+
+    @property
+    def _ordered(self) -> tuple[Candidate, ...]:
+        return tuple(self._candidates[number] for number in sorted(self._candidates))
 
     def _reason_to_stop(self) -> StopReason | None:
         if self._exhausted:
@@ -98,11 +122,13 @@ class Rounds:
             return StopReason.BUDGET
         if all(self._is_over(phase) for phase in self._phases):
             return StopReason.TIME
+        if self._is_spent(self._ordered):
+            return StopReason.NOTHING_TO_GAIN
         return None
 
     @property
     def _is_late(self) -> bool:
-        return self._deadline is not None and self._clock() >= self._deadline
+        return self._clock() >= self._deadline
 
     def _is_over(self, phase: Phase) -> bool:
         """Whether the time is up; it never is before one candidate has what a phase measures."""
@@ -111,25 +137,29 @@ class Rounds:
         )
 
     def _room(self) -> int:
-        """How many more plans the budget allows; the seeds always fit."""
-        return max(self._budget.trials, self._strategy.seed_count) - self._strategy.asked_count
+        """How many more plans the budget allows."""
+        most = self._budget.trials or self._strategy.seed_count
+        return most - self._strategy.asked_count
 
     def _run_round(self, begun: Sequence[Ask]) -> None:
         asks: dict[int, Ask] = {}
+        of_seeds = self._strategy.is_seeding
         for phase in self._phases:
             first = phase is self._phases[0]
             tasks = self._tasks(phase, asks, begun) if first else self._pending(phase, asks)
             for outcome in self._executor.run(phase, tasks, partial(self._is_over, phase)):
                 self._take(asks[outcome.number], outcome)
-        if self._is_late and self._is_open(asks):
+        if self._is_late and self._is_open(asks, of_seeds):
             return  # a resumed search takes it up where it stopped
         if asks:
             self._strategy.tell([self._candidates[number] for number in sorted(asks)])
-        _refuse_total_failure(list(self._candidates.values()))
+            self._told(self._ordered)
+        _refuse_total_failure(self._ordered)
 
-    def _is_open(self, asks: Mapping[int, Ask]) -> bool:
+    def _is_open(self, asks: Mapping[int, Ask], of_seeds: bool) -> bool:
         """Whether the time was up before all of a round was asked for and measured."""
-        whole = len(asks) >= self._budget.round_size or self._room() <= 0 or self._exhausted
+        no_more = self._exhausted or (of_seeds and not self._strategy.has_seeds)
+        whole = len(asks) >= self._budget.round_size or self._room() <= 0 or no_more
         return not whole or any(
             self._needs(phase, ask) for ask in asks.values() for phase in self._phases
         )
@@ -137,14 +167,18 @@ class Rounds:
     def _tasks(self, phase: Phase, asks: dict[int, Ask], begun: Sequence[Ask]) -> Iterator[Task]:
         """The round's plans, asked for one by one while the first are being measured.
 
-        The thresholds know what was told before the round, and nothing of the round itself.
+        The thresholds know what was told before the round, and nothing of the round itself. A
+        round is of seeds or of proposals, never of both.
         """
+        of_seeds = self._strategy.is_seeding
         self._pruner.settle(begun[0].number if begun else self._strategy.next_number)
         for ask in begun:
             asks[ask.number] = ask
             if self._needs(phase, ask):
                 yield self._task(ask)
         for _ in range(min(self._budget.round_size - len(begun), self._room())):
+            if of_seeds and not self._strategy.has_seeds:
+                return
             asked = self._strategy.ask()
             if asked is None:
                 self._exhausted = True

@@ -21,6 +21,9 @@ from autoquant.searching.proposing.sampled import SampledPlans
 from autoquant.searching.proposing.samplers import SAMPLERS
 from autoquant.searching.seeding.seeds import Seed
 
+SEED = "seed:"
+"""What origins of seeds begin with."""
+
 _RANDOM_TRIES = 200
 _LISTABLE_PLANS = 4096
 
@@ -92,6 +95,18 @@ class Strategy:
     def asked_count(self) -> int:
         """Plans asked for so far."""
         return len(self._digests)
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether seeds are left to ask for."""
+        return bool(self._waiting)
+
+    @property
+    def is_seeding(self) -> bool:
+        """Whether the round at hand is one of seeds."""
+        if self._pending:
+            return all(ask.origin.startswith(SEED) for ask in self._pending.values())
+        return self.has_seeds
 
     @property
     def next_number(self) -> int:

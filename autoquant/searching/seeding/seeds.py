@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -15,6 +15,9 @@ from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.searching.seeding.program.additive import Limit
 from autoquant.searching.seeding.program.sweep import sweep_frontier
+
+PROGRAM = "seed:program-"
+"""What origins of the program's plans begin with."""
 
 PROGRAM_SEEDS = 12
 _LEAST_SEEDS = 4
@@ -30,6 +33,15 @@ class Seed:
     origin: str
 
 
+def uniform_plans(space: SearchSpace) -> tuple[Seed, ...]:
+    """List the plans that any user asks for: one scheme wherever it is allowed.
+
+    The first is all-fp32, or where no knob can choose it the plan of the most precise schemes;
+    then the schemes of the space, cheapest first.
+    """
+    return _once(_uniform(space))
+
+
 def seed_plans(
     space: SearchSpace,
     table: SensitivityTable,
@@ -38,16 +50,16 @@ def seed_plans(
     *,
     templates: Sequence[Plan] = (),
     program_seeds: int = PROGRAM_SEEDS,
+    ladders: bool = True,
 ) -> tuple[Seed, ...]:
-    """List the seeds: all-fp32, the user's templates, the additive frontier, uniforms, the ladder.
+    """List the seeds: uniform plans, the user's templates, the additive frontier, the ladder.
 
-    The first seed is all-fp32, or where no knob can choose it the plan of the most precise
-    schemes. The frontier (`sweep_frontier`) trades the table's additive noise for the costs; its
+    The frontier (`sweep_frontier`) trades the table's additive noise for the costs; its
     ends come first, then what halves the widest gap, so that it is covered evenly wherever a
     search is stopped. The ladder starts from the uniform plan of the cheapest scheme and raises its
     k percent most sensitive knobs (by the noise that the scheme alone adds to the output), for
-    growing k, to each more precise scheme in turn. Equal plans are listed once: as a uniform plan
-    where they are one, else under the first origin.
+    growing k, to each more precise scheme in turn. Equal plans are listed once, under the first
+    origin.
 
     Args:
         space: The search space.
@@ -58,21 +70,23 @@ def seed_plans(
             are listed whether they keep them or not.
         templates: The user's own plans, of this space.
         program_seeds: How many plans of the frontier at most.
+        ladders: Whether there is a ladder.
 
     Raises:
         PlanError: No plan keeps the limits.
     """
-    seen: set[str] = set()
-    seeds = []
     program = _programs(space, table, costs, limits, program_seeds)
     own = (Seed(plan, f"seed:template-{place}") for place, plan in enumerate(templates, start=1))
-    uniform = tuple(_uniform(space))
-    named = {seed.plan.digest: seed for seed in reversed(uniform)}
-    for seed in (*uniform[:1], *own, *program, *uniform[1:], *_ladder(space, table)):
-        if seed.plan.digest not in seen:
-            seen.add(seed.plan.digest)
-            seeds.append(named.get(seed.plan.digest, seed))
-    return tuple(seeds)
+    ladder = _ladder(space, table) if ladders else ()
+    return _once([*uniform_plans(space), *own, *program, *ladder])
+
+
+def _once(seeds: Iterable[Seed]) -> tuple[Seed, ...]:
+    """Each plan once, under its first origin."""
+    found: dict[str, Seed] = {}
+    for seed in seeds:
+        found.setdefault(seed.plan.digest, seed)
+    return tuple(found.values())
 
 
 def _uniform(space: SearchSpace) -> Iterator[Seed]:
@@ -110,7 +124,7 @@ def _program(
 ) -> Iterator[Seed]:
     points = sweep_frontier(space, table.losses(), costs, limits, points=count)
     for place in _halving(len(points)):
-        yield Seed(points[place].plan, f"seed:program-{prefix}{place + 1}")
+        yield Seed(points[place].plan, f"{PROGRAM}{prefix}{place + 1}")
 
 
 def _halving(count: int) -> Iterator[int]:

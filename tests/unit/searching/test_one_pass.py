@@ -91,13 +91,13 @@ def test_the_result_is_what_a_reader_of_the_folder_gets(tmp_path: Path) -> None:
 
 
 def test_why_a_search_ended_is_a_value(tmp_path: Path) -> None:
-    assert search(tmp_path / "out", trials=20).stopped is StopReason.EXHAUSTED
+    assert search(tmp_path / "out", trials=20, sampler="random").stopped is StopReason.EXHAUSTED
     assert search(tmp_path / "few", trials=0).stopped is StopReason.BUDGET
     assert aq.load_result(tmp_path / "few").stopped is StopReason.BUDGET
 
 
 def test_a_folder_of_a_version_with_two_journals_is_read_and_resumed(tmp_path: Path) -> None:
-    whole = search(tmp_path / "out", trials=0)
+    whole = search(tmp_path / "out", trials=0, sampler="random")
     candidates = read_history(tmp_path / "out" / files.HISTORY)
     (tmp_path / "out" / files.HISTORY).unlink()
     with closing(History(tmp_path / "out" / files.HISTORY)) as history:
@@ -110,7 +110,7 @@ def test_a_folder_of_a_version_with_two_journals_is_read_and_resumed(tmp_path: P
     read = aq.load_result(tmp_path / "out")
     assert read.stopped is None
     assert read.findings.candidates == whole.findings.candidates
-    resumed = search(tmp_path / "out", trials=20, resume=True)
+    resumed = search(tmp_path / "out", trials=20, sampler="random", resume=True)
     assert resumed.findings.candidates[: len(candidates)] == candidates
     assert len(resumed.candidates) == 2**3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -139,7 +140,7 @@ def search(
     sampler: str = "tpe",
     trials: int = 36,
     knobs: int = 6,
-    minutes: float | None = None,
+    deadline: float = math.inf,
 ) -> Ended:
     space = space_of(knobs)
     limits = Limits(Constraints(accuracy_drop=0.02), {})
@@ -160,11 +161,12 @@ def search(
         strategy,
         executor,
         phases=(Phase.QUALITY,),
-        budget=Budget(trials=trials, round_size=8, minutes=minutes),
+        budget=Budget(trials=trials, round_size=8),
         known=() if past is None else past.candidates,
         pruner=pruner,
         recorder=Kept() if kept is None else kept,
         clock=time.monotonic,
+        deadline=deadline,
     ).run()
 
 
@@ -330,7 +332,7 @@ def test_zero_trials_evaluate_the_seeds_alone() -> None:
 
 
 def test_time_ends_the_search_within_a_round_but_not_before_its_first_plan() -> None:
-    history = search(Additive(), trials=1000, minutes=1e-9)
+    history = search(Additive(), trials=1000, deadline=0.0)
     assert history.reason is StopReason.TIME
     assert len(history.candidates) == 1
 
@@ -338,7 +340,7 @@ def test_time_ends_the_search_within_a_round_but_not_before_its_first_plan() -> 
 def test_a_round_that_time_cut_off_is_resumed_as_if_it_had_not(tmp_path: Path) -> None:
     whole = search_on(tmp_path / "whole", Additive(), trials=36)
     with closing(History(tmp_path / "cut")) as file:
-        assert search(Additive(), file, minutes=1e-9).reason is StopReason.TIME
+        assert search(Additive(), file, deadline=0.0).reason is StopReason.TIME
     resumed = search_on(tmp_path / "cut", Additive(), trials=36)
     assert resumed.candidates == whole.candidates
 

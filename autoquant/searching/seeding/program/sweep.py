@@ -100,6 +100,22 @@ def sweep_frontier(
     return tuple(_to_point(space, item) for item in _undominated(found))
 
 
+def cheapest_choices(
+    space: SearchSpace, costs: CostTable, limits: Sequence[Limit] = ()
+) -> dict[str, Scheme] | None:
+    """Find the cheapest plan within limits, as the scheme of each knob; None: there is none.
+
+    Args:
+        space: The search space.
+        costs: Additive costs over knobs.
+        limits: What the plan must keep; costs over knobs.
+    """
+    program = build_program(space, {}, costs, limits)
+    room = _room(program)
+    found = minimize(program, program.costs[0], program.costs[1:], room[1:])
+    return None if found is None else found.choices
+
+
 def _program(
     space: SearchSpace, losses: Losses, costs: CostTable, limits: Sequence[Limit]
 ) -> Program:

@@ -1,0 +1,281 @@
+"""The stages of a search that users see: each ends in a written frontier."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autoquant.core.evaluation import Executor
+from autoquant.core.frontier import Frontier, find_frontier
+from autoquant.core.history import Past, StopReason
+from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.objectives import Objective
+from autoquant.core.precision import Scheme
+from autoquant.core.progress import Advance, Progress, ShowsStanding, Standing
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.job import Budget, Effort, SearchSettings, dump_job
+from autoquant.results.findings import Findings, SearchFacts
+from autoquant.results.folder import ResultFolder
+from autoquant.results.recorders import JointRecorder, Tracker
+from autoquant.results.report import render_report
+from autoquant.searching.facts import settle_facts
+from autoquant.searching.guidance import Guidance
+from autoquant.searching.interrupts import Interrupts
+from autoquant.searching.preparing.preparation import Preparation
+from autoquant.searching.proposing.constraints import Limits
+from autoquant.searching.proposing.prospects import is_certainly_within
+from autoquant.searching.proposing.pruner import Pruner
+from autoquant.searching.proposing.rounds import Ended, IsSpent, Rounds
+from autoquant.searching.proposing.strategy import Strategy
+from autoquant.searching.seeding.seeds import Seed, uniform_plans
+
+UNIFORM, PROGRAM, SEARCH = (
+    "1 of 3: uniform plans",
+    "2 of 3: the program's plans",
+    "3 of 3: search",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What the stages of one search share.
+
+    Attributes:
+        job: What to search, and how.
+        prepared: Model, engine and space.
+        baseline: Measurements of the float model.
+        folder: Keeps what was found.
+        tracker: Keeps it where others look at it.
+        progress: Shown the progress.
+        interrupts: Breaks in after a candidate where a signal was lost.
+        facts: What the search is.
+        environment: Where it runs.
+        deadline: When to ask for no more plans, in seconds of `time.monotonic`.
+    """
+
+    job: SearchSettings
+    prepared: Preparation
+    baseline: Measurements
+    folder: ResultFolder
+    tracker: Tracker
+    progress: Progress
+    interrupts: Interrupts
+    facts: SearchFacts
+    environment: Mapping[str, Any]
+    deadline: float
+
+    @property
+    def limits(self) -> Limits:
+        """The job's constraints."""
+        return Limits(self.job.constraints, self.baseline)
+
+    def answer_first(self, executor: Executor, pruner: Pruner) -> Ended:
+        """Measure the uniform plans, as one round; reason None: more is to come.
+
+        Whatever time is left: a search without an answer would be none.
+        """
+        seeds = uniform_plans(self.prepared.space)[: self.job.budget.trials or None]
+        past = self.folder.past()
+        told = {candidate.digest for candidate in past.told.values()}
+        ended = Ended(past.candidates, None)
+        if not all(seed.plan.digest in told for seed in seeds):
+            strategy = self._strategy(seeds, past)
+            budget = self.job.budget.model_copy(update={"round_size": len(seeds)})
+            with self.progress.stage(UNIFORM, len(seeds)) as advance:
+                rounds, _ = self._rounds(strategy, executor, pruner, past, budget, advance)
+                ended = rounds.run(seeds_alone=True)
+            past = self.folder.past()
+        return replace(ended, reason=ended.reason or self._reason_after_answer(past))
+
+    def go_on(self, guidance: Guidance, executor: Executor) -> Ended:
+        """Measure the other seeds, then proposals, until the budget is spent or nothing is left."""
+        budget, past = self.job.budget, self.folder.past()
+        strategy = self._strategy(guidance.seeds, past, guidance)
+        prospects = guidance.prospects
+
+        def is_spent(candidates: Sequence[Candidate]) -> bool:
+            if prospects is None or not budget.trials:  # all seeds are asked for by that name
+                return False
+            return prospects.are_spent(candidates, seeds_left=strategy.has_seeds)
+
+        most = budget.trials or strategy.seed_count
+        ended = Ended(past.candidates, None)
+        rounds, counter = self._rounds(
+            strategy, executor, guidance.pruner, past, budget, _nowhere, is_spent, self.deadline
+        )
+        if strategy.is_seeding:
+            with self.progress.stage(PROGRAM, min(most, strategy.seed_count)) as advance:
+                counter.advance = advance
+                advance(len(past.candidates))
+                ended = rounds.run(seeds_alone=True)
+            self._write_report(ended.candidates)
+        if ended.reason is not None:
+            return ended
+        if budget.effort is Effort.QUICK:
+            return replace(ended, reason=StopReason.QUICK)
+        if strategy.asked_count >= most and not strategy.pending:
+            return replace(ended, reason=StopReason.BUDGET)
+        with self.progress.stage(SEARCH, most) as advance:
+            counter.advance = advance
+            advance(len(ended.candidates))
+            return rounds.run()
+
+    def findings(
+        self,
+        candidates: Sequence[Candidate],
+        reason: StopReason | None,
+        table: SensitivityTable | None = None,
+    ) -> Findings:
+        """What was found so far, or where the search has ended in all."""
+        frontier = self.find(candidates)
+        return Findings(
+            facts=settle_facts(self.job, self.facts, self.prepared, frontier, reason),
+            job_text=dump_job(self.job),
+            environment=self.environment,
+            sites=self.prepared.captured.sites,
+            candidates=tuple(candidates),
+            frontier=frontier,
+            sensitivity=table,
+        )
+
+    def find(self, candidates: Sequence[Candidate]) -> Frontier:
+        """The frontier of what keeps the constraints."""
+        kept = [candidate for candidate in candidates if self.limits.kept_by(candidate)]
+        return find_frontier(kept, self.baseline, self.job.goals)
+
+    def _strategy(
+        self, seeds: Sequence[Seed], past: Past, guidance: Guidance | None = None
+    ) -> Strategy:
+        return Strategy(
+            self.prepared.space,
+            seeds,
+            objectives=self.job.goals,
+            limits=self.limits,
+            sampler=self.job.sampler,
+            seed=self.job.seed,
+            past=past,
+            log=self.folder,
+            proposer=None if guidance is None else guidance.proposer,
+        )
+
+    def _rounds(
+        self,
+        strategy: Strategy,
+        executor: Executor,
+        pruner: Pruner,
+        past: Past,
+        budget: Budget,
+        advance: Advance,
+        is_spent: IsSpent = lambda candidates: False,
+        deadline: float = math.inf,
+    ) -> tuple[Rounds, _Counter]:
+        counter = _Counter(advance, len(self.prepared.phases))
+        rounds = Rounds(
+            strategy,
+            executor,
+            phases=self.prepared.phases,
+            budget=budget,
+            known=past.candidates,
+            pruner=pruner,
+            recorder=JointRecorder(
+                (self.folder, self.tracker, self.progress, counter, self.interrupts)
+            ),
+            clock=time.monotonic,
+            deadline=deadline,
+            is_spent=is_spent,
+            told=self._write_standing,
+        )
+        return rounds, counter
+
+    def _write_standing(self, candidates: Sequence[Candidate]) -> None:
+        """Write the frontier as it stands after a round."""
+        findings = self.findings(candidates, None)
+        self.folder.write_standing(findings.frontier)
+        self.tracker.frontier(findings)
+        if isinstance(self.progress, ShowsStanding):
+            self.progress.standing(self._standing(findings))
+
+    def _standing(self, findings: Findings) -> Standing:
+        """What stands out among the candidates so far."""
+        whole, members = findings.comparable, findings.frontier.members
+        axis = next(item for item in self.job.goals if not item.is_quality)
+        priced = [item for item in whole if axis.measurement in item.measurements]
+        fastest = min(priced, key=lambda item: axis.loss(item.measurements), default=None)
+        exact = max(members, key=lambda item: item.value("sqnr_db"), default=None)
+        word = "fastest" if axis is Objective.LATENCY else "cheapest"
+        named = (("best within the limit", findings.chosen), (word, fastest))
+        budget, left = self.job.budget, self.deadline - time.monotonic()
+        return Standing(
+            tuple((name, item) for name, item in (*named, ("most exact", exact)) if item),
+            done=len(findings.candidates),
+            most=max(budget.trials, len(findings.candidates)),
+            left_s=None if math.isinf(left) else max(left, 0.0),
+        )
+
+    def _write_report(self, candidates: Sequence[Candidate]) -> None:
+        """Write the report of a search that goes on; a quick one is over before it is read."""
+        if self.job.budget.effort is not Effort.QUICK:
+            self.folder.write_report(render_report(self.findings(candidates, None)))
+
+    def _reason_after_answer(self, past: Past) -> StopReason | None:
+        """Why the uniform plans were all; None: the search goes on, or a round is unfinished."""
+        budget = self.job.budget
+        if len(past.asked) > len(past.told):
+            return None
+        if budget.trials and len(past.asked) >= budget.trials:
+            return StopReason.BUDGET
+        if time.monotonic() >= self.deadline:
+            return StopReason.TIME
+        if budget.effort is Effort.QUICK and self._is_cheapest_within(past.candidates):
+            return StopReason.NOTHING_TO_GAIN
+        self._write_report(past.candidates)
+        return None
+
+    def _is_cheapest_within(self, candidates: Sequence[Candidate]) -> bool:
+        """Whether of the uniform plans the cheapest, in each cost, is within the accuracy limit."""
+        digests = {seed.plan.digest for seed in uniform_plans(self.prepared.space)}
+        uniform = [item for item in candidates if item.digest in digests]
+        for axis in (goal for goal in self.job.goals if not goal.is_quality):
+            priced = [item for item in uniform if axis.measurement in item.measurements]
+            cheapest = min(priced, key=lambda item: axis.loss(item.measurements), default=None)
+            if cheapest is None or not is_certainly_within(cheapest, self.limits):
+                return False
+        return True
+
+
+def times_of_uniform(
+    candidates: Sequence[Candidate], prepared: Preparation, baseline: Measurements
+) -> dict[Scheme, float]:
+    """Milliseconds of the uniform plans by scheme, free of the machine's drift."""
+    speeds = {
+        item.digest: item.value("speedup")
+        for item in candidates
+        if "speedup" in item.measurements and item.stopped is None
+    }
+    plans = {scheme: prepared.space.uniform(scheme).digest for scheme in prepared.space.schemes}
+    return {
+        scheme: baseline["latency_ms"].value / speeds[digest]
+        for scheme, digest in plans.items()
+        if digest in speeds
+    }
+
+
+@dataclass
+class _Counter:
+    """Advances the progress bar when the last phase of a candidate is done."""
+
+    advance: Advance
+    phase_count: int
+
+    def candidate(self, candidate: Candidate) -> None:
+        """Count a finished candidate."""
+        timed = self.phase_count == 1 or "speedup" in candidate.measurements
+        if timed or candidate.failure is not None:
+            self.advance(1)
+
+
+def _nowhere(steps: int) -> None:
+    """Advance no bar."""
