@@ -43,7 +43,7 @@ def test_energy_from_a_table_is_traded_and_shown_by_name_and_unit(
     assert {item["kind"] for item in values} == {"estimated"}
     full = written["baseline"]["energy"]["value"]
     assert min(item["value"] for item in values) < 0.6 * full
-    assert "Energy, nJ" in (folder / "pareto.html").read_text()
+    assert "Energy, nJ" in (folder / "report.html").read_text()
     found = aq.load_result(folder)
     assert found.to_dataframe()["energy"].notna().any()
     assert "energy, nJ" in [column.title for column in found.table().columns]
