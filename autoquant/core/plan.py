@@ -11,6 +11,7 @@ from functools import cached_property
 from operator import ge
 from pathlib import Path
 
+from autoquant.core.glance import Glance
 from autoquant.core.pairs import Pairs, pairs_of
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
@@ -60,6 +61,24 @@ class Plan:
         """Count sites by scheme, in the order of `Scheme`."""
         counted = Counter(scheme for _, scheme in self.assignment)
         return {scheme.value: counted[scheme] for scheme in Scheme if counted[scheme]}
+
+    @property
+    def glance(self) -> Glance:
+        """The plan in a few lines: how many sites take each scheme, and which."""
+        sites: dict[str, list[str]] = {}
+        for name, scheme in self.assignment:
+            sites.setdefault(scheme.value, []).append(name)
+        rows = [(word, str(len(names)), ", ".join(names)) for word, names in sites.items()]
+        rows.sort(key=lambda row: -int(row[1]))
+        title = f"plan of {len(self.assignment)} sites, digest {self.digest}"
+        return Glance(title, ("scheme", "sites", "which"), rows, 'plan["site"], plan.save(path)')
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {scheme}" for scheme, count in self.counts().items())
+        return f"<plan {self.digest}: {counts}>"
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
     @property
     def int16_share(self) -> float:
