@@ -77,5 +77,6 @@ def check_table(opened: Opened) -> None:
 def check_export(opened: Opened, folder: Path) -> None:
     """A file with the backend's suffix is written."""
     plan = Plan.of({site.name: Scheme.FP32 for site in opened.captured.sites})
-    path = opened.backend.export(plan, folder / f"model{opened.backend.suffix}", {"plan": {}})
+    metadata = {"plan": {}, "threads": 1, "batch_size": len(opened.inputs[0])}
+    path = opened.backend.export(plan, folder / f"model{opened.backend.suffix}", metadata)
     assert path.stat().st_size > 0

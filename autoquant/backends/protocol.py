@@ -247,6 +247,8 @@ class Target:
         settle: Settings in which the target leaves nothing open (`auto`), before the first
             candidate: by timing plans, or without a bench by taking what works. By default int8
             has eight bits, and the rest stays as it is.
+        recipe: One line of Python that makes `run` of an exported file, as it is timed with a
+            number of threads; None where nothing here runs the file.
     """
 
     open_backend: Callable[[BuildRequest], Backend]
@@ -256,3 +258,4 @@ class Target:
     integer_writers: Callable[[BuildSettings], Collection[IntegerWriter]] = _no_writers
     activation_bits: Callable[[BuildSettings], int] = _eight
     settle: Callable[[BuildSettings, Bench | None], BuildSettings] = _settled
+    recipe: Callable[[BuildSettings, Path, int], str] | None = None

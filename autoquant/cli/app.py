@@ -27,6 +27,7 @@ from autoquant.cli.options import (
     DOTTED,
     JobFile,
     Overrides,
+    Trust,
     Wide,
     load_with,
     print_candidates,
@@ -130,6 +131,7 @@ def search(
             "--dry-run", help="Print sites, space and cost estimate, and evaluate nothing."
         ),
     ] = False,
+    trust: Trust = False,
     quick: Annotated[
         bool,
         typer.Option(
@@ -149,7 +151,7 @@ def search(
     from autoquant.searching.search import run_search
 
     wanted = [*(overrides or []), *(["budget.effort=quick"] if quick else [])]
-    job = load_with(job_file, wanted, context.args)
+    job = load_with(job_file, wanted, context.args, trust=trust)
     progress = terminal()
     if dry_run:
         _print_dry_run(job)
@@ -197,6 +199,7 @@ def export(
             "--other-weights", help="Take weights that are not those of the search, at its scales."
         ),
     ] = False,
+    trust: Trust = False,
 ) -> int:
     """Export a candidate as a file that the engine's own API runs, its plan inside.
 
@@ -210,14 +213,17 @@ def export(
 
     loaded = load_result(result)
     candidate = find_candidate(loaded, number, max_drop)
-    model = load_model_of(result)
+    model = load_model_of(result, trust=trust)
     path = export_candidate(candidate, model, output, other_weights=other_weights)
-    Console(emoji=False).print(
-        f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    console = Console(emoji=False, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}")
+    recipe = candidate.recipe(path)
+    if recipe is not None:
+        timed = candidate.metadata
+        console.print(
+            f"to run it as it was timed (threads: {timed['threads']}, batch {timed['batch_size']}):"
+        )
+        console.print(recipe)
     return 0
 
 
@@ -227,6 +233,8 @@ def report(
     wide: Wide = False,
 ) -> int:
     """Print a search's frontier again, and rewrite its report.html."""
+    from autoquant.results import files
+    from autoquant.results.manifest import seal
     from autoquant.results.report import render_report
     from autoquant.results.storage import write_text
     from autoquant.searching.load import load_result
@@ -234,7 +242,9 @@ def report(
     loaded = load_result(result)
     console = stdout()
     print_candidates(console, loaded.table(), wide=wide)
-    write_text(result / "report.html", render_report(loaded.findings))
+    write_text(result / files.REPORT, render_report(loaded.findings))
+    if (result / files.MANIFEST).exists():
+        seal(result)
     console.print(f"report: {result / 'report.html'}", highlight=False, soft_wrap=True)
     return 0
 

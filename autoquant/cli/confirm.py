@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from autoquant.cli.options import Overrides, Wide, dotted, print_candidates, stdout, terminal
+from autoquant.cli.options import (
+    Overrides,
+    Trust,
+    Wide,
+    ask_for_trust,
+    dotted,
+    print_candidates,
+    stdout,
+    terminal,
+)
 
 
 def confirm(
@@ -28,6 +37,7 @@ def confirm(
     ] = None,
     overrides: Overrides = None,
     wide: Wide = False,
+    trust: Trust = False,
 ) -> int:
     """Build a search's frontier on another backend, and measure it there.
 
@@ -42,6 +52,7 @@ def confirm(
         numbers=numbers or (),
         overrides=[*(overrides or []), *dotted(context.args)],
         progress=terminal(),
+        trust=ask_for_trust(result, trust),
     )
     console = stdout()
     console.print(f"{found.target}; speed-ups are over {found.rival}", highlight=False)

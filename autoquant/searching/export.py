@@ -19,8 +19,9 @@ def export(
 ) -> Path:
     """Write a candidate as a file of its backend, which runs it without autoquant.
 
-    The file carries the plan and its measurements, under the name `autoquant`; docs/backends
-    says how to read them back.
+    The file carries the plan, its measurements, and the threads and the batch size that its
+    latency was timed with, under the name `autoquant`; docs/backends says how to read them back.
+    `candidate.recipe(path)` gives the line that runs it as it was timed.
 
     Args:
         candidate: From a search result.
@@ -44,4 +45,4 @@ def export(
             f"{path}: {backend.name} writes {backend.suffix} files",
             hint=f"name it {path.with_suffix(backend.suffix).name}",
         )
-    return backend.export(candidate.plan, path, candidate.candidate.to_json())
+    return backend.export(candidate.plan, path, candidate.metadata)

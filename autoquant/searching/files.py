@@ -47,6 +47,7 @@ def write_findings(
         folder.write_report(render_report(findings))
         cut_off = reason in (StopReason.INTERRUPTED, StopReason.FAILED)
         models = {} if cut_off else _write_models(result, prepared, progress)
+        folder.seal()
         for gap in tracker.finish(
             findings,
             artifacts=[path for name in _ARTIFACTS if (path := folder.path / name).exists()],
@@ -73,7 +74,7 @@ def _write_models(
         if backend.suffix != plan.suffix:
             try:
                 path = plan.with_suffix(backend.suffix)
-                backend.export(member.plan, path, member.candidate.to_json())
+                backend.export(member.plan, path, member.metadata)
             except BackendError as error:
                 progress.note(f"candidate {member.number} has no file: {error.message}")
         found = sorted(plan.parent.glob(f"{member.number}.*"))
@@ -92,6 +93,7 @@ def context_of(prepared: Preparation) -> BuildContext:
         calling=prepared.subject.calling,
         dynamic=prepared.subject.dynamic,
         latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
+        latency_threads=prepared.settings.latency_threads,
         weights=prepared.weights,
         load=lambda: prepared.subject.given or prepared.subject.model,
     )

@@ -21,14 +21,17 @@ from autoquant.results.reading import (
     load_statistics,
 )
 from autoquant.results.storage import well_formed
+from autoquant.results.trust import refuse_stranger
 from autoquant.searching.result import BuildContext, SearchResult, example_from
 
 
-def load_result(folder: str | Path) -> SearchResult:
+def load_result(folder: str | Path, *, trust: bool = False) -> SearchResult:
     """Read everything that a search found.
 
     Args:
         folder: The result folder.
+        trust: Call the functions that its job names where a candidate needs the model, also
+            where somebody else wrote it.
 
     Raises:
         StorageError: It holds no finished search, or a file of it is damaged.
@@ -36,6 +39,7 @@ def load_result(folder: str | Path) -> SearchResult:
     folder = Path(folder)
     findings = load_findings(folder)
     with well_formed(folder / files.FACTS):
+        latency_threads = int(findings.facts.settings.get("backend.threads") or 1)
         latency_batch = int(findings.facts.settings.get("latency_batch") or 1)
         weights = str(findings.facts.settings.get(WEIGHTS) or "")
         leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
@@ -50,14 +54,16 @@ def load_result(folder: str | Path) -> SearchResult:
         calling=calling,
         dynamic=dynamic,
         latency_batch=latency_batch,
+        latency_threads=latency_threads,
         weights=weights,
-        load=partial(_load_model, folder),
+        load=partial(_load_model, folder, trust=trust),
     )
     return SearchResult(findings, context, folder)
 
 
-def _load_model(folder: Path) -> nn.Module:
+def _load_model(folder: Path, *, trust: bool) -> nn.Module:
     """The model that the search's job names."""
+    refuse_stranger(folder, trust=trust)
     return load_model(load_job(folder / files.JOB))
 
 

@@ -60,6 +60,7 @@ class BuildContext:
         calling: How the model takes them.
         dynamic: By tensor, the axes whose size may change.
         latency_batch: Samples of the latency measurement.
+        latency_threads: Threads of the latency measurement.
         weights: Digest of the model's weights; empty where an older version searched.
         load: Gives the model that was searched; None where only its user can.
         ways_out: A model and what torch.fx traced of it, the last one.
@@ -73,6 +74,7 @@ class BuildContext:
     calling: Calling
     dynamic: tuple[tuple[int, ...], ...]
     latency_batch: int = 1
+    latency_threads: int = 1
     weights: str = ""
     load: Callable[[], nn.Module] | None = None
     ways_out: list[tuple[nn.Module, WayOut]] = field(default_factory=list, repr=False)
@@ -200,6 +202,24 @@ class ResultCandidate:
     def example(self) -> tuple[Tensor, ...]:
         """A few input samples of the search."""
         return self._context.example
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What an exported file carries: the candidate, and how its latency was timed."""
+        return {
+            **self.candidate.to_json(),
+            "threads": self._context.latency_threads,
+            "batch_size": self._context.latency_batch,
+        }
+
+    def recipe(self, path: Path) -> str | None:
+        """One line of Python that makes `run` of its exported file, as it was timed.
+
+        None where nothing here runs such a file.
+        """
+        build = self._context.build
+        known = load_target(build.backend).recipe
+        return None if known is None else known(build, path, self._context.latency_threads)
 
     @property
     def measurements(self) -> Measurements:

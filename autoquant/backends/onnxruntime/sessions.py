@@ -23,6 +23,13 @@ _LARGE_BYTES = 1024
 _OPTIMIZED = "optimized.onnx"
 
 
+def session_entries() -> dict[str, str]:
+    """What every session is opened with."""
+    # waiting threads that spin slow down whatever else runs, and a search runs much beside
+    entries = {"session.intra_op.allow_spinning": "0"}
+    return {**entries, "session.x64quantprecision": "1"} if saturates() else entries
+
+
 def open_session(
     model: bytes,
     threads: int,
@@ -45,10 +52,8 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL
-    # waiting threads that spin slow down whatever else runs, and a search runs much beside
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if saturates():
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    for key, value in session_entries().items():
+        options.add_session_config_entry(key, value)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
         constants = "session.optimized_model_external_initializers"

@@ -50,6 +50,15 @@ class Options:
             "SNIPPETS_MODE": "ENABLE" if self.subgraphs else "DISABLE",
         }
 
+    def with_threads(self, threads: int) -> dict[str, str | int | bool]:
+        """The same for one stream of calls."""
+        return {
+            **self.properties,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # processes beside this one would share its cores
+        }
+
 
 def compile_graph(
     model: ov.Model, options: Options, threads: int, *, counting: bool = False
@@ -63,15 +72,7 @@ def compile_graph(
         counting: Time every node of every call.
     """
     return core().compile_model(
-        model,
-        DEVICE,
-        {
-            **options.properties,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,  # processes beside this one would share its cores
-            "PERF_COUNT": counting,
-        },
+        model, DEVICE, {**options.with_threads(threads), "PERF_COUNT": counting}
     )
 
 

@@ -33,7 +33,8 @@ def write_model(model: ov.Model, options: Options, path: Path, metadata: Mapping
         StorageError: The file cannot be written.
     """
     written = model.clone()
-    written.set_rt_info(json.dumps({**metadata, "openvino": options.properties}), [METADATA])
+    compiled = options.with_threads(metadata.get("threads", 1))
+    written.set_rt_info(json.dumps({**metadata, "openvino": compiled}), [METADATA])
     for name, value in options.properties.items():
         written.set_rt_info(value, ["runtime_options", name])
     with writing(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from autoquant.backends.openvino.backend import OpenVinoBackend
 from autoquant.backends.openvino.engine import F16, precision_for
@@ -18,6 +19,19 @@ def variants() -> Mapping[str, BuildSettings]:
     return {f"openvino{note}": BuildSettings("openvino")}
 
 
+def recipe(settings: BuildSettings, path: Path, threads: int) -> str:  # noqa: ARG001
+    """compile_model with the options that the file carries, threads and hints among them."""
+    return (
+        f"import json, openvino; model = openvino.Core().read_model({str(path)!r}); "
+        'options = json.loads(model.get_rt_info(["autoquant"]).astype(str))["openvino"]; '
+        'run = openvino.Core().compile_model(model, "CPU", options)'
+    )
+
+
 TARGET = Target(
-    OpenVinoBackend, without_options(site_support), without_options(kind_support), variants
+    OpenVinoBackend,
+    without_options(site_support),
+    without_options(kind_support),
+    variants,
+    recipe=recipe,
 )

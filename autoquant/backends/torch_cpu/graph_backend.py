@@ -139,7 +139,6 @@ class TorchGraphBackend:
         values = {
             **metadata,
             "engine": self._engine,
-            "threads": torch.get_num_threads(),
             "reduce_range": self._reduce_range,
         }
         return write_lowered(module, path, values, self._captured.calling.names)

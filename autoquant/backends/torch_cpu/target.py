@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from autoquant.backends.protocol import (
     Backend,
@@ -116,6 +117,15 @@ def _with_kernels(settings: BuildSettings, bench: Bench | None) -> BuildSettings
     return settings.with_options(kernels=kernels.to_json())
 
 
+def recipe(settings: BuildSettings, path: Path, threads: int) -> str:
+    """torch.jit.load, with as many threads."""
+    engine = f"torch.backends.quantized.engine = {packing_engine(engine_of(settings))!r}; "
+    return (
+        f"import torch; torch.set_num_threads({threads}); {engine}"
+        f"run = torch.jit.load({str(path)!r})"
+    )
+
+
 TARGET = Target(
     open_backend,
     site_support,
@@ -124,4 +134,5 @@ TARGET = Target(
     integer_writers,
     activation_bits,
     settle,
+    recipe,
 )

@@ -147,8 +147,12 @@ class PlanEvaluator:
         if self._backend.rival_ms is not None:
             found["latency_ms"] = Measurement(self._backend.rival_ms, Kind.ESTIMATED)
             return found
+        return found | self.rivals()
+
+    def rivals(self) -> dict[str, Measurement]:
+        """Time the float model and the engine's float plans, and pair with the fastest."""
         with with_threads(self._settings.latency_threads):
-            return found | self._timer.rivals()
+            return self._timer.rivals()
 
     def _measure(
         self, phase: Phase, executable: Executable, task: Task

@@ -33,7 +33,7 @@ def test_rows_beyond_the_first_few_are_counted() -> None:
 def test_a_plan_and_a_table_of_any_size_are_short(sites: int) -> None:
     names = [f"layer{place}" for place in range(sites)]
     plan = Plan.of(dict.fromkeys(names, Scheme.INT8))
-    row = (Scheme.INT8, Part.BOTH, 30.0, 0.9, 0.1, 0.1, 0.001, 0.0)
+    row = (Scheme.INT8, Part.BOTH, 30.0, 0.9, 0.1, 0.1, 0.1, 0.001, 0.0)
     table = SensitivityTable(tuple(SensitivityRow(name, *row) for name in names), "exact", 8)
     assert len(repr(plan)) < 80
     assert len(repr(table)) < 2000
