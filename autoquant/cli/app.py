@@ -23,7 +23,7 @@ from autoquant.cli.confirm import confirm
 from autoquant.cli.diagnose import diagnose
 from autoquant.cli.finetune import finetune
 from autoquant.cli.init import init
-from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
+from autoquant.cli.options import DOTTED, JobFile, Overrides, Trust, load_with, stdout, terminal
 from autoquant.cli.sensitivity import sensitivity
 from autoquant.cli.tune import tune
 from autoquant.core.secrets import masked
@@ -121,6 +121,7 @@ def search(
             "--dry-run", help="Print sites, space and cost estimate, and evaluate nothing."
         ),
     ] = False,
+    trust: Trust = False,
     quick: Annotated[
         bool,
         typer.Option(
@@ -139,7 +140,7 @@ def search(
     from autoquant.searching.search import run_search
 
     wanted = [*(overrides or []), *(["budget.effort=quick"] if quick else [])]
-    job = load_with(job_file, wanted, context.args)
+    job = load_with(job_file, wanted, context.args, trust=trust)
     progress = terminal()
     if dry_run:
         _print_dry_run(job)
@@ -188,6 +189,7 @@ def export(
             "--other-weights", help="Take weights that are not those of the search, at its scales."
         ),
     ] = False,
+    trust: Trust = False,
 ) -> int:
     """Export a candidate as a file that the engine's own API runs, its plan inside.
 
@@ -201,7 +203,7 @@ def export(
 
     loaded = load_result(result)
     candidate = find_candidate(loaded, number, max_drop)
-    model = load_model_of(result)
+    model = load_model_of(result, trust=trust)
     path = export_candidate(candidate, model, output, other_weights=other_weights)
     console = Console(emoji=False, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}")
@@ -220,6 +222,8 @@ def report(
     result: Annotated[Path, typer.Argument(help="The result folder of a search.")],
 ) -> int:
     """Print a search's frontier again, and rewrite its report.html."""
+    from autoquant.results import files
+    from autoquant.results.manifest import seal
     from autoquant.results.report import render_report
     from autoquant.results.storage import write_text
     from autoquant.results.table import to_rich
@@ -228,7 +232,9 @@ def report(
     loaded = load_result(result)
     console = stdout()
     console.print(to_rich(loaded.table()))
-    write_text(result / "report.html", render_report(loaded.findings))
+    write_text(result / files.REPORT, render_report(loaded.findings))
+    if (result / files.MANIFEST).exists():
+        seal(result)
     console.print(f"report: {result / 'report.html'}", highlight=False, soft_wrap=True)
     return 0
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoquant.cli.options import Overrides, dotted, stdout, terminal
+from autoquant.cli.options import Overrides, Trust, ask_for_trust, dotted, stdout, terminal
 
 
 def confirm(
@@ -27,6 +27,7 @@ def confirm(
         typer.Option("--number", help="A candidate to confirm; default: the frontier. Repeatable."),
     ] = None,
     overrides: Overrides = None,
+    trust: Trust = False,
 ) -> int:
     """Build a search's frontier on another backend, and measure it there.
 
@@ -42,6 +43,7 @@ def confirm(
         numbers=numbers or (),
         overrides=[*(overrides or []), *dotted(context.args)],
         progress=terminal(),
+        trust=ask_for_trust(result, trust),
     )
     console = stdout()
     console.print(f"{found.target}; speed-ups are over {found.rival}", highlight=False)

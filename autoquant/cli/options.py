@@ -44,17 +44,42 @@ DataName = Annotated[
 PlotFile = Annotated[
     Path | None, typer.Option("--plot", help="Write the picture here, as an HTML page.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Call the functions that a result folder's job names, whoever wrote it."
+    ),
+]
 DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of a command that takes `--budget.trials 16`."""
 
 _PIPE_WIDTH = 160
 
 
-def load_with(job_file: Path, overrides: list[str] | None, extra: Sequence[str]) -> Job:
-    """Load a job with `--set key=value` and `--dotted.key value` overrides."""
-    from autoquant.job import load_job
+def load_with(
+    job_file: Path, overrides: list[str] | None, extra: Sequence[str], *, trust: bool = False
+) -> Job:
+    """Load a job with `--set key=value` and `--dotted.key value` overrides.
 
+    That of a result folder is taken only from a user who wrote or trusts it.
+    """
+    from autoquant.job import load_job
+    from autoquant.results.trust import refuse_stranger
+
+    folder = job_file.absolute().parent
+    if (folder / "search.json").exists():
+        refuse_stranger(folder, trust=ask_for_trust(folder, trust))
     return load_job(job_file, [*(overrides or []), *dotted(extra)])
+
+
+def ask_for_trust(folder: Path, given: bool) -> bool:
+    """Whether the functions that a folder's job names may be called; asks where somebody sits."""
+    from autoquant.results.trust import is_own
+
+    if given or is_own(folder) or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return given
+    text = f"{folder}/job.yaml was not written by you here; call the functions that it names?"
+    return typer.confirm(text, err=True)
 
 
 def terminal() -> Terminal:

@@ -197,8 +197,11 @@ class Candidate:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:
         """Read back what `to_json` gave."""
+        number = data["number"]
+        if type(number) is not int or number < 0:  # it becomes part of a path
+            raise ValueError(f"{number!r} is no candidate's number")
         return cls(
-            number=data["number"],
+            number=number,
             plan=Plan.from_json(data["plan"]),
             origin=data["origin"],
             measurements={

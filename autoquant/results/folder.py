@@ -25,9 +25,11 @@ from autoquant.results.findings import SearchFacts
 from autoquant.results.frontier_file import write_frontier
 from autoquant.results.history import History, read_history, read_past
 from autoquant.results.lock import FolderLock
+from autoquant.results.manifest import seal, unseal
 from autoquant.results.plan_file import plan_file_text
 from autoquant.results.statistics_file import write_statistics
 from autoquant.results.storage import write_json, write_text
+from autoquant.results.trust import sign
 
 FREE_BYTES_NEEDED = 64 * 2**20
 """Below this a search does not start: report, state dicts and MLflow's artifacts need it."""
@@ -92,6 +94,7 @@ class ResultFolder:
             )
         lock = _lock(path, free_bytes)
         try:
+            unseal(path)
             return cls(path, lock)
         except BaseException:
             lock.close()
@@ -146,6 +149,7 @@ class ResultFolder:
     def write_job(self, job_text: str) -> None:
         """Keep what is searched: `job.yaml`."""
         write_text(self.path / files.JOB, job_text)
+        sign(self.path)
 
     def write_facts(self, facts: SearchFacts) -> None:
         """Keep what the search is: `search.json`."""
@@ -214,6 +218,10 @@ class ResultFolder:
         path = self.path / files.REPORT
         write_text(path, html)
         return path
+
+    def seal(self) -> None:
+        """Write the checksums of all files; nothing is written after that."""
+        seal(self.path)
 
 
 def _lock(path: Path, free_bytes: int) -> FolderLock:

@@ -126,15 +126,18 @@ def _search(
         ended = stages.answer_first(executor, plain_pruner(job, prepared, stages.limits))
     table = guidance = None
     if ended.reason is None:
-        table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
-        times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
-        costs = find_costs(job.objectives, prepared, progress, folder.path, times)
-        if Objective.LATENCY in costs and not is_quick:
-            folder.write_costs(costs[Objective.LATENCY])
-        plans = [template.plan for template in templates]
-        found, limits = ended.candidates, stages.limits
-        guidance = guide(job, prepared, table, costs, baseline, limits, plans, found)
-        where = where if is_quick else job.execution
+        try:
+            table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
+            times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
+            costs = find_costs(job.objectives, prepared, progress, folder.path, times)
+            if Objective.LATENCY in costs and not is_quick:
+                folder.write_costs(costs[Objective.LATENCY])
+            plans = [template.plan for template in templates]
+            found, limits = ended.candidates, stages.limits
+            guidance = guide(job, prepared, table, costs, baseline, limits, plans, found)
+            where = where if is_quick else job.execution
+        except KeyboardInterrupt:
+            ended = replace(ended, reason=StopReason.INTERRUPTED)
     with _executor(where, recipe, prepared, evaluator, baseline, progress) as executor:
         ended = _finish(stages, guidance, ended, executor)
         interrupts.hold()

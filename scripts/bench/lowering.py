@@ -32,6 +32,7 @@ from autoquant.backends.torch_cpu.engines import engines_here, using_engine
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import Capture, capture
@@ -79,11 +80,18 @@ def _within(path: str, blocks: Sequence[str]) -> bool:
     return any(path == block or path.startswith(f"{block}.") for block in blocks)
 
 
-def _plan(captured: Capture, backend: Backend, kept: Sequence[str], rest: Scheme) -> Plan:
-    """int8 wherever there is a kernel, but in the kept blocks."""
+def _plan(
+    captured: Capture,
+    backend: Backend,
+    kept: Sequence[str],
+    rest: Scheme,
+    only: OpKind | None = None,
+) -> Plan:
+    """int8 wherever there is a kernel, but in the kept blocks; `only` of one kind of op."""
     schemes: dict[str, Scheme] = {}
     for site in captured.sites:
-        wanted = (rest,) if _within(site.module, kept) else (Scheme.INT8, rest)
+        is_kept = _within(site.module, kept) or only not in (None, site.kind)
+        wanted = (rest,) if is_kept else (Scheme.INT8, rest)
         native = [item for item in wanted if backend.support(site, item) is Support.NATIVE]
         schemes[site.name] = schemes[site.follows] if site.follows else (*native, Scheme.FP32)[0]
     for group in captured.agreements:  # sites that must agree stay float where one of them does
@@ -150,7 +158,7 @@ def _forms(inputs: Inputs) -> list[Inputs]:
     return [inputs, tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)]
 
 
-def _ours(request: BuildRequest, kept: Sequence[str]) -> Iterator[Candidate]:
+def _ours(request: BuildRequest, kept: Sequence[str], only: OpKind | None) -> Iterator[Candidate]:
     """What `quantize` hands out, on torch's engines and on OpenVINO."""
     targets = [BuildSettings(options={"engine": engine}) for engine in _ENGINES]
     targets.append(BuildSettings(backend="openvino"))
@@ -159,7 +167,7 @@ def _ours(request: BuildRequest, kept: Sequence[str]) -> Iterator[Candidate]:
         backend = load_target(settings.backend).open_backend(one)
         for rest in (Scheme.FP32, Scheme.BF16) if kept else (Scheme.FP32,):
             try:
-                built = backend.build(_plan(one.captured, backend, kept, rest))
+                built = backend.build(_plan(one.captured, backend, kept, rest, only))
             except BackendError as error:
                 print(f"  {backend.name}: {error}")
                 continue
@@ -224,6 +232,7 @@ def measure(name: str, batches: Sequence[int], rounds: int) -> list[Row]:
     example = subject.inputs(_CALIBRATION_SIZE)
     captured = capture(subject.model, example, how="export")
     statistics = calibrate(captured, [example])
+    only = None if subject.is_traceable else OpKind.LINEAR  # what torch.ao quantizes then
     rows: list[Row] = []
     for size in batches:
         inputs = subject.inputs(size)
@@ -233,7 +242,7 @@ def measure(name: str, batches: Sequence[int], rounds: int) -> list[Row]:
         for plan, kept in _kept(subject.blocks).items():
             candidates = [Candidate(FP32, "", call) for call in _frozen(subject.model, inputs)]
             candidates += _torch_ao(subject, inputs, kept)
-            candidates += _ours(request, kept)
+            candidates += _ours(request, kept, only)
             rows.append(_row(name, size, plan, _time(candidates, rounds)))
             print(rows[-1], flush=True)
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,12 @@ def emulated_kernel(scheme: Scheme) -> Kernel:
 
 
 def _compute(emitter: Emitter, operation: Operation, out: Form) -> None:
-    for node in operation.nodes:
+    emit_each(emitter, operation.nodes, out)
+
+
+def emit_each(emitter: Emitter, nodes: Sequence[Node], out: Form) -> None:
+    """Write ops as they are, in one form."""
+    for node in nodes:
         emitter.begin(node.name)
         args, kwargs = emitter.arguments(node, out)
         emitter.put(node, out, emitter.call(node.target, *args, **kwargs))

@@ -17,10 +17,15 @@ from torch.fx import Node
 from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, is_constant
 from autoquant.backends.torch_cpu.emission import Emitter, is_float32
 from autoquant.backends.torch_cpu.engines import packs_floats
+from autoquant.backends.torch_cpu.float_ops import emit_each
 from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Emit, Kernel, Operation
 from autoquant.backends.torch_cpu.packed_weights import Recipe
-from autoquant.backends.torch_cpu.packing_gain import convolves_faster, multiplies_faster
+from autoquant.backends.torch_cpu.packing_gain import (
+    asks_onednn,
+    convolves_faster,
+    multiplies_faster,
+)
 from autoquant.backends.torch_cpu.post_ops import (
     PostOp,
     PostOps,
@@ -32,9 +37,10 @@ from autoquant.backends.torch_cpu.post_ops import (
 )
 from autoquant.backends.torch_cpu.timed_sizes import TimedSizes
 from autoquant.core.precision import Scheme
-from autoquant.model.graph.node_shapes import shape_of
+from autoquant.model.graph.node_shapes import fixed_sizes, shape_of
 
 _MKLDNN = torch.ops.mkldnn
+_ATEN = torch.ops.aten
 
 _POST_OPS: PostOps = {
     "relu": plain("relu"),
@@ -92,6 +98,11 @@ def _emission(post_op: PostOp, operation: Operation, form: Form, sizes: TimedSiz
         faster = multiplies_faster(rows, shape, form.dtype)
         return partial(_multiply, post_op, rows) if faster else None
     geometry = geometry_of(operation)
+    if geometry is not None and _is_linear(operation, geometry):
+        if multiplies_faster(written[0], shape, form.dtype):
+            return partial(_multiply, post_op, written[0])
+        is_slow = asks_onednn(read, shape, geometry, form.dtype)
+        return _multiply_plainly if is_slow and not operation.fused else None
     if geometry is None or not convolves_faster(read, shape, written, geometry, form.dtype):
         return None
     return partial(_convolve, post_op, geometry, read)
@@ -120,17 +131,60 @@ def _convolve(
     emitter.put(operation.last, out, made)
 
 
+def _is_linear(operation: Operation, geometry: Geometry) -> bool:
+    """Whether a convolution is a linear layer: of images of one pixel, by kernels of one.
+
+    As a convolution onednn takes up to four times as long.
+    """
+    kernel = (shape_of(operation.argument("weight")) or ())[2:]
+    pixels = fixed_sizes(operation.argument("input"))[2:]
+    is_whole = geometry.groups == 1 and operation.addend is None
+    return is_whole and all(
+        size == 1 for size in (*kernel, *pixels, *fixed_sizes(operation.root)[2:])
+    )
+
+
 def _multiply(
     post_op: PostOp, rows: int, emitter: Emitter, operation: Operation, out: Form
 ) -> None:
     read, weight, bias = _arguments("float_linear", (rows,), emitter, operation, out)
     target = _MKLDNN._linear_pointwise
     if operation.addend is None:
+        read, pixels = _without_pixels(emitter, operation, read)
         made = emitter.call(target.default, read, weight, bias, *post_op)
+        made = _with_pixels(emitter, made, pixels)
     else:
         addend = emitter.read(operation.addend, out).node
         made = emitter.call(target.binary, read, addend, weight, bias, "add")
     emitter.put(operation.last, out, made)
+
+
+def _multiply_plainly(emitter: Emitter, operation: Operation, out: Form) -> None:
+    """A convolution of single pixels as torch's own linear layer."""
+    store, source = emitter.store, operation.argument("weight")
+    bias = operation.argument("bias")
+    weight = store.made(
+        ("flat", out, source.target), lambda: store.value(source).flatten(1).to(out.dtype)
+    )
+    read = emitter.read(operation.argument("input"), out).node
+    read, pixels = _without_pixels(emitter, operation, read)
+    numbers = None if bias is None else emitter.read(bias, out).node
+    held = emitter.tensor(weight, f"{operation.site.name}_weight")
+    made = emitter.call(_ATEN.linear.default, read, held, numbers)
+    emitter.put(operation.root, out, _with_pixels(emitter, made, pixels))
+    emit_each(emitter, operation.nodes[1:], out)
+
+
+def _without_pixels(emitter: Emitter, operation: Operation, read: Node) -> tuple[Node, int]:
+    """Images of one pixel as vectors, and how many axes that takes off."""
+    axes = 0 if operation.name == "linear" else len(shape_of(operation.root) or ()) - 2
+    return (emitter.call(_ATEN.flatten.using_ints, read, 1) if axes else read), axes
+
+
+def _with_pixels(emitter: Emitter, made: Node, axes: int) -> Node:
+    for _ in range(axes):
+        made = emitter.call(_ATEN.unsqueeze.default, made, -1)
+    return made
 
 
 def _arguments(
@@ -140,7 +194,8 @@ def _arguments(
     weight, bias = operation.argument("weight"), operation.argument("bias")
 
     def recipe() -> Recipe:
-        return Recipe(pack, "", (emitter.store.value(weight).to(form.dtype),), numbers)
+        value = emitter.store.value(weight).to(form.dtype)
+        return Recipe(pack, "", (value.flatten(1) if pack == "float_linear" else value,), numbers)
 
     packed = emitter.store.packed((pack, form, weight.target, str(numbers)), recipe)
     return (

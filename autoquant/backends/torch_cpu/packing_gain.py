@@ -46,7 +46,7 @@ def convolves_faster(
         geometry: Of the kernel.
         dtype: float32 or bfloat16.
     """
-    if _asks_onednn(image, weight, geometry, dtype):
+    if asks_onednn(image, weight, geometry, dtype):
         return True
     pixels = written[0] * math.prod(written[2:])
     if pixels * math.prod(weight) >= _PRODUCTS:
@@ -69,7 +69,7 @@ def multiplies_faster(rows: int, weight: Sequence[int], dtype: torch.dtype) -> b
     return rows > 1 and (numbers >= _REPACKED or rows * numbers >= _PRODUCTS)
 
 
-def _asks_onednn(
+def asks_onednn(
     image: Sequence[int], weight: Sequence[int], geometry: Geometry, dtype: torch.dtype
 ) -> bool:
     """Whether torch's convolution takes onednn for these sizes, and this many threads."""

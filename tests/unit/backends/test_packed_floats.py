@@ -312,3 +312,38 @@ def test_a_float32_weight_is_packed_where_the_batch_that_is_timed_is_faster_by_i
     finally:
         torch.set_num_threads(before)
     assert len(calls(module)) == packed
+
+
+class Gate(nn.Module):
+    """Convolutions of one pixel: with a relu, behind a relu, and with a hard-sigmoid behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(96, 64, 1, stride=2)
+        self.same = nn.Conv2d(64, 64, 1, bias=False)
+        self.up = nn.Conv2d(64, 96, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.down(x.mean((2, 3), keepdim=True)))
+        return x * F.hardsigmoid(self.up(self.same(y)))
+
+
+@pytest.mark.parametrize("scheme", FLOATS, ids=str)
+@pytest.mark.parametrize("timed", [16, 1024])
+def test_convolutions_of_one_pixel_are_linear_layers(scheme: Scheme, timed: int) -> None:
+    def inputs(count: int) -> Tensor:
+        return torch.randn(count, 96, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    model = seeded(Gate)
+    captured, backend = open_backend(model, timed, inputs)
+    module = built(backend, uniform(captured, backend, scheme))
+    targets = [str(node.target) for node in module.graph.graph.nodes]
+    assert not any("conv" in target for target in targets)
+    assert sum("linear" in target for target in targets) == 3
+    assert bool(calls(module)) == (timed > 16 or scheme is Scheme.BF16)
+    again = pickle.loads(pickle.dumps(module))
+    for count in (1, 5):
+        x = inputs(count)
+        with torch.no_grad():
+            assert_close(module(x), model(x), scheme)
+            assert torch.equal(again(x), module(x))
