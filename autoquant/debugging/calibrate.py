@@ -95,7 +95,7 @@ def compare_observers(
         outputs=setup.outputs,
     )
     progress = progress or Silent()
-    prepared = prepare_untimed(setup, subject, progress)
+    prepared = prepare_untimed(setup, subject, progress, plan)
     return compare_calibrations(
         prepared,
         find_plan(plan, prepared),
