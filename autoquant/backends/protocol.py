@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
@@ -24,7 +25,31 @@ from autoquant.model.data.batches import Batch
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.graph.capture import Capture
 
-__all__ = ["EAGER_FP32", "Backend", "Bench", "BuildRequest", "Executable", "Target"]
+__all__ = [
+    "EAGER_FP32",
+    "Backend",
+    "Bench",
+    "BuildRequest",
+    "BuiltGraph",
+    "Executable",
+    "Target",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BuiltGraph:
+    """The graph that a built plan runs, for whoever looks into it.
+
+    Attributes:
+        graph: Tensors in, the tuple of the output tensors out; its nodes say what they hold
+            (`model/graph/built_graph.py`).
+        nest: Gives such a tuple in the structure of the model's outputs.
+        kernels: Enter it to run parts of the graph with the engine's own kernels.
+    """
+
+    graph: GraphModule
+    nest: Callable[[Sequence[Any]], Any]
+    kernels: Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,11 +62,13 @@ class Executable:
         executed: By site, what really runs, read back from the engine's own dump.
         estimated_ms: What a model of the target says that one call takes; None where the time of
             `module` is the target's own.
+        shown: What `module` runs, op by op; None where the engine does not show it.
     """
 
     module: nn.Module
     executed: ReadBack
     estimated_ms: float | None = None
+    shown: BuiltGraph | None = None
 
     @property
     def kind(self) -> Kind:
@@ -196,8 +223,12 @@ def _no_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: 
     return ()
 
 
+def _eight(settings: BuildSettings) -> int:  # noqa: ARG001
+    return 8
+
+
 def _settled(settings: BuildSettings, bench: Bench | None) -> BuildSettings:  # noqa: ARG001
-    return replace(settings, reduce_range=False)
+    return settings.with_bits(8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +242,8 @@ class Target:
         variants: What of the target there is here, by the title of its table (`torch / onednn`).
         integer_writers: Kinds of ops whose kernels write integers under a scheme, whoever reads
             them; by default none.
+        activation_bits: Bits of int8 activations that its kernels take without overflow on this
+            CPU; by default 8.
         settle: Settings in which the target leaves nothing open (`auto`), before the first
             candidate: by timing plans, or without a bench by taking what works. By default int8
             has eight bits, and the rest stays as it is.
@@ -221,4 +254,5 @@ class Target:
     kind_support: Callable[[BuildSettings, OpKind, Scheme], Support]
     variants: Callable[[], Mapping[str, BuildSettings]]
     integer_writers: Callable[[BuildSettings], Collection[IntegerWriter]] = _no_writers
+    activation_bits: Callable[[BuildSettings], int] = _eight
     settle: Callable[[BuildSettings, Bench | None], BuildSettings] = _settled

@@ -13,8 +13,8 @@ from rich.console import Console
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from autoquant.cli.terminal import Terminal
     from autoquant.job import Job
+    from autoquant.results.terminal import Terminal
 
 JobFile = Annotated[Path, typer.Argument(help="The job file (YAML); see docs/job-file.md.")]
 Overrides = Annotated[
@@ -59,11 +59,9 @@ def load_with(job_file: Path, overrides: list[str] | None, extra: Sequence[str])
 
 def terminal() -> Terminal:
     """Progress, on standard error."""
-    from autoquant.cli.terminal import Terminal
+    from autoquant.results.terminal import to_stderr
 
-    return Terminal(
-        Console(stderr=True, emoji=False, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
-    )
+    return to_stderr()
 
 
 def stdout() -> Console:

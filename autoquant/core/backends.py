@@ -68,12 +68,12 @@ _BUILT_IN: Mapping[str, Row] = {
         packages=("ai_edge_litert", "litert_torch"),
     ),
     "ethos-u": Row(
-        "autoquant.backends.ethos_u.target",
+        "autoquant.backends.litert.ethos_u.target",
         "Arm Ethos-U NPUs: int8 and int16, latency by Arm's Vela, quality by LiteRT's kernels",
         extra="ethos-u",
         packages=("ai_edge_litert", "litert_torch", "ethosu"),
         is_estimate=True,
-        section="autoquant.backends.ethos_u.options:EthosUSettings",
+        section="autoquant.backends.litert.ethos_u.options:EthosUSettings",
     ),
     "profile": Row(
         "autoquant.backends.profile.target",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoquant.core.equalisation import Equalisation
-from autoquant.core.kernels import Kernels
 from autoquant.core.observers import ObserverName
 from autoquant.core.ranges import RangeRules
+
+_STOOD_ALONE = ("engine", "kernels", "accelerator", "profile")
+"""Options of single backends that older files name beside `options`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +23,25 @@ class BuildSettings:
         capture: How the model's sites were found (`export`, `modules`).
         observer: How int8 ranges are found.
         ranges: What differs from site to site, and what is known beforehand.
-        engine: torch: a quantized engine. Empty elsewhere.
-        reduce_range: torch: seven bits for int8 activations; None: where this CPU needs it.
-        kernels: torch: ops that take another engine's kernel.
-        accelerator: Configuration of an accelerator (`ethos-u55-128`); empty where there is none.
-        profile: Text of the YAML file that describes an accelerator; empty where there is none.
         equalisation: What the model is multiplied with before plans are built of it.
-        options: What only a backend of another package has, as its section of a job says.
+        options: What only this backend has, as JSON values: as its section of a job says, and what
+            it settled itself. Nobody else reads them.
     """
 
     backend: str = "torch"
     capture: str = "export"
     observer: ObserverName = ObserverName.HISTOGRAM
     ranges: RangeRules = field(default_factory=RangeRules, repr=False)
-    engine: str = ""
-    reduce_range: bool | None = None
-    kernels: Kernels = field(default_factory=Kernels)
-    accelerator: str = ""
-    profile: str = field(default="", repr=False)
     equalisation: Equalisation = field(default_factory=Equalisation, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def with_options(self, **changes: Any) -> BuildSettings:
+        """The same with other options of the backend."""
+        return replace(self, options={**self.options, **changes})
+
+    def with_bits(self, bits: int) -> BuildSettings:
+        """The same with so many bits for int8 activations."""
+        return replace(self, ranges=replace(self.ranges, activation_bits=bits))
 
     def to_json(self) -> dict[str, Any]:
         """Give the settings as JSON values."""
@@ -49,29 +50,21 @@ class BuildSettings:
             "capture": self.capture,
             "observer": self.observer.value,
             "ranges": self.ranges.to_json(),
-            "engine": self.engine,
-            "reduce_range": self.reduce_range,
-            "kernels": self.kernels.to_json(),
-            "accelerator": self.accelerator,
-            "profile": self.profile,
             "equalisation": self.equalisation.to_json(),
             "options": dict(self.options),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BuildSettings:
-        """Read back what `to_json` gave."""
-        reduce_range = data["reduce_range"]
-        return cls(
+        """Read back what `to_json` gave, here or in an earlier version."""
+        stood = {key: data[key] for key in _STOOD_ALONE if data.get(key)}
+        found = cls(
             backend=str(data["backend"]),
             capture=str(data["capture"]),
             observer=ObserverName(data["observer"]),
             ranges=RangeRules.from_json(data["ranges"]),
-            engine=str(data["engine"]),
-            reduce_range=None if reduce_range is None else bool(reduce_range),
-            kernels=Kernels.from_json(data["kernels"]),
-            accelerator=str(data["accelerator"]),
-            profile=str(data["profile"]),
             equalisation=Equalisation.from_json(data.get("equalisation", Equalisation().to_json())),
-            options=data.get("options", {}),
+            options={**stood, **data.get("options", {})},
         )
+        reduced = data.get("reduce_range")
+        return found if reduced is None else found.with_bits(7 if reduced else 8)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from autoquant.core.measurement import Candidate
 
@@ -22,6 +23,31 @@ class Progress(Protocol):
 
     def candidate(self, candidate: Candidate) -> None:
         """Show that a candidate was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a search stands after a round.
+
+    Attributes:
+        rows: What stands out, by name: `best within the limit`, `fastest`, `most exact`.
+        done: Candidates so far.
+        most: Candidates at most.
+        left_s: Seconds that the search may still take; None: any.
+    """
+
+    rows: tuple[tuple[str, Candidate], ...]
+    done: int
+    most: int
+    left_s: float | None = None
+
+
+@runtime_checkable
+class ShowsStanding(Protocol):
+    """A `Progress` that also shows where a search stands; `Progress` does not ask for it."""
+
+    def standing(self, standing: Standing) -> None:
+        """Show where the search stands."""
 
 
 class Silent:

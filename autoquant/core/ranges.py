@@ -43,12 +43,15 @@ class RangeRules:
         averaging: Of the observer `moving_average`: weight of the newest batch.
         sites: Observers of single sites, by name.
         fixed: Ranges that are known beforehand.
+        activation_bits: Of int8 activations: 8, or 7 where the target's kernels overflow with 8;
+            None: not settled, and computed as 8.
     """
 
     percentile: float = 99.99
     averaging: float = 0.01
     sites: tuple[tuple[str, ObserverName], ...] = ()
     fixed: tuple[FixedRange, ...] = ()
+    activation_bits: int | None = None
 
     def observer(self, site: str, default: ObserverName) -> ObserverName:
         """The observer of a site; `mix` counts as `histogram` until it is settled."""
@@ -71,6 +74,7 @@ class RangeRules:
             "averaging": self.averaging,
             "sites": {name: observer.value for name, observer in self.sites},
             "fixed": [asdict(item) for item in self.fixed],
+            "activation_bits": self.activation_bits,
         }
 
     @classmethod
@@ -90,4 +94,5 @@ class RangeRules:
                 )
                 for item in data["fixed"]
             ),
+            activation_bits=data.get("activation_bits"),
         )

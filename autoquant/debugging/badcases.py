@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.core.findings.badcases import BadCases
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.debugging.samples.find import Run
 from autoquant.debugging.samples.find import find_bad_cases as find_among
 from autoquant.errors import DataError
@@ -20,6 +20,7 @@ from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.float_model import check_float_model, in_eval_mode
 from autoquant.model.subject import Subject
+from autoquant.results.terminal import shown
 from autoquant.searching.pair import Pair
 
 TOP = 10
@@ -34,7 +35,7 @@ def find_bad_cases(
     top: int = TOP,
     target: str | None = None,
     prepare: Prepare | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> BadCases:
     """Find the samples on which a quantized model is furthest from its float model.
 
@@ -48,7 +49,7 @@ def find_bad_cases(
         top: How many samples to keep for each output and metric.
         target: As `autoquant.search` takes it; so is `prepare`.
         prepare: Makes batches of the items of the data.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
 
     Raises:
         ModelError: The outputs cannot be compared.
@@ -64,7 +65,7 @@ def find_bad_cases(
         with torch.no_grad():
             return reader.calling.call(module, inputs)
 
-    with (progress or Silent()).stage("comparing outputs", None) as advance:
+    with shown(progress).stage("comparing outputs", None) as advance:
         return find_among(partial(run, checked), partial(run, quantized), batches, top, advance)
 
 

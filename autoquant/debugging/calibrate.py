@@ -20,6 +20,7 @@ from autoquant.model.calibration.calibrate import calibrations
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import Metric, build_subject
+from autoquant.results.terminal import shown
 from autoquant.searching.measuring.evaluator import MeasurementSettings, build_backend, with_threads
 from autoquant.searching.measuring.quality import FloatReference, measure_quality, run_reference
 from autoquant.searching.pair import find_plan, prepare_untimed
@@ -52,7 +53,7 @@ def compare_observers(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> CalibrationTable:
     """Compare how a plan does under observers and amounts of calibration data.
@@ -74,7 +75,7 @@ def compare_observers(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
         settings: Other sections of a job file, as mappings (`backend`, `outputs`...).
 
     Raises:
@@ -94,7 +95,7 @@ def compare_observers(
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=setup.outputs,
     )
-    progress = progress or Silent()
+    progress = shown(progress)
     prepared = prepare_untimed(setup, subject, progress, plan)
     return compare_calibrations(
         prepared,

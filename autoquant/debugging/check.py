@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from autoquant.backends.torch_cpu.engines import saturates
-from autoquant.backends.torch_cpu.examination import Examination, Examiner
+from autoquant.backends.examination import Examination, Examiner
+from autoquant.backends.targets import load_target
 from autoquant.core.findings.concerns import Concern, Severity, Topic, note
 from autoquant.core.findings.structure import (
     CheckReport,
@@ -22,7 +22,7 @@ from autoquant.core.findings.structure import (
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.debugging.structure.calls import (
     count_calls,
     describe_once,
@@ -50,6 +50,7 @@ from autoquant.model.data.batches import take_samples
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject, load_unscored, unscored_subject
+from autoquant.results.terminal import shown
 from autoquant.results.wording import counts_text
 from autoquant.searching.pair import find_plan, prepare_untimed
 from autoquant.searching.preparing.preparation import FEW_SAMPLES, Preparation
@@ -82,7 +83,7 @@ def check(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> CheckReport:
     """Check the structure and the configuration of a model that lives in this process.
@@ -103,7 +104,7 @@ def check(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
         settings: Other sections of a job file, as mappings (`space`, `execution`...).
 
     Returns:
@@ -134,7 +135,7 @@ def check(
         calibration_samples=setup.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
     )
-    return _check(setup, _few(subject), plan, mapping, progress or Silent())
+    return _check(setup, _few(subject), plan, mapping, shown(progress))
 
 
 def check_job(job: Job, plan: str, progress: Progress) -> CheckReport:
@@ -188,7 +189,7 @@ def _check(
         outputs=comparable.outputs,
         ops=built.ops,
         weights=built.weights,
-        engine=prepared.settings.build.engine,
+        engine=prepared.engine,
         configuration=built.name,
         samples=prepared.statistics.samples,
         reach="" if captured.reach is None else str(captured.reach),
@@ -273,6 +274,9 @@ def _build(
         weights=tuple(list_weights(captured, examined)),
         qconfigs={site.name: examined.qconfigs.get(site.node) for site in captured.sites},
         schemes=examined.schemes,
+        floats=frozenset(
+            site for site, ran in examined.executed.items() if ran.scheme is Scheme.FP32
+        ),
     )
     return _built(name, prepared, shown)
 
@@ -302,8 +306,7 @@ def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
         )
     try:
         batches = [batch.inputs for batch in subject.calibration]
-        engine = prepared.settings.build.engine
-        examined = examine_mapping(subject.model, captured, mapping, batches, engine)
+        examined = examine_mapping(subject.model, captured, mapping, batches, prepared.engine)
     except BackendError as error:
         return _Built(name, (refused(error.message, error.hint),))
     return _built(name, prepared, examined)
@@ -314,11 +317,10 @@ def _built(name: str, prepared: Preparation, shown: ShownConfiguration) -> _Buil
 
 
 def _judge(prepared: Preparation, shown: ShownConfiguration) -> Iterator[Concern]:
-    captured, engine = prepared.captured, prepared.settings.build.engine
+    captured, build = prepared.captured, prepared.settings.build
     yield from find_ineffective(shown.ops, shown.weights, shown.unmatched)
-    in_float = {  # an op without an integer kernel that follows its neighbours
-        row.name for row in shown.ops if row.runs.startswith("fp32") and row.took_effect
-    }
+    # an op without an integer kernel that follows its neighbours
+    in_float = {row.name for row in shown.ops if row.name in shown.floats and row.took_effect}
     configured = [
         Configured(
             site=site,
@@ -327,6 +329,9 @@ def _judge(prepared: Preparation, shown: ShownConfiguration) -> Iterator[Concern
         )
         for site in captured.sites
     ]
-    yield from find_suspicious(configured, prepared.statistics, engine, saturates=saturates(engine))
+    saturates = load_target(build.backend).activation_bits(build) < 8
+    yield from find_suspicious(
+        configured, prepared.statistics, prepared.engine, saturates=saturates
+    )
     schemes = {**shown.schemes, **dict.fromkeys(in_float, Scheme.FP32)}
     yield from find_quantized_tail(captured, schemes)

@@ -16,7 +16,7 @@ from autoquant.core.findings.layers import ComparisonMode, LayerComparison
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.errors import PlanError
 from autoquant.job import Setup
 from autoquant.job.document import settings_from
@@ -26,6 +26,7 @@ from autoquant.model.data.data_set import sizes_of
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject, SubjectRecipe, unscored_subject
+from autoquant.results.terminal import shown
 from autoquant.searching.pair import find_plan, needs_graph, prepare_untimed, uniform_plan
 from autoquant.searching.preparing.preparation import Preparation, capture_subject
 from autoquant.searching.preparing.torch_graphs import needs_torch
@@ -52,7 +53,7 @@ def compare(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> LayerComparison:
     """Compare a quantized model with its float model, op by op in execution order.
@@ -78,14 +79,14 @@ def compare(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
         settings: Other sections of a job file, as mappings (`space`, `execution`...).
 
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
     way = _mode_of(mode, schemes)
-    progress = progress or Silent()
+    progress = shown(progress)
     document = {"space": {"schemes": ["int8", "fp32"]}, "backend": backend}
     setup = settings_from(Setup, "autoquant.compare", document, ranges=ranges, sections=settings)
     needs_torch(setup, "compare")

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.findings.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.debugging.badcases import data_set
 from autoquant.debugging.diagnosis.causes import find_causes
 from autoquant.debugging.diagnosis.symptoms import Symptoms, energies_of, observe
@@ -22,6 +21,7 @@ from autoquant.job.document import settings_from
 from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import unscored_subject
+from autoquant.results.terminal import shown
 from autoquant.searching.pair import Pair, build_pair, find_plan, needs_graph, prepare_untimed
 from autoquant.searching.raised_plan import raise_ops, rules_text
 
@@ -54,7 +54,7 @@ def diagnose(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Diagnosis:
     """Tell why a plan of a model is wrong, and what to do.
@@ -72,7 +72,7 @@ def diagnose(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
         settings: Other sections of a job file, as mappings (`space`, `objectives`...).
 
     Raises:
@@ -89,7 +89,7 @@ def diagnose(
         calibration_samples=setup.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
     )
-    progress = progress or Silent()
+    progress = shown(progress)
     prepared = prepare_untimed(setup, subject, progress, plan)
     pair = build_pair(prepared, find_plan(plan, prepared), progress)
     return diagnose_pair(pair, "evaluation", progress)
@@ -131,7 +131,7 @@ def _explain(
     if fault is not None and fault.explains and seen.pattern is not Pattern.HEALTHY:
         return Pattern.IMPLEMENTATION, (fault.finding,), ()
     notes = () if fault is None else (_harmless(fault.finding),)
-    if not isinstance(seen.pair.executable.module, LoweredModel):
+    if seen.pair.executable.shown is None:
         notes = (
             f"{seen.pair.backend.name} does not show what each kernel computes: none of them "
             "was compared with its reference",

@@ -12,7 +12,7 @@ from autoquant import metrics
 from autoquant.core.findings.least_sensitive import Tail, read_tail, tail_of
 from autoquant.core.findings.sensitivity_report import SensitivityReport
 from autoquant.core.findings.weight_or_input import find_dual_ops
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Part, Procedure, SensitivityTable
 from autoquant.errors import PlanError
 from autoquant.job import SensitivitySettings, Setup
@@ -20,6 +20,7 @@ from autoquant.job.document import settings_from
 from autoquant.model.data.chosen_samples import pick_samples
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import Metric, Subject, build_subject
+from autoquant.results.terminal import shown
 from autoquant.searching.pair import prepare_untimed
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.ranking.exact import measure_exact
@@ -119,7 +120,7 @@ def sensitivity(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> SensitivityReport:
     """Rank a model's ops by what each scheme alone does to its outputs and its metric.
@@ -141,7 +142,7 @@ def sensitivity(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
         settings: Other sections of a job file, as mappings (`outputs`, `objectives`...).
 
     Returns:
@@ -172,5 +173,5 @@ def sensitivity(
         outputs=setup.outputs,
     )
     return examine_sensitivity(
-        setup, subject, progress or Silent(), indices=indices, metric_rows=metric_rows
+        setup, subject, shown(progress), indices=indices, metric_rows=metric_rows
     )

@@ -12,7 +12,7 @@ from torch import nn
 
 from autoquant import metrics
 from autoquant.core.plan import Plan
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.errors import DataError, JobError
 from autoquant.finetuning.order import Task, check_task, finetune_plan, make_task
 from autoquant.finetuning.result import FinetuneResult
@@ -24,6 +24,7 @@ from autoquant.model.data.entry_points import call_entry, load_entry
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import JobRecipe, Metric, Subject, build_subject
 from autoquant.results.finetune_folder import FinetuneFolder
+from autoquant.results.terminal import shown
 from autoquant.searching.pair import find_plan, prepare_untimed
 from autoquant.searching.preparing.torch_graphs import needs_torch
 
@@ -56,7 +57,7 @@ def finetune(
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
     sections: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> FinetuneResult:
     """Train a plan, quantization-aware, and build it with the trained weights.
@@ -92,7 +93,7 @@ def finetune(
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
         sections: Other sections of a job file, as mappings (`{"calibration": ...}`).
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
         settings: Other keys of a job's section `finetune` (`share`, `steps`, `learning_rates`,
             `optimizer`, `batch_norm`, `ranges`...); see docs/job-file.md.
 
@@ -132,7 +133,7 @@ def finetune(
     )
     task = make_task(chosen, train_loader, subject.reader(), loss, float_schedule, seed)
     check_task(task, subject)
-    progress = progress or Silent()
+    progress = shown(progress)
     prepared = prepare_untimed(run, subject, progress, plan)
     return finetune_plan(run, task, prepared, find_plan(plan, prepared), folder, progress)
 

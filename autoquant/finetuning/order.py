@@ -205,7 +205,7 @@ def _identity(run: RunSettings, task: Task, prepared: Preparation, plan: Plan) -
         "sources": task.sources,
         "plan": plan.digest,
         "statistics": prepared.statistics.digest,
-        "engine": prepared.settings.build.engine,
+        "engine": prepared.engine,
         "seed": run.seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

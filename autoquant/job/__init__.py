@@ -2,7 +2,7 @@
 
 from autoquant.job.backend import BackendSettings, backend_from_text
 from autoquant.job.finetuning import Finetuning, TrainingSettings
-from autoquant.job.load import dump_job, find_profile, find_space_rules, load_job, shipped_spaces
+from autoquant.job.load import dump_job, find_space_rules, load_job, shipped_spaces
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import (
     Budget,
@@ -45,7 +45,6 @@ __all__ = [
     "backend_from_text",
     "dump_job",
     "explain_mistakes",
-    "find_profile",
     "find_space_rules",
     "load_job",
     "shipped_spaces",

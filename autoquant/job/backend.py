@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import Field, ValidationError
@@ -26,16 +27,52 @@ class BackendSettings(Section):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     pairs: Annotated[int, Field(ge=3)] = 20
 
+    @classmethod
+    def resolve(cls, section: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:  # noqa: ARG003
+        """Give a section with its paths made absolute; a backend with paths has its own.
+
+        Raises:
+            JobError: There is no such file.
+        """
+        return section
+
     @property
     def options(self) -> dict[str, Any]:
         """What only this backend has."""
         return {name: getattr(self, name) for name in _own_fields(type(self))}
+
+    def build_options(self) -> dict[str, Any]:
+        """What of them decides how plans are built, as JSON values; they travel to workers."""
+        return self.model_dump(mode="json", include=set(self.options))
+
+    def check_untimed(self) -> None:
+        """Refuse options that need latency among the objectives.
+
+        Raises:
+            ValueError: One does; says which.
+        """
 
 
 def backend_from_text(name: str) -> dict[str, str]:
     """Read the short form: the name of a backend, or of an engine of torch's."""
     engines = get_args(_section_of(find_rows()[TORCH]).model_fields["engine"].annotation)
     return {"engine": name} if name in engines else {"name": name}
+
+
+def resolve_backend(value: object, folder: Path = Path()) -> object:
+    """Make the paths of a `backend` section absolute, as the backend that it names has them.
+
+    Args:
+        value: The section; what is none is left to `backend_settings`.
+        folder: Paths are relative to.
+
+    Raises:
+        JobError: There is no such file.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    row = find_rows().get(str(value.get("name", TORCH)))
+    return value if row is None else _section_of(row).resolve(value, folder)
 
 
 def backend_settings(value: object) -> object:

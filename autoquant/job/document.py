@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from autoquant.errors import JobError
-from autoquant.job import Setup, explain_mistakes, find_profile, find_space_rules
+from autoquant.job import Setup, explain_mistakes, find_space_rules
+from autoquant.job.backend import resolve_backend
 
 Settings = TypeVar("Settings", bound=Setup)
 
@@ -42,9 +43,8 @@ def settings_from(
             whole[section] = values
     if isinstance(whole.get("space"), str):
         whole["space"] = find_space_rules(whole["space"])
-    backend = whole.get("backend")
-    if isinstance(backend, Mapping) and isinstance(backend.get("profile"), str):
-        whole["backend"] = {**backend, "profile": find_profile(backend["profile"])}
+    if "backend" in whole:
+        whole["backend"] = resolve_backend(whole["backend"])
     try:
         return kind.model_validate(whole)
     except ValidationError as error:

@@ -14,12 +14,13 @@ from pydantic import ValidationError
 from autoquant.core.plan import load_plans
 from autoquant.core.secrets import masked
 from autoquant.errors import JobError, PlanError
+from autoquant.job.backend import resolve_backend
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import METRICS, Job, SearchSettings
+from autoquant.job.shipped import shipped_folders
 from autoquant.job.yaml_text import parse_yaml, read_yaml_mapping
 
 SPACES = "search_spaces"
-PROFILES = "accelerators"
 
 _ENTRY_KEYS = {
     "data": ("calibration", "evaluation", "heldout", "loss", "metric"),
@@ -81,7 +82,7 @@ def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:
     Raises:
         JobError: There is none, or it is no YAML mapping.
     """
-    shipped = [place / f"{name}.yaml" for place in _shipped(SPACES)]
+    shipped = [place / f"{name}.yaml" for place in shipped_folders(SPACES)]
     for candidate in (folder / name, *shipped):
         if candidate.is_file():
             return read_yaml_mapping(candidate)
@@ -91,35 +92,10 @@ def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:
     )
 
 
-def find_profile(name: str, folder: Path = Path()) -> Path:
-    """The description of an accelerator, by path (relative to `folder`) or by a shipped name.
-
-    Raises:
-        JobError: There is none.
-    """
-    for candidate in (folder / name, *(place / f"{name}.yaml" for place in _shipped(PROFILES))):
-        if candidate.is_file():
-            return candidate.resolve()
-    raise JobError(
-        f"no file {folder / name}, and no shipped profile of that name",
-        hint=f"give a path, or one of {', '.join(_shipped_names(PROFILES))}",
-    )
-
-
 def shipped_spaces() -> tuple[str, ...]:
     """Names of the search spaces that come with autoquant."""
-    return _shipped_names(SPACES)
-
-
-def _shipped_names(kind: str) -> tuple[str, ...]:
-    names = {file.stem for folder in _shipped(kind) for file in folder.glob("*.yaml")}
+    names = {file.stem for folder in shipped_folders(SPACES) for file in folder.glob("*.yaml")}
     return tuple(sorted(names))
-
-
-def _shipped(kind: str) -> tuple[Path, ...]:
-    """Where files of a kind may be: in a checkout, and in an installed package."""
-    package = Path(__file__).resolve().parent.parent
-    return (package.parent / kind, package / kind)
 
 
 def _override(document: dict[str, Any], override: str) -> list[str]:
@@ -151,7 +127,8 @@ def _resolve(document: dict[str, Any], folder: Path) -> Iterator[str]:
             yield f"space: {error.message}; {error.hint}"
             document["space"] = {"schemes": ["fp32"]}
     yield from _resolve_seeds(document)
-    yield from _resolve_profile(document, folder)
+    if "backend" in document:
+        yield from _resolve_backend(document, folder)
     yield from _resolve_entry(document, "model", "model", folder)
     for name, keys in _ENTRY_KEYS.items():
         section = document.get(name)
@@ -174,15 +151,11 @@ def _resolve_seeds(document: dict[str, Any]) -> Iterator[str]:
                 yield f"seeds.{index}: {error.message}; {error.hint}"
 
 
-def _resolve_profile(document: dict[str, Any], folder: Path) -> Iterator[str]:
-    """The description of an accelerator is a file, or the name of a shipped one."""
-    backend = document.get("backend")
-    if not isinstance(backend, dict) or not isinstance(backend.get("profile"), str):
-        return
+def _resolve_backend(document: dict[str, Any], folder: Path) -> Iterator[str]:
     try:
-        backend["profile"] = str(find_profile(backend["profile"], folder))
+        document["backend"] = resolve_backend(document["backend"], folder)
     except JobError as error:
-        yield f"backend.profile: {error.message}; {error.hint}"
+        yield f"{error.message}; {error.hint}"
 
 
 def _resolve_entry(section: dict[str, Any], key: str, name: str, folder: Path) -> Iterator[str]:

@@ -222,12 +222,9 @@ class Setup(Section):
         return value
 
     @model_validator(mode="after")
-    def _timed_kernels(self) -> Setup:
-        if self.backend.options.get("engine") == "per-op" and not self.is_timed:
-            raise ValueError(
-                "backend.engine: per-op takes the faster kernel of each op, which needs latency "
-                "among the objectives; choose auto, or add latency"
-            )
+    def _backend_is_timed(self) -> Setup:
+        if not self.is_timed:
+            self.backend.check_untimed()
         return self
 
     @property

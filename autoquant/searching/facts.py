@@ -55,16 +55,14 @@ def settle_facts(
     """Add to the facts what preparation found out, and how the search ended; None: it goes on."""
     batch = job.backend.batch_size or len(prepared.subject.evaluation[0])
     threads = job.backend.threads
-    build = prepared.settings.build
-    parts = (build.backend, "+".join(build.kernels.counts()) or build.engine, build.accelerator)
+    build, name = prepared.settings.build, prepared.backend.name
     target = (
-        f"{' '.join(filter(None, parts))}, {threads} thread{'s' if threads > 1 else ''}, "
-        f"batch {batch}"
+        f"{name.replace('/', ' ')}, {threads} thread{'s' if threads > 1 else ''}, batch {batch}"
     )
     settings = {
         **facts.settings,
-        "engine": build.engine,
-        "reduce_range": build.reduce_range,
+        "engine": prepared.engine,
+        "reduce_range": build.ranges.activation_bits == 7,
         "latency_batch": batch,
         "sites": len(prepared.captured.sites),
         "knobs": len(prepared.space.free),

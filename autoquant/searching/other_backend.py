@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoquant.backends.protocol import Backend
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Candidate, Failure, Measurement, Measurements
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.core.readback import ReadBack
 from autoquant.errors import PlanError
 from autoquant.job import Job, backend_from_text, load_job
@@ -19,6 +19,7 @@ from autoquant.model.subject import JobRecipe, Subject
 from autoquant.results import files
 from autoquant.results.findings import Setting
 from autoquant.results.table import CandidateTable, candidate_table
+from autoquant.results.terminal import shown
 from autoquant.searching.load import load_result
 from autoquant.searching.measuring.evaluator import PlanEvaluator, build_backend
 from autoquant.searching.preparing.equalising import equalised
@@ -88,7 +89,7 @@ def confirm(
     *,
     numbers: Sequence[int] = (),
     overrides: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Confirmation:
     """Build the frontier of a finished search on another backend, and measure it there.
 
@@ -101,7 +102,7 @@ def confirm(
         backend: The other backend, or an engine of torch's (`inductor`, `openvino`, `fbgemm`).
         numbers: Candidates to confirm; none: the frontier.
         overrides: More settings of the job, as `dotted.key=value`.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
 
     Raises:
         StorageError: The folder holds no finished search.
@@ -109,7 +110,7 @@ def confirm(
         PlanError: There is no candidate of a number.
         BackendError: The backend is not installed.
     """
-    progress = progress or Silent()
+    progress = shown(progress)
     result = load_result(folder)
     chosen = _choose(result, numbers)
     section = {**backend_from_text(backend), **_measured_as(result)}
@@ -162,9 +163,8 @@ def _open(
     equalisation = result.context.build.equalisation
     subject, captured = equalised(subject, capture_subject(subject, progress), equalisation)
     statistics = calibrate_subject(subject, captured, progress, result.folder)
-    settings = measurement_settings(job).building(
-        ranges=result.context.build.ranges, equalisation=equalisation
-    )
+    ranges = replace(result.context.build.ranges, activation_bits=None)  # its own backend's
+    settings = measurement_settings(job).building(ranges=ranges, equalisation=equalisation)
     settings = settle_backend(job, settings, subject, captured, statistics, progress)
     with progress.stage(f"opening {settings.build.backend}", None):
         backend = build_backend(subject, captured, statistics, settings)

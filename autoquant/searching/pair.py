@@ -164,7 +164,7 @@ def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
     plan = bound.space.uniform(scheme)
     if scheme.value not in plan.counts():
         raise PlanError(
-            f"{build.engine or build.backend} runs {scheme.value} at no op of this model",
+            f"{prepared.engine or build.backend} runs {scheme.value} at no op of this model",
             hint="`autoquant backends` lists what runs here",
         )
     return plan

@@ -12,12 +12,13 @@ from torch import nn
 from autoquant import metrics
 from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.errors import JobError
 from autoquant.job import SearchSettings, backend_from_text
 from autoquant.job.document import settings_from
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import HeldRecipe, Metric, build_subject
+from autoquant.results.terminal import shown
 from autoquant.searching.result import SearchResult
 from autoquant.searching.search import run_search
 from autoquant.searching.templates import load_templates
@@ -55,7 +56,7 @@ def search(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> SearchResult:
     """Search mixed-precision plans for a model.
@@ -101,7 +102,7 @@ def search(
             them counts samples. What differs between batches is found without being named.
         cache_mb: A data set that is larger than so many MiB, and can be read again (a DataLoader, a
             function, an iterable), is read again for each use.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
         settings: Any other section of a job file, as a mapping (`budget={"minutes": 5}`).
 
     Returns:
@@ -145,9 +146,7 @@ def search(
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=job.outputs,
     )
-    return run_search(
-        job, HeldRecipe(subject), progress or Silent(), resume=resume, templates=templates
-    )
+    return run_search(job, HeldRecipe(subject), shown(progress), resume=resume, templates=templates)
 
 
 def _equalise_from(text: str) -> Equalise:

@@ -12,8 +12,9 @@ from autoquant.core.evaluation import Executor
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.history import Past, StopReason
 from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.objectives import Objective
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Advance, Progress
+from autoquant.core.progress import Advance, Progress, ShowsStanding, Standing
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.job import Budget, Effort, SearchSettings, dump_job
 from autoquant.results.findings import Findings, SearchFacts
@@ -194,6 +195,25 @@ class Stages:
         findings = self.findings(candidates, None)
         self.folder.write_standing(findings.frontier)
         self.tracker.frontier(findings)
+        if isinstance(self.progress, ShowsStanding):
+            self.progress.standing(self._standing(findings))
+
+    def _standing(self, findings: Findings) -> Standing:
+        """What stands out among the candidates so far."""
+        whole, members = findings.comparable, findings.frontier.members
+        axis = next(item for item in self.job.objectives if not item.is_quality)
+        priced = [item for item in whole if axis.measurement in item.measurements]
+        fastest = min(priced, key=lambda item: axis.loss(item.measurements), default=None)
+        exact = max(members, key=lambda item: item.value("sqnr_db"), default=None)
+        word = "fastest" if axis is Objective.LATENCY else "cheapest"
+        named = (("best within the limit", findings.chosen), (word, fastest))
+        budget, left = self.job.budget, self.deadline - time.monotonic()
+        return Standing(
+            tuple((name, item) for name, item in (*named, ("most exact", exact)) if item),
+            done=len(findings.candidates),
+            most=max(budget.trials, len(findings.candidates)),
+            left_s=None if math.isinf(left) else max(left, 0.0),
+        )
 
     def _write_report(self, candidates: Sequence[Candidate]) -> None:
         """Write the report of a search that goes on; a quick one is over before it is read."""

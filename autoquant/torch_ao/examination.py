@@ -96,6 +96,7 @@ def examine_mapping(
         weights=tuple(rows.weights(nodes)),
         qconfigs=facts,
         schemes=schemes,
+        floats=frozenset(name for name, run in runs.items() if run.kernel is Scheme.FP32),
         unmatched=tuple(unmatched_entries(mapping, traced)),
     )
 

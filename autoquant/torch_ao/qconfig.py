@@ -170,7 +170,7 @@ def _activation_observer(site: Site, scheme: Scheme, plan: Plan, settings: Build
         )
     if site.output_range is not None:
         return _fixed(defined_grid(site.output_range), torch.quint8)
-    reduce_range = bool(settings.reduce_range)
+    reduce_range = settings.ranges.activation_bits == 7
     if fixed is not None and is_carried:
         return _fixed(affine_grid((fixed.low, fixed.high), 127 if reduce_range else 255))
     return _range_observer(site, settings, reduce_range)

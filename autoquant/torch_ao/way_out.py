@@ -194,7 +194,7 @@ class WayOut:
         """The mapping on the first engine that agrees, or what differs on the last."""
         faults: dict[str, float] = {}
         wrong: list[Difference] = []
-        for engine in engines_to_try(self.setting.build.engine):
+        for engine in engines_to_try(str(self.setting.build.options.get("engine"))):
             setting = replace(self.setting, engine=engine)
             carried = carry(plan, setting, left)
             found = [item for item in differences(carried, setting) if not item.is_rounding]

@@ -16,7 +16,7 @@ from autoquant.core.findings.tuning import Attempt, TuneReport
 from autoquant.core.objectives import Objective
 from autoquant.core.os_errors import storage_errors
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Progress, Silent
+from autoquant.core.progress import Progress
 from autoquant.errors import JobError, PlanError
 from autoquant.job import Job, SearchSettings
 from autoquant.job.document import settings_from
@@ -25,6 +25,7 @@ from autoquant.model.subject import HeldRecipe, Metric, SubjectRecipe, build_sub
 from autoquant.results import files
 from autoquant.results.lock import FolderLock
 from autoquant.results.measured_plans import EvaluatedPlans
+from autoquant.results.terminal import shown
 from autoquant.results.tune_folder import write_tuning
 from autoquant.results.wording import counts_text
 from autoquant.searching.pair import prepare_untimed
@@ -147,7 +148,7 @@ def tune(
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     cache_mb: int = 256,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> TuneReport:
     """Find the plan with the fewest int16 ops (and fp16 ops) that keeps the accuracy.
@@ -173,7 +174,7 @@ def tune(
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
         cache_mb: A larger data set is read again for each use.
-        progress: Shown the progress.
+        progress: Shown the progress; None: standard error is, False: nothing is.
         settings: Any other section of a job file, as a mapping.
 
     Returns:
@@ -209,4 +210,4 @@ def tune(
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=job.outputs,
     )
-    return run_tune(job, HeldRecipe(subject), progress or Silent())
+    return run_tune(job, HeldRecipe(subject), shown(progress))

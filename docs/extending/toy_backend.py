@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from autoquant.backends.exported_file import writing
 from autoquant.backends.protocol import (
     EAGER_FP32,
+    Bench,
     BuildRequest,
     Executable,
     Target,
@@ -34,9 +35,9 @@ ROW = Row("toy_backend", "weights on a coarse grid", section="toy_backend:ToySet
 
 
 class ToySettings(BackendSettings):
-    """The bits of a weight."""
+    """The bits of a weight; null: four or eight, whichever is faster."""
 
-    bits: Annotated[int, Field(ge=2, le=8)] = 8
+    bits: Annotated[int, Field(ge=2, le=8)] | None = 8
 
 
 def kind_support(kind: OpKind, scheme: Scheme) -> Support:
@@ -114,9 +115,31 @@ class ToyBackend:
         return path
 
 
+def settle(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
+    """Choose the bits where the job leaves them open: by timing, or eight where nothing is timed.
+
+    int8 activations would have seven bits, were there integer kernels that overflow with eight.
+    """
+    if settings.options["bits"] is None:
+        settings = settings.with_options(bits=8 if bench is None else _faster(settings, bench))
+    return settings.with_bits(8)
+
+
+def _faster(settings: BuildSettings, bench: Bench) -> int:
+    def speedup(bits: int) -> float:
+        own = settings.with_options(bits=bits)
+        plan = bench.space(own).uniform(Scheme.INT8)
+        return bench.speedup(ToyBackend(bench.request(own)), plan, pairs=3).value
+
+    found = max((8, 4), key=speedup)
+    bench.progress.note(f"bits: {found}, the fastest here")
+    return found
+
+
 TARGET = Target(
     open_backend=ToyBackend,
     site_support=without_options(site_support),
     kind_support=without_options(kind_support),
     variants=lambda: {"toy": BuildSettings(backend="toy", options={"bits": 8})},
+    settle=settle,
 )

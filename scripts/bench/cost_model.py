@@ -136,7 +136,7 @@ def bench_engine(engine: str, arguments: argparse.Namespace) -> Iterator[Row]:
     subject = JobRecipe(job)()
     prepared = prepare(job, subject, Silent())
     captured = prepared.captured
-    settings = prepared.settings.building(engine=engine)
+    settings = prepared.settings.building(options={"engine": engine})
     backend = TorchGraphBackend(build_request(subject, captured, prepared.statistics, settings))
     drawn = list(draw_plans(prepared, arguments.plans))
     built = [backend.build(plan).module for _, plan in drawn]

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from report import Row, show
 
-from autoquant.backends.ethos_u.backend import EthosUBackend
+from autoquant.backends.litert.ethos_u.backend import EthosUBackend
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Silent
 from autoquant.core.space import SearchSpace

@@ -40,7 +40,9 @@ def bench(prepared: Preparation, engine: str) -> Iterator[Row]:
                 prepared.subject,
                 prepared.captured,
                 prepared.statistics,
-                settings.building(backend=name, engine=engine if name == "torch" else ""),
+                settings.building(
+                    backend=name, options={"engine": engine} if name == "torch" else {}
+                ),
             )
         )
         for name in ("inductor", "torch")

@@ -18,8 +18,9 @@ import torch
 from cost_model import EXPERIMENTS, JOBS
 from report import Row, show
 
+from autoquant.backends.torch_cpu.op_kernels import Kernels
+from autoquant.backends.torch_cpu.options import kernels_in
 from autoquant.core.evaluation import Phase, Task
-from autoquant.core.kernels import Kernels
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.job import load_job
@@ -39,7 +40,8 @@ def bench_batch(model: str, batch: int, folder: Path | None) -> Iterator[Row]:
         overrides += [f"model.arguments.folder={folder}", f"data.arguments.folder={folder}"]
     job = load_job(EXPERIMENTS / JOBS[model], overrides)
     prepared = prepare(job, JobRecipe(job)(), Silent())
-    chosen = prepared.settings.build.kernels
+    build = prepared.settings.build
+    chosen = kernels_in(build)
     counts = {
         engine: sum(scheme is Scheme.INT8 and e == engine for _, scheme, e in chosen.choices)
         for engine in chosen.counts()
@@ -47,7 +49,7 @@ def bench_batch(model: str, batch: int, folder: Path | None) -> Iterator[Row]:
     for engine, kernels in (
         ("fbgemm", Kernels()),
         ("onednn", Kernels()),
-        (prepared.settings.build.engine, chosen),
+        (build.options["engine"], chosen),
     ):
         mixed = bool(kernels.choices)
         shown = ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -60,7 +62,7 @@ def bench_batch(model: str, batch: int, folder: Path | None) -> Iterator[Row]:
 
 def time_plan(prepared: Preparation, engine: str, kernels: Kernels) -> str:
     """Time of the all-int8 plan over that of the float model, with its standard error."""
-    built = prepared.settings.building(engine=engine, kernels=kernels)
+    built = prepared.settings.building(options={"engine": engine, "kernels": kernels.to_json()})
     settings = replace(built, latency_pairs=PAIRS)
     evaluator = build_evaluator(prepared.subject, prepared.captured, prepared.statistics, settings)
     task = Task(0, uniform_plan(Scheme.INT8, prepared))

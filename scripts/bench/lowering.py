@@ -152,7 +152,7 @@ def _forms(inputs: Inputs) -> list[Inputs]:
 
 def _ours(request: BuildRequest, kept: Sequence[str]) -> Iterator[Candidate]:
     """What `quantize` hands out, on torch's engines and on OpenVINO."""
-    targets = [BuildSettings(engine=engine) for engine in _ENGINES]
+    targets = [BuildSettings(options={"engine": engine}) for engine in _ENGINES]
     targets.append(BuildSettings(backend="openvino"))
     for settings in targets:
         one = replace(request, settings=settings)
@@ -161,12 +161,12 @@ def _ours(request: BuildRequest, kept: Sequence[str]) -> Iterator[Candidate]:
             try:
                 built = backend.build(_plan(one.captured, backend, kept, rest))
             except BackendError as error:
-                print(f"  {settings.engine or settings.backend}: {error}")
+                print(f"  {backend.name}: {error}")
                 continue
             module = one.captured.calling.nest(built.module)
             for form in _forms(one.timed):
                 kind = f"{settings.backend}, rest {rest.value}"
-                yield Candidate(kind, settings.engine, partial(module, *form))
+                yield Candidate(kind, settings.options.get("engine", ""), partial(module, *form))
 
 
 def _once(call: Call, count: int) -> tuple[float, float]:

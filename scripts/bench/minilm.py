@@ -45,9 +45,8 @@ def main() -> None:
     print("| backend | plan | cosine | SQNR, dB | size, MB | batch | speed-up | latency, ms |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in options.backends:
-        build = BuildSettings(
-            backend=name, engine=ENGINE if name == "torch" else "", capture=options.capture
-        )
+        own = {"engine": ENGINE} if name == "torch" else {}
+        build = BuildSettings(backend=name, capture=options.capture, options=own)
         plans = uniform_plans(captured, build) | {
             str(path): load_plan(path) for path in options.plan
         }

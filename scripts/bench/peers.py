@@ -242,7 +242,7 @@ def compare(name: str, arguments: argparse.Namespace) -> list[Row]:
     """All rows of one subject."""
     bench = Bench(name, arguments)
     result, spent = bench.search()
-    engine = result.context.build.engine
+    engine = str(result.context.build.options["engine"])
     bench.prepare(engine)
     fp32: dict[str, str | float | int] = {
         "validation": bench.fp32,

@@ -76,7 +76,7 @@ class Ground:
             self.job.space.model_copy(update={"grouping": "block", "groups": ()}),
             captured.sites,
             captured.agreements,
-            partial(site_support, self.prepared.settings.build.engine),
+            partial(site_support, self.prepared.engine),
             real_kernels_only=True,
         ).space
 

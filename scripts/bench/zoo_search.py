@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from zoo_models.subject import Subject, call
 
 import autoquant
+from autoquant.backends.cover import Cover
 from autoquant.backends.onnxruntime import profile as onnx_profile
 from autoquant.backends.openvino import profile as openvino_profile
 from autoquant.backends.torch_cpu import profile as torch_profile
@@ -98,9 +99,9 @@ def warm_up() -> None:
 def _profile_few_plans() -> None:
     """Fit the costs of ops to a handful of plans: the zoo asks what works, not how well."""
     torch_profile.ProfileSettings.__init__.__defaults__ = (4, 20.0, *_PROFILED, 0)
-    onnx_profile.ProfileSettings.__init__.__defaults__ = (1, *_PROFILED, 0)
-    openvino_profile._ROUNDS = 2
-    openvino_profile._LEAST_PLANS, openvino_profile._MOST_PLANS = _PROFILED
+    onnx_profile._ROUNDS, openvino_profile._ROUNDS = 1, 2
+    least, most = _PROFILED
+    vars(Cover)["of"].__func__.__kwdefaults__.update(least=least, most=most)
 
 
 def _hand_out(

@@ -68,7 +68,7 @@ def request_of(text: str, model: nn.Module, captured: Capture) -> BuildRequest:
         model,
         captured,
         calibrate(captured, [(example,)]),
-        BuildSettings(backend="profile", profile=text),
+        BuildSettings("profile", options={"profile": text}),
         (example,),
         (example[:1],),
     )
@@ -120,7 +120,9 @@ def test_the_numerics_are_those_of_the_reference_engine() -> None:
     plan = random_plan(spaced(backend), 1)
     engine = reference_engine()
     asked = request_of(everything(), MODEL, CAPTURED)
-    torch_backend = TorchGraphBackend(replace(asked, settings=BuildSettings(engine=engine)))
+    torch_backend = TorchGraphBackend(
+        replace(asked, settings=BuildSettings(options={"engine": engine}))
+    )
     expected = torch_backend.run(torch_backend.build(plan).module, asked.example)
     found = backend.run(backend.build(plan).module, asked.example)
     assert torch.equal(found, expected)
@@ -144,7 +146,7 @@ def test_the_rival_is_a_uniform_plan_of_the_accelerator(
 
 def test_what_the_file_does_not_describe_is_unsupported() -> None:
     target = load_target("profile")
-    settings = BuildSettings(backend="profile", profile=NPU)
+    settings = BuildSettings("profile", options={"profile": NPU})
     (conv, *_) = CAPTURED.sites
     assert target.site_support(settings, conv, Scheme.INT16) is Support.EMULATED
     for scheme in (Scheme.FP32, Scheme.BF16, Scheme.INT16_WEIGHT, Scheme.INT8_DYNAMIC):
@@ -154,7 +156,7 @@ def test_what_the_file_does_not_describe_is_unsupported() -> None:
 
 
 def test_what_the_reference_cannot_compute_is_unsupported() -> None:
-    settings = BuildSettings(backend="profile", profile=everything())
+    settings = BuildSettings("profile", options={"profile": everything()})
     support = load_target("profile").kind_support
     assert support(settings, OpKind.LSTM, Scheme.INT16) is Support.UNSUPPORTED
     assert support(settings, OpKind.LSTM, Scheme.FP32) is Support.EMULATED
@@ -193,7 +195,7 @@ def test_fp16_rounds_activations_and_weights_of_linear_layers() -> None:
             model,
             captured,
             calibrate(captured, [(inputs,)]),
-            BuildSettings(backend="profile", profile=NPU),
+            BuildSettings("profile", options={"profile": NPU}),
             (inputs,),
             (inputs,),
         )

@@ -41,10 +41,13 @@ def search(bits):
     )
     assert whole.executed["0"] == Ran(Scheme.INT8, kernel="float"), whole.executed
     assert whole.executed["2"].scheme is Scheme.INT8
+    chosen = result.context.build.options
+    assert chosen["bits"] in ({bits} if bits else {4, 8}), chosen
     return whole.value("sqnr_db")
 
 coarse, fine = search(3), search(8)
 assert fine > coarse + 15, (fine, coarse)  # six decibels a bit
+search(None)
 """
 
 CONTRACT = """

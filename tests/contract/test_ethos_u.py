@@ -18,14 +18,14 @@ from torch import Tensor, nn
 pytest.importorskip("ethosu")
 pytest.importorskip("litert_torch")
 
-from autoquant.backends.ethos_u.backend import EthosUBackend
-from autoquant.backends.ethos_u.configuration import find_configuration
-from autoquant.backends.ethos_u.estimator import Estimator
-from autoquant.backends.ethos_u.readback import estimate_on_npu
-from autoquant.backends.ethos_u.support import kind_support, site_support
-from autoquant.backends.ethos_u.target import variants
-from autoquant.backends.ethos_u.vela import estimate
 from autoquant.backends.litert.convert import convert_float
+from autoquant.backends.litert.ethos_u.backend import EthosUBackend
+from autoquant.backends.litert.ethos_u.configuration import find_configuration
+from autoquant.backends.litert.ethos_u.estimator import Estimator
+from autoquant.backends.litert.ethos_u.readback import estimate_on_npu
+from autoquant.backends.litert.ethos_u.support import kind_support, site_support
+from autoquant.backends.litert.ethos_u.target import variants
+from autoquant.backends.litert.ethos_u.vela import estimate
 from autoquant.backends.litert.flatbuffer import Boundary, FloatFile, write_plan
 from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 INT8, INT16 = Scheme.INT8, Scheme.INT16
 NATIVE = Support.NATIVE
-ACCELERATORS = tuple(settings.accelerator for settings in variants().values())
+ACCELERATORS = tuple(settings.options["accelerator"] for settings in variants().values())
 
 
 class Residual(nn.Module):
@@ -124,7 +124,7 @@ def open_backend(
             model=model,
             captured=captured,
             statistics=calibrate(captured, [(example,)]),
-            settings=BuildSettings(backend="ethos-u", accelerator=accelerator),
+            settings=BuildSettings("ethos-u", options={"accelerator": accelerator}),
             example=(example,),
             timed=(example[:1],),
         )

@@ -11,7 +11,7 @@ from autoquant.core.build import BuildSettings
 from tests.backend_contract import Opened, check_all
 
 BACKENDS = {
-    "torch": BuildSettings(engine="fbgemm"),
+    "torch": BuildSettings(options={"engine": "fbgemm"}),
     "openvino": BuildSettings(backend="openvino"),
     "onnxruntime": BuildSettings(backend="onnxruntime"),
     "litert": BuildSettings(backend="litert"),

@@ -171,7 +171,9 @@ def backend_for(
 ) -> tuple[Capture, TorchGraphBackend]:
     captured = capture(model.eval(), (example,), how="export")
     statistics = calibrate(captured, [(example,)])
-    settings = BuildSettings(engine=engine, capture="export", observer=ObserverName.MINMAX)
+    settings = BuildSettings(
+        options={"engine": engine}, capture="export", observer=ObserverName.MINMAX
+    )
     request = BuildRequest(model, captured, statistics, settings, (example,), (example,))
     return captured, TorchGraphBackend(request)
 

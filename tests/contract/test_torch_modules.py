@@ -69,7 +69,9 @@ def open_backend(
     model: nn.Module, inputs: tuple[Tensor, ...], engine: str
 ) -> tuple[Capture, Backend, BuildSettings]:
     captured = capture(model, inputs, how="modules")
-    settings = BuildSettings(engine=engine, observer=ObserverName.MINMAX, capture="modules")
+    settings = BuildSettings(
+        options={"engine": engine}, observer=ObserverName.MINMAX, capture="modules"
+    )
     request = BuildRequest(model, captured, calibrate(captured, [inputs]), settings, inputs, inputs)
     return captured, load_target("torch").open_backend(request), settings
 

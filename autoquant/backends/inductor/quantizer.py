@@ -8,12 +8,14 @@ from typing import Any
 
 from autoquant.backends.inductor.support import site_support
 from autoquant.backends.inductor.torchao import pt2e, quiet
-from autoquant.backends.torch_cpu.engines import saturates
+from autoquant.backends.targets import load_target
+from autoquant.core.backends import TORCH
+from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 
-ENGINE = "onednn"
+_ENGINE = BuildSettings(TORCH, options={"engine": "onednn"})
 """The library whose kernels inductor calls; its int8 sums saturate on CPUs without VNNI."""
 
 
@@ -52,12 +54,13 @@ def to_quantizer(plan: Plan, sites: Iterable[Site]) -> Any:
             f"PT2E cannot be told about {len(left)} sites, which stay in fp32: {', '.join(left)}",
             stacklevel=2,
         )
+    reduced = load_target(TORCH).activation_bits(_ENGINE) < 8
     made = []
     for scheme, modules in chosen.items():
         quantizer = quantizers.X86InductorQuantizer()
         with quiet():
             config = quantizers.get_default_x86_inductor_quantization_config(
-                is_dynamic=scheme is Scheme.INT8_DYNAMIC, reduce_range=saturates(ENGINE)
+                is_dynamic=scheme is Scheme.INT8_DYNAMIC, reduce_range=reduced
             )
         for module in modules:
             quantizer.set_module_name_qconfig(module, config)

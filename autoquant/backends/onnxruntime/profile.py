@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -13,9 +11,8 @@ import torch
 from onnx import ModelProto
 from torch import Tensor
 
-from autoquant.backends.boundaries import Parts, find_edges
-from autoquant.backends.cost_fit import TimedPlan, fit_costs
-from autoquant.backends.covering import covering_plans
+from autoquant.backends.boundaries import Parts
+from autoquant.backends.cover import Cover
 from autoquant.backends.onnxruntime.attribution import attribute
 from autoquant.backends.onnxruntime.node_times import ProfiledSession
 from autoquant.backends.onnxruntime.sessions import OnnxModule, open_and_dump
@@ -24,27 +21,10 @@ from autoquant.backends.timing import Clock, bundle_size, seconds_of
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError
 from autoquant.model.graph.capture import Capture
 
+_ROUNDS = 5
 _SHORTEST_S = 5e-3
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileSettings:
-    """How much a profile may cost.
-
-    Attributes:
-        rounds: Interleaved repetitions.
-        least_plans: Mixed plans to time at least, beside the uniform ones.
-        most_plans: Mixed plans to stop at, though some boundary was not seen.
-        seed: Of the mixed plans.
-    """
-
-    rounds: int = 5
-    least_plans: int = 12
-    most_plans: int = 32
-    seed: int = 0
 
 
 class Source(Protocol):
@@ -69,7 +49,6 @@ class Source(Protocol):
 class _Subject:
     """A plan while it is timed."""
 
-    plan: Plan
     dump: ModelProto
     module: OnnxModule
     profiled: ProfiledSession
@@ -82,7 +61,6 @@ def profile_costs(
     space: SearchSpace,
     inputs: tuple[Tensor, ...],
     clock: Clock,
-    settings: ProfileSettings | None = None,
 ) -> CostTable:
     """Time a few plans, and fit the cost of every op and boundary to them.
 
@@ -95,54 +73,29 @@ def profile_costs(
         space: What may be chosen.
         inputs: The batch of the latency measurement.
         clock: Seconds.
-        settings: How much to time.
 
     Raises:
         BackendError: No plan of the space can be built.
     """
-    settings = settings or ProfileSettings()
-    edges = find_edges(source.captured)
-    plans = covering_plans(
-        space,
-        edges,
-        random.Random(settings.seed),
-        least=settings.least_plans,
-        most=settings.most_plans,
-    )
-    subjects = list(_open(source, plans, inputs, clock))
-    for _ in range(settings.rounds):
-        for subject in subjects:
+    cover = Cover.of(source.captured, space)
+    subjects = cover.build(partial(_open, source, inputs, clock))
+    for _ in range(_ROUNDS):
+        for subject in subjects.values():
             call = partial(subject.module, *inputs)
             subject.times_ms.append(1e3 * seconds_of(call, subject.calls, clock))
             for _ in range(subject.calls):
                 subject.profiled.call()
     passing = source.passing()
-    timed = [TimedPlan(item.plan, _divide(item, source, passing)) for item in subjects]
-    elements = {site.name: site.output_elements for site in source.captured.sites}
-    return fit_costs(timed, space, edges, elements)
+    return cover.fit({plan: _divide(item, source, passing) for plan, item in subjects.items()})
 
 
-def _open(
-    source: Source,
-    plans: tuple[Plan, ...],
-    inputs: tuple[Tensor, ...],
-    clock: Clock,
-) -> Iterator[_Subject]:
-    """Build the plans that the engine takes."""
-    refusals: list[BackendError] = []
-    for plan in plans:
-        try:
-            model = source.write(plan).SerializeToString()
-            session, dump = open_and_dump(model, torch.get_num_threads())
-            profiled = ProfiledSession(model, inputs)
-        except BackendError as error:
-            refusals.append(error)
-            continue
-        module = OnnxModule(model, None, session)
-        calls = bundle_size(partial(seconds_of, profiled.call, 1, clock), _SHORTEST_S)
-        yield _Subject(plan, dump, module, profiled, calls, [])
-    if len(refusals) == len(plans):
-        raise refusals[0]
+def _open(source: Source, inputs: tuple[Tensor, ...], clock: Clock, plan: Plan) -> _Subject:
+    """Build a plan, and warm it up."""
+    model = source.write(plan).SerializeToString()
+    session, dump = open_and_dump(model, torch.get_num_threads())
+    profiled = ProfiledSession(model, inputs)
+    calls = bundle_size(partial(seconds_of, profiled.call, 1, clock), _SHORTEST_S)
+    return _Subject(dump, OnnxModule(model, None, session), profiled, calls, [])
 
 
 def _divide(subject: _Subject, source: Source, passing: dict[str, str]) -> Parts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,23 +9,19 @@ import numpy as np
 import openvino as ov
 from torch import Tensor
 
-from autoquant.backends.boundaries import Parts, find_edges
-from autoquant.backends.cost_fit import TimedPlan, fit_costs
-from autoquant.backends.covering import covering_plans
+from autoquant.backends.boundaries import Parts
+from autoquant.backends.cover import Cover
 from autoquant.backends.openvino.attribution import attribute
 from autoquant.backends.openvino.readback import ExecutionGraph
 from autoquant.backends.timing import Clock, Floats, bundle_size
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError
 from autoquant.model.graph.capture import Capture
 
 Compile = Callable[[Plan], tuple[ov.CompiledModel, ExecutionGraph]]
 
 _ROUNDS = 10
-_LEAST_PLANS = 12
-_MOST_PLANS = 32
 _SHORTEST_S = 4e-3
 
 
@@ -34,7 +29,6 @@ _SHORTEST_S = 4e-3
 class _Counted:
     """A plan, compiled so that the engine times its nodes."""
 
-    plan: Plan
     graph: ExecutionGraph
     request: ov.InferRequest
     names: tuple[str, ...]
@@ -62,31 +56,17 @@ def profile_costs(
     Raises:
         BackendError: No plan of the space can be built.
     """
-    edges = find_edges(captured)
-    plans = covering_plans(space, edges, random.Random(0), least=_LEAST_PLANS, most=_MOST_PLANS)
-    counted = _compile_all(plans, compile_plan)
-    arrays = [item.detach().contiguous().numpy() for item in inputs]
-    parts = _time(counted, arrays, clock)
-    timed = [TimedPlan(item.plan, found) for item, found in zip(counted, parts, strict=True)]
-    elements = {site.name: site.output_elements for site in captured.sites}
-    return fit_costs(timed, space, edges, elements)
+    cover = Cover.of(captured, space)
 
-
-def _compile_all(plans: Sequence[Plan], compile_plan: Compile) -> list[_Counted]:
-    """Compile the plans that the engine takes."""
-    counted: list[_Counted] = []
-    refusals: list[BackendError] = []
-    for plan in plans:
-        try:
-            compiled, graph = compile_plan(plan)
-        except BackendError as error:
-            refusals.append(error)
-            continue
+    def count(plan: Plan) -> _Counted:
+        compiled, graph = compile_plan(plan)
         names = tuple(node.get_friendly_name() for node in graph.nodes)
-        counted.append(_Counted(plan, graph, compiled.create_infer_request(), names))
-    if not counted:
-        raise refusals[0]
-    return counted
+        return _Counted(graph, compiled.create_infer_request(), names)
+
+    counted = cover.build(count)
+    arrays = [item.detach().contiguous().numpy() for item in inputs]
+    parts = _time(list(counted.values()), arrays, clock)
+    return cover.fit(dict(zip(counted, parts, strict=True)))
 
 
 def _time(counted: Sequence[_Counted], arrays: Sequence[object], clock: Clock) -> list[Parts]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.profile.estimate import Estimator
-from autoquant.backends.profile.reading import read_accelerator
+from autoquant.backends.profile.reading import accelerator_of
 from autoquant.backends.profile.reference import open_reference
 from autoquant.backends.profile.support import find_schemes, support_in
 from autoquant.backends.profile.traffic import find_traffic
@@ -40,7 +40,7 @@ class ProfileBackend:
     """
 
     def __init__(self, request: BuildRequest) -> None:
-        self._accelerator = read_accelerator(request.settings.profile)
+        self._accelerator = accelerator_of(request.settings)
         self.name = f"profile/{self._accelerator.name}"
         self.suffix = ".json"
         self._settings = request.settings

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoquant.backends.profile.schema import SCHEMES, Accelerator
+from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Precision
 from autoquant.core.sites import OpKind
 from autoquant.errors import JobError
@@ -17,6 +18,15 @@ from autoquant.job.yaml_text import parse_yaml
 
 SOURCE = "backend.profile"
 _UNFUSED = tuple(kind.value for kind in OpKind if kind.is_weighted)
+
+
+def accelerator_of(settings: BuildSettings) -> Accelerator:
+    """Read the accelerator that settings describe.
+
+    Raises:
+        JobError: Whatever is wrong with its file.
+    """
+    return read_accelerator(settings.options["profile"])
 
 
 @lru_cache(maxsize=8)

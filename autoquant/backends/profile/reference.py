@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from autoquant.backends.protocol import Backend, BuildRequest
-from autoquant.backends.torch_cpu.engines import engines_here, has_fp16_linear, saturates
-from autoquant.backends.torch_cpu.target import open_backend
+from autoquant.backends.protocol import Backend, BuildRequest, Target
+from autoquant.backends.targets import load_target
+from autoquant.core.backends import TORCH
 from autoquant.core.build import BuildSettings
+from autoquant.core.precision import Scheme, Support
+from autoquant.core.sites import OpKind
 
 _PREFERRED = ("onednn", "qnnpack", "x86", "fbgemm")
+
+
+def reference() -> Target:
+    """The target that computes for the accelerator."""
+    return load_target(TORCH)
 
 
 @cache
@@ -20,15 +27,21 @@ def reference_engine() -> str:
     One whose int8 sums do not saturate on this CPU, and that has no fp16 linear kernel: such a
     kernel reads fp32 activations, where fp16 means both.
     """
-    here = [engine for engine in _PREFERRED if engine in engines_here()]
-    return min(here, key=lambda engine: (saturates(engine), has_fp16_linear(engine)))
+    here = {item.options["engine"]: item for item in reference().variants().values()}
+
+    def faults(engine: str) -> tuple[bool, bool]:
+        fp16 = reference().kind_support(here[engine], OpKind.LINEAR, Scheme.FP16)
+        return reference().activation_bits(here[engine]) < 8, fp16 is Support.NATIVE
+
+    return min((engine for engine in _PREFERRED if engine in here), key=faults)
 
 
 def reference_settings(settings: BuildSettings) -> BuildSettings:
     """How the reference engine builds what is asked of the accelerator."""
-    return replace(settings, engine=reference_engine())
+    return replace(settings, backend=TORCH, options={"engine": reference_engine()})
 
 
 def open_reference(request: BuildRequest) -> Backend:
     """Give the torch backend that computes for the accelerator."""
-    return open_backend(replace(request, settings=reference_settings(request.settings)))
+    settings = reference_settings(request.settings)
+    return reference().open_backend(replace(request, settings=settings))

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoquant.backends.profile.estimate import priced_scheme
-from autoquant.backends.profile.reading import SOURCE, read_accelerator
-from autoquant.backends.profile.reference import reference_engine, reference_settings
+from autoquant.backends.profile.reading import SOURCE, accelerator_of
+from autoquant.backends.profile.reference import reference, reference_settings
 from autoquant.backends.profile.schema import Accelerator
-from autoquant.backends.torch_cpu.support import support_of
-from autoquant.backends.torch_cpu.target import site_support as reference_support
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
@@ -22,26 +20,26 @@ def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support
     Raises:
         JobError: The file is wrong.
     """
-    return support_in(read_accelerator(settings.profile), settings, site, scheme)
+    return support_in(accelerator_of(settings), settings, site, scheme)
 
 
 def support_in(
     accelerator: Accelerator, settings: BuildSettings, site: Site, scheme: Scheme
 ) -> Support:
     """The same, of a description that was read."""
-    computed = reference_support(reference_settings(settings), site, scheme)
+    computed = reference().site_support(reference_settings(settings), site, scheme)
     described = accelerator.describes(site, priced_scheme(site, scheme))
     return _emulated_if(described and computed is not Support.UNSUPPORTED)
 
 
 def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
     """The same for a kind of op; a time that was measured at one site describes no kind."""
-    accelerator = read_accelerator(settings.profile)
+    accelerator = accelerator_of(settings)
     measured = () if accelerator.measured is None else accelerator.measured.ops
     described = accelerator.rate(kind, scheme) is not None or any(
         item.kind is kind and item.site is None and item.scheme is scheme for item in measured
     )
-    computed = support_of(reference_engine(), kind, scheme)
+    computed = reference().kind_support(reference_settings(settings), kind, scheme)
     return _emulated_if(described and computed is not Support.UNSUPPORTED)
 
 

@@ -14,7 +14,7 @@ from autoquant.core.build import BuildSettings
 def variants() -> Mapping[str, BuildSettings]:
     """The accelerators whose descriptions come along."""
     return {
-        f"profile / {name}": BuildSettings(backend="profile", profile=text)
+        f"profile / {name}": BuildSettings(backend="profile", options={"profile": text})
         for name, text in shipped_profiles().items()
     }
 

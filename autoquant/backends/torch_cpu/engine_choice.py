@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from autoquant.backends.native_plan import native_plan
 from autoquant.backends.protocol import Backend, Bench, BuildRequest
@@ -31,7 +30,7 @@ def time_engines(
     found: dict[str, Measurement] = {}
     reasons: list[str] = []
     for engine in engines_here():
-        request = bench.request(replace(settings, engine=engine))
+        request = bench.request(settings.with_options(engine=engine))
         backend = open_backend(request)
         try:
             plan = native_plan(Scheme.INT8, request.captured.sites, backend.support)

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.examination import Examination
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, BuiltGraph, Executable
 from autoquant.backends.timing import Clock
 from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
-from autoquant.backends.torch_cpu.examination import Examination
-from autoquant.backends.torch_cpu.grids import TensorGrids, settled
+from autoquant.backends.torch_cpu.grids import TensorGrids, settled_bits
 from autoquant.backends.torch_cpu.kernel_readback import Execution, Reading, read_back
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.backends.torch_cpu.lowering import LoweredGraph, Lowering
 from autoquant.backends.torch_cpu.op_types import read_types
+from autoquant.backends.torch_cpu.options import engine_of, kernels_in
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
 from autoquant.backends.torch_cpu.profile import Profile, profile_costs
 from autoquant.backends.torch_cpu.support import site_support
@@ -46,14 +47,15 @@ class TorchGraphBackend:
     """
 
     def __init__(self, request: BuildRequest) -> None:
-        settings = settled(request.settings)
-        self.name = f"torch/{settings.engine}"
+        engine = engine_of(request.settings)
+        settings = settled_bits(request.settings, [engine])
+        self._kernels = kernels_in(settings)
+        self.name = f"torch/{'+'.join(self._kernels.counts()) or engine}"
         self.rival = EAGER_FP32
         self.rival_ms: float | None = None
         self.suffix = ".ts"
-        self._engine = settings.engine
-        self._reduce_range = settings.reduce_range
-        self._kernels = settings.kernels
+        self._engine = engine
+        self._reduce_range = settings.ranges.activation_bits == 7
         self._captured = request.captured
         self._rival = request.captured.calling.flatten(request.model)
         self._example = request.few_samples(_READBACK_SAMPLES)
@@ -63,7 +65,7 @@ class TorchGraphBackend:
         self._owners = request.captured.site_of
         grids = TensorGrids(request.captured, request.statistics, settings)
         sizes = TimedSizes(request.captured.graph, request.timed)
-        table = KernelTable(settings.engine, bool(settings.reduce_range), sizes)
+        table = KernelTable(engine, self._reduce_range, sizes)
         self._lowering = Lowering(request.captured, grids, table)
 
     def support(self, site: Site, scheme: Scheme) -> Support:
@@ -88,11 +90,12 @@ class TorchGraphBackend:
         refuse_substitution(self.name, plan, executed, self._accepts)
         module = LoweredModel.of(lowered, self._engine)
         self._check_frozen(module, reading)
-        return Executable(module, executed)
+        shown = BuiltGraph(module.graph, module.nest, self._running)
+        return Executable(module, executed, shown=shown)
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""
-        with using_engine(self._engine), quiet_torch(), torch.no_grad():
+        with self._running(), torch.no_grad():
             return module(*inputs)
 
     def examine(self, plan: Plan) -> Examination:
@@ -178,7 +181,7 @@ class TorchGraphBackend:
         """Refuse TorchScript that gives something else than the graph that it was written from."""
         if module.frozen is None:
             return
-        with using_engine(self._engine), quiet_torch(), torch.no_grad():
+        with self._running(), torch.no_grad():
             found = module.frozen(*self._example)
         for mine, theirs in zip(found, reading.outputs, strict=True):
             if isinstance(mine, Tensor) and not torch.allclose(
@@ -188,9 +191,15 @@ class TorchGraphBackend:
                 return
 
     @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Use the engine's kernels."""
+        with using_engine(self._engine), quiet_torch():
+            yield
+
+    @contextmanager
     def _refusing(self, plan: Plan) -> Iterator[None]:
         """Use the engine, and turn what torch raises into a refusal."""
-        with using_engine(self._engine), quiet_torch():
+        with self._running():
             try:
                 yield
             except (RuntimeError, ValueError, NotImplementedError) as error:

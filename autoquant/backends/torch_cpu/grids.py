@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
 
 from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.forms import Grid
@@ -44,8 +44,13 @@ class TensorGrids:
         return self._ranges.int16_grid(tensor).scale
 
 
-def settled(settings: BuildSettings) -> BuildSettings:
-    """Settings that say whether int8 activations take seven bits: where this CPU needs it."""
-    if settings.reduce_range is not None:
+def settled_bits(settings: BuildSettings, engines: Iterable[str]) -> BuildSettings:
+    """Settings that say how many bits int8 activations take: seven where the job says so.
+
+    Where it leaves that open, seven if the kernels of one of the engines overflow on this CPU.
+    """
+    if settings.ranges.activation_bits is not None:
         return settings
-    return replace(settings, reduce_range=saturates(settings.engine))
+    asked = settings.options.get("reduce_range", "auto")
+    reduced = any(map(saturates, engines)) if asked == "auto" else asked
+    return settings.with_bits(7 if reduced else 8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from autoquant.backends.native_plan import native_plan
@@ -11,9 +10,10 @@ from autoquant.backends.protocol import Bench
 from autoquant.backends.torch_cpu.engine_choice import describe, fastest_first
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.kernels import choose_kernels, kernels_of
+from autoquant.backends.torch_cpu.op_kernels import Kernels
+from autoquant.backends.torch_cpu.options import engine_of
 from autoquant.backends.torch_cpu.support import site_support
 from autoquant.core.build import BuildSettings
-from autoquant.core.kernels import Kernels
 from autoquant.core.measurement import Measurement
 from autoquant.core.precision import Scheme
 from autoquant.errors import BackendError
@@ -37,7 +37,7 @@ def time_kernels(settings: BuildSettings, engines: Sequence[str], bench: Bench) 
     """
     profiles = {}
     for engine in engines:
-        own = replace(settings, engine=engine)
+        own = settings.with_options(engine=engine)
         request = bench.request(own)
         with bench.clock() as clock:
             backend = TorchGraphBackend(request)
@@ -45,10 +45,11 @@ def time_kernels(settings: BuildSettings, engines: Sequence[str], bench: Bench) 
     sites = request.captured.sites
     options = {engine: kernels_of(engine, sites) for engine in engines}
     options[MIXED] = choose_kernels(profiles, sites)
-    plan = native_plan(Scheme.INT8, sites, partial(site_support, settings.engine))
+    plan = native_plan(Scheme.INT8, sites, partial(site_support, engine_of(settings)))
     found: dict[str, Measurement] = {}
     for name, kernels in options.items():
-        backend = TorchGraphBackend(bench.request(replace(settings, kernels=kernels)))
+        chosen = settings.with_options(kernels=kernels.to_json())
+        backend = TorchGraphBackend(bench.request(chosen))
         try:
             found[name] = bench.speedup(backend, plan)
         except BackendError:

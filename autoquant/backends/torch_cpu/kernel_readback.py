@@ -18,7 +18,7 @@ from autoquant.core.precision import Precision, Scheme, Support
 from autoquant.core.readback import Ran
 from autoquant.model.graph.built_graph import FLOAT_NODE
 
-_KERNELS: Mapping[str, Scheme] = {
+KERNELS: Mapping[str, Scheme] = {
     "quantized::linear_dynamic_fp16": Scheme.FP16,
     "quantized::linear_dynamic": Scheme.INT8_DYNAMIC,
     "aten::quantized_lstm": Scheme.INT8_DYNAMIC,
@@ -31,7 +31,7 @@ _KERNELS: Mapping[str, Scheme] = {
 
 _BETWEEN_FLOATS = frozenset({Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY, Scheme.FP16})
 
-_FLOATS: Mapping[torch.dtype, Scheme] = {
+FLOATS: Mapping[torch.dtype, Scheme] = {
     torch.bfloat16: Scheme.BF16,
     torch.float16: Scheme.FP16,
     torch.float32: Scheme.FP32,
@@ -131,7 +131,7 @@ class _Spy(Interpreter):
         if site is not None:
             found = self.executions[site]
             found.kernels = {**mode.schemes, **found.kernels}
-            if not mode.schemes.keys().isdisjoint(_FLOATS.values()):
+            if not mode.schemes.keys().isdisjoint(FLOATS.values()):
                 outside = [item for item in n.all_input_nodes if self._enters(item, site)]
                 found.inputs |= set(map(rounding_of, outside))
         return value
@@ -166,13 +166,13 @@ class _Kernels(TorchDispatchMode):
 
 def _scheme(kernel: str, args: tuple[Any, ...]) -> Scheme | None:
     """What a kernel computes in; None where it only counts or moves indices."""
-    for beginning, scheme in _KERNELS.items():
+    for beginning, scheme in KERNELS.items():
         if kernel.startswith(beginning):
             return scheme
     tensors = [item for item in pytree.tree_leaves(args) if isinstance(item, Tensor)]
     if any(item.is_quantized for item in tensors):
         return Scheme.INT8
-    found = [_FLOATS[item.dtype] for item in tensors if item.dtype in _FLOATS]
+    found = [FLOATS[item.dtype] for item in tensors if item.dtype in FLOATS]
     return found[0] if found else None
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from autoquant.backends.tensor_types import OpTypes, WeightType
 from autoquant.backends.torch_cpu.emission import ROUNDED_TO
 from autoquant.backends.torch_cpu.kernel_readback import Reading, rounding_of
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight, Recipe
-from autoquant.backends.torch_cpu.tensor_types import OpTypes, WeightType
 from autoquant.core.precision import Precision
 from autoquant.model.graph.built_graph import FLOAT_NODE
 from autoquant.model.graph.exporting import take

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +10,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from autoquant.backends.boundaries import Parts, find_edges
-from autoquant.backends.cost_fit import TimedPlan, fit_costs
-from autoquant.backends.covering import covering_plans
+from autoquant.backends.boundaries import Parts
+from autoquant.backends.cover import Cover
 from autoquant.backends.protocol import Backend
 from autoquant.backends.timing import Clock
 from autoquant.backends.torch_cpu.attribution import attribute
@@ -22,7 +20,6 @@ from autoquant.backends.torch_cpu.stamps import stamp, time_nodes, warm_up
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError
 from autoquant.model.graph.captured import Capture
 from autoquant.model.heap import trim_heap
 
@@ -92,16 +89,15 @@ def profile_costs(
         BackendError: No plan of the space can be built.
     """
     settings = settings or ProfileSettings()
-    edges = find_edges(captured)
-    plans = covering_plans(
+    cover = Cover.of(
+        captured,
         space,
-        edges,
-        random.Random(settings.seed),
         least=settings.least_plans,
         most=settings.most_plans,
+        seed=settings.seed,
     )
     rival = warm_up(lambda: backend.run(model, inputs), clock)
-    limit_s = settings.seconds / len(plans)
+    limit_s = settings.seconds / len(cover.plans)
 
     def time_plan(plan: Plan) -> tuple[Parts, tuple[float, ...]]:
         module = backend.build(plan).module
@@ -115,26 +111,17 @@ def profile_costs(
             limit_s=limit_s,
             clock=clock,
         )
+        trim_heap()
         return attribute(graph, times, captured), seconds
 
-    found: dict[Plan, tuple[Parts, tuple[float, ...]]] = {}
-    refusals: list[BackendError] = []
-    for plan in plans:
-        try:
-            found[plan] = time_plan(plan)
-        except BackendError as error:
-            refusals.append(error)
-        trim_heap()
-    if not found:
-        raise refusals[0]
+    found = cover.build(time_plan)
     rivals = [second for _, seconds in found.values() for second in seconds]
     baseline_ms = 1e3 * float(np.median(rivals))
-    timed = [TimedPlan(plan, parts.times(baseline_ms)) for plan, (parts, _) in found.items()]
-    elements = {site.name: site.output_elements for site in captured.sites}
+    timed = {plan: parts.times(baseline_ms) for plan, (parts, _) in found.items()}
     return Profile(
-        table=fit_costs(timed, space, edges, elements),
+        table=cover.fit(timed),
         baseline_ms=baseline_ms,
-        measured_ms={item.plan: item.parts.total for item in timed},
+        measured_ms={plan: parts.total for plan, parts in timed.items()},
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 from autoquant.backends.protocol import (
     Backend,
@@ -22,13 +21,14 @@ from autoquant.backends.torch_cpu.engines import (
     saturates,
 )
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
-from autoquant.backends.torch_cpu.grids import settled
+from autoquant.backends.torch_cpu.grids import settled_bits
 from autoquant.backends.torch_cpu.kernel_choice import time_kernels
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
+from autoquant.backends.torch_cpu.modules.backend import TorchModulesBackend
+from autoquant.backends.torch_cpu.modules.support import module_support
+from autoquant.backends.torch_cpu.options import engine_of
 from autoquant.backends.torch_cpu.support import site_support as graph_support
 from autoquant.backends.torch_cpu.support import support_of
-from autoquant.backends.torch_modules.backend import TorchModulesBackend
-from autoquant.backends.torch_modules.support import module_support
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
@@ -37,33 +37,40 @@ from autoquant.core.sites import OpKind, Site
 def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
     """How an engine runs one scheme of one site."""
     if settings.capture == "export":
-        return graph_support(settings.engine, site, scheme)
-    return module_support(settings.engine, site, scheme)
+        return graph_support(engine_of(settings), site, scheme)
+    return module_support(engine_of(settings), site, scheme)
 
 
 def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
     """How an engine runs one scheme of a kind of op."""
-    return support_of(settings.engine, kind, scheme)
+    return support_of(engine_of(settings), kind, scheme)
 
 
 def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:
     """All but linear layers where the engine's give floats; convolutions too on `pointwise`."""
-    if not settings.engine:  # none is chosen yet
+    engine = engine_of(settings)
+    if not engine:  # none is chosen yet
         return ()
     floats = set()
-    if has_float_output_linear(packing_engine(settings.engine)):
+    if has_float_output_linear(packing_engine(engine)):
         floats.add(OpKind.LINEAR)
-    if settings.engine == POINTWISE:
+    if engine == POINTWISE:
         floats |= {OpKind.LINEAR, OpKind.CONV1D, OpKind.CONV2D, OpKind.CONV3D}
     return every_kind(Scheme.INT8) - {(kind, Scheme.INT8) for kind in floats}
+
+
+def activation_bits(settings: BuildSettings) -> int:
+    """Seven where the kernels of the engine saturate on this CPU."""
+    return 7 if saturates(engine_of(settings)) else 8
 
 
 def variants() -> Mapping[str, BuildSettings]:
     """The engines that run here."""
     found = {}
     for engine in engines_here():
-        bits = "7 bits, its kernels saturate here" if saturates(engine) else "8 bits"
-        found[f"torch / {engine} (int8 activations: {bits})"] = BuildSettings(engine=engine)
+        settings = BuildSettings(options={"engine": engine})
+        bits = {7: "7 bits, its kernels saturate here", 8: "8 bits"}[activation_bits(settings)]
+        found[f"torch / {engine} (int8 activations: {bits})"] = settings
     return found
 
 
@@ -83,28 +90,38 @@ def settle(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
     Raises:
         BackendError: No engine runs the model in int8.
     """
-    if settings.engine == "per-op":
+    engine = engine_of(settings)
+    if engine == "per-op":
         return _with_kernels(settings, bench)
-    if settings.engine != "auto":
-        return settled(settings)
-    if bench is None:
-        return settled(replace(settings, engine=engines_here()[0]))
+    if engine == "auto":
+        engine = engines_here()[0] if bench is None else _fastest(settings, bench)
+        settings = settings.with_options(engine=engine)
+    return settled_bits(settings, [engine])
+
+
+def _fastest(settings: BuildSettings, bench: Bench) -> str:
     with bench.progress.stage("timing the engines", None):
         timed = time_engines(settings, bench, open_backend)
     bench.progress.note(f"engine: {describe(timed)}")
-    return settled(replace(settings, engine=next(iter(timed))))
+    return next(iter(timed))
 
 
 def _with_kernels(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
     engines = engines_side_by_side()
-    reduce_range = settings.reduce_range
-    if reduce_range is None:
-        reduce_range = any(map(saturates, engines))
-    settings = replace(settings, engine=engines[0], reduce_range=reduce_range)
+    settings = settled_bits(settings.with_options(engine=engines[0]), engines)
     if bench is None:
         return settings
     with bench.progress.stage("timing the kernels of each engine", None):
-        return replace(settings, kernels=time_kernels(settings, engines, bench))
+        kernels = time_kernels(settings, engines, bench)
+    return settings.with_options(kernels=kernels.to_json())
 
 
-TARGET = Target(open_backend, site_support, kind_support, variants, integer_writers, settle=settle)
+TARGET = Target(
+    open_backend,
+    site_support,
+    kind_support,
+    variants,
+    integer_writers,
+    activation_bits,
+    settle,
+)

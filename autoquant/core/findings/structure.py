@@ -134,6 +134,7 @@ class ShownConfiguration:
         weights: A row for the weight of every site that owns one.
         qconfigs: By site, what torch was asked for; None where nothing.
         schemes: By site, the scheme that this is; None where it is none of autoquant's.
+        floats: Sites that compute in fp32.
         unmatched: Entries of a mapping that reach nothing, in words.
     """
 
@@ -141,6 +142,7 @@ class ShownConfiguration:
     weights: tuple[WeightRow, ...]
     qconfigs: Mapping[str, QConfigFacts | None]
     schemes: Mapping[str, Scheme | None]
+    floats: frozenset[str]
     unmatched: tuple[str, ...] = ()
 
 

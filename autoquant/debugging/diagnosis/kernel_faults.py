@@ -46,7 +46,8 @@ def weigh_kernels(
         model: The float model.
         built: The plan; run with its engine selected.
         probe: The samples to run.
-        engines: Other engines, whose kernels were found right at these ops; the first is taken.
+        engines: Other engines (`engine=fbgemm`), whose kernels were found right at these ops; the
+            first is taken.
 
     Returns:
         None where all kernels are right.
@@ -57,7 +58,7 @@ def weigh_kernels(
     names = [check.site for check in wrong]
     inputs = probe.batch.inputs
     expected = model(*inputs)
-    before = probe.loss(_noise(expected, built.nest(built.graph(*inputs)), probe.batch))
+    before = probe.loss(_noise(expected, built.shown.nest(built.graph(*inputs)), probe.batch))
     mended = run_with_references(built, inputs, names)
     after = probe.loss(_noise(expected, mended, probe.batch))
     finding = Finding(
@@ -87,6 +88,6 @@ def _evidence(check: KernelCheck) -> str:
 
 
 def _step(names: Sequence[str], engine: str | None) -> str:
-    other = f"use another engine, which is right here (--set backend.engine={engine})"
+    other = f"use another engine, which is right here (--set backend.{engine})"
     pin = f"pin {few(names)} to fp32 (space.rules), and report it to whoever makes the engine"
     return pin if engine is None else f"{other} or {pin}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from autoquant.backends.protocol import BuiltGraph
 from autoquant.core.findings.diagnosis import KernelCheck
 from autoquant.core.plan import Plan
 from autoquant.debugging.diagnosis.agreement import Agreement, compare_values
@@ -27,19 +28,21 @@ class BuiltPlan:
     """A plan beside what it was built from.
 
     Attributes:
-        graph: What was built: tensors in, the tuple of the output tensors out; its nodes say what
-            they compute and hold (`model/built_graph.py`).
-        nest: Gives such a tuple in the structure of the model's outputs.
+        shown: What was built.
         marked: The float graph with its sites marked.
         plan: What of it really runs.
         rounding: Rounds tensors as the plan's schemes do.
     """
 
-    graph: GraphModule
-    nest: Callable[[Sequence[Any]], Any]
+    shown: BuiltGraph
     marked: SiteNodes
     plan: Plan
     rounding: SchemeRounding
+
+    @property
+    def graph(self) -> GraphModule:
+        """The graph that was built."""
+        return self.shown.graph
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +104,7 @@ def run_with_references(
     """
     spy = _Spy(built, sites)
     with torch.no_grad():
-        return built.nest(spy.run(*inputs))
+        return built.shown.nest(spy.run(*inputs))
 
 
 def _groups(built: BuiltPlan) -> dict[Node, _Group]:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from autoquant.backends.protocol import Executable
-from autoquant.backends.torch_cpu.engines import engines_here, quiet_torch, using_engine
-from autoquant.backends.torch_cpu.lowered import LoweredModel
+from autoquant.backends.targets import load_target
 from autoquant.core.findings.badcases import BadCases
 from autoquant.core.findings.diagnosis import KernelCheck, Pattern
 from autoquant.core.findings.range_audit import RangeAudit
@@ -139,38 +138,40 @@ def _look_into(
     executable: Executable, *, plan: Plan, marked: SiteNodes, rounding: SchemeRounding
 ) -> BuiltPlan | None:
     """What each kernel of a built plan computes; None where the engine does not show it."""
-    module = executable.module
-    if not isinstance(module, LoweredModel):
+    if executable.shown is None:
         return None
-    return BuiltPlan(module.graph, module.nest, marked, executable.runs(plan), rounding)
+    return BuiltPlan(executable.shown, marked, executable.runs(plan), rounding)
 
 
 def _grids(pair: Pair, built: BuiltPlan, planned: Mapping[str, Grid]) -> BuiltGrids:
     """Grids as they run; of what kernels round by themselves as they were given to them."""
     prepared = pair.prepared
     small = prepared.subject.calibration[0].head(2).inputs
-    with using_engine(prepared.settings.build.engine), quiet_torch():
+    with built.shown.kernels():
         found = read_grids(built.graph, small)
     return replace(found, by_tensor={**planned, **found.by_tensor})
 
 
 def _kernel_fault(pair: Pair, built: BuiltPlan, look: Look, probe: ProbeSet) -> KernelFault | None:
     """What wrong kernels do."""
-    engine = pair.prepared.settings.build.engine
-    checks = _check(built, engine, probe)
+    checks = _check(built, probe)
     wrong = [check.site for check in checks if not check.is_right]
     others = _right_engines(pair, look, probe, wrong)
-    with using_engine(engine), quiet_torch():
+    with built.shown.kernels():
         return weigh_kernels(checks, pair.prepared.subject.flat, built, probe, others)
 
 
 def _right_engines(pair: Pair, look: Look, probe: ProbeSet, wrong: Sequence[str]) -> Iterator[str]:
-    """Other engines of this machine that run the plan, with right kernels at these ops."""
+    """Other engines of this machine that run the plan, with right kernels at these ops.
+
+    Each as what a job says of the backend to choose it: `engine=fbgemm`.
+    """
     prepared = pair.prepared
-    for engine in engines_here():
-        if engine == prepared.settings.build.engine:
+    build = prepared.settings.build
+    for variant in load_target(build.backend).variants().values():
+        if variant.options.items() <= build.options.items():
             continue
-        settings = prepared.settings.building(engine=engine)
+        settings = prepared.settings.building(options=variant.options)
         subject, captured, statistics = prepared.subject, prepared.captured, prepared.statistics
         try:
             backend = build_backend(subject, captured, statistics, settings)
@@ -178,14 +179,14 @@ def _right_engines(pair: Pair, look: Look, probe: ProbeSet, wrong: Sequence[str]
         except BackendError:
             continue
         if built is not None:
-            checks = _check(built, engine, probe)
+            checks = _check(built, probe)
             if all(check.is_right for check in checks if check.site in wrong):
-                yield engine
+                yield ", ".join(f"{key}={value}" for key, value in variant.options.items())
 
 
-def _check(built: BuiltPlan, engine: str, probe: ProbeSet) -> tuple[KernelCheck, ...]:
+def _check(built: BuiltPlan, probe: ProbeSet) -> tuple[KernelCheck, ...]:
     few = take_samples([probe.batch], KERNEL_SAMPLES)
-    with using_engine(engine), quiet_torch():
+    with built.shown.kernels():
         return check_kernels(built, [batch.inputs for batch in few])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from autoquant.backends.torch_cpu.examination import Examination
-from autoquant.backends.torch_cpu.tensor_types import OpTypes
+from autoquant.backends.examination import Examination
+from autoquant.backends.tensor_types import OpTypes
 from autoquant.core.findings.concerns import Concern, Topic, attention
 from autoquant.core.findings.structure import OpRow, WeightRow
 from autoquant.core.precision import Scheme

@@ -25,7 +25,6 @@ from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject
 from autoquant.model.weights_digest import weights_digest
 from autoquant.results.reading import load_build, load_statistics
-from autoquant.results.storage import read_text
 from autoquant.searching.measuring.evaluator import (
     MeasurementSettings,
     PlanEvaluator,
@@ -67,6 +66,11 @@ class Preparation:
     def backend(self) -> Backend:
         """The backend of this process, opened when it is first needed."""
         return build_backend(self.subject, self.captured, self.statistics, self.settings)
+
+    @property
+    def engine(self) -> str:
+        """Which of the target's engines runs plans (`onednn` of `torch/onednn`), if it has any."""
+        return self.backend.name.partition("/")[2]
 
     @cached_property
     def weights(self) -> str:
@@ -133,16 +137,10 @@ def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
 def measurement_settings(setup: Setup) -> MeasurementSettings:
     """How plans are built and measured; options of the backend may still be open (`auto`)."""
     backend = setup.backend
-    own = backend.model_dump(mode="json", include=set(backend.options))
-    profile, reduce_range = own.pop("profile", None), own.pop("reduce_range", "auto")
     build = BuildSettings(
         backend=backend.name,
         observer=setup.calibration.observer,
-        engine=own.pop("engine", ""),
-        reduce_range=None if reduce_range == "auto" else reduce_range,
-        accelerator=own.pop("accelerator", None) or "",
-        profile="" if profile is None else read_text(Path(profile)),
-        options=own,
+        options=backend.build_options(),
     )
     return MeasurementSettings(
         build,
@@ -204,7 +202,7 @@ def prepare(
     untimed = load_target(settings.build.backend).settle(settings.build, None)
     if not is_timed:
         settings = replace(settings, build=untimed)
-    if settings.build.engine == untimed.engine:  # nothing is open: a mistake shows here already
+    if settings.build.options == untimed.options:  # nothing is open: a mistake shows here already
         check_fit(templates, bind_setup(setup, captured, settings.build).space)
     if known is None:
         if equalisation is None:

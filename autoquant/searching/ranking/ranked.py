@@ -113,7 +113,7 @@ def _range_content(prepared: Preparation) -> tuple[object, ...]:
     build = prepared.settings.build
     writers = load_target(build.backend).integer_writers(build)
     named = sorted((kind.value, scheme.value) for kind, scheme in writers)
-    return build.observer, build.reduce_range, build.ranges.to_json(), named
+    return build.observer, build.ranges.to_json(), named
 
 
 def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | None:

@@ -9,10 +9,10 @@ from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.kernels import choose_kernels
+from autoquant.backends.torch_cpu.op_kernels import Kernels
 from autoquant.backends.torch_cpu.profile import Profile
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
-from autoquant.core.kernels import Kernels
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
@@ -46,8 +46,8 @@ def weighted(captured: Capture) -> list[Site]:
 def backend_of(calibrated: Calibrated, engine: str, kernels: Kernels) -> TorchGraphBackend:
     captured, statistics = calibrated
     settings = BuildSettings(
-        engine=engine, observer=ObserverName.MINMAX, reduce_range=False, kernels=kernels
-    )
+        observer=ObserverName.MINMAX, options={"engine": engine, "kernels": kernels.to_json()}
+    ).with_bits(8)
     given = (images(2),)
     return TorchGraphBackend(
         BuildRequest(seeded(MixedNet), captured, statistics, settings, given, given)

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.tensor_types import WeightType
 from autoquant.backends.torch_cpu.engines import packs_floats
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
-from autoquant.backends.torch_cpu.tensor_types import WeightType
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -64,7 +64,7 @@ def open_backend(
     x = inputs(4)
     captured = capture(model, (x,))
     statistics = calibrate(captured, [(x,)])
-    settings = BuildSettings(engine="onednn", reduce_range=False)
+    settings = BuildSettings(options={"engine": "onednn"}).with_bits(8)
     request = BuildRequest(model, captured, statistics, settings, (x,), (inputs(timed),))
     return captured, TorchGraphBackend(request)
 

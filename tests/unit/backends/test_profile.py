@@ -47,7 +47,7 @@ class Residual(nn.Module):
 
 def backend_of(model: nn.Module, captured: Capture) -> TorchGraphBackend:
     statistics = calibrate(captured, [(images(8),)], lambda count: None)
-    settings = BuildSettings(engine=ENGINE, observer=ObserverName.MINMAX)
+    settings = BuildSettings(options={"engine": ENGINE}, observer=ObserverName.MINMAX)
     given = (images(2),)
     return TorchGraphBackend(BuildRequest(model, captured, statistics, settings, given, given))
 

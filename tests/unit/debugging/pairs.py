@@ -56,7 +56,7 @@ def build(
 
     captured = capture(model, (inputs,))
     statistics = calibrate(captured, [(inputs,)])
-    settings = BuildSettings(engine=engine, reduce_range=False)
+    settings = BuildSettings(options={"engine": engine}).with_bits(8)
     backend = TorchGraphBackend(
         BuildRequest(model, captured, statistics, settings, (inputs,), (inputs,))
     )
@@ -64,9 +64,10 @@ def build(
     ranges = TensorRanges(captured, statistics, settings)
     executable = backend.build(plan)
     lowered, plan = executable.module, executable.runs(plan)
+    assert executable.shown is not None
     assert isinstance(lowered, LoweredModel)
     marked, rounding = mark_sites(captured), SchemeRounding(ranges)
-    seen = BuiltPlan(lowered.graph, lowered.nest, marked, plan, rounding)
+    seen = BuiltPlan(executable.shown, marked, plan, rounding)
     return Built(captured, seen, lowered, statistics, ranges)
 
 

@@ -42,7 +42,7 @@ def test_plans_of_the_encoder_keep_its_embeddings() -> None:
         32 * 384 * 384,
         32 * 384 * 1536,
     }
-    settings = BuildSettings(engine="fbgemm", capture="export")
+    settings = BuildSettings(options={"engine": "fbgemm"}, capture="export")
     statistics = calibrate(captured, calibration)
     backend = load_target("torch").open_backend(
         BuildRequest(model, captured, statistics, settings, inputs, inputs)

@@ -125,7 +125,7 @@ def test_rounding_without_bounds_passes_every_gradient() -> None:
 @pytest.mark.parametrize("scheme", ["int16", "fp16"])  # int8 kernels fuse and round elsewhere
 def test_the_twin_is_much_closer_to_the_engine_than_float_is(mixed: Subject, scheme: str) -> None:
     twin = mixed.twin(scheme, mixed.weights())((mixed.inputs,)).detach()
-    settings = BuildSettings(engine=reference_engine(), observer=ObserverName.MINMAX)
+    settings = BuildSettings(options={"engine": reference_engine()}, observer=ObserverName.MINMAX)
     given = (mixed.inputs,)
     request = BuildRequest(mixed.network, mixed.captured, mixed.statistics, settings, given, given)
     backend = TorchGraphBackend(request)

@@ -52,7 +52,7 @@ def test_a_plan_of_a_graph_network_is_read_back_on_the_whole_graph() -> None:
     model = Messages().eval()
     captured = captured_graph(model)
     statistics = calibrate(captured, [GRAPH])
-    settings = BuildSettings(backend="torch", engine="x86")
+    settings = BuildSettings(backend="torch", options={"engine": "x86"})
     backend = open_backend(BuildRequest(model, captured, statistics, settings, GRAPH, GRAPH))
     built = backend.build(Plan.of({site.name: Scheme.INT8_DYNAMIC for site in captured.sites}))
     assert str(built.executed["embed"]) == "int8_dynamic native"

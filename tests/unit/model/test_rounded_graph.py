@@ -192,7 +192,7 @@ def test_a_reduced_range_has_seven_bits() -> None:
     captured = capture(seeded(MixedNet), inputs, how="export")
     statistics = calibrate(captured, [inputs])
     wide = TensorRanges(captured, statistics, BuildSettings())
-    narrow = TensorRanges(captured, statistics, BuildSettings(reduce_range=True))
+    narrow = TensorRanges(captured, statistics, BuildSettings().with_bits(7))
     stem = captured.writes("stem")[0]
     assert (wide.int8_grid(stem).high, narrow.int8_grid(stem).high) == (255, 127)
     assert narrow.int8_grid(stem).scale == pytest.approx(255 / 127 * wide.int8_grid(stem).scale)

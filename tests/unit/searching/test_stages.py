@@ -57,6 +57,7 @@ def search(output: Path, outlier: float = 1.0, **settings: Any) -> SearchResult:
         "space": SCHEMES,
         "objectives": ("output_error", "bops"),
         "max_drop": 0.2,
+        "equalise": "never",  # which mends this network by itself
         "output": output,
         "progress": Silent(),
     }
@@ -162,3 +163,14 @@ def test_time_that_is_up_leaves_the_uniform_plans(tmp_path: Path) -> None:
     result = search(tmp_path / "out", outlier=500.0, budget={"minutes": 1e-9})
     assert origins(result) == UNIFORM
     assert result.stopped is StopReason.TIME
+
+
+def test_a_search_from_python_shows_its_answer_unless_it_is_silenced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(tmp_path / "out", effort="quick", progress=None)
+    said = capsys.readouterr().err
+    assert "1 of 3: uniform plans ...\n" in said
+    assert "3 of at most 64 candidates: best within the limit #" in said
+    search(tmp_path / "silent", effort="quick", progress=False)
+    assert "uniform" not in capsys.readouterr().err

@@ -43,7 +43,7 @@ def way_out(
 ) -> WayOut:
     found = captured(network, batches)
     statistics = calibrate(found, [(batch,) for batch in batches])
-    build = BuildSettings(capture="export", engine=engine, observer=observer)
+    build = BuildSettings(capture="export", options={"engine": engine}, observer=observer)
     return WayOut(seeded(network), found, statistics, build, (batches[0][:2],))
 
 

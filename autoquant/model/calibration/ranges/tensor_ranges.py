@@ -44,7 +44,7 @@ class TensorRanges:
         self._rules = settings.ranges
         self._default = settings.observer
         self._fixed = settings.ranges.fixed_tensors
-        self._high = _SEVEN_BITS if settings.reduce_range else _BYTE
+        self._high = _SEVEN_BITS if settings.ranges.activation_bits == 7 else _BYTE
         self._sources = value_sources(captured.graph)
         sites = {site.name: site for site in captured.sites}
         self._writers = {

@@ -9,15 +9,15 @@ import pytest
 
 pytest.importorskip("ethosu")
 
-from autoquant.backends.ethos_u.attribution import (
+from autoquant.backends.litert.ethos_u.attribution import (
     Conversion,
     Operator,
     Parts,
     attribute,
     find_edges,
 )
-from autoquant.backends.ethos_u.cost_table import EstimatedPlan, fit_costs
-from autoquant.backends.ethos_u.vela import Estimate, Step
+from autoquant.backends.litert.ethos_u.cost_table import EstimatedPlan, fit_costs
+from autoquant.backends.litert.ethos_u.vela import Estimate, Step
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("ethosu")
 
-from autoquant.backends.ethos_u.configuration import accelerators, find_configuration
+from autoquant.backends.litert.ethos_u.configuration import accelerators, find_configuration
 from autoquant.errors import BackendError
 
 

@@ -66,7 +66,7 @@ def test_a_plan_built_from_the_new_capture_returns_the_same_tensors() -> None:
     inputs = images(32)
     statistics = calibrate(captured, [(inputs,)])
     settings = BuildSettings(
-        engine=engines_here()[0], capture="export", observer=ObserverName.MINMAX
+        options={"engine": engines_here()[0]}, capture="export", observer=ObserverName.MINMAX
     )
     model = nets.misbuilt(nets.Ranked())
     backend = open_backend(

@@ -35,7 +35,7 @@ def asked() -> tuple[Question, Backend]:
     example = BATCHES[0].inputs
     captured = capture(MODEL, example, how="export")
     statistics = calibrate(captured, [batch.inputs for batch in BATCHES])
-    settings = BuildSettings(engine="fbgemm", capture="export")
+    settings = BuildSettings(options={"engine": "fbgemm"}, capture="export")
     request = BuildRequest(MODEL, captured, statistics, settings, example, example)
     backend = load_target("torch").open_backend(request)
     rounding = SchemeRounding(TensorRanges(captured, statistics, settings))

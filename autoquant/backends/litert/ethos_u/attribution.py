@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoquant.backends.ethos_u.vela import Estimate
+from autoquant.backends.litert.ethos_u.vela import Estimate
 
 Edge = tuple[str, str]
 

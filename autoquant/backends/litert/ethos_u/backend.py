@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autoquant.backends.ethos_u.configuration import find_configuration
-from autoquant.backends.ethos_u.estimator import Estimator
-from autoquant.backends.ethos_u.support import site_support
 from autoquant.backends.exported_file import writing
 from autoquant.backends.litert.backend import METADATA, LiteRtBackend
 from autoquant.backends.litert.convert import convert_float
+from autoquant.backends.litert.ethos_u.configuration import configuration_of
+from autoquant.backends.litert.ethos_u.estimator import Estimator
+from autoquant.backends.litert.ethos_u.support import site_support
 from autoquant.backends.protocol import BuildRequest, Executable
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
@@ -34,7 +34,7 @@ class EthosUBackend:
     """
 
     def __init__(self, request: BuildRequest) -> None:
-        self._configuration = find_configuration(request.settings.accelerator)
+        self._configuration = configuration_of(request.settings)
         accelerator = self._configuration.accelerator
         self.name = f"ethos-u/{accelerator}"
         self.rival = f"all int16 on {accelerator} (Vela)"

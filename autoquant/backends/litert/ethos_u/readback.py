@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autoquant.backends.ethos_u.configuration import Configuration
-from autoquant.backends.ethos_u.vela import Estimate, Step, estimate
+from autoquant.backends.litert.ethos_u.configuration import Configuration
+from autoquant.backends.litert.ethos_u.vela import Estimate, Step, estimate
 from autoquant.backends.litert.flatbuffer import Written
 from autoquant.errors import BackendError
 

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
 from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
-from autoquant.backends.torch_cpu.grids import TensorGrids, settled
+from autoquant.backends.torch_cpu.grids import TensorGrids, settled_bits
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import tracing_form
+from autoquant.backends.torch_cpu.modules.builder import ModuleBuilder
+from autoquant.backends.torch_cpu.modules.module_costs import Built, time_modules
+from autoquant.backends.torch_cpu.modules.readback import observe_modules
+from autoquant.backends.torch_cpu.modules.support import module_support
+from autoquant.backends.torch_cpu.options import engine_of
 from autoquant.backends.torch_cpu.torchscript import write_torchscript
-from autoquant.backends.torch_modules.builder import ModuleBuilder
-from autoquant.backends.torch_modules.module_costs import Built, time_modules
-from autoquant.backends.torch_modules.readback import observe_modules
-from autoquant.backends.torch_modules.support import module_support
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -51,16 +52,18 @@ class TorchModulesBackend:
     """
 
     def __init__(self, request: BuildRequest) -> None:
-        settings = settled(request.settings)
-        self.name = f"torch/{settings.engine}"
+        engine = engine_of(request.settings)
+        settings = settled_bits(request.settings, [engine])
+        self.name = f"torch/{engine}"
         self.rival = EAGER_FP32
         self.rival_ms: float | None = None
         self.suffix = ".ts"
-        self._engine = settings.engine
+        self._engine = engine
         self._captured = request.captured
         self._example = request.few_samples(_READBACK_SAMPLES)
         grids = TensorGrids(request.captured, request.statistics, settings)
-        table = KernelTable(settings.engine, reduce_range=bool(settings.reduce_range))
+        reduced = settings.ranges.activation_bits == 7
+        table = KernelTable(engine, reduce_range=reduced)
         self._builder = ModuleBuilder(request.model, request.captured, grids, table)
 
     def support(self, site: Site, scheme: Scheme) -> Support:

@@ -6,10 +6,10 @@ import random
 from collections.abc import Mapping
 
 from autoquant.backends.covering import covering_plans
-from autoquant.backends.ethos_u.attribution import Operator, attribute, find_edges
-from autoquant.backends.ethos_u.configuration import Configuration
-from autoquant.backends.ethos_u.cost_table import EstimatedPlan, fit_costs
-from autoquant.backends.ethos_u.readback import estimate_on_npu
+from autoquant.backends.litert.ethos_u.attribution import Operator, attribute, find_edges
+from autoquant.backends.litert.ethos_u.configuration import Configuration
+from autoquant.backends.litert.ethos_u.cost_table import EstimatedPlan, fit_costs
+from autoquant.backends.litert.ethos_u.readback import estimate_on_npu
 from autoquant.backends.litert.flatbuffer import Boundary, FloatFile, Written, write_plan
 from autoquant.backends.litert.schema import Graph
 from autoquant.core.costs import CostTable

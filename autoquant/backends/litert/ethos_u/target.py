@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autoquant.backends.ethos_u import support
-from autoquant.backends.ethos_u.backend import EthosUBackend
-from autoquant.backends.ethos_u.configuration import find_configuration
 from autoquant.backends.fixed_shapes import refuse_lengths
+from autoquant.backends.litert.ethos_u import support
+from autoquant.backends.litert.ethos_u.backend import EthosUBackend
+from autoquant.backends.litert.ethos_u.configuration import configuration_of
 from autoquant.backends.protocol import BuildRequest, Target, every_kind
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
@@ -19,20 +19,21 @@ _SHOWN = ("ethos-u55-128", "ethos-u65-256", "ethos-u85-256")
 
 def site_support(settings: BuildSettings, site: Site, scheme: Scheme) -> Support:
     """How the NPU runs one scheme of one site."""
-    accelerator = find_configuration(settings.accelerator).accelerator
+    accelerator = configuration_of(settings).accelerator
     return support.site_support(accelerator, site, scheme)
 
 
 def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Support:
     """How the NPU runs one scheme of a kind of op."""
-    accelerator = find_configuration(settings.accelerator).accelerator
+    accelerator = configuration_of(settings).accelerator
     return support.kind_support(accelerator, kind, scheme)
 
 
 def variants() -> Mapping[str, BuildSettings]:
     """One accelerator of each family."""
     return {
-        f"ethos-u / {name}": BuildSettings(backend="ethos-u", accelerator=name) for name in _SHOWN
+        f"ethos-u / {name}": BuildSettings("ethos-u", options={"accelerator": name})
+        for name in _SHOWN
     }
 
 

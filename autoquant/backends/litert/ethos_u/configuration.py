@@ -10,6 +10,7 @@ from pathlib import Path
 from ethosu.vela.architecture_features import Accelerator, ArchitectureFeatures
 from ethosu.vela.errors import VelaError
 
+from autoquant.core.build import BuildSettings
 from autoquant.errors import BackendError
 
 DEFAULT_ACCELERATOR = "ethos-u55-128"
@@ -68,6 +69,15 @@ class Configuration:
 def accelerators() -> tuple[str, ...]:
     """Names of the accelerators that this version of Vela knows."""
     return tuple(Accelerator.member_list())
+
+
+def configuration_of(settings: BuildSettings) -> Configuration:
+    """Read the configuration that settings name.
+
+    Raises:
+        BackendError: A part is not one of Vela's names, or the parts do not fit together.
+    """
+    return find_configuration(settings.options.get("accelerator") or "")
 
 
 def find_configuration(name: str) -> Configuration:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autoquant.backends.ethos_u.attribution import Edge, Parts
+from autoquant.backends.litert.ethos_u.attribution import Edge, Parts
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan

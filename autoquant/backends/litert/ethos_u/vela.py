@@ -9,7 +9,7 @@ from typing import Any
 
 from ethosu import regor
 
-from autoquant.backends.ethos_u.configuration import Configuration
+from autoquant.backends.litert.ethos_u.configuration import Configuration
 from autoquant.backends.printing import STDOUT, captured_prints
 from autoquant.errors import BackendError
 

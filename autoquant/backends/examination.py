@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from autoquant.backends.torch_cpu.tensor_types import OpTypes
+from autoquant.backends.tensor_types import OpTypes
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts

@@ -5,25 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoquant.backends.torch_modules.wrapped_calls import wrapped_calls
+from autoquant.backends.torch_cpu.kernel_readback import FLOATS, KERNELS
+from autoquant.backends.torch_cpu.modules.wrapped_calls import wrapped_calls
 from autoquant.core.precision import Scheme
-
-_KERNELS: Mapping[str, Scheme] = {
-    "quantized::linear_dynamic_fp16": Scheme.FP16,
-    "quantized::linear_dynamic": Scheme.INT8_DYNAMIC,
-    "aten::quantized_lstm": Scheme.INT8_DYNAMIC,
-    "aten::quantized_gru": Scheme.INT8_DYNAMIC,
-    "quantized::embedding": Scheme.INT8_WEIGHT_ONLY,
-    "onednn::q": Scheme.INT8,
-    "quantized::linear": Scheme.INT8,
-    "quantized::conv": Scheme.INT8,
-}
-"""By the beginning of a kernel's name; the first that fits counts."""
 
 _FLOAT_KERNELS = (
     "aten::_convolution",
@@ -38,12 +26,6 @@ _FLOAT_KERNELS = (
     "aten::mm",
 )
 """Beginnings of the kernels that do the arithmetic of weighted modules in float."""
-
-_FLOATS: Mapping[torch.dtype, Scheme] = {
-    torch.bfloat16: Scheme.BF16,
-    torch.float16: Scheme.FP16,
-    torch.float32: Scheme.FP32,
-}
 
 
 def observe_modules(
@@ -107,10 +89,10 @@ class _Spy(TorchDispatchMode):
 
 def _schemes(kernel: str, args: tuple[Any, ...]) -> set[Scheme]:
     """What a kernel computes in; nothing where it does no arithmetic with a weight."""
-    for beginning, scheme in _KERNELS.items():
+    for beginning, scheme in KERNELS.items():
         if kernel.startswith(beginning):
             return {scheme}
     if not kernel.startswith(_FLOAT_KERNELS):
         return set()
     tensors = [item for item in args if isinstance(item, Tensor)]
-    return {_FLOATS[item.dtype] for item in tensors if item.dtype in _FLOATS}
+    return {FLOATS[item.dtype] for item in tensors if item.dtype in FLOATS}
