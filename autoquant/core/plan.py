@@ -17,6 +17,8 @@ from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
 
 PLAN_FORMAT = 1
+EQUALISED = "equalised"
+"""Key in a plan file of a search that rescaled channels: digest of the rescaled weights."""
 INT16_SCHEMES = frozenset({Scheme.INT16, Scheme.INT16_WEIGHT})
 
 
@@ -131,6 +133,16 @@ def load_plans(path: str | Path) -> tuple[Plan, ...]:
     if not isinstance(document, dict) or not isinstance(document.get("plans"), list):
         return (_plan_of(document, path),)
     return tuple(_plan_of(item, path) for item in document["plans"])
+
+
+def equalised_weights(path: str | Path) -> str:
+    """Digest of the rescaled model that a plan file is of; empty where channels are as given.
+
+    Raises:
+        PlanError: The file is missing, or no JSON.
+    """
+    document = _read(path)
+    return str(document.get(EQUALISED, "")) if isinstance(document, dict) else ""
 
 
 def _read(path: str | Path) -> object:
