@@ -46,7 +46,13 @@ from autoquant.results.wording import (
 
 _TIMES = tuple(item.name for item in (SPEEDUP, FLOAT_SPEEDUP, LATENCY, FP32_LATENCY))
 
-_NARROW = ("accuracy_drop", "heldout_accuracy_drop", "speedup", "size_bytes", "bops_ratio")
+_NARROW = (
+    ACCURACY_DROP.name,
+    f"heldout_{ACCURACY_DROP.name}",
+    SPEEDUP.name,
+    SIZE.name,
+    BOPS.name,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +135,12 @@ def candidate_table(
         )
         if any(number.name in item for item in everything) and number.name not in left_out
     ]
+    narrow = {*_NARROW, *(goal.measurement for goal in own)}
     kinds = {number.name: kinds_of(everything, number.name) for number in numbers}
     columns = (
         Column("#"),
         *(
-            Column(number.title, kinds_text(kinds[number.name]), number.name in _NARROW)
+            Column(number.title, kinds_text(kinds[number.name]), number.name in narrow)
             for number in numbers
         ),
         Column("ops"),
