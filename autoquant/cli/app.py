@@ -23,7 +23,17 @@ from autoquant.cli.confirm import confirm
 from autoquant.cli.diagnose import diagnose
 from autoquant.cli.finetune import finetune
 from autoquant.cli.init import init
-from autoquant.cli.options import DOTTED, JobFile, Overrides, load_with, stdout, terminal
+from autoquant.cli.options import (
+    DOTTED,
+    JobFile,
+    Overrides,
+    Trust,
+    Wide,
+    load_with,
+    print_candidates,
+    stdout,
+    terminal,
+)
 from autoquant.cli.sensitivity import sensitivity
 from autoquant.cli.tune import tune
 from autoquant.core.secrets import masked
@@ -121,6 +131,7 @@ def search(
             "--dry-run", help="Print sites, space and cost estimate, and evaluate nothing."
         ),
     ] = False,
+    trust: Trust = False,
     quick: Annotated[
         bool,
         typer.Option(
@@ -128,6 +139,7 @@ def search(
             help="The uniform plans and the program's best few alone: budget.effort=quick.",
         ),
     ] = False,
+    wide: Wide = False,
 ) -> int:
     """Search a job: calibrate, rank, seed, search, and write the frontier.
 
@@ -139,17 +151,16 @@ def search(
     from autoquant.searching.search import run_search
 
     wanted = [*(overrides or []), *(["budget.effort=quick"] if quick else [])]
-    job = load_with(job_file, wanted, context.args)
+    job = load_with(job_file, wanted, context.args, trust=trust)
     progress = terminal()
     if dry_run:
         _print_dry_run(job)
         return 0
     result = run_search(job, JobRecipe(job), progress, resume=resume)
     from autoquant.results.summary import summarize
-    from autoquant.results.table import to_rich
 
     console = stdout()
-    console.print(to_rich(result.table()))
+    print_candidates(console, result.table(), wide=wide)
     for sentence in summarize(result.findings):
         console.print(sentence, highlight=False, markup=False)
     console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
@@ -188,6 +199,7 @@ def export(
             "--other-weights", help="Take weights that are not those of the search, at its scales."
         ),
     ] = False,
+    trust: Trust = False,
 ) -> int:
     """Export a candidate as a file that the engine's own API runs, its plan inside.
 
@@ -201,7 +213,7 @@ def export(
 
     loaded = load_result(result)
     candidate = find_candidate(loaded, number, max_drop)
-    model = load_model_of(result)
+    model = load_model_of(result, trust=trust)
     path = export_candidate(candidate, model, output, other_weights=other_weights)
     console = Console(emoji=False, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}")
@@ -218,17 +230,21 @@ def export(
 @app.command()
 def report(
     result: Annotated[Path, typer.Argument(help="The result folder of a search.")],
+    wide: Wide = False,
 ) -> int:
     """Print a search's frontier again, and rewrite its report.html."""
+    from autoquant.results import files
+    from autoquant.results.manifest import seal
     from autoquant.results.report import render_report
     from autoquant.results.storage import write_text
-    from autoquant.results.table import to_rich
     from autoquant.searching.load import load_result
 
     loaded = load_result(result)
     console = stdout()
-    console.print(to_rich(loaded.table()))
-    write_text(result / "report.html", render_report(loaded.findings))
+    print_candidates(console, loaded.table(), wide=wide)
+    write_text(result / files.REPORT, render_report(loaded.findings))
+    if (result / files.MANIFEST).exists():
+        seal(result)
     console.print(f"report: {result / 'report.html'}", highlight=False, soft_wrap=True)
     return 0
 

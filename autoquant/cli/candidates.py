@@ -6,10 +6,12 @@ from pathlib import Path
 
 from torch import nn
 
+from autoquant.cli.options import ask_for_trust
 from autoquant.errors import PlanError
 from autoquant.job import Job, load_job
 from autoquant.model.subject import load_model
 from autoquant.results import files
+from autoquant.results.trust import refuse_stranger
 from autoquant.searching.result import ResultCandidate, SearchResult
 
 
@@ -47,6 +49,7 @@ def job_of(path: Path) -> Job:
     return load_job(path / files.JOB if path.is_dir() else path)
 
 
-def load_model_of(folder: Path) -> nn.Module:
+def load_model_of(folder: Path, *, trust: bool) -> nn.Module:
     """The float model of a search, by its job's entry point."""
+    refuse_stranger(folder, trust=ask_for_trust(folder, trust))
     return load_model(job_of(folder))

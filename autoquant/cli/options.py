@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autoquant.job import Job
+    from autoquant.results.table import CandidateTable
     from autoquant.results.terminal import Terminal
 
 JobFile = Annotated[Path, typer.Argument(help="The job file (YAML); see docs/job-file.md.")]
@@ -44,17 +45,45 @@ DataName = Annotated[
 PlotFile = Annotated[
     Path | None, typer.Option("--plot", help="Write the picture here, as an HTML page.")
 ]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="Print all columns, not only those that fit 80 characters.")
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Call the functions that a result folder's job names, whoever wrote it."
+    ),
+]
 DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of a command that takes `--budget.trials 16`."""
 
 _PIPE_WIDTH = 160
 
 
-def load_with(job_file: Path, overrides: list[str] | None, extra: Sequence[str]) -> Job:
-    """Load a job with `--set key=value` and `--dotted.key value` overrides."""
-    from autoquant.job import load_job
+def load_with(
+    job_file: Path, overrides: list[str] | None, extra: Sequence[str], *, trust: bool = False
+) -> Job:
+    """Load a job with `--set key=value` and `--dotted.key value` overrides.
 
+    That of a result folder is taken only from a user who wrote or trusts it.
+    """
+    from autoquant.job import load_job
+    from autoquant.results.trust import refuse_stranger
+
+    folder = job_file.absolute().parent
+    if (folder / "search.json").exists():
+        refuse_stranger(folder, trust=ask_for_trust(folder, trust))
     return load_job(job_file, [*(overrides or []), *dotted(extra)])
+
+
+def ask_for_trust(folder: Path, given: bool) -> bool:
+    """Whether the functions that a folder's job names may be called; asks where somebody sits."""
+    from autoquant.results.trust import is_own
+
+    if given or is_own(folder) or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return given
+    text = f"{folder}/job.yaml was not written by you here; call the functions that it names?"
+    return typer.confirm(text, err=True)
 
 
 def terminal() -> Terminal:
@@ -67,6 +96,20 @@ def terminal() -> Terminal:
 def stdout() -> Console:
     """Standard output; on a pipe wide enough for every table."""
     return Console(emoji=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def print_candidates(console: Console, table: CandidateTable, *, wide: bool) -> None:
+    """Print candidates: the columns that a choice needs, or all; on a pipe nothing is padded."""
+    from autoquant.results.table import to_rich
+
+    shown = to_rich(table if wide else table.narrow)
+    if console.is_terminal:
+        console.print(shown)
+        return
+    with console.capture() as captured:
+        console.print(shown)
+    lines = captured.get().splitlines()
+    console.file.write("".join(f"{line.rstrip()}\n" for line in lines))
 
 
 def keep_picture(path: Path, figure: go.Figure, progress: Terminal) -> None:

@@ -63,6 +63,8 @@ class Ask:
     def from_json(cls, data: Mapping[str, Any]) -> Ask:
         """Read back what `to_json` gave."""
         plan = Plan.from_json(data["plan"])
+        if int(data["number"]) < 0:
+            raise ValueError(f"{data['number']} is no candidate's number")
         return cls(int(data["number"]), plan, str(data["origin"]), int(data["round"]))
 
 

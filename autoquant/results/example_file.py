@@ -10,15 +10,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from autoquant.results import files
 from autoquant.results.storage import damaged, missing, write_bytes
-
-NAME = "example.safetensors"
 
 
 def write_example(folder: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Keep the inputs by position (`"0"`, `"1"`...)."""
     write_bytes(
-        folder / NAME, save({name: np.ascontiguousarray(item) for name, item in arrays.items()})
+        folder / files.EXAMPLE,
+        save({name: np.ascontiguousarray(item) for name, item in arrays.items()}),
     )
 
 
@@ -28,7 +28,7 @@ def read_example(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         StorageError: The file is missing or damaged.
     """
-    path = folder / NAME
+    path = folder / files.EXAMPLE
     if not path.is_file():
         raise missing(path)
     try:

@@ -7,6 +7,8 @@ from pathlib import Path
 FORMAT = 1
 
 LOCK = ".lock"
+SIGNATURE = ".signature"
+MANIFEST = "manifest.sha256"
 HISTORY = "history.jsonl"
 STUDY = "study.journal"
 FACTS = "search.json"
@@ -18,6 +20,7 @@ BASELINE = "baseline.json"
 STATISTICS = "statistics.safetensors"
 BUILD = "build.json"
 CALLING = "calling.json"
+EXAMPLE = "example.safetensors"
 SENSITIVITY = "sensitivity.csv"
 COSTS = "costs.json"
 SENSITIVITY_UNFINISHED = "sensitivity.unfinished.csv"

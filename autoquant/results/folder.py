@@ -25,9 +25,11 @@ from autoquant.results.findings import SearchFacts
 from autoquant.results.frontier_file import write_frontier
 from autoquant.results.history import History, read_history, read_past
 from autoquant.results.lock import FolderLock
+from autoquant.results.manifest import seal, unseal
 from autoquant.results.plan_file import plan_file_text
 from autoquant.results.statistics_file import write_statistics
 from autoquant.results.storage import write_json, write_text
+from autoquant.results.trust import sign
 
 FREE_BYTES_NEEDED = 64 * 2**20
 """Below this a search does not start: report, state dicts and MLflow's artifacts need it."""
@@ -46,6 +48,7 @@ class ResultFolder:
     def __init__(self, path: Path, lock: FolderLock) -> None:
         self.path = path
         self._lock = lock
+        self._equalised = ""
         self._history = History(path / files.HISTORY)
 
     @classmethod
@@ -92,6 +95,7 @@ class ResultFolder:
             )
         lock = _lock(path, free_bytes)
         try:
+            unseal(path)
             return cls(path, lock)
         except BaseException:
             lock.close()
@@ -146,6 +150,7 @@ class ResultFolder:
     def write_job(self, job_text: str) -> None:
         """Keep what is searched: `job.yaml`."""
         write_text(self.path / files.JOB, job_text)
+        sign(self.path)
 
     def write_facts(self, facts: SearchFacts) -> None:
         """Keep what the search is: `search.json`."""
@@ -183,6 +188,7 @@ class ResultFolder:
 
     def write_build(self, settings: BuildSettings) -> None:
         """Keep what decides how plans are built: `build.json`."""
+        self._equalised = settings.equalisation.weights
         write_json(self.path / files.BUILD, {"format": files.FORMAT, **settings.to_json()})
 
     def write_calling(self, data: Mapping[str, Any]) -> None:
@@ -206,7 +212,7 @@ class ResultFolder:
     def write_plan(self, number: int, plan: Plan) -> Path:
         """Keep one plan as `load_plan` reads it; gives its path."""
         path = files.plan_path(self.path, number)
-        write_text(path, plan_file_text(plan))
+        write_text(path, plan_file_text(plan, self._equalised))
         return path
 
     def write_report(self, html: str) -> Path:
@@ -214,6 +220,10 @@ class ResultFolder:
         path = self.path / files.REPORT
         write_text(path, html)
         return path
+
+    def seal(self) -> None:
+        """Write the checksums of all files; nothing is written after that."""
+        seal(self.path)
 
 
 def _lock(path: Path, free_bytes: int) -> FolderLock:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from autoquant.core.frontier import Frontier
 from autoquant.core.history import StopReason
@@ -52,7 +52,7 @@ class FrontierMember(_Part):
         values: Its measurements by name.
     """
 
-    number: int
+    number: NonNegativeInt
     digest: str
     origin: str
     plan: dict[str, Scheme]

@@ -23,6 +23,7 @@ from autoquant.results.costs_file import read_costs
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.frontier_file import read_frontier
 from autoquant.results.history import read_history
+from autoquant.results.manifest import verify
 from autoquant.results.sensitivity_file import read_sensitivity
 from autoquant.results.statistics_file import read_statistics
 from autoquant.results.storage import damaged, read_json, read_text, well_formed
@@ -36,6 +37,7 @@ def load_findings(folder: Path) -> Findings:
     """
     if not folder.is_dir():
         raise StorageError(f"no folder {folder}", hint="give the output folder of a search")
+    verify(folder)
     return Findings(
         facts=load_facts(folder),
         job_text=load_job_text(folder),
@@ -157,7 +159,11 @@ def load_candidates(folder: Path) -> tuple[Candidate, ...]:
 
 def load_frontier(folder: Path) -> Frontier:
     """Read `frontier.json`; members come whole from the history, the baseline from its file."""
-    frontier = read_frontier(folder / files.FRONTIER, load_candidates(folder))
+    path, candidates = folder / files.FRONTIER, load_candidates(folder)
+    frontier, known = read_frontier(path, candidates), {item.number: item for item in candidates}
+    for member in frontier.members:
+        if member.number not in known or known[member.number].digest != member.digest:
+            raise damaged(path, f"{files.HISTORY} lacks its member {member.number}")
     if not (folder / files.BASELINE).exists():
         return frontier
     return replace(frontier, baseline=load_baseline(folder))

@@ -47,6 +47,7 @@ def write_findings(
         folder.write_report(render_report(findings))
         cut_off = reason in (StopReason.INTERRUPTED, StopReason.FAILED)
         models = {} if cut_off else _write_models(result, prepared, progress)
+        folder.seal()
         for gap in tracker.finish(
             findings,
             artifacts=[path for name in _ARTIFACTS if (path := folder.path / name).exists()],

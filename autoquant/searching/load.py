@@ -21,14 +21,17 @@ from autoquant.results.reading import (
     load_statistics,
 )
 from autoquant.results.storage import well_formed
+from autoquant.results.trust import refuse_stranger
 from autoquant.searching.result import BuildContext, SearchResult, example_from
 
 
-def load_result(folder: str | Path) -> SearchResult:
+def load_result(folder: str | Path, *, trust: bool = False) -> SearchResult:
     """Read everything that a search found.
 
     Args:
         folder: The result folder.
+        trust: Call the functions that its job names where a candidate needs the model, also
+            where somebody else wrote it.
 
     Raises:
         StorageError: It holds no finished search, or a file of it is damaged.
@@ -53,13 +56,14 @@ def load_result(folder: str | Path) -> SearchResult:
         latency_batch=latency_batch,
         latency_threads=latency_threads,
         weights=weights,
-        load=partial(_load_model, folder),
+        load=partial(_load_model, folder, trust=trust),
     )
     return SearchResult(findings, context, folder)
 
 
-def _load_model(folder: Path) -> nn.Module:
+def _load_model(folder: Path, *, trust: bool) -> nn.Module:
     """The model that the search's job names."""
+    refuse_stranger(folder, trust=trust)
     return load_model(load_job(folder / files.JOB))
 
 

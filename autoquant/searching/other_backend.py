@@ -20,6 +20,7 @@ from autoquant.results import files
 from autoquant.results.findings import Setting
 from autoquant.results.table import CandidateTable, candidate_table
 from autoquant.results.terminal import shown
+from autoquant.results.trust import refuse_stranger
 from autoquant.searching.load import load_result
 from autoquant.searching.measuring.evaluator import PlanEvaluator, build_backend
 from autoquant.searching.preparing.equalising import equalised
@@ -90,6 +91,7 @@ def confirm(
     numbers: Sequence[int] = (),
     overrides: Sequence[str] = (),
     progress: Progress | bool | None = None,
+    trust: bool = False,
 ) -> Confirmation:
     """Build the frontier of a finished search on another backend, and measure it there.
 
@@ -103,6 +105,7 @@ def confirm(
         numbers: Candidates to confirm; none: the frontier.
         overrides: More settings of the job, as `dotted.key=value`.
         progress: Shown the progress; None: standard error is, False: nothing is.
+        trust: Call the functions that the search's job names, also where somebody else wrote it.
 
     Raises:
         StorageError: The folder holds no finished search.
@@ -111,6 +114,7 @@ def confirm(
         BackendError: The backend is not installed.
     """
     progress = shown(progress)
+    refuse_stranger(Path(folder), trust=trust)
     result = load_result(folder)
     chosen = _choose(result, numbers)
     section = {**backend_from_text(backend), **_measured_as(result)}

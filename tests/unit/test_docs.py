@@ -16,7 +16,6 @@ from autoquant.core.sites import OpKind
 from autoquant.job import Job, load_job, shipped_spaces
 from autoquant.model.graph.aten import ATEN_KINDS
 from autoquant.results import files
-from autoquant.results.example_file import NAME as EXAMPLE
 from autoquant.results.sensitivity_file import COLUMNS
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +100,7 @@ def test_every_scheme_and_shipped_space_is_described(name: str) -> None:
 FILES = [value for name, value in vars(files).items() if name.isupper() and isinstance(value, str)]
 
 
-@pytest.mark.parametrize("name", [*FILES, EXAMPLE])
+@pytest.mark.parametrize("name", FILES)
 def test_every_file_of_a_result_folder_is_described(name: str) -> None:
     head = name if name != files.PLANS else f"{name}/<number>.ts"
     assert f"| `{head}` |" in text_of("result-folder.md")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.secrets import masked
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.summary import summarize
 from autoquant.results.table import CandidateTable, candidate_table, to_markdown
@@ -96,7 +97,7 @@ def search_tags(
     return {
         **_source_tags(),
         **revision,
-        **tags,
+        **{name: masked(value) for name, value in tags.items()},
         SEARCH_TAG: facts.search_id,
         **_fact_tags(facts),
     }

@@ -84,7 +84,10 @@ def open_finetune_tracker(
     try:
         run_id = _find(client, experiment, identity) if resumes else None
         if run_id is None:
-            tags = {**settings.tags, FINETUNE_TAG: identity}
+            tags = {
+                **{key: masked(value) for key, value in settings.tags.items()},
+                FINETUNE_TAG: identity,
+            }
             run_id = str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
             log_batch(client, run_id, parameters=parameters)
         known = {item.step for item in client.get_metric_history(run_id, "loss")}

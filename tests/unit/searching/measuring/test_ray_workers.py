@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,3 +115,80 @@ def test_an_address_where_nobody_listens_fails_within_seconds(tmp_path: Path) ->
         start_executor(Execution(address=f"127.0.0.1:{port}"), Mortal(str(tmp_path)))
     assert "ray start --head" in caught.value.hint
     assert time.monotonic() - started < 240
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """Never ends task 1."""
+
+    def __call__(self) -> Stuck:
+        return self
+
+    def run(self, phase: Phase, task: Task) -> Outcome:
+        while task.number == 1:
+            time.sleep(0.05)
+        return Outcome(task.number, {phase.value: Measurement(1.0, Kind.MEASURED)})
+
+
+def test_a_task_that_never_ends_is_stopped_and_the_rest_go_on() -> None:
+    executor = start_executor(Execution(workers=1, timeout=3.0), Stuck())
+    found = {o.number: o for o in executor.run(Phase.QUALITY, [Task(n, PLAN) for n in range(4)])}
+    executor.close()
+    failure = found[1].failure
+    assert failure is not None
+    assert failure.reason.startswith("its quality took longer than 3 s (execution.timeout)")
+    assert all(found[number].failure is None for number in (0, 2, 3))
+
+
+def test_when_the_time_is_up_nothing_is_waited_for() -> None:
+    executor = start_executor(Execution(workers=1), Stuck())
+    started = time.monotonic()
+    found = list(
+        executor.run(
+            Phase.QUALITY,
+            [Task(number, PLAN) for number in range(4)],
+            lambda: time.monotonic() > started + 2,
+        )
+    )
+    assert [item.number for item in found] == [0]
+    later = list(executor.run(Phase.HELDOUT, [Task(7, PLAN)]))
+    executor.close()
+    assert [item.failure for item in later] == [None]
+
+
+def test_the_own_cluster_is_private_and_listens_on_loopback_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray.shutdown()
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.77:6379")
+    executor = start_executor(Execution(workers=1), Stuck())
+    try:
+        assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
+        below = {str(os.getpid())}
+        listed = subprocess.run(
+            ["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+        )
+        rows = [line.split() for line in listed.stdout.splitlines()]
+        for _ in range(5):
+            below |= {process for process, parent in rows if parent in below}
+        sockets = {
+            str(link.readlink())
+            for process in below
+            for link in Path(f"/proc/{process}/fd").glob("*")
+            if link.is_symlink() and str(link.readlink()).startswith("socket:")
+        }
+        bound = [
+            row.split()[1]
+            for table in ("tcp", "tcp6")
+            for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+            if row.split()[3] == "0A" and f"socket:[{row.split()[9]}]" in sockets
+        ]
+        hosts = {place.partition(":")[0] for place in bound}
+        assert hosts
+        assert hosts <= {
+            "0100007F",
+            "0000000000000000FFFF00000100007F",
+            "00000000000000000000000001000000",
+        }
+    finally:
+        executor.close()

@@ -1,0 +1,56 @@
+"""A store that is made twice at once, and one whose disk is full."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from autoquant.cli import main
+from tests.integration.bad_inputs.disks import disk_of, fill
+from tests.integration.bad_inputs.stage import write_job
+from tests.integration.conftest import ROOT, command
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_first_searches_share_a_new_store(tmp_path: Path) -> None:
+    store = {"tracking": {"enabled": True, "uri": f"sqlite:///{tmp_path / 'mlflow.db'}"}}
+    jobs = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        jobs.append(write_job(tmp_path / name, store))
+    running = [
+        subprocess.Popen(
+            command("search", str(job)),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for job in jobs
+    ]
+    errors = [process.communicate(timeout=400)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], errors
+    assert not [text for text in errors if "Traceback" in text]
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    named = [item for item in client.search_experiments() if item.name != "Default"]
+    runs = client.search_runs([item.experiment_id for item in named])
+    assert len([run for run in runs if "autoquant.search_id" in run.data.tags]) == 2
+
+
+def test_a_full_disk_under_the_store_is_said_in_a_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with disk_of("8m", tmp_path / "disk") as disk:
+        uri = f"sqlite:///{disk / 'mlflow.db'}"
+        MlflowClient(uri).search_experiments()
+        fill(disk / "ballast")
+        job = write_job(tmp_path, {"tracking": {"enabled": True, "uri": uri}})
+        code = main(["search", str(job)])
+        shown = capfd.readouterr()
+        assert code in (0, 2)
+        assert "Traceback" not in shown.err + shown.out
+        assert "MLflow" in shown.err
