@@ -174,7 +174,9 @@ def _numbers(unit: ScoreUnit, baseline: Measurements, metric: str) -> tuple[_Num
         _Number("speedup", "speedup", with_spread, "1"),
         _Number(over_float, "float_speedup", with_spread),
         _Number("latency, ms", "latency_ms", with_spread),
-        _Number("fp32 then, ms", "fp32_latency_ms", lambda item: f"{item.value:.2f}"),
+        _Number(
+            "fp32 then, ms", "fp32_latency_ms", lambda item: with_spread(replace(item, stderr=None))
+        ),
         _Number("size", "size_bytes", size),
         _Number("bit operations", "bops_ratio", lambda item: f"{item.value:.1%}", "100%"),
     )
