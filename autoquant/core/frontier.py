@@ -9,6 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from autoquant.core.glance import Glance
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Objective
 from autoquant.core.pareto import hypervolume
@@ -44,6 +45,26 @@ class Frontier:
     objectives: tuple[Objective, ...]
     reference: tuple[float, ...]
     hypervolume: float
+
+    @property
+    def glance(self) -> Glance:
+        """The members in a few lines."""
+        names = ("accuracy_drop", "sqnr_db", *(axis.measurement for axis in self.axes[1:]))
+        rows = [
+            (
+                str(item.number),
+                *(f"{item.measurements[name].value:.4g}" for name in names),
+                ", ".join(f"{count} {scheme}" for scheme, count in item.plan.counts().items()),
+            )
+            for item in self.members
+        ]
+        return Glance(f"frontier of {len(rows)} candidates", ("#", *names, "ops"), rows)
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
     def __len__(self) -> int:
         return len(self.members)

@@ -96,7 +96,7 @@ def compare_observers(
         outputs=setup.outputs,
     )
     progress = shown(progress)
-    prepared = prepare_untimed(setup, subject, progress)
+    prepared = prepare_untimed(setup, subject, progress, plan)
     return compare_calibrations(
         prepared,
         find_plan(plan, prepared),

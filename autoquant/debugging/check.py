@@ -175,7 +175,7 @@ def _check(
     mapping: QConfigMapping | None,
     progress: Progress,
 ) -> CheckReport:
-    prepared = prepare_untimed(setup, subject, progress)
+    prepared = prepare_untimed(setup, subject, progress, plan)
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     with progress.stage("looking at the structure", None):
         modules, structure = _structure(prepared, example)

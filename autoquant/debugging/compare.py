@@ -103,7 +103,8 @@ def compare(
     subject = replace(subject, evaluation=batches)
     if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
         return _compare_graph(subject, quantized, way, progress, weights=weights)
-    prepared = prepare_untimed(setup, subject, progress)
+    named = quantized if isinstance(quantized, str) and not schemes else None
+    prepared = prepare_untimed(setup, subject, progress, named)
     plans = _plans_of(quantized, schemes, prepared)
     return compare_plans(prepared, plans, batches, way, progress, weights=weights)
 
@@ -129,7 +130,7 @@ def compare_job(
     with progress.stage("loading model and data", None):
         subject = recipe()
     batches = choose_samples(subject.evaluation, samples, indices)
-    prepared = prepare_untimed(setup, subject, progress)
+    prepared = prepare_untimed(setup, subject, progress, None if schemes else plan)
     plans = _plans_of(plan, schemes, prepared)
     return compare_plans(prepared, plans, batches, way, progress)
 

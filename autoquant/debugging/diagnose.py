@@ -90,7 +90,7 @@ def diagnose(
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
     )
     progress = shown(progress)
-    prepared = prepare_untimed(setup, subject, progress)
+    prepared = prepare_untimed(setup, subject, progress, plan)
     pair = build_pair(prepared, find_plan(plan, prepared), progress)
     return diagnose_pair(pair, "evaluation", progress)
 

@@ -134,7 +134,7 @@ def finetune(
     task = make_task(chosen, train_loader, subject.reader(), loss, float_schedule, seed)
     check_task(task, subject)
     progress = shown(progress)
-    prepared = prepare_untimed(run, subject, progress)
+    prepared = prepare_untimed(run, subject, progress, plan)
     return finetune_plan(run, task, prepared, find_plan(plan, prepared), folder, progress)
 
 
@@ -161,7 +161,7 @@ def run_finetune(
         subject = JobRecipe(job)()
     task = _task_of(job, section, subject)
     check_task(task, subject)
-    prepared = prepare_untimed(job, subject, progress)
+    prepared = prepare_untimed(job, subject, progress, plan)
     return finetune_plan(job, task, prepared, find_plan(plan, prepared), folder, progress)
 
 

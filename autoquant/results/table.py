@@ -34,6 +34,8 @@ from autoquant.results.wording import (
 
 _TIMES = ("speedup", "float_speedup", "latency_ms", "fp32_latency_ms")
 
+_NARROW = ("accuracy_drop", "heldout_accuracy_drop", "speedup", "size_bytes", "bops_ratio")
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -43,10 +45,12 @@ class Column:
         title: What it shows, with the unit.
         kind: Kinds of its numbers, comma-separated; empty for text. Where there are several,
             each cell names its own.
+        is_narrow: Whether it stays where there is little room.
     """
 
     title: str
     kind: str = ""
+    is_narrow: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,16 @@ class CandidateTable:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
+
+    @property
+    def narrow(self) -> CandidateTable:
+        """The columns that a choice needs, which read at 80 characters; the rest is left out."""
+        kept = [place for place, column in enumerate(self.columns) if column.is_narrow]
+        return CandidateTable(
+            tuple(self.columns[place] for place in kept),
+            tuple(tuple(row[place] for place in kept) for row in self.rows),
+            self.notes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +115,12 @@ def candidate_table(
     kinds = {number.name: kinds_of(everything, number.name) for number in numbers}
     columns = (
         Column("#"),
-        *(Column(number.title, kinds_text(kinds[number.name])) for number in numbers),
+        *(
+            Column(number.title, kinds_text(kinds[number.name]), number.name in _NARROW)
+            for number in numbers
+        ),
         Column("ops"),
-        Column("from"),
+        Column("from", is_narrow=False),
     )
     mixed = {name for name, found in kinds.items() if len(found) > 1}
     is_other = rival != EAGER_FP32

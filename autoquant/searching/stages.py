@@ -146,6 +146,12 @@ class Stages:
         kept = [candidate for candidate in candidates if self.limits.kept_by(candidate)]
         return find_frontier(kept, self.baseline, self.job.objectives)
 
+    def find_chosen(self, candidates: Sequence[Candidate]) -> Frontier:
+        """The frontier with the one member that a user is told to choose."""
+        frontier = self.find(candidates)
+        chosen = self.findings(candidates, None).chosen
+        return replace(frontier, members=(chosen,) if chosen is not None else ())
+
     def _strategy(
         self, seeds: Sequence[Seed], past: Past, guidance: Guidance | None = None
     ) -> Strategy:

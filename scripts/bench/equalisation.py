@@ -1,0 +1,183 @@
+"""All int8 with and without equalisation, by engine: accuracy, output error, speed.
+
+    python scripts/bench/equalisation.py --folder data/cifar10 torch openvino onnxruntime
+
+`as given` and `equalised` are all-int8 plans of the same model (`model.equalise: never` and
+`auto`), each built by the engine and run over the held-out images; SQNR is that of the outputs
+against the float model as given. `speed` is over the engine's rival (eager fp32 torch), the median
+of interleaved pairs, one thread, the job's batch. Where `auto` finds that nothing is gained, the
+model stays as given, and both columns are of one plan.
+
+The streams of `ResNet-20, streams x200` are rescaled at random: every channel of every group is
+multiplied by e^u where it is written, and divided by it where it is read, u uniform between -ln 200
+and ln 200.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from report import Row, show  # noqa: E402
+from torch import nn  # noqa: E402
+
+from autoquant import metrics  # noqa: E402
+from autoquant.core.equalisation import Equalise  # noqa: E402
+from autoquant.core.evaluation import Phase, Task  # noqa: E402
+from autoquant.core.precision import Scheme  # noqa: E402
+from autoquant.core.progress import Silent  # noqa: E402
+from autoquant.job import load_job  # noqa: E402
+from autoquant.model.equalisation.groups import find_groups  # noqa: E402
+from autoquant.model.equalisation.rewrite import equalisation_of, rescaled  # noqa: E402
+from autoquant.model.graph.capture import capture  # noqa: E402
+from autoquant.model.subject import Subject, build_subject  # noqa: E402
+from autoquant.searching.measuring.evaluator import PlanEvaluator  # noqa: E402
+from autoquant.searching.pair import uniform_plan  # noqa: E402
+from autoquant.searching.preparing.preparation import prepare  # noqa: E402
+from experiments import digits, minilm, resnet20  # noqa: E402
+
+STREAMS = 200.0
+
+
+def rescaled_streams(model: nn.Module, example: torch.Tensor) -> nn.Module:
+    """The same function with every channel that can be scaled far from the others."""
+    captured = capture(model, (example,))
+    groups = find_groups(captured, model, (example,))
+    spread = np.log(STREAMS)
+    scales = np.exp(np.random.default_rng(0).uniform(-spread, spread, groups.count))
+    scales[0] = 1.0
+    return rescaled(model, equalisation_of(groups, scales, model))
+
+
+def resnet(model: nn.Module, folder: str, samples: int) -> Subject:
+    """A ResNet-20 with images."""
+    return build_subject(
+        model,
+        calibration=resnet20.calibration(folder),
+        evaluation=resnet20.heldout(folder, samples),
+        heldout=None,
+        metric=metrics.accuracy,
+    )
+
+
+def digit(model: nn.Module) -> Subject:
+    """A MobileNetV3-style network with digits."""
+    data = digits.evaluation() + digits.heldout()
+    return build_subject(
+        model,
+        calibration=digits.calibration(),
+        evaluation=data,
+        heldout=None,
+        metric=metrics.accuracy,
+    )
+
+
+def encoder() -> Subject:
+    """MiniLM with sentences; its score is the cosine to its own embeddings."""
+    return build_subject(
+        minilm.model(),
+        calibration=minilm.calibration(),
+        evaluation=minilm.heldout(),
+        heldout=None,
+        metric=minilm.similarity,
+    )
+
+
+def subjects(folder: str, samples: int) -> Mapping[str, Callable[[], Subject]]:
+    """By name, what gives a network with its data."""
+
+    def streams(model: nn.Module, example: torch.Tensor) -> nn.Module:
+        return rescaled_streams(model, example)
+
+    def plain() -> nn.Module:
+        return resnet20.model(folder)
+
+    return {
+        "ResNet-20": lambda: resnet(plain(), folder, samples),
+        "ResNet-20, outliers x64": lambda: resnet(resnet20.model(folder, 64.0), folder, samples),
+        "ResNet-20, outliers x256": lambda: resnet(resnet20.model(folder, 256.0), folder, samples),
+        "ResNet-20, streams x200": lambda: resnet(
+            streams(plain(), resnet20.calibration(folder, 2)[0][0]), folder, samples
+        ),
+        "digits MobileNetV3": lambda: digit(digits.model()),
+        "digits MobileNetV3, shortcut x64": lambda: digit(digits.model(outlier_scale=64.0)),
+        "digits MobileNetV3, streams x200": lambda: digit(
+            streams(digits.model(), digits.calibration()[0][0][:2])
+        ),
+        "MiniLM": encoder,
+    }
+
+
+def measure(subject: Subject, equalise: Equalise, engine: str) -> dict[str, float]:
+    """Accuracy in percent, SQNR and speed of all int8."""
+    with tempfile.TemporaryDirectory() as scratch:
+        job = load_job(
+            ROOT / "experiments" / "digits.yaml",
+            [f"output={scratch}/out", f"backend={{name: {engine}, threads: 1, batch_size: 64}}"],
+        )
+        prepared = prepare(job, replace(subject, equalise=equalise), Silent())
+    evaluator: PlanEvaluator = prepared.evaluator
+    task = Task(0, uniform_plan(Scheme.INT8, prepared))
+    found: dict[str, Any] = {}
+    for phase in (Phase.QUALITY, Phase.LATENCY):
+        outcome = evaluator.run(phase, task)
+        if outcome.failure is not None and phase is Phase.QUALITY:
+            raise RuntimeError(outcome.failure)
+        found |= outcome.measurements
+    return {
+        "fp32": 100 * evaluator.baseline()["accuracy"].value,
+        "accuracy": 100 * found["accuracy"].value,
+        "sqnr": found["sqnr_db"].value,
+        "speed": found["speedup"].value if "speedup" in found else float("nan"),
+        "is_equalised": float(bool(prepared.settings.build.equalisation)),
+    }
+
+
+def rows_of(name: str, subject: Subject, engine: str) -> Row:
+    """One network on one engine."""
+    given, other = (measure(subject, how, engine) for how in (Equalise.NEVER, Equalise.AUTO))
+    return {
+        "network": name,
+        "engine": engine,
+        "fp32": f"{given['fp32']:.2f}",
+        "as given": f"{given['accuracy']:.2f}",
+        "equalised": f"{other['accuracy']:.2f}" if other["is_equalised"] else "as given",
+        "dB as given": f"{given['sqnr']:.1f}",
+        "dB equalised": f"{other['sqnr']:.1f}" if other["is_equalised"] else "as given",
+        "speed as given": f"{given['speed']:.2f}x",
+        "speed equalised": f"{other['speed']:.2f}x",
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("engines", nargs="+")
+    parser.add_argument("--folder", default="data/cifar10")
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--only", help="networks whose name holds this")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name, load in subjects(arguments.folder, arguments.samples).items():
+        if arguments.only is None or arguments.only in name:
+            subject = load()
+            for engine in arguments.engines:
+                rows.append(rows_of(name, subject, engine))
+                print(rows[-1], file=sys.stderr, flush=True)
+    show("equalisation", rows, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
