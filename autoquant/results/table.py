@@ -215,7 +215,11 @@ def _numbers(unit: ScoreUnit, baseline: Measurements, metric: str) -> tuple[_Num
         _Number(SPEEDUP.titled(), SPEEDUP.name, with_spread, "1"),
         _Number(over_float, FLOAT_SPEEDUP.name, with_spread),
         _Number(LATENCY.titled(), LATENCY.name, with_spread),
-        _Number(FP32_LATENCY.titled(), FP32_LATENCY.name, lambda item: f"{item.value:.2f}"),
+        _Number(
+            FP32_LATENCY.titled(),
+            FP32_LATENCY.name,
+            lambda item: with_spread(replace(item, stderr=None)),
+        ),
         _Number(SIZE.titled(), SIZE.name, size),
         _Number(BOPS.titled(), BOPS.name, lambda item: f"{item.value:.1%}", "100%"),
     )
