@@ -32,6 +32,9 @@ class Quantity:
         return f"{self.title}, {shown}" if shown else self.title
 
 
+LOWER = "lower is better"
+"""What the title of a metric of the user's says where it is a loss."""
+
 ACCURACY = Quantity("accuracy", "metric", higher_is_better=True)
 ACCURACY_DROP = Quantity("accuracy_drop", "drop")
 SQNR = Quantity("sqnr_db", "SQNR", "dB", higher_is_better=True)

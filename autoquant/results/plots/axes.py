@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Goal, Objective
-from autoquant.core.quantities import ACCURACY_DROP, SQNR
+from autoquant.core.quantities import ACCURACY_DROP, LOWER, SQNR
 from autoquant.results.findings import Findings
 from autoquant.results.wording import ScoreUnit, at_start, kinds_of, kinds_text
 
@@ -72,7 +72,8 @@ def _cost_axis(objective: Goal, findings: Findings) -> Axis:
 
 def drop_axis(unit: ScoreUnit, metric: str) -> Axis:
     """Give the metric's change against fp32: 0 is no change, below is worse."""
-    title = f"{at_start(metric)} change against fp32, {unit.drop_unit}"
+    change = "gain over" if LOWER in metric else "change against"
+    title = f"{at_start(metric)} {change} fp32, {unit.drop_unit}"
     return Axis(ACCURACY_DROP.name, title, -unit.factor)
 
 
