@@ -13,7 +13,6 @@ from autoquant import metrics
 from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
-from autoquant.errors import JobError
 from autoquant.job import SearchSettings, backend_from_text
 from autoquant.job.document import settings_from
 from autoquant.model.data.readings import DataForm, Prepare
@@ -142,16 +141,9 @@ def search(
         loss=loss,
         leaf_modules=tuple(leaf_modules),
         capture=capture,
-        equalise=_equalise_from(equalise),
+        equalise=Equalise.named(equalise),
         calibration_samples=job.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=job.outputs,
     )
     return run_search(job, HeldRecipe(subject), shown(progress), resume=resume, templates=templates)
-
-
-def _equalise_from(text: str) -> Equalise:
-    known = {item.value: item for item in Equalise}
-    if text not in known:
-        raise JobError(f"equalise: {text!r} is unknown", hint=f"choose one of {', '.join(known)}")
-    return known[text]

@@ -207,6 +207,15 @@ def test_a_comparison_is_of_the_rescaled_plan(mended: SearchResult) -> None:
     assert with_rescaling > without + 6
 
 
+def test_a_comparison_rescales_where_it_is_told_to() -> None:
+    images = torch.randn(16, 3, 12, 12)
+    found = [
+        aq.compare(Stream(256.0).eval(), "int8", images, equalise=how) for how in ("auto", "always")
+    ]
+    given, other = (min(row.error.sqnr_db for row in item.rows) for item in found)
+    assert other > given + 6
+
+
 def test_a_rescaled_plan_can_be_trained_further(mended: SearchResult, tmp_path: Path) -> None:
     images = torch.randn(48, 3, 12, 12)
     model = Stream(256.0).eval()
