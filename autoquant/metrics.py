@@ -1,9 +1,11 @@
-"""Metrics: one score for each sample, higher is better.
+"""Metrics: one score for each sample, higher is better unless the metric says otherwise.
 
 A metric is any function `metric(outputs, targets)`. It may return a tensor of shape (batch,), one
 score a sample, which gives the exact paired standard error; or one number for the batch, whose
 standard error is then taken over batches. Or it is an object with `update(outputs, targets)` and
 `compute()`, which scores the data set as a whole; its standard error is taken by the jackknife.
+One whose `higher_is_better` is False is a loss: what rises is worse. `unit` is shown beside its
+name.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class Entry:
         self._metric = metric
         self._key = key
         self.__name__ = f"{getattr(metric, '__name__', type(metric).__name__)}[{key}]"
+        self.higher_is_better = getattr(metric, "higher_is_better", None)
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take in one batch."""

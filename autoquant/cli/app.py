@@ -23,7 +23,17 @@ from autoquant.cli.confirm import confirm
 from autoquant.cli.diagnose import diagnose
 from autoquant.cli.finetune import finetune
 from autoquant.cli.init import init
-from autoquant.cli.options import DOTTED, JobFile, Overrides, Trust, load_with, stdout, terminal
+from autoquant.cli.options import (
+    DOTTED,
+    JobFile,
+    Overrides,
+    Trust,
+    Wide,
+    load_with,
+    print_candidates,
+    stdout,
+    terminal,
+)
 from autoquant.cli.sensitivity import sensitivity
 from autoquant.cli.tune import tune
 from autoquant.core.secrets import masked
@@ -129,6 +139,7 @@ def search(
             help="The uniform plans and the program's best few alone: budget.effort=quick.",
         ),
     ] = False,
+    wide: Wide = False,
 ) -> int:
     """Search a job: calibrate, rank, seed, search, and write the frontier.
 
@@ -147,10 +158,9 @@ def search(
         return 0
     result = run_search(job, JobRecipe(job), progress, resume=resume)
     from autoquant.results.summary import summarize
-    from autoquant.results.table import to_rich
 
     console = stdout()
-    console.print(to_rich(result.table()))
+    print_candidates(console, result.table(), wide=wide)
     for sentence in summarize(result.findings):
         console.print(sentence, highlight=False, markup=False)
     console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
@@ -220,18 +230,18 @@ def export(
 @app.command()
 def report(
     result: Annotated[Path, typer.Argument(help="The result folder of a search.")],
+    wide: Wide = False,
 ) -> int:
     """Print a search's frontier again, and rewrite its report.html."""
     from autoquant.results import files
     from autoquant.results.manifest import seal
     from autoquant.results.report import render_report
     from autoquant.results.storage import write_text
-    from autoquant.results.table import to_rich
     from autoquant.searching.load import load_result
 
     loaded = load_result(result)
     console = stdout()
-    console.print(to_rich(loaded.table()))
+    print_candidates(console, loaded.table(), wide=wide)
     write_text(result / files.REPORT, render_report(loaded.findings))
     if (result / files.MANIFEST).exists():
         seal(result)

@@ -57,7 +57,7 @@ def badcases(
 
     job = load_with(job_file, overrides, context.args)
     progress = terminal()
-    prepared = prepare_job(job, progress)
+    prepared = prepare_job(job, progress, plan)
     pair = build_pair(prepared, find_plan(plan, prepared), progress)
     cases = bad_cases_of(pair, data, top, progress)
     document = {"data": data, "plan": pair.plan.digest, **cases.to_json()}

@@ -61,7 +61,7 @@ def calibrate(
 
     job = load_with(job_file, overrides, context.args)
     progress = terminal()
-    prepared = prepare_job(job, progress)
+    prepared = prepare_job(job, progress, plan)
     table = compare_calibrations(
         prepared,
         find_plan(plan, prepared),

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from autoquant.cli.options import Overrides, Trust, ask_for_trust, dotted, stdout, terminal
+from autoquant.cli.options import (
+    Overrides,
+    Trust,
+    Wide,
+    ask_for_trust,
+    dotted,
+    print_candidates,
+    stdout,
+    terminal,
+)
 
 
 def confirm(
@@ -27,6 +36,7 @@ def confirm(
         typer.Option("--number", help="A candidate to confirm; default: the frontier. Repeatable."),
     ] = None,
     overrides: Overrides = None,
+    wide: Wide = False,
     trust: Trust = False,
 ) -> int:
     """Build a search's frontier on another backend, and measure it there.
@@ -34,7 +44,6 @@ def confirm(
     Nothing is searched or calibrated again. For backends that are too slow to search on (inductor
     compiles each plan), and to see what plans are worth on a second target.
     """
-    from autoquant.results.table import to_rich
     from autoquant.searching.other_backend import confirm as run
 
     found = run(
@@ -47,7 +56,7 @@ def confirm(
     )
     console = stdout()
     console.print(f"{found.target}; speed-ups are over {found.rival}", highlight=False)
-    console.print(to_rich(found.table()))
+    print_candidates(console, found.table(), wide=wide)
     for sentence in found.substituted:
         console.print(sentence, highlight=False, markup=False)
     for item in found.refused:

@@ -57,7 +57,7 @@ def diagnose(
 
     job = load_with(job_file, overrides, context.args)
     progress = terminal()
-    prepared = prepare_job(job, progress)
+    prepared = prepare_job(job, progress, plan)
     pair = build_pair(prepared, find_plan(plan, prepared), progress)
     diagnosis = diagnose_pair(pair, data, progress)
     if write_plan is not None and diagnosis.plan is not None:

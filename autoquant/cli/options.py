@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autoquant.job import Job
+    from autoquant.results.table import CandidateTable
     from autoquant.results.terminal import Terminal
 
 JobFile = Annotated[Path, typer.Argument(help="The job file (YAML); see docs/job-file.md.")]
@@ -43,6 +44,9 @@ DataName = Annotated[
 ]
 PlotFile = Annotated[
     Path | None, typer.Option("--plot", help="Write the picture here, as an HTML page.")
+]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="Print all columns, not only those that fit 80 characters.")
 ]
 Trust = Annotated[
     bool,
@@ -92,6 +96,20 @@ def terminal() -> Terminal:
 def stdout() -> Console:
     """Standard output; on a pipe wide enough for every table."""
     return Console(emoji=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def print_candidates(console: Console, table: CandidateTable, *, wide: bool) -> None:
+    """Print candidates: the columns that a choice needs, or all; on a pipe nothing is padded."""
+    from autoquant.results.table import to_rich
+
+    shown = to_rich(table if wide else table.narrow)
+    if console.is_terminal:
+        console.print(shown)
+        return
+    with console.capture() as captured:
+        console.print(shown)
+    lines = captured.get().splitlines()
+    console.file.write("".join(f"{line.rstrip()}\n" for line in lines))
 
 
 def keep_picture(path: Path, figure: go.Figure, progress: Terminal) -> None:

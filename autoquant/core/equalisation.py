@@ -8,6 +8,8 @@ from enum import Enum
 from math import prod
 from typing import Any
 
+from autoquant.errors import JobError
+
 
 class Equalise(Enum):
     """Whether a model is equalised before its plans are built."""
@@ -15,6 +17,19 @@ class Equalise(Enum):
     AUTO = "auto"
     ALWAYS = "always"
     NEVER = "never"
+
+    @classmethod
+    def named(cls, text: str) -> Equalise:
+        """Give the member of a name.
+
+        Raises:
+            JobError: There is none.
+        """
+        known = {item.value: item for item in cls}
+        if text not in known:
+            hint = f"choose one of {', '.join(known)}"
+            raise JobError(f"equalise: {text!r} is unknown", hint=hint)
+        return known[text]
 
 
 @dataclass(frozen=True, slots=True)

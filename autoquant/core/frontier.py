@@ -9,8 +9,9 @@ from enum import IntEnum
 
 import numpy as np
 
+from autoquant.core.glance import Glance
 from autoquant.core.measurement import Candidate, Measurements
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Goal, Objective
 from autoquant.core.pareto import hypervolume
 
 NOISE_Z = 1.96
@@ -38,12 +39,32 @@ class Frontier:
         hypervolume: Volume that all measured candidates within the constraints dominate.
     """
 
-    axes: tuple[Objective, ...]
+    axes: tuple[Goal, ...]
     members: tuple[Candidate, ...]
     baseline: Measurements
-    objectives: tuple[Objective, ...]
+    objectives: tuple[Goal, ...]
     reference: tuple[float, ...]
     hypervolume: float
+
+    @property
+    def glance(self) -> Glance:
+        """The members in a few lines."""
+        names = ("accuracy_drop", "sqnr_db", *(axis.measurement for axis in self.axes[1:]))
+        rows = [
+            (
+                str(item.number),
+                *(f"{item.measurements[name].value:.4g}" for name in names),
+                ", ".join(f"{count} {scheme}" for scheme, count in item.plan.counts().items()),
+            )
+            for item in self.members
+        ]
+        return Glance(f"frontier of {len(rows)} candidates", ("#", *names, "ops"), rows)
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
     def __len__(self) -> int:
         return len(self.members)
@@ -58,7 +79,7 @@ class Frontier:
 def find_frontier(
     candidates: Iterable[Candidate],
     baseline: Measurements,
-    objectives: Sequence[Objective],
+    objectives: Sequence[Goal],
 ) -> Frontier:
     """Keep the candidates that none beats.
 
@@ -92,7 +113,7 @@ def find_frontier(
     )
 
 
-def _drop_beaten(candidates: Sequence[Candidate], axes: Sequence[Objective]) -> list[Candidate]:
+def _drop_beaten(candidates: Sequence[Candidate], axes: Sequence[Goal]) -> list[Candidate]:
     """Drop what an already kept candidate beats, walking from the cheapest on.
 
     Comparison within noise is not transitive, so the walk has a fixed order: cost, then output
@@ -112,7 +133,7 @@ def _drop_beaten(candidates: Sequence[Candidate], axes: Sequence[Objective]) -> 
     return kept
 
 
-def beats(first: Candidate, second: Candidate, axes: Sequence[Objective]) -> bool:
+def beats(first: Candidate, second: Candidate, axes: Sequence[Goal]) -> bool:
     """Whether `first` is worse on no axis, and better on one or, all tied, the earlier."""
     orders = [compare(first.measurements, second.measurements, axis) for axis in axes]
     if any(order is Order.WORSE for order in orders):
@@ -122,7 +143,7 @@ def beats(first: Candidate, second: Candidate, axes: Sequence[Objective]) -> boo
     return first.number < second.number
 
 
-def compare(first: Measurements, second: Measurements, axis: Objective) -> Order:
+def compare(first: Measurements, second: Measurements, axis: Goal) -> Order:
     """Compare on one axis.
 
     Accuracies within the 95% interval of their difference are a tie, which SQNR breaks. The

@@ -164,6 +164,17 @@ class Candidate:
     seconds: Mapping[str, float] = field(default_factory=dict)
     executed: ReadBack = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name}={self.measurements[name].value:.4g}"
+            f"{' (busy)' if self.measurements[name].busy else ''}"
+            for name in ("accuracy", "accuracy_drop", "sqnr_db", "speedup", "float_speedup")
+            if name in self.measurements
+        )
+        if self.failure is not None:
+            shown = f"failed: {self.failure.reason}"
+        return f"<candidate {self.number} ({self.origin}): {shown}, {self.plan.counts()}>"
+
     @property
     def digest(self) -> str:
         """The plan's digest."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
+from autoquant.core import quantities
 from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.quantities import Quantity
 
 
 class Objective(Enum):
@@ -23,14 +26,19 @@ class Objective(Enum):
     INT16_SHARE = "int16_share"
 
     @property
+    def quantity(self) -> Quantity:
+        """What it reads."""
+        return _QUANTITIES[self]
+
+    @property
     def measurement(self) -> str:
         """Name of the measurement that it reads."""
-        return _FACTS[self][0]
+        return self.quantity.name
 
     @property
     def higher_is_better(self) -> bool:
         """Direction of the measurement."""
-        return _FACTS[self][1]
+        return self.quantity.higher_is_better
 
     @property
     def is_quality(self) -> bool:
@@ -43,20 +51,66 @@ class Objective(Enum):
         return -value if self.higher_is_better else value
 
 
-def losses_of(objectives: Sequence[Objective], candidate: Candidate) -> tuple[float, ...] | None:
+@dataclass(frozen=True, slots=True)
+class OwnObjective:
+    """A cost of the user's own, which adds up over ops: energy, money, silicon.
+
+    Attributes:
+        value: Its name, which is that of its measurement too.
+        unit: What its values are in.
+    """
+
+    value: str
+    unit: str = ""
+
+    @property
+    def quantity(self) -> Quantity:
+        """What it reads."""
+        return Quantity(self.value, self.value.replace("_", " "), self.unit)
+
+    @property
+    def measurement(self) -> str:
+        """Name of the measurement that it reads."""
+        return self.value
+
+    @property
+    def higher_is_better(self) -> bool:
+        """A cost: lower is better."""
+        return False
+
+    @property
+    def is_quality(self) -> bool:
+        """It is what outputs cost."""
+        return False
+
+    def loss(self, measurements: Measurements) -> float:
+        """Value to minimize."""
+        return measurements[self.measurement].value
+
+
+Goal = Objective | OwnObjective
+"""What a search optimizes."""
+
+
+def losses_of(goals: Sequence[Goal], candidate: Candidate) -> tuple[float, ...] | None:
     """What is minimized, of one candidate; None where it failed or was not measured whole."""
     measured = candidate.measurements
-    if candidate.failure is not None or any(o.measurement not in measured for o in objectives):
+    if candidate.failure is not None or any(goal.measurement not in measured for goal in goals):
         return None
-    return tuple(float(objective.loss(measured)) for objective in objectives)
+    return tuple(float(goal.loss(measured)) for goal in goals)
 
 
-_FACTS = {
-    Objective.OUTPUT_ERROR: ("sqnr_db", True),
-    Objective.KL: ("kl", False),
-    Objective.ACCURACY: ("accuracy_drop", False),
-    Objective.LATENCY: ("speedup", True),
-    Objective.SIZE: ("size_bytes", False),
-    Objective.BOPS: ("bops_ratio", False),
-    Objective.INT16_SHARE: ("int16_share", False),
+def own_goals(goals: Sequence[Goal]) -> tuple[OwnObjective, ...]:
+    """Those of the user's own."""
+    return tuple(goal for goal in goals if isinstance(goal, OwnObjective))
+
+
+_QUANTITIES = {
+    Objective.OUTPUT_ERROR: quantities.SQNR,
+    Objective.KL: quantities.KL,
+    Objective.ACCURACY: quantities.ACCURACY_DROP,
+    Objective.LATENCY: quantities.SPEEDUP,
+    Objective.SIZE: quantities.SIZE,
+    Objective.BOPS: quantities.BOPS,
+    Objective.INT16_SHARE: quantities.INT16_SHARE,
 }

@@ -11,11 +11,14 @@ from functools import cached_property
 from operator import ge
 from pathlib import Path
 
+from autoquant.core.glance import Glance
 from autoquant.core.pairs import Pairs, pairs_of
 from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
 
 PLAN_FORMAT = 1
+EQUALISED = "equalised"
+"""Key in a plan file of a search that rescaled channels: digest of the rescaled weights."""
 INT16_SCHEMES = frozenset({Scheme.INT16, Scheme.INT16_WEIGHT})
 
 
@@ -60,6 +63,24 @@ class Plan:
         """Count sites by scheme, in the order of `Scheme`."""
         counted = Counter(scheme for _, scheme in self.assignment)
         return {scheme.value: counted[scheme] for scheme in Scheme if counted[scheme]}
+
+    @property
+    def glance(self) -> Glance:
+        """The plan in a few lines: how many sites take each scheme, and which."""
+        sites: dict[str, list[str]] = {}
+        for name, scheme in self.assignment:
+            sites.setdefault(scheme.value, []).append(name)
+        rows = [(word, str(len(names)), ", ".join(names)) for word, names in sites.items()]
+        rows.sort(key=lambda row: -int(row[1]))
+        title = f"plan of {len(self.assignment)} sites, digest {self.digest}"
+        return Glance(title, ("scheme", "sites", "which"), rows, 'plan["site"], plan.save(path)')
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {scheme}" for scheme, count in self.counts().items())
+        return f"<plan {self.digest}: {counts}>"
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
     @property
     def int16_share(self) -> float:
@@ -112,6 +133,16 @@ def load_plans(path: str | Path) -> tuple[Plan, ...]:
     if not isinstance(document, dict) or not isinstance(document.get("plans"), list):
         return (_plan_of(document, path),)
     return tuple(_plan_of(item, path) for item in document["plans"])
+
+
+def equalised_weights(path: str | Path) -> str:
+    """Digest of the rescaled model that a plan file is of; empty where channels are as given.
+
+    Raises:
+        PlanError: The file is missing, or no JSON.
+    """
+    document = _read(path)
+    return str(document.get(EQUALISED, "")) if isinstance(document, dict) else ""
 
 
 def _read(path: str | Path) -> object:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from autoquant.core.glance import Glance
 from autoquant.core.precision import Scheme
 from autoquant.core.space import SearchSpace
 
@@ -117,6 +118,21 @@ class SensitivityTable:
     def losses(self) -> Mapping[tuple[str, Scheme], float]:
         """Noise-to-signal ratio by knob and scheme, weights and activations together."""
         return {(row.knob, row.scheme): row.noise for row in self.rows if row.part is Part.BOTH}
+
+    @property
+    def glance(self) -> Glance:
+        """The most sensitive knobs in a few lines."""
+        rows = sorted((row for row in self.rows if row.part is Part.BOTH), key=lambda r: -r.noise)
+        cells = [(row.knob, row.scheme.value, f"{row.sqnr_db:.1f}") for row in rows]
+        title = f"sensitivity of {len({row.knob for row in rows})} knobs ({self.method})"
+        step = "table.ranking(aq.Scheme.INT8), aq.raise_most_sensitive(table, ratio=0.2)"
+        return Glance(title, ("knob", "scheme", "SQNR, dB"), cells, step)
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
     def ranking(self, scheme: Scheme) -> Sequence[SensitivityRow]:
         """Rows of one scheme, most sensitive first."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoquant import metrics
+from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.calibrations import CalibrationRow, CalibrationTable
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress, Silent
@@ -49,6 +50,7 @@ def compare_observers(
     engine: str = "auto",
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    equalise: str = "auto",
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
@@ -71,6 +73,7 @@ def compare_observers(
         engine: A torch engine; `auto`: the first that runs here.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
+        equalise: `always` rescales channels first; `auto` and `never` do not.
         target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
@@ -90,13 +93,14 @@ def compare_observers(
         heldout=None,
         metric=metric,
         leaf_modules=tuple(leaf_modules),
+        equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=setup.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=setup.outputs,
     )
     progress = shown(progress)
-    prepared = prepare_untimed(setup, subject, progress)
+    prepared = prepare_untimed(setup, subject, progress, plan)
     return compare_calibrations(
         prepared,
         find_plan(plan, prepared),

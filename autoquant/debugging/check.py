@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.examination import Examination, Examiner
 from autoquant.backends.targets import load_target
+from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.concerns import Concern, Severity, Topic, note
 from autoquant.core.findings.structure import (
     CheckReport,
@@ -78,6 +79,7 @@ def check(
     reduce_range: str | bool = "auto",
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    equalise: str = "auto",
     ranges: Mapping[str, Any] | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
@@ -99,6 +101,7 @@ def check(
         reduce_range: Seven bits for a plan's int8 activations; `auto`: where this CPU needs it.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
+        equalise: `always` rescales channels first; `auto` and `never` do not.
         ranges: The section `calibration` of a job file.
         target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
@@ -131,6 +134,7 @@ def check(
         model,
         calibration=calibration,
         leaf_modules=tuple(leaf_modules),
+        equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=setup.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
@@ -175,7 +179,7 @@ def _check(
     mapping: QConfigMapping | None,
     progress: Progress,
 ) -> CheckReport:
-    prepared = prepare_untimed(setup, subject, progress)
+    prepared = prepare_untimed(setup, subject, progress, plan)
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     with progress.stage("looking at the structure", None):
         modules, structure = _structure(prepared, example)

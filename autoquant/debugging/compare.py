@@ -12,6 +12,7 @@ from autoquant.backends.reference import reference_rounding
 from autoquant.comparing.comparison import compare_layers
 from autoquant.comparing.reference import ReferencePlan
 from autoquant.comparing.runs import QuantizedModel
+from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.layers import ComparisonMode, LayerComparison
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
@@ -48,6 +49,7 @@ def compare(
     backend: str | Mapping[str, Any] = "auto",
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    equalise: str = "auto",
     ranges: Mapping[str, Any] | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
@@ -74,6 +76,7 @@ def compare(
         backend: A torch engine, where a plan is built; `auto`: the first that runs here.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
+        equalise: `always` rescales channels first; `auto` and `never` do not.
         ranges: The section `calibration` of a job file.
         target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
@@ -95,6 +98,7 @@ def compare(
         calibration=data if calibration is None else calibration,
         evaluation=data,
         leaf_modules=tuple(leaf_modules),
+        equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=setup.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
@@ -103,7 +107,8 @@ def compare(
     subject = replace(subject, evaluation=batches)
     if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
         return _compare_graph(subject, quantized, way, progress, weights=weights)
-    prepared = prepare_untimed(setup, subject, progress)
+    named = quantized if isinstance(quantized, str) and not schemes else None
+    prepared = prepare_untimed(setup, subject, progress, named)
     plans = _plans_of(quantized, schemes, prepared)
     return compare_plans(prepared, plans, batches, way, progress, weights=weights)
 
@@ -129,7 +134,7 @@ def compare_job(
     with progress.stage("loading model and data", None):
         subject = recipe()
     batches = choose_samples(subject.evaluation, samples, indices)
-    prepared = prepare_untimed(setup, subject, progress)
+    prepared = prepare_untimed(setup, subject, progress, None if schemes else plan)
     plans = _plans_of(plan, schemes, prepared)
     return compare_plans(prepared, plans, batches, way, progress)
 

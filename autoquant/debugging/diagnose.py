@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
@@ -49,6 +50,7 @@ def diagnose(
     backend: str | Mapping[str, Any] = "auto",
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    equalise: str = "auto",
     ranges: Mapping[str, Any] | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
@@ -67,6 +69,7 @@ def diagnose(
         backend: As `autoquant.search` takes it; of `auto` the first engine that runs here.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that are not looked into: they stay in fp32 as a whole.
+        equalise: `always` rescales channels first; `auto` and `never` do not.
         ranges: The section `calibration` of a job file.
         target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
@@ -85,12 +88,13 @@ def diagnose(
         calibration=calibration,
         evaluation=evaluation,
         leaf_modules=tuple(leaf_modules),
+        equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=setup.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
     )
     progress = shown(progress)
-    prepared = prepare_untimed(setup, subject, progress)
+    prepared = prepare_untimed(setup, subject, progress, plan)
     pair = build_pair(prepared, find_plan(plan, prepared), progress)
     return diagnose_pair(pair, "evaluation", progress)
 

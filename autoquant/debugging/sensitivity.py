@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
+from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.least_sensitive import Tail, read_tail, tail_of
 from autoquant.core.findings.sensitivity_report import SensitivityReport
 from autoquant.core.findings.weight_or_input import find_dual_ops
@@ -115,6 +116,7 @@ def sensitivity(
     metric_rows: int = METRIC_ROWS,
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    equalise: str = "auto",
     ranges: Mapping[str, Any] | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
@@ -137,6 +139,7 @@ def sensitivity(
         metric_rows: For how many of the noisiest rows the metric is measured; 0: none.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
+        equalise: `always` rescales channels first; `auto` and `never` do not.
         ranges: The section `calibration` of a job file.
         target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
@@ -167,6 +170,7 @@ def sensitivity(
         heldout=None,
         metric=metric,
         leaf_modules=tuple(leaf_modules),
+        equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=setup.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from autoquant import metrics
+from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.errors import DataError, JobError
@@ -52,6 +53,7 @@ def finetune(
     name: str = "finetune",
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    equalise: str = "auto",
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
@@ -88,6 +90,7 @@ def finetune(
         name: Of the run in MLflow.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
+        equalise: `always` rescales channels first; `auto` and `never` do not.
         target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
         dynamic: By input, the axes whose size may change.
@@ -126,6 +129,7 @@ def finetune(
         heldout=heldout,
         metric=metric,
         leaf_modules=tuple(leaf_modules),
+        equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=run.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
@@ -134,7 +138,7 @@ def finetune(
     task = make_task(chosen, train_loader, subject.reader(), loss, float_schedule, seed)
     check_task(task, subject)
     progress = shown(progress)
-    prepared = prepare_untimed(run, subject, progress)
+    prepared = prepare_untimed(run, subject, progress, plan)
     return finetune_plan(run, task, prepared, find_plan(plan, prepared), folder, progress)
 
 
@@ -161,7 +165,7 @@ def run_finetune(
         subject = JobRecipe(job)()
     task = _task_of(job, section, subject)
     check_task(task, subject)
-    prepared = prepare_untimed(job, subject, progress)
+    prepared = prepare_untimed(job, subject, progress, plan)
     return finetune_plan(job, task, prepared, find_plan(plan, prepared), folder, progress)
 
 

@@ -139,6 +139,7 @@ def _resolve(document: dict[str, Any], folder: Path) -> Iterator[str]:
     yield from _resolve_seeds(document)
     if "backend" in document:
         yield from _resolve_backend(document, folder)
+    yield from _resolve_objectives(document, folder)
     yield from _resolve_entry(document, "model", "model", folder)
     for name, keys in _ENTRY_KEYS.items():
         section = document.get(name)
@@ -159,6 +160,23 @@ def _resolve_seeds(document: dict[str, Any]) -> Iterator[str]:
                 load_plans(path)
             except PlanError as error:
                 yield f"seeds.{index}: {error.message}; {error.hint}"
+
+
+def _resolve_objectives(document: dict[str, Any], folder: Path) -> Iterator[str]:
+    """The table of an objective of the user's own is a file, its function an entry point."""
+    objectives = document.get("objectives")
+    for index, own in enumerate(objectives if isinstance(objectives, list) else ()):
+        if not isinstance(own, dict):
+            continue
+        if isinstance(own.get("table"), str):
+            table = (folder / own["table"]).resolve()
+            own["table"] = str(table)
+            if not table.is_file():
+                yield (
+                    f"objectives.{index}.table: no file {table}; the path is relative to the job "
+                    "file"
+                )
+        yield from _resolve_entry(own, "function", f"objectives.{index}.function", folder)
 
 
 def _resolve_backend(document: dict[str, Any], folder: Path) -> Iterator[str]:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from autoquant.job.backend import MISSING_OPTION, UNKNOWN_OPTION
 
+NAMED, OWN = "<named>", "<own>"
+"""Of the two forms of an objective; no part of its key."""
 _WORDS = {
     "missing": "is missing; add it",
     "int_type": "is not a whole number",
@@ -43,7 +45,7 @@ def find_unwritable(value: object, key: str = "") -> Iterator[str]:
 
 
 def _line(item: Any, model: type[BaseModel]) -> str:
-    location: Sequence[Any] = item["loc"]
+    location = [part for part in item["loc"] if part not in (NAMED, OWN)]
     key = ".".join(str(part) for part in location) or "the job"
     kind, context, value = item["type"], item.get("ctx") or {}, item.get("input")
     if kind == "extra_forbidden":

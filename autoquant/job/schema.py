@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -11,18 +12,22 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Discriminator,
     Field,
     SerializeAsAny,
+    Tag,
     field_validator,
     model_validator,
 )
 
 from autoquant.core.equalisation import Equalise
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Goal, Objective
 from autoquant.core.observers import ObserverName
 from autoquant.core.sensitivity import Procedure
 from autoquant.job.backend import BackendSettings, backend_settings
 from autoquant.job.finetuning import Finetuning
+from autoquant.job.mistakes import NAMED, OWN
+from autoquant.job.own_cost import OwnCost
 from autoquant.job.section import (
     AnyEntry,
     EntryText,
@@ -194,6 +199,21 @@ class Tracking(Section):
     tags: dict[str, str] = Field(default_factory=dict)
 
 
+def _form_of(value: object) -> str:
+    return OWN if isinstance(value, (Mapping, OwnCost)) else NAMED
+
+
+Wanted = Annotated[
+    Annotated[Annotated[Objective, Field(strict=False)], Tag(NAMED)] | Annotated[OwnCost, Tag(OWN)],
+    Discriminator(_form_of),
+]
+"""An objective by its name, or an entry for one of the user's own."""
+
+
+def _goals(items: Iterable[Objective | OwnCost]) -> tuple[Goal, ...]:
+    return tuple(item.goal if isinstance(item, OwnCost) else item for item in items)
+
+
 class Setup(Section):
     """How a model is prepared, whatever is done with it: the sections that all commands read."""
 
@@ -203,18 +223,20 @@ class Setup(Section):
         default_factory=lambda: cast("BackendSettings", backend_settings({}))
     )
     space: SpaceRules
-    objectives: Annotated[
-        tuple[Annotated[Objective, Field(strict=False)], ...], Field(strict=False)
-    ] = (Objective.OUTPUT_ERROR, Objective.LATENCY)
+    objectives: Annotated[tuple[Wanted, ...], Field(strict=False)] = (
+        Objective.OUTPUT_ERROR,
+        Objective.LATENCY,
+    )
     outputs: dict[str, Annotated[float, Field(gt=0, strict=False)]] = Field(default_factory=dict)
     execution: Execution = Field(default_factory=Execution)
 
     @field_validator("objectives")
     @classmethod
-    def _trade(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
-        if len(set(value)) != len(value):
+    def _trade(cls, value: tuple[Objective | OwnCost, ...]) -> tuple[Objective | OwnCost, ...]:
+        goals = _goals(value)
+        if len({goal.value for goal in goals}) != len(goals):
             raise ValueError("name each objective once")
-        if not any(item.is_quality for item in value) or all(item.is_quality for item in value):
+        if not any(goal.is_quality for goal in goals) or all(goal.is_quality for goal in goals):
             raise ValueError(
                 "a frontier trades quality for cost: name at least one of output_error, kl, "
                 "accuracy and at least one of latency, size, bops, int16_share"
@@ -226,6 +248,16 @@ class Setup(Section):
         if not self.is_timed:
             self.backend.check_untimed()
         return self
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """The objectives, without where those of the user's own come from."""
+        return _goals(self.objectives)
+
+    @property
+    def own_costs(self) -> tuple[OwnCost, ...]:
+        """Where the objectives of the user's own come from."""
+        return tuple(item for item in self.objectives if isinstance(item, OwnCost))
 
     @property
     def is_timed(self) -> bool:

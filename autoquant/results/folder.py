@@ -48,6 +48,7 @@ class ResultFolder:
     def __init__(self, path: Path, lock: FolderLock) -> None:
         self.path = path
         self._lock = lock
+        self._equalised = ""
         self._history = History(path / files.HISTORY)
 
     @classmethod
@@ -187,6 +188,7 @@ class ResultFolder:
 
     def write_build(self, settings: BuildSettings) -> None:
         """Keep what decides how plans are built: `build.json`."""
+        self._equalised = settings.equalisation.weights
         write_json(self.path / files.BUILD, {"format": files.FORMAT, **settings.to_json()})
 
     def write_calling(self, data: Mapping[str, Any]) -> None:
@@ -210,7 +212,7 @@ class ResultFolder:
     def write_plan(self, number: int, plan: Plan) -> Path:
         """Keep one plan as `load_plan` reads it; gives its path."""
         path = files.plan_path(self.path, number)
-        write_text(path, plan_file_text(plan))
+        write_text(path, plan_file_text(plan, self._equalised))
         return path
 
     def write_report(self, html: str) -> Path:

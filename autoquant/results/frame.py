@@ -7,20 +7,9 @@ from collections.abc import Iterable
 import pandas as pd
 
 from autoquant.core.measurement import Candidate
+from autoquant.core.quantities import QUANTITIES
 
-MEASUREMENTS = (
-    "accuracy",
-    "accuracy_drop",
-    "sqnr_db",
-    "kl",
-    "latency_ms",
-    "speedup",
-    "float_speedup",
-    "fp32_latency_ms",
-    "wall_ms",
-    "size_bytes",
-    "bops_ratio",
-)
+MEASUREMENTS = tuple(QUANTITIES)
 """Names of the measurements, in the order of columns; others follow by name."""
 
 

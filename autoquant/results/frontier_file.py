@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from autoquant.core.frontier import Frontier
 from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements, TimedBy
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Goal
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.results.storage import damaged, read_text, write_text
@@ -74,8 +74,8 @@ class FrontierFile(_Part):
     """
 
     format: Literal[1] = 1
-    axes: tuple[Objective, ...]
-    objectives: tuple[Objective, ...]
+    axes: tuple[Goal, ...]
+    objectives: tuple[Goal, ...]
     baseline: dict[str, FrontierValue]
     members: tuple[FrontierMember, ...]
     hypervolume: float

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 
-from autoquant.core.plan import PLAN_FORMAT, Plan
+from autoquant.core.plan import EQUALISED, PLAN_FORMAT, Plan
 
 
-def plan_file_text(plan: Plan) -> str:
-    """Give the text that `Plan.save` writes."""
+def plan_file_text(plan: Plan, equalised: str = "") -> str:
+    """Give the text that `Plan.save` writes.
+
+    Args:
+        plan: Any.
+        equalised: Digest of the rescaled model that it is of; empty: of the model as given.
+    """
     document = {"format": PLAN_FORMAT, "digest": plan.digest, "plan": plan.to_json()}
+    if equalised:
+        document[EQUALISED] = equalised
     return json.dumps(document, indent=2) + "\n"

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from autoquant.core.measurement import Candidate
+from autoquant.core.objectives import own_goals
 from autoquant.results.findings import Findings
 from autoquant.results.plots import (
     Arrangement,
@@ -72,7 +73,7 @@ def fill_template(name: str, values: Mapping[str, Any]) -> str:
 def _texts(findings: Findings) -> dict[str, Any]:
     frontier, chosen = findings.frontier, findings.chosen
     ops = tuple(_ops(findings, chosen)) if chosen else ()
-    named = findings.facts.rival, findings.facts.metric
+    named = findings.facts.rival, findings.facts.metric, own_goals(frontier.objectives)
     return {
         "title": f"{findings.facts.name}: precision search",
         "subtitle": _subtitle(findings),

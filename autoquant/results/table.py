@@ -16,6 +16,18 @@ from autoquant.core.measurement import (
     Measurements,
     fastest_float,
 )
+from autoquant.core.objectives import OwnObjective
+from autoquant.core.quantities import (
+    ACCURACY,
+    ACCURACY_DROP,
+    BOPS,
+    FLOAT_SPEEDUP,
+    FP32_LATENCY,
+    LATENCY,
+    SIZE,
+    SPEEDUP,
+    SQNR,
+)
 from autoquant.results.wording import (
     BUSY_NOTE,
     CLOCK_NOTES,
@@ -32,7 +44,15 @@ from autoquant.results.wording import (
     with_spread,
 )
 
-_TIMES = ("speedup", "float_speedup", "latency_ms", "fp32_latency_ms")
+_TIMES = tuple(item.name for item in (SPEEDUP, FLOAT_SPEEDUP, LATENCY, FP32_LATENCY))
+
+_NARROW = (
+    ACCURACY_DROP.name,
+    f"heldout_{ACCURACY_DROP.name}",
+    SPEEDUP.name,
+    SIZE.name,
+    BOPS.name,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +63,12 @@ class Column:
         title: What it shows, with the unit.
         kind: Kinds of its numbers, comma-separated; empty for text. Where there are several,
             each cell names its own.
+        is_narrow: Whether it stays where there is little room.
     """
 
     title: str
     kind: str = ""
+    is_narrow: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +84,16 @@ class CandidateTable:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
+
+    @property
+    def narrow(self) -> CandidateTable:
+        """The columns that a choice needs, which read at 80 characters; the rest is left out."""
+        kept = [place for place, column in enumerate(self.columns) if column.is_narrow]
+        return CandidateTable(
+            tuple(self.columns[place] for place in kept),
+            tuple(tuple(row[place] for place in kept) for row in self.rows),
+            self.notes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +111,7 @@ def candidate_table(
     baseline: Measurements,
     rival: str = EAGER_FP32,
     metric: str = "accuracy",
+    own: Sequence[OwnObjective] = (),
 ) -> CandidateTable:
     """Lay candidates out, after the float model; columns that nobody has are left out.
 
@@ -89,27 +122,35 @@ def candidate_table(
         baseline: Measurements of the float model.
         rival: What speed-ups are over; where it is not the float model, this has no time.
         metric: What the user's metric is called.
+        own: Costs of the user's own.
     """
     everything = [baseline, *(item.measurements for item in candidates)]
     has_speed = any("speedup" in item for item in everything)
     left_out = {"bops_ratio"} if has_speed else set()
     numbers = [
         number
-        for number in _numbers(score_unit(everything), baseline, metric)
+        for number in (
+            *_numbers(score_unit(everything), baseline, metric),
+            *(_Number(goal.quantity.titled(), goal.measurement, _plain) for goal in own),
+        )
         if any(number.name in item for item in everything) and number.name not in left_out
     ]
+    narrow = {*_NARROW, *(goal.measurement for goal in own)}
     kinds = {number.name: kinds_of(everything, number.name) for number in numbers}
     columns = (
         Column("#"),
-        *(Column(number.title, kinds_text(kinds[number.name])) for number in numbers),
+        *(
+            Column(number.title, kinds_text(kinds[number.name]), number.name in narrow)
+            for number in numbers
+        ),
         Column("ops"),
-        Column("from"),
+        Column("from", is_narrow=False),
     )
     mixed = {name for name, found in kinds.items() if len(found) > 1}
     is_other = rival != EAGER_FP32
-    own = {key: item for key, item in baseline.items() if not (is_other and key in _TIMES)}
+    known = {key: item for key, item in baseline.items() if not (is_other and key in _TIMES)}
     untimed = [replace(item, baseline="-") if item.name in _TIMES else item for item in numbers]
-    cells = _baseline_cells(untimed if is_other else numbers, own, mixed)
+    cells = _baseline_cells(untimed if is_other else numbers, known, mixed)
     rows = [("fp32", *cells, "", "the model as given")]
     for item in candidates:
         cells = [_cell(number, item.measurements, mixed) for number in numbers]
@@ -167,17 +208,25 @@ def _numbers(unit: ScoreUnit, baseline: Measurements, metric: str) -> tuple[_Num
         return bytes_text(item.value) + share
 
     return (
-        _Number(f"{metric}, {unit.value_unit}", "accuracy", score),
-        _Number(drop_title, "accuracy_drop", drop, "0"),
-        _Number(f"held-out {drop_title}", "heldout_accuracy_drop", drop, "0"),
-        _Number("SQNR, dB", "sqnr_db", sqnr_text, "exact"),
-        _Number("speedup", "speedup", with_spread, "1"),
-        _Number(over_float, "float_speedup", with_spread),
-        _Number("latency, ms", "latency_ms", with_spread),
-        _Number("fp32 then, ms", "fp32_latency_ms", lambda item: f"{item.value:.2f}"),
-        _Number("size", "size_bytes", size),
-        _Number("bit operations", "bops_ratio", lambda item: f"{item.value:.1%}", "100%"),
+        _Number(f"{metric}, {unit.value_unit}", ACCURACY.name, score),
+        _Number(drop_title, ACCURACY_DROP.name, drop, "0"),
+        _Number(f"held-out {drop_title}", f"heldout_{ACCURACY_DROP.name}", drop, "0"),
+        _Number(SQNR.titled(), SQNR.name, sqnr_text, "exact"),
+        _Number(SPEEDUP.titled(), SPEEDUP.name, with_spread, "1"),
+        _Number(over_float, FLOAT_SPEEDUP.name, with_spread),
+        _Number(LATENCY.titled(), LATENCY.name, with_spread),
+        _Number(
+            FP32_LATENCY.titled(),
+            FP32_LATENCY.name,
+            lambda item: with_spread(replace(item, stderr=None)),
+        ),
+        _Number(SIZE.titled(), SIZE.name, size),
+        _Number(BOPS.titled(), BOPS.name, lambda item: f"{item.value:.1%}", "100%"),
     )
+
+
+def _plain(item: Measurement) -> str:
+    return f"{item.value:.4g}"
 
 
 def _baseline_cells(

@@ -10,7 +10,7 @@ from autoquant.core.frontier import Frontier
 from autoquant.core.history import StopReason
 from autoquant.errors import StorageError
 from autoquant.job import Job, SearchSettings
-from autoquant.model.data.scoring import metric_name
+from autoquant.model.data.scoring import metric_title
 from autoquant.results.findings import WEIGHTS, SearchFacts
 from autoquant.results.folder import ResultFolder
 from autoquant.results.reading import load_facts
@@ -78,7 +78,7 @@ def settle_facts(
         notices.append(f"its workers were lost; continue with --resume (kept in {job.output})")
     return replace(
         facts,
-        metric=metric_name(prepared.subject.metric),
+        metric=metric_title(prepared.subject.metric),
         target=target,
         rival=rival,
         settings=settings,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Candidate, Measurements
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Goal, Objective, OwnObjective
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
@@ -22,11 +22,13 @@ from autoquant.results.reading import load_costs
 from autoquant.searching.costing.cost_model import CostModel, Observation, Trust
 from autoquant.searching.costing.forecast import Forecast
 from autoquant.searching.measuring.cost_profile import latency_costs, spread_costs
+from autoquant.searching.measuring.own_costs import own_costs
 from autoquant.searching.measuring.size import bops_table, int16_table, plan_costs, size_table
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.guided import CostAxis, Guide
-from autoquant.searching.proposing.prospects import ENOUGH_SHARE, Prospects
+from autoquant.searching.proposing.in_turn import InTurn
+from autoquant.searching.proposing.prospects import ENOUGH_SHARE, AllProspects, Prospects
 from autoquant.searching.proposing.pruner import Pruner
 from autoquant.searching.proposing.samplers import GUIDED
 from autoquant.searching.proposing.strategy import Proposer
@@ -47,7 +49,7 @@ _FEW_SAMPLES_ERROR = 0.1
 _THOROUGH = 0.1
 """What a thorough search finds enough to gain, beside a normal one."""
 
-Costs = Mapping[Objective, CostTable]
+Costs = Mapping[Goal, CostTable]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,11 +66,11 @@ class Guidance:
     seeds: tuple[Seed, ...]
     pruner: Pruner
     proposer: Proposer | None
-    prospects: Prospects | None = None
+    prospects: AllProspects | None = None
 
 
 def find_costs(
-    objectives: Sequence[Objective],
+    goals: Sequence[Goal],
     prepared: Preparation,
     progress: Progress,
     folder: Path | None = None,
@@ -77,7 +79,7 @@ def find_costs(
     """Find what each op costs in each objective: exactly, or for latency by timing a few plans.
 
     Args:
-        objectives: What is minimized.
+        goals: What is minimized.
         prepared: Model, engine and space.
         progress: Shown the progress.
         folder: Result folder of an earlier process, whose profile is taken over.
@@ -90,8 +92,8 @@ def find_costs(
     sites = prepared.captured.sites
     whole = bops_table(sites)
     full = whole.predict(Plan.of({site.name: Scheme.FP32 for site in sites}))
-    found: dict[Objective, CostTable] = {}
-    for objective in objectives:
+    found: dict[Goal, CostTable] = {}
+    for objective in goals:
         if objective is Objective.SIZE:
             found[objective] = size_table(sites, prepared.captured.stored_count)
         elif objective is Objective.BOPS:
@@ -100,6 +102,8 @@ def find_costs(
             found[objective] = int16_table(sites)
         elif objective is Objective.LATENCY:
             found[objective] = _latency_costs(prepared, progress, folder, times)
+        elif isinstance(objective, OwnObjective):
+            found[objective] = prepared.settings.own[objective.value]
     return found
 
 
@@ -138,6 +142,9 @@ def guide(
 ) -> Guidance:
     """Turn sensitivities and costs into seeds, a pruner and a proposer.
 
+    Each cost guides: seeds are shared among their frontiers, a candidate is pruned only where a
+    rival costs no more in any, and proposals trade output error for each in turn.
+
     Args:
         job: Objectives, constraints, sampler, samples of a sensitivity.
         prepared: Model, engine and space.
@@ -149,7 +156,6 @@ def guide(
         measured: The uniform plans, whose accuracy says where the limit is.
     """
     space = prepared.space
-    objective, first = next(iter(costs.items()))
     latency = costs.get(Objective.LATENCY)
     baseline_ms = baseline["latency_ms"].value if "latency_ms" in baseline else 0.0
     forecast = Forecast(
@@ -158,14 +164,9 @@ def guide(
         None if latency is None else CostModel(latency.by_knob(space)),
         baseline_ms,
     )
-    by_knob = first.by_knob(space)
-    is_timed = objective is Objective.LATENCY
-    axis = CostAxis(
-        objective,
-        CostModel(by_knob) if is_timed else by_knob,
-        baseline_ms=baseline_ms if is_timed else None,
-        limit=_axis_limit(job.constraints, objective),
-    )
+    axes = [
+        _axis(goal, table, space, job.constraints, baseline_ms) for goal, table in costs.items()
+    ]
     noise = CostModel(noise_table(space, table), trust=_NOISE_TRUST)
     rows = _hard_limits(job.constraints, prepared, baseline, costs)
     is_guided = job.sampler == GUIDED
@@ -173,44 +174,69 @@ def guide(
     seeds = seed_plans(
         space,
         table,
-        first,
+        tuple(costs.values()),
         rows,
         templates=templates,
         ladders=effort is Effort.THOROUGH or not is_guided,
     )
     if effort is Effort.QUICK:
         of_program = [seed for seed in seeds if seed.origin.startswith(PROGRAM)]
-        few = best_few(
-            of_program,
-            space,
-            noise.prior,
-            by_knob,
-            measured,
-            job.constraints.accuracy_drop,
-        )
+        few = [
+            seed
+            for cost in costs.values()
+            for seed in best_few(
+                of_program,
+                space,
+                noise.prior,
+                cost.by_knob(space),
+                measured,
+                job.constraints.accuracy_drop,
+            )
+        ]
         seeds = tuple(seed for seed in seeds if seed not in of_program or seed in few)
-    proposer = prospects = None
+    guides: list[Guide] = []
     if is_guided and effort is not Effort.QUICK:
-        retake = partial(_noise_around, prepared, job.sensitivity.samples)
-        proposer = Guide(space, noise, axis, retake)
-        prospects = Prospects(
+        retake = cache(partial(_noise_around, prepared, job.sensitivity.samples))
+        guides = [Guide(space, noise, axis, retake) for axis in axes]
+    prospects = [
+        Prospects(
             space,
-            proposer,
+            guide,
             limits,
             tuple(Limit(row.name, row.costs.by_knob(space), row.bound) for row in rows),
             share=ENOUGH_SHARE * (_THOROUGH if effort is Effort.THOROUGH else 1.0),
             round_size=job.budget.round_size,
             seed=job.seed,
         )
-    return Guidance(seeds, Pruner(job.objectives, limits, forecast), proposer, prospects)
+        for guide in guides
+    ]
+    return Guidance(
+        seeds,
+        Pruner(job.goals, limits, forecast),
+        InTurn(guides) if guides else None,
+        AllProspects(tuple(prospects)) if prospects else None,
+    )
 
 
 def plain_pruner(job: SearchSettings, prepared: Preparation, limits: Limits) -> Pruner:
     """What rules before any cost is known: only what follows from a plan is foreseen."""
-    return Pruner(job.objectives, limits, Forecast(prepared.space, partial(_exact_costs, prepared)))
+    return Pruner(job.goals, limits, Forecast(prepared.space, partial(_exact_costs, prepared)))
 
 
-def _axis_limit(constraints: Constraints, objective: Objective) -> float:
+def _axis(
+    goal: Goal, table: CostTable, space: SearchSpace, constraints: Constraints, baseline_ms: float
+) -> CostAxis:
+    """How one cost is traded against output error: by a model that learns, or exactly."""
+    by_knob, is_timed = table.by_knob(space), goal is Objective.LATENCY
+    return CostAxis(
+        goal,
+        CostModel(by_knob) if is_timed else by_knob,
+        baseline_ms=baseline_ms if is_timed else None,
+        limit=_axis_limit(constraints, goal),
+    )
+
+
+def _axis_limit(constraints: Constraints, objective: Goal) -> float:
     """The largest share of int16 ops that is worth proposing; other costs are not limited here."""
     share = constraints.int16_share
     return share if objective is Objective.INT16_SHARE and share is not None else math.inf
@@ -246,7 +272,8 @@ def _noise_around(prepared: Preparation, samples: int, plan: Plan) -> Sequence[O
 
 
 def _exact_costs(prepared: Preparation, plan: Plan) -> Measurements:
-    return plan_costs(plan, prepared.captured.sites, prepared.captured.stored_count)
+    known = plan_costs(plan, prepared.captured.sites, prepared.captured.stored_count)
+    return known | own_costs(plan, prepared.settings.own)
 
 
 def _hard_limits(

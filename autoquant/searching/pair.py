@@ -8,14 +8,16 @@ from pathlib import Path
 
 from autoquant.backends.protocol import Backend, Executable
 from autoquant.backends.targets import load_target
-from autoquant.core.plan import Plan, load_plan
+from autoquant.core.equalisation import Equalisation
+from autoquant.core.plan import Plan, equalised_weights, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
-from autoquant.errors import ModelError, PlanError
+from autoquant.errors import ModelError, PlanError, StorageError
 from autoquant.job import Job, Setup, SpaceRules
 from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import JobRecipe, Subject
+from autoquant.results.reading import load_build
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.preparing.space import bind_space
 
@@ -37,9 +39,54 @@ class Pair:
     executable: Executable
 
 
-def prepare_untimed(setup: Setup, subject: Subject, progress: Progress) -> Preparation:
-    """Prepare without timing anything: of what the backend leaves open it takes what works."""
-    return prepare(setup, subject, progress, is_timed=False)
+def prepare_untimed(
+    setup: Setup, subject: Subject, progress: Progress, plan: Plan | Path | str | None = None
+) -> Preparation:
+    """Prepare without timing anything: of what the backend leaves open it takes what works.
+
+    Args:
+        setup: Target, space, and how ranges are found.
+        subject: Model, data and metric.
+        progress: Shown the progress.
+        plan: What will be built, as `find_plan` takes it: where it comes from a search that
+            rescaled channels, so are those of the model.
+
+    Raises:
+        PlanError: The plan is of a model with rescaled channels, and its search is not there.
+    """
+    settled = None if plan is None or isinstance(plan, Plan) else equalisation_of(str(plan))
+    if settled:
+        progress.note(f"channels are rescaled as in the search that {plan} is of")
+    return prepare(setup, subject, progress, is_timed=False, equalisation=settled)
+
+
+def equalisation_of(text: str) -> Equalisation | None:
+    """How the search of a plan rescaled channels; None: not at all, or it is no search's.
+
+    Args:
+        text: A result folder, `folder:number`, or a file of a folder's `plans`.
+
+    Raises:
+        PlanError: It is a file that was taken out of its folder, whose search rescaled channels.
+    """
+    folder, _, number = text.rpartition(":")
+    path = Path(folder) if number.isdigit() and Path(folder).is_dir() else Path(text)
+    weights = ""
+    if path.is_file():
+        weights = equalised_weights(path)
+        path = path.parent.parent
+    elif not path.is_dir():
+        return None
+    try:
+        found = load_build(path).equalisation
+    except StorageError:
+        found = Equalisation()
+    if weights and found.weights != weights:
+        raise PlanError(
+            f"{text} is a plan of a model with rescaled channels, and its search is not beside it",
+            hint="name the result folder and the candidate: --plan FOLDER:NUMBER",
+        )
+    return found or None
 
 
 def needs_graph(captured: Capture, command: str) -> None:
@@ -56,11 +103,17 @@ def needs_graph(captured: Capture, command: str) -> None:
         )
 
 
-def prepare_job(job: Job, progress: Progress) -> Preparation:
-    """Load a job's model and data, and prepare without timing engines."""
+def prepare_job(job: Job, progress: Progress, plan: str | None = None) -> Preparation:
+    """Load a job's model and data, and prepare without timing engines.
+
+    Args:
+        job: Names them.
+        progress: Shown the progress.
+        plan: As `prepare_untimed` takes it.
+    """
     with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
-    return prepare_untimed(job, subject, progress)
+    return prepare_untimed(job, subject, progress, plan)
 
 
 def build_pair(prepared: Preparation, plan: Plan, progress: Progress) -> Pair:

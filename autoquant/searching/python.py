@@ -13,7 +13,6 @@ from autoquant import metrics
 from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
-from autoquant.errors import JobError
 from autoquant.job import SearchSettings, backend_from_text
 from autoquant.job.document import check_forms, settings_from
 from autoquant.model.data.readings import DataForm, Prepare
@@ -37,7 +36,7 @@ def search(
     trials: int = 64,
     effort: str = "normal",
     space: str | Mapping[str, Any] = "server_cpu",
-    objectives: Sequence[str] = ("output_error", "latency"),
+    objectives: Sequence[str | Mapping[str, Any]] = ("output_error", "latency"),
     batch_size: int | None = None,
     threads: int = 1,
     sampler: str = "guided",
@@ -79,7 +78,8 @@ def search(
         trials: The most candidates, seeds included; 0: the seeds alone.
         effort: `quick`, `normal` or `thorough`; see docs/job-file.md.
         space: Name or path of a search space, or its rules.
-        objectives: What to optimize; see docs/job-file.md.
+        objectives: What to optimize, by name; a cost of your own is a mapping (`{"name": "energy",
+            "table": "energy.csv", "unit": "mJ"}`, or with `function`); see docs/job-file.md.
         batch_size: Samples of a latency batch; None: those of the first evaluation batch.
         threads: Threads of a latency measurement.
         sampler: `guided`, `tpe`, `nsga2` or `random`; see docs/job-file.md.
@@ -155,16 +155,9 @@ def search(
         loss=loss,
         leaf_modules=tuple(leaf_modules),
         capture=capture,
-        equalise=_equalise_from(equalise),
+        equalise=Equalise.named(equalise),
         calibration_samples=job.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
         outputs=job.outputs,
     )
     return run_search(job, HeldRecipe(subject), shown(progress), resume=resume, templates=templates)
-
-
-def _equalise_from(text: str) -> Equalise:
-    known = {item.value: item for item in Equalise}
-    if text not in known:
-        raise JobError(f"equalise: {text!r} is unknown", hint=f"choose one of {', '.join(known)}")
-    return known[text]

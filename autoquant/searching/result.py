@@ -15,8 +15,10 @@ from torch.fx import GraphModule
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
+from autoquant.core.glance import Glance
 from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate, Failure, Measurements
+from autoquant.core.objectives import own_goals
 from autoquant.core.plan import Plan
 from autoquant.core.readback import ReadBack
 from autoquant.core.sensitivity import SensitivityTable
@@ -33,7 +35,9 @@ from autoquant.model.weights_digest import weights_digest
 from autoquant.results.findings import Findings
 from autoquant.results.frame import candidates_frame
 from autoquant.results.plots.pareto import pareto_figure
+from autoquant.results.summary import summarize
 from autoquant.results.table import CandidateTable, candidate_table
+from autoquant.results.wording import counts_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -417,13 +421,44 @@ class ResultCandidate:
         return load_target(context.build.backend).open_backend(request)
 
     def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{name}={self.measurements[name].value:.4g}"
-            f"{' (busy)' if self.measurements[name].busy else ''}"
-            for name in ("accuracy", "accuracy_drop", "sqnr_db", "speedup", "float_speedup")
-            if name in self.measurements
-        )
-        return f"<candidate {self.number} ({self.origin}): {shown}, {self.plan.counts()}>"
+        return repr(self.candidate)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, f"{item.value:.4g}", "" if item.stderr is None else f"{item.stderr:.2g}")
+            for name, item in self.measurements.items()
+        ]
+        title = f"candidate {self.number} ({self.origin}): {counts_text(self.plan)}"
+        step = "candidate.quantize(model), aq.export(candidate, model, path), candidate.plan"
+        return Glance(title, ("measurement", "value", "standard error"), rows, step).html
+
+
+class FrontierMembers(tuple[ResultCandidate, ...]):
+    """A frontier's candidates, as a tuple that shows itself line by line."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self))
+
+    def _repr_html_(self) -> str:
+        names = [
+            name
+            for name in ("accuracy", "accuracy_drop", "sqnr_db", "speedup", "size_bytes")
+            if any(name in item.measurements for item in self)
+        ]
+        rows = [
+            (
+                str(item.number),
+                *(
+                    f"{item.value(name):.4g}" if name in item.measurements else "-"
+                    for name in names
+                ),
+                counts_text(item.plan),
+            )
+            for item in self
+        ]
+        return Glance(f"{len(self)} candidates", ("#", *names, "ops"), rows).html
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -441,9 +476,26 @@ class SearchResult:
     folder: Path
 
     @property
-    def frontier(self) -> Sequence[ResultCandidate]:
+    def frontier(self) -> FrontierMembers:
         """The candidates worth choosing between, fastest (or smallest) first."""
-        return tuple(ResultCandidate(item, self.context) for item in self.findings.frontier)
+        return FrontierMembers(
+            ResultCandidate(item, self.context) for item in self.findings.frontier
+        )
+
+    @property
+    def glance(self) -> Glance:
+        """What came out, in a few lines: the frontier by the columns that matter most."""
+        table = self.table().narrow
+        title = " ".join([f"{self.findings.facts.name}:", *summarize(self.findings)[:2]])
+        heads = tuple(column.title for column in table.columns)
+        step = "result.best().quantize(model), result.plot(), result.to_dataframe()"
+        return Glance(title, heads, table.rows, step)
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
     @property
     def candidates(self) -> Sequence[ResultCandidate]:
@@ -504,6 +556,7 @@ class SearchResult:
             self.baseline,
             self.findings.facts.rival,
             self.findings.facts.metric,
+            own_goals(self.findings.frontier.objectives),
         )
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -48,6 +48,8 @@ from autoquant.searching.settings import check_resumable
 from autoquant.searching.stages import Stages, times_of_uniform
 from autoquant.searching.templates import Template, load_templates
 
+_QUICK_PAIRS = 5
+
 
 def run_search(
     job: SearchSettings,
@@ -108,7 +110,7 @@ def _search(
     """The order of the work; each line consumes the values above it."""
     with progress.stage("loading model and data", None):
         subject = recipe()
-    prepared = prepare(job, subject, progress, folder.path, templates=templates)
+    prepared = prepare(_timed_briefly(job), subject, progress, folder.path, templates=templates)
     prepared = narrow_space(refuse_unfaithful(prepared, progress), progress)
     write_preparation(folder, prepared)
     evaluator = prepared.evaluator
@@ -129,7 +131,7 @@ def _search(
         try:
             table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
             times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
-            costs = find_costs(job.objectives, prepared, progress, folder.path, times)
+            costs = find_costs(job.goals, prepared, progress, folder.path, times)
             if Objective.LATENCY in costs and not is_quick:
                 folder.write_costs(costs[Objective.LATENCY])
             plans = [template.plan for template in templates]
@@ -144,7 +146,7 @@ def _search(
     candidates = ended.candidates
     with progress.stage("writing the study", None):
         space, limits = prepared.space, stages.limits
-        write_study(folder.path / files.STUDY, space, job.objectives, limits, candidates)
+        write_study(folder.path / files.STUDY, space, job.goals, limits, candidates)
     findings = stages.findings(candidates, ended.reason, table)
     result = write_findings(findings, prepared, folder, tracker, progress)
     if ended.error is not None:
@@ -164,10 +166,12 @@ def _finish(stages: Stages, guidance: Guidance | None, answer: Ended, executor: 
         if ended.reason in (StopReason.INTERRUPTED, StopReason.FAILED):
             return ended
         candidates = ended.candidates
-        if is_timed and not is_estimate(prepared.settings.build.backend):
+        is_quick = stages.job.budget.effort is Effort.QUICK
+        if is_timed and not is_quick and not is_estimate(prepared.settings.build.backend):
             candidates = time_again(candidates, stages.find, executor, folder, progress)
         if prepared.subject.heldout is not None:
-            candidates = score_heldout(candidates, stages.find, executor, folder, progress)
+            find = stages.find_chosen if is_quick else stages.find
+            candidates = score_heldout(candidates, find, executor, folder, progress)
     except KeyboardInterrupt:
         return Ended(folder.past().candidates, StopReason.INTERRUPTED)
     except ExecutionError as error:
@@ -214,6 +218,14 @@ def _measure_baseline(
         baseline = evaluator.baseline()
     folder.write_baseline(baseline)
     return baseline
+
+
+def _timed_briefly(job: SearchSettings) -> SearchSettings:
+    """The job, in a quick search with no more pairs of a latency than tell plans apart."""
+    if job.budget.effort is not Effort.QUICK:
+        return job
+    pairs = min(job.backend.pairs, _QUICK_PAIRS)
+    return job.model_copy(update={"backend": job.backend.model_copy(update={"pairs": pairs})})
 
 
 def _ranking(job: SearchSettings) -> SensitivitySettings:

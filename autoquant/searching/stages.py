@@ -144,7 +144,13 @@ class Stages:
     def find(self, candidates: Sequence[Candidate]) -> Frontier:
         """The frontier of what keeps the constraints."""
         kept = [candidate for candidate in candidates if self.limits.kept_by(candidate)]
-        return find_frontier(kept, self.baseline, self.job.objectives)
+        return find_frontier(kept, self.baseline, self.job.goals)
+
+    def find_chosen(self, candidates: Sequence[Candidate]) -> Frontier:
+        """The frontier with the one member that a user is told to choose."""
+        frontier = self.find(candidates)
+        chosen = self.findings(candidates, None).chosen
+        return replace(frontier, members=(chosen,) if chosen is not None else ())
 
     def _strategy(
         self, seeds: Sequence[Seed], past: Past, guidance: Guidance | None = None
@@ -152,7 +158,7 @@ class Stages:
         return Strategy(
             self.prepared.space,
             seeds,
-            objectives=self.job.objectives,
+            objectives=self.job.goals,
             limits=self.limits,
             sampler=self.job.sampler,
             seed=self.job.seed,
@@ -201,7 +207,7 @@ class Stages:
     def _standing(self, findings: Findings) -> Standing:
         """What stands out among the candidates so far."""
         whole, members = findings.comparable, findings.frontier.members
-        axis = next(item for item in self.job.objectives if not item.is_quality)
+        axis = next(item for item in self.job.goals if not item.is_quality)
         priced = [item for item in whole if axis.measurement in item.measurements]
         fastest = min(priced, key=lambda item: axis.loss(item.measurements), default=None)
         exact = max(members, key=lambda item: item.value("sqnr_db"), default=None)
@@ -235,16 +241,15 @@ class Stages:
         return None
 
     def _is_cheapest_within(self, candidates: Sequence[Candidate]) -> bool:
-        """Whether of the uniform plans the cheapest is certainly within the accuracy limit."""
-        axis = next(item for item in self.job.objectives if not item.is_quality)
+        """Whether of the uniform plans the cheapest, in each cost, is within the accuracy limit."""
         digests = {seed.plan.digest for seed in uniform_plans(self.prepared.space)}
-        uniform = [
-            item
-            for item in candidates
-            if item.digest in digests and axis.measurement in item.measurements
-        ]
-        cheapest = min(uniform, key=lambda item: axis.loss(item.measurements), default=None)
-        return cheapest is not None and is_certainly_within(cheapest, self.limits)
+        uniform = [item for item in candidates if item.digest in digests]
+        for axis in (goal for goal in self.job.goals if not goal.is_quality):
+            priced = [item for item in uniform if axis.measurement in item.measurements]
+            cheapest = min(priced, key=lambda item: axis.loss(item.measurements), default=None)
+            if cheapest is None or not is_certainly_within(cheapest, self.limits):
+                return False
+        return True
 
 
 def times_of_uniform(

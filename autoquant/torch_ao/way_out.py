@@ -15,7 +15,7 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.errors import PlanError
+from autoquant.errors import ModelError, PlanError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.captured import Capture
 from autoquant.torch_ao.agreement import Difference, differences
@@ -210,8 +210,23 @@ class WayOut:
 
         Raises:
             ValueError: It observes a tensor that calibration did not see.
+            ModelError: It was prepared from the model as given, and the search rescaled channels.
         """
+        if self.setting.build.equalisation and not self._has_same_weights(prepared):
+            raise ModelError(
+                "torch prepared another model than these scales are of: the search rescaled "
+                "channels",
+                hint="prepare candidate.float_model()",
+            )
         fix_scales(prepared, self.matched, self.ranges)
+
+    def _has_same_weights(self, prepared: GraphModule) -> bool:
+        own = dict(self.matched.traced.fused.named_parameters())
+        return all(
+            torch.allclose(item, own[name], rtol=1e-4, atol=0.0)
+            for name, item in prepared.named_parameters()
+            if name in own and own[name].shape == item.shape
+        )
 
     def _mapping(
         self, plan: Plan, carried: Carried, engine: str, faults: Mapping[str, float]

@@ -59,14 +59,14 @@ class FewerInt16:
         prepared = replace(self.prepared, space=space, phases=(Phase.QUALITY,))
         baseline = {"size_bytes": Measurement(prepared.captured.stored_count * 4.0, Kind.ESTIMATED)}
         limits = Limits(job.constraints, baseline)
-        costs = find_costs(job.objectives, prepared, self.progress)
+        costs = find_costs(job.goals, prepared, self.progress)
         guidance = guide(job, prepared, self.table, costs, baseline, limits)
         models = [seed for seed in guidance.seeds if seed.origin.startswith("seed:program")]
         models = models[: max(1, round(trials * _SEED_SHARE))]
         strategy = Strategy(
             space,
             [Seed(start.plan, "seed:bisection"), *models],
-            objectives=job.objectives,
+            objectives=job.goals,
             limits=limits,
             sampler=job.sampler,
             seed=job.seed,

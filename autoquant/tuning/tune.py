@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
+from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.tuning import Attempt, TuneReport
 from autoquant.core.objectives import Objective
 from autoquant.core.os_errors import storage_errors
@@ -143,6 +144,7 @@ def tune(
     name: str = "tune",
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
+    equalise: str = "auto",
     ranges: Mapping[str, Any] | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
@@ -169,6 +171,7 @@ def tune(
         name: For the report.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
+        equalise: `always` rescales channels first; `auto` and `never` do not.
         ranges: The section `calibration` of a job file.
         target: The key of the targets, where batches are mappings.
         prepare: Makes batches of the items of the data.
@@ -205,6 +208,7 @@ def tune(
         metric=metric,
         loss=loss,
         leaf_modules=tuple(leaf_modules),
+        equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=job.calibration.samples,
         form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),

@@ -143,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="the CIFAR-10 folder; without it digits alone")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
+    parser.add_argument("--models", nargs="+", default=["digits", "resnet20_cifar10"])
     parser.add_argument("--processes", type=int, default=10)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -154,6 +155,7 @@ def main() -> None:
         models["resnet20_cifar10.yaml"] = [
             f"{part}.arguments.folder={folder}" for part in ("model", "data")
         ]
+    models = {name: item for name, item in models.items() if Path(name).stem in arguments.models}
     listed = list(cases(models, arguments.engines))
     timed = {}
     for sitting, condition in enumerate(CONDITIONS, start=1):

@@ -93,7 +93,7 @@ def lay(name: str, job: Job, records: Path) -> Ground:
     )
     baseline = evaluator.baseline()
     table = rank_by_sensitivity(job.sensitivity, prepared, Silent())
-    costs = find_costs(job.objectives, prepared, Silent())
+    costs = find_costs(job.goals, prepared, Silent())
     limits = Limits(job.constraints, baseline)
     guidance = guide(job, prepared, table, costs, baseline, limits)
     return Ground(
@@ -123,7 +123,7 @@ def search(ground: Ground, strategy: str, seed: int, trials: int) -> list[Candid
     asks = Strategy(
         ground.blocks if strategy == _BY_BLOCK else ground.space,
         tuple(seeds),
-        objectives=ground.job.objectives,
+        objectives=ground.job.goals,
         limits=ground.limits,
         sampler=sampler,
         seed=seed,

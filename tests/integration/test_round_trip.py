@@ -140,9 +140,8 @@ def test_an_all_int8_mapping_gives_the_grids_of_the_plan_with_torch_alone(
 ) -> None:
     (int8,) = [item for item in result.candidates if item.plan.counts().keys() == {"int8"}]
     torch.backends.quantized.engine = "fbgemm"
-    prepared = prepare_fx(
-        copy.deepcopy(seeded(MixedNet)), int8.qconfig_mapping(), (CALIBRATION[:2],)
-    )
+    model = int8.float_model(seeded(MixedNet))
+    prepared = prepare_fx(copy.deepcopy(model), int8.qconfig_mapping(model), (CALIBRATION[:2],))
     with torch.no_grad():
         for batch in CALIBRATION.split(64):
             prepared(batch)

@@ -13,7 +13,6 @@ from torch.fx.node import map_arg
 
 from autoquant.backends.torch_cpu.forms import INTEGERS, Form, Grid, Value
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
-from autoquant.backends.torch_cpu.timed_sizes import TimedSizes
 from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Precision, Scheme
 from autoquant.model.calibration.ranges import grid as ranges
@@ -45,13 +44,11 @@ class Emitter:
     Args:
         store: Constants.
         grids: Of tensors.
-        sizes: At the batch that is timed, where that is known.
     """
 
-    def __init__(self, store: WeightStore, grids: Grids, sizes: TimedSizes | None = None) -> None:
+    def __init__(self, store: WeightStore, grids: Grids) -> None:
         self.store = store
         self.grids = grids
-        self.sizes = sizes
         self.graph = Graph()
         self.root = nn.Module()
         self._values: dict[Node, dict[Form, Value]] = {}

@@ -122,7 +122,7 @@ class Lowering:
         """
         chosen = self._choose(plan, engines)
         wants = self._wants(chosen)
-        emitter = Emitter(self._store, self._grids, self._table.sizes)
+        emitter = Emitter(self._store, self._grids)
         inside = {node for operation, _ in chosen.values() for node in operation.nodes[1:]}
         for node in self._captured.graph.graph.nodes:
             if node in chosen:

@@ -231,16 +231,13 @@ def _combine(emitter: Emitter, operation: Operation, out: Form) -> None:
 def _read_operand(emitter: Emitter, operation: Operation, place: int) -> Node:
     """Read an operand; one number for each channel of an image as an image.
 
-    torch's kernels start anew at every pixel where they spread numbers over several images
-    themselves; over one they run in one loop.
+    torch's kernels start anew at every pixel where they spread numbers over an image themselves.
     """
     sources: Any = operation.root.args
     read = emitter.read(sources[place], Form.QUINT8).node
     image, own = fixed_sizes(operation.root), fixed_sizes(sources[place])
     space = [size for size in image[2:] if size is not None]
     if len(image) != 4 or len(space) != 2 or own[2:] != (1, 1) or math.prod(space) < _PIXELS:
-        return read
-    if emitter.sizes is not None and emitter.sizes.of(operation.root)[0] == 1:
         return read
     spread = emitter.call(_ATEN.upsample_nearest2d.default, read, space)
     return emitter.call(_ATEN.contiguous.default, spread, memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
+from autoquant.core.glance import Glance
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 
@@ -144,6 +145,26 @@ class Diagnosis:
     def next_step(self) -> str | None:
         """The one thing to do next; None where nothing is wrong."""
         return self.findings[0].step if self.findings else None
+
+    @property
+    def glance(self) -> Glance:
+        """The causes in a few lines."""
+        rows = [
+            (
+                item.cause.value,
+                f"{item.before_db:.1f} -> {item.after_db:.1f}",
+                ", ".join(item.sites),
+            )
+            for item in self.findings
+        ]
+        title = f"{self.pattern.value}: outputs at {self.sqnr_db:.1f} dB on {self.samples} samples"
+        return Glance(title, ("cause", "mended, dB", "sites"), rows, self.next_step or "")
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
     def to_json(self) -> dict[str, Any]:
         """Give the diagnosis as JSON values."""

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from autoquant.core.findings.magnitudes import Magnitudes
+from autoquant.core.glance import Glance
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
@@ -216,6 +217,24 @@ class LayerComparison:
     samples: int
     kind: Kind
     distributions: tuple[Distribution, ...]
+
+    @property
+    def glance(self) -> Glance:
+        """The worst ops in a few lines."""
+        rows = [
+            (row.op, row.scheme.value if row.scheme else "-", f"{row.error.sqnr_db:.1f}")
+            for row in self.worst(8)
+        ]
+        whole = "" if self.output is None else f", outputs at {self.output.sqnr_db:.1f} dB"
+        title = f"{self.mode.value} comparison of {len(self.rows)} ops{whole}"
+        heads = ("the worst", "scheme", "SQNR, dB")
+        return Glance(title, heads, rows, "comparison.worst(20), comparison.rows")
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
     def worst(self, count: int) -> tuple[LayerRow, ...]:
         """Activations with the lowest SQNR, the worst first."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autoquant.errors import MetricError
 from autoquant.model.data.batches import Batch
-from autoquant.model.data.scoring import Metric, start_tally
+from autoquant.model.data.scoring import Metric, is_loss, start_tally
 
 Loss = Callable[[Any, Any], Tensor]
 """`loss(outputs, targets)`: one number, or one for each sample, that gradients flow through."""
@@ -51,7 +51,7 @@ class Objective:
 
     Attributes:
         loss: What training lowers.
-        metric: What decides which weights are kept; higher is better.
+        metric: What decides which weights are kept.
         batches: The evaluation data.
     """
 
@@ -60,7 +60,7 @@ class Objective:
     batches: Sequence[Batch]
 
     def look(self, run: Callable[[tuple[Tensor, ...]], Any]) -> tuple[float, float]:
-        """Mean loss and metric on the evaluation data; memory for one batch."""
+        """Mean loss and metric (negated where lower is better) on the evaluation data."""
         losses, samples = 0.0, 0
         tally = start_tally(self.metric)
         with torch.no_grad():
@@ -70,4 +70,4 @@ class Objective:
                 tally.add(outputs, batch)
                 samples += len(batch)
         score, _ = tally.scores().mean()
-        return losses / samples, score
+        return losses / samples, -score if is_loss(self.metric) else score

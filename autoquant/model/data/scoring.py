@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from autoquant.core.quantities import LOWER
 from autoquant.errors import MetricError
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.trees import register_dataclasses
@@ -110,6 +111,22 @@ def metric_name(metric: object) -> str:
         return metric_name(metric.func)
     name = str(getattr(metric, "__name__", type(metric).__name__))
     return "metric" if name == "<lambda>" else name
+
+
+def is_loss(metric: object) -> bool:
+    """Whether lower is better: what `higher_is_better` says, as torchmetrics has it."""
+    return getattr(metric, "higher_is_better", None) is False
+
+
+def metric_title(metric: object) -> str:
+    """A metric's name for people, with its `unit` where it has one, and with its direction.
+
+    >>> metric_title(max)
+    'max'
+    """
+    words = [str(getattr(metric, "unit", "") or ""), LOWER if is_loss(metric) else ""]
+    said = ", ".join(filter(None, words))
+    return f"{metric_name(metric)} ({said})" if said else metric_name(metric)
 
 
 def find_metric(metric: object, what: str = "metric") -> Metric:

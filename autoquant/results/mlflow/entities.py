@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.objectives import own_goals
 from autoquant.core.secrets import masked
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.summary import summarize
@@ -145,6 +146,7 @@ def findings_tags(findings: Findings) -> dict[str, str]:
         NOTE_TAG: note_text(findings),
         **_fact_tags(findings.facts),
         **kind_tags(findings.frontier.baseline, "baseline."),
+        **{f"unit.{g.value}": g.unit for g in own_goals(findings.frontier.objectives) if g.unit},
     }
     if findings.chosen is not None:
         tags |= {"chosen": str(findings.chosen.number)}
@@ -159,6 +161,7 @@ def note_text(findings: Findings) -> str:
         findings.frontier.baseline,
         findings.facts.rival,
         findings.facts.metric,
+        own_goals(findings.frontier.objectives),
     )
     head = "\n\n".join(
         [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoquant.core.measurement import Candidate, Measurements
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Goal, Objective
+from autoquant.core.quantities import ACCURACY_DROP, LOWER, SQNR
 from autoquant.results.findings import Findings
 from autoquant.results.wording import ScoreUnit, at_start, kinds_of, kinds_text
 
@@ -51,24 +52,29 @@ def cost_axis(findings: Findings) -> Axis:
     return _cost_axis(Objective.LATENCY, findings)
 
 
-def _cost_axis(objective: Objective, findings: Findings) -> Axis:
+def _cost_axis(objective: Goal, findings: Findings) -> Axis:
     baseline = findings.frontier.baseline
+    quantity = objective.quantity
+    named = replace(quantity, title=quantity.title[:1].upper() + quantity.title[1:])
     if objective is Objective.LATENCY:
-        return Axis("speedup", f"Speedup over {findings.facts.rival}, times")
+        return Axis(quantity.name, f"{named.title} over {findings.facts.rival}, times")
     if objective is Objective.BOPS:
-        return Axis("bops_ratio", "Bit operations, % of fp32", 100.0, is_reversed=True)
+        return Axis(quantity.name, named.titled("% of fp32"), 100.0, is_reversed=True)
     if objective is Objective.INT16_SHARE:
-        return Axis("int16_share", "Ops on 16-bit integers, %", 100.0, is_reversed=True)
-    if "size_bytes" in baseline:
-        share = 100.0 / baseline["size_bytes"].value
-        return Axis("size_bytes", "Size, % of fp32", share, is_reversed=True)
-    return Axis("size_bytes", "Size, MiB", 2.0**-20, is_reversed=True)
+        return Axis(quantity.name, named.titled("%"), 100.0, is_reversed=True)
+    if objective is not Objective.SIZE:
+        return Axis(quantity.name, named.titled(), is_reversed=True)
+    if quantity.name in baseline:
+        share = 100.0 / baseline[quantity.name].value
+        return Axis(quantity.name, named.titled("% of fp32"), share, is_reversed=True)
+    return Axis(quantity.name, named.titled("MiB"), 2.0**-20, is_reversed=True)
 
 
 def drop_axis(unit: ScoreUnit, metric: str) -> Axis:
     """Give the metric's change against fp32: 0 is no change, below is worse."""
-    title = f"{at_start(metric)} change against fp32, {unit.drop_unit}"
-    return Axis("accuracy_drop", title, -unit.factor)
+    change = "gain over" if LOWER in metric else "change against"
+    title = f"{at_start(metric)} {change} fp32, {unit.drop_unit}"
+    return Axis(ACCURACY_DROP.name, title, -unit.factor)
 
 
-SQNR_AXIS = Axis("sqnr_db", "Output SQNR against fp32, dB")
+SQNR_AXIS = Axis(SQNR.name, f"Output {SQNR.title} against fp32, {SQNR.unit}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from autoquant.core.measurement import Candidate, fastest_float
+from autoquant.core.objectives import own_goals
 from autoquant.results.findings import Findings
 from autoquant.results.wording import (
     ScoreUnit,
@@ -58,5 +59,11 @@ def _numbers(candidate: Candidate, unit: ScoreUnit, findings: Findings) -> list[
     sqnr = candidate.measurements.get("sqnr_db")
     if sqnr is not None:
         lines.append(f"SQNR {sqnr_text(sqnr)} dB <i>{sqnr.kind.value}</i>")
+    lines += [
+        f"{escape(goal.quantity.title)} {candidate.value(goal.measurement):.4g} "
+        f"{escape(goal.unit)} <i>{candidate.measurements[goal.measurement].kind.value}</i>"
+        for goal in own_goals(findings.frontier.objectives)
+        if goal.measurement in candidate.measurements
+    ]
     size = candidate.measurements.get("size_bytes")
     return [*lines, f"{bytes_text(size.value)} <i>{size.kind.value}</i>"] if size else lines

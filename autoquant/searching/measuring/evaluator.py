@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.searching.measuring.allocator import keep_freed_memory
 from autoquant.searching.measuring.clocks import Clocks
+from autoquant.searching.measuring.own_costs import OwnCosts, own_baseline, own_costs
 from autoquant.searching.measuring.plan_timer import PlanTimer, Timing, float_plans
 from autoquant.searching.measuring.quality import (
     FloatReference,
@@ -52,6 +53,7 @@ class MeasurementSettings:
         latency_pairs: Interleaved pairs of a latency measurement, at most.
         reference: Scheme of the float plan that candidates are paired with; None: they are paired
             with the float model.
+        own: Costs of the user's own objectives, by name.
     """
 
     build: BuildSettings
@@ -60,6 +62,7 @@ class MeasurementSettings:
     latency_batch: int | None = None
     latency_pairs: int = 20
     reference: Scheme | None = None
+    own: OwnCosts = field(default_factory=dict, hash=False, repr=False)
 
     def building(self, **changes: Any) -> MeasurementSettings:
         """The same measurements of plans that are built otherwise; names fields of `build`."""
@@ -111,6 +114,7 @@ class PlanEvaluator:
         try:
             if task.sitting > self._sitting:
                 self._sit_again(task.sitting)
+            costs = self._costs(task.plan) if phase is Phase.QUALITY else {}
             with self._timed("build", seconds):
                 executable = self._build(task.plan)
             with self._timed(phase.value, seconds):
@@ -118,9 +122,14 @@ class PlanEvaluator:
         except (BackendError, ModelError, MetricError, NotFiniteError) as error:
             return Outcome(task.number, failure=Failure(_reason(error)), seconds=seconds)
         if phase is Phase.QUALITY:
-            found |= plan_costs(task.plan, self._captured.sites, self._captured.stored_count)
+            found |= costs
         executed = dict(executable.executed)
         return Outcome(task.number, found, stopped=stopped, seconds=seconds, executed=executed)
+
+    def _costs(self, plan: Plan) -> dict[str, Measurement]:
+        """What follows from the plan alone."""
+        known = plan_costs(plan, self._captured.sites, self._captured.stored_count)
+        return known | own_costs(plan, self._settings.own)
 
     def forget(self) -> None:
         """Drop the executables that are kept, so that the next run builds again."""
@@ -144,6 +153,7 @@ class PlanEvaluator:
                 continue
             found |= self._reference(phase).measurements(prefix)
         found["size_bytes"] = Measurement(self._captured.stored_count * 4.0, Kind.ESTIMATED)
+        found |= own_baseline(self._captured.sites, self._settings.own)
         if self._backend.rival_ms is not None:
             found["latency_ms"] = Measurement(self._backend.rival_ms, Kind.ESTIMATED)
             return found

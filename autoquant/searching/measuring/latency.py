@@ -20,7 +20,7 @@ Of ResNet-20 at batch 64, eager fp32 over OpenVINO in f32 and bf16, six sittings
 
 _SHORTEST_S = 0.01
 _LONGEST_SLICE_S = 0.1
-_FEWEST = 6
+FEWEST_PAIRS = 6
 _MORE = 4
 _DECIDED = 0.01
 _ENOUGH = 0.05
@@ -47,6 +47,7 @@ def measure_latency(
     pairs: int,
     threads: int = 1,
     clocks: Clocks | None = None,
+    fewest: int = FEWEST_PAIRS,
     decided: Decided | None = None,
 ) -> dict[str, Measurement]:
     """Time a candidate against a rival, interleaved.
@@ -67,6 +68,7 @@ def measure_latency(
         pairs: How many pairs to time at most, where the machine is quiet.
         threads: How many threads compute.
         clocks: What to read.
+        fewest: How many pairs to time at least.
         decided: Says of a speed-up, taken so far, that no more need be known of it.
 
     Returns:
@@ -81,8 +83,9 @@ def measure_latency(
     slice_s = min(max(longest, _SHORTEST_S), _LONGEST_SLICE_S)
     calls = [_bundle(item.seconds, slice_s) for item in probed]
     turns = _Turns(functions, calls, clocks, by)
-    turns.take(min(pairs, _FEWEST))
-    while not _is_enough(turns, pairs, decided):
+    fewest = min(pairs, fewest)
+    turns.take(fewest)
+    while not _is_enough(turns, fewest, pairs, decided):
         turns.take(min(_MORE, pairs - len(turns.times) % pairs))
     own, rival = turns.times[:, 0], turns.times[:, 1]
     return {
@@ -147,7 +150,7 @@ class _Turns:
     @property
     def is_long(self) -> bool:
         """Whether it has taken so long that no further turn should begin."""
-        return len(self._found) >= _FEWEST and self._clock() - self._begun > _LONG_S
+        return len(self._found) >= FEWEST_PAIRS and self._clock() - self._begun > _LONG_S
 
     def take(self, count: int) -> None:
         """Take some more turns; the order swaps from turn to turn."""
@@ -175,7 +178,7 @@ def _bundle(seconds: float, slice_s: float) -> int:
     return max(1, math.ceil(slice_s / max(seconds, 1e-6) - 1e-6))
 
 
-def _is_enough(turns: _Turns, pairs: int, decided: Decided | None) -> bool:
+def _is_enough(turns: _Turns, fewest: int, pairs: int, decided: Decided | None) -> bool:
     times = turns.times
     found = _ratio(times, turns.by)
     error = (found.stderr or 0.0) / found.value
@@ -183,7 +186,7 @@ def _is_enough(turns: _Turns, pairs: int, decided: Decided | None) -> bool:
         return True
     if len(times) >= pairs and error <= _ENOUGH:
         return True
-    if len(times) < min(pairs, _FEWEST):
+    if len(times) < fewest:
         return False
     return (error <= _DECIDED or (decided is not None and decided(found))) and not found.busy
 
@@ -220,7 +223,7 @@ def _checked(values: Times, by: TimedBy, estimate: Callable[[Times], _Estimate])
     value, stderr = estimate(values)
     busy = stderr > _ENOUGH * value
     half = len(values) // 2
-    if half >= _FEWEST // 2:
+    if half >= FEWEST_PAIRS // 2:
         (first, first_error), (second, second_error) = (
             estimate(part) for part in (values[:half], values[half:])
         )

@@ -16,6 +16,7 @@ from autoquant.core.sites import Site
 from autoquant.errors import BackendError
 from autoquant.searching.measuring.clocks import Clocks
 from autoquant.searching.measuring.latency import (
+    FEWEST_PAIRS,
     measure_alone,
     measure_latency,
     with_sitting_error,
@@ -97,7 +98,7 @@ class PlanTimer:
                     over_first = self._compare(call, first.call)["speedup"]
                     timed[scheme] = _Reference(call, _product(over_first, first.speedup))
                 else:
-                    found = self._compare(call, self._eager)
+                    found = self._compare_well(call)
                     eager = found["baseline_latency_ms"]
                     timed[scheme] = _Reference(call, found["speedup"])
         if not timed:
@@ -148,7 +149,11 @@ class PlanTimer:
         }
 
     def _compare(
-        self, call: Call, rival: Call, competing: Sequence[float] = ()
+        self,
+        call: Call,
+        rival: Call,
+        competing: Sequence[float] = (),
+        fewest: int = FEWEST_PAIRS,
     ) -> dict[str, Measurement]:
         timing = self._timing
         return measure_latency(
@@ -157,8 +162,13 @@ class PlanTimer:
             pairs=timing.pairs,
             threads=timing.threads,
             clocks=timing.clocks,
+            fewest=fewest,
             decided=partial(_has_its_place, competing) if competing else None,
         )
+
+    def _compare_well(self, call: Call) -> dict[str, Measurement]:
+        """Time a float plan over the float model: what is off here is off for all that follow."""
+        return self._compare(call, self._eager, fewest=self._timing.pairs)
 
     def _checked_reference(self) -> _Reference | None:
         """The reference, its speed known in this sitting and looked at again now and then.
@@ -172,7 +182,7 @@ class PlanTimer:
             before.uses += 1
             return before
         call = self._call(self._plans[self.scheme]) if before is None else before.call
-        found = self._compare(call, self._eager)["speedup"]
+        found = self._compare_well(call)["speedup"]
         if before is not None and differ(
             with_sitting_error(before.speedup), with_sitting_error(found)
         ):

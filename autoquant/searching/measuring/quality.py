@@ -17,7 +17,7 @@ from autoquant.model.data.batches import Batch
 from autoquant.model.data.data_set import CACHE_BYTES, StreamedBatches, in_order, sizes_of
 from autoquant.model.data.output_noise import OutputNoises
 from autoquant.model.data.outputs import OutputWeights, divergence, named_outputs
-from autoquant.model.data.scoring import Metric, Scores, start_tally
+from autoquant.model.data.scoring import Metric, Scores, is_loss, start_tally
 from autoquant.searching.measuring.racing import look_batches, why_stop
 
 _ORDER_SEED = 0
@@ -155,13 +155,14 @@ def measure_quality(
 ) -> Quality:
     """Measure a candidate on the reference's samples.
 
-    `accuracy` is the metric's mean; `accuracy_drop` float minus candidate, with the standard
-    error of the paired differences; `sqnr_db` = 10 log10(sum signal / sum noise) of the output
-    that guides, with its standard error by the delta method for a ratio of means; `kl` the mean
-    over samples of KL(softmax(float) || softmax(candidate)) of the first output, in nats; `loss` is
-    the mean of the user's loss, where there is one, and `loss_rise` candidate minus float. Where
-    there are several outputs, `sqnr_db.NAME` is that of each and `sqnr_db.all` that of all
-    together; `sqnr_db` is the worst of them, or of the weighted noise where the job gives weights.
+    `accuracy` is the metric's mean; `accuracy_drop` float minus candidate, or candidate minus float
+    where lower is better, with the standard error of the paired differences; `sqnr_db` = 10
+    log10(sum signal / sum noise) of the output that guides, with its standard error by the delta
+    method for a ratio of means; `kl` the mean over samples of KL(softmax(float) ||
+    softmax(candidate)) of the first output, in nats; `loss` is the mean of the user's loss, where
+    there is one, and `loss_rise` candidate minus float. Where there are several outputs,
+    `sqnr_db.NAME` is that of each and `sqnr_db.all` that of all together; `sqnr_db` is the worst of
+    them, or of the weighted noise where the job gives weights.
 
     Batches are taken in a fixed order that spreads over the data set, so that a subset does not
     depend on how the data are sorted.
@@ -200,6 +201,7 @@ class _Sums:
         self._noises = OutputNoises()
         self._divergence: list[Scores] = []
         self._tallies = {name: start_tally(function) for name, function in functions.items()}
+        self._losses = {name for name, function in functions.items() if is_loss(function)}
         self._batches = self._samples = 0
         first = reference.outputs[reference.order[0]]
         self._judged = next(iter(reference.weights.weights), next(iter(first)))
@@ -235,8 +237,9 @@ class _Sums:
             found["kl"] = joined.mean()
         for name, expected in self._reference.scores[self._batches].items():
             candidate = self._tallies[name].scores()
-            rises = name == "loss"  # the change for the worse, under the name that says which way
-            change = f"{name}_rise" if rises else f"{name}_drop"
+            # the change for the worse, under a name that says which way, but for the metric's
+            change = f"{name}_rise" if name == "loss" else f"{name}_drop"
+            rises = name == "loss" or name in self._losses
             worse = candidate.less(expected) if rises else expected.less(candidate)
             found |= {name: candidate.mean(), change: worse.mean()}
         return {

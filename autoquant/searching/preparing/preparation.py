@@ -10,6 +10,7 @@ from pathlib import Path
 from autoquant.backends.protocol import Backend
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
+from autoquant.core.equalisation import Equalisation
 from autoquant.core.evaluation import Phase
 from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
@@ -29,6 +30,7 @@ from autoquant.searching.measuring.evaluator import (
     PlanEvaluator,
     build_backend,
 )
+from autoquant.searching.measuring.own_costs import own_tables
 from autoquant.searching.preparing.bench import SubjectBench, bind_setup
 from autoquant.searching.preparing.equalising import equalised, find_equalisation
 from autoquant.searching.preparing.ranges import settle_ranges
@@ -172,6 +174,7 @@ def prepare(
     templates: Sequence[Template] = (),
     *,
     is_timed: bool = True,
+    equalisation: Equalisation | None = None,
 ) -> Preparation:
     """Do everything before the first candidate.
 
@@ -183,6 +186,7 @@ def prepare(
         templates: Plans that must fit the model and the space.
         is_timed: Whether what the backend leaves open (`auto`) is settled by timing plans, or
             without: by what works.
+        equalisation: How channels are rescaled, where that is settled; None: find out.
 
     Raises:
         PlanError: A rule or a template does not fit.
@@ -202,8 +206,11 @@ def prepare(
     if settings.build.options == untimed.options:  # nothing is open: a mistake shows here already
         check_fit(templates, bind_setup(setup, captured, settings.build).space)
     if known is None:
-        found = find_equalisation(subject, captured, settings.build, progress, tries=is_timed)
-        settings = settings.building(equalisation=found)
+        if equalisation is None:
+            equalisation = find_equalisation(
+                subject, captured, settings.build, progress, tries=is_timed
+            )
+        settings = settings.building(equalisation=equalisation)
     subject, captured = equalised(subject, captured, settings.build.equalisation)
     statistics = calibrate_subject(subject, captured, progress, folder)
     if known is None:
@@ -211,13 +218,14 @@ def prepare(
         settings = settle_ranges(settings, captured, statistics, subject.calibration, progress)
     bound = bind_setup(setup, captured, settings.build)
     check_fit(templates, bound.space)
+    own = own_tables(setup.own_costs, captured.sites, bound.space)
     for notice in bound.notices:
         progress.note(notice)
     return Preparation(
         subject=subject,
         captured=captured,
         statistics=statistics,
-        settings=settings,
+        settings=replace(settings, own=own),
         space=bound.space,
         phases=(Phase.QUALITY, Phase.LATENCY) if setup.is_timed else (Phase.QUALITY,),
         notices=(*subject.notices, *captured.notices, *bound.notices),

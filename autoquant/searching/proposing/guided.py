@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Candidate, Kind, Measurement
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Goal
 from autoquant.core.pareto import frontier_mask, hypervolume
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
@@ -62,7 +62,7 @@ class CostAxis:
         limit: Largest loss that a constraint allows; infinite: any.
     """
 
-    objective: Objective
+    objective: Goal
     model: CostModel | CostTable
     baseline_ms: float | None = None
     limit: float = math.inf

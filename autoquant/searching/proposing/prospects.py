@@ -88,6 +88,17 @@ class Prospects:
         return cost - imagined <= margin
 
 
+@dataclass(frozen=True, slots=True)
+class AllProspects:
+    """Those of every cost: a search ends when none has anything left to gain."""
+
+    prospects: tuple[Prospects, ...]
+
+    def are_spent(self, candidates: Sequence[Candidate], *, seeds_left: bool) -> bool:
+        """Whether the search may end."""
+        return all(item.are_spent(candidates, seeds_left=seeds_left) for item in self.prospects)
+
+
 def is_certainly_within(candidate: Candidate, limits: Limits) -> bool:
     """Whether a candidate was measured whole, and keeps the accuracy limit with its 95% interval.
 

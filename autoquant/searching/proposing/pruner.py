@@ -11,7 +11,7 @@ import numpy as np
 
 from autoquant.core.evaluation import Threshold
 from autoquant.core.measurement import Candidate, Measurements
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Goal
 from autoquant.core.pareto import frontier_mask
 from autoquant.core.plan import Plan
 from autoquant.searching.proposing.constraints import Limits
@@ -56,7 +56,7 @@ class Pruner:
         costs: Foresees what plans will cost.
     """
 
-    def __init__(self, objectives: Sequence[Objective], limits: Limits, costs: Costs) -> None:
+    def __init__(self, objectives: Sequence[Goal], limits: Limits, costs: Costs) -> None:
         self._axes = tuple(item for item in objectives if not item.is_quality)
         self._limits = limits
         self._costs = costs

@@ -16,7 +16,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from autoquant.core.measurement import Candidate
-from autoquant.core.objectives import Objective, losses_of
+from autoquant.core.objectives import Goal, losses_of
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import SearchSpace
@@ -64,7 +64,7 @@ class SampledPlans:
     def __init__(
         self,
         space: SearchSpace,
-        objectives: Sequence[Objective],
+        objectives: Sequence[Goal],
         limits: Limits,
         start: Callable[[int], BaseSampler],
     ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from autoquant.core.history import Ask, AskLog, Past
 from autoquant.core.measurement import Candidate
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Goal
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.searching.proposing.choices import Choices
@@ -65,7 +65,7 @@ class Strategy:
         space: SearchSpace,
         seeds: Sequence[Seed],
         *,
-        objectives: Sequence[Objective],
+        objectives: Sequence[Goal],
         limits: Limits,
         sampler: str,
         seed: int,

@@ -14,7 +14,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoquant.core.measurement import Candidate
-from autoquant.core.objectives import Objective, losses_of
+from autoquant.core.objectives import Goal, losses_of
 from autoquant.core.os_errors import storage_errors
 from autoquant.core.space import SearchSpace
 from autoquant.searching.proposing.constraints import Limits
@@ -28,7 +28,7 @@ SHOWN_KNOBS = 128
 def write_study(
     path: Path,
     space: SearchSpace,
-    objectives: Sequence[Objective],
+    objectives: Sequence[Goal],
     limits: Limits,
     candidates: Sequence[Candidate],
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
@@ -19,6 +20,7 @@ PROGRAM = "seed:program-"
 """What origins of the program's plans begin with."""
 
 PROGRAM_SEEDS = 12
+_LEAST_SEEDS = 4
 LADDER_PERCENT = (5, 10, 20, 30, 50, 75)
 _RAISE_TO = (Scheme.INT16, Scheme.BF16, Scheme.FP16, Scheme.FP32)
 
@@ -43,7 +45,7 @@ def uniform_plans(space: SearchSpace) -> tuple[Seed, ...]:
 def seed_plans(
     space: SearchSpace,
     table: SensitivityTable,
-    costs: CostTable | None = None,
+    costs: Sequence[CostTable] = (),
     limits: Sequence[Limit] = (),
     *,
     templates: Sequence[Plan] = (),
@@ -62,7 +64,8 @@ def seed_plans(
     Args:
         space: The search space.
         table: Sensitivity of its knobs.
-        costs: What plans cost, over sites; None: no frontier among the seeds.
+        costs: What plans cost, over sites, by each objective: each gives a frontier, and they
+            share the places.
         limits: What every plan of the frontier must keep, over sites; uniform plans and the ladder
             are listed whether they keep them or not.
         templates: The user's own plans, of this space.
@@ -72,7 +75,7 @@ def seed_plans(
     Raises:
         PlanError: No plan keeps the limits.
     """
-    program = () if costs is None else _program(space, table, costs, limits, program_seeds)
+    program = _programs(space, table, costs, limits, program_seeds)
     own = (Seed(plan, f"seed:template-{place}") for place, plan in enumerate(templates, start=1))
     ladder = _ladder(space, table) if ladders else ()
     return _once([*uniform_plans(space), *own, *program, *ladder])
@@ -94,16 +97,34 @@ def _uniform(space: SearchSpace) -> Iterator[Seed]:
         yield Seed(space.uniform(scheme), f"seed:uniform-{scheme.value}")
 
 
+def _programs(
+    space: SearchSpace,
+    table: SensitivityTable,
+    costs: Sequence[CostTable],
+    limits: Sequence[Limit],
+    count: int,
+) -> Iterator[Seed]:
+    """The frontiers of all costs in turn, those of the first with plain numbers."""
+    each = max(count // max(len(costs), 1), min(count, _LEAST_SEEDS))
+    frontiers = [
+        _program(space, table, cost, limits, each, f"{place}-" if place > 1 else "")
+        for place, cost in enumerate(costs, start=1)
+    ]
+    for seeds in zip_longest(*frontiers):
+        yield from (seed for seed in seeds if seed is not None)
+
+
 def _program(
     space: SearchSpace,
     table: SensitivityTable,
     costs: CostTable,
     limits: Sequence[Limit],
     count: int,
+    prefix: str,
 ) -> Iterator[Seed]:
     points = sweep_frontier(space, table.losses(), costs, limits, points=count)
     for place in _halving(len(points)):
-        yield Seed(points[place].plan, f"{PROGRAM}{place + 1}")
+        yield Seed(points[place].plan, f"{PROGRAM}{prefix}{place + 1}")
 
 
 def _halving(count: int) -> Iterator[int]:

@@ -107,7 +107,7 @@ def test_the_npu_space_is_int8_int16_and_fp16_with_fp32_to_fall_back_on(path: Pa
         ("constraints.accuracy_drop=-1", "constraints.accuracy_drop: -1 is below 0"),
         ("objectives=[latency, size]", "a frontier trades quality for cost"),
         ("objectives=[kl, kl, size]", "name each objective once"),
-        ("space={schemes: [int3]}", "space.schemes.0: 'int3' is none of 'int8'"),
+        ("space={schemes: [int3]}", "space.schemes.0: 'int3' is none of 'int4_weight_only_128'"),
         ("space={schemes: []}", "space.schemes: [] needs at least 1 item"),
         ("space={schemes: [int8], rules: [{pin: int8}]}", "a rule needs path, kind or block"),
         ("space=nowhere", "no shipped space of that name; give a path, or one of ethos_u"),

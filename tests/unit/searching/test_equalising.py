@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.ao.quantization.quantize_fx import prepare_fx
 from torch.nn import functional as F
 
 import autoquant as aq
 from autoquant.core.measurement import Candidate
-from autoquant.errors import JobError, ModelError
+from autoquant.core.plan import load_plan
+from autoquant.errors import JobError, ModelError, PlanError
+from autoquant.searching.pair import equalisation_of
 from autoquant.searching.result import SearchResult
 
 INT8 = {"schemes": ["int8", "fp32"]}
@@ -163,3 +168,72 @@ def test_always_refuses_a_model_of_which_nothing_can_be_rescaled() -> None:
 def test_an_unknown_wish_is_refused() -> None:
     with pytest.raises(JobError, match="sometimes"):
         run(Stream(), equalise="sometimes")
+
+
+def test_scales_are_not_put_on_the_model_as_given(mended: SearchResult) -> None:
+    found = all_int8(mended).number
+    member = next(item for item in mended.candidates if item.number == found)
+    model = Stream(256.0).eval()
+    images = mended.context.example
+    mapping = member.qconfig_mapping(member.float_model(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = prepare_fx(Stream(256.0).eval(), mapping, images)
+        rescaled = prepare_fx(member.float_model(model), mapping, images)
+    with pytest.raises(ModelError, match="rescaled channels"):
+        member.fix_scales(given, model)
+    member.fix_scales(rescaled, model)
+
+
+@pytest.mark.parametrize("form", ["{folder}", "{folder}:{number}", "{folder}/plans/{number}.json"])
+def test_a_plan_of_the_search_brings_its_rescaling_along(mended: SearchResult, form: str) -> None:
+    text = form.format(folder=mended.folder, number=mended.frontier[0].number)
+    assert equalisation_of(text) == mended.context.build.equalisation
+
+
+def test_a_plan_that_left_its_folder_is_refused(mended: SearchResult, tmp_path: Path) -> None:
+    plan = mended.folder / "plans" / f"{mended.frontier[0].number}.json"
+    shutil.copy(plan, tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == mended.frontier[0].plan
+    with pytest.raises(PlanError, match="rescaled channels"):
+        equalisation_of(str(tmp_path / "plan.json"))
+
+
+def test_a_comparison_is_of_the_rescaled_plan(mended: SearchResult) -> None:
+    images = torch.randn(16, 3, 12, 12)
+    text = f"{mended.folder}:{all_int8(mended).number}"
+    layers = [aq.compare(Stream(256.0).eval(), plan, images) for plan in (text, "int8")]
+    with_rescaling, without = (min(row.error.sqnr_db for row in item.rows) for item in layers)
+    assert with_rescaling > without + 6
+
+
+def test_a_comparison_rescales_where_it_is_told_to() -> None:
+    images = torch.randn(16, 3, 12, 12)
+    found = [
+        aq.compare(Stream(256.0).eval(), "int8", images, equalise=how) for how in ("auto", "always")
+    ]
+    given, other = (min(row.error.sqnr_db for row in item.rows) for item in found)
+    assert other > given + 6
+
+
+def test_a_rescaled_plan_can_be_trained_further(mended: SearchResult, tmp_path: Path) -> None:
+    images = torch.randn(48, 3, 12, 12)
+    model = Stream(256.0).eval()
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    found = aq.finetune(
+        model,
+        f"{mended.folder}:{all_int8(mended).number}",
+        (images, labels),
+        F.cross_entropy,
+        float_steps=20,
+        share=0.5,
+        calibration=images.split(16),
+        evaluation=(images, labels),
+        backend="onednn",
+        output=tmp_path,
+        learning_rates=[1e-5],
+    )
+    with torch.no_grad():
+        expected, trained = model(images), found.model(images)
+    assert (trained - expected).norm() < 0.1 * expected.norm()

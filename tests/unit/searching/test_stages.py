@@ -174,3 +174,14 @@ def test_a_search_from_python_shows_its_answer_unless_it_is_silenced(
     assert "3 of at most 64 candidates: best within the limit #" in said
     search(tmp_path / "silent", effort="quick", progress=False)
     assert "uniform" not in capsys.readouterr().err
+
+
+def test_a_result_shows_itself_in_a_few_lines(tmp_path: Path) -> None:
+    result = search(tmp_path / "out", effort="quick")
+    lines = repr(result).splitlines()
+    assert len(lines) <= 20
+    assert lines[-1].startswith("next: result.best()")
+    assert len(result._repr_html_()) < 20_000
+    assert len(result.frontier._repr_html_()) < 20_000
+    assert len(result.best()._repr_html_()) < 20_000
+    assert len(repr(result.frontier).splitlines()) == len(result.frontier)

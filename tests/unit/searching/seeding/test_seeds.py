@@ -61,14 +61,16 @@ def test_only_a_plan_of_fp32_is_called_so() -> None:
 
 
 def test_the_frontier_comes_right_after_fp32() -> None:
-    kinds = [s.origin.partition(":")[2].partition("-")[0] for s in seed_plans(SPACE, TABLE, COSTS)]
+    kinds = [
+        s.origin.partition(":")[2].partition("-")[0] for s in seed_plans(SPACE, TABLE, (COSTS,))
+    ]
     grouped = [kind for kind, _ in itertools.groupby(kinds)]
     assert grouped[:2] == ["uniform", "program"]
     assert grouped[-1] == "ladder"
 
 
 def test_the_frontier_is_covered_from_its_ends_inwards() -> None:
-    seeds = seed_plans(SPACE, TABLE, COSTS)
+    seeds = seed_plans(SPACE, TABLE, (COSTS,))
     found = [s for s in seeds if "ladder" not in s.origin and s.origin != "seed:uniform-fp32"]
     costs = [COSTS.predict(seed.plan) for seed in found]
     rising = sorted(costs)
@@ -78,7 +80,7 @@ def test_the_frontier_is_covered_from_its_ends_inwards() -> None:
 
 
 def test_program_plans_are_numbered_from_the_cheapest_on() -> None:
-    found = of_program(seed_plans(SPACE, TABLE, COSTS))
+    found = of_program(seed_plans(SPACE, TABLE, (COSTS,)))
     found.sort(key=lambda seed: int(seed.origin.rpartition("-")[2]))
     costs = [COSTS.predict(seed.plan) for seed in found]
     assert costs == sorted(costs)
@@ -86,17 +88,29 @@ def test_program_plans_are_numbered_from_the_cheapest_on() -> None:
 
 
 def test_no_plan_is_listed_twice() -> None:
-    seeds = seed_plans(SPACE, TABLE, COSTS)
+    seeds = seed_plans(SPACE, TABLE, (COSTS,))
     assert len({seed.plan.digest for seed in seeds}) == len(seeds)
 
 
 def test_plans_of_the_frontier_keep_the_limits() -> None:
     limits = (Limit("share of int16", SHARE, 0.25),)
-    seeds = of_program(seed_plans(SPACE, TABLE, COSTS, limits, program_seeds=6))
+    seeds = of_program(seed_plans(SPACE, TABLE, (COSTS,), limits, program_seeds=6))
     assert 3 <= len(seeds) <= 6
     assert max(SHARE.predict(seed.plan) for seed in seeds) <= 0.25
 
 
 def test_limits_that_no_plan_keeps_are_refused() -> None:
     with pytest.raises(PlanError, match="limit on cost: 1 ms is below"):
-        seed_plans(SPACE, TABLE, COSTS, (Limit("cost", COSTS, 1.0),))
+        seed_plans(SPACE, TABLE, (COSTS,), (Limit("cost", COSTS, 1.0),))
+
+
+def test_each_cost_gives_seeds_that_take_their_turns() -> None:
+    dear_first = {
+        key: 10.0 * (key[0] == SPACE.knobs[0].name) * (key[1] is Scheme.FP32) for key in COSTS.ops
+    }
+    other = CostTable(0.0, dear_first)
+    alone = of_program(seed_plans(SPACE, TABLE, (other,), program_seeds=6))
+    both = seed_plans(SPACE, TABLE, (COSTS, other), program_seeds=12)
+    second = [seed.plan for seed in both if seed.origin.startswith("seed:program-2-")]
+    assert set(second) <= {seed.plan for seed in alone}  # as many as the cost gives alone
+    assert second
