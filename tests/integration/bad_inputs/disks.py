@@ -120,7 +120,7 @@ DISKS = [
     Scene(
         "file-too-large",
         "a limit on the size of files (`ulimit -f`)",
-        "cannot write .../out/history.jsonl: File too large",
+        "cannot write .../out/...: File too large",
         "raise the limit on file sizes (ulimit -f), then go on with --resume",
         search_below_a_limit_on_file_sizes,
     ),

@@ -75,7 +75,7 @@ OUTPUTS = [
     Scene(
         "output-taken",
         "`output` holds a search already",
-        ".../out already holds a search of 5 candidates",
+        ".../out already holds a search of ... candidates",
         "--resume continues it; or choose another output",
         search_again,
     ),

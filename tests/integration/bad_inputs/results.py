@@ -23,7 +23,7 @@ def export_below_a_file(stage: Stage) -> str:
 
 
 def export_a_search_from_python(stage: Stage) -> str:
-    folder = search(output=stage.folder / "out", trials=0).folder
+    folder = search(output=stage.folder / "out", trials=0, progress=False).folder
     return stage.command("export", folder, "-o", stage.folder / "model.ts")
 
 
@@ -163,8 +163,8 @@ EXPORTS = [
     Scene(
         "another-model",
         "`candidate.quantize(other_model)`",
-        "the search lacks the site '0'",
-        "give the same model, with the same module names",
+        "the model has no ... that equalisation could rescale",
+        "give the model that was searched",
         quantize_another_model,
     ),
 ]

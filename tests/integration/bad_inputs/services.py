@@ -6,7 +6,7 @@ from typing import Any
 
 from mlflow.tracking import MlflowClient
 
-from tests.integration.bad_inputs.case import SEARCHING, Case, Scene
+from tests.integration.bad_inputs.case import Case, Scene
 from tests.integration.bad_inputs.stage import Stage, write_job
 
 START_STORE = (
@@ -94,9 +94,8 @@ RAY = [
     Case(
         "ray-too-small",
         "`execution: {gpus_per_worker: 1000}`",
-        "execution: 1 workers need 1 CPUs and 1000 GPUs; Ray has ... and ...",
+        "execution: 1 workers need 1 CPUs and 1000 GPUs; this machine has ... and ...",
         "ask for fewer workers, or fewer cpus_per_worker or gpus_per_worker",
         {"execution": {"kind": "ray", "workers": 1, "gpus_per_worker": 1000}},
-        before=SEARCHING,
     ),
 ]
