@@ -51,6 +51,23 @@ def state_in_mlflow(folder: Path) -> str:
     return next(str(r.info.status) for r in runs if "autoquant.search_id" in r.data.tags)
 
 
+def slowed(job: Path, condition: str) -> Path:
+    """Have a job's metric take a minute where a condition holds, once the file `slowly` is there."""
+    source = f"""
+import time
+from pathlib import Path
+from autoquant.metrics import accuracy
+
+def slow(outputs, targets):
+    if {condition} and Path({str(job.parent / "slowly")!r}).exists():
+        time.sleep(60)
+    return accuracy(outputs, targets)
+"""
+    (job.parent / "slow.py").write_text(source)
+    job.write_text(job.read_text().replace("metric: accuracy", "metric: slow.py:slow"))
+    return job
+
+
 def assert_whole(folder: Path) -> None:
     """The frontier, the plans and the report are there, and load."""
     result = aq.load_result(folder)
@@ -80,19 +97,13 @@ def test_a_signal_ends_a_search_with_all_that_was_found(
 def test_a_signal_while_held_out_data_are_scored_keeps_the_frontier(
     write_job: WriteJob, tmp_path: Path
 ) -> None:
-    entry = tmp_path / "slow.py"
-    entry.write_text(
-        "import time\nfrom pathlib import Path\nfrom autoquant.metrics import accuracy\n"
-        "def slow(outputs, targets):\n"
-        f"    if Path({str(tmp_path / 'scoring')!r}).exists():\n        time.sleep(30)\n"
-        "    return accuracy(outputs, targets)\n"
-    )
     job = write_job("cut", budget={"trials": 6, "round_size": 6})
-    job.write_text(job.read_text().replace("metric: accuracy", "metric: slow.py:slow"))
-    process = begin(job)
-    wait_for(lambda: measured(tmp_path / "cut") >= 8, process)
-    (tmp_path / "scoring").touch()
-    wait_for(lambda: measured(tmp_path / "cut") >= 8, process)
+    job.write_text(job.read_text().replace("count: 64", "count: 40"))
+    process = begin(slowed(job, "len(targets) == 8"))  # the last batch of held-out data alone
+    wait_for(lambda: measured(tmp_path / "cut") >= 1, process)
+    (tmp_path / "slowly").touch()
+    assert process.stderr is not None
+    assert any("scoring the frontier" in line for line in process.stderr)
     time.sleep(2)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
@@ -104,9 +115,12 @@ def test_a_signal_while_held_out_data_are_scored_keeps_the_frontier(
 def test_when_ray_dies_the_search_says_so_and_keeps_all_that_was_found(
     write_job: WriteJob, tmp_path: Path, part: str
 ) -> None:
-    process = begin(write_job("cut", execution=RAY, budget={"trials": 4000, "round_size": 6}))
-    wait_for(lambda: measured(tmp_path / "cut") >= 8, process)
-    os.kill(below(process.pid, part), signal.SIGKILL)
+    job = write_job("cut", execution=RAY, budget={"trials": 4000, "round_size": 6})
+    process = begin(slowed(job, "True"))
+    wait_for(lambda: below(process.pid, part), process)  # the answer comes before the workers
+    (tmp_path / "slowly").touch()
+    time.sleep(10)
+    os.kill(below(process.pid, part)[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=180)
     assert process.returncode == 2, errors
     assert "error: Ray is gone" in errors
@@ -116,11 +130,11 @@ def test_when_ray_dies_the_search_says_so_and_keeps_all_that_was_found(
     assert state_in_mlflow(tmp_path) == "KILLED"
 
 
-def below(parent: int, name: str) -> int:
-    """The process of a name that a parent started."""
+def below(parent: int, name: str) -> list[int]:
+    """Processes of a name that a parent started."""
     listed = subprocess.run(
         ["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     )
     rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    (found,) = [row for row in rows if int(row[1]) == parent and name in row[2].split()[0]]
-    return int(found[0])
+    mine = [row for row in rows if int(row[1]) == parent]
+    return [int(row[0]) for row in mine if name in row[2].split()[0]]
