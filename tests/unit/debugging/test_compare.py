@@ -222,7 +222,7 @@ def test_int16_that_torch_only_simulates_is_compared_with_its_grid(tmp_path: Pat
         evaluation=(data, model(data).argmax(1)),
         space={"schemes": ["int16", "fp32"]},
         objectives=("output_error", "size"),
-        trials=1,
+        trials=2,
         output=tmp_path,
     )
     candidate = next(item for item in result.candidates if "fp32" not in item.plan.counts())
