@@ -57,7 +57,7 @@ def search(folder: Path, capture: str, **settings: object) -> aq.SearchResult:
 def test_a_search_finds_plans_and_each_builds_again(
     tmp_path: Path, capture: str, engine: str, methods: set[str], refusal: str
 ) -> None:
-    result = search(tmp_path / capture, capture, backend=engine, batch_size=4)
+    result = search(tmp_path / capture, capture, backend=engine, batch_size=4, trials=6)
     assert result.context.build.capture == capture
     assert result.sensitivity is not None
     assert {row.method.value for row in result.sensitivity.rows} == methods
