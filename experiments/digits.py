@@ -162,11 +162,11 @@ class InvertedResidual(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scale each channel by a pruner between 0 and 1 computed from all channels' means."""
+    """Scale each channel by a gate between 0 and 1 computed from all channels' means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.pruner = nn.Sequential(
+        self.gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(channels, channels // 4, 1),
             nn.ReLU(),
@@ -176,7 +176,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Give the features, scaled; the shape stays."""
-        scaled: Tensor = features * self.pruner(features)
+        scaled: Tensor = features * self.gate(features)
         return scaled
 
 

@@ -92,16 +92,16 @@ class GatedNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, WIDTH, 3, padding=1)
-        self.pruner = nn.Conv2d(WIDTH, WIDTH, 1)
+        self.gate = nn.Conv2d(WIDTH, WIDTH, 1)
         self.sigmoid = nn.Sigmoid()
         self.head = nn.Linear(WIDTH, 10)
         with torch.no_grad():
-            self.pruner.weight.mul_(4.0)
-            self.pruner.bias[:2] = torch.tensor([3000.0, -3000.0])
+            self.gate.weight.mul_(4.0)
+            self.gate.bias[:2] = torch.tensor([3000.0, -3000.0])
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))
-        x = x * self.sigmoid(self.pruner(x))
+        x = x * self.sigmoid(self.gate(x))
         return self.head(x.mean((2, 3)))
 
 

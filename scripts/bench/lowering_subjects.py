@@ -104,7 +104,7 @@ class InvertedResidual(nn.Module):
     """A block of MobileNetV3."""
 
     def __init__(
-        self, inputs: int, kernel: int, hidden: int, outputs: int, pruner: nn.Module,
+        self, inputs: int, kernel: int, hidden: int, outputs: int, gate: nn.Module,
         activation: type[nn.Module], stride: int,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -112,7 +112,7 @@ class InvertedResidual(nn.Module):
         if hidden != inputs:
             layers += [_conv_bn(inputs, hidden, 1), activation()]
         layers += [_conv_bn(hidden, hidden, kernel, stride, hidden), activation()]
-        self.layers = nn.Sequential(*layers, pruner, _conv_bn(hidden, outputs, 1))
+        self.layers = nn.Sequential(*layers, gate, _conv_bn(hidden, outputs, 1))
         self.has_shortcut = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_shortcut else y
 
 
-class Pruner(nn.Module):
+class Gate(nn.Module):
     """Squeeze-and-excite."""
 
     def __init__(self, channels: int) -> None:
@@ -144,9 +144,9 @@ class MobileNetV3(nn.Module):
         blocks: list[nn.Module] = []
         inputs = 16
         for kernel, hidden, outputs, has_gate, activation, stride in _LARGE:
-            pruner = Pruner(hidden) if has_gate else nn.Identity()
+            gate = Gate(hidden) if has_gate else nn.Identity()
             blocks.append(
-                InvertedResidual(inputs, kernel, hidden, outputs, pruner, activation, stride)
+                InvertedResidual(inputs, kernel, hidden, outputs, gate, activation, stride)
             )
             inputs = outputs
         self.blocks = nn.Sequential(*blocks)

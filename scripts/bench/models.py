@@ -182,7 +182,7 @@ def outlier_encoder(model: nn.Module) -> nn.Module:
 
 
 def outlier_digits(model: nn.Module) -> nn.Module:
-    """The same function with outlier channels in the last shortcut and in a pruner.
+    """The same function with outlier channels in the last shortcut and in a gate.
 
     A hard-swish does not commute with a factor; these tensors pass none.
     """
@@ -190,6 +190,6 @@ def outlier_digits(model: nn.Module) -> nn.Module:
         model,
         [
             ("blocks.1.project.1 blocks.2.project.1", "blocks.2.expand.0 head"),
-            ("blocks.2.excite.pruner.1", "blocks.2.excite.pruner.3"),
+            ("blocks.2.excite.gate.1", "blocks.2.excite.gate.3"),
         ],
     )

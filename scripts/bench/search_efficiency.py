@@ -157,9 +157,9 @@ _SMALL = "digits, 6 knobs"
 _SIX_GROUPS = [
     ["stem*", "blocks.0.expand*"],
     ["blocks.0.depthwise*", "blocks.0.excite*", "blocks.0.project*", "blocks.0:*"],
-    ["blocks.1.expand*", "blocks.1.depthwise*", "blocks.1.excite.pruner*"],
+    ["blocks.1.expand*", "blocks.1.depthwise*", "blocks.1.excite.gate*"],
     ["blocks.1.excite:*", "blocks.1.project*"],
-    ["blocks.2.expand*", "blocks.2.depthwise*", "blocks.2.excite.pruner*"],
+    ["blocks.2.expand*", "blocks.2.depthwise*", "blocks.2.excite.gate*"],
     ["blocks.2.excite:*", "blocks.2.project*", "blocks.2:*", "head*"],
 ]
 """Few enough knobs that every plan can be measured."""

@@ -79,10 +79,10 @@ class Residual(nn.Module):
 class ShiftedSigmoid(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.pruner = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
+        self.conv, self.gate = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.pruner(x) * 4 - 3) * torch.tanh(self.conv(x))
+        return torch.sigmoid(self.gate(x) * 4 - 3) * torch.tanh(self.conv(x))
 
 
 class AddsTwice(nn.Module):

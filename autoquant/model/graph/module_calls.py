@@ -21,7 +21,7 @@ def watch_calls(
 
     Args:
         model: Runs inside the context.
-        paths: Of the modules to progress.
+        paths: Of the modules to watch.
         on_input: Called before each call, with positional arguments, then named ones.
         on_output: Called after each call.
     """

@@ -63,7 +63,7 @@ class Conformer(nn.Module):
         self.before, self.after = self._mlp(width), self._mlp(width)
         self.norm = nn.LayerNorm(width)
         self.attend = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.pruner = nn.Sequential(nn.Conv1d(width, 2 * width, 1), nn.GLU(1))
+        self.gate = nn.Sequential(nn.Conv1d(width, 2 * width, 1), nn.GLU(1))
         self.convolve = nn.Sequential(
             nn.Conv1d(width, width, 15, padding=7, groups=width),
             nn.BatchNorm1d(width),
@@ -83,7 +83,7 @@ class Conformer(nn.Module):
         frames = frames + 0.5 * self.before(frames)
         normed = self.norm(frames)
         frames = frames + self.attend(normed, normed, normed, need_weights=False)[0]
-        frames = frames + self.convolve(self.pruner(frames.transpose(1, 2))).transpose(1, 2)
+        frames = frames + self.convolve(self.gate(frames.transpose(1, 2))).transpose(1, 2)
         changed: Tensor = self.last(frames + 0.5 * self.after(frames))
         return changed
 

@@ -18,13 +18,13 @@ class Gated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.before = nn.Conv2d(3, 32, 3, padding=1)
-        self.pruner = nn.Conv2d(32, 32, 1)
+        self.gate = nn.Conv2d(32, 32, 1)
         self.after = nn.Conv2d(32, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.before(x))
-        pruner = torch.sigmoid(self.pruner(y.mean((2, 3), keepdim=True)))
-        return self.after(pruner * y)
+        gate = torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))
+        return self.after(gate * y)
 
 
 @pytest.mark.parametrize("engine", engines_here())
@@ -36,6 +36,6 @@ def test_scaled_channels_are_right_at_every_batch_size(engine: str, size: int) -
         checks = check_kernels(built.plan, [(x,)])
         whole = built.model(x)
         single = torch.cat([built.model(item) for item in x.split(1)])
-    assert {"before", "pruner", "after"} <= {check.site for check in checks}
+    assert {"before", "gate", "after"} <= {check.site for check in checks}
     assert all(check.is_right for check in checks)
     assert torch.equal(whole, single)

@@ -37,7 +37,7 @@ EXPECTED = {
     "saturated_sigmoid": (
         Cause.SATURATED,
         Pattern.INSENSITIVE,
-        "--set 'calibration.fixed_ranges={pruner: [-8, 8]}'",
+        "--set 'calibration.fixed_ranges={gate: [-8, 8]}'",
     ),
     "per_tensor_weight": (Cause.PER_TENSOR_WEIGHT, Pattern.INSENSITIVE, "raise up"),
     "outlier_sample": (Cause.OUTLIER_SAMPLE, Pattern.SENSITIVE, "look at sample 37"),

@@ -34,11 +34,11 @@ class Car(nn.Module):
         self.join = nn.Linear(8, 8)
         self.join_relu = nn.ReLU()
         self.steer = nn.Linear(8, 2)
-        self.pruner = nn.Sigmoid()
+        self.gate = nn.Sigmoid()
 
     def forward(self, image: Tensor, speed: Tensor) -> Tensor:
         seen = self.pool(self.see_relu(self.see(image))).mean((2, 3))
-        return self.pruner(self.steer(self.join_relu(self.join(seen + self.feel(speed)))))
+        return self.gate(self.steer(self.join_relu(self.join(seen + self.feel(speed)))))
 
 
 def batch(seed: int) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,7 @@ def test_what_shares_a_scale_takes_the_rule_of_the_first(captured: Capture) -> N
         ({"sites": {"jion": "mse"}}, "sites: 'jion' matches nothing in this model; .*join"),
         ({"fixed_ranges": {"inputs.sped": [0, 1]}}, "matches nothing .*inputs.speed"),
         ({"sites": {"pool": "mse"}}, "'pool' changes nothing: .* shares the scale of 'see'"),
-        ({"fixed_ranges": {"pruner": [0, 2]}}, "'pruner' changes nothing: the definition"),
+        ({"fixed_ranges": {"gate": [0, 2]}}, "'gate' changes nothing: the definition"),
     ],
     ids=["no-site", "no-input", "follower", "defined"],
 )
