@@ -94,7 +94,7 @@ RAY = [
     Case(
         "ray-too-small",
         "`execution: {gpus_per_worker: 1000}`",
-        "execution: 1 workers need 1 CPUs and 1000 GPUs; this machine has ... and ...",
+        "execution: 1 workers need 1 CPUs and 1000 GPUs; Ray has ... and ...",
         "ask for fewer workers, or fewer cpus_per_worker or gpus_per_worker",
         {"execution": {"kind": "ray", "workers": 1, "gpus_per_worker": 1000}},
     ),

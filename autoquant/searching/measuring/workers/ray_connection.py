@@ -16,6 +16,7 @@ from autoquant.core.secrets import masked
 from autoquant.errors import ExecutionError
 from autoquant.job import Execution
 from autoquant.searching.measuring.workers.ray_address import check_address, unreachable
+from autoquant.searching.measuring.workers.resources import refuse_too_little
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -170,12 +171,4 @@ def _quiet(name: str) -> Iterator[None]:
 
 def _check_resources(execution: Execution) -> None:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    found_cpus, found_gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    wanted = execution.workers * execution.cpus_per_worker
-    gpus = execution.workers * execution.gpus_per_worker
-    if found_cpus < wanted or found_gpus < gpus:
-        raise ExecutionError(
-            f"execution: {execution.workers} workers need {wanted} CPUs and {gpus:g} GPUs; "
-            f"Ray has {found_cpus:g} and {found_gpus:g}",
-            hint="ask for fewer workers, or fewer cpus_per_worker or gpus_per_worker",
-        )
+    refuse_too_little(execution, resources.get("CPU", 0.0), resources.get("GPU", 0.0))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 
 import torch
 
 from autoquant.core.evaluation import EvaluatorFactory, Executor
-from autoquant.errors import ExecutionError
 from autoquant.job import Execution
 from autoquant.searching.measuring.workers.local import LocalExecutor
+from autoquant.searching.measuring.workers.resources import refuse_too_little
 
 
 def _start_local(execution: Execution, factory: EvaluatorFactory) -> Executor:  # noqa: ARG001
@@ -32,7 +31,7 @@ _EXECUTORS: Mapping[str, Callable[[Execution, EvaluatorFactory], Executor]] = {
 def check_executor(execution: Execution) -> None:
     """See whether the cluster that a job names takes us; before any expensive work.
 
-    Of a Ray of this search's own, whether the machine has what the workers ask for.
+    A Ray of this search's own has the CPUs that it is given, and the machine's GPUs.
 
     Raises:
         ExecutionError: Nobody answers there, it refuses, or there is too little.
@@ -40,14 +39,8 @@ def check_executor(execution: Execution) -> None:
     if execution.kind != "ray":
         return
     if execution.address is None:
-        gpus, found = execution.workers * execution.gpus_per_worker, torch.cuda.device_count()
-        if gpus > found:
-            raise ExecutionError(
-                f"execution: {execution.workers} workers need "
-                f"{execution.workers * execution.cpus_per_worker} CPUs and {gpus:g} GPUs; this "
-                f"machine has {os.cpu_count()} and {found}",
-                hint="ask for fewer workers, or fewer cpus_per_worker or gpus_per_worker",
-            )
+        cpus = execution.workers * execution.cpus_per_worker
+        refuse_too_little(execution, cpus, torch.cuda.device_count())
     else:
         from autoquant.searching.measuring.workers.ray_connection import probe
 
