@@ -106,8 +106,39 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
+def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
+    """Reach a store, and find an experiment in it by name, or make it; gives its id too.
+
+    Args:
+        uri: As `resolve_uri` gave it.
+        name: Of the experiment.
+
+    Raises:
+        TrackingError: The store cannot be used, or the experiment was deleted.
+    """
+    with _one_at_a_time(uri):
+        client = connect(uri)
+        return client, _find_experiment(client, uri, name)
+
+
 @contextmanager
-def one_at_a_time(uri: str) -> Iterator[None]:
+def refusals(uri: str) -> Iterator[None]:
+    """Turn what a store refuses into an error that names the mend.
+
+    Raises:
+        TrackingError: It refuses.
+    """
+    try:
+        yield
+    except store_errors() as error:
+        raise TrackingError(
+            f"the MLflow store {masked(uri)} refuses: {first_line(error)}",
+            hint="make the store and its artifact folder writable, or set another tracking.uri",
+        ) from error
+
+
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
     """Within, no other process of autoquant makes the tables or the experiment of an SQLite file.
 
     Two that make them at once fail in MLflow.
@@ -129,7 +160,7 @@ def one_at_a_time(uri: str) -> Iterator[None]:
         lock.release()
 
 
-def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
+def _find_experiment(client: MlflowClient, uri: str, name: str) -> str:
     """Find an experiment by name, or make it; gives its id.
 
     The artifacts of an SQLite store go to `mlartifacts` beside its file.

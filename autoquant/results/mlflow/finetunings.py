@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 from autoquant.core.findings.finetuning import Check, Recovery
 from autoquant.core.measurement import Measurement
 from autoquant.core.secrets import masked
-from autoquant.errors import TrackingError
 from autoquant.results.mlflow.connection import (
-    connect,
-    find_experiment,
     first_line,
-    one_at_a_time,
+    open_experiment,
+    refusals,
     resolve_uri,
     store_errors,
 )
@@ -80,10 +78,8 @@ def open_finetune_tracker(
         TrackingError: The store cannot be reached, is damaged or refuses.
     """
     uri = resolve_uri(settings.uri)
-    with one_at_a_time(uri):
-        client = connect(uri)
-        experiment = find_experiment(client, uri, settings.experiment)
-    try:
+    client, experiment = open_experiment(uri, settings.experiment)
+    with refusals(uri):
         run_id = _find(client, experiment, identity) if resumes else None
         if run_id is None:
             tags = {
@@ -93,11 +89,6 @@ def open_finetune_tracker(
             run_id = str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
             log_batch(client, run_id, parameters=parameters)
         known = {item.step for item in client.get_metric_history(run_id, "loss")}
-    except store_errors() as error:
-        raise TrackingError(
-            f"the MLflow store {masked(uri)} refuses: {first_line(error)}",
-            hint="make the store and its artifact folder writable, or set another tracking.uri",
-        ) from error
     return MlflowFinetuneTracker(client, run_id, known)
 
 

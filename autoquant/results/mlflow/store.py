@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from autoquant.core.measurement import Candidate
 from autoquant.core.secrets import masked
-from autoquant.errors import TrackingError
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.frontier_file import frontier_file
 from autoquant.results.mlflow import entities
 from autoquant.results.mlflow.connection import (
-    connect,
-    find_experiment,
     first_line,
-    one_at_a_time,
+    open_experiment,
+    refusals,
     resolve_uri,
     store_errors,
 )
@@ -74,10 +72,8 @@ def open_recorder(
         TrackingError: The store cannot be reached, is damaged or refuses.
     """
     uri = resolve_uri(settings.uri)
-    with one_at_a_time(uri):
-        client = connect(uri)
-        experiment = find_experiment(client, uri, settings.experiment)
-    try:
+    client, experiment = open_experiment(uri, settings.experiment)
+    with refusals(uri):
         parent = find_parent(client, experiment, facts.search_id)
         children = find_children(client, experiment, parent) if parent else {}
         if parent is None:
@@ -85,11 +81,6 @@ def open_recorder(
             run = client.create_run(experiment, tags=tags, run_name=facts.name)
             parent = str(run.info.run_id)
         _describe(client, parent, facts, job_text, environment)
-    except store_errors() as error:
-        raise TrackingError(
-            f"the MLflow store {masked(uri)} refuses: {first_line(error)}",
-            hint="make the store and its artifact folder writable, or set another tracking.uri",
-        ) from error
     return MlflowRecorder(client, experiment, parent, children, uri=uri, clock=clock)
 
 

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 from autoquant.core.secrets import masked
 from autoquant.errors import TrackingError
-from autoquant.results.mlflow.connection import connect, resolve_uri
+from autoquant.results.mlflow.connection import connect, refusals, resolve_uri
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 90.0
@@ -119,7 +119,9 @@ def runs_page(url: str, uri: str, experiment: str) -> str:
     Raises:
         TrackingError: The store cannot be reached.
     """
-    found = connect(resolve_uri(uri)).get_experiment_by_name(experiment)
+    client = connect(resolve_uri(uri))
+    with refusals(uri):
+        found = client.get_experiment_by_name(experiment)
     if found is None:
         return url
     return f"{url}/#/experiments/{found.experiment_id}/runs?{_TRAINING_VIEW}"
