@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoquant.cli.options import stdout, terminal
 from autoquant.errors import JobError
-from autoquant.job.starter import Starter, entry_text, job_text
+
+if TYPE_CHECKING:
+    from autoquant.job.starter import Starter
 
 _ENTRY = "package.module:function or path/file.py:function"
 
@@ -43,6 +45,8 @@ def init(
 
     autoquant init mynet --model nets.py:load --calibration nets.py:train --evaluation nets.py:test
     """
+    from autoquant.job.starter import Starter
+
     asks = sys.stdin.isatty() if ask is None else ask
 
     def said(value: str, question: str, default: str = "") -> str:
@@ -66,6 +70,7 @@ def init(
 
 def _write(starter: Starter, folder: Path) -> int:
     from autoquant.job import load_job
+    from autoquant.job.starter import entry_text, job_text
     from autoquant.results.storage import write_text
 
     job_file, entry_file = (folder / f"{starter.name}{end}" for end in (".yaml", ".py"))

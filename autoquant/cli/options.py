@@ -68,10 +68,11 @@ def load_with(
     That of a result folder is taken only from a user who wrote or trusts it.
     """
     from autoquant.job import load_job
+    from autoquant.results import files
     from autoquant.results.trust import refuse_stranger
 
     folder = job_file.absolute().parent
-    if (folder / "search.json").exists():
+    if (folder / files.FACTS).exists():
         refuse_stranger(folder, trust=ask_for_trust(folder, trust))
     return load_job(job_file, [*(overrides or []), *dotted(extra)])
 
