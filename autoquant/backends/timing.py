@@ -34,7 +34,12 @@ def bundle_size(time_once: Callable[[], float], shortest_s: float) -> int:
     seconds = time_once()
     if seconds < _STEADY_S:  # what is set up in the first call does not count
         seconds = time_once()
-    return max(1, math.ceil(shortest_s / max(seconds, 1e-6)))
+    return calls_within(seconds, shortest_s)
+
+
+def calls_within(seconds: float, slice_s: float) -> int:
+    """How many calls fill a time slice."""
+    return max(1, math.ceil(slice_s / max(seconds, 1e-6) - 1e-6))
 
 
 def median_parts(samples: Floats) -> Floats:

@@ -12,6 +12,7 @@ from autoquant.core.findings.layers import (
     LayerRow,
     Reading,
 )
+from autoquant.core.measurement import noise_ratio
 from autoquant.core.precision import Scheme
 
 ATTENTION_DB = 20.0
@@ -110,19 +111,15 @@ class _Book:
 
     def _of_weights(self, row: LayerRow) -> float:
         weight = self._weights.get((row.op, row.scheme))
-        return row.expected.power * _ratio(weight.error.sqnr_db) if weight else 0.0
+        return row.expected.power * noise_ratio(weight.error.sqnr_db) if weight else 0.0
 
     def _ratio(self, found: tuple[LayerRow, Distribution]) -> float:
         """Noise-to-signal ratio of what an op is fed."""
         row, spread = found
         if not self._feeds_float:
-            return _ratio(row.error.sqnr_db)
+            return noise_ratio(row.error.sqnr_db)
         power = row.expected.power
         return (_clipping(row, spread) + _rounding(row, spread)) / power if power else 0.0
-
-
-def _ratio(sqnr_db: float) -> float:
-    return float(10 ** (-sqnr_db / 10))
 
 
 def _clipping(row: LayerRow, spread: Distribution) -> float:

@@ -16,6 +16,7 @@ from autoquant.core.readback import Ran, ReadBack
 SQNR_CEILING_DB = 150.0
 """The `sqnr_db` of outputs that are equal to the last bit, instead of infinity."""
 
+
 EAGER_FP32 = "fp32"
 """What speed-ups are over where latency is measured: the float model as given, run by torch."""
 
@@ -46,6 +47,11 @@ class TimedBy(Enum):
     THREAD = "thread"
     PROCESS = "process"
     WALL = "wall"
+
+
+def noise_ratio(sqnr_db: float) -> float:
+    """Noise over signal, as powers, of a signal-to-noise ratio in decibels."""
+    return float(10.0 ** (-sqnr_db / 10.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from autoquant.results.reading import load_costs
 from autoquant.searching.costing.cost_model import CostModel, Observation, Trust
 from autoquant.searching.costing.forecast import Forecast
 from autoquant.searching.measuring.cost_profile import latency_costs, spread_costs
-from autoquant.searching.measuring.own_costs import own_costs
-from autoquant.searching.measuring.size import bops_table, int16_table, plan_costs, size_table
+from autoquant.searching.measuring.own_costs import exact_costs
+from autoquant.searching.measuring.size import bops_table, int16_table, size_table
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.guided import CostAxis, Guide
@@ -160,7 +160,7 @@ def guide(
     baseline_ms = baseline["latency_ms"].value if "latency_ms" in baseline else 0.0
     forecast = Forecast(
         space,
-        partial(_exact_costs, prepared),
+        partial(exact_costs, prepared.captured, prepared.settings.own),
         None if latency is None else CostModel(latency.by_knob(space)),
         baseline_ms,
     )
@@ -220,7 +220,8 @@ def guide(
 
 def plain_pruner(job: SearchSettings, prepared: Preparation, limits: Limits) -> Pruner:
     """What rules before any cost is known: only what follows from a plan is foreseen."""
-    return Pruner(job.goals, limits, Forecast(prepared.space, partial(_exact_costs, prepared)))
+    known = partial(exact_costs, prepared.captured, prepared.settings.own)
+    return Pruner(job.goals, limits, Forecast(prepared.space, known))
 
 
 def _axis(
@@ -269,11 +270,6 @@ def _noise_around(prepared: Preparation, samples: int, plan: Plan) -> Sequence[O
         )
         for row in table.rows
     ]
-
-
-def _exact_costs(prepared: Preparation, plan: Plan) -> Measurements:
-    known = plan_costs(plan, prepared.captured.sites, prepared.captured.stored_count)
-    return known | own_costs(plan, prepared.settings.own)
 
 
 def _hard_limits(

@@ -157,7 +157,7 @@ def search(
         capture=capture,
         equalise=Equalise.named(equalise),
         calibration_samples=job.calibration.samples,
-        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        form=DataForm.of_call(target, prepare, dynamic, cache_mb),
         outputs=job.outputs,
     )
     return run_search(job, HeldRecipe(subject), shown(progress), resume=resume, templates=templates)

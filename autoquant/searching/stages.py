@@ -12,7 +12,7 @@ from autoquant.core.evaluation import Executor
 from autoquant.core.frontier import Frontier, find_frontier
 from autoquant.core.history import Past, StopReason
 from autoquant.core.measurement import Candidate, Measurements
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Goal, Objective
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Advance, Progress, ShowsStanding, Standing
 from autoquant.core.sensitivity import SensitivityTable
@@ -143,14 +143,15 @@ class Stages:
 
     def find(self, candidates: Sequence[Candidate]) -> Frontier:
         """The frontier of what keeps the constraints."""
-        kept = [candidate for candidate in candidates if self.limits.kept_by(candidate)]
+        limits = self.limits
+        kept = [candidate for candidate in candidates if limits.kept_by(candidate)]
         return find_frontier(kept, self.baseline, self.job.goals)
 
     def find_chosen(self, candidates: Sequence[Candidate]) -> Frontier:
         """The frontier with the one member that a user is told to choose."""
-        frontier = self.find(candidates)
-        chosen = self.findings(candidates, None).chosen
-        return replace(frontier, members=(chosen,) if chosen is not None else ())
+        findings = self.findings(candidates, None)
+        chosen = findings.chosen
+        return replace(findings.frontier, members=(chosen,) if chosen is not None else ())
 
     def _strategy(
         self, seeds: Sequence[Seed], past: Past, guidance: Guidance | None = None
@@ -208,8 +209,7 @@ class Stages:
         """What stands out among the candidates so far."""
         whole, members = findings.comparable, findings.frontier.members
         axis = next(item for item in self.job.goals if not item.is_quality)
-        priced = [item for item in whole if axis.measurement in item.measurements]
-        fastest = min(priced, key=lambda item: axis.loss(item.measurements), default=None)
+        fastest = _cheapest(whole, axis)
         exact = max(members, key=lambda item: item.value("sqnr_db"), default=None)
         word = "fastest" if axis is Objective.LATENCY else "cheapest"
         named = (("best within the limit", findings.chosen), (word, fastest))
@@ -245,8 +245,7 @@ class Stages:
         digests = {seed.plan.digest for seed in uniform_plans(self.prepared.space)}
         uniform = [item for item in candidates if item.digest in digests]
         for axis in (goal for goal in self.job.goals if not goal.is_quality):
-            priced = [item for item in uniform if axis.measurement in item.measurements]
-            cheapest = min(priced, key=lambda item: axis.loss(item.measurements), default=None)
+            cheapest = _cheapest(uniform, axis)
             if cheapest is None or not is_certainly_within(cheapest, self.limits):
                 return False
         return True
@@ -267,6 +266,12 @@ def times_of_uniform(
         for scheme, digest in plans.items()
         if digest in speeds
     }
+
+
+def _cheapest(candidates: Sequence[Candidate], axis: Goal) -> Candidate | None:
+    """The candidate with the least of a cost, of those that know it."""
+    priced = [item for item in candidates if axis.measurement in item.measurements]
+    return min(priced, key=lambda item: axis.loss(item.measurements), default=None)
 
 
 @dataclass

@@ -26,7 +26,7 @@ from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.searching.measuring.allocator import keep_freed_memory
 from autoquant.searching.measuring.clocks import Clocks
-from autoquant.searching.measuring.own_costs import OwnCosts, own_baseline, own_costs
+from autoquant.searching.measuring.own_costs import OwnCosts, exact_costs, own_baseline
 from autoquant.searching.measuring.plan_timer import PlanTimer, Timing, float_plans
 from autoquant.searching.measuring.quality import (
     FloatReference,
@@ -34,7 +34,6 @@ from autoquant.searching.measuring.quality import (
     measure_quality,
     run_reference,
 )
-from autoquant.searching.measuring.size import plan_costs
 
 _MOST_KEPT = 16
 _KEPT_BYTES = 1 << 28
@@ -114,22 +113,18 @@ class PlanEvaluator:
         try:
             if task.sitting > self._sitting:
                 self._sit_again(task.sitting)
-            costs = self._costs(task.plan) if phase is Phase.QUALITY else {}
+            costs: dict[str, Measurement] = {}
+            if phase is Phase.QUALITY:
+                costs = exact_costs(self._captured, self._settings.own, task.plan)
             with self._timed("build", seconds):
                 executable = self._build(task.plan)
             with self._timed(phase.value, seconds):
                 found, stopped = self._measure(phase, executable, task)
         except (BackendError, ModelError, MetricError, NotFiniteError) as error:
             return Outcome(task.number, failure=Failure(_reason(error)), seconds=seconds)
-        if phase is Phase.QUALITY:
-            found |= costs
+        found |= costs
         executed = dict(executable.executed)
         return Outcome(task.number, found, stopped=stopped, seconds=seconds, executed=executed)
-
-    def _costs(self, plan: Plan) -> dict[str, Measurement]:
-        """What follows from the plan alone."""
-        known = plan_costs(plan, self._captured.sites, self._captured.stored_count)
-        return known | own_costs(plan, self._settings.own)
 
     def forget(self) -> None:
         """Drop the executables that are kept, so that the next run builds again."""

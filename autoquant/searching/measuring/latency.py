@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from autoquant.backends.timing import calls_within
 from autoquant.core.measurement import Kind, Measurement, TimedBy
 from autoquant.searching.measuring.clocks import Clocks, probe, shared_clock
 
@@ -81,7 +82,7 @@ def measure_latency(
     by = shared_clock(probed)
     longest = max(item.seconds for item in probed)
     slice_s = min(max(longest, _SHORTEST_S), _LONGEST_SLICE_S)
-    calls = [_bundle(item.seconds, slice_s) for item in probed]
+    calls = [calls_within(item.seconds, slice_s) for item in probed]
     turns = _Turns(functions, calls, clocks, by)
     fewest = min(pairs, fewest)
     turns.take(fewest)
@@ -102,7 +103,7 @@ def measure_alone(
     """Time one call, in milliseconds, as `measure_latency` does; there is no rival to it."""
     clocks = clocks or Clocks()
     probed = probe(function, threads, clocks)
-    turns = _Turns((function,), [_bundle(probed.seconds, _SHORTEST_S)], clocks, probed.by)
+    turns = _Turns((function,), [calls_within(probed.seconds, _SHORTEST_S)], clocks, probed.by)
     turns.take(times)
     return _summary(turns.times[:, 0], probed.by)
 
@@ -171,11 +172,6 @@ class _Turns:
             function()
         own, wall = self._clock() - own, self._wall_clock() - wall
         return 1e3 * own / count, 1e3 * wall / count
-
-
-def _bundle(seconds: float, slice_s: float) -> int:
-    """How many calls fill a time slice."""
-    return max(1, math.ceil(slice_s / max(seconds, 1e-6) - 1e-6))
 
 
 def _is_enough(turns: _Turns, fewest: int, pairs: int, decided: Decided | None) -> bool:

@@ -20,8 +20,9 @@ from autoquant.errors import BackendError, JobError, StorageError
 from autoquant.job.own_cost import OwnCost
 from autoquant.job.section import Score
 from autoquant.model.data.entry_points import load_entry
+from autoquant.model.graph.captured import Capture
 from autoquant.results.storage import read_text
-from autoquant.searching.measuring.size import weight_bytes
+from autoquant.searching.measuring.size import plan_costs, weight_bytes
 
 ANY_KIND = "*"
 _COLUMNS = ("kind", "scheme", "cost")
@@ -60,6 +61,15 @@ def own_costs(plan: Plan, tables: OwnCosts) -> dict[str, Measurement]:
     return {
         name: Measurement(_predict(name, table, plan), table.kind) for name, table in tables.items()
     }
+
+
+def exact_costs(captured: Capture, tables: OwnCosts, plan: Plan) -> dict[str, Measurement]:
+    """What follows from a plan alone: size, arithmetic, and costs of the user's own.
+
+    Raises:
+        BackendError: A table says nothing of one of the plan's choices.
+    """
+    return plan_costs(plan, captured.sites, captured.stored_count) | own_costs(plan, tables)
 
 
 def own_baseline(sites: Sequence[Site], tables: OwnCosts) -> dict[str, Measurement]:

@@ -26,6 +26,7 @@ from autoquant.model.equalisation.rewrite import equalisation_of, rebound
 from autoquant.model.equalisation.scales import balanced, channel_ranges, even_ranges
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.faithfulness import batches_to_compare, find_difference
+from autoquant.model.graph.float_model import named_tensors
 from autoquant.model.graph.site_nodes import mark_sites
 from autoquant.model.numerics.rounded_graph import RoundedGraph
 from autoquant.model.numerics.rounding import SchemeRounding
@@ -99,10 +100,7 @@ def _forms(subject: Subject, captured: Capture, build: BuildSettings) -> dict[st
         return {}
     ranges = channel_ranges(captured, groups, InputsOf(subject.calibration))
     scales = even_ranges(groups, ranges)
-    weights = {
-        **dict(captured.graph.named_parameters(remove_duplicate=False)),
-        **dict(captured.graph.named_buffers(remove_duplicate=False)),
-    }
+    weights = named_tensors(captured.graph)
     found = {
         name: equalisation_of(groups, balanced(groups, scales, weights, share), subject.model)
         for name, share in _SHARES.items()

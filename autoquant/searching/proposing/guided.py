@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoquant.core.costs import CostTable
-from autoquant.core.measurement import Candidate, Kind, Measurement
+from autoquant.core.measurement import Candidate, Kind, Measurement, noise_ratio
 from autoquant.core.objectives import Goal
 from autoquant.core.pareto import frontier_mask, hypervolume
 from autoquant.core.plan import Plan
@@ -72,6 +72,18 @@ class CostAxis:
         if self.baseline_ms is None:
             return cost
         return -self.baseline_ms / np.maximum(cost, 1e-9)
+
+    @property
+    def table(self) -> CostTable:
+        """What each choice costs, as far as is known."""
+        return self.model if isinstance(self.model, CostTable) else self.model.table
+
+    def predict(self, choices: Plan) -> tuple[float, float]:
+        """Cost of a plan over knobs, in the model's unit, and its standard error."""
+        if isinstance(self.model, CostTable):
+            return self.model.predict(choices), 0.0
+        found = self.model.predict(choices)
+        return found.mean, found.stderr
 
     def draw(self, random: np.random.Generator) -> CostTable:
         """What plans may well cost."""
@@ -324,7 +336,7 @@ def _positive(drawn: CostTable, prior: CostTable) -> CostTable:
 
 def _noise_of(sqnr_db: Measurement) -> tuple[float, float]:
     """Noise-to-signal power ratio and its standard error."""
-    noise = 10.0 ** (-sqnr_db.value / 10.0)
+    noise = noise_ratio(sqnr_db.value)
     return noise, noise * math.log(10.0) / 10.0 * (sqnr_db.stderr or 0.0)
 
 

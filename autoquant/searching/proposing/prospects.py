@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoquant.core.frontier import NOISE_Z
-from autoquant.core.measurement import Candidate
+from autoquant.core.measurement import Candidate, noise_ratio
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
-from autoquant.searching.costing.cost_model import CostModel
 from autoquant.searching.proposing.constraints import Limits
-from autoquant.searching.proposing.guided import CostAxis, Guide
+from autoquant.searching.proposing.guided import Guide
 from autoquant.searching.proposing.pruner import ALWAYS_WHOLE, INTERVAL_Z
 from autoquant.searching.seeding.program.additive import Limit
 from autoquant.searching.seeding.program.sweep import cheapest_choices
@@ -77,13 +76,12 @@ class Prospects:
         beyond = [item for item in candidates if is_certainly_beyond(item, self.limits)]
         rows = list(self.rows)
         if beyond:
-            least = min(10.0 ** (-item.value("sqnr_db") / 10.0) for item in beyond)
+            least = min(noise_ratio(item.value("sqnr_db")) for item in beyond)
             rows.append(Limit("noise", noise.table, _NOISE_SLACK * least))
-        table = axis.model.table if isinstance(axis.model, CostModel) else axis.model
-        choices = cheapest_choices(self.space, table, rows)
+        choices = cheapest_choices(self.space, axis.table, rows)
         if choices is None:
             return True
-        imagined, unsure = _predicted(axis, Plan.of(choices))
+        imagined, unsure = axis.predict(Plan.of(choices))
         margin = min(INTERVAL_Z * math.hypot(unsure, error), _LARGEST_ERROR * cost)
         return cost - imagined <= margin
 
@@ -121,11 +119,3 @@ def is_certainly_beyond(candidate: Candidate, limits: Limits) -> bool:
     if limit is None or drop is None or candidate.failure is not None:
         return False
     return drop.value - NOISE_Z * (drop.stderr or 0.0) > limit
-
-
-def _predicted(axis: CostAxis, choices: Plan) -> tuple[float, float]:
-    """Cost of a plan over knobs and its standard error."""
-    if isinstance(axis.model, CostModel):
-        found = axis.model.predict(choices)
-        return found.mean, found.stderr
-    return axis.model.predict(choices), 0.0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from autoquant.core.costs import CostTable
-from autoquant.core.measurement import Candidate
+from autoquant.core.measurement import Candidate, noise_ratio
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.searching.seeding.seeds import Seed
@@ -56,7 +56,7 @@ def best_few(
 
 
 def _noise(candidate: Candidate) -> float:
-    return float(10.0 ** (-candidate.value("sqnr_db") / 10.0))
+    return noise_ratio(candidate.value("sqnr_db"))
 
 
 def _noise_at(limit: float, measured: Sequence[Candidate]) -> float:
