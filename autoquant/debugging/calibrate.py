@@ -96,7 +96,7 @@ def compare_observers(
         equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=setup.calibration.samples,
-        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        form=DataForm.of_call(target, prepare, dynamic, cache_mb),
         outputs=setup.outputs,
     )
     progress = shown(progress)

@@ -137,7 +137,7 @@ def check(
         equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=setup.calibration.samples,
-        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        form=DataForm.of_call(target, prepare, dynamic, cache_mb),
     )
     return _check(setup, _few(subject), plan, mapping, shown(progress))
 

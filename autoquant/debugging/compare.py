@@ -101,7 +101,7 @@ def compare(
         equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=setup.calibration.samples,
-        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        form=DataForm.of_call(target, prepare, dynamic, cache_mb),
     )
     batches = choose_samples(subject.evaluation, samples, indices)
     subject = replace(subject, evaluation=batches)

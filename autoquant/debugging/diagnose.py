@@ -91,7 +91,7 @@ def diagnose(
         equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=setup.calibration.samples,
-        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        form=DataForm.of_call(target, prepare, dynamic, cache_mb),
     )
     progress = shown(progress)
     prepared = prepare_untimed(setup, subject, progress, plan)

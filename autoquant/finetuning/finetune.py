@@ -132,7 +132,7 @@ def finetune(
         equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=run.calibration.samples,
-        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        form=DataForm.of_call(target, prepare, dynamic, cache_mb),
         outputs=run.outputs,
     )
     task = make_task(chosen, train_loader, subject.reader(), loss, float_schedule, seed)

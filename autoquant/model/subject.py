@@ -268,7 +268,7 @@ def load_unscored(job: Job) -> Subject:
 
 def _form_of(data: DataSource) -> DataForm:
     prepare = None if data.prepare is None else load_entry(data.prepare.entry)
-    return DataForm(data.target, prepare, data.dynamic, data.cache_mb << 20)
+    return DataForm.of_call(data.target, prepare, data.dynamic, data.cache_mb)
 
 
 def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.ao.quantization import QConfigMapping
 from torch.fx import GraphModule
 
+from autoquant.backends.tensor_types import OpTypes
 from autoquant.core.findings.structure import OpRow, ShownConfiguration, WeightRow
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts
@@ -24,7 +25,7 @@ from autoquant.torch_ao.mapping import owners
 from autoquant.torch_ao.matching import match
 from autoquant.torch_ao.readback import Spy, observe_execution
 from autoquant.torch_ao.scales import KnownScale, activation_observers, replace_observer
-from autoquant.torch_ao.tensor_types import OpTypes, observe_types
+from autoquant.torch_ao.tensor_types import observe_types
 from autoquant.torch_ao.tracing import quiet_torch, trace
 from autoquant.torch_ao.values import copied, placeholder_inputs
 

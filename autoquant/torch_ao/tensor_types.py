@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,41 +10,12 @@ from torch import Tensor, nn
 from torch.ao.nn.quantized.reference.modules.utils import ReferenceQuantizedModule
 from torch.fx import GraphModule, Interpreter, Node
 
+from autoquant.backends.tensor_types import OpTypes, WeightType
 from autoquant.torch_ao.readback import float_name
 from autoquant.torch_ao.scales import KnownScale
 
 _SIMULATED = {torch.qint8: "int8", torch.float16: "fp16"}
 """What reference modules round their weights to; they drop the scales of int16."""
-
-
-@dataclass(frozen=True, slots=True)
-class WeightType:
-    """How a weight is stored.
-
-    Attributes:
-        dtype: `qint8`; `int16 in float32` where its values were rounded and stay floats.
-        axis: Channel axis of its scales; None: one scale, or a float.
-        scale_count: How many scales; 0 for floats.
-    """
-
-    dtype: str
-    axis: int | None = None
-    scale_count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class OpTypes:
-    """The types of one op's tensors.
-
-    Attributes:
-        inputs: Of what arrives; `int16 in float32` for floats on an integer grid.
-        output: Of what it gives.
-        weight: None where the op owns none.
-    """
-
-    inputs: tuple[str, ...]
-    output: str
-    weight: WeightType | None = None
 
 
 def observe_types(converted: GraphModule, inputs: Sequence[Any]) -> dict[str, OpTypes]:

@@ -211,7 +211,7 @@ def tune(
         equalise=Equalise.named(equalise),
         capture=capture,
         calibration_samples=job.calibration.samples,
-        form=DataForm(target, prepare, dynamic or {}, cache_mb << 20),
+        form=DataForm.of_call(target, prepare, dynamic, cache_mb),
         outputs=job.outputs,
     )
     return run_tune(job, HeldRecipe(subject), shown(progress))

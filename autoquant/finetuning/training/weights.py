@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from autoquant.core.findings.finetuning import BatchNorm
 from autoquant.errors import ModelError
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.float_model import copy_of
+from autoquant.model.graph.float_model import copy_of, named_tensors
 
 _SAME = 1e-4
 """Largest difference, over the largest value, of a constant before and after it is folded."""
@@ -62,7 +62,7 @@ class TrainableWeights:
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters to train, by name: those that the graph reads."""
-        used = {id(item) for name, item in self._named().items() if name in self._read}
+        used = {id(item) for name, item in named_tensors(self.model).items() if name in self._read}
         return {
             name: item
             for name, item in self.model.named_parameters()
@@ -71,14 +71,10 @@ class TrainableWeights:
 
     def constants(self) -> dict[str, Tensor]:
         """The graph's constants by path; gradients reach the model's parameters."""
-        held = {name: item for name, item in self._named().items() if name in self._read}
-        return {**held, **_compute(self._program, held)}
-
-    def _named(self) -> dict[str, Tensor]:
-        return {
-            **dict(self.model.named_parameters(remove_duplicate=False)),
-            **dict(self.model.named_buffers(remove_duplicate=False)),
+        held = {
+            name: item for name, item in named_tensors(self.model).items() if name in self._read
         }
+        return {**held, **_compute(self._program, held)}
 
     def _fold(self, captured: Capture) -> None:
         """Rewrite every folded batch norm; the graph's constants must not notice."""
@@ -87,19 +83,13 @@ class TrainableWeights:
             for path, norm in captured.folded.items():
                 layer = self.model.get_submodule(path)
                 _fold_in_place(layer, self.model.get_submodule(norm), path)
-                for name, value in _compute(self._program, self._named()).items():
+                for name, value in _compute(self._program, named_tensors(self.model)).items():
                     if not _is_close(before[name], value):
                         raise _cannot_fold(path, "it is called without this batch norm too")
 
 
 def _compute(program: GraphModule, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    own = {
-        name
-        for name, _ in (
-            *program.named_parameters(remove_duplicate=False),
-            *program.named_buffers(remove_duplicate=False),
-        )
-    }
+    own = named_tensors(program)
     given = {name: item for name, item in held.items() if name in own}
     found: dict[str, Tensor] = functional_call(program, given, (), tie_weights=False)
     return found

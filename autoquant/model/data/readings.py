@@ -35,6 +35,17 @@ class DataForm:
     dynamic: Mapping[str, Sequence[int]] = field(default_factory=dict)
     cache_bytes: int = CACHE_BYTES
 
+    @classmethod
+    def of_call(
+        cls,
+        target: str | None,
+        prepare: Prepare | None,
+        dynamic: Mapping[str, Sequence[int]] | None,
+        cache_mb: int,
+    ) -> DataForm:
+        """What the arguments of a call from Python, or the keys of a job, say."""
+        return cls(target, prepare, dynamic or {}, cache_mb << 20)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:

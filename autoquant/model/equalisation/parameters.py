@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
 from autoquant.model.equalisation.ties import Channels, Ties
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.float_model import named_tensors
 
 Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 """What tells stored tensors apart: storage, offset, shape, strides."""
@@ -68,10 +69,7 @@ class Parameters:
     def __init__(self, captured: Capture, model: nn.Module, ties: Ties) -> None:
         self._graph = captured.graph.graph
         self._ties = ties
-        self._held: dict[str, Tensor] = {
-            **dict(model.named_parameters(remove_duplicate=False)),
-            **dict(model.named_buffers(remove_duplicate=False)),
-        }
+        self._held = named_tensors(model)
         self._leaves = tuple(f"{path}." for path in captured.leaf_modules)
         self._made = _made(captured)
         self._asked: dict[Key, list[tuple[Term, ...]]] = {}

@@ -18,7 +18,7 @@ from autoquant.model.equalisation.parameters import Term
 from autoquant.model.equalisation.scales import Scales
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exporting import put
-from autoquant.model.graph.float_model import copy_of
+from autoquant.model.graph.float_model import copy_of, named_tensors
 from autoquant.model.weights_digest import weights_digest
 
 
@@ -30,7 +30,7 @@ def equalisation_of(groups: Groups, scales: Scales, model: nn.Module) -> Equalis
         scales: By number of a channel.
         model: Its running variances decide some of the factors.
     """
-    found = Equalisation(tuple(_factors(groups, scales, _named(model))))
+    found = Equalisation(tuple(_factors(groups, scales, named_tensors(model))))
     return replace(found, weights=weights_digest(rescaled(model, found)))
 
 
@@ -45,7 +45,7 @@ def rescaled(model: nn.Module, equalisation: Equalisation) -> nn.Module:
         ModelError: The model has no such parameter.
     """
     found = copy_of(model)
-    held = _named(found)
+    held = named_tensors(found)
     wide: dict[str, Tensor] = {}
     for factor in equalisation.factors:
         if not _fits(factor, held.get(factor.name)):
@@ -70,7 +70,7 @@ def rebound(captured: Capture, model: nn.Module) -> Capture:
         model: As the captured one, but for the values of its parameters.
     """
     assert captured.weights is not None
-    held = _named(model)
+    held = named_tensors(model)
     weights = _over(captured.weights, held)
     with torch.no_grad():
         computed = {path: item.detach().contiguous() for path, item in weights().items()}
@@ -115,10 +115,3 @@ def _fits(factor: Factor, held: Tensor | None) -> bool:
         and held.ndim == len(factor.shape)
         and all(size in (1, own) for size, own in zip(factor.shape, held.shape, strict=True))
     )
-
-
-def _named(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }

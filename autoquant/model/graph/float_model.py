@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from autoquant.errors import ModelError
@@ -53,6 +53,14 @@ def check_float_model(model: object, leaf_modules: tuple[str, ...] = ()) -> nn.M
     _check_values(found)
     _check_dtypes(found, leaf_modules)
     return found
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by every path that leads to them."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
