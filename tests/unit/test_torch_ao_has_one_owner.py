@@ -13,7 +13,7 @@ import autoquant
 ROOT = Path(autoquant.__file__).parent
 OWNER = ROOT / "torch_ao"
 DEPRECATED = ("torch.ao", "torch.quantization", "torch.nn.quantized", "torch.nn.qat")
-LAZY = ROOT / "api" / "mapping_latency.py"  # which is itself imported where it is called
+LAZY = ROOT / "searching" / "mapping_latency.py"  # which is itself imported where it is called
 
 
 def names_used(tree: ast.AST) -> Iterator[str]:

@@ -73,6 +73,15 @@ def probe(execution: Execution) -> None:
         ray.shutdown()
 
 
+def lost_a_process() -> bool:
+    """Whether a process of the Ray that was started here has ended.
+
+    Ray itself may say that its node lives for half a minute more, and a call to it waits as long.
+    """
+    node = ray._private.worker._global_node
+    return node is not None and not node.remaining_processes_alive()
+
+
 def is_alive() -> bool:
     """Whether Ray's head answers and a node of it lives; asked outside of Ray, which waits."""
     try:

@@ -30,6 +30,7 @@ from autoquant.searching.measuring.workers.ray_connection import (
     first_line,
     is_alive,
     leave,
+    lost_a_process,
 )
 from autoquant.searching.measuring.workers.time_limits import TimeLimits
 
@@ -163,6 +164,7 @@ class RayExecutor:
         """Take what is finished; tasks of a dead worker go back to the queue."""
         running = [reference for seat in seats for reference in seat.running]
         ready, _ = ray.wait(running, num_returns=1, timeout=_POLL_S)
+        self._refuse_dead_ray()
         for reference in ready:
             seat = next(item for item in seats if reference in item.running)
             task = seat.running[reference]
@@ -175,7 +177,6 @@ class RayExecutor:
             del seat.running[reference]
             seat.since = self._limits.clock()
             yield outcome
-        self._refuse_dead_ray()
         for seat in seats:
             yield from self._stop_when_stuck(seat, phase, waiting)
 
@@ -237,15 +238,16 @@ class RayExecutor:
         seat.loading = seat.actor.load.remote()
 
     def _refuse_dead_ray(self) -> None:
-        """Look now and then whether Ray still runs.
+        """Look at Ray's processes, and now and then whether it answers.
 
         Raises:
             ExecutionError: It does not.
         """
         now = self._limits.clock()
-        if now - self._seen_alive < _ALIVE_S:
+        lost = lost_a_process()
+        if not lost and now - self._seen_alive < _ALIVE_S:
             return
-        while not is_alive():
+        while lost or not is_alive():
             if self._limits.clock() - now > _GONE_S or self._execution.address is None:
                 self._seats = []  # to stop them would wait for Ray
                 leave()
