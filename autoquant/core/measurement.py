@@ -111,19 +111,27 @@ class Failure:
     Attributes:
         reason: What happened, in one line.
         transient: Whether the same plan may succeed when tried again (a worker died).
+        refused: Where it is the engine that refuses the plan: the sites that it names, if any.
     """
 
     reason: str
     transient: bool = False
+    refused: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give the failure as JSON values."""
-        return {"reason": self.reason, "transient": self.transient}
+        found: dict[str, Any] = {"reason": self.reason, "transient": self.transient}
+        return found if self.refused is None else {**found, "refused": list(self.refused)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Failure:
         """Read back what `to_json` gave."""
-        return cls(reason=data["reason"], transient=data["transient"])
+        refused = data.get("refused")
+        return cls(
+            reason=data["reason"],
+            transient=data["transient"],
+            refused=None if refused is None else tuple(refused),
+        )
 
 
 Measurements = Mapping[str, Measurement]

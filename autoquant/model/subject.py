@@ -27,6 +27,7 @@ from autoquant.model.data.outputs import (
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm
 from autoquant.model.data.scoring import Metric, check_metric, find_metric, score_batch
+from autoquant.model.data.shares import share_out
 from autoquant.model.equalisation.rewrite import rescaled
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.captured import Capture
@@ -357,6 +358,8 @@ def build_subject(
 ) -> Subject:
     """Check model, data and metric together, and give the subject.
 
+    Without data to calibrate on, the evaluation data are shared out.
+
     Raises:
         ModelError: `model` is no float module, holds NaN, or differs from call to call.
         DataError: Data are unusable; names the batch.
@@ -366,7 +369,15 @@ def build_subject(
     reader = DataReader(checked, form)  # evaluation first: it says what inputs are
     scored = reader.read(evaluation, "evaluation", needs_targets=True)
     others = None if heldout is None else reader.read(heldout, "heldout", needs_targets=True)
-    batches = _read_calibration(reader, calibration, calibration_samples)
+    notices: tuple[str, ...] = ()
+    if calibration is None:
+        shares = share_out(scored, holds_out=others is None)
+        batches, scored = shares.calibration, shares.evaluation
+        others = shares.heldout or others
+        notices = (str(shares),)
+    else:
+        batches = reader.read(calibration, "calibration", needs_targets=False)
+    batches = _first_samples(batches, calibration_samples)
     functions = {"accuracy": find_metric(metric)}
     if loss is not None:
         functions["loss"] = find_metric(loss, "loss")
@@ -383,6 +394,7 @@ def build_subject(
         equalise=equalise,
         form=form or DataForm(),
         outputs=OutputWeights(outputs or {}),
+        notices=notices,
     )
     subject = _protected(subject, model)
     _check_outputs(subject, scored, "evaluation")
@@ -424,7 +436,8 @@ def unscored_subject(
     compared: Sequence[Batch] = ()
     if evaluation != ():
         compared = reader.read(evaluation, "evaluation", needs_targets=False)
-    batches = _read_calibration(reader, calibration, calibration_samples)
+    read = reader.read(calibration, "calibration", needs_targets=False)
+    batches = _first_samples(read, calibration_samples)
     subject = Subject(
         model=checked,
         calibration=batches,
@@ -449,7 +462,7 @@ def _protected(subject: Subject, given: object) -> Subject:
     Raises:
         ModelError: It fails on the first calibration batch.
     """
-    notices = []
+    notices = list(subject.notices)
     if isinstance(given, nn.Module) and unwrapped(given) is not given:
         notices.append(f"taken out of {type(given).__name__}: the module that it wraps is searched")
     batch = subject.calibration[0]
@@ -481,9 +494,8 @@ def _of_copy(subject: Subject) -> tuple[Subject, str]:
     return replace(subject, model=copied, given=subject.model), how
 
 
-def _read_calibration(reader: DataReader, data: object, samples: int | None) -> Sequence[Batch]:
-    batches = reader.read(data, "calibration", needs_targets=False)
-    return batches if samples is None else take_samples(batches, samples)
+def _first_samples(batches: Sequence[Batch], count: int | None) -> Sequence[Batch]:
+    return batches if count is None else take_samples(batches, count)
 
 
 def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> None:

@@ -166,6 +166,7 @@ class Stages:
             past=past,
             log=self.folder,
             proposer=None if guidance is None else guidance.proposer,
+            edges=self.prepared.edges,
         )
 
     def _rounds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -106,6 +107,33 @@ def test_a_signal_while_held_out_data_are_scored_keeps_the_frontier(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert_whole(tmp_path / "cut")
+
+
+def child_of(process: subprocess.Popen[str], name: str) -> int:
+    """The process of a name that another one started."""
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    (found,) = [row[0] for row in rows if row[1] == str(process.pid) and row[2] == name]
+    return int(found)
+
+
+def test_a_search_whose_ray_dies_ends_with_what_was_found(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job("cut", budget={"trials": 4000, "round_size": 6}, execution={"kind": "ray"})
+    process = begin(job)
+    wait_for(lambda: measured(tmp_path / "cut") >= 10, process)
+    os.kill(child_of(process, "raylet"), signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert "Traceback" not in errors
+    assert "error: Ray is gone" in errors
+    assert "--resume" in errors
+    assert_whole(tmp_path / "cut")
+    assert aq.load_result(tmp_path / "cut").stopped is StopReason.FAILED
+    assert state_in_mlflow(tmp_path) == "KILLED"
 
 
 _LOSES_RAY = """

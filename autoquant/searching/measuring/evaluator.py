@@ -121,7 +121,9 @@ class PlanEvaluator:
             with self._timed(phase.value, seconds):
                 found, stopped = self._measure(phase, executable, task)
         except (BackendError, ModelError, MetricError, NotFiniteError) as error:
-            return Outcome(task.number, failure=Failure(_reason(error)), seconds=seconds)
+            refused = error.sites if isinstance(error, BackendError) else None
+            failure = Failure(_reason(error), refused=refused)
+            return Outcome(task.number, failure=failure, seconds=seconds)
         found |= costs
         executed = dict(executable.executed)
         return Outcome(task.number, found, stopped=stopped, seconds=seconds, executed=executed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from autoquant.backends.boundaries import Edge, find_edges
 from autoquant.backends.protocol import Backend
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
@@ -83,6 +84,11 @@ class Preparation:
         found = replace(self, space=space, notices=(*self.notices, *notices))
         found.__dict__["backend"] = self.backend  # as the cached property keeps it
         return found
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """Which site writes what which site reads."""
+        return find_edges(self.captured)
 
     @property
     def evaluator(self) -> PlanEvaluator:

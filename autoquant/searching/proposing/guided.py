@@ -9,7 +9,7 @@ if the draw were the truth.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -31,6 +31,7 @@ from autoquant.searching.proposing.moves import (
     neighbour_rows,
     trade_rows,
 )
+from autoquant.searching.proposing.refusals import Taken
 
 Floats = npt.NDArray[np.float64]
 
@@ -187,14 +188,14 @@ class Guide:
         self._front = {n: p for (n, p), stays in zip(points.items(), kept, strict=True) if stays}
 
     def propose(
-        self, random: np.random.Generator, pending: Sequence[Plan], taken: Collection[str]
+        self, random: np.random.Generator, pending: Sequence[Plan], taken: Taken
     ) -> Plan | None:
         """Give the new plan that gains most under one draw; None where the draw offers none.
 
         Args:
             random: Decides the draw.
             pending: Plans that were asked for and not measured: they count as drawn.
-            taken: Digests of all plans that were asked for.
+            taken: Plans that are not to be proposed.
         """
         front = [self._front[number] for number in sorted(self._front)]
         if not front:
@@ -225,9 +226,7 @@ class Guide:
         self._fit()
         return self._noise, self._axis
 
-    def expected_gain(
-        self, random: np.random.Generator, count: int, taken: Collection[str]
-    ) -> float:
+    def expected_gain(self, random: np.random.Generator, count: int, taken: Taken) -> float:
         """Hypervolume that the next plans may be expected to add, as a share of the frontier's.
 
         The plans are those that would be proposed; what they gain is the mean over further draws
@@ -236,16 +235,14 @@ class Guide:
         Args:
             random: Decides the draws.
             count: How many plans.
-            taken: Digests of all plans that were asked for.
+            taken: Plans that are not to be proposed.
         """
         proposed: list[Plan] = []
-        known = set(taken)
         while len(proposed) < count:
-            plan = self.propose(random, proposed, known)
+            plan = self.propose(random, proposed, _Also(taken, proposed))
             if plan is None:
                 break
             proposed.append(plan)
-            known.add(plan.digest)
         if not proposed:
             return 0.0 if self._front else math.inf
         front = self._losses_of([self._front[number] for number in sorted(self._front)])
@@ -318,14 +315,28 @@ class Guide:
         decibels = 10.0 * np.log10(np.maximum(noise, _LEAST_NOISE))
         return np.stack([decibels, self._axis.loss_of(cost)], axis=1)
 
-    def _first_new(self, rows: Rows, gains: Floats, taken: Collection[str]) -> Plan | None:
+    def _first_new(self, rows: Rows, gains: Floats, taken: Taken) -> Plan | None:
         for index in np.argsort(-gains, kind="stable"):
             if gains[index] <= 0.0:
                 return None
             plan = self._options.plan(rows[index])
-            if plan.digest not in taken:
+            if plan not in taken:
                 return plan
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Also:
+    """What is taken, and some more plans."""
+
+    taken: Taken
+    more: Sequence[Plan]
+
+    def __contains__(self, plan: object) -> bool:
+        return plan in self.taken or plan in self.more
+
+    def __len__(self) -> int:
+        return len(self.taken) + len(self.more)
 
 
 def _positive(drawn: CostTable, prior: CostTable) -> CostTable:

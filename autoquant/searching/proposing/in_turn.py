@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from autoquant.core.measurement import Candidate
 from autoquant.core.plan import Plan
+from autoquant.searching.proposing.refusals import Taken
 from autoquant.searching.proposing.strategy import Proposer
 
 
@@ -30,7 +31,7 @@ class InTurn:
             proposer.observe(candidate, is_feasible=is_feasible)
 
     def propose(
-        self, random: np.random.Generator, pending: Sequence[Plan], taken: Collection[str]
+        self, random: np.random.Generator, pending: Sequence[Plan], taken: Taken
     ) -> Plan | None:
         """Give the plan of the one whose turn it is, or of the next that has one."""
         count = len(self._proposers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.guided import Guide
 from autoquant.searching.proposing.pruner import ALWAYS_WHOLE, INTERVAL_Z
+from autoquant.searching.proposing.refusals import AskedOrRefused, Refusals
 from autoquant.searching.seeding.program.additive import Limit
 from autoquant.searching.seeding.program.sweep import cheapest_choices
 
@@ -40,6 +41,7 @@ class Prospects:
         share: Least share of the frontier's hypervolume that a round must promise.
         round_size: Plans of a round.
         seed: The job's seed.
+        refusals: Learns anew what the engine refuses.
     """
 
     space: SearchSpace
@@ -49,6 +51,7 @@ class Prospects:
     share: float
     round_size: int
     seed: int
+    refusals: Callable[[], Refusals]
 
     def are_spent(self, candidates: Sequence[Candidate], *, seeds_left: bool) -> bool:
         """Whether the search may end.
@@ -64,7 +67,9 @@ class Prospects:
         if seeds_left:
             return False
         random = np.random.default_rng([self.seed, len(candidates)])
-        taken = {item.digest for item in candidates}
+        taken = AskedOrRefused({item.digest for item in candidates}, self.refusals())
+        for item in candidates:
+            taken.refusals.learn(item)
         return self.guide.expected_gain(random, self.round_size, taken) < self.share
 
     def _is_cheapest_in_hand(self, candidates: Sequence[Candidate]) -> bool:

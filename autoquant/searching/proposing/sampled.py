@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -21,6 +21,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import SearchSpace
 from autoquant.searching.proposing.constraints import Limits
+from autoquant.searching.proposing.refusals import Taken
 from autoquant.searching.proposing.window import Window
 
 BLOCK = 64
@@ -90,14 +91,14 @@ class SampledPlans:
         self._window.add(candidate.number, losses, violation, told)
 
     def propose(
-        self, random: np.random.Generator, pending: Sequence[Plan], taken: Collection[str]
+        self, random: np.random.Generator, pending: Sequence[Plan], taken: Taken
     ) -> Plan | None:
         """Give a plan that is not taken; None after some draws that were."""
         told = [self._trial(index, item) for index, item in enumerate(self._window.items())]
         waiting = [_params(self._space, plan) for plan in pending]
         for _ in range(_TRIES):
             plan = self._draw(random, told, waiting)
-            if plan.digest not in taken:
+            if plan not in taken:
                 return plan
         return None
 

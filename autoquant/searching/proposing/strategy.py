@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,9 +16,10 @@ from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.searching.proposing.choices import Choices
 from autoquant.searching.proposing.constraints import Limits
+from autoquant.searching.proposing.refusals import AskedOrRefused, Edge, Refusals, Taken
 from autoquant.searching.proposing.sampled import SampledPlans
 from autoquant.searching.proposing.samplers import SAMPLERS
-from autoquant.searching.seeding.seeds import Seed
+from autoquant.searching.seeding.seeds import TEMPLATE, Seed
 
 SEED = "seed:"
 """What origins of seeds begin with."""
@@ -35,9 +35,9 @@ class Proposer(Protocol):
         """Take in a candidate that the strategy was told of."""
 
     def propose(
-        self, random: np.random.Generator, pending: Sequence[Plan], taken: Collection[str]
+        self, random: np.random.Generator, pending: Sequence[Plan], taken: Taken
     ) -> Plan | None:
-        """Give a plan whose digest is not taken; None: leave it to the next proposer."""
+        """Give a plan that is not taken; None: leave it to the next proposer."""
 
 
 class Strategy:
@@ -58,6 +58,7 @@ class Strategy:
         past: What earlier processes asked for and told.
         log: Keeps what is asked and told; None: nothing does.
         proposer: Asked before the sampler.
+        edges: Between sites: which site writes what which site reads.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Strategy:
         past: Past | None = None,
         log: AskLog | None = None,
         proposer: Proposer | None = None,
+        edges: Sequence[Edge] = (),
     ) -> None:
         self._plan_count = space.plan_count
         self._choices = Choices(space)
@@ -84,12 +86,14 @@ class Strategy:
             (sampled,) if proposer is None else (proposer, sampled)
         )
         self._digests: set[str] = set()
+        self._refusals = Refusals(space, edges)
+        self._taken = AskedOrRefused(self._digests, self._refusals)
         self._pending: dict[int, Ask] = {}
         self._next = 0
         self._round = 1
         self._restore(past or Past())
-        self._waiting = deque(seed for seed in seeds if seed.plan.digest not in self._digests)
-        self.seed_count = len(seeds)
+        self._waiting = [seed for seed in seeds if seed.plan.digest not in self._digests]
+        self._seed_count = len(seeds)
 
     @property
     def asked_count(self) -> int:
@@ -99,7 +103,12 @@ class Strategy:
     @property
     def has_seeds(self) -> bool:
         """Whether seeds are left to ask for."""
-        return bool(self._waiting)
+        return self._next_seed is not None
+
+    @property
+    def seed_count(self) -> int:
+        """Seeds that were asked for or may be: the engine is not known to refuse them."""
+        return self._seed_count - sum(map(self._is_refused, self._waiting))
 
     @property
     def is_seeding(self) -> bool:
@@ -122,13 +131,14 @@ class Strategy:
         """Ask for a plan that was not asked for before; None when the space is exhausted."""
         if self.asked_count >= self._plan_count:
             return None
-        if self._waiting:
-            seed = self._waiting.popleft()
+        seed = self._next_seed
+        if seed is not None:
+            self._waiting.remove(seed)
             return self._open(seed.plan, seed.origin)
         draw = np.random.default_rng(self._derived_seed())
         pending = [ask.plan for ask in self._pending.values()]
         for proposer in self._proposers:
-            plan = proposer.propose(draw, pending, self._digests)
+            plan = proposer.propose(draw, pending, self._taken)
             if plan is not None:
                 return self._open(plan, self._sampler)
         plan = self._draw_new()
@@ -143,6 +153,15 @@ class Strategy:
         self._pending.clear()
         self._round += 1
 
+    @property
+    def _next_seed(self) -> Seed | None:
+        """The next seed that the engine is not known to refuse."""
+        return next((seed for seed in self._waiting if not self._is_refused(seed)), None)
+
+    def _is_refused(self, seed: Seed) -> bool:
+        """Whether the engine is known to refuse a seed; a user's own plan is tried all the same."""
+        return not seed.origin.startswith(TEMPLATE) and self._refusals.forbid(seed.plan)
+
     def _open(self, plan: Plan, origin: str) -> Ask:
         ask = Ask(self._next, plan, origin, self._round)
         if self._log is not None:
@@ -156,6 +175,7 @@ class Strategy:
         self._next = ask.number + 1
 
     def _show(self, candidate: Candidate) -> None:
+        self._refusals.learn(candidate)
         is_feasible = self._limits.kept_by(candidate)
         for proposer in self._proposers:
             proposer.observe(candidate, is_feasible=is_feasible)
@@ -164,11 +184,11 @@ class Strategy:
         """Draw a plan that was never asked for; from all that are left where they can be listed."""
         draw = random.Random(self._derived_seed())
         if self._plan_count <= _LISTABLE_PLANS:
-            left = [plan for plan in self._choices.all_plans() if plan.digest not in self._digests]
+            left = [plan for plan in self._choices.all_plans() if plan not in self._taken]
             return draw.choice(left) if left else None
         for _ in range(_RANDOM_TRIES):
             plan = self._choices.draw(draw)
-            if plan.digest not in self._digests:
+            if plan not in self._taken:
                 return plan
         return None
 

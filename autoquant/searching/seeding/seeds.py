@@ -22,6 +22,8 @@ PROGRAM = "seed:program-"
 PROGRAM_SEEDS = 12
 _LEAST_SEEDS = 4
 LADDER_PERCENT = (5, 10, 20, 30, 50, 75)
+TEMPLATE = "seed:template-"
+"""What origins of the user's own plans begin with."""
 _RAISE_TO = (Scheme.INT16, Scheme.BF16, Scheme.FP16, Scheme.FP32)
 
 
@@ -76,7 +78,7 @@ def seed_plans(
         PlanError: No plan keeps the limits.
     """
     program = _programs(space, table, costs, limits, program_seeds)
-    own = (Seed(plan, f"seed:template-{place}") for place, plan in enumerate(templates, start=1))
+    own = (Seed(plan, f"{TEMPLATE}{place}") for place, plan in enumerate(templates, start=1))
     ladder = _ladder(space, table) if ladders else ()
     return _once([*uniform_plans(space), *own, *program, *ladder])
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from autoquant.core.evaluation import IsOver, Outcome, Phase, Task, never
 from autoquant.core.history import Past, StopReason
 from autoquant.core.measurement import Candidate, Failure, Kind, Measurement
 from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
@@ -41,6 +43,11 @@ NOISE = {8: 1.0, 16: 0.1, 32: 0.0}
 
 def space_of(knobs: int) -> SearchSpace:
     return SearchSpace(tuple(Knob(f"k{i}", (f"k{i}",), SCHEMES) for i in range(knobs)))
+
+
+def edges_of(space: SearchSpace) -> list[tuple[str, str]]:
+    """Each knob reads what the one before it writes."""
+    return list(pairwise(knob.name for knob in space.knobs))
 
 
 def table_of(space: SearchSpace) -> SensitivityTable:
@@ -125,6 +132,24 @@ class Additive:
         """Nothing to stop."""
 
 
+class Refusing(Additive):
+    """An engine that refuses two neighbours of a kind, and names one of them."""
+
+    def run(
+        self, phase: Phase, tasks: Iterable[Task], is_over: IsOver = never
+    ) -> Iterator[Outcome]:
+        for task in tasks:
+            if refuses(task.plan):
+                self.evaluated.append(task.plan.digest)
+                yield Outcome(task.number, failure=Failure("no kernel", refused=("k3",)))
+            else:
+                yield from super().run(phase, [task], is_over)
+
+
+def refuses(plan: Plan) -> bool:
+    return plan["k2"] is Scheme.INT8 and plan["k3"] is not Scheme.INT8
+
+
 class Kept(list[Candidate]):
     """A recorder that remembers."""
 
@@ -154,6 +179,7 @@ def search(
         past=past,
         log=kept if isinstance(kept, History) else None,
         proposer=guide_of(space) if sampler == GUIDED else None,
+        edges=edges_of(space),
     )
     costs = Forecast(space, lambda plan: {})
     pruner = Pruner((Objective.OUTPUT_ERROR, Objective.BOPS), limits, costs)
@@ -243,6 +269,21 @@ def test_a_search_cut_off_anywhere_asks_for_the_same_plans(
     assert resumed == whole
     assert read_past(tmp_path / "cut") == read_past(tmp_path / "whole")
     assert len(rest.evaluated) == 36 - break_after
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_what_an_engine_refuses_is_learnt_and_not_proposed_again(
+    tmp_path: Path, sampler: str
+) -> None:
+    whole = search_on(tmp_path / "whole", Refusing(), sampler=sampler, trials=80)
+    failed = [item for item in whole.candidates if item.failure is not None]
+    assert 0 < len(failed) <= 9, "at most each scheme of k3 beside each of k4, once"
+    around = [tuple(item.plan[name] for name in ("k2", "k3", "k4")) for item in failed]
+    last_seeds = [item for item in failed if item.origin.startswith("seed:")]
+    assert len(set(around[len(last_seeds) :])) == len(around) - len(last_seeds)
+    with pytest.raises(CutOffError):
+        search_on(tmp_path / "cut", Refusing(30), sampler=sampler, trials=80)
+    assert search_on(tmp_path / "cut", Refusing(), sampler=sampler, trials=80) == whole
 
 
 def test_a_history_cut_after_any_line_leads_to_the_same_search(tmp_path: Path) -> None:

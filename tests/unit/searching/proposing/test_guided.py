@@ -78,10 +78,10 @@ def search(seed: int, *, is_guided: bool, trials: int = 40) -> float:
         if number < len(SCHEMES):
             plan = SPACE.uniform(SCHEMES[number])
         elif is_guided:
-            taken = {item.digest for item in found}
+            taken = {item.plan for item in found}
             proposed = guide.propose(draw, (), taken)
             assert proposed is not None
-            assert proposed.digest not in taken
+            assert proposed not in taken
             plan = proposed
         else:
             chosen = {k.name: k.schemes[draw.integers(len(k.schemes))] for k in SPACE.knobs}
@@ -103,10 +103,10 @@ def test_pending_plans_are_not_proposed_again_and_spread_the_round() -> None:
         guide.observe(measure(number, SPACE.uniform(scheme), noise, cost), is_feasible=True)
     draw, asked = np.random.default_rng(0), list[Plan]()
     for _ in range(8):
-        plan = guide.propose(draw, asked, {item.digest for item in asked})
+        plan = guide.propose(draw, asked, set(asked))
         assert plan is not None
         asked.append(plan)
-    assert len({item.digest for item in asked}) == 8
+    assert len(set(asked)) == 8
 
 
 def test_nothing_is_proposed_before_a_candidate_kept_the_limits() -> None:

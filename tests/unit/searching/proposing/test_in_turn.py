@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from autoquant.core.space import Knob, SearchSpace
 from autoquant.searching.costing.cost_model import CostModel
 from autoquant.searching.proposing.guided import CostAxis, Guide
 from autoquant.searching.proposing.in_turn import InTurn
+from autoquant.searching.proposing.refusals import Taken
 
 NAMES = tuple(f"op{index:02}" for index in range(12))
 PAIR = (Scheme.INT8, Scheme.FP32)
@@ -56,7 +57,7 @@ def test_proposals_in_turn_cut_each_cost() -> None:
         both.observe(measured(number, plan), is_feasible=True)
     random = np.random.default_rng(0)
     for number in range(2, 14):
-        plan = both.propose(random, (), {item.digest for item in asked})
+        plan = both.propose(random, (), set(asked))
         assert plan is not None
         asked.append(plan)
         both.observe(measured(number, plan), is_feasible=True)
@@ -81,7 +82,7 @@ class Fixed:
         self,
         random: np.random.Generator,  # noqa: ARG002
         pending: Sequence[Plan],  # noqa: ARG002
-        taken: Collection[str],  # noqa: ARG002
+        taken: Taken,  # noqa: ARG002
     ) -> Plan | None:
         return self.plan
 
@@ -90,6 +91,6 @@ class Fixed:
 def test_whose_turn_it_is_follows_from_what_was_asked(asked: int) -> None:
     plans = [SPACE.uniform(scheme) for scheme in PAIR]
     turns = InTurn([Fixed(plans[0]), Fixed(None), Fixed(plans[1])])
-    taken = [str(index) for index in range(asked)]
+    taken = [plans[0]] * asked
     expected = plans[0] if asked % 3 == 0 else plans[1]
     assert turns.propose(np.random.default_rng(0), (), taken) == expected

@@ -44,10 +44,10 @@ def test_plans_are_new(sampler: str) -> None:
     told = [random_plan(SPACE, seed) for seed in range(40)]
     for number, plan in enumerate(told):
         plans.observe(candidate(number, plan), is_feasible=True)
-    taken = {plan.digest for plan in told}
+    taken = set(told)
     drawn = plans.propose(np.random.default_rng(0), told[:3], taken)
     assert drawn is not None
-    assert drawn.digest not in taken
+    assert drawn not in taken
     assert SPACE.choices(drawn)
 
 
@@ -69,8 +69,8 @@ def test_without_any_candidate_plans_are_drawn_at_random() -> None:
 
 
 def test_a_space_that_is_taken_gives_none() -> None:
-    class Everything(set[str]):
-        def __contains__(self, digest: object) -> bool:
+    class Everything(set[Plan]):
+        def __contains__(self, plan: object) -> bool:
             return True
 
     assert proposer("tpe").propose(np.random.default_rng(0), [], Everything()) is None
