@@ -40,7 +40,7 @@ from autoquant.debugging.structure.fusion import find_gaps
 from autoquant.debugging.structure.hidden import find_hidden
 from autoquant.debugging.structure.outputs import with_comparable_outputs
 from autoquant.debugging.structure.plan_facts import facts_of_plan
-from autoquant.debugging.structure.settings import Configured, find_suspicious
+from autoquant.debugging.structure.settings import Configured, find_misfit_ranges, find_suspicious
 from autoquant.debugging.structure.shared import compare_calls, find_shared
 from autoquant.debugging.structure.tail import find_quantized_tail
 from autoquant.errors import BackendError, ModelError
@@ -188,7 +188,9 @@ def _check(
         built = _build(prepared, plan, mapping)
     captured = prepared.captured
     return CheckReport(
-        concerns=_attention_first([*structure, *comparable.concerns, *built.concerns]),
+        concerns=_attention_first(
+            [*structure, *comparable.concerns, *built.concerns, *_judge_ranges(prepared)]
+        ),
         modules=modules,
         outputs=comparable.outputs,
         ops=built.ops,
@@ -198,6 +200,10 @@ def _check(
         samples=prepared.statistics.samples,
         reach="" if captured.reach is None else str(captured.reach),
     )
+
+
+def _judge_ranges(prepared: Preparation) -> Iterator[Concern]:
+    yield from find_misfit_ranges(prepared.settings.build.ranges, prepared.statistics.tensors)
 
 
 def _attention_first(concerns: Sequence[Concern]) -> tuple[Concern, ...]:

@@ -17,7 +17,13 @@ from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.calling import Calling, OnCopies
 from autoquant.model.data.data_set import StreamedBatches
 from autoquant.model.data.entry_points import call_entry, load_entry
-from autoquant.model.data.outputs import OutputWeights, difference, named_outputs, output_rows
+from autoquant.model.data.outputs import (
+    OutputWeights,
+    difference,
+    named_outputs,
+    opaque_outputs,
+    output_rows,
+)
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm
 from autoquant.model.data.scoring import Metric, check_metric, find_metric, score_batch
@@ -31,7 +37,14 @@ from autoquant.model.graph.faithfulness import (
     find_difference,
     is_same_in_float64,
 )
-from autoquant.model.graph.float_model import check_float_model, in_eval_mode, unwrapped
+from autoquant.model.graph.float_model import (
+    buffers_kept,
+    check_float_model,
+    copy_of,
+    in_eval_mode,
+    same_values,
+    unwrapped,
+)
 from autoquant.model.numerics.float64_run import model_in_float64
 
 __all__ = [
@@ -68,7 +81,8 @@ class Subject:
         form: Of the user's data.
         outputs: Which outputs guide the search.
         equalise: Whether its channels are rescaled before plans are built.
-        given: The model as its user gave it, where `model` has rescaled channels; else None.
+        given: The model as its user gave it, where `model` has rescaled channels or is a copy;
+            else None.
         writes_inputs: Whether the model's forward changes its inputs: it is given copies.
         notices: What was done to the user's model, in one line each.
     """
@@ -188,7 +202,8 @@ class Subject:
         """
         if not equalisation:
             return self
-        return replace(self, model=rescaled(self.model, equalisation), given=self.model)
+        given = self.given or self.model
+        return replace(self, model=rescaled(self.model, equalisation), given=given)
 
     def reader(self) -> DataReader:
         """Reads more data for the same model."""
@@ -440,7 +455,9 @@ def unscored_subject(
 
 
 def _protected(subject: Subject, given: object) -> Subject:
-    """The same with what was done to the user's model, which is given copies if it writes inputs.
+    """The same with what was done to the user's model, which stays as it is.
+
+    It is given copies where it writes into its inputs, and is a copy where it writes into itself.
 
     Raises:
         ModelError: It fails on the first calibration batch.
@@ -450,16 +467,31 @@ def _protected(subject: Subject, given: object) -> Subject:
         notices.append(f"taken out of {type(given).__name__}: the module that it wraps is searched")
     batch = subject.calibration[0]
     inputs = tuple(item.clone() for item in batch.inputs)
-    with torch.no_grad():
-        _forward(subject, replace(batch, inputs=inputs), "calibration batch 0")
-    writes = not all(map(_equal, inputs, batch.inputs))
+    with torch.no_grad(), buffers_kept(subject.model) as changed:
+        outputs = _forward(subject, replace(batch, inputs=inputs), "calibration batch 0")
+    writes = not all(map(same_values, inputs, batch.inputs))
     if writes:
         notices.append("the model's forward writes into its inputs; it is given copies of them")
+    opaque = ", ".join(f"{name} ({kind})" for name, kind in opaque_outputs(outputs).items())
+    if opaque:
+        notices.append(
+            f"the model returns what torch cannot look into, {opaque}: it is not compared, and "
+            "what is built of the exported graph returns None for it"
+        )
+    if changed:
+        subject, how = _of_copy(subject)
+        notices.append(f"the model's forward writes into its buffers ({', '.join(changed)}); {how}")
     return replace(subject, writes_inputs=writes, notices=tuple(notices))
 
 
-def _equal(first: Tensor, second: Tensor) -> bool:
-    return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())
+def _of_copy(subject: Subject) -> tuple[Subject, str]:
+    """The same of a copy of the model, where it can be copied, and what becomes of the user's."""
+    try:
+        copied = copy_of(subject.model)
+    except (TypeError, RuntimeError) as error:
+        return subject, f"it cannot be copied, so that a search changes them ({error})"
+    how = "a copy of it is searched, and what is built leaves them alone"
+    return replace(subject, model=copied, given=subject.model), how
 
 
 def _first_samples(batches: Sequence[Batch], count: int | None) -> Sequence[Batch]:
