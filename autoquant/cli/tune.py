@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,9 @@ def tune(
     context: typer.Context,
     job_file: JobFile,
     overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be tuned, and for how long.")
+    ] = False,
     plot: PlotFile = None,
 ) -> int:
     """Find the fewest int16 and fp16 ops that keep the accuracy, stage by stage.
@@ -41,6 +44,11 @@ def tune(
 
     job = load_with(job_file, overrides, context.args)
     progress = terminal()
+    if dry_run:
+        from autoquant.cli.dry_run import print_tuning
+
+        print_tuning(job, progress, stdout())
+        return 0
     report = run_tune(job, JobRecipe(job), progress)
     _print(report, job.output / files.TUNE, job_file)
     if plot is not None:
