@@ -40,7 +40,6 @@ from autoquant.searching.measuring.evaluator import with_threads
 from autoquant.searching.pair import build_pair
 from autoquant.searching.preparing.preparation import Preparation
 
-
 _USUAL_SHARE = 0.2
 _TIMED_STEPS = 2
 

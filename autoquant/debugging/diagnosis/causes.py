@@ -39,7 +39,9 @@ def find_causes(seen: Symptoms, progress: Progress) -> tuple[Finding, ...]:
         with progress.stage("mending suspects", len(suspects)) as advance:
             proofs = prove(suspects, repairs, seen.probe.loss, limit, advance)
         if proofs:
-            return tuple(word_finding(_placed(proof, seen), dynamic_sites(seen.pair)) for proof in proofs)
+            return tuple(
+                word_finding(_placed(proof, seen), dynamic_sites(seen.pair)) for proof in proofs
+            )
     count = sum(scheme is not Scheme.FP32 for _, scheme in seen.plan.assignment)
     with progress.stage("raising ops one by one", count) as advance:
         coarse = find_coarse(repairs, seen.probe.loss, advance)
