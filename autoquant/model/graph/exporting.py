@@ -284,6 +284,8 @@ def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
             return source
     if name == "copy":
         return _overwritten(graph, node, made)
+    if name == "type_as":
+        return _typed(graph, node, made)
     args = node.args
     if name == "cat":
         joined = _without_empty(args[0])  # type: ignore[arg-type]
@@ -300,6 +302,16 @@ def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
     )
     copied.meta = dict(node.meta)
     return copied
+
+
+def _typed(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
+    """A tensor in the type that another has, which is known: then it does not depend on that."""
+    given, kind = made[node.args[0]], node.meta["val"].dtype  # type: ignore[index]
+    if node.args[0].meta["val"].dtype == kind:  # type: ignore[union-attr]
+        return given
+    typed = graph.call_function(torch.ops.aten.to.dtype, (given, kind))
+    typed.meta = dict(node.meta)
+    return typed
 
 
 def _without_empty(joined: Sequence[Node]) -> list[Node]:

@@ -288,7 +288,7 @@ def test_nothing_is_found_in_the_digits_network() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.skipif("AUTOQUANT_TEST_DATA" not in os.environ, reason="needs the CIFAR-10 folder")
+@pytest.mark.skipif(not os.environ.get("AUTOQUANT_TEST_DATA"), reason="needs the CIFAR-10 folder")
 def test_nothing_is_found_in_resnet20() -> None:
     folder = os.environ["AUTOQUANT_TEST_DATA"]
     diagnosis = aq.diagnose(

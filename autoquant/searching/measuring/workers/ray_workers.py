@@ -223,8 +223,7 @@ class RayExecutor:
         first, *others = seat.running.values()
         seat.running.clear()
         waiting.extend(others)
-        seat.actor = self._hire()
-        seat.loading = seat.actor.load.remote()
+        self._seat_anew(seat)
         seat.since = self._limits.clock()
         return first
 
@@ -234,8 +233,7 @@ class RayExecutor:
             return
         seat.running.clear()
         ray.kill(seat.actor)
-        seat.actor = self._hire()
-        seat.loading = seat.actor.load.remote()
+        self._seat_anew(seat)
 
     def _refuse_dead_ray(self) -> None:
         """Look at Ray's processes, and now and then whether it answers.
@@ -275,12 +273,30 @@ class RayExecutor:
 
     def _await_workers(self) -> None:
         """Wait until every worker has loaded the subject; raise what stopped one as itself."""
+        for seat in self._seats:
+            seat.loading = seat.actor.load.remote()
+        for seat in self._seats:
+            retries = self._execution.retries
+            while not self._has_loaded(seat, retries):
+                retries -= 1
+                self._seat_anew(seat)
+
+    def _has_loaded(self, seat: _Seat, retries: int) -> bool:
+        """Wait for one worker; False where its process died, and another may be hired."""
         try:
-            ray.get([seat.actor.load.remote() for seat in self._seats])
-        except ray.exceptions.RayActorError as error:
-            raise _cause_of(error) from error
+            ray.get(seat.loading)
         except ray.exceptions.RayTaskError as error:
             raise _cause_of(error) from error
+        except ray.exceptions.RayActorError as error:
+            if not retries:
+                raise _cause_of(error) from error
+            return False
+        seat.loading = None
+        return True
+
+    def _seat_anew(self, seat: _Seat) -> None:
+        seat.actor = self._hire()
+        seat.loading = seat.actor.load.remote()
 
 
 def _cause_of(error: Exception) -> Exception:
