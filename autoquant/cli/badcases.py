@@ -18,6 +18,8 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
+    next_command,
+    say_next,
     stdout,
     terminal,
 )
@@ -103,6 +105,16 @@ def badcases(
     console.print(summary(cases), highlight=False)
     if output is not None:
         console.print(f"samples: {output}", highlight=False, soft_wrap=True)
+    words = ["--plan", plan]
+    if prepared.captured.how == "modules":
+        name, words = "sensitivity", []  # the others look into a graph
+    elif job.backend.name != "torch":
+        name = "diagnose"
+    else:
+        name = "compare"
+    if name != "diagnose" and output is not None and data == "evaluation":
+        words += ["--indices", str(output)]
+    say_next(next_command(name, job_file, overrides, context.args, *words))
     return 0
 
 

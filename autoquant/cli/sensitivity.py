@@ -17,6 +17,8 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
+    next_command,
+    say_next,
     stdout,
     terminal,
 )
@@ -127,6 +129,8 @@ def sensitivity(
         _print_json(report)
     else:
         _print(report, top, written)
+        words = [] if raising is None else ["--set", f"seeds=[{output}]"]
+        say_next(next_command("search", job_file, overrides, context.args, *words))
     return 0
 
 
@@ -206,7 +210,7 @@ def _write(report: SensitivityReport, raising: _Raising | None, output: Path | N
         by=report.by,
     )
     write_text(output, plan_file_text(plan))
-    return f"plan: {output}: {counts_text(plan)}; search from it with --set 'seeds=[{output}]'"
+    return f"plan: {output}: {counts_text(plan)}"
 
 
 def _print_json(report: SensitivityReport) -> None:

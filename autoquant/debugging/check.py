@@ -17,6 +17,7 @@ from autoquant.core.findings.structure import (
     CheckReport,
     ModuleCalls,
     OpRow,
+    OutputFacts,
     ShownConfiguration,
     WeightRow,
 )
@@ -192,7 +193,7 @@ def _check(
             [*structure, *comparable.concerns, *built.concerns, *_judge_ranges(prepared)]
         ),
         modules=modules,
-        outputs=comparable.outputs,
+        outputs=tuple(_given(comparable.outputs, captured, built.ops)),
         ops=built.ops,
         weights=built.weights,
         engine=prepared.engine,
@@ -200,6 +201,17 @@ def _check(
         samples=prepared.statistics.samples,
         reach="" if captured.reach is None else str(captured.reach),
     )
+
+
+def _given(
+    outputs: Sequence[OutputFacts], captured: Capture, ops: Sequence[OpRow]
+) -> Iterator[OutputFacts]:
+    """Outputs with the type in which their ops hand them out."""
+    by_node = {row.node: row for row in ops}
+    roots = {group[-1]: group[0] for groups in captured.members.values() for group in groups}
+    for item in outputs:
+        row = by_node.get(roots.get(item.compared or "", item.compared or ""))
+        yield item if row is None else replace(item, given=row.output)
 
 
 def _judge_ranges(prepared: Preparation) -> Iterator[Concern]:
