@@ -252,9 +252,10 @@ class MlflowRecorder:
 
     def _log_winner(self, winner: Winner) -> tuple[str, ...]:
         """Log the winner as a model; a store or an engine that refuses leaves its files."""
+        refused: tuple[type[Exception], ...] = (*store_errors(), ImportError, RuntimeError)
         try:
             model = log_winner(self._client, self.experiment_id, self.run_id, winner)
-        except (*store_errors(), ImportError, RuntimeError, ValueError) as error:
+        except refused as error:
             return (f"MLflow takes the winner as no model ({first_line(error)}); its file is kept",)
         if model is not None:
             self._client.set_tag(self.run_id, entities.MODEL_TAG, f"models:/{model}")
