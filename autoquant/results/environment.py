@@ -32,6 +32,15 @@ def describe_environment(folder: Path | None = None) -> dict[str, Any]:
     }
 
 
+def describe_machine() -> dict[str, Any]:
+    """Name this machine, its CPU's model, and its load over the last minute."""
+    return {
+        "host": platform.node(),
+        "cpu": _cpu(Path("/proc/cpuinfo"))["model"],
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
 def _versions() -> dict[str, str | None]:
     installed = {name: _version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), "autoquant": __version__, **installed}

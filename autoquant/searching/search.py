@@ -257,7 +257,7 @@ def _executor(
     else:
         with progress.stage(f"starting workers ({execution.kind})", None):
             factory = EvaluatorRecipe(recipe, prepared.statistics, settings)
-            executor = start_executor(execution, factory)
+            executor = start_executor(execution, factory, progress.note)
     try:
         yield executor
     finally:
