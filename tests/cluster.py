@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -47,6 +49,8 @@ class Cluster:
         self._hidden = tuple(hidden)
         self._folder = folder
         self._prefix = f"aq{os.getpid()}"
+        self._scratch = Path(tempfile.mkdtemp(prefix="aq", dir="/tmp"))  # sockets' names are short
+        self._settings = {**_QUICKLY, "RAY_TMPDIR": str(self._scratch)}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._switch = f"{self._prefix}sw"
         self._namespaces: list[str] = []
@@ -74,12 +78,14 @@ class Cluster:
         ray += ["--object-store-memory=100000000", f"--resources={resources}"]
         ray += ["--include-dashboard=false"] if name == "head" else []
         folders = [] if name == "head" else [Path("/tmp"), *self._hidden]
-        mounts = "".join(f"mount -t tmpfs tmpfs {folder} && " for folder in folders)
+        mounts = f"hostname {name} && "
+        mounts += "".join(f"mount -t tmpfs tmpfs {folder} && " for folder in folders)
+        mounts += f"mkdir -p {self._scratch} && "
+        unshared = ["unshare", "-m", "-u", "sh", "-c", f'{mounts}cd / && exec "$@"']
         log = (self._folder / f"{name}.log").open("ab")
         self._running[name] = subprocess.Popen(
-            [*self._within(name), "unshare", "-m", "sh", "-c", f'{mounts}cd / && exec "$@"', "sh"]
-            + ray,
-            env={**_without_paths(), **_QUICKLY},
+            [*self._within(name), *unshared, "sh", *ray],
+            env={**_without_paths(), **self._settings},
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -104,7 +110,7 @@ class Cluster:
         root = str(Path(__file__).parents[1])
         return subprocess.Popen(
             [*self._within("head"), sys.executable, *arguments],
-            env={**os.environ, **_QUICKLY, "PYTHONPATH": root, **(environment or {})},
+            env={**os.environ, **self._settings, "PYTHONPATH": root, **(environment or {})},
             cwd=root,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -144,6 +150,7 @@ class Cluster:
         for name in self._namespaces:
             with suppress(subprocess.CalledProcessError):
                 _ip("netns", "del", name)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _namespace(self, name: str) -> str:
         return f"{self._prefix}{name}"

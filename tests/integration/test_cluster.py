@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import autoquant as aq
+from autoquant.results.reading import load_environment
 from tests.cluster import Cluster, why_not
 from tests.integration.conftest import ROOT, WriteJob
 
@@ -133,8 +134,14 @@ def test_a_job_travels_to_nodes_that_never_saw_it(
 ) -> None:
     job = write_job(
         "travels",
-        budget={"trials": 14, "round_size": 6},
-        execution={"kind": "ray", "address": cluster.address, "workers": 3},
+        budget={"trials": 9, "round_size": 4},
+        objectives=["output_error", "latency"],
+        execution={
+            "kind": "ray",
+            "address": cluster.address,
+            "workers": 3,
+            "target": {"resource": "bench"},
+        },
     )
     for file in (ROOT / "tests" / "networks.py", ROOT / "autoquant" / "errors.py", job):
         assert cluster.lacks("node1", file)
@@ -144,6 +151,8 @@ def test_a_job_travels_to_nodes_that_never_saw_it(
     result = aq.load_result(tmp_path / "travels")
     assert len(result.frontier) > 0
     assert [item.failure for item in result.candidates] == [None] * len(result.candidates)
+    assert load_environment(tmp_path / "travels")["timed_on"]["host"] == "node2"
+    assert "node2" in (tmp_path / "travels" / "report.html").read_text()
 
 
 def test_nodes_are_lost_and_come_back(cluster: Cluster) -> None:
@@ -164,8 +173,38 @@ def test_nodes_are_lost_and_come_back(cluster: Cluster) -> None:
     seen += driver.until(lines, "note", "1 of 2 workers are gone")
     seen += driver.rest(lines)
     cluster.kill(lost)
-    cluster.start(other)
+    for name in (lost, other):
+        cluster.start(name, resources='{"bench": 1}' if name == "node2" else "{}")
+    cluster.wait_for_nodes(3)
     assert_all_done(seen)
+
+
+def test_the_target_node_is_waited_for_and_no_longer_than_stated(cluster: Cluster) -> None:
+    driver = drive(
+        cluster, workers=1, phase="latency", target={"resource": "bench"}, wait=40, retries=0
+    )
+    lines = driver.lines()
+    seen = driver.until(lines, "number", "3")
+    cluster.kill("node2")
+    seen += driver.until(lines, "note", "waiting for one, 40 s at most (execution.wait)")
+    cluster.start("node2", resources='{"bench": 1}')
+    seen += driver.until(lines, "number", str(len(seen) + 3))
+    assert all(cluster.host("node2") in line["host"] for line in seen if "host" in line)
+    assert_all_done(seen)
+    cluster.kill("node2")
+    seen = driver.until(lines, "error", "the target node is lost, and none came in its place")
+    assert "--resume" in seen[-1]["hint"]
+
+
+def test_a_target_that_no_node_is_shows_before_the_model_is_loaded(
+    cluster: Cluster, write_job: WriteJob
+) -> None:
+    execution = {"kind": "ray", "address": cluster.address, "target": {"label": {"cpu": "z80"}}}
+    job = write_job("none", execution={**execution, "workers": 1})
+    process = cluster.command("-m", "autoquant.cli.app", "search", str(job))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "no node of the cluster has the labels {'cpu': 'z80'}" in " ".join(errors.split())
 
 
 def assert_all_done(seen: list[dict[str, Any]]) -> None:

@@ -58,9 +58,8 @@ class Worker:
         Raises:
             AutoquantError: What is wrong or missing here; names the node.
         """
-        place = _here()
-        if Path(FILES).is_dir():
-            os.environ[TRAVELLED] = str(Path(FILES).resolve())
+        place = here()
+        use_travelled_files()
         try:
             self._evaluator = ray.get(self._factory)()
         except AutoquantError as error:
@@ -99,28 +98,34 @@ class Hiring:
         Args:
             is_timed: Whether it is the one that takes times: on the target node.
         """
-        options = _on_target(self.execution) if is_timed else {}
+        options = on_target(self.execution) if is_timed else {}
         remote = ray.remote(
             num_cpus=self.execution.cpus_per_worker,
             num_gpus=self.execution.gpus_per_worker,
             max_restarts=0,
-            runtime_env=self._environment(),
+            runtime_env=worker_environment(self.execution),
             **options,
         )(Worker)
         return remote.remote([self.factory])
 
-    def _environment(self) -> dict[str, Any]:
-        """Threads, and where to import from: on another machine, from what travels there."""
-        execution = self.execution
-        variables = {"OMP_NUM_THREADS": str(execution.cpus_per_worker)}
-        if execution.address is None:
-            places = (path or str(Path.cwd()) for path in sys.path)
-            return {"env_vars": {**variables, "PYTHONPATH": os.pathsep.join(places)}}
-        travels = travelling_environment(execution.files, execution.packages)
-        return {**travels, "env_vars": variables}
+
+def worker_environment(execution: Execution) -> dict[str, Any]:
+    """Threads, and where to import from: on another machine, from what travels there."""
+    variables = {"OMP_NUM_THREADS": str(execution.cpus_per_worker)}
+    if execution.address is None:
+        places = (path or str(Path.cwd()) for path in sys.path)
+        return {"env_vars": {**variables, "PYTHONPATH": os.pathsep.join(places)}}
+    travels = travelling_environment(execution.files, execution.packages)
+    return {**travels, "env_vars": variables}
 
 
-def _on_target(execution: Execution) -> dict[str, Any]:
+def use_travelled_files() -> None:
+    """Let entry points be read from what came to this node, where anything did."""
+    if Path(FILES).is_dir():
+        os.environ[TRAVELLED] = str(Path(FILES).resolve())
+
+
+def on_target(execution: Execution) -> dict[str, Any]:
     """Where times are taken: the named kind of node, else the driver's own if it has room."""
     target = execution.target
     if target is not None:
@@ -151,10 +156,11 @@ def alive_nodes() -> frozenset[str]:
     return frozenset(node["NodeID"] for node in nodes if node["Alive"])
 
 
-def _here() -> Place:
+def here() -> Place:
+    """Where this process runs."""
     context = ray.get_runtime_context()
     facts = describe_machine()
-    address = ray.util.get_node_ip_address()
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     return Place(context.get_node_id(), f"{facts['host']} ({address})", facts["cpu"], facts["load"])
 
 

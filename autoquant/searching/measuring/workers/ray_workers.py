@@ -79,6 +79,7 @@ class RayExecutor:
         factory: Gives a worker its evaluator.
         execution: Address, workers, resources of each, retries, time limit.
         note: Told when there are fewer workers than asked for, and when they are back.
+        cpu: Model of the CPU on which times are taken; None: of whichever comes first.
 
     Raises:
         ExecutionError: Ray cannot be reached, or has fewer resources than asked for.
@@ -90,6 +91,7 @@ class RayExecutor:
         factory: EvaluatorFactory,
         execution: Execution,
         note: Callable[[str], None] = lambda text: None,
+        cpu: str | None = None,
     ) -> None:
         self._execution = execution
         self._note = note
@@ -99,7 +101,7 @@ class RayExecutor:
         self._seen_alive = time.monotonic()
         self._few_since: float | None = None
         self._is_few_said = False
-        self._cpu: str | None = None
+        self._cpu = cpu
         self._seats: list[_Seat] = []
         try:
             self._hiring = Hiring(execution, ray.put(factory))
@@ -109,11 +111,6 @@ class RayExecutor:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def timed_at(self) -> Place | None:
-        """Where latencies are taken."""
-        return self._seats[0].place if self._seats else None
 
     def run(
         self, phase: Phase, tasks: Iterable[Task], is_over: IsOver = never
