@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from autoquant.backends.targets import load_target
 from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Phase
 from autoquant.core.measurement import Measurements
@@ -67,9 +68,11 @@ class Here:
         return profile_here(prepared)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OnTarget:
     """The node of a cluster that the job names; each call loads the subject there.
+
+    The float model is measured when the space is narrowed.
 
     Attributes:
         execution: Names it.
@@ -78,6 +81,7 @@ class OnTarget:
 
     execution: Execution
     recipe: SubjectRecipe
+    _measured: Measurements = field(default_factory=dict)
 
     def machine(self) -> dict[str, Any]:
         """Name the machine, its CPU and its load."""
@@ -93,20 +97,22 @@ class OnTarget:
         progress: Progress,
     ) -> MeasurementSettings:
         """Settle what the backend's options leave open."""
+        if load_target(settings.build.backend).settle(settings.build, None) == settings.build:
+            return settings  # nothing is open
         with progress.stage("settling the engine on the target node", None):
             return self._run(_settle, self.recipe, setup, settings, statistics)
 
     def narrow(self, prepared: Preparation, progress: Progress) -> Preparation:
         """Leave out what the target refuses."""
         with progress.stage("asking the target node", None):
-            space, notices = self._prepared(_narrow, prepared)
+            space, notices, self._measured = self._prepared(_narrow, prepared)
         for notice in notices:
             progress.note(notice)
         return prepared.with_space(space, notices)
 
     def baseline(self, prepared: Preparation) -> Measurements:
         """Measure the float model."""
-        return self._prepared(_baseline, prepared)
+        return self._measured or self._prepared(_baseline, prepared)
 
     def profile(self, prepared: Preparation) -> CostTable:
         """Time ops and boundaries."""
@@ -114,7 +120,8 @@ class OnTarget:
 
     def _prepared(self, function: Callable[[Preparation], _Found], known: Preparation) -> _Found:
         parts = (known.statistics, known.settings, known.space, known.phases)
-        return self._run(_with_preparation, function, self.recipe, *parts)
+        found: _Found = self._run(_with_preparation, function, self.recipe, *parts)
+        return found
 
     def _run(self, function: Callable[..., _Found], *arguments: Any) -> _Found:
         from autoquant.searching.measuring.workers.ray_target import run_on_target
@@ -154,9 +161,9 @@ def _with_preparation(
     return function(Preparation(subject, captured, statistics, settings, space, phases, ()))
 
 
-def _narrow(prepared: Preparation) -> tuple[SearchSpace, tuple[str, ...]]:
+def _narrow(prepared: Preparation) -> tuple[SearchSpace, tuple[str, ...], Measurements]:
     found = narrow_space(prepared, Silent())
-    return found.space, found.notices
+    return found.space, found.notices, _baseline(found)
 
 
 def _baseline(prepared: Preparation) -> Measurements:

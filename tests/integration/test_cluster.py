@@ -134,12 +134,12 @@ def test_a_job_travels_to_nodes_that_never_saw_it(
 ) -> None:
     job = write_job(
         "travels",
-        budget={"trials": 9, "round_size": 4},
+        budget={"effort": "quick"},
         objectives=["output_error", "latency"],
         execution={
             "kind": "ray",
             "address": cluster.address,
-            "workers": 3,
+            "workers": 2,
             "target": {"resource": "bench"},
         },
     )

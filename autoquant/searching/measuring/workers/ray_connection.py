@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import ray  # reads the environment when imported
 from ray._private import ray_constants
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 _QUIET: dict[str, Any] = {
     "log_to_driver": False,

@@ -40,6 +40,9 @@ _GONE_S = 20.0
 _LOADING_S = 600.0
 """What a worker that a node has taken in may take to load the model."""
 
+_NODE_S = 10.0
+"""A node that ended takes Ray so long to tell from a worker that ended."""
+
 _SAID_S = 15.0
 """Workers that are missing for so long are said to be."""
 
@@ -208,16 +211,28 @@ class RayExecutor:
         """Hire a new worker, and try again what the dead one had, the first task blamed."""
         self._seen_alive = 0.0
         self._refuse_dead_ray()
-        attempts = self._attempts.get((phase, task.number), 0)
-        if seat.place is None or seat.place.node in alive_nodes():  # else the node is to blame
-            attempts += 1
-            self._attempts[phase, task.number] = attempts
+        attempts = self._attempts.get((phase, task.number), 0) + 1
+        is_last = attempts > self._execution.retries
+        if self._is_node_lost(seat, _NODE_S if is_last else 0.0):
+            attempts, is_last = attempts - 1, False
+        self._attempts[phase, task.number] = attempts
         first = self._renew(seat, waiting)
-        if attempts <= self._execution.retries:
+        if not is_last:
             waiting.appendleft(first)
             return
         reason = f"its worker died {attempts} times: {first_line(error)}"
         yield Outcome(first.number, failure=Failure(reason, transient=True))
+
+    def _is_node_lost(self, seat: _Seat, wait_s: float) -> bool:
+        """Whether it was the node that died, and no task is to blame; Ray may need a while."""
+        ends = self._limits.clock() + wait_s
+        while seat.place is not None:
+            if seat.place.node not in alive_nodes():
+                return True
+            if self._execution.address is None or self._limits.clock() >= ends:
+                return False
+            time.sleep(_POLL_S)
+        return False
 
     def _stop_when_stuck(
         self, seat: _Seat, phase: Phase, waiting: deque[Task]
