@@ -196,15 +196,9 @@ def test_the_target_node_is_waited_for_and_no_longer_than_stated(cluster: Cluste
     assert "--resume" in seen[-1]["hint"]
 
 
-def test_a_target_that_no_node_is_shows_before_the_model_is_loaded(
-    cluster: Cluster, write_job: WriteJob
-) -> None:
-    execution = {"kind": "ray", "address": cluster.address, "target": {"label": {"cpu": "z80"}}}
-    job = write_job("none", execution={**execution, "workers": 1})
-    process = cluster.command("-m", "autoquant.cli.app", "search", str(job))
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "no node of the cluster has the labels {'cpu': 'z80'}" in " ".join(errors.split())
+def test_a_target_that_no_node_is_shows_when_the_cluster_is_joined(cluster: Cluster) -> None:
+    driver = drive(cluster, workers=1, target={"label": {"cpu": "z80"}})
+    driver.until(driver.lines(), "error", "no node of the cluster has the labels {'cpu': 'z80'}")
 
 
 def assert_all_done(seen: list[dict[str, Any]]) -> None:

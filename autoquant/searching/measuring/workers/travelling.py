@@ -68,8 +68,9 @@ def gather(folder: Path, files: Sequence[Path] = ()) -> None:
     for name, source in sorted(_own_modules(list(sys.modules.values()))):
         _copy(source, folder / name)
     for module in list(sys.modules.values()):
-        if module.__name__.startswith(ENTRY_MODULE) and module.__file__:
-            _copy(Path(module.__file__), under(folder / FILES, Path(module.__file__)))
+        file = Path(getattr(module, "__file__", None) or "")
+        if getattr(module, "__name__", "").startswith(ENTRY_MODULE) and file.is_file():
+            _copy(file, under(folder / FILES, file))
     for path in files:
         if not path.exists():
             raise ExecutionError(
@@ -97,7 +98,7 @@ def _own_modules(modules: Iterable[ModuleType]) -> Iterator[tuple[str, Path]]:
         seen.add(name)
         path = Path(file).resolve()
         is_installed = any(path.is_relative_to(place) for place in installed)
-        if is_installed and name != "autoquant":
+        if not path.exists() or (is_installed and name != "autoquant"):
             continue
         if path.name == "__init__.py":
             yield name, path.parent
