@@ -18,12 +18,14 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
+    next_command,
+    say_next,
     stdout,
     terminal,
 )
 
 if TYPE_CHECKING:
-    from autoquant.core.findings.badcases import BadCases
+    from autoquant.core.findings.badcases import BadCases, OwnWorst
 
 
 def badcases(
@@ -35,6 +37,21 @@ def badcases(
         int, typer.Option(min=1, help="How many samples to keep for each output and metric.")
     ] = 10,
     data: DataName = "evaluation",
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="How many samples to look at; default: all.")
+    ] = None,
+    outputs: Annotated[
+        str, typer.Option(metavar="NAMES", help="Which outputs, comma-separated; default: all.")
+    ] = "",
+    error: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:FUNCTION",
+            help="Rank by an error of your own too: FUNCTION(expected, found) gets what the float "
+            "model and the plan return for a batch, and gives a number for each sample; higher is "
+            "worse, or with FUNCTION.higher_is_better = True lower.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the samples here, as JSON.")
     ] = None,
@@ -49,17 +66,29 @@ def badcases(
 
     autoquant badcases experiments/digits.yaml --plan int8 --output badcases.json
 
+    autoquant badcases experiments/digits.yaml --samples 128 --error errors.py:top5_changed
+
     autoquant diagnose experiments/digits.yaml --plan int8    # why, and what to do
     """
     from autoquant.debugging.badcases import bad_cases_of
+    from autoquant.model.data.entry_points import load_entry
     from autoquant.results.storage import write_json
     from autoquant.searching.pair import build_pair, find_plan, prepare_job
 
     job = load_with(job_file, overrides, context.args)
+    own = None if error is None else load_entry(error)
     progress = terminal()
     prepared = prepare_job(job, progress, plan)
     pair = build_pair(prepared, find_plan(plan, prepared), progress)
-    cases = bad_cases_of(pair, data, top, progress)
+    cases = bad_cases_of(
+        pair,
+        data,
+        top,
+        progress,
+        samples=samples,
+        outputs=[name.strip() for name in outputs.split(",") if name.strip()],
+        error=own,
+    )
     document = {"data": data, "plan": pair.plan.digest, **cases.to_json()}
     if output is not None:
         write_json(output, document)
@@ -76,6 +105,16 @@ def badcases(
     console.print(summary(cases), highlight=False)
     if output is not None:
         console.print(f"samples: {output}", highlight=False, soft_wrap=True)
+    words = ["--plan", plan]
+    if prepared.captured.how == "modules":
+        name, words = "sensitivity", []  # the others look into a graph
+    elif job.backend.name != "torch":
+        name = "diagnose"
+    else:
+        name = "compare"
+    if name != "diagnose" and output is not None and data == "evaluation":
+        words += ["--indices", str(output)]
+    say_next(next_command(name, job_file, overrides, context.args, *words))
     return 0
 
 
@@ -95,6 +134,17 @@ def bad_case_tables(cases: BadCases) -> Iterator[Table]:
         ]
         table.add_row(str(rank + 1), *cells)
     yield table
+    if cases.own is not None:
+        yield _own_table(cases.own)
+
+
+def _own_table(own: OwnWorst) -> Table:
+    table = Table(title=f"worst by {own.name}", title_justify="left")
+    for head in ("rank", "sample", own.name):
+        table.add_column(head, justify="right")
+    for rank, case in enumerate(own.cases, 1):
+        table.add_row(str(rank), f"#{case.index}", f"{case.value:.4g}")
+    return table
 
 
 def summary(cases: BadCases) -> str:

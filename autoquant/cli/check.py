@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdout, terminal
+from autoquant.cli.options import (
+    PIPE_WIDTH,
+    JobFile,
+    Overrides,
+    PlanText,
+    load_with,
+    next_command,
+    say_next,
+    stdout,
+    terminal,
+)
 
 if TYPE_CHECKING:
     from autoquant.core.findings.concerns import Concern
@@ -24,6 +37,12 @@ def check(
     job_file: JobFile,
     overrides: Overrides = None,
     plan: PlanText = "int8",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write the report here: as text, or as HTML (FILE.html)."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole report as JSON, for scripts.")
     ] = False,
@@ -46,16 +65,31 @@ def check(
 
     job = load_with(job_file, overrides, context.args)
     report = check_job(job, plan, terminal())
+    if output is not None:
+        _write(report, output)
     if as_json:
         print(json.dumps(report.to_json(), indent=2))
     else:
-        print_report(report)
+        print_report(report, stdout())
+        if output is not None:
+            stdout().print(f"report: {output}", highlight=False, soft_wrap=True)
+        if report.ops:  # the engine takes the plan
+            say_next(next_command("badcases", job_file, overrides, context.args, "--plan", plan))
     return EXIT_ATTENTION if report.needs_attention else 0
 
 
-def print_report(report: CheckReport) -> None:
+def _write(report: CheckReport, path: Path) -> None:
+    """Keep what is printed, as text or as a page of HTML."""
+    from autoquant.results.storage import write_text
+
+    console = Console(file=StringIO(), record=True, width=PIPE_WIDTH, emoji=False)
+    print_report(report, console)
+    is_page = path.suffix.lower() in (".html", ".htm")
+    write_text(path, console.export_html() if is_page else console.export_text())
+
+
+def print_report(report: CheckReport, console: Console) -> None:
     """Print what `check` found, as tables."""
-    console = stdout()
     console.print(f"{report.configuration} on torch/{report.engine}", highlight=False, markup=False)
     if report.reach:
         console.print(report.reach, highlight=False, markup=False)
@@ -130,10 +164,12 @@ def _call_table(report: CheckReport) -> Table:
 
 
 def _output_table(report: CheckReport) -> Table:
-    table = _table("outputs", ("output", "type", "shape", "compared by"))
+    table = _table("outputs", ("output", "type", "shape", "compared by", "handed out as"))
     for row in report.outputs:
         shape = "x".join(map(str, row.shape[1:]))
-        table.add_row(row.path or "output", row.dtype, shape, row.compared or "cannot be compared")
+        compared = row.compared or "cannot be compared"
+        given = f"{row.given}, unrounded" if row.given == "float32" else row.given
+        table.add_row(row.path or "output", row.dtype, shape, compared, given)
     return table
 
 

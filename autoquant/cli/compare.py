@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdout, terminal
+from autoquant.cli.options import (
+    JobFile,
+    Overrides,
+    PlanText,
+    load_with,
+    next_command,
+    say_next,
+    stdout,
+    terminal,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,6 +91,7 @@ def compare(
     _print(found, weights=weights)
     if html is not None:
         stdout().print(f"report: {html}", highlight=False, soft_wrap=True)
+    say_next(next_command("diagnose", job_file, overrides, context.args, "--plan", plan))
     return 0
 
 

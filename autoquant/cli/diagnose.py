@@ -18,6 +18,8 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
+    next_command,
+    say_next,
     stdout,
     terminal,
 )
@@ -76,6 +78,9 @@ def diagnose(
     if write_plan is not None:
         written = "no plan to write" if diagnosis.plan is None else f"plan: {write_plan}"
         console.print(written, markup=False, highlight=False, soft_wrap=True)
+        if diagnosis.plan is not None:
+            words = ["--plan", str(write_plan), "--data", data]
+            say_next(next_command("badcases", job_file, overrides, context.args, *words))
     return 0
 
 

@@ -1,6 +1,10 @@
-"""`autoquant search --dry-run`: what would be searched, and for how long."""
+"""`--dry-run` of search, tune and finetune: what would be done, and for how long."""
 
 from __future__ import annotations
+
+import math
+import time
+from fnmatch import fnmatchcase
 
 from rich.console import Console
 from rich.table import Table
@@ -8,11 +12,18 @@ from rich.table import Table
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
+from autoquant.finetuning.finetune import order_of
+from autoquant.finetuning.order import many_steps, time_training
 from autoquant.job import Job
 from autoquant.model.subject import JobRecipe
+from autoquant.results.wording import counts_text
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.ranking.ranked import question_of
 from autoquant.searching.ranking.sensitivity import count_exact_rows, settle_procedure
+from autoquant.tuning.tune import check_goal, prepare_tuning
+
+_UNIFORM = 3
+"""All int16, all int8, and all fp16 beside it."""
 
 
 def print_dry_run(job: Job, progress: Progress, console: Console) -> None:
@@ -48,6 +59,80 @@ def print_dry_run(job: Job, progress: Progress, console: Console) -> None:
         f"{total / 60:.1f} minutes (estimated), after a sensitivity table with at most "
         f"{rows} rows measured exactly"
     )
+
+
+def print_tuning(job: Job, progress: Progress, console: Console) -> None:
+    """Print what `tune` would choose between, and an estimate from one plan that is measured.
+
+    Raises:
+        AutoquantError: What `tune` refuses.
+    """
+    goal = check_goal(job)
+    with progress.stage("loading model and data", None):
+        subject = JobRecipe(job)()
+    prepared = prepare_tuning(job, subject, progress)
+    console.print(_site_table(prepared))
+    space = prepared.space
+    console.print(
+        f"{len(prepared.captured.sites)} sites in {len(space.knobs)} knobs, {len(space.free)} of "
+        f"them free; goal: an accuracy drop of at most {goal:g}"
+    )
+    with progress.stage("measuring one plan", None):
+        began = time.perf_counter()
+        prepared.evaluator.run(Phase.QUALITY, Task(0, space.uniform(Scheme.FP32)))
+        seconds = time.perf_counter() - began
+    halvings = math.ceil(math.log2(max(len(space.free), 1) + 1))
+    plans = _UNIFORM + halvings + job.budget.trials
+    procedure = settle_procedure(job.sensitivity.method, prepared.captured)
+    rows = count_exact_rows(procedure, question_of(prepared, job.sensitivity.samples))
+    console.print(
+        f"at most about {plans} plans ({_UNIFORM} uniform ones, {halvings} halvings, "
+        f"{job.budget.trials} of the search), {seconds:.1f} s each: {plans * seconds / 60:.1f} "
+        f"minutes (estimated), after a sensitivity table with at most {rows} rows measured exactly"
+    )
+
+
+def print_finetuning(job: Job, plan: str, progress: Progress, console: Console) -> None:
+    """Print what `finetune` would train, and an estimate from two steps that are thrown away.
+
+    Raises:
+        AutoquantError: What `finetune` refuses.
+    """
+    task, prepared, chosen = order_of(job, plan, progress)
+    with progress.stage("timing two steps", None):
+        found = time_training(task, prepared, chosen)
+    settings, sizes = task.settings, found.parameters
+    console.print(f"plan: {counts_text(chosen)}", highlight=False)
+    console.print(
+        f"trained: {len(sizes)} parameters with {sum(sizes.values()):,} elements by "
+        f"{settings.optimizer}; batch norms {settings.batch_norm.value}, ranges "
+        f"{settings.ranges.value}",
+        highlight=False,
+    )
+    for pattern, factor in settings.rate_factors.items():
+        names = [name for name in sizes if fnmatchcase(name, pattern)]
+        console.print(f"  {pattern}: rate x {factor:g} ({len(names)} parameters)", highlight=False)
+    runs = len(settings.candidates) if settings.probe_steps else 0
+    looks = runs + min(settings.checks, settings.training_steps) + 1
+    total = settings.budget * found.step_s + looks * found.look_s
+    rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
+    probing = (
+        f"{runs} runs of {settings.probe_steps} steps choose of the learning rates {rates}"
+        if runs
+        else f"the learning rate is {rates}, untried"
+    )
+    console.print(
+        f"{probing}; then {settings.training_steps} steps with "
+        f"{min(settings.checks, settings.training_steps)} looks",
+        highlight=False,
+    )
+    console.print(
+        f"a step takes about {found.step_s:.3f} s and a look {found.look_s:.2f} s: "
+        f"{total / 60:.1f} minutes (estimated); nothing is written",
+        highlight=False,
+    )
+    if (many := many_steps(settings)) is not None:
+        console.print(f"warning: {many}", highlight=False)
 
 
 def _seconds_of_one(prepared: Preparation) -> dict[str, float]:

@@ -30,6 +30,9 @@ def finetune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the checkpoint in that folder stands.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be trained, and for how long.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> int:
     """Train a plan, quantization-aware, and say how much of what it had lost comes back.
@@ -46,6 +49,11 @@ def finetune(
     from autoquant.finetuning.finetune import run_finetune
 
     job = load_with(job_file, overrides, context.args)
+    if dry_run:
+        from autoquant.cli.dry_run import print_finetuning
+
+        print_finetuning(job, plan, terminal(), stdout())
+        return 0
     result = run_finetune(job, plan, terminal(), output=output, resume=resume)
     console = stdout()
     if as_json:

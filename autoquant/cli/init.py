@@ -105,6 +105,6 @@ def _write(starter: Starter, folder: Path) -> int:
     from autoquant.debugging.check import check_job
 
     report = check_job(job, "int8", terminal())
-    print_report(report)
+    print_report(report, console)
     console.print(f"next: autoquant search {job_file}", highlight=False, soft_wrap=True)
     return EXIT_ATTENTION if report.needs_attention else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ Trust = Annotated[
 DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of a command that takes `--budget.trials 16`."""
 
-_PIPE_WIDTH = 160
+PIPE_WIDTH = 160
 
 
 def load_with(
@@ -96,7 +97,20 @@ def terminal() -> Terminal:
 
 def stdout() -> Console:
     """Standard output; on a pipe wide enough for every table."""
-    return Console(emoji=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    return Console(emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def next_command(
+    name: str, job_file: Path, overrides: Sequence[str] | None, extra: Sequence[str], *words: str
+) -> str:
+    """A command on the same job, with the overrides that were given, as a shell takes it."""
+    given = [part for item in (*(overrides or []), *dotted(extra)) for part in ("--set", item)]
+    return shlex.join(["autoquant", name, str(job_file), *given, *words])
+
+
+def say_next(command: str) -> None:
+    """Print what to run next, on a line that can be copied."""
+    stdout().print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_candidates(console: Console, table: CandidateTable, *, wide: bool) -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from autoquant.core.findings.sensitivity_report import SensitivityReport
 from autoquant.core.precision import Scheme
-from autoquant.core.sensitivity import Method, Part, SensitivityTable
+from autoquant.core.sensitivity import Measure, Method, Part, SensitivityTable
 from autoquant.results.wording import ScoreUnit, kinds_of, kinds_text, score_unit, with_spread
 
 
@@ -22,30 +22,55 @@ def ranking_tables(report: SensitivityReport, top: int) -> Iterator[Table]:
     table, space = report.table, report.space
     rows, unit = table.by_key, score_unit(report.metric.values())
     for scheme in space.schemes:
-        ranking = table.ranking(scheme)
+        ranking = table.ranking(scheme, report.by)
         if not ranking or scheme is Scheme.FP32:
             continue
         shown = Table(
             title=f"{scheme.title}: SQNR in dB with one knob alone in {scheme.value} "
-            f"({_how(table)}{_which(report)})",
+            f"({_how(table)}{_which(report)}{_by(report.by)})",
             title_justify="left",
         )
-        for head in ("knob", "sites", "both", "weights", "activations", "cosine", _drop_head(unit)):
-            shown.add_column(head, justify="left" if head == "knob" else "right")
-        shown.add_column("method")
+        numbers = ("both", "weights", "activations", "cosine", *_further(report.by))
+        for head in ("knob", "sites", "type", "dtype", *numbers, _drop_head(unit), "method"):
+            is_text = head in ("knob", "type", "dtype", "method")
+            shown.add_column(head, justify="left" if is_text else "right")
+        kinds = report.kinds
         for row in ranking[:top]:
             parts = [rows.get((row.knob, scheme, part)) for part in Part]
             shown.add_row(
                 row.knob,
                 str(len(space.by_name[row.knob].sites)),
+                kinds.get(row.knob, ""),
+                _dtype(scheme),
                 *(f"{item.sqnr_db:.1f}" if item else "" for item in parts),
                 "-" if row.cosine is None else f"{row.cosine:.6f}",
+                *(_number(row.loss(report.by)) for _ in _further(report.by)),
                 _drop(report, row.knob, scheme, unit),
                 row.method.value,
             )
         if len(ranking) > top:
             shown.caption = f"and {len(ranking) - top} less sensitive ones; --top lists more"
         yield shown
+
+
+def _dtype(scheme: Scheme) -> str:
+    """What a scheme makes of the op: its activations' format, and its weights' where another."""
+    activation, weight = scheme.activation.value, scheme.weight.value
+    return activation if activation == weight else f"{activation}, weights {weight}"
+
+
+def _further(by: Measure) -> tuple[str, ...]:
+    """The column of the measure that ranks, where it has none yet."""
+    heads = {Measure.MSE: ("MSE",), Measure.L1: ("L1",), Measure.KL: ("KL",)}
+    return heads.get(by, ())
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _by(by: Measure) -> str:
+    return "" if by is Measure.SQNR else f"; ranked by {by.value}"
 
 
 def metric_note(report: SensitivityReport) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
+    next_command,
+    say_next,
     stdout,
     terminal,
 )
@@ -24,6 +27,7 @@ from autoquant.errors import PlanError
 
 if TYPE_CHECKING:
     from autoquant.core.findings.sensitivity_report import SensitivityReport
+    from autoquant.core.plan import Plan
     from autoquant.job import Job
 
 
@@ -53,10 +57,35 @@ def sensitivity(
             "most sensitive first. A search takes it: --set seeds=\\[plan.json].",
         ),
     ] = None,
-    scheme: Annotated[str, typer.Option(help="What --ratio raises them to.")] = "int16",
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Raise this many knobs, in the place of a share.")
+    ] = None,
+    scheme: Annotated[str, typer.Option(help="What --ratio or --count raises them to.")] = "int16",
+    on: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PLAN.json",
+            help="Raise knobs of this plan, not of the all-int8 one: with --ratio 0.2 --scheme "
+            "int16 first, then --count 1 --scheme fp16 on that.",
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="MEASURE",
+            help="What ranks: sqnr, cosine, mse, l1, kl, or metric (your metric's drop, which is "
+            "then measured for every row).",
+        ),
+    ] = "sqnr",
+    saved: Annotated[
+        Path | None,
+        typer.Option("--table", metavar="CSV", help="Read a table that -o wrote; measure none."),
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write the table as CSV here; with --ratio the plan."),
+        typer.Option(
+            "--output", "-o", help="Write the table as CSV here; with --ratio or --count the plan."
+        ),
     ] = None,
     plot: PlotFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -67,12 +96,16 @@ def sensitivity(
     in both are named with what mends them, and a table that cannot be trusted is said to be so.
     """
     from autoquant.debugging.indices import read_indices
-    from autoquant.debugging.sensitivity import examine_sensitivity
+    from autoquant.debugging.sensitivity import examine_sensitivity, measure_named
     from autoquant.model.subject import JobRecipe
 
     job = load_with(job_file, overrides, context.args)
-    if ratio is not None:
-        _check_raise(job, scheme, output)
+    measure = measure_named(by)
+    raising = None
+    if ratio is not None or count is not None:
+        raising = _raising(job, ratio, count, scheme, on, output)
+    elif on is not None:
+        raise PlanError("--on needs to know how many knobs to raise", hint="add --count 1")
     places: Sequence[int] | None = None if indices is None else read_indices(indices)
     progress = terminal()
     with progress.stage("loading model and data", None):
@@ -83,9 +116,11 @@ def sensitivity(
         progress,
         indices=places,
         metric_rows=metric_rows,
-        needed=() if ratio is None else ("int8", scheme),
+        needed=() if raising is None else raising.needed,
+        by=measure,
+        saved=saved,
     )
-    written = _write(report, ratio, scheme, output)
+    written = _write(report, raising, output)
     if plot is not None:
         from autoquant.results.plots.sensitivity import sensitivity_figure
 
@@ -94,28 +129,66 @@ def sensitivity(
         _print_json(report)
     else:
         _print(report, top, written)
+        words = [] if raising is None else ["--set", f"seeds=[{output}]"]
+        say_next(next_command("search", job_file, overrides, context.args, *words))
     return 0
 
 
-def _check_raise(job: Job, scheme: str, output: Path | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _Raising:
+    """How a plan is made of the table.
+
+    Attributes:
+        ratio: Share of the knobs to raise, None: so many.
+        count: How many, None: a share.
+        scheme: What they take.
+        base: The plan to start from; None: all int8.
+    """
+
+    ratio: float | None
+    count: int | None
+    scheme: str
+    base: Plan | None
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Schemes that it needs of the space."""
+        return (self.scheme,) if self.base is not None else ("int8", self.scheme)
+
+
+def _raising(
+    job: Job,
+    ratio: float | None,
+    count: int | None,
+    scheme: str,
+    on: Path | None,
+    output: Path | None,
+) -> _Raising:
     """Refuse a plan that could not be made before anything is loaded."""
+    from autoquant.core.plan import load_plan
+
+    option = "--ratio" if count is None else "--count"
+    if ratio is not None and count is not None:
+        raise PlanError("--ratio and --count both say how many knobs to raise", hint="give one")
     if output is None:
-        raise PlanError("--ratio makes a plan, and no file to write it to", hint="add -o plan.json")
+        raise PlanError(
+            f"{option} makes a plan, and no file to write it to", hint="add -o plan.json"
+        )
+    raising = _Raising(ratio, count, scheme, None if on is None else load_plan(on))
     space = job.space
     wanted = {item for rule in space.rules for item in (rule.schemes or (rule.pin,)) if item}
     known = [item.value for item in Scheme if item in wanted | set(space.schemes)]
-    for name in ("int8", scheme):
+    for name in raising.needed:
         if name not in known:
             raise PlanError(
-                f"--ratio raises int8 ops to {scheme}, and this search space has no {name}",
+                f"{option} raises int8 ops to {scheme}, and this search space has no {name}",
                 hint=f"it has {', '.join(known)}; --scheme names another, --set space=npu has "
                 "int8, int16 and fp16",
             )
+    return raising
 
 
-def _write(
-    report: SensitivityReport, ratio: float | None, scheme: str, output: Path | None
-) -> str | None:
+def _write(report: SensitivityReport, raising: _Raising | None, output: Path | None) -> str | None:
     """Write the plan or the table; says what was written."""
     from autoquant.core.raised_plans import raise_most_sensitive
     from autoquant.results.plan_file import plan_file_text
@@ -125,12 +198,19 @@ def _write(
 
     if output is None:
         return None
-    if ratio is None:
+    if raising is None:
         write_sensitivity(output, report.table)
         return f"table: {output}"
-    plan = raise_most_sensitive(report.table, ratio=ratio, scheme=scheme)
+    plan = raise_most_sensitive(
+        report.table,
+        ratio=raising.ratio,
+        count=raising.count,
+        scheme=raising.scheme,
+        base=raising.base or "int8",
+        by=report.by,
+    )
     write_text(output, plan_file_text(plan))
-    return f"plan: {output}: {counts_text(plan)}; search from it with --set 'seeds=[{output}]'"
+    return f"plan: {output}: {counts_text(plan)}"
 
 
 def _print_json(report: SensitivityReport) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,8 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
+    next_command,
+    say_next,
     stdout,
     terminal,
 )
@@ -25,6 +27,9 @@ def tune(
     context: typer.Context,
     job_file: JobFile,
     overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be tuned, and for how long.")
+    ] = False,
     plot: PlotFile = None,
 ) -> int:
     """Find the fewest int16 and fp16 ops that keep the accuracy, stage by stage.
@@ -37,12 +42,24 @@ def tune(
     """
     from autoquant.model.subject import JobRecipe
     from autoquant.results import files
-    from autoquant.tuning.tune import run_tune
+    from autoquant.tuning.tune import in_bits, run_tune
 
     job = load_with(job_file, overrides, context.args)
     progress = terminal()
+    if dry_run:
+        from autoquant.cli.dry_run import print_tuning
+
+        print_tuning(job, progress, stdout())
+        return 0
     report = run_tune(job, JobRecipe(job), progress)
-    _print(report, job.output / files.TUNE, job_file)
+    path = job.output / files.TUNE
+    _print(report, path)
+    if report.chosen is not None:
+        words = ["--set", f"seeds=[{path}]"]
+        if any(item not in in_bits(job).objectives for item in job.objectives):
+            # a search for latency leaves out what this engine only emulates
+            words += ["--set", "objectives=[output_error,int16_share]"]
+        say_next(next_command("search", job_file, overrides, context.args, *words))
     if plot is not None:
         from autoquant.results.plots.tuning import tuning_figure
 
@@ -50,7 +67,7 @@ def tune(
     return 0
 
 
-def _print(report: TuneReport, path: Path, job_file: Path) -> None:
+def _print(report: TuneReport, path: Path) -> None:
     from rich.table import Table
 
     from autoquant.core.findings.tuning import RULE
@@ -69,9 +86,6 @@ def _print(report: TuneReport, path: Path, job_file: Path) -> None:
         console.print(sentence, highlight=False, markup=False)
     lines = [f"report: {path.with_name(files.TUNE_REPORT)}"]
     if report.chosen is not None:
-        lines += [
-            f"plan: {path.with_name(files.TUNED)}",
-            f"search on from it: autoquant search {job_file} --set 'seeds=[{path}]'",
-        ]
+        lines.append(f"plan: {path.with_name(files.TUNED)}")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

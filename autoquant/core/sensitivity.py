@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -48,6 +49,21 @@ class Procedure(Enum):
     ENGINE = "engine"
 
 
+class Measure(Enum):
+    """By what knobs are ranked, most sensitive first.
+
+    `sqnr`: noise-to-signal power of the outputs, which every method gives. `cosine`: one minus it.
+    `mse`, `l1`, `kl`: as the rows have them. `metric`: the drop of the user's metric.
+    """
+
+    SQNR = "sqnr"
+    COSINE = "cosine"
+    MSE = "mse"
+    L1 = "l1"
+    KL = "kl"
+    METRIC = "metric"
+
+
 RowKey = tuple[str, Scheme, Part]
 
 
@@ -68,6 +84,7 @@ class SensitivityRow:
         noise: Noise-to-signal power ratio: the additive loss that ranks; lower is better.
         noise_stderr: Its standard error over samples and random probes.
         method: How the row was obtained.
+        metric_drop: How far the user's metric falls, in its unit; None where not measured.
     """
 
     knob: str
@@ -81,6 +98,20 @@ class SensitivityRow:
     noise: float
     noise_stderr: float
     method: Method = Method.EXACT
+    metric_drop: float | None = None
+
+    def loss(self, by: Measure) -> float | None:
+        """How sensitive it is by a measure, lower is better; None where the row does not say."""
+        if by is Measure.COSINE:
+            return None if self.cosine is None else 1.0 - self.cosine
+        found = {
+            Measure.SQNR: self.noise,
+            Measure.MSE: self.mse,
+            Measure.L1: self.l1,
+            Measure.KL: self.kl,
+            Measure.METRIC: self.metric_drop,
+        }
+        return found[by]
 
     @property
     def key(self) -> RowKey:
@@ -115,9 +146,14 @@ class SensitivityTable:
         """Rows by knob, scheme and part."""
         return {row.key: row for row in self.rows}
 
-    def losses(self) -> Mapping[tuple[str, Scheme], float]:
-        """Noise-to-signal ratio by knob and scheme, weights and activations together."""
-        return {(row.knob, row.scheme): row.noise for row in self.rows if row.part is Part.BOTH}
+    def losses(self, by: Measure = Measure.SQNR) -> Mapping[tuple[str, Scheme], float]:
+        """Loss by knob and scheme, weights and activations together: the noise-to-signal ratio.
+
+        Args:
+            by: Another measure; rows that do not say it are left out.
+        """
+        rows = ((row, row.loss(by)) for row in self.rows if row.part is Part.BOTH)
+        return {(row.knob, row.scheme): loss for row, loss in rows if loss is not None}
 
     @property
     def glance(self) -> Glance:
@@ -134,7 +170,8 @@ class SensitivityTable:
     def _repr_html_(self) -> str:
         return self.glance.html
 
-    def ranking(self, scheme: Scheme) -> Sequence[SensitivityRow]:
-        """Rows of one scheme, most sensitive first."""
+    def ranking(self, scheme: Scheme, by: Measure = Measure.SQNR) -> Sequence[SensitivityRow]:
+        """Rows of one scheme, most sensitive first; last those that do not say the measure."""
         rows = [row for row in self.rows if row.part is Part.BOTH and row.scheme is scheme]
-        return sorted(rows, key=lambda row: -row.noise)
+        losses = self.losses(by)
+        return sorted(rows, key=lambda row: -losses.get((row.knob, scheme), -math.inf))

@@ -13,8 +13,9 @@ from autoquant.core.findings.badcases import BadCases
 from autoquant.core.progress import Progress
 from autoquant.debugging.samples.find import Run
 from autoquant.debugging.samples.find import find_bad_cases as find_among
+from autoquant.debugging.samples.own_error import OwnError
 from autoquant.errors import DataError
-from autoquant.model.data.batches import Batch
+from autoquant.model.data.batches import Batch, first_samples, take_samples
 from autoquant.model.data.data_set import sizes_of
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm, Prepare
@@ -33,6 +34,9 @@ def find_bad_cases(
     data: object,
     *,
     top: int = TOP,
+    samples: int | None = None,
+    outputs: Sequence[str] = (),
+    error: OwnError | None = None,
     target: str | None = None,
     prepare: Prepare | None = None,
     progress: Progress | bool | None = None,
@@ -47,6 +51,11 @@ def find_bad_cases(
             torch's `convert_fx`, a fake-quantized model in eval mode.
         data: Inputs: tensors, a list of batches, or a DataLoader; targets are not needed.
         top: How many samples to keep for each output and metric.
+        samples: How many samples to look at, from the first on; None: all.
+        outputs: Which outputs to look at, by name; none: all.
+        error: `error(expected, found)` of what both models return for a batch: a number for each
+            sample, higher is worse (with `error.higher_is_better = True` lower is). They are
+            ranked by it too.
         target: As `autoquant.search` takes it; so is `prepare`.
         prepare: Makes batches of the items of the data.
         progress: Shown the progress; None: standard error is, False: nothing is.
@@ -59,17 +68,27 @@ def find_bad_cases(
         raise ValueError(f"top must be at least 1, got {top}")
     checked = in_eval_mode(check_float_model(model))
     reader = DataReader(checked, DataForm(target, prepare))
-    batches = reader.stream(data, "data", needs_targets=False)
+    batches = first_samples(reader.stream(data, "data", needs_targets=False), samples)
 
     def run(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         with torch.no_grad():
             return reader.calling.call(module, inputs)
 
     with shown(progress).stage("comparing outputs", None) as advance:
-        return find_among(partial(run, checked), partial(run, quantized), batches, top, advance)
+        runs = partial(run, checked), partial(run, quantized)
+        return find_among(*runs, batches, top, advance, outputs=outputs, error=error)
 
 
-def bad_cases_of(pair: Pair, data: str, top: int, progress: Progress) -> BadCases:
+def bad_cases_of(
+    pair: Pair,
+    data: str,
+    top: int,
+    progress: Progress,
+    *,
+    samples: int | None = None,
+    outputs: Sequence[str] = (),
+    error: OwnError | None = None,
+) -> BadCases:
     """Find the bad cases of a pair.
 
     Args:
@@ -77,10 +96,16 @@ def bad_cases_of(pair: Pair, data: str, top: int, progress: Progress) -> BadCase
         data: Which of the job's data sets: `evaluation`, `calibration`, `heldout`.
         top: How many samples to keep for each output and metric.
         progress: Shown the progress.
+        samples: How many samples to look at, from the first on; None: all.
+        outputs: Which outputs to look at, by name; none: all.
+        error: Of the user's, ranked beside the metrics.
     """
     batches = data_set(pair.prepared.subject, data)
+    if samples is not None:
+        batches = take_samples(batches, samples)
     with progress.stage("comparing outputs", sum(sizes_of(batches))) as advance:
-        return find_among(*runs_of(pair), batches, top, advance)
+        runs = runs_of(pair)
+        return find_among(*runs, batches, top, advance, outputs=outputs, error=error)
 
 
 def runs_of(pair: Pair) -> tuple[Run, Run]:

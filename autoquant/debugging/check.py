@@ -17,6 +17,7 @@ from autoquant.core.findings.structure import (
     CheckReport,
     ModuleCalls,
     OpRow,
+    OutputFacts,
     ShownConfiguration,
     WeightRow,
 )
@@ -40,7 +41,7 @@ from autoquant.debugging.structure.fusion import find_gaps
 from autoquant.debugging.structure.hidden import find_hidden
 from autoquant.debugging.structure.outputs import with_comparable_outputs
 from autoquant.debugging.structure.plan_facts import facts_of_plan
-from autoquant.debugging.structure.settings import Configured, find_suspicious
+from autoquant.debugging.structure.settings import Configured, find_misfit_ranges, find_suspicious
 from autoquant.debugging.structure.shared import compare_calls, find_shared
 from autoquant.debugging.structure.tail import find_quantized_tail
 from autoquant.errors import BackendError, ModelError
@@ -188,9 +189,11 @@ def _check(
         built = _build(prepared, plan, mapping)
     captured = prepared.captured
     return CheckReport(
-        concerns=_attention_first([*structure, *comparable.concerns, *built.concerns]),
+        concerns=_attention_first(
+            [*structure, *comparable.concerns, *built.concerns, *_judge_ranges(prepared)]
+        ),
         modules=modules,
-        outputs=comparable.outputs,
+        outputs=tuple(_given(comparable.outputs, captured, built.ops)),
         ops=built.ops,
         weights=built.weights,
         engine=prepared.engine,
@@ -198,6 +201,21 @@ def _check(
         samples=prepared.statistics.samples,
         reach="" if captured.reach is None else str(captured.reach),
     )
+
+
+def _given(
+    outputs: Sequence[OutputFacts], captured: Capture, ops: Sequence[OpRow]
+) -> Iterator[OutputFacts]:
+    """Outputs with the type in which their ops hand them out."""
+    by_node = {row.node: row for row in ops}
+    roots = {group[-1]: group[0] for groups in captured.members.values() for group in groups}
+    for item in outputs:
+        row = by_node.get(roots.get(item.compared or "", item.compared or ""))
+        yield item if row is None else replace(item, given=row.output)
+
+
+def _judge_ranges(prepared: Preparation) -> Iterator[Concern]:
+    yield from find_misfit_ranges(prepared.settings.build.ranges, prepared.statistics.tensors)
 
 
 def _attention_first(concerns: Sequence[Concern]) -> tuple[Concern, ...]:

@@ -14,7 +14,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.debugging.badcases import data_set
 from autoquant.debugging.diagnosis.causes import find_causes
-from autoquant.debugging.diagnosis.symptoms import Symptoms, energies_of, observe
+from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites, energies_of, observe
 from autoquant.debugging.diagnosis.variation import find_variations
 from autoquant.errors import BackendError
 from autoquant.job import Setup
@@ -149,8 +149,8 @@ def _with_plan(diagnosis: Diagnosis, seen: Symptoms, progress: Progress) -> Diag
     if not diagnosis.findings or diagnosis.findings[0].cause not in _RAISED:
         return diagnosis
     pair, finding = seen.pair, diagnosis.findings[0]
-    is_dynamic = finding.cause is Cause.VARYING_RANGE
-    raised = raise_ops(pair.prepared, pair.plan, finding.touching, dynamic=is_dynamic)
+    dynamic = dynamic_sites(pair) if finding.cause is Cause.VARYING_RANGE else frozenset()
+    raised = raise_ops(pair.prepared, pair.plan, finding.touching, dynamic=dynamic)
     try:
         mended = build_pair(pair.prepared, raised, progress)
     except BackendError as error:

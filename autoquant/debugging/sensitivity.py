@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,8 +14,10 @@ from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.least_sensitive import Tail, read_tail, tail_of
 from autoquant.core.findings.sensitivity_report import SensitivityReport
 from autoquant.core.findings.weight_or_input import find_dual_ops
+from autoquant.core.measurement import Measurements
+from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
-from autoquant.core.sensitivity import Part, Procedure, SensitivityTable
+from autoquant.core.sensitivity import Measure, Part, Procedure, SensitivityTable
 from autoquant.errors import PlanError
 from autoquant.job import SensitivitySettings, Setup
 from autoquant.job.document import settings_from
@@ -26,7 +29,7 @@ from autoquant.searching.pair import prepare_untimed
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.ranking.exact import measure_exact
 from autoquant.searching.ranking.metric_drops import measure_drops
-from autoquant.searching.ranking.ranked import question_of, rank_by_sensitivity
+from autoquant.searching.ranking.ranked import load_ranking, question_of, rank_by_sensitivity
 from autoquant.searching.ranking.sensitivity import settle_procedure
 from autoquant.searching.ranking.trials import Trial
 
@@ -42,6 +45,8 @@ def examine_sensitivity(
     indices: Sequence[int] | None = None,
     metric_rows: int = METRIC_ROWS,
     needed: Sequence[str] = (),
+    by: Measure = Measure.SQNR,
+    saved: Path | None = None,
 ) -> SensitivityReport:
     """Rank the knobs, and look for what stands out.
 
@@ -53,26 +58,69 @@ def examine_sensitivity(
             error, all for the metric.
         metric_rows: For how many of the noisiest rows the metric is measured.
         needed: Schemes that the space must leave to some op.
+        by: The measure that ranks; `metric` measures it for every row.
+        saved: A table that was written, in the place of measuring one.
 
     Raises:
         DataError: An index is outside the data.
-        PlanError: The space leaves a needed scheme to no op.
+        PlanError: The space leaves a needed scheme to no op, the procedure does not give the
+            measure, or the saved table is of something else.
     """
-    asked = setup.sensitivity
+    asked = _asked(setup.sensitivity, by)
     if indices is not None:
         subject = replace(subject, evaluation=pick_samples(subject.evaluation, indices))
         asked = asked.model_copy(update={"samples": len(set(indices))})
     prepared = prepare_untimed(setup, subject, progress)
     _check_schemes(prepared, needed)
-    table = rank_by_sensitivity(asked, prepared, progress)
+    if saved is None:
+        table = rank_by_sensitivity(asked, prepared, progress)
+        rows = len(table.rows) if by is Measure.METRIC else metric_rows
+        metric = measure_drops(prepared, table, rows, progress)
+        table = _with_drops(table, metric)
+        tail = _measure_tail(asked, prepared, table, progress)
+    else:
+        table, metric, tail = load_ranking(saved, asked, prepared), {}, None
     return SensitivityReport(
         table=table,
         space=prepared.space,
-        metric=measure_drops(prepared, table, metric_rows, progress),
+        metric=metric,
         indices=None if indices is None else tuple(sorted(set(indices))),
-        tail=_measure_tail(asked, prepared, table, progress),
+        tail=tail,
         dual=find_dual_ops(table, prepared.space.schemes[0]),
+        kinds={site.name: site.kind.value for site in prepared.captured.sites},
+        by=by,
     )
+
+
+def _asked(asked: SensitivitySettings, by: Measure) -> SensitivitySettings:
+    """The procedure that gives a measure: gradients and weights alone give the noise only.
+
+    Raises:
+        PlanError: The job names one that does not.
+    """
+    if by in (Measure.SQNR, Measure.METRIC):
+        return asked
+    if asked.method in (Procedure.GRADIENT, Procedure.WEIGHTS_ONLY):
+        raise PlanError(
+            f"--by {by.value}: the procedure {asked.method.value} gives no {by.value}",
+            hint="--set sensitivity.method=exact",
+        )
+    exact = asked.method is Procedure.AUTO
+    return asked.model_copy(update={"method": Procedure.EXACT}) if exact else asked
+
+
+def _with_drops(
+    table: SensitivityTable, metric: Mapping[tuple[str, Scheme], Measurements]
+) -> SensitivityTable:
+    """The same with the metric's drop at the rows for which it was measured."""
+    drops = {key: found["accuracy_drop"].value for key, found in metric.items()}
+    rows = tuple(
+        replace(row, metric_drop=drops.get((row.knob, row.scheme)))
+        if row.part is Part.BOTH
+        else row
+        for row in table.rows
+    )
+    return replace(table, rows=rows)
 
 
 def _check_schemes(prepared: Preparation, needed: Sequence[str]) -> None:
@@ -114,6 +162,8 @@ def sensitivity(
     samples: int = 128,
     indices: Sequence[int] | None = None,
     metric_rows: int = METRIC_ROWS,
+    by: str = "sqnr",
+    saved: str | Path | None = None,
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
     equalise: str = "auto",
@@ -137,6 +187,8 @@ def sensitivity(
         samples: How many evaluation samples stand behind the output error.
         indices: Look at these evaluation samples alone (bad cases).
         metric_rows: For how many of the noisiest rows the metric is measured; 0: none.
+        by: The measure that ranks: `sqnr`, `cosine`, `mse`, `l1`, `kl` or `metric`.
+        saved: A table that `autoquant sensitivity -o` wrote, in the place of measuring one.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
         equalise: `always` rescales channels first; `auto` and `never` do not.
@@ -154,6 +206,7 @@ def sensitivity(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
+    measure = measure_named(by)
     document = {
         "space": space,
         "objectives": ["output_error", "bops"],
@@ -177,5 +230,23 @@ def sensitivity(
         outputs=setup.outputs,
     )
     return examine_sensitivity(
-        setup, subject, shown(progress), indices=indices, metric_rows=metric_rows
+        setup,
+        subject,
+        shown(progress),
+        indices=indices,
+        metric_rows=metric_rows,
+        by=measure,
+        saved=None if saved is None else Path(saved),
     )
+
+
+def measure_named(name: str) -> Measure:
+    """A measure by its name.
+
+    Raises:
+        PlanError: There is none of this name.
+    """
+    known = {item.value: item for item in Measure}
+    if name not in known:
+        raise PlanError(f"no measure is called {name!r}", hint=f"choose of {', '.join(known)}")
+    return known[name]

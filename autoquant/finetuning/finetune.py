@@ -27,6 +27,7 @@ from autoquant.model.subject import JobRecipe, Metric, Subject, build_subject
 from autoquant.results.finetune_folder import FinetuneFolder
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import find_plan, prepare_untimed
+from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.preparing.torch_graphs import needs_torch
 
 FOLDER = "finetune"
@@ -158,15 +159,21 @@ def run_finetune(
         JobError: The job has no such section.
         AutoquantError: Another mistake that can be mended.
     """
-    needs_torch(job, "finetune")
     folder = FinetuneFolder(output or job.output / FOLDER, resume=resume)
+    task, prepared, chosen = order_of(job, plan, progress)
+    return finetune_plan(job, task, prepared, chosen, folder, progress)
+
+
+def order_of(job: Job, plan: str, progress: Progress) -> tuple[Task, Preparation, Plan]:
+    """What a job's fine-tuning trains, on what, and the plan; raises as `run_finetune`."""
+    needs_torch(job, "finetune")
     section = _section_of(job)
     with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
     task = _task_of(job, section, subject)
     check_task(task, subject)
     prepared = prepare_untimed(job, subject, progress, plan)
-    return finetune_plan(job, task, prepared, find_plan(plan, prepared), folder, progress)
+    return task, prepared, find_plan(plan, prepared)
 
 
 def _section_of(job: Job) -> Finetuning:

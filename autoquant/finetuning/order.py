@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +22,7 @@ from autoquant.finetuning.training.objective import Loss, Objective, batch_loss
 from autoquant.finetuning.training.probe import begin, probe
 from autoquant.finetuning.training.schedule import Schedule, cosine, tail_of
 from autoquant.finetuning.training.state import TrainingState, dump_state, load_state
-from autoquant.finetuning.training.trainer import Trainer
+from autoquant.finetuning.training.trainer import Trainer, rate_groups
 from autoquant.finetuning.training.twin import Twin
 from autoquant.finetuning.training.weights import TrainableWeights
 from autoquant.job import RunSettings, TrainingSettings
@@ -37,6 +39,9 @@ from autoquant.results.mlflow.store import TrackingSettings
 from autoquant.searching.measuring.evaluator import with_threads
 from autoquant.searching.pair import build_pair
 from autoquant.searching.preparing.preparation import Preparation
+
+_USUAL_SHARE = 0.2
+_TIMED_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +61,21 @@ class Task:
     loss: Loss
     schedule: Schedule
     sources: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTime:
+    """What a fine-tuning takes here.
+
+    Attributes:
+        step_s: Seconds of a step.
+        look_s: Of a look at the evaluation data.
+        parameters: Elements of each parameter that is trained, by name.
+    """
+
+    step_s: float
+    look_s: float
+    parameters: Mapping[str, int]
 
 
 def make_task(
@@ -123,8 +143,10 @@ def finetune_plan(
     pair = build_pair(prepared, plan, progress)
     identity = _identity(run, task, prepared, plan)
     resumes = folder is not None and folder.read_checkpoint() is not None
+    trainer = _checked_trainer(task, prepared, plan)
     tracker = _open_tracker(run, task, plan, identity, resumes=resumes)
-    trainer = _trainer(task, prepared, plan)
+    if (many := many_steps(task.settings)) is not None:
+        progress.note(many)
     try:
         with with_threads(prepared.settings.quality_threads):
             state = _train(task, trainer, folder, identity, tracker, progress)
@@ -134,6 +156,41 @@ def finetune_plan(
         raise
     tracker.finish(result.recoveries, [folder.path / FINDINGS] if folder else [])
     return result
+
+
+def many_steps(settings: TrainingSettings) -> str | None:
+    """A warning where fine-tuning takes more than a fifth of the float training's steps."""
+    if settings.budget <= _USUAL_SHARE * settings.float_steps:
+        return None
+    return (
+        f"{settings.budget} steps are {settings.budget / settings.float_steps:.0%} of the float "
+        "training's: above a fifth a plan is seldom worth it; raise its worst ops instead "
+        "(autoquant tune)"
+    )
+
+
+def time_training(task: Task, prepared: Preparation, plan: Plan) -> TrainingTime:
+    """Train two steps and look once, keep nothing, and say how long each took."""
+    trainer = _checked_trainer(task, prepared, plan)
+    with with_threads(prepared.settings.quality_threads):
+        began = time.perf_counter()
+        start = trainer.start()
+        look = time.perf_counter() - began
+        began = time.perf_counter()
+        probe(trainer, start, task.settings.candidates[:1], _TIMED_STEPS, lambda steps: None)
+        steps = time.perf_counter() - began
+    return TrainingTime(
+        step_s=max(steps - look, 0.0) / _TIMED_STEPS,
+        look_s=look,
+        parameters={name: item.numel() for name, item in trainer.twin.weights.trainable().items()},
+    )
+
+
+def _checked_trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
+    """Refuses patterns that match no parameter before any step."""
+    trainer = _trainer(task, prepared, plan)
+    rate_groups(trainer.twin.weights.trainable(), task.settings.rate_factors)
+    return trainer
 
 
 def _trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
@@ -193,15 +250,19 @@ def _probe(settings: TrainingSettings, trainer: Trainer, progress: Progress) -> 
         raise DataError(
             "the loss diverges at every learning rate that was tried: "
             + ", ".join(f"{rate:g}" for rate in settings.learning_rates),
-            hint="list lower learning_rates, or set gradient_norm",
+            hint="list lower learning_rates, or set gradient_norm; if the float model diverges at "
+            "these rates too (plan fp32), its training is the matter, not the plan",
         )
     return state
 
 
 def _identity(run: RunSettings, task: Task, prepared: Preparation, plan: Plan) -> str:
     """Equal for fine-tunings that do the same; `statistics.digest` stands for model and data."""
+    settings = task.settings.model_dump(mode="json")
+    if not task.settings.rate_factors:
+        del settings["rate_factors"]  # checkpoints of before it stay valid
     facts = {
-        "settings": task.settings.model_dump(mode="json"),
+        "settings": settings,
         "sources": task.sources,
         "plan": plan.digest,
         "statistics": prepared.statistics.digest,

@@ -12,8 +12,16 @@ from autoquant.job.section import AnyEntry, Entry, Score, Section, entry_from_te
 Rate = Annotated[float, Field(gt=0, strict=False)]
 
 
+_PROBED = 8
+"""By fewer steps a learning rate says little."""
+
+
 class TrainingSettings(Section):
-    """How a plan is trained; `share` of `float_steps` limits all steps, the probe's included."""
+    """How a plan is trained; `share` of `float_steps` limits all steps, the probe's included.
+
+    `rate_factors`: by glob over the names of parameters, what their learning rate is multiplied by;
+    later ones win, 0 leaves them as they are.
+    """
 
     float_steps: Annotated[int, Field(ge=1)]
     share: Annotated[float, Field(gt=0, le=1, strict=False)] = 0.1
@@ -30,6 +38,9 @@ class TrainingSettings(Section):
     batch_norm: Annotated[BatchNorm, Field(strict=False)] = BatchNorm.FROZEN
     ranges: Annotated[Ranges, Field(strict=False)] = Ranges.FROZEN
     checks: Annotated[int, Field(ge=1)] = 10
+    rate_factors: dict[str, Annotated[float, Field(ge=0, strict=False)]] = Field(
+        default_factory=dict
+    )
 
     @property
     def budget(self) -> int:
@@ -43,8 +54,15 @@ class TrainingSettings(Section):
 
     @property
     def probe_steps(self) -> int:
-        """Steps of each run of the probe: a twentieth of all; none where nothing is to choose."""
-        return max(1, self.budget // 20) if len(self.candidates) > 1 else 0
+        """Steps of each run of the probe; none where nothing is to choose.
+
+        A twentieth of all. Where that is less than eight, eight, as long as all runs together take
+        no more than half.
+        """
+        count = len(self.candidates)
+        if count < 2:
+            return 0
+        return max(self.budget // 20, min(_PROBED, self.budget // (2 * count)))
 
     @property
     def training_steps(self) -> int:
@@ -59,10 +77,11 @@ class TrainingSettings(Section):
                 f"steps: {self.budget} is above {limit}, the share {self.share:g} of "
                 f"{self.float_steps} float_steps; lower steps, or raise share"
             )
-        if self.training_steps < 1:
+        if len(self.candidates) > 1 and self.probe_steps < 2:
             raise ValueError(
-                f"{self.budget} steps in all leave none after {len(self.candidates)} runs of the "
-                "learning-rate probe; raise share or steps, or list fewer learning_rates"
+                f"{self.budget} steps in all are too few to try {len(self.candidates)} learning "
+                "rates by more than one step each; raise share or steps, or list fewer "
+                "learning_rates"
             )
         return self
 

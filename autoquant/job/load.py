@@ -167,7 +167,9 @@ def _resolve_files(document: dict[str, Any], folder: Path) -> Iterator[str]:
     """What goes to the nodes of a cluster is there."""
     execution = document.get("execution")
     files = execution.get("files") if isinstance(execution, dict) else None
-    for index, name in enumerate(files if isinstance(files, list) else ()):
+    if not isinstance(files, list):
+        return
+    for index, name in enumerate(files):
         if isinstance(name, str):
             path = (folder / name).resolve()
             files[index] = str(path)

@@ -17,10 +17,17 @@ from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.calling import Calling, OnCopies
 from autoquant.model.data.data_set import StreamedBatches
 from autoquant.model.data.entry_points import call_entry, load_entry
-from autoquant.model.data.outputs import OutputWeights, difference, named_outputs, output_rows
+from autoquant.model.data.outputs import (
+    OutputWeights,
+    difference,
+    named_outputs,
+    opaque_outputs,
+    output_rows,
+)
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm
 from autoquant.model.data.scoring import Metric, check_metric, find_metric, score_batch
+from autoquant.model.data.shares import share_out
 from autoquant.model.equalisation.rewrite import rescaled
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.captured import Capture
@@ -30,7 +37,14 @@ from autoquant.model.graph.faithfulness import (
     find_difference,
     is_same_in_float64,
 )
-from autoquant.model.graph.float_model import check_float_model, in_eval_mode, unwrapped
+from autoquant.model.graph.float_model import (
+    buffers_kept,
+    check_float_model,
+    copy_of,
+    in_eval_mode,
+    same_values,
+    unwrapped,
+)
 from autoquant.model.numerics.float64_run import model_in_float64
 
 __all__ = [
@@ -67,7 +81,8 @@ class Subject:
         form: Of the user's data.
         outputs: Which outputs guide the search.
         equalise: Whether its channels are rescaled before plans are built.
-        given: The model as its user gave it, where `model` has rescaled channels; else None.
+        given: The model as its user gave it, where `model` has rescaled channels or is a copy;
+            else None.
         writes_inputs: Whether the model's forward changes its inputs: it is given copies.
         notices: What was done to the user's model, in one line each.
     """
@@ -187,7 +202,8 @@ class Subject:
         """
         if not equalisation:
             return self
-        return replace(self, model=rescaled(self.model, equalisation), given=self.model)
+        given = self.given or self.model
+        return replace(self, model=rescaled(self.model, equalisation), given=given)
 
     def reader(self) -> DataReader:
         """Reads more data for the same model."""
@@ -342,6 +358,8 @@ def build_subject(
 ) -> Subject:
     """Check model, data and metric together, and give the subject.
 
+    Without data to calibrate on, the evaluation data are shared out.
+
     Raises:
         ModelError: `model` is no float module, holds NaN, or differs from call to call.
         DataError: Data are unusable; names the batch.
@@ -351,7 +369,15 @@ def build_subject(
     reader = DataReader(checked, form)  # evaluation first: it says what inputs are
     scored = reader.read(evaluation, "evaluation", needs_targets=True)
     others = None if heldout is None else reader.read(heldout, "heldout", needs_targets=True)
-    batches = _read_calibration(reader, calibration, calibration_samples)
+    notices: tuple[str, ...] = ()
+    if calibration is None:
+        shares = share_out(scored, holds_out=others is None)
+        batches, scored = shares.calibration, shares.evaluation
+        others = shares.heldout or others
+        notices = (str(shares),)
+    else:
+        batches = reader.read(calibration, "calibration", needs_targets=False)
+    batches = _first_samples(batches, calibration_samples)
     functions = {"accuracy": find_metric(metric)}
     if loss is not None:
         functions["loss"] = find_metric(loss, "loss")
@@ -368,6 +394,7 @@ def build_subject(
         equalise=equalise,
         form=form or DataForm(),
         outputs=OutputWeights(outputs or {}),
+        notices=notices,
     )
     subject = _protected(subject, model)
     _check_outputs(subject, scored, "evaluation")
@@ -409,7 +436,8 @@ def unscored_subject(
     compared: Sequence[Batch] = ()
     if evaluation != ():
         compared = reader.read(evaluation, "evaluation", needs_targets=False)
-    batches = _read_calibration(reader, calibration, calibration_samples)
+    read = reader.read(calibration, "calibration", needs_targets=False)
+    batches = _first_samples(read, calibration_samples)
     subject = Subject(
         model=checked,
         calibration=batches,
@@ -427,31 +455,47 @@ def unscored_subject(
 
 
 def _protected(subject: Subject, given: object) -> Subject:
-    """The same with what was done to the user's model, which is given copies if it writes inputs.
+    """The same with what was done to the user's model, which stays as it is.
+
+    It is given copies where it writes into its inputs, and is a copy where it writes into itself.
 
     Raises:
         ModelError: It fails on the first calibration batch.
     """
-    notices = []
+    notices = list(subject.notices)
     if isinstance(given, nn.Module) and unwrapped(given) is not given:
         notices.append(f"taken out of {type(given).__name__}: the module that it wraps is searched")
     batch = subject.calibration[0]
     inputs = tuple(item.clone() for item in batch.inputs)
-    with torch.no_grad():
-        _forward(subject, replace(batch, inputs=inputs), "calibration batch 0")
-    writes = not all(map(_equal, inputs, batch.inputs))
+    with torch.no_grad(), buffers_kept(subject.model) as changed:
+        outputs = _forward(subject, replace(batch, inputs=inputs), "calibration batch 0")
+    writes = not all(map(same_values, inputs, batch.inputs))
     if writes:
         notices.append("the model's forward writes into its inputs; it is given copies of them")
+    opaque = ", ".join(f"{name} ({kind})" for name, kind in opaque_outputs(outputs).items())
+    if opaque:
+        notices.append(
+            f"the model returns what torch cannot look into, {opaque}: it is not compared, and "
+            "what is built of the exported graph returns None for it"
+        )
+    if changed:
+        subject, how = _of_copy(subject)
+        notices.append(f"the model's forward writes into its buffers ({', '.join(changed)}); {how}")
     return replace(subject, writes_inputs=writes, notices=tuple(notices))
 
 
-def _equal(first: Tensor, second: Tensor) -> bool:
-    return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())
+def _of_copy(subject: Subject) -> tuple[Subject, str]:
+    """The same of a copy of the model, where it can be copied, and what becomes of the user's."""
+    try:
+        copied = copy_of(subject.model)
+    except (TypeError, RuntimeError) as error:
+        return subject, f"it cannot be copied, so that a search changes them ({error})"
+    how = "a copy of it is searched, and what is built leaves them alone"
+    return replace(subject, model=copied, given=subject.model), how
 
 
-def _read_calibration(reader: DataReader, data: object, samples: int | None) -> Sequence[Batch]:
-    batches = reader.read(data, "calibration", needs_targets=False)
-    return batches if samples is None else take_samples(batches, samples)
+def _first_samples(batches: Sequence[Batch], count: int | None) -> Sequence[Batch]:
+    return batches if count is None else take_samples(batches, count)
 
 
 def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> None:

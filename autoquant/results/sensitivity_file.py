@@ -14,7 +14,8 @@ from autoquant.results.storage import read_text, well_formed, write_text
 _OPTIONAL = ("cosine", "mse", "l1", "kl")
 _NUMBERS = ("sqnr_db", *_OPTIONAL, "noise", "noise_stderr")
 _TABLE = ("samples", "procedure", "digest", "around", "around_noise")
-COLUMNS = ("knob", "scheme", "part", *_NUMBERS, "method", *_TABLE)
+_DROP = "metric_drop"
+COLUMNS = ("knob", "scheme", "part", *_NUMBERS, "method", *_TABLE, _DROP)
 
 
 def write_sensitivity(path: Path, table: SensitivityTable) -> None:
@@ -31,7 +32,8 @@ def write_sensitivity(path: Path, table: SensitivityTable) -> None:
     for row in table.rows:
         numbers = [_write_number(getattr(row, name)) for name in _NUMBERS]
         names = (row.knob, row.scheme.value, row.part.value)
-        writer.writerow([*names, *numbers, row.method.value, *whole])
+        drop = _write_number(row.metric_drop)
+        writer.writerow([*names, *numbers, row.method.value, *whole, drop])
     write_text(path, text.getvalue())
 
 
@@ -70,4 +72,5 @@ def _row(line: Mapping[str, str]) -> SensitivityRow:
         noise=float(line["noise"]),
         noise_stderr=float(line["noise_stderr"]),
         method=Method(line["method"]) if "procedure" in line else Method.EXACT,
+        metric_drop=float(line[_DROP]) if line.get(_DROP) else None,
     )

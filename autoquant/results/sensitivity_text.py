@@ -58,6 +58,7 @@ def sensitivity_json(report: SensitivityReport) -> dict[str, Any]:
         "samples": report.table.samples,
         "indices": None if report.indices is None else list(report.indices),
         "method": report.table.method,
+        "by": report.by.value,
         "rows": [_row_json(row, report) for row in report.table.rows],
         "tail": None if report.tail is None else _tail_json(report.tail),
         "dual": [_dual_json(op) for op in report.dual],
@@ -71,6 +72,8 @@ def _row_json(row: SensitivityRow, report: SensitivityReport) -> dict[str, Any]:
     return {
         "knob": row.knob,
         "sites": list(report.space.by_name[row.knob].sites),
+        "type": report.kinds.get(row.knob, ""),
+        "dtype": {"activation": row.scheme.activation.value, "weight": row.scheme.weight.value},
         "scheme": row.scheme.value,
         "part": row.part.value,
         **{name: getattr(row, name) for name in _NUMBERS},

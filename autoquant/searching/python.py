@@ -13,6 +13,7 @@ from autoquant import metrics
 from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
+from autoquant.errors import DataError
 from autoquant.job import SearchSettings, backend_from_text
 from autoquant.job.document import check_forms, settings_from
 from autoquant.model.data.readings import DataForm, Prepare
@@ -25,9 +26,10 @@ from autoquant.searching.templates import load_templates
 
 def search(
     model: nn.Module,
+    data: object = None,
     *,
-    calibration: object,
-    evaluation: object,
+    calibration: object = None,
+    evaluation: object = None,
     metric: Metric | str = metrics.accuracy,
     loss: Metric | str | None = None,
     heldout: object | None = None,
@@ -62,14 +64,16 @@ def search(
 
     Args:
         model: The trained float model; it is never changed.
-        calibration: Inputs to calibrate on: `(inputs, targets)` tensors, a tensor, a list of
-            batches, or a DataLoader.
-        evaluation: Inputs and targets to compare candidates on, in the same forms.
+        data: Inputs and targets, to be shared out: up to a quarter to calibrate on, of the rest one
+            half to compare candidates on, the other held out. A DataLoader, a list of batches, or
+            `(inputs, targets)` tensors.
+        calibration: Instead of `data`, what to calibrate on; targets are not needed.
+        evaluation: Instead of `data`, what to compare candidates on, with targets.
         metric: `metric(outputs, targets)`, one score a sample (or one a batch), higher is better;
             the name of a shipped one (`"accuracy"`); or an object with `update(outputs, targets)`
             and `compute()`, as those of torchmetrics, which scores the data set.
         loss: As `metric`, but lower is better; measured beside it.
-        heldout: Data that only the frontier is scored on.
+        heldout: Data that only the frontier is scored on; not shared out of `data` then.
         backend: A backend (`openvino`, `onnxruntime`, `litert`...; `autoquant backends` lists
             them), or one of torch's engines (`x86`, `onednn`, `fbgemm`, `qnnpack`), `auto`: the
             fastest of these, or `per-op`: the faster kernel of each op. A mapping is the section
@@ -111,6 +115,7 @@ def search(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
+    _check_data(data, calibration, evaluation)
     check_forms(
         "autoquant.search",
         backend=backend,
@@ -149,7 +154,7 @@ def search(
     subject = build_subject(
         model,
         calibration=calibration,
-        evaluation=evaluation,
+        evaluation=evaluation if data is None else data,
         heldout=heldout,
         metric=metric,
         loss=loss,
@@ -161,3 +166,24 @@ def search(
         outputs=job.outputs,
     )
     return run_search(job, HeldRecipe(subject), shown(progress), resume=resume, templates=templates)
+
+
+def _check_data(data: object, calibration: object, evaluation: object) -> None:
+    """Refuse data that are given twice, or of which half is missing.
+
+    Raises:
+        DataError: They are.
+    """
+    given = (calibration is not None) + (evaluation is not None)
+    if data is not None and given:
+        raise DataError(
+            "autoquant.search got `data` to share out, and `calibration` or `evaluation` beside it",
+            hint="give `data` alone, or `calibration` and `evaluation`",
+        )
+    if data is None and given < 2:
+        missing = "evaluation" if calibration is not None else "calibration"
+        raise DataError(
+            "autoquant.search got no data" if not given else f"autoquant.search got no {missing}",
+            hint="give data with targets, to be shared out (aq.search(model, loader, "
+            "metric=...)), or `calibration` and `evaluation`",
+        )

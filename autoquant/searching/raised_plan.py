@@ -12,7 +12,7 @@ _ENOUGH_BITS = 16
 
 
 def raise_ops(
-    prepared: Preparation, plan: Plan, sites: Collection[str], *, dynamic: bool = False
+    prepared: Preparation, plan: Plan, sites: Collection[str], *, dynamic: Collection[str] = ()
 ) -> Plan:
     """Give ops, and what must agree with them, the cheapest wider scheme that the space has.
 
@@ -22,22 +22,23 @@ def raise_ops(
         prepared: The model with its space.
         plan: The plan so far.
         sites: The ops to raise.
-        dynamic: Whether a scale for each batch will do as well.
+        dynamic: Sites for which a scale for each batch will do as well: they take int8_dynamic.
     """
     schemes = dict(plan.schemes)
+    follows = {site.name for site in prepared.captured.sites if site.follows is not None}
     for knob in prepared.space.knobs:
         if not set(sites) & set(knob.sites):
             continue
-        wide = [scheme for scheme in knob.schemes if _is_wide(scheme, dynamic=dynamic)]
+        wide = [scheme for scheme in knob.schemes if _is_wide(scheme)]
         chosen = wide[0] if wide else Scheme.FP32
+        if set(knob.sites) - follows <= set(dynamic):
+            chosen = Scheme.INT8_DYNAMIC
         schemes |= dict.fromkeys(knob.sites, chosen)
     return Plan.of(schemes)
 
 
-def _is_wide(scheme: Scheme, *, dynamic: bool) -> bool:
-    if scheme.mode is Mode.STATIC:
-        return scheme.activation.bits >= _ENOUGH_BITS
-    return dynamic and scheme.mode is Mode.DYNAMIC
+def _is_wide(scheme: Scheme) -> bool:
+    return scheme.mode is Mode.STATIC and scheme.activation.bits >= _ENOUGH_BITS
 
 
 def rules_text(prepared: Preparation, before: Plan, after: Plan) -> str:

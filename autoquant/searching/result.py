@@ -30,7 +30,7 @@ from autoquant.model.data.calling import Calling
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.equalisation.rewrite import rescaled
 from autoquant.model.graph.capture import Capture, capture
-from autoquant.model.graph.float_model import check_float_model, in_eval_mode
+from autoquant.model.graph.float_model import buffers_kept, check_float_model, in_eval_mode
 from autoquant.model.weights_digest import weights_digest
 from autoquant.results.findings import Findings
 from autoquant.results.frame import candidates_frame
@@ -110,14 +110,15 @@ class BuildContext:
         """
         given = in_eval_mode(check_float_model(model, self.leaf_modules))
         checked = self._equalised(given)
-        captured = capture(
-            checked,
-            self.example,
-            self.leaf_modules,
-            self.build.capture,
-            calling=self.calling,
-            dynamic=self.dynamic,
-        )
+        with buffers_kept(checked):
+            captured = capture(
+                checked,
+                self.example,
+                self.leaf_modules,
+                self.build.capture,
+                calling=self.calling,
+                dynamic=self.dynamic,
+            )
         check_sites(
             "the search",
             {site.name: site.kind for site in self.sites},

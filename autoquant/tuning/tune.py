@@ -22,7 +22,7 @@ from autoquant.errors import JobError, PlanError
 from autoquant.job import Job, SearchSettings
 from autoquant.job.document import settings_from
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.subject import HeldRecipe, Metric, SubjectRecipe, build_subject
+from autoquant.model.subject import HeldRecipe, Metric, Subject, SubjectRecipe, build_subject
 from autoquant.results import files
 from autoquant.results.lock import FolderLock
 from autoquant.results.measured_plans import EvaluatedPlans
@@ -52,15 +52,15 @@ def run_tune(job: SearchSettings, recipe: SubjectRecipe, progress: Progress) -> 
     Raises:
         AutoquantError: A mistake that can be mended; what was measured is kept.
     """
-    goal = _check(job)
-    job = job.model_copy(update={"objectives": (Objective.OUTPUT_ERROR, Objective.INT16_SHARE)})
+    goal = check_goal(job)
+    job = in_bits(job)
     folder = job.output / files.TUNING
     with storage_errors(folder, "write to"):
         folder.mkdir(parents=True, exist_ok=True)
     with closing(FolderLock(folder / files.LOCK)):
         with progress.stage("loading model and data", None):
             subject = recipe()
-        prepared = refuse_unfaithful(prepare_untimed(job, subject, progress), progress)
+        prepared = prepare_tuning(job, subject, progress)
         data = job.data if isinstance(job, Job) else None
         with EvaluatedPlans(folder, fingerprint(prepared, data)) as kept:
             if len(kept):
@@ -72,7 +72,17 @@ def run_tune(job: SearchSettings, recipe: SubjectRecipe, progress: Progress) -> 
     return report
 
 
-def _check(job: SearchSettings) -> float:
+def prepare_tuning(job: SearchSettings, subject: Subject, progress: Progress) -> Preparation:
+    """Capture, calibrate, and compare the target's float plan with the model."""
+    return refuse_unfaithful(prepare_untimed(in_bits(job), subject, progress), progress)
+
+
+def in_bits(job: SearchSettings) -> SearchSettings:
+    """The same with the objectives that tuning has: what only emulates counts too."""
+    return job.model_copy(update={"objectives": (Objective.OUTPUT_ERROR, Objective.INT16_SHARE)})
+
+
+def check_goal(job: SearchSettings) -> float:
     """Refuse what tuning cannot work on, before anything is loaded; gives the goal."""
     goal = job.constraints.accuracy_drop
     if goal is None:
@@ -199,7 +209,7 @@ def tune(
     job = settings_from(
         SearchSettings, "autoquant.tune", document, ranges=ranges, sections=settings
     )
-    _check(job)
+    check_goal(job)
     subject = build_subject(
         model,
         calibration=calibration,

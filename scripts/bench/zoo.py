@@ -15,9 +15,11 @@ import argparse
 import json
 import multiprocessing
 import resource
+import subprocess
 import time
 import traceback
 from collections.abc import Callable
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -88,8 +90,16 @@ def _measure(name: str, work: Work, seconds: float) -> dict[str, Any]:
     child.kill()
     child.join()
     subject = SUBJECTS[name]
-    known = {"name": name, "source": subject.source, "real": subject.real}
+    known = {"name": name, "source": subject.source, "real": subject.real, "version": _version()}
     return {**known, **found, "wall_seconds": round(time.monotonic() - started, 1)}
+
+
+@cache
+def _version() -> str:
+    """The commit whose code is run, and whether files differ from it."""
+    said = ("git", "describe", "--always", "--dirty")
+    ran = subprocess.run(said, cwd=PAGE.parent, capture_output=True, text=True, check=False)
+    return ran.stdout.strip()
 
 
 def _run(name: str, work: Work, results: Connection) -> None:

@@ -40,14 +40,15 @@ sites hold. Seconds are CPU seconds of one busy core.
 _SEARCH = """## Search
 
 A whole search each, on one thread and as small as it can be: int8, int8_dynamic, bf16 and fp32;
-calibration and evaluation on 8 samples; costs of ops from a handful of plans; one round of six
-candidates; on torch the engine x86. The all-fp32 plan is compared with the model first; in the end
+calibration and evaluation on 8 samples; on torch the engine x86. `effort: quick`: uniform plans and
+few more. Rows without a version are older: a first round of six candidates, costs of ops from a
+handful of plans. The all-fp32 plan is compared with the model first; in the end
 the fastest plan of the frontier is exported and its file run by the engine's own API. *Seconds* are
 CPU seconds from the call to the frontier, *peak* the largest memory of the process, the packages of
 all engines included. *Speed* is over eager fp32 torch at batch 1, measured by the search and, after
 it, by a clock of this script's own on what `quantize()` hands out (small networks at batch 1 are
 mostly overhead, and the machine was busy: read no ranking out of it). *Reloaded* is the largest
-difference of the file's outputs from that module's.
+difference of the file's outputs from that module's. *Version* is the commit that a row is of.
 """
 
 
@@ -144,7 +145,8 @@ def _search_table(results: Results, capture: Results) -> str:
         "Tried",
         "Frontier",
     )
-    head += ("Best plan", "SQNR, dB", "Speed, search", "Speed, own", "Reloaded", "Notes")
+    head += ("Best plan", "SQNR, dB", "Speed, search", "Speed, own", "Reloaded", "Version")
+    head += ("Notes",)
     rows = []
     for name, row in _in_order(results):
         reach = capture.get(name, {})
@@ -153,7 +155,9 @@ def _search_table(results: Results, capture: Results) -> str:
         ]
         label = f"{name} (*real*)" if row["real"] else name
         if "failure" in row:
-            rows.append((label, *known, *[""] * 10, f"**{row['failure']}**"))
+            rows.append(
+                (label, *known, *[""] * 10, row.get("version", ""), f"**{row['failure']}**")
+            )
             continue
         failed = Counter(reason.splitlines()[0][:120] for reason in row["failed"])
         notes = [f"{count} failed: {reason}" for reason, count in failed.items()]
@@ -171,6 +175,7 @@ def _search_table(results: Results, capture: Results) -> str:
                 f"{row['searched_speedup']:.2f}",
                 f"{row['own_speedup']:.2f}",
                 f"{row['reloaded_error']:.0e}" if row["reloaded_error"] else "0",
+                row.get("version", ""),
                 "; ".join(notes),
             )
         )

@@ -29,13 +29,10 @@ from autoquant.model.data.trees import register_dataclasses
 from autoquant.searching.result import BuildContext, ResultCandidate
 
 BACKENDS = ("torch", "openvino", "onnxruntime")
-_ROUND = 6
 _BATCH = 4
 _TIMED = 7
 _PAIRS = 3
 _PROFILED = (2, 4)
-_NO_MORE_ROUNDS = 0.01
-"""Minutes: over when the first round is."""
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {"torch": {"engine": "x86"}}
 
@@ -61,7 +58,7 @@ def search_subject(backend: str, subject: Subject) -> dict[str, Any]:
             backend={"name": backend, "pairs": _PAIRS, **_OPTIONS.get(backend, {})},
             space={"name": "zoo", "schemes": ["int8", "int8_dynamic", "bf16", "fp32"]},
             max_drop=None,
-            budget={"minutes": _NO_MORE_ROUNDS, "round_size": _ROUND},
+            effort="quick",
             batch_size=1,
             output=Path(folder) / "result",
             dynamic=subject.dynamic,

@@ -406,7 +406,7 @@ def test_an_exported_file_gives_the_same_outputs_without_autoquant(
 
 
 @pytest.mark.data
-@pytest.mark.skipif("AUTOQUANT_TEST_DATA" not in os.environ, reason="needs CIFAR-10")
+@pytest.mark.skipif(not os.environ.get("AUTOQUANT_TEST_DATA"), reason="needs CIFAR-10")
 def test_an_exported_resnet20_has_the_accuracy_that_its_module_has(tmp_path: Path) -> None:
     from experiments import resnet20
 

@@ -49,6 +49,20 @@ def test_a_job_with_a_finding_exits_with_1_and_says_what_why_and_the_mend(
     assert "1 thing needs attention" in printed
 
 
+@pytest.mark.parametrize("name", ["report.txt", "report.html"])
+def test_the_report_is_kept_as_text_or_as_a_page(
+    write_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / name
+    assert main(["check", str(write_job()), "-o", str(path)]) == 0
+    printed, kept = capsys.readouterr().out, path.read_text()
+    assert f"report: {path}" in printed
+    assert kept.startswith("<!DOCTYPE html>") == (name == "report.html")
+    for text in ("nothing needs attention", "b2.conv2", "handed out as", "float32, unrounded"):
+        assert text in kept
+        assert text in printed
+
+
 def test_a_mistake_exits_with_2_and_says_the_mend(
     write_job: WriteJob, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,9 +71,10 @@ def test_a_killed_worker_costs_no_candidate(
     process = subprocess.Popen(
         command("search", str(job)), cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: measured(tmp_path / "wounded") >= 4 or process.poll() is not None)
-    worker = workers_below(process.pid)[0]
-    os.kill(worker, signal.SIGKILL)
+    workers: list[int] = []  # there are none while the uniform plans are measured
+    while not workers and process.poll() is None:
+        workers = workers_below(process.pid)
+    os.kill(workers[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     found = {c.digest: c for c in read_history(tmp_path / "wounded" / "history.jsonl")}
@@ -95,7 +96,6 @@ def workers_below(controller: int) -> list[int]:
             continue
         if title.startswith(b"ray::Worker") and controller in ancestors(int(status.parent.name)):
             found.append(int(status.parent.name))
-    assert found, "no Ray worker is running"
     return found
 
 

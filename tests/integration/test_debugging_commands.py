@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,16 @@ def test_tune_prints_its_table_and_the_command_that_searches_on(
 ) -> None:
     changes = {**WIDE, "constraints": {"accuracy_drop": 0.5}}
     job, plot = str(write_job(tmp_path, changes)), tmp_path / "tune.html"
-    assert main(["tune", job, "--plot", str(plot)]) == 0
+    assert main(["tune", job, "--dry-run"]) == 0
+    assert "goal: an accuracy drop of at most 0.5" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert main(["tune", job, "--plot", str(plot), "--set", "seed=4"]) == 0
     assert "Ops on int16 or fp16, %" in plot.read_text()
     shown = capsys.readouterr().out
     assert "met, chosen" in shown
     assert f"--set 'seeds=[{tmp_path / 'out' / 'tune.json'}]'" in shown
-    assert main(["search", job, "--set", f"seeds=[{tmp_path / 'out' / 'tune.json'}]"]) == 0
+    (line,) = [line for line in shown.splitlines() if line.startswith("next: autoquant ")]
+    assert "--set seed=4" in line
+    assert main(shlex.split(line.removeprefix("next: autoquant "))) == 0
     tuned = load_plan(tmp_path / "out" / "tuned.json")
     assert origins(tmp_path / "out")[tuned.digest].startswith("seed:")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,31 @@ def faulty_job(write_job: WriteJob, tmp_path: Path) -> WriteJob:
         )
 
     return write
+
+
+def next_of(printed: str) -> list[str]:
+    """The words of the command that was printed last, without `autoquant`."""
+    line = [line for line in printed.splitlines() if line.startswith("next: ")][-1]
+    return shlex.split(line.removeprefix("next: autoquant "))
+
+
+def test_each_command_prints_the_next_one_with_the_overrides_and_it_works(
+    faulty_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """check -> badcases -> compare -> diagnose -> badcases of its plan."""
+    bad, mended = tmp_path / "bad cases.json", str(tmp_path / "mended.json")
+    more = {"badcases": ["-o", str(bad)], "diagnose": ["--write-plan", mended]}
+    given = ["--set", "calibration.observer=minmax", "--backend.engine", "onednn"]
+    words, seen = ["check", str(faulty_job("outlier_channels")), *given], []
+    for _ in range(5):
+        assert main([*words, *more.get(words[0], [])]) == 0
+        seen.append(words[0])
+        words = next_of(capsys.readouterr().out)
+        assert words[3:6:2] == ["calibration.observer=minmax", "backend.engine=onednn"]
+        if seen[-2:] == ["check", "badcases"]:
+            assert words[-2:] == ["--indices", str(bad)]
+    assert seen == ["check", "badcases", "compare", "diagnose", "badcases"]
+    assert mended in words
 
 
 def test_badcases_prints_three_tables_and_keeps_the_samples(

@@ -74,6 +74,18 @@ def job(tmp_path: Path) -> Path:
     return tmp_path / "job.yaml"
 
 
+def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
+    job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--finetune.rate_factors", "{'*bias': 0.0}", "--output", str(tmp_path / "tuned")]
+    assert main(["finetune", str(job), "--plan", "int8", "--dry-run", *given]) == 0
+    printed = capsys.readouterr().out
+    assert "2 runs of 7 steps choose of the learning rates 0.01, 0.1; then 16 steps" in printed
+    assert "*bias: rate x 0 (" in printed
+    assert "warning: 30 steps are 100% of the float training's" in printed
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_a_killed_training_resumes_to_the_weights_of_one_that_was_not(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,17 @@ class WritesItsActivations(nn.Module):
         return self.conv2(y)
 
 
+class JoinsNothing(nn.Module):
+    """A cache that starts as `torch.tensor([])`, as Hugging Face's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.cat([torch.tensor([]), self.first(x)], -2))
+
+
 class InPlaceBeforeASkip(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -216,6 +227,7 @@ SITUATIONS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
         lambda: nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, padding_mode="replicate"), nn.ReLU()),
         IMAGES,
     ),
+    "a concatenation with an empty tensor": (JoinsNothing, ROWS),
     "dead code": (DeadCode, ROWS),
     "a mask of infinities in a buffer": (MaskInABuffer, WORDS),
     "a lock, and constants among the outputs": (Locked, ROWS),

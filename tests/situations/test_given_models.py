@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import autoquant as aq
 from autoquant.errors import ModelError
+from autoquant.model.data.calling import Calling
+from autoquant.model.graph.capture import capture
 from autoquant.model.graph.float_model import check_float_model
 from autoquant.model.subject import HeldRecipe, Subject, build_subject
 from tests.networks import LinearNet, seeded
@@ -67,6 +69,49 @@ class Sums(Base):
         return self.add.add(self.linear(x), self.linear(x))
 
 
+class Mean(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return x
+
+
+class Counts(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Mean()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Any:
+        self.calls += 1
+        return self.inner(self.linear(x))
+
+
+class Cache:
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+
+
+class Caches(Base):
+    def forward(self, x: Tensor) -> Any:
+        y = self.linear(x)
+        return {"logits": y, "cache": Cache(y)}
+
+
+class Keywords(Base):
+    def forward(self, x: Tensor, **others: Any) -> Any:
+        return self.linear(x) * others["scale"]
+
+
+class DependsOnValues(Base):
+    def forward(self, x: Tensor) -> Any:
+        y = self.linear(x)
+        return y if float(y.mean()) > 1e3 else 2 * y
+
+
 def subject_of(model: nn.Module) -> Subject:
     return build_subject(
         model,
@@ -106,6 +151,51 @@ def test_a_model_that_writes_its_inputs_gets_copies() -> None:
         assert torch.equal(found, subject.flat(*batch.inputs))
         assert torch.equal(found, subject.model.linear(before.clamp(0, 1)))
     assert torch.equal(X, before)
+
+
+def test_a_model_that_counts_its_calls_stays_as_it_is() -> None:
+    model = Counts().eval()
+    subject = subject_of(model)
+    assert subject.notices == (
+        "the model's forward writes into its buffers (calls, inner.mean); a copy of it is "
+        "searched, and what is built leaves them alone",
+    )
+    assert subject.given is model
+    assert subject.model is not model
+    assert model.calls.item() == 0
+    assert (model.inner.mean == 0).all()
+    graph = subject.find_sites().graph
+    assert graph is not None
+    assert torch.equal(graph(X), model.linear(X))
+
+
+def test_an_object_among_the_outputs_is_left_out_with_a_notice() -> None:
+    subject = subject_of(Caches().eval())
+    assert subject.notices == (
+        "the model returns what torch cannot look into, cache (Cache): it is not compared, and "
+        "what is built of the exported graph returns None for it",
+    )
+    graph = subject.find_sites().graph
+    assert graph is not None
+    found = graph(X)
+    assert found["cache"] is None
+    assert torch.equal(found["logits"], subject.model(X)["logits"])
+
+
+def test_keywords_that_forward_does_not_name_are_exported_at_any_batch_size() -> None:
+    model = Keywords().eval()
+    given = {"x": X, "scale": torch.rand(len(X), 1), "flag": None}
+    calling, tensors = Calling.of(given, model)
+    captured = capture(model, tensors, calling=calling, how="export", dynamic=((0,), (0,)))
+    assert captured.dynamic == ((0,), (0,))
+    expected = model(x=X[:3], scale=given["scale"][:3])
+    assert torch.equal(captured.graph(X[:3], given["scale"][:3]), expected)
+
+
+def test_what_an_export_prints_is_no_output_of_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    captured = capture(DependsOnValues().eval(), (X,))
+    assert captured.how == "modules"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_minus_infinity_in_a_buffer_is_a_mask() -> None:

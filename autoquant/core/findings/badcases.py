@@ -80,6 +80,23 @@ class DecibelCounts:
         raise ValueError("no samples were counted")
 
 
+@dataclass(frozen=True, slots=True)
+class OwnWorst:
+    """The worst samples by an error of the user's own.
+
+    Attributes:
+        name: Of the function.
+        cases: Worst first; equally bad ones by index.
+    """
+
+    name: str
+    cases: tuple[BadCase, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give them as JSON values."""
+        return {"name": self.name, "worst": [item.to_json() for item in self.cases]}
+
+
 @dataclass(frozen=True, eq=False)
 class BadCases:
     """The worst samples of a data set, by output and metric.
@@ -90,6 +107,7 @@ class BadCases:
         sqnr: Samples by SQNR over all outputs together.
         noise: Samples by the energy of the error, 10 log10, over all outputs together.
         sqnr_db: Of the whole data set: 10 log10 of summed signal over summed noise.
+        own: By the user's own error, where there is one.
     """
 
     outputs: tuple[str, ...]
@@ -97,6 +115,7 @@ class BadCases:
     sqnr: DecibelCounts
     noise: DecibelCounts
     sqnr_db: float
+    own: OwnWorst | None = None
 
     @property
     def samples(self) -> int:
@@ -106,7 +125,8 @@ class BadCases:
     @property
     def indices(self) -> tuple[int, ...]:
         """Every sample that is among the worst: first those that lead a list, then the next."""
-        ranks = zip_longest(*self.worst.values())
+        own = () if self.own is None else (self.own.cases,)
+        ranks = zip_longest(*own, *self.worst.values())
         return tuple(dict.fromkeys(case.index for rank in ranks for case in rank if case))
 
     def over_outputs(self, metric: OutputMetric) -> Sequence[tuple[str, BadCase]]:
@@ -126,6 +146,7 @@ class BadCases:
             "sqnr_db": self.sqnr_db,
             "median_sqnr_db": self.sqnr.quantile(0.5),
             "worst": {name: dict(self._worst_of(name)) for name in self.outputs},
+            **({} if self.own is None else {"own": self.own.to_json()}),
         }
 
     def _worst_of(self, output: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autoquant.core.findings.least_sensitive import Tail
 from autoquant.core.findings.weight_or_input import DualOp
 from autoquant.core.measurement import Measurements
 from autoquant.core.precision import Scheme
-from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.sensitivity import Measure, SensitivityTable
 from autoquant.core.space import SearchSpace
 
 
@@ -25,6 +25,8 @@ class SensitivityReport:
         indices: Which evaluation samples were looked at; None: the first ones.
         tail: The least sensitive rows, measured exactly; None: there are too few knobs.
         dual: Ops that are sensitive in weights and activations.
+        kinds: By site, the kind of its op.
+        by: The measure that ranks.
     """
 
     table: SensitivityTable
@@ -33,3 +35,5 @@ class SensitivityReport:
     indices: tuple[int, ...] | None
     tail: Tail | None
     dual: tuple[DualOp, ...]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    by: Measure = Measure.SQNR

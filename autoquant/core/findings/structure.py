@@ -64,12 +64,15 @@ class OutputFacts:
         shape: Of the tensor at the example batch.
         compared: Name of the node that is compared in its place, its own where nothing replaces
             it; None where it cannot be compared.
+        given: In which type the op that gives it hands it out, read back: `float32` is the kernel's
+            accumulator, unrounded; integers are rounded to a grid. Empty where that is not known.
     """
 
     path: str
     dtype: str
     shape: tuple[int, ...]
     compared: str | None
+    given: str = ""
 
 
 @dataclass(frozen=True, slots=True)

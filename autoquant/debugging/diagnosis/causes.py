@@ -11,7 +11,7 @@ from autoquant.debugging.diagnosis.findings import Proof, find_coarse, prove
 from autoquant.debugging.diagnosis.pattern import BAD_DB
 from autoquant.debugging.diagnosis.repairs import Repairs
 from autoquant.debugging.diagnosis.suspects import REACH, find_suspects
-from autoquant.debugging.diagnosis.symptoms import Symptoms, sites_of
+from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites, sites_of
 from autoquant.debugging.diagnosis.weight_suspects import find_weight_suspects
 from autoquant.debugging.diagnosis.wording import word_coarse, word_finding
 from autoquant.model.numerics.rounding import SchemeRounding
@@ -39,7 +39,9 @@ def find_causes(seen: Symptoms, progress: Progress) -> tuple[Finding, ...]:
         with progress.stage("mending suspects", len(suspects)) as advance:
             proofs = prove(suspects, repairs, seen.probe.loss, limit, advance)
         if proofs:
-            return tuple(word_finding(_placed(proof, seen), sites) for proof in proofs)
+            return tuple(
+                word_finding(_placed(proof, seen), dynamic_sites(seen.pair)) for proof in proofs
+            )
     count = sum(scheme is not Scheme.FP32 for _, scheme in seen.plan.assignment)
     with progress.stage("raising ops one by one", count) as advance:
         coarse = find_coarse(repairs, seen.probe.loss, advance)

@@ -15,6 +15,7 @@ from autoquant.core.findings.badcases import BadCases
 from autoquant.core.findings.diagnosis import KernelCheck, Pattern
 from autoquant.core.findings.range_audit import RangeAudit
 from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme, Support
 from autoquant.core.progress import Progress
 from autoquant.core.sites import Site
 from autoquant.debugging.badcases import runs_of
@@ -132,6 +133,15 @@ def energies_of(pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
 def sites_of(pair: Pair) -> dict[str, Site]:
     """The pair's sites by name."""
     return {site.name: site for site in pair.prepared.captured.sites}
+
+
+def dynamic_sites(pair: Pair) -> frozenset[str]:
+    """Sites that the pair's target runs in int8_dynamic, by name."""
+    return frozenset(
+        site.name
+        for site in pair.prepared.captured.sites
+        if pair.backend.support(site, Scheme.INT8_DYNAMIC) is Support.NATIVE
+    )
 
 
 def _look_into(

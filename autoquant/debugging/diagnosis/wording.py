@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from autoquant.core.findings.diagnosis import Cause, Finding
-from autoquant.core.sites import Site
 from autoquant.debugging.diagnosis.evidence import EVIDENCE
 from autoquant.debugging.diagnosis.findings import Coarse, Proof
 from autoquant.debugging.diagnosis.phrases import few
@@ -17,12 +14,12 @@ SPREAD = 0.25
 """Where half of the error takes more than a quarter of the ops, no few ops are to blame."""
 
 
-def word_finding(proof: Proof, sites: Mapping[str, Site]) -> Finding:
+def word_finding(proof: Proof, dynamic: frozenset[str]) -> Finding:
     """Put a proven suspect in words.
 
     Args:
         proof: What mending it does.
-        sites: By name.
+        dynamic: Sites that the target runs in int8_dynamic.
     """
     suspect = proof.suspect
     return Finding(
@@ -31,7 +28,7 @@ def word_finding(proof: Proof, sites: Mapping[str, Site]) -> Finding:
         touching=suspect.touching,
         samples=suspect.samples,
         evidence=EVIDENCE[suspect.cause](suspect),
-        step=STEPS[suspect.cause](suspect, sites),
+        step=STEPS[suspect.cause](suspect, dynamic),
         before_db=to_decibels(proof.before),
         after_db=to_decibels(proof.after),
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autoquant.core.findings.badcases import BadCases, OutputMetric
+from autoquant.core.findings.badcases import BadCases, OutputMetric, OwnWorst
+from autoquant.debugging.samples.own_error import OwnError, name_of, own_errors
 from autoquant.debugging.samples.sample_error import energies, sample_errors, sqnr_db
 from autoquant.debugging.samples.worst import LevelCounter, Worst
 from autoquant.errors import DataError, ModelError
 from autoquant.model.data.batches import Batch
-from autoquant.model.data.outputs import named_outputs, output_rows
+from autoquant.model.data.outputs import named_outputs
 
 Run = Callable[[tuple[Tensor, ...]], Any]
 """Calls a model with a batch's inputs."""
@@ -25,6 +26,9 @@ def find_bad_cases(
     batches: Iterable[Batch],
     top: int,
     progress: Callable[[int], None] = lambda samples: None,
+    *,
+    outputs: Sequence[str] = (),
+    error: OwnError | None = None,
 ) -> BadCases:
     """Find the worst samples by output and metric.
 
@@ -37,45 +41,75 @@ def find_bad_cases(
         batches: The data; at least one.
         top: How many samples to keep for each output and metric.
         progress: Called after each batch with its number of samples.
+        outputs: Which outputs to look at, by name; none: all.
+        error: Of the user's, ranked beside the metrics.
 
     Raises:
         DataError: There is no batch.
+        MetricError: `error` does not give one number for each sample.
         ModelError: The two return different outputs, or the float model's are not finite.
     """
     search: _Search | None = None
     for batch in batches:
         expected = run_float(batch.inputs)
-        search = search or _Search(tuple(named_outputs(expected)), top)
-        search.add(output_rows(expected, batch), output_rows(run_quantized(batch.inputs), batch))
+        search = search or _Search(_chosen(named_outputs(expected), outputs), top, error)
+        search.add(expected, run_quantized(batch.inputs), batch)
         progress(len(batch))
     if search is None:
         raise DataError("data: no batches", hint="give at least one batch")
     return search.finish()
 
 
+def _chosen(known: Iterable[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The outputs that are meant, in the model's order."""
+    names = tuple(known)
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise DataError(
+            f"the model has no output named {missing[0]!r}", hint=f"it has {', '.join(names)}"
+        )
+    return tuple(name for name in names if name in wanted) if wanted else names
+
+
 class _Search:
     """What was seen so far."""
 
-    def __init__(self, outputs: tuple[str, ...], top: int) -> None:
+    def __init__(self, outputs: tuple[str, ...], top: int, error: OwnError | None) -> None:
         self._outputs = outputs
         self._worst = {
-            (name, metric): Worst(metric, top) for name in outputs for metric in OutputMetric
+            (name, metric): Worst(top, is_score=metric.is_score)
+            for name in outputs
+            for metric in OutputMetric
         }
+        self._error = error
+        self._own = Worst(top, is_score=getattr(error, "higher_is_better", False))
         self._sqnr, self._levels = LevelCounter(), LevelCounter()
         self._signal = self._noise = torch.zeros((), dtype=torch.float64)
         self._samples = 0
 
-    def add(self, expected: list[Tensor], found: list[Tensor]) -> None:
-        """Take in one batch."""
-        self._check(expected, found)
-        for name, want, have in zip(self._outputs, expected, found, strict=True):
-            for metric, values in sample_errors(want, have).items():
+    def add(self, expected: Any, found: Any, batch: Batch) -> None:
+        """Take in what both models return for one batch."""
+        wants, haves = (self._named(item) for item in (expected, found))
+        starts = all(item.ndim and len(item) == len(batch) for item in wants)
+        samples = len(batch) if starts else 1  # a batch without rows is judged as a whole
+        want, have = ([_rows(item, samples) for item in items] for items in (wants, haves))
+        self._check(want, have)
+        for name, wanted, found_there in zip(self._outputs, wants, haves, strict=True):
+            for metric, values in sample_errors(wanted, found_there, samples).items():
                 self._worst[name, metric].add(self._samples, values)
-        signal, noise = energies(expected, found)
+        if self._error is not None:
+            self._own.add(self._samples, own_errors(self._error, expected, found, samples))
+        signal, noise = energies(want, have)
         self._sqnr.add(sqnr_db(signal, noise))
         self._levels.add(-sqnr_db(torch.ones_like(noise), noise))
         self._signal, self._noise = self._signal + signal.sum(), self._noise + noise.sum()
-        self._samples += len(signal)
+        self._samples += samples
+
+    def _named(self, returned: Any) -> list[Tensor]:
+        """The outputs to look at; of a model that returns others, all of those."""
+        named = named_outputs(returned)
+        known = all(name in named for name in self._outputs)
+        return [named[name] for name in self._outputs] if known else list(named.values())
 
     def _check(self, expected: list[Tensor], found: list[Tensor]) -> None:
         wanted, given = ([tuple(item.shape) for item in rows] for rows in (expected, found))
@@ -100,4 +134,9 @@ class _Search:
             sqnr=self._sqnr.finish(),
             noise=self._levels.finish(),
             sqnr_db=float(sqnr_db(self._signal, self._noise)),
+            own=None if self._error is None else OwnWorst(name_of(self._error), self._own.finish()),
         )
+
+
+def _rows(value: Tensor, samples: int) -> Tensor:
+    return value.reshape(samples if value.ndim and len(value) == samples else 1, -1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autoquant.core.findings.badcases import OutputMetric
 from autoquant.core.measurement import SQNR_CEILING_DB
+from autoquant.model.data.outputs import divergence
 
 SampleErrors = Mapping[OutputMetric, Tensor]
 """By metric, one value for each sample, shape (samples,), float64."""
@@ -23,24 +24,26 @@ _WORST = {
 }
 
 
-def sample_errors(expected: Tensor, found: Tensor) -> SampleErrors:
+def sample_errors(expected: Tensor, found: Tensor, samples: int) -> SampleErrors:
     """Compare one output, sample by sample, in the metrics of sensitivity tables.
 
     Args:
-        expected: Of the float model, shape (samples, elements).
-        found: Of the quantized model, same shape.
+        expected: Of the float model, as it gives it.
+        found: Of the quantized model, as many elements.
+        samples: How many rows to tell apart: those of the batch, or 1 to judge it as a whole.
 
     Returns:
         By metric; a sample that holds NaN or infinity in `found` has the worst value there is.
     """
-    want, have = expected.double(), found.double()
+    want, have = (item.reshape(samples, -1).double() for item in (expected, found))
     error = have - want
-    log_p, log_q = torch.log_softmax(want, 1), torch.log_softmax(have, 1)
+    shape = expected.shape if expected.ndim > 1 else want.shape
+    logits = expected.reshape(shape), found.reshape(shape)
     values = {
         OutputMetric.COSINE: torch.cosine_similarity(want, have, dim=1),
         OutputMetric.MSE: error.square().mean(1),
         OutputMetric.L1: error.abs().mean(1),
-        OutputMetric.KL: (log_p.exp() * (log_p - log_q)).sum(1),
+        OutputMetric.KL: divergence(*logits, samples),
         OutputMetric.SQNR: sqnr_db(want.square().sum(1), error.square().sum(1)),
     }
     broken = ~torch.isfinite(have).all(1)

@@ -8,22 +8,22 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from autoquant.core.findings.badcases import BadCase, DecibelCounts, OutputMetric
+from autoquant.core.findings.badcases import BadCase, DecibelCounts
 from autoquant.core.measurement import SQNR_CEILING_DB
 
 _BIN_DB = 0.1
 
 
 class Worst:
-    """The worst samples of one output in one metric; memory depends on `top` alone.
+    """The worst samples by one number; memory depends on `top` alone.
 
     Args:
-        metric: Says which way is worse.
         top: How many are kept.
+        is_score: Whether higher is better.
     """
 
-    def __init__(self, metric: OutputMetric, top: int) -> None:
-        self._sign = -1.0 if metric.is_score else 1.0
+    def __init__(self, top: int, *, is_score: bool) -> None:
+        self._sign = -1.0 if is_score else 1.0
         self._top = top
         self._heap: list[tuple[float, int]] = []  # (badness, -index): the mildest is on top
 

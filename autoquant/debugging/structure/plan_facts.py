@@ -13,6 +13,9 @@ from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.capture import Capture
 from autoquant.model.numerics.weight_grids import LEVELS, GroupGrid, WeightGrid, weight_grid
 
+BY_JOB = "fixed"
+"""Observer of a tensor whose range the job fixes."""
+
 _FLOAT = ObserverFacts("", "float32")
 _HALVES = {Scheme.FP16: "float16", Scheme.BF16: "bfloat16"}
 _STORED = {Precision.INT8: "qint8", Precision.INT16: "int16"}
@@ -61,7 +64,7 @@ def _activation(
     by_definition = site.output_range is not None
     is_fixed = by_definition or ranges.source(written) in settings.ranges.fixed_tensors
     if is_fixed:
-        name = "by definition" if by_definition else "fixed"
+        name = "by definition" if by_definition else BY_JOB
     scale = (grid.scale, grid.zero_point) if is_fixed else None
     return ObserverFacts(name, "quint8", low=grid.low, high=grid.high, fixed=scale)
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from autoquant.core.findings.concerns import Concern, Severity, Topic, attention, note
 from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
+from autoquant.core.ranges import FixedRange, RangeRules
 from autoquant.core.sites import OpKind, Site
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
+from autoquant.debugging.structure.plan_facts import BY_JOB
 
 PER_CHANNEL = frozenset({OpKind.CONV1D, OpKind.CONV2D, OpKind.CONV3D, OpKind.LINEAR})
 """Kinds whose int8 kernels take one weight scale for each output channel."""
 
 _FULL, _REDUCED = 8, 7
+_STEPS = 255
 _UNUSED = 0.25
 """A fixed scale is suspicious when the values fill less than this share of it: two bits lost."""
 
@@ -124,12 +129,63 @@ def _range_bits(chosen: _Chosen, engine: str, *, saturates: bool) -> Iterator[Co
         )
 
 
+def find_misfit_ranges(
+    rules: RangeRules, tensors: Mapping[str, TensorStatistics]
+) -> Iterator[Concern]:
+    """Judge the job's fixed ranges, of sites and inputs, by what calibration saw."""
+    for item in rules.fixed:
+        seen = next((tensors[name] for name in item.tensors if name in tensors), None)
+        if seen is not None:
+            yield from _misfit(item, seen)
+
+
+def _misfit(item: FixedRange, seen: TensorStatistics) -> Iterator[Concern]:
+    key = f"calibration.fixed_ranges fixes {item.name} to [{item.low:.3g}, {item.high:.3g}]"
+    found = f"[{seen.low:.3g}, {seen.high:.3g}]"
+    step = (item.high - item.low) / _STEPS
+    if seen.low < item.low - step or seen.high > item.high + step:
+        yield attention(
+            Topic.SETTINGS,
+            (item.name,),
+            f"{key}, and calibration saw {found}: {_share_outside(item, seen):.1%} of its values "
+            "lie outside",
+            "what lies outside is clipped",
+            f"calibration.fixed_ranges: leave {item.name} out, and calibration finds its range; or "
+            f"widen it to what was seen: {{'{item.name}': {found}}}",
+        )
+    elif seen.high - seen.low < _UNUSED * (item.high - item.low):
+        yield attention(
+            Topic.SETTINGS,
+            (item.name,),
+            f"{key}, and calibration saw only {found}",
+            "most of the grid is never used: two bits or more are lost",
+            "check that the calibration data are typical; else narrow it in "
+            "calibration.fixed_ranges, or raise the op to int16 or fp16",
+        )
+    else:
+        yield note(
+            Topic.SETTINGS,
+            (item.name,),
+            f"{key}; calibration saw {found}",
+            "a fixed range follows neither the model nor the data",
+            "nothing, if the range is known; else leave it out of calibration.fixed_ranges",
+        )
+
+
+def _share_outside(item: FixedRange, seen: TensorStatistics) -> float:
+    """Share of the values outside a fixed range, each bin counted at its middle."""
+    edges = np.linspace(seen.histogram_low, seen.histogram_high, len(seen.histogram) + 1)
+    middles = (edges[1:] + edges[:-1]) / 2
+    outside = seen.histogram[(middles < item.low) | (middles > item.high)].sum()
+    return float(outside / max(seen.histogram.sum(), 1))
+
+
 def _fixed(
     item: Configured, observer: ObserverFacts, tensors: Mapping[str, TensorStatistics]
 ) -> Iterator[Concern]:
     """Judge a fixed scale by what calibration saw."""
     limits, seen = observer.fixed_range, tensors.get(item.output)
-    if limits is None or seen is None or observer.fixed is None:
+    if limits is None or seen is None or observer.fixed is None or observer.name == BY_JOB:
         return
     low, high = limits
     step = observer.fixed[0]

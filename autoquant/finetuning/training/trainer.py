@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from autoquant.core.findings.finetuning import Check, Ranges
 from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import JobError
 from autoquant.finetuning.training.data import TrainingData
 from autoquant.finetuning.training.objective import Objective, batch_loss
 from autoquant.finetuning.training.schedule import Schedule
@@ -164,30 +167,56 @@ class Trainer:
 
     def _optimizer(self, state: TrainingState) -> Optimizer:
         optimizer = OPTIMIZERS[self.settings.optimizer](
-            list(self.twin.weights.trainable().values()), self.settings
+            rate_groups(self.twin.weights.trainable(), self.settings.rate_factors), self.settings
         )
         if state.optimizer:
             optimizer.load_state_dict(dict(state.optimizer))
         return optimizer
 
 
-def _sgd(parameters: list[nn.Parameter], settings: TrainingSettings) -> Optimizer:
+_FACTOR = "rate_factor"
+"""Of a group of parameters; a checkpoint of before factors has none."""
+
+
+def rate_groups(
+    parameters: Mapping[str, nn.Parameter], factors: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Parameters by what their learning rate is multiplied by; the last pattern that matches wins.
+
+    Raises:
+        JobError: A pattern matches no parameter that is trained.
+    """
+    for pattern in factors:
+        if not any(fnmatchcase(name, pattern) for name in parameters):
+            close = difflib.get_close_matches(pattern.replace("*", ""), parameters, 3, cutoff=0.1)
+            raise JobError(
+                f"finetune.rate_factors: {pattern!r} matches no parameter that is trained",
+                hint=f"names are like {', '.join(close or list(parameters)[:3])}",
+            )
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        matching = [factor for pattern, factor in factors.items() if fnmatchcase(name, pattern)]
+        groups.setdefault(matching[-1] if matching else 1.0, []).append(parameter)
+    return [{"params": group, _FACTOR: factor} for factor, group in groups.items()]
+
+
+def _sgd(parameters: list[dict[str, Any]], settings: TrainingSettings) -> Optimizer:
     return SGD(parameters, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def _adam(parameters: list[nn.Parameter], settings: TrainingSettings) -> Optimizer:
+def _adam(parameters: list[dict[str, Any]], settings: TrainingSettings) -> Optimizer:
     return Adam(
         parameters, lr=0.0, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay
     )
 
 
-def _adamw(parameters: list[nn.Parameter], settings: TrainingSettings) -> Optimizer:
+def _adamw(parameters: list[dict[str, Any]], settings: TrainingSettings) -> Optimizer:
     return AdamW(
         parameters, lr=0.0, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay
     )
 
 
-OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSettings], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], TrainingSettings], Optimizer]] = {
     "sgd": _sgd,
     "adam": _adam,
     "adamw": _adamw,
@@ -197,4 +226,4 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSettings], Optimizer
 def _set_rate(optimizer: Optimizer, rate: float) -> None:
     group: dict[str, Any]
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(_FACTOR, 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,13 +93,19 @@ class Batch:
 
 def take_samples(batches: Sequence[Batch], count: int) -> tuple[Batch, ...]:
     """Keep the first `count` samples, cutting the last batch where needed."""
-    kept: list[Batch] = []
+    return tuple(first_samples(batches, count))
+
+
+def first_samples(batches: Iterable[Batch], count: int | None) -> Iterator[Batch]:
+    """The first `count` samples, batch by batch; None: all."""
     for batch in batches:
-        if count <= 0:
-            break
-        kept.append(batch.head(count))
-        count -= len(kept[-1])
-    return tuple(kept)
+        if count is None:
+            yield batch
+        elif count <= 0:
+            return
+        else:
+            yield batch.head(count)
+            count -= min(count, len(batch))
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:

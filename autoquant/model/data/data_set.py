@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -120,12 +120,39 @@ class StreamedBatches(Sequence[Batch]):
         if count < len(places):
             raise self._changed(places[count])
 
+    def some(self, places: Sequence[int]) -> StreamedBatches:
+        """The batches at some places, in ascending order, streamed as well."""
+        source: object = _Some(self._source, frozenset(places))
+        if isinstance(self._source, PlannedLoader):
+            source = self._source.at(places)
+        elif isinstance(self._source, (list, tuple)):
+            source = [self._source[place] for place in places]
+        marks = [self._marks[place] for place in places]
+        return StreamedBatches(source, self._read, self[places[0]], marks, self._name)
+
     def _changed(self, place: int) -> DataError:
         return DataError(
             f"{self._name} batch {place} is another one than when the data were first read",
             hint="give the same batches each time: without shuffling and random augmentation, or "
             "seeded at the start of each pass",
         )
+
+
+class _Some:
+    """Some items of what can be iterated over anew, or of what a function gives.
+
+    Args:
+        source: Gives the items.
+        places: Of those wanted.
+    """
+
+    def __init__(self, source: Any, places: frozenset[int]) -> None:
+        self._source = source
+        self._places = places
+
+    def __iter__(self) -> Iterator[Any]:
+        items = self._source if isinstance(self._source, Iterable) else self._source()
+        return (item for place, item in enumerate(items) if place in self._places)
 
 
 class PlannedLoader:

@@ -16,6 +16,8 @@ from autoquant.errors import ModelError
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.trees import flatten_with_paths, register_dataclasses
 
+_CONSTANTS = (bool, int, float, complex, str, torch.dtype, torch.device)
+
 ALONE = "output"
 """The name of a model's only output."""
 
@@ -133,6 +135,22 @@ def named_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:
             hint="return logits or other floats; integers (argmax, top-k) cannot be compared",
         )
     return found
+
+
+def opaque_outputs(outputs: Any) -> dict[str, str]:
+    """By name, the classes of what a model returns that torch's pytree cannot look into."""
+    leaves, _ = flatten_with_paths(outputs)
+    return {output_name(path): type(leaf).__name__ for path, leaf in leaves if _is_opaque(leaf)}
+
+
+def without_opaque(outputs: Any) -> Any:
+    """The same with None in their places."""
+    register_dataclasses(outputs)
+    return pytree.tree_map(lambda leaf: None if _is_opaque(leaf) else leaf, outputs)
+
+
+def _is_opaque(leaf: object) -> bool:
+    return leaf is not None and not isinstance(leaf, (Tensor, torch.SymInt, *_CONSTANTS))
 
 
 def output_name(path: tuple[Any, ...]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import inspect
 import logging
 import operator
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
+from autoquant.model.data.outputs import opaque_outputs, without_opaque
 from autoquant.model.data.trees import plain_structure, register_dataclasses
 from autoquant.model.graph.aten import op_name
 
@@ -53,7 +56,7 @@ def export_program(
     """
     tensors = tuple(map(grown, example, dynamic))
     args, kwargs = calling.arguments(tensors)
-    model = _plain(model)
+    model = _with_keywords(_plain(model), kwargs)
     failure: Exception | None = None
     with _quiet(), _free_lengths(), torch.no_grad():
         for dim in (Dim.DYNAMIC, Dim.AUTO):
@@ -71,8 +74,9 @@ def export_program(
                 )
                 functional: ExportedProgram = program.run_decompositions({})
             except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
-                if failure is None and _register_outputs(model, calling, tensors):
-                    return export_program(model, calling, example, dynamic)
+                known = None if failure else _with_known_outputs(model, calling, tensors)
+                if known is not None:
+                    return export_program(known, calling, example, dynamic)
                 failure = failure or error
             else:
                 return functional
@@ -96,14 +100,66 @@ def _plain(model: nn.Module) -> nn.Module:
     return made
 
 
-def _register_outputs(model: nn.Module, calling: Calling, tensors: Sequence[Tensor]) -> bool:
-    """Tell torch's pytree what dataclasses a model returns; say whether it knew any of them not."""
+def _with_known_outputs(
+    model: nn.Module, calling: Calling, tensors: Sequence[Tensor]
+) -> nn.Module | None:
+    """Let torch's pytree know all that a model returns; None where it did already.
+
+    Dataclasses are registered. An object of another class (a cache of keys and values) is None
+    in what the module given here returns.
+    """
     known = len(pytree.SUPPORTED_NODES)
     try:
-        register_dataclasses(calling.call(model, [item.clone() for item in tensors]))
+        outputs = calling.call(model, [item.clone() for item in tensors])
+        register_dataclasses(outputs)
     except Exception:  # noqa: BLE001  the model's own mistake: what torch.export said of it stands
-        return False
-    return len(pytree.SUPPORTED_NODES) > known
+        return None
+    if opaque_outputs(outputs):
+        return _without_opaque_outputs(model)
+    return model if len(pytree.SUPPORTED_NODES) > known else None
+
+
+def _without_opaque_outputs(model: nn.Module) -> nn.Module:
+    """The same module with a forward that says less."""
+    plain = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return without_opaque(plain(*args, **kwargs))
+
+    return _with_forward(model, forward, inspect.signature(plain))
+
+
+def _with_keywords(model: nn.Module, given: Mapping[str, Any]) -> nn.Module:
+    """The same module with a forward that names what it takes as `**kwargs`.
+
+    torch.export takes no dynamic axes where keywords go into those.
+    """
+    signature = inspect.signature(model.forward)
+    named = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
+    unnamed = given.keys() - {item.name for item in named}
+    if not unnamed:
+        return model
+    named += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in given if name in unnamed
+    ]
+    plain = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return plain(*args, **kwargs)
+
+    return _with_forward(model, forward, signature.replace(parameters=named))
+
+
+def _with_forward(
+    model: nn.Module, forward: Callable[..., Any], signature: inspect.Signature
+) -> nn.Module:
+    """A module with the same parts at the same paths, and a forward of its own."""
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    made = nn.Module()
+    made.__class__ = type(type(model).__name__, (type(model),), {})
+    made.__dict__.update(model.__dict__)
+    made.__dict__["forward"] = forward
+    return made
 
 
 def functional_graph(program: ExportedProgram) -> GraphModule:
@@ -228,16 +284,44 @@ def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
             return source
     if name == "copy":
         return _overwritten(graph, node, made)
+    if name == "type_as":
+        return _typed(graph, node, made)
+    args = node.args
+    if name == "cat":
+        joined = _without_empty(args[0])  # type: ignore[arg-type]
+        if len(joined) == 1:
+            return made[joined[0]]
+        args = (joined, *args[1:])
     is_view = name == "view" and not isinstance(node.args[1], torch.dtype)
     copied = graph.create_node(  # a name of its own: the program's hold numbers of symbols
         node.op,
         torch.ops.aten.reshape.default if is_view else node.target,
-        map_arg(node.args, lambda item: made[item]),
+        map_arg(args, lambda item: made[item]),
         map_arg(node.kwargs, lambda item: made[item]),
         name if node.op == "call_function" and name else None,
     )
     copied.meta = dict(node.meta)
     return copied
+
+
+def _typed(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
+    """A tensor in the type that another has, which is known: then it does not depend on that."""
+    given, kind = made[node.args[0]], node.meta["val"].dtype  # type: ignore[index]
+    if node.args[0].meta["val"].dtype == kind:  # type: ignore[union-attr]
+        return given
+    typed = graph.call_function(torch.ops.aten.to.dtype, (given, kind))
+    typed.meta = dict(node.meta)
+    return typed
+
+
+def _without_empty(joined: Sequence[Node]) -> list[Node]:
+    """What a concatenation joins; torch skips `tensor([])` beside tensors of more axes."""
+    full = [item for item in joined if not _is_nothing(item.meta["val"].shape)]
+    return full or list(joined)
+
+
+def _is_nothing(shape: torch.Size) -> bool:
+    return len(shape) == 1 and isinstance(shape[0], int) and shape[0] == 0
 
 
 def _overwritten(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Node:
@@ -342,12 +426,12 @@ def _free_lengths() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what torch warns of and logs while it exports; what it raises is reported."""
+    """Leave out what torch warns of, logs and prints while it exports; what it raises is said."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

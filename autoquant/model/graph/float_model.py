@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,33 @@ def copy_of(model: nn.Module) -> nn.Module:
         if isinstance(item, torch.Tensor) and not item.is_leaf
     }
     return copy.deepcopy(model, computed)
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[list[str]]:
+    """Put back what forwards write into a model's buffers; the list names them in the end."""
+    places = [
+        (path, module, name, buffer, buffer.clone())
+        for path, module in model.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    changed: list[str] = []
+    try:
+        yield changed
+    finally:
+        for path, module, name, buffer, before in places:
+            now = getattr(module, name)
+            if now is buffer and same_values(now, before):
+                continue
+            changed.append(f"{path}.{name}" if path else name)
+            with torch.no_grad():
+                buffer.copy_(before)
+            setattr(module, name, buffer)
+
+
+def same_values(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors hold the same, NaN included."""
+    return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
 def paths_within(modules: Mapping[str, nn.Module], leaf_modules: Sequence[str]) -> frozenset[str]:

@@ -15,7 +15,7 @@ from autoquant.backends.reference import reference_rounding
 from autoquant.backends.targets import load_target
 from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Method, Procedure, RowKey, SensitivityRow, SensitivityTable
-from autoquant.errors import StorageError
+from autoquant.errors import PlanError, StorageError
 from autoquant.job import SensitivitySettings
 from autoquant.model.calibration.calibrate import digest_of
 from autoquant.model.data.batches import take_samples
@@ -75,6 +75,24 @@ def rank_by_sensitivity(
     if folder is not None:
         write_sensitivity(folder / files.SENSITIVITY, table)
         (folder / files.SENSITIVITY_UNFINISHED).unlink(missing_ok=True)
+    return replace(table, space=prepared.space)
+
+
+def load_ranking(path: Path, asked: SensitivitySettings, prepared: Preparation) -> SensitivityTable:
+    """Read a saved table of this model, these data and this space, by whichever procedure.
+
+    Raises:
+        StorageError: The file is missing or damaged.
+        PlanError: It is of something else.
+    """
+    table = read_sensitivity(path)
+    question = question_of(prepared, table.samples or asked.samples)
+    if table.digest not in {_digest(item, prepared, question) for item in Procedure}:
+        raise PlanError(
+            f"{path} is not the table of this model, these data and this search space",
+            hint="take it anew, without --table; --set and --indices must be those that it was "
+            "taken with",
+        )
     return replace(table, space=prepared.space)
 
 

@@ -72,7 +72,7 @@ FINETUNING = [
     Scene(
         "finetune-few-steps",
         "`finetune: {float_steps: 20, share: 0.1, learning_rates: [0.1, 0.01]}`",
-        "2 steps in all leave none after 2 runs of the learning-rate probe",
+        "2 steps in all are too few to try 2 learning rates by more than one step each",
         "raise share or steps, or list fewer learning_rates",
         lambda stage: refused(stage, {"float_steps": 20, "learning_rates": [0.1, 0.01]}),
     ),

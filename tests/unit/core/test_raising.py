@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from autoquant.core.precision import Scheme
 from autoquant.core.raised_plans import raise_most_sensitive
-from autoquant.core.sensitivity import Method, Part, SensitivityRow, SensitivityTable
+from autoquant.core.sensitivity import Measure, Method, Part, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import PlanError
 
@@ -64,6 +66,25 @@ def test_the_noisiest_share_of_the_knobs_is_raised_with_all_their_sites(
 def test_what_cannot_be_raised_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         raise_most_sensitive(TABLE, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_second_scheme_is_put_on_top_of_the_first() -> None:
+    """Ranked by what each knob has by then: `b` in int16 is worse than `a` in int8."""
+    int16 = [dataclasses.replace(row(name, 0.5), scheme=Scheme.INT16) for name in ("b", "c")]
+    table = dataclasses.replace(TABLE, rows=(*TABLE.rows, *int16))
+    wide = raise_most_sensitive(table, count=2, scheme="int16")
+    half = raise_most_sensitive(table, count=1, scheme="fp16", base=wide)
+    assert wide.counts() == {"int8": 2, "int16": 2, "fp16": 2}
+    changed = {site: half[site].value for site in half.schemes if half[site] is not wide[site]}
+    assert changed == {"b": "fp16", "b:relu": "fp16"}
+
+
+def test_another_measure_ranks_where_the_table_says_it() -> None:
+    rows = tuple(dataclasses.replace(item, l1=1 - item.noise) for item in TABLE.rows)
+    table = dataclasses.replace(TABLE, rows=rows)
+    assert raise_most_sensitive(table, count=1, by=Measure.L1)["d"] is Scheme.INT16
+    with pytest.raises(PlanError, match="does not say kl"):
+        raise_most_sensitive(table, count=1, by=Measure.KL)
 
 
 def test_a_table_without_its_space_asks_for_it() -> None:

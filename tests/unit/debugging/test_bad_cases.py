@@ -17,7 +17,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.debugging.samples.sample_error import sample_errors
 from autoquant.debugging.samples.worst import Worst
-from autoquant.errors import DataError, ModelError
+from autoquant.errors import DataError, MetricError, ModelError
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.reader import DataReader
 from autoquant.searching.measuring.quality import measure_quality, run_reference
@@ -45,7 +45,7 @@ def inputs(count: int = 50) -> Tensor:
 
 
 def test_one_sample_has_the_values_of_the_formulas() -> None:
-    found = sample_errors(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 3.0]]))
+    found = sample_errors(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 3.0]]), 1)
     p, q = 1 / (1 + math.e), 0.5
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
         {
@@ -56,6 +56,67 @@ def test_one_sample_has_the_values_of_the_formulas() -> None:
             OutputMetric.SQNR: 10 * math.log10(25.0),
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "divergence"),
+    [([1.0] + [0.0] * 9, 1.461), ([0.0, 8.0] + [0.0] * 8, 8.003)],
+    ids=["flattened", "another-class"],
+)
+def test_divergence_holds_where_one_logit_dominates(found: list[float], divergence: float) -> None:
+    """Of softmaxes in float32 it would be 0: the other classes' shares vanish."""
+    expected = torch.tensor([[30.0] + [0.0] * 9])
+    values = sample_errors(expected, torch.tensor([found]), 1)
+    p = [math.exp(-30.0 * (i > 0)) / (1 + 9 * math.exp(-30.0)) for i in range(10)]
+    norm = math.log(sum(math.exp(item) for item in found))
+    by_hand = sum(a * (math.log(a) - (b - norm)) for a, b in zip(p, found, strict=True))
+    assert float(values[OutputMetric.KL]) == pytest.approx(by_hand, rel=1e-9)
+    assert by_hand == pytest.approx(divergence, abs=5e-4)
+
+
+def test_divergence_of_tokens_is_taken_at_each_position() -> None:
+    expected = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    found = expected.clone()
+    found[:, 1] = 0.0
+    values = sample_errors(expected, found, 2)[OutputMetric.KL]
+    p = torch.softmax(expected[:, 1].double(), 1)
+    assert values == pytest.approx((p * (5 * p).log()).sum(1) / 3)
+
+
+class FirstLogit:
+    """An own error; `higher_is_better` turns it into a score."""
+
+    def __init__(self, *, higher_is_better: bool) -> None:
+        self.higher_is_better = higher_is_better
+
+    def __call__(self, expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
+        return found["logits"][:, 0] - expected["logits"][:, 0]
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False], ids=["score", "error"])
+def test_an_own_error_ranks_the_samples_of_the_chosen_output(higher_is_better: bool) -> None:
+    model, data = seeded(TwoHeads), images(20)
+    error = FirstLogit(higher_is_better=higher_is_better)
+    cases = aq.find_bad_cases(
+        model, Shifted(model), [data], top=2, samples=12, outputs=["logits"], error=error
+    )
+    shifts = data[:12].reshape(12, -1)[:, 0]
+    wanted = shifts.argsort(descending=not higher_is_better)[:2].tolist()
+    assert cases.own is not None
+    assert (
+        [case.index for case in cases.own.cases] == wanted == list(cases.indices[:1]) + wanted[1:]
+    )
+    assert (cases.samples, cases.outputs, cases.own.name) == (12, ("logits",), "FirstLogit")
+
+
+def test_an_own_error_without_a_number_for_each_sample_and_an_unknown_output_are_refused() -> None:
+    model = seeded(LinearNet)
+    with pytest.raises(MetricError, match="gave 1 numbers for 50 samples"):
+        aq.find_bad_cases(model, model, [inputs()], error=lambda a, b: (a - b).abs().mean())
+    with pytest.raises(MetricError, match="raised TypeError"):
+        aq.find_bad_cases(model, model, [inputs()], error=lambda a: a)  # type: ignore[misc, arg-type]
+    with pytest.raises(DataError, match="no output named 'boxes'"):
+        aq.find_bad_cases(model, model, [inputs()], outputs=["boxes"])
 
 
 def test_a_sample_that_is_not_finite_is_the_worst_by_every_metric() -> None:
@@ -75,7 +136,7 @@ def test_a_sample_that_is_not_finite_is_the_worst_by_every_metric() -> None:
 def brute_force(model: nn.Module, other: nn.Module, data: Tensor) -> dict[OutputMetric, list[int]]:
     """All samples at once, sorted whole."""
     with torch.no_grad():
-        values = sample_errors(model(data), other(data))
+        values = sample_errors(model(data), other(data), len(data))
     return {
         metric: (value if metric.is_score else -value).argsort(stable=True)[:5].tolist()
         for metric, value in values.items()
@@ -93,7 +154,7 @@ def test_the_worst_are_those_of_sorting_everything_whatever_the_batch_size(size:
 
 
 def test_equally_bad_samples_are_ranked_by_their_place() -> None:
-    worst = Worst(OutputMetric.MSE, top=2)
+    worst = Worst(top=2, is_score=False)
     worst.add(0, torch.tensor([1.0, 2.0, 2.0]))
     worst.add(3, torch.tensor([2.0, 0.0]))
     assert [case.index for case in worst.finish()] == [1, 2]

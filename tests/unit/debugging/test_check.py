@@ -138,3 +138,27 @@ def test_a_plan_value_is_checked_and_a_foreign_one_is_refused() -> None:
 def test_wrong_arguments_are_refused(settings: dict[str, str], error: type[AutoquantError]) -> None:
     with pytest.raises(error):
         aq.check(seeded(MixedNet), images(4), **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "limits", "severity", "what"),
+    [
+        ("first", [-0.1, 0.1], "attention", "of its values lie outside"),
+        ("inputs.x", [-0.5, 0.5], "attention", "of its values lie outside"),
+        ("inputs.x", [-100.0, 100.0], "attention", "calibration saw only"),
+        ("inputs.x", [-5.0, 5.0], "note", "calibration saw"),
+    ],
+    ids=["site-clips", "input-clips", "input-unused", "input-fits"],
+)
+def test_a_fixed_range_of_the_job_is_judged_by_what_was_observed(
+    name: str, limits: list[float], severity: str, what: str
+) -> None:
+    """Also of inputs; `calibration saw` is exact, and the key is named."""
+    data = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    report = aq.check(seeded(LinearNet), data, ranges={"fixed_ranges": {name: limits}})
+    (concern,) = [item for item in report.concerns if "fixed_ranges" in item.what]
+    assert (concern.where, concern.severity.value) == ((name,), severity)
+    assert what in concern.what
+    assert f"calibration.fixed_ranges fixes {name}" in concern.what
+    if name == "inputs.x":
+        assert f"[{data.min():.3g}, {data.max():.3g}]" in concern.what

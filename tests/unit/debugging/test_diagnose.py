@@ -105,6 +105,16 @@ def test_the_plan_that_a_diagnosis_writes_is_healthy() -> None:
     assert (again.pattern, again.findings) == (Pattern.HEALTHY, ())
 
 
+def test_the_plan_of_a_varying_range_is_dynamic_where_its_step_says_so() -> None:
+    diagnosis = run(FAULTS["varying_range"]())
+    assert diagnosis.plan is not None
+    assert "int8_dynamic for head" in str(diagnosis.next_step)
+    assert diagnosis.plan["head"] is Scheme.INT8_DYNAMIC
+    assert str(diagnosis.rules).count("int8_dynamic, fp32") == 1
+    assert diagnosis.plan_db is not None
+    assert diagnosis.plan_db > diagnosis.limit_db
+
+
 def test_all_outliers_among_the_samples_are_named_worst_first() -> None:
     fault = FAULTS["outlier_sample"]()
     fault.evaluation[80] *= 100.0
@@ -278,7 +288,7 @@ def test_nothing_is_found_in_the_digits_network() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.skipif("AUTOQUANT_TEST_DATA" not in os.environ, reason="needs the CIFAR-10 folder")
+@pytest.mark.skipif(not os.environ.get("AUTOQUANT_TEST_DATA"), reason="needs the CIFAR-10 folder")
 def test_nothing_is_found_in_resnet20() -> None:
     folder = os.environ["AUTOQUANT_TEST_DATA"]
     diagnosis = aq.diagnose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import autoquant as aq
 from autoquant.core.findings.sensitivity_report import SensitivityReport
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
+from autoquant.errors import PlanError
+from autoquant.results.sensitivity_file import write_sensitivity
 from autoquant.results.sensitivity_text import sensitivity_json, sensitivity_sentences
 from tests.networks import LinearNet, MixedNet, images, seeded
 
@@ -126,3 +129,30 @@ def test_the_json_holds_every_row_and_its_drop(healthy: SensitivityReport) -> No
 def test_the_table_can_be_raised_from_as_it_is(healthy: SensitivityReport) -> None:
     plan = aq.raise_most_sensitive(healthy.table, ratio=0.2, scheme="int16")
     assert set(plan.counts()) == {"int8", "int16"}
+
+
+def test_a_saved_table_is_read_and_ranks_by_another_measure(tmp_path: Path) -> None:
+    exact = examine(seeded(MixedNet), by="l1", metric_rows=0)
+    assert exact.kinds["stem"] == "conv2d"
+    ranked = [row.l1 or 0.0 for row in exact.table.ranking(Scheme.INT8, exact.by)]
+    assert ranked == sorted(ranked, reverse=True) != [0.0] * len(ranked)
+    path = tmp_path / "table.csv"
+    write_sensitivity(path, exact.table)
+    again = examine(seeded(MixedNet), saved=path)
+    assert again.table == exact.table
+    assert aq.raise_most_sensitive(again.table, count=1, by=again.by).counts()["int16"] >= 1
+    with pytest.raises(PlanError, match="is not the table of this model"):
+        examine(seeded(MixedNet), saved=path, calibration=images(64, seed=9))
+
+
+def test_the_metric_ranks_by_its_drop_at_every_row() -> None:
+    report = examine(seeded(MixedNet), by="metric", space={"schemes": ["int8", "fp32"]})
+    rows = report.table.ranking(Scheme.INT8, report.by)
+    assert [row.metric_drop for row in rows] == sorted((r.metric_drop for r in rows), reverse=True)
+
+
+def test_what_gives_no_such_measure_is_refused() -> None:
+    with pytest.raises(PlanError, match="the procedure gradient gives no kl"):
+        examine(seeded(MixedNet), by="kl", sensitivity={"method": "gradient"})
+    with pytest.raises(PlanError, match="no measure is called 'l2'"):
+        examine(seeded(MixedNet), by="l2")

@@ -18,6 +18,7 @@ import autoquant as aq
 from autoquant.core.findings.finetuning import Ranges
 from autoquant.core.progress import Advance, Silent
 from autoquant.errors import DataError, JobError, MetricError, PlanError, StorageError
+from autoquant.job import TrainingSettings
 from tests.networks import LinearNet, seeded
 
 PLAN = {"first": "int8", "second": "int16", "last": "int8"}
@@ -189,7 +190,8 @@ def number(outputs: Tensor, targets: Tensor) -> Tensor:
     ("changes", "kind", "message"),
     [
         ({"steps": 21}, JobError, "21 is above 20"),
-        ({"share": 0.005, "learning_rates": (1, 2, 3)}, JobError, "leave none after 3 runs"),
+        ({"share": 0.02, "learning_rates": (1, 2, 3)}, JobError, "are too few to try 3"),
+        ({"rate_factors": {"lats.*": 2.0}}, JobError, "'lats.*' matches no parameter"),
         ({"shares": 0.1}, JobError, "did you mean 'share'"),
         ({"learning_rates": (0.0,)}, JobError, "learning_rates.0: 0.0 is not above 0"),
         ({"plan": DIVERGING, "learning_rates": (1e30, 1e35)}, DataError, "diverges at every"),
@@ -202,8 +204,8 @@ def number(outputs: Tensor, targets: Tensor) -> Tensor:
         ({"resume": True}, StorageError, "holds no fine-tuning to resume"),
     ],
     ids=[
-        "steps", "too-few", "key", "rate", "diverges", "no-gradient", "matrix", "shape", "plan",
-        "negative", "ended", "nothing",
+        "steps", "too-few", "factors", "key", "rate", "diverges", "no-gradient", "matrix", "shape",
+        "plan", "negative", "ended", "nothing",
     ],
 )  # fmt: skip
 def test_mistakes_are_named(
@@ -211,6 +213,24 @@ def test_mistakes_are_named(
 ) -> None:
     with pytest.raises(kind, match=message):
         finetune(tmp_path, **changes)
+
+
+def test_a_rate_factor_of_zero_leaves_parameters_as_they_are(tmp_path: Path) -> None:
+    """The last pattern that matches wins; the others are trained."""
+    result = finetune(tmp_path, rate_factors={"*": 0.5, "first.*": 0.0})
+    before, after = seeded(LinearNet).state_dict(), result.model.state_dict()
+    assert result.best.step > 0
+    same = {name: torch.equal(before[name], after[name]) for name in before}
+    assert same == {name: name.startswith("first.") for name in before}
+
+
+@pytest.mark.parametrize(
+    ("steps", "probed"), [(19, 3), (48, 8), (400, 20), (12, 2)], ids=["few", "eight", "20th", "two"]
+)
+def test_no_learning_rate_is_judged_by_a_single_step(steps: int, probed: int) -> None:
+    settings = TrainingSettings(float_steps=10 * steps, learning_rates=(0.1, 0.01, 0.001))
+    assert (settings.budget, settings.probe_steps) == (steps, probed)
+    assert settings.training_steps >= steps // 2
 
 
 def test_a_checkpoint_is_continued_by_its_own_training_only(tmp_path: Path) -> None:

@@ -236,3 +236,24 @@ def test_a_capture_exports_again_with_origins(token_net: nn.Module, exported: Ca
     with torch.no_grad():
         (output,) = found.program.module()(inputs)
         assert torch.equal(output, token_net(inputs))
+
+
+class Anchors(nn.Module):
+    """Adds positions in the type of what they are added to, as detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        steps = torch.arange(2).type_as(y) + 0.5
+        return y * torch.cat([steps, steps])
+
+
+def test_a_constant_in_the_type_of_an_activation_is_no_site() -> None:
+    model = Anchors()
+    found = capture(model, (torch.ones(2, 4),), how="export")
+    assert [site.name for site in found.sites] == ["linear", ":mul:0"]
+    with torch.no_grad():
+        assert torch.equal(found.graph(torch.ones(3, 4)), model(torch.ones(3, 4)))

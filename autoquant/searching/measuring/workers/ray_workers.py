@@ -374,12 +374,24 @@ class RayExecutor:
 
     def _await_workers(self) -> None:
         """Wait until every worker has loaded the subject; raise what stopped one as itself."""
+        for seat in self._seats:
+            retries = self._execution.retries
+            while not self._has_loaded(seat, retries):
+                retries -= 1
+                self._refill(seat)
+            self._seat(seat)
+
+    def _has_loaded(self, seat: _Seat, retries: int) -> bool:
+        """Wait for one worker; False where its process died, and another may be hired."""
         try:
-            ray.get([seat.loading for seat in self._seats])
+            ray.get(seat.loading)
+        except ray.exceptions.RayActorError as error:
+            if not retries:
+                raise _cause_of(error) from error
+            return False
         except ray.exceptions.RayError as error:
             raise _cause_of(error) from error
-        for seat in self._seats:
-            self._seat(seat)
+        return True
 
 
 def _cause_of(error: Exception) -> AutoquantError:

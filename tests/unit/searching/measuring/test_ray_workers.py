@@ -50,9 +50,29 @@ class Unusable:
         raise DataError("calibration batch 3 holds NaN", hint="clean the data")
 
 
+@dataclass(frozen=True)
+class MortalAtFirst:
+    """A factory that kills the first process that calls it."""
+
+    folder: str
+
+    def __call__(self) -> Mortal:
+        mark = Path(self.folder) / "loaded"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Mortal(self.folder)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def shared_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
     yield
     ray.shutdown()
 
@@ -64,6 +84,15 @@ def test_a_killed_workers_task_is_tried_again_and_the_rest_go_on(tmp_path: Path)
     assert sorted(item.number for item in found) == [0, 1, 2, 3, 4, 5]
     assert all(item.failure is None for item in found)
     assert (tmp_path / "1").exists()
+
+
+def test_another_is_hired_for_a_worker_that_dies_while_it_loads(tmp_path: Path) -> None:
+    executor = start_executor(Execution(workers=1), MortalAtFirst(str(tmp_path)))
+    try:
+        found = list(executor.run(Phase.QUALITY, [Task(3, PLAN)]))
+    finally:
+        executor.close()
+    assert [outcome.failure for outcome in found] == [None]
 
 
 def test_a_task_that_always_kills_its_worker_fails_as_transient(tmp_path: Path) -> None:
