@@ -134,7 +134,7 @@ def _search(
     where = job.execution if job.execution.address is not None else Execution(kind="local")
     with _executor(where, recipe, prepared, evaluator, stages, progress) as executor:
         ended = stages.answer_first(executor, plain_pruner(job, prepared, stages.limits))
-    table = guidance = None
+    table = guidance = times_of_ops = None
     if ended.reason is None:
         try:
             table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
@@ -143,7 +143,8 @@ def _search(
                 job.goals, prepared, progress, folder.path, times, profile=timed.profile
             )
             if Objective.LATENCY in costs and not is_quick:
-                folder.write_costs(costs[Objective.LATENCY])
+                times_of_ops = costs[Objective.LATENCY]
+                folder.write_costs(times_of_ops)
             plans = [template.plan for template in templates]
             found, limits = ended.candidates, stages.limits
             guidance = guide(job, prepared, table, costs, baseline, limits, plans, found)
@@ -158,6 +159,7 @@ def _search(
         space, limits = prepared.space, stages.limits
         write_study(folder.path / files.STUDY, space, job.goals, limits, candidates)
     findings = stages.findings(candidates, ended.reason, table)
+    findings = replace(findings, costs=times_of_ops)
     result = write_findings(findings, prepared, folder, tracker, progress)
     if ended.error is not None:
         raise ended.error
