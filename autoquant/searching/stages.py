@@ -215,17 +215,20 @@ class Stages:
         word = "fastest" if axis is Objective.LATENCY else "cheapest"
         named = (("best within the limit", findings.chosen), (word, fastest))
         budget, left = self.job.budget, self.deadline - time.monotonic()
+        is_open = budget.effort is not Effort.QUICK and budget.trials > 0
         return Standing(
             tuple((name, item) for name, item in (*named, ("most exact", exact)) if item),
             done=len(findings.candidates),
-            most=max(budget.trials, len(findings.candidates)),
+            most=max(budget.trials, len(findings.candidates)) if is_open else None,
             left_s=None if math.isinf(left) else max(left, 0.0),
         )
 
     def _write_report(self, candidates: Sequence[Candidate]) -> None:
         """Write the report of a search that goes on; a quick one is over before it is read."""
         if self.job.budget.effort is not Effort.QUICK:
-            self.folder.write_report(render_report(self.findings(candidates, None)))
+            self.folder.write_report(
+                render_report(self.findings(candidates, None), self.folder.path)
+            )
 
     def _reason_after_answer(self, past: Past) -> StopReason | None:
         """Why the uniform plans were all; None: the search goes on, or a round is unfinished."""
