@@ -1,4 +1,4 @@
-"""Renew docs/images from a finished search: the Pareto plot, and the search in MLflow's UI.
+"""Renew docs/images from a finished search: the Pareto plot, the report, MLflow's UI.
 
     python scripts/bench/pictures.py out/demo-20260101-120000
 
@@ -32,13 +32,17 @@ _QUIET = (
 _CLOSE_ASSISTANT = "document.querySelectorAll('[aria-label=\"Close\"]').forEach(b => b.click())"
 
 
-def shoot(url: str, width: int, height: int, name: str) -> None:
+def shoot(url: str, width: int, height: int, name: str, *, scheme: str = "light") -> None:
     """Take a picture of a page once it has had time to load."""
     options = Options()
     for argument in (*_QUIET, f"--window-size={width},{height}"):
         options.add_argument(argument)
     browser = Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         browser.get(url)
         time.sleep(_LOADING_S)
         browser.execute_script(_CLOSE_ASSISTANT)
@@ -50,17 +54,17 @@ def shoot(url: str, width: int, height: int, name: str) -> None:
 
 
 def run_page(store: str, search_id: str) -> str:
-    """Where MLflow's UI shows the Pareto plot of a search."""
+    """Where MLflow's UI shows the report of a search."""
     client = MlflowClient(store)
     experiments = [item.experiment_id for item in client.search_experiments()]
     found = client.search_runs(experiments, f"tags.`autoquant.search_id` = '{search_id}'")
     run = next(item for item in found if "mlflow.parentRunId" not in item.data.tags)
     info = run.info
-    return f"#/experiments/{info.experiment_id}/runs/{info.run_id}/artifacts/pareto.html"
+    return f"#/experiments/{info.experiment_id}/runs/{info.run_id}/artifacts/report.html"
 
 
 def main() -> None:
-    """Take both pictures."""
+    """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("result", type=Path, help="result folder of a search")
     result = aq.load_result(parser.parse_args().result)
@@ -68,6 +72,10 @@ def main() -> None:
         page = Path(scratch) / "pareto.html"
         result.plot().write_html(page, include_plotlyjs=True, config={"displayModeBar": False})
         shoot(page.as_uri(), 1200, 500, "pareto.png")
+    report = (result.folder / "report.html").absolute().as_uri()
+    shoot(report, 1200, 1300, "report.png")
+    shoot(report, 1200, 1300, "report-dark.png", scheme="dark")
+    shoot(report, 390, 1300, "report-phone.png")
     store = job_of(result.folder).tracking_uri
     ui = start_ui(store)
     try:
