@@ -242,7 +242,7 @@ def report(
     loaded = load_result(result)
     console = stdout()
     print_candidates(console, loaded.table(), wide=wide)
-    write_text(result / files.REPORT, render_report(loaded.findings))
+    write_text(result / files.REPORT, render_report(loaded.findings, result))
     if (result / files.MANIFEST).exists():
         seal(result)
     console.print(f"report: {result / 'report.html'}", highlight=False, soft_wrap=True)

@@ -75,6 +75,40 @@ class Frontier:
     def __getitem__(self, index: int) -> Candidate:
         return self.members[index]
 
+    def within(self, max_drop: float | None) -> tuple[Candidate, ...]:
+        """The members that drop at most so much; None: all."""
+        return tuple(
+            item
+            for item in self.members
+            if max_drop is None or item.value("accuracy_drop") <= max_drop
+        )
+
+    def pick(self, max_drop: float | None) -> Candidate | None:
+        """The cheapest member within a drop.
+
+        Of those that are as cheap within noise, and drop no more, the one of least output error.
+        """
+        allowed = self.within(max_drop)
+        equal = [
+            item
+            for item in allowed
+            if is_as_cheap(item, allowed[0], self.axes[1:])
+            and item.value("accuracy_drop") <= allowed[0].value("accuracy_drop")
+        ]
+        return min(
+            equal, key=lambda item: Objective.OUTPUT_ERROR.loss(item.measurements), default=None
+        )
+
+
+def is_as_cheap(candidate: Candidate, other: Candidate, costs: Sequence[Goal]) -> bool:
+    """Whether a candidate is no dearer in any cost, or not further than the 95% interval."""
+    for axis in costs:
+        first, second = candidate.measurements, other.measurements
+        errors = (item[axis.measurement].stderr or 0.0 for item in (first, second))
+        if axis.loss(first) - axis.loss(second) > NOISE_Z * math.hypot(*errors):
+            return False
+    return True
+
 
 def find_frontier(
     candidates: Iterable[Candidate],

@@ -14,6 +14,7 @@ Rate = Annotated[float, Field(gt=0, strict=False)]
 
 _PROBED = 8
 """By fewer steps a learning rate says little."""
+_LEAST = 2
 
 
 class TrainingSettings(Section):
@@ -57,12 +58,13 @@ class TrainingSettings(Section):
         """Steps of each run of the probe; none where nothing is to choose.
 
         A twentieth of all. Where that is less than eight, eight, as long as all runs together take
-        no more than half.
+        no more than half; two in any case.
         """
         count = len(self.candidates)
         if count < 2:
             return 0
-        return max(self.budget // 20, min(_PROBED, self.budget // (2 * count)))
+        within_half = min(_PROBED, self.budget // (2 * count))
+        return max(self.budget // 20, within_half, min(_LEAST, (self.budget - 1) // count))
 
     @property
     def training_steps(self) -> int:
@@ -77,7 +79,7 @@ class TrainingSettings(Section):
                 f"steps: {self.budget} is above {limit}, the share {self.share:g} of "
                 f"{self.float_steps} float_steps; lower steps, or raise share"
             )
-        if len(self.candidates) > 1 and self.probe_steps < 2:
+        if len(self.candidates) > 1 and self.probe_steps < _LEAST:
             raise ValueError(
                 f"{self.budget} steps in all are too few to try {len(self.candidates)} learning "
                 "rates by more than one step each; raise share or steps, or list fewer "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
 from autoquant.core.history import StopReason
 from autoquant.core.measurement import EAGER_FP32, Candidate
@@ -68,6 +69,7 @@ class Findings:
         candidates: Everything that was tried, by number.
         frontier: What is worth choosing between.
         sensitivity: None where it was not measured.
+        costs: What each op takes in each scheme; None where it is not known.
     """
 
     facts: SearchFacts
@@ -77,6 +79,7 @@ class Findings:
     candidates: tuple[Candidate, ...]
     frontier: Frontier
     sensitivity: SensitivityTable | None = None
+    costs: CostTable | None = None
 
     @property
     def failures(self) -> tuple[Candidate, ...]:
@@ -98,8 +101,4 @@ class Findings:
     @property
     def chosen(self) -> Candidate | None:
         """The fastest (or smallest) member within the allowed drop; None where there is none."""
-        limit = self.facts.max_drop
-        for member in self.frontier.members:
-            if limit is None or member.value("accuracy_drop") <= limit:
-                return member
-        return None
+        return self.frontier.pick(self.facts.max_drop)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from autoquant.core.findings.layers import ComparisonMode, LayerComparison
 from autoquant.results.layers_table import FULL, cells, said
 from autoquant.results.plots import distributions_figure, layers_figure
-from autoquant.results.report import fill_template, picture_html
+from autoquant.results.report import fill_template
 
+_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
 _WAYS = {
     ComparisonMode.UNSHADOWED: "Each model runs on its own activations: errors pile up along the "
     "network.",
@@ -39,7 +41,16 @@ def render_layers(comparison: LayerComparison, name: str) -> str:
             "columns": list(FULL),
             "activations": cells(comparison.rows, FULL),
             "weights": cells(comparison.weights, FULL),
-            "layers": picture_html(layers_figure(comparison), "layers"),
-            "distributions": picture_html(distributions_figure(comparison), "distributions"),
+            "layers": _picture(layers_figure(comparison), "layers"),
+            "distributions": _picture(distributions_figure(comparison), "distributions"),
         },
+    )
+
+
+def _picture(figure: go.Figure, name: str) -> str:
+    """Give a figure as a part of a page that holds plotly.js already."""
+    return str(
+        figure.to_html(
+            full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=_CONFIG
+        )
     )

@@ -46,6 +46,7 @@ def load_findings(folder: Path) -> Findings:
         candidates=load_candidates(folder),
         frontier=load_frontier(folder),
         sensitivity=_sensitivity(folder),
+        costs=load_costs(folder) if (folder / files.COSTS).exists() else None,
     )
 
 

@@ -1,62 +1,34 @@
-"""The report: one HTML file that needs neither network nor server."""
+"""The report: one small HTML file that needs neither network nor server."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jinja2
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from autoquant.core.measurement import Candidate
 from autoquant.core.objectives import own_goals
+from autoquant.results.choices import Choice, Rival, find_choices, find_rivals
 from autoquant.results.findings import Findings
-from autoquant.results.plots import (
-    Arrangement,
-    pareto_figure,
-    precision_figure,
-    progress_figure,
-    sensitivity_figure,
-)
-from autoquant.results.plots.style import SCHEME_COLOURS
-from autoquant.results.summary import summarize
+from autoquant.results.page import page_data
+from autoquant.results.summary import findings_unit, summarize
 from autoquant.results.table import candidate_table
-from autoquant.results.wording import counts_text
-
-_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
+from autoquant.results.wording import counts_text, interval_text, sqnr_text, with_spread
 
 
-@dataclass(frozen=True, slots=True)
-class _Op:
-    """A row of the table of ops."""
-
-    name: str
-    kind: str
-    scheme: str
-    colour: str
-    executed: str
-    differs: bool
-    shape: str
-    macs: str
-    parameters: str
-
-
-def render_report(findings: Findings) -> str:
-    """Give the report as HTML, plotly.js included once (about 5 MB).
+def render_report(findings: Findings, folder: Path) -> str:
+    """Give the report as HTML: its pictures are drawn by its own script.
 
     Everything that a user named (sites, origins, the job) is escaped.
+
+    Args:
+        findings: All that a search found.
+        folder: The result folder, as the command to export names it.
     """
-    return fill_template("report.html.j2", {**_texts(findings), **_pictures(findings)})
-
-
-def render_frontier_page(findings: Findings) -> str:
-    """Give the Pareto plot and the frontier's table as HTML for a narrow frame, as MLflow's."""
-    picture = pareto_figure(findings, Arrangement.STACKED)
     return fill_template(
-        "frontier.html.j2",
-        {"plotly": get_plotlyjs(), "pareto": picture_html(picture, "pareto"), **_texts(findings)},
+        "report.html.j2", {**_texts(findings), "data": page_data(findings, folder)}
     )
 
 
@@ -72,17 +44,19 @@ def fill_template(name: str, values: Mapping[str, Any]) -> str:
 
 def _texts(findings: Findings) -> dict[str, Any]:
     frontier, chosen = findings.frontier, findings.chosen
-    ops = tuple(_ops(findings, chosen)) if chosen else ()
     named = findings.facts.rival, findings.facts.metric, own_goals(frontier.objectives)
     return {
         "title": f"{findings.facts.name}: precision search",
         "subtitle": _subtitle(findings),
         "summary": summarize(findings),
+        "choices": [_choice(item, findings) for item in find_choices(findings)],
+        "rivals": [_rival(item, findings) for item in find_rivals(findings)],
+        "rival": findings.facts.rival,
+        "metric": findings.facts.metric,
+        "drop_unit": findings_unit(findings).drop_unit,
         "frontier": candidate_table(frontier.members, frontier.baseline, *named),
         "everything": candidate_table(findings.comparable, frontier.baseline, *named),
         "chosen": str(chosen.number) if chosen else "",
-        "ops": ops,
-        "differing": sum(op.differs for op in ops),
         "failures": [_explained(item) for item in findings.failures],
         "stopped": [_explained(item) for item in findings.stopped],
         "objectives": ", ".join(item.value.replace("_", " ") for item in frontier.objectives),
@@ -92,26 +66,39 @@ def _texts(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _pictures(findings: Findings) -> dict[str, str]:
-    figures = {
-        "pareto": pareto_figure(findings),
-        "precision": precision_figure(findings),
-        "sensitivity": sensitivity_figure(findings.sensitivity),
-        "progress": progress_figure(findings),
-    }
+def _choice(choice: Choice, findings: Findings) -> dict[str, Any]:
+    found, unit = choice.candidate.measurements, findings_unit(findings)
+    lines = []
+    if "speedup" in found:
+        lines.append(f"{with_spread(found['speedup'])} times {findings.facts.rival}")
+    if "float_speedup" in found:
+        lines.append(f"{with_spread(found['float_speedup'])} times the fastest float plan")
+    drop = with_spread(found["accuracy_drop"], unit.factor)
+    lines.append(f"{findings.facts.metric} drop {drop} {unit.drop_unit}")
+    lines.append(f"output error {sqnr_text(found['sqnr_db'])} dB below the signal")
+    lines.append(counts_text(choice.candidate.plan))
     return {
-        "plotly": get_plotlyjs(),
-        **{name: picture_html(figure, name) for name, figure in figures.items()},
+        "number": choice.candidate.number,
+        "title": choice.title,
+        "why": choice.why,
+        "lines": lines,
     }
 
 
-def picture_html(figure: go.Figure, name: str) -> str:
-    """Give a figure as a part of a page that holds plotly.js already."""
-    return str(
-        figure.to_html(
-            full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=_CONFIG
-        )
-    )
+def _rival(rival: Rival, findings: Findings) -> dict[str, Any]:
+    """A row: how fast it is, by how much the chosen candidate is faster, what it loses."""
+    chosen, unit = findings.chosen, findings_unit(findings)
+    faster = ""
+    if chosen is not None and rival.speedup is not None and "speedup" in chosen.measurements:
+        faster = f"{chosen.value('speedup') / rival.speedup.value:.2f}"
+    drop = rival.candidate.measurements.get("accuracy_drop") if rival.candidate else None
+    return {
+        "title": rival.title,
+        "number": rival.candidate.number if rival.candidate else None,
+        "speedup": "-" if rival.speedup is None else interval_text(rival.speedup),
+        "faster": faster or "-",
+        "drop": "-" if drop is None else interval_text(drop, unit.factor),
+    }
 
 
 def _subtitle(findings: Findings) -> str:
@@ -124,25 +111,6 @@ def _subtitle(findings: Findings) -> str:
         str(cpu.get("model", "")),
     ]
     return " · ".join(part for part in parts if part)
-
-
-def _ops(findings: Findings, chosen: Candidate) -> Iterator[_Op]:
-    for site in findings.sites:
-        scheme = chosen.plan.schemes.get(site.name)
-        if scheme is None:
-            continue
-        ran = chosen.executed.get(site.name)
-        yield _Op(
-            name=site.name,
-            kind=" + ".join(site.fused) or site.kind.value,
-            scheme=scheme.title,
-            colour=SCHEME_COLOURS[scheme],
-            executed="not read back" if ran is None else str(ran),
-            differs=ran is not None and ran.scheme is not scheme,
-            shape=" x ".join(str(size) for size in site.output_shape),
-            macs=f"{site.macs:,}" if site.macs else "",
-            parameters=f"{site.parameter_count:,}" if site.parameter_count else "",
-        )
 
 
 def _explained(candidate: Candidate) -> dict[str, Any]:

@@ -51,6 +51,9 @@ def _chosen_sentences(findings: Findings, chosen: Candidate) -> list[str]:
     first = "fastest" if "speedup" in chosen.measurements else "smallest"
     facts = [counts_text(chosen.plan), *_cost_facts(findings, chosen), _quality(chosen, unit)]
     sentences = [f"The {first}{allowed} is #{chosen.number}: {'; '.join(facts)}."]
+    ahead = findings.frontier.within(limit)[0]
+    if ahead.number != chosen.number:
+        sentences.append(f"#{ahead.number} costs as little within noise, and has more error.")
     heldout = chosen.measurements.get("heldout_accuracy_drop")
     if heldout is not None:
         spread = with_spread(heldout, unit.factor)

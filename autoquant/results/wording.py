@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
+from autoquant.core.frontier import NOISE_Z
 from autoquant.core.measurement import (
     SQNR_CEILING_DB,
     Candidate,
@@ -91,6 +92,19 @@ def with_spread(measurement: Measurement, factor: float = 1.0, digits: int = 2) 
         value = value.removeprefix("-")
     error = "" if measurement.stderr is None else f" ± {measurement.stderr * factor:.{digits}f}"
     return f"{value}{error} {BUSY}" if measurement.busy else f"{value}{error}"
+
+
+def interval_text(measurement: Measurement, factor: float = 1.0, digits: int = 2) -> str:
+    """Give a value with its 95% interval.
+
+    >>> interval_text(Measurement(2.9, Kind.MEASURED, stderr=0.05))
+    '2.90 (2.80 to 3.00)'
+    """
+    value = measurement.value * factor
+    if measurement.stderr is None:
+        return f"{value:.{digits}f}"
+    reach = NOISE_Z * measurement.stderr * abs(factor)
+    return f"{value:.{digits}f} ({value - reach:.{digits}f} to {value + reach:.{digits}f})"
 
 
 def sqnr_text(measurement: Measurement) -> str:

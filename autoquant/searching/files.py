@@ -44,7 +44,7 @@ def write_findings(
     folder.write_frontier(findings.frontier, reason)
     result = SearchResult(findings, context_of(prepared), folder.path)
     with progress.stage("writing the report", None):
-        folder.write_report(render_report(findings))
+        folder.write_report(render_report(findings, folder.path))
         cut_off = reason in (StopReason.INTERRUPTED, StopReason.FAILED)
         models = {} if cut_off else _write_models(result, prepared, progress)
         folder.seal()

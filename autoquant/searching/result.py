@@ -529,6 +529,8 @@ class SearchResult:
     def best(self, max_drop: float | None = None) -> ResultCandidate:
         """The cheapest frontier member within an accuracy drop.
 
+        Of those that are as fast within noise, the most exact.
+
         Args:
             max_drop: Largest allowed drop, in the metric's unit; None: the job's own limit.
 
@@ -541,9 +543,9 @@ class SearchResult:
                 "the frontier is empty: no candidate keeps the job's constraints",
                 hint="loosen constraints, widen the search space, or search for longer",
             )
-        for member in self.frontier:
-            if limit is None or member.value("accuracy_drop") <= limit:
-                return member
+        picked = self.findings.frontier.pick(limit)
+        if picked is not None:
+            return ResultCandidate(picked, self.context)
         nearest = min(item.value("accuracy_drop") for item in self.frontier)
         raise PlanError(
             f"no frontier member drops at most {limit}; the least drop is {nearest:.4g}",

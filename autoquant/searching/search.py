@@ -126,14 +126,15 @@ def _search(
     where = job.execution if job.execution.address is not None else Execution(kind="local")
     with _executor(where, recipe, prepared, evaluator, baseline, progress) as executor:
         ended = stages.answer_first(executor, plain_pruner(job, prepared, stages.limits))
-    table = guidance = None
+    table = guidance = times_of_ops = None
     if ended.reason is None:
         try:
             table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
             times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
             costs = find_costs(job.goals, prepared, progress, folder.path, times)
             if Objective.LATENCY in costs and not is_quick:
-                folder.write_costs(costs[Objective.LATENCY])
+                times_of_ops = costs[Objective.LATENCY]
+                folder.write_costs(times_of_ops)
             plans = [template.plan for template in templates]
             found, limits = ended.candidates, stages.limits
             guidance = guide(job, prepared, table, costs, baseline, limits, plans, found)
@@ -148,6 +149,7 @@ def _search(
         space, limits = prepared.space, stages.limits
         write_study(folder.path / files.STUDY, space, job.goals, limits, candidates)
     findings = stages.findings(candidates, ended.reason, table)
+    findings = replace(findings, costs=times_of_ops)
     result = write_findings(findings, prepared, folder, tracker, progress)
     if ended.error is not None:
         raise ended.error

@@ -225,7 +225,9 @@ class Stages:
     def _write_report(self, candidates: Sequence[Candidate]) -> None:
         """Write the report of a search that goes on; a quick one is over before it is read."""
         if self.job.budget.effort is not Effort.QUICK:
-            self.folder.write_report(render_report(self.findings(candidates, None)))
+            self.folder.write_report(
+                render_report(self.findings(candidates, None), self.folder.path)
+            )
 
     def _reason_after_answer(self, past: Past) -> StopReason | None:
         """Why the uniform plans were all; None: the search goes on, or a round is unfinished."""

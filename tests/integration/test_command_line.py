@@ -59,7 +59,8 @@ def test_report_prints_the_frontier_again(
     (finished / "timed" / "report.html").unlink()
     assert main(["report", str(finished / "timed")]) == 0
     assert "speedup" in capsys.readouterr().out
-    assert (finished / "timed" / "report.html").stat().st_size > 100_000
+    page = (finished / "timed" / "report.html").read_text()
+    assert "result.candidates" in page
 
 
 def test_export_writes_a_file_that_torch_loads(

@@ -166,7 +166,7 @@ def note_text(findings: Findings) -> str:
     head = "\n\n".join(
         [
             " ".join(summarize(findings)),
-            "Pictures and all details: artifacts `pareto.html` and `report.html`.",
+            "Pictures, plans and all details: artifact `report.html`.",
         ]
     )
     kept = len(table.rows)

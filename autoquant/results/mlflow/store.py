@@ -26,7 +26,6 @@ from autoquant.results.mlflow.connection import (
 )
 from autoquant.results.mlflow.runs import Child, find_children, find_parent, log_batch
 from autoquant.results.plan_file import plan_file_text
-from autoquant.results.report import render_frontier_page
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -238,7 +237,6 @@ class MlflowRecorder:
     def _log_findings(self, findings: Findings, artifacts: Sequence[Path]) -> None:
         for path in artifacts:
             self._client.log_artifact(self.run_id, str(path))
-        self._client.log_text(self.run_id, render_frontier_page(findings), "pareto.html")
         log_batch(
             self._client,
             self.run_id,

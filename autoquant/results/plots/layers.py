@@ -9,11 +9,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from autoquant.core.findings.layers import ComparisonMode, Distribution, LayerComparison, LayerRow
+from autoquant.results.colours import SCHEME_COLOURS
 from autoquant.results.plots.style import (
     ACCENT,
     INK,
     MUTED,
-    SCHEME_COLOURS,
     SECOND,
     note,
     plain_figure,

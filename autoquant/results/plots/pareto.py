@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from autoquant.core.measurement import EAGER_FP32, SQNR_CEILING_DB, Candidate, Kind
+from autoquant.results.axes import SQNR_AXIS, Axis, cost_axis, drop_axis
 from autoquant.results.findings import Findings
-from autoquant.results.plots.axes import SQNR_AXIS, Axis, cost_axis, drop_axis
 from autoquant.results.plots.hover import hover_text
 from autoquant.results.plots.style import ACCENT, INK, KIND_SYMBOLS, MUTED, SECOND, note, restyle
-from autoquant.results.plots.window import window
+from autoquant.results.window import window
 from autoquant.results.wording import ScoreUnit, score_unit, uniform_label
 
 _HEIGHT = 480
-_STACKED_HEIGHT = 820
 _FAINT = "rgba(123, 135, 148, 0.55)"
 _FAINT_BAR = "rgba(123, 135, 148, 0.22)"
-
-
-class Arrangement(Enum):
-    """Where the two panels stand: side by side for a page, stacked for a narrow frame."""
-
-    SIDE_BY_SIDE = "side by side"
-    STACKED = "stacked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +52,10 @@ class _Panel:
         )
 
 
-_PLACES = {
-    Arrangement.SIDE_BY_SIDE: ((1, 1), (1, 2)),
-    Arrangement.STACKED: ((1, 1), (2, 1)),
-}
+_PLACES = ((1, 1), (1, 2))
 
 
-def pareto_figure(
-    findings: Findings, arrangement: Arrangement = Arrangement.SIDE_BY_SIDE
-) -> go.Figure:
+def pareto_figure(findings: Findings) -> go.Figure:
     """Draw accuracy change (first) and SQNR (second) over the first cost; better is right and up.
 
     All candidates are faint, the frontier is strong and connected; bars are one standard error;
@@ -79,10 +65,10 @@ def pareto_figure(
     x = cost_axis(findings)
     quality = (drop_axis(unit, findings.facts.metric), SQNR_AXIS)
     panels = [
-        _Panel(*place, x, y, findings, unit)
-        for place, y in zip(_PLACES[arrangement], quality, strict=True)
+        _Panel(*place, x, y, findings, unit) for place, y in zip(_PLACES, quality, strict=True)
     ]
-    figure = _empty(arrangement)
+    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.09)
+    restyle(figure, height=_HEIGHT)
     if not any(panel.drawable for panel in panels):
         return note(figure, "No candidate has both an accuracy and a cost.")
     for panel in panels:
@@ -90,13 +76,6 @@ def pareto_figure(
     _mark_baseline(figure, panels[0])
     _mark_limit(figure, panels[0])
     return figure
-
-
-def _empty(arrangement: Arrangement) -> go.Figure:
-    if arrangement is Arrangement.STACKED:
-        stacked = make_subplots(rows=2, cols=1, vertical_spacing=0.1)
-        return restyle(stacked, height=_STACKED_HEIGHT)
-    return restyle(make_subplots(rows=1, cols=2, horizontal_spacing=0.09), height=_HEIGHT)
 
 
 def _draw(figure: go.Figure, panel: _Panel) -> None:

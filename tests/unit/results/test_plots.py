@@ -10,15 +10,11 @@ from autoquant.core.measurement import Kind
 from autoquant.core.objectives import Objective
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
+from autoquant.results.colours import SCHEME_CODES, SCHEME_COLOURS
 from autoquant.results.findings import Findings
-from autoquant.results.plots import (
-    pareto_figure,
-    precision_figure,
-    progress_figure,
-    sensitivity_figure,
-)
-from autoquant.results.plots.style import KIND_SYMBOLS, SCHEME_CODES, SCHEME_COLOURS
-from autoquant.results.plots.window import window
+from autoquant.results.plots import pareto_figure, sensitivity_figure
+from autoquant.results.plots.style import KIND_SYMBOLS
+from autoquant.results.window import window
 from tests.unit.results.synthetic import BASELINE, make_candidate
 
 
@@ -119,8 +115,7 @@ def test_the_allowed_drop_is_drawn(findings: Findings) -> None:
 
 def test_a_search_without_candidates_says_so(findings: Findings) -> None:
     empty = with_candidates(findings)
-    for figure in (pareto_figure(empty), precision_figure(empty), progress_figure(empty)):
-        assert len(figure.layout.annotations) == 1
+    assert len(pareto_figure(empty).layout.annotations) == 1
 
 
 def test_the_window_leaves_out_what_would_flatten_the_rest() -> None:
@@ -166,36 +161,6 @@ def test_a_button_for_each_scheme_shows_its_three_traces(findings: Findings) -> 
 
 def test_no_sensitivity_is_said() -> None:
     assert sensitivity_figure(None).layout.annotations[0].text == "No sensitivity was measured."
-
-
-def test_the_map_has_a_row_for_each_member_and_a_column_for_each_site(findings: Findings) -> None:
-    figure = precision_figure(findings)
-    heat = figure.data[0]
-    schemes = [trace.name.split()[0] for trace in figure.data[1:]]
-    assert len(heat.x) == len(findings.sites)
-    for row, member in zip(heat.z, findings.frontier, strict=True):
-        drawn = [schemes[index] for index in row]
-        assert drawn == [member.plan[site.name].value for site in findings.sites]
-
-
-def test_the_map_lists_sites_in_graph_order(findings: Findings) -> None:
-    heat = precision_figure(findings).data[0]
-    assert [row[0] for row in heat.customdata[0]] == [site.name for site in findings.sites]
-
-
-def test_long_names_that_end_alike_keep_columns_of_their_own(findings: Findings) -> None:
-    site = findings.sites[0]
-    names = [f"{prefix}.{'deep.' * 8}conv" for prefix in "ab"]
-    item = make_candidate(0, dict.fromkeys(names, Scheme.INT8))
-    sites = tuple(replace(site, name=name) for name in names)
-    heat = precision_figure(with_candidates(replace(findings, sites=sites), item)).data[0]
-    assert len(set(heat.x)) == 2
-
-
-def test_progress_never_falls_and_ends_at_all(findings: Findings) -> None:
-    line = progress_figure(findings).data[0]
-    assert list(line.y) == sorted(line.y)
-    assert line.y[-1] == 100.0
 
 
 def test_every_scheme_has_a_colour_and_a_code_of_its_own() -> None:

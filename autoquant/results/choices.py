@@ -1,0 +1,99 @@
+"""The few candidates that a person chooses between, and what they compete with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autoquant.core.frontier import NOISE_Z
+from autoquant.core.measurement import FLOAT_PLAN, Candidate, Measurement
+from autoquant.core.objectives import Objective
+from autoquant.core.precision import Scheme
+from autoquant.results.findings import Findings
+from autoquant.results.wording import uniform_label
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A candidate, and what it is the right one for."""
+
+    title: str
+    why: str
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """What people run without a search.
+
+    Attributes:
+        title: What it is.
+        speedup: Over fp32 as given; None where nothing was timed.
+        candidate: Where the search measured it as a candidate.
+    """
+
+    title: str
+    speedup: Measurement | None
+    candidate: Candidate | None = None
+
+
+def find_choices(findings: Findings) -> tuple[Choice, ...]:
+    """Give the fastest within the limit, the safest, and what lies best between them.
+
+    The safest is the most exact that is faster than float beyond noise. Between them stands the
+    member with the largest product of what it gains over the one in cost and over the other in dB.
+    Fewer than three where these are the same.
+    """
+    fastest = findings.chosen
+    if fastest is None:
+        return ()
+    limit, axis = findings.facts.max_drop, (*findings.frontier.axes[1:], Objective.SIZE)[0]
+    timed = "speedup" in fastest.measurements
+    first = "Fastest" if timed else "Smallest"
+    title = first if limit is None else f"{first} within the limit"
+    found = [Choice(title, "Take it unless you have a reason not to.", fastest)]
+    worth = [
+        item
+        for item in findings.frontier.within(limit)
+        if pays(item) and item.value("sqnr_db") > fastest.value("sqnr_db")
+    ]
+    if not worth:
+        return tuple(found)
+    safest = max(worth, key=lambda item: item.value("sqnr_db"))
+
+    def gain(item: Candidate) -> float:
+        cost = axis.loss(safest.measurements) - axis.loss(item.measurements)
+        return cost * (item.value("sqnr_db") - fastest.value("sqnr_db"))
+
+    between = max(worth, key=gain)
+    if gain(between) > 0.0:
+        found.append(Choice("Balanced", "Much of the gain, with less error.", between))
+    than = "faster than float" if timed else "smaller than float"
+    found.append(Choice("Safest", f"The least error that is still {than}.", safest))
+    return tuple(found)
+
+
+def pays(candidate: Candidate) -> bool:
+    """Whether it is not all fp32, and, where it was timed, faster than float beyond noise."""
+    if set(candidate.plan.counts()) == {Scheme.FP32.value}:
+        return False
+    for name in ("float_speedup", "speedup"):
+        if name in candidate.measurements:
+            found = candidate.measurements[name]
+            return found.value - NOISE_Z * (found.stderr or 0.0) > 1.0
+    return True
+
+
+def find_rivals(findings: Findings) -> Iterator[Rival]:
+    """Give the float model as given, the engine's float plans and the uniform plans."""
+    named: dict[str, Candidate] = {}
+    for item in findings.comparable:
+        label = uniform_label(item)
+        if label is not None:
+            named.setdefault(label, item)
+    for name, speedup in findings.frontier.baseline.items():
+        label = f"all {Scheme(name.removeprefix(FLOAT_PLAN)).title}" if FLOAT_PLAN in name else ""
+        if label and label not in named:
+            yield Rival(label, speedup)
+    for label, item in named.items():
+        yield Rival(label, item.measurements.get("speedup"), item)
