@@ -32,13 +32,13 @@ class Standing:
     Attributes:
         rows: What stands out, by name: `best within the limit`, `fastest`, `most exact`.
         done: Candidates so far.
-        most: Candidates at most.
+        most: Candidates at most; None: not known yet.
         left_s: Seconds that the search may still take; None: any.
     """
 
     rows: tuple[tuple[str, Candidate], ...]
     done: int
-    most: int
+    most: int | None
     left_s: float | None = None
 
 

@@ -23,8 +23,9 @@ from autoquant.core.findings.structure import (
 )
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import Scheme, Support
 from autoquant.core.progress import Progress
+from autoquant.core.sites import OpKind
 from autoquant.debugging.structure.calls import (
     count_calls,
     describe_once,
@@ -290,6 +291,8 @@ def _build(
         examined = _examine(prepared, chosen)
     except BackendError as error:
         return _Built(name, (refused(error.message, error.hint),))
+    asked = {scheme.value: scheme for scheme in Scheme}.get(str(plan))
+    unable = () if asked is None else tuple(find_unable(prepared, chosen, asked))
     captured = prepared.captured
     shown = ShownConfiguration(
         ops=tuple(list_ops(captured, examined)),
@@ -300,7 +303,33 @@ def _build(
             site for site, ran in examined.executed.items() if ran.scheme is Scheme.FP32
         ),
     )
-    return _built(name, prepared, shown)
+    built = _built(name, prepared, shown)
+    return replace(built, concerns=(*built.concerns, *unable))
+
+
+def find_unable(prepared: Preparation, plan: Plan, asked: Scheme) -> Iterator[Concern]:
+    """Name the ops that cannot run the scheme asked for all ops, with what would run there."""
+    support = prepared.backend.support
+    sites: dict[tuple[OpKind, tuple[str, ...]], list[str]] = {}
+    for site in prepared.captured.sites:
+        if plan[site.name] is not asked and site.follows is None:
+            native = tuple(
+                item.value
+                for item in Scheme
+                if item is not Scheme.FP32 and support(site, item) is Support.NATIVE
+            )
+            sites.setdefault((site.kind, native), []).append(site.name)
+    for (kind, native), names in sites.items():
+        rule = f"space.rules: [{{path: '{names[0]}', pin: {native[0]}}}]" if native else ""
+        yield note(
+            Topic.CONFIGURATION,
+            names,
+            f"{asked.value} was asked for all ops, and this target has no {asked.value} for "
+            f"{kind.value}: it runs fp32",
+            f"it stays as large and as slow as it is; {', '.join(native) or 'nothing but fp32'} "
+            "would run here",
+            f"let the search choose of them, or pin one: {rule}" if native else "nothing here",
+        )
 
 
 def _examine(prepared: Preparation, plan: Plan) -> Examination:

@@ -17,6 +17,7 @@ from autoquant.job.schema import (
     SearchSettings,
     SensitivitySettings,
     Setup,
+    TargetNode,
     Tracking,
 )
 from autoquant.job.section import Entry
@@ -40,6 +41,7 @@ __all__ = [
     "SensitivitySettings",
     "Setup",
     "SpaceRules",
+    "TargetNode",
     "Tracking",
     "TrainingSettings",
     "backend_from_text",

@@ -137,6 +137,7 @@ def _resolve(document: dict[str, Any], folder: Path) -> Iterator[str]:
             yield f"space: {error.message}; {error.hint}"
             document["space"] = {"schemes": ["fp32"]}
     yield from _resolve_seeds(document)
+    yield from _resolve_files(document, folder)
     if "backend" in document:
         yield from _resolve_backend(document, folder)
     yield from _resolve_objectives(document, folder)
@@ -160,6 +161,23 @@ def _resolve_seeds(document: dict[str, Any]) -> Iterator[str]:
                 load_plans(path)
             except PlanError as error:
                 yield f"seeds.{index}: {error.message}; {error.hint}"
+
+
+def _resolve_files(document: dict[str, Any], folder: Path) -> Iterator[str]:
+    """What goes to the nodes of a cluster is there."""
+    execution = document.get("execution")
+    files = execution.get("files") if isinstance(execution, dict) else None
+    if not isinstance(files, list):
+        return
+    for index, name in enumerate(files):
+        if isinstance(name, str):
+            path = (folder / name).resolve()
+            files[index] = str(path)
+            if not path.exists():
+                yield (
+                    f"execution.files.{index}: no file or folder {path}; the path is relative to "
+                    "the job file"
+                )
 
 
 def _resolve_objectives(document: dict[str, Any], folder: Path) -> Iterator[str]:

@@ -169,6 +169,19 @@ def _default_workers() -> int:
     return min(2, os.cpu_count() or 1)
 
 
+class TargetNode(Section):
+    """The kind of node on which everything is timed: one that has a resource, or these labels."""
+
+    resource: Annotated[str, Field(min_length=1)] | None = None
+    label: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _named(self) -> TargetNode:
+        if (self.resource is None) is not bool(self.label):
+            raise ValueError("name a resource or labels of the node, one of the two")
+        return self
+
+
 class Execution(Section):
     """Where candidates are evaluated."""
 
@@ -179,6 +192,13 @@ class Execution(Section):
     gpus_per_worker: Annotated[float, Field(ge=0, strict=False)] = 0.0
     retries: Annotated[int, Field(ge=0)] = 2
     timeout: Annotated[float, Field(gt=0, strict=False)] | None = None
+    wait: Annotated[float, Field(ge=0, strict=False)] = 120.0
+    files: Annotated[
+        tuple[Annotated[Path, Field(strict=False), AfterValidator(Path.resolve)], ...],
+        Field(strict=False),
+    ] = ()
+    packages: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    target: TargetNode | None = None
 
     @model_validator(mode="after")
     def _stoppable(self) -> Execution:
@@ -187,6 +207,10 @@ class Execution(Section):
                 "timeout: a task within this process cannot be stopped; leave it out, or "
                 "choose kind: ray, whose workers can"
             )
+        if self.address is None:
+            for key in ("files", "packages", "target"):
+                if getattr(self, key):
+                    raise ValueError(f"{key}: is for the nodes of a cluster; give its address")
         return self
 
 

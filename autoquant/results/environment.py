@@ -15,6 +15,9 @@ from autoquant import __version__
 _PACKAGES = ("torch", "numpy", "optuna", "ray", "mlflow")
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_int8")
 _FEATURES = ("asimddp", "i8mm", "bf16", "sve")
+TIMED_ON = "timed_on"
+"""In an environment: the machine on which times are taken."""
+
 _GIT_SECONDS = 10.0
 
 
@@ -29,6 +32,16 @@ def describe_environment(folder: Path | None = None) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu(Path("/proc/cpuinfo")),
         "git": _git(folder or Path.cwd()),
+        TIMED_ON: describe_machine(),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Name this machine, its CPU's model, and its load over the last minute."""
+    return {
+        "host": platform.node(),
+        "cpu": _cpu(Path("/proc/cpuinfo"))["model"],
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 

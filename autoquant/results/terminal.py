@@ -202,7 +202,8 @@ def standing_text(standing: Standing) -> str:
 
 
 def _done(standing: Standing) -> str:
-    return f"{standing.done} of at most {standing.most} candidates"
+    of_most = "" if standing.most is None else f" of at most {standing.most}"
+    return f"{standing.done}{of_most} candidates"
 
 
 def _left(standing: Standing) -> str:

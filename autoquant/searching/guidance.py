@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -70,12 +70,17 @@ class Guidance:
     prospects: AllProspects | None = None
 
 
+Profile = Callable[[Preparation], CostTable]
+"""Times ops and boundaries."""
+
+
 def find_costs(
     goals: Sequence[Goal],
     prepared: Preparation,
     progress: Progress,
     folder: Path | None = None,
     times: Mapping[Scheme, float] | None = None,
+    profile: Profile | None = None,
 ) -> Costs:
     """Find what each op costs in each objective: exactly, or for latency by timing a few plans.
 
@@ -86,6 +91,7 @@ def find_costs(
         folder: Result folder of an earlier process, whose profile is taken over.
         times: Milliseconds of the uniform plans, by scheme; where given, latency is spread over
             ops from them and nothing more is timed.
+        profile: Times ops and boundaries; None: here.
 
     Raises:
         BackendError: No plan of the space can be built.
@@ -102,7 +108,7 @@ def find_costs(
         elif objective is Objective.INT16_SHARE:
             found[objective] = int16_table(sites)
         elif objective is Objective.LATENCY:
-            found[objective] = _latency_costs(prepared, progress, folder, times)
+            found[objective] = _latency_costs(prepared, progress, folder, times, profile)
         elif isinstance(objective, OwnObjective):
             found[objective] = prepared.settings.own[objective.value]
     return found
@@ -113,6 +119,7 @@ def _latency_costs(
     progress: Progress,
     folder: Path | None,
     times: Mapping[Scheme, float] | None,
+    profile: Profile | None,
 ) -> CostTable:
     if folder is not None:
         try:
@@ -122,13 +129,19 @@ def _latency_costs(
     if times:
         return spread_costs(prepared.space, prepared.captured.sites, times)
     with progress.stage("timing ops and boundaries", None):
-        return latency_costs(
-            prepared.subject,
-            prepared.captured,
-            prepared.backend,
-            prepared.settings,
-            prepared.space,
-        )
+        return (profile or profile_here)(prepared)
+
+
+def profile_here(prepared: Preparation) -> CostTable:
+    """Time ops and boundaries in this process.
+
+    Raises:
+        BackendError: No plan of the space can be built.
+    """
+    return latency_costs(
+        *(prepared.subject, prepared.captured, prepared.backend),
+        *(prepared.settings, prepared.space),
+    )
 
 
 def guide(

@@ -19,16 +19,16 @@ from autoquant.core.measurement import Measurements, fastest_float
 from autoquant.core.objectives import Objective
 from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Procedure
-from autoquant.errors import ExecutionError
+from autoquant.errors import ExecutionError, JobError
 from autoquant.job import Effort, Execution, SearchSettings, SensitivitySettings, dump_job
 from autoquant.model.subject import SubjectRecipe
 from autoquant.results import files
-from autoquant.results.environment import describe_environment
+from autoquant.results.environment import TIMED_ON, describe_environment
 from autoquant.results.findings import SearchFacts
 from autoquant.results.folder import ResultFolder
 from autoquant.results.mlflow.background import BackgroundTracker
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
-from autoquant.results.reading import load_baseline
+from autoquant.results.reading import load_baseline, load_environment
 from autoquant.results.recorders import NullRecorder, Tracker
 from autoquant.searching.facts import open_facts
 from autoquant.searching.files import write_findings, write_preparation
@@ -38,7 +38,6 @@ from autoquant.searching.interrupts import Interrupts, taken
 from autoquant.searching.measuring.evaluator import EvaluatorRecipe, PlanEvaluator
 from autoquant.searching.measuring.workers.start import check_executor, start_executor
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
-from autoquant.searching.preparing.narrowing import narrow_space
 from autoquant.searching.preparing.preparation import Preparation, measurement_settings, prepare
 from autoquant.searching.proposing.rounds import Ended
 from autoquant.searching.proposing.study import write_study
@@ -46,6 +45,7 @@ from autoquant.searching.ranking.ranked import rank_by_sensitivity
 from autoquant.searching.result import SearchResult
 from autoquant.searching.settings import check_resumable
 from autoquant.searching.stages import Stages, times_of_uniform
+from autoquant.searching.target_node import TimedPlace, timed_place
 from autoquant.searching.templates import Template, load_templates
 
 _QUICK_PAIRS = 5
@@ -80,15 +80,18 @@ def run_search(
     templates = (*load_templates(job.seeds), *templates)
     with _open_folder(job, resume) as folder, taken(progress.note) as interrupts:
         facts = open_facts(job, folder, resume)
-        environment = describe_environment()
+        environment: Mapping[str, Any] = describe_environment()
         folder.write_job(dump_job(job))
-        folder.write_environment(environment)
+        if not (folder.path / files.ENVIRONMENT).exists():
+            folder.write_environment(environment)
         check_executor(job.execution)
+        timed = timed_place(job, recipe)
+        environment = _timed_on(timed, environment, job, folder)
         tracker = _open_tracker(job, facts, environment)
         try:
             return _search(
                 *(job, recipe, progress, interrupts, folder, tracker),
-                *(facts, environment, templates, deadline),
+                *(facts, environment, templates, deadline, timed),
             )
         except BaseException as error:
             tracker.stop(str(error) or "interrupted")
@@ -106,15 +109,20 @@ def _search(
     environment: Mapping[str, Any],
     templates: Sequence[Template],
     deadline: float,
+    timed: TimedPlace,
 ) -> SearchResult:
     """The order of the work; each line consumes the values above it."""
     with progress.stage("loading model and data", None):
         subject = recipe()
-    prepared = prepare(_timed_briefly(job), subject, progress, folder.path, templates=templates)
-    prepared = narrow_space(refuse_unfaithful(prepared, progress), progress)
+    prepared = prepare(
+        *(_timed_briefly(job), subject, progress, folder.path),
+        templates=templates,
+        settle=timed.settle,
+    )
+    prepared = timed.narrow(refuse_unfaithful(prepared, progress), progress)
     write_preparation(folder, prepared)
     evaluator = prepared.evaluator
-    baseline = _measure_baseline(evaluator, folder, progress)
+    baseline = _measure_baseline(timed, prepared, folder, progress)
     evaluator.refer_to(fastest_float(baseline))
     stages = Stages(
         *(job, prepared, baseline, folder, tracker, progress, interrupts),
@@ -124,14 +132,16 @@ def _search(
         tracker.candidate(candidate)
     is_quick = job.budget.effort is Effort.QUICK
     where = job.execution if job.execution.address is not None else Execution(kind="local")
-    with _executor(where, recipe, prepared, evaluator, baseline, progress) as executor:
+    with _executor(where, recipe, prepared, evaluator, stages, progress) as executor:
         ended = stages.answer_first(executor, plain_pruner(job, prepared, stages.limits))
     table = guidance = times_of_ops = None
     if ended.reason is None:
         try:
             table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
             times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
-            costs = find_costs(job.goals, prepared, progress, folder.path, times)
+            costs = find_costs(
+                job.goals, prepared, progress, folder.path, times, profile=timed.profile
+            )
             if Objective.LATENCY in costs and not is_quick:
                 times_of_ops = costs[Objective.LATENCY]
                 folder.write_costs(times_of_ops)
@@ -141,7 +151,7 @@ def _search(
             where = where if is_quick else job.execution
         except KeyboardInterrupt:
             ended = replace(ended, reason=StopReason.INTERRUPTED)
-    with _executor(where, recipe, prepared, evaluator, baseline, progress) as executor:
+    with _executor(where, recipe, prepared, evaluator, stages, progress) as executor:
         ended = _finish(stages, guidance, ended, executor)
         interrupts.hold()
     candidates = ended.candidates
@@ -211,15 +221,39 @@ def _open_tracker(
 
 
 def _measure_baseline(
-    evaluator: PlanEvaluator, folder: ResultFolder, progress: Progress
+    timed: TimedPlace, prepared: Preparation, folder: ResultFolder, progress: Progress
 ) -> Measurements:
     """Measure the float model, or take over what an earlier process measured."""
     if (folder.path / files.BASELINE).exists():
         return load_baseline(folder.path)
     with progress.stage("measuring the float model", None):
-        baseline = evaluator.baseline()
+        baseline = timed.baseline(prepared)
     folder.write_baseline(baseline)
     return baseline
+
+
+def _timed_on(
+    timed: TimedPlace, environment: Mapping[str, Any], job: SearchSettings, folder: ResultFolder
+) -> Mapping[str, Any]:
+    """Note where times are taken.
+
+    Raises:
+        JobError: What an earlier process of the search timed, it timed on another CPU.
+    """
+    machine = timed.machine()
+    if job.is_timed and (folder.path / files.BASELINE).exists():
+        before = load_environment(folder.path)
+        known = before.get(TIMED_ON, {}).get("cpu") or before.get("cpu", {}).get("model")
+        if known not in (None, machine["cpu"]):
+            raise JobError(
+                f"this search was timed on {known}, and {machine['host']} has {machine['cpu']}: "
+                "their times cannot be compared",
+                hint="go on where it began, name such a node by execution.target, or begin anew "
+                "with another output",
+            )
+    found = {**environment, TIMED_ON: machine}
+    folder.write_environment(found)
+    return found
 
 
 def _timed_briefly(job: SearchSettings) -> SearchSettings:
@@ -244,7 +278,7 @@ def _executor(
     recipe: SubjectRecipe,
     prepared: Preparation,
     evaluator: PlanEvaluator,
-    baseline: Measurements,
+    stages: Stages,
     progress: Progress,
 ) -> Iterator[Executor]:
     """Start the workers, and stop them at the end whatever happens.
@@ -252,14 +286,16 @@ def _executor(
     In this process it is the evaluator that is open already.
     """
     threads = torch.get_num_threads()
-    settings = replace(prepared.settings, reference=fastest_float(baseline))
+    settings = replace(prepared.settings, reference=fastest_float(stages.baseline))
     if execution.kind == "local":
         torch.set_num_threads(settings.quality_threads)
         executor = start_executor(execution, lambda: evaluator)
     else:
         with progress.stage(f"starting workers ({execution.kind})", None):
             factory = EvaluatorRecipe(recipe, prepared.statistics, settings)
-            executor = start_executor(execution, factory)
+            is_timed = Phase.LATENCY in prepared.phases
+            cpu = stages.environment[TIMED_ON]["cpu"] if is_timed else None
+            executor = start_executor(execution, factory, progress.note, cpu)
     try:
         yield executor
     finally:

@@ -215,10 +215,11 @@ class Stages:
         word = "fastest" if axis is Objective.LATENCY else "cheapest"
         named = (("best within the limit", findings.chosen), (word, fastest))
         budget, left = self.job.budget, self.deadline - time.monotonic()
+        is_open = budget.effort is not Effort.QUICK and budget.trials > 0
         return Standing(
             tuple((name, item) for name, item in (*named, ("most exact", exact)) if item),
             done=len(findings.candidates),
-            most=max(budget.trials, len(findings.candidates)),
+            most=max(budget.trials, len(findings.candidates)) if is_open else None,
             left_s=None if math.isinf(left) else max(left, 0.0),
         )
 

@@ -73,8 +73,11 @@ def assert_whole(folder: Path) -> None:
     assert (folder / "report.html").exists()
 
 
-@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("number", "times"),
+    [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 2)],
+    ids=["SIGTERM", "Ctrl-C", "Ctrl-C-twice"],
+)
 def test_a_signal_ends_a_search_with_all_that_was_found(
     write_job: WriteJob, tmp_path: Path, number: signal.Signals, times: int
 ) -> None:
@@ -168,16 +171,20 @@ print("alive")
 """
 
 
-@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
-def test_when_ray_dies_it_is_said_and_the_process_lives_to_write_what_was_found(part: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _LOSES_RAY, part],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "\nRay is gone" in "\n" + done.stdout  # after what Ray itself may print
-    assert done.stdout.splitlines()[-1] == "alive"
+def test_when_ray_dies_it_is_said_and_the_process_lives_to_write_what_was_found() -> None:
+    parts = ("raylet", "gcs_server")
+    ran = [
+        subprocess.Popen(
+            [sys.executable, "-c", _LOSES_RAY, part],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for part in parts
+    ]
+    for part, process in zip(parts, ran, strict=True):
+        printed, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, (part, errors)
+        assert "\nRay is gone" in "\n" + printed  # after what Ray itself may print
+        assert printed.splitlines()[-1] == "alive"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,6 +14,15 @@ from types import ModuleType
 from typing import Any
 
 from autoquant.errors import AutoquantError, JobError
+
+ENTRY_MODULE = "autoquant_entry_"
+"""What the names of modules begin with that were imported from a file."""
+
+FILES = "files"
+"""Folder of a working directory on another node that holds this machine's files, by their paths."""
+
+TRAVELLED = "AUTOQUANT_FILES"
+"""Environment variable that names that folder, where there is one."""
 
 
 def load_entry(entry: str) -> Callable[..., Any]:
@@ -75,9 +85,9 @@ def call_entry(entry: str, arguments: dict[str, Any], failure: type[AutoquantErr
 
 
 def _load_file(path: Path) -> ModuleType:
-    path = path.resolve()
+    path = _found_here(path.resolve())
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    name = f"autoquant_entry_{path.stem}_{digest}"
+    name = f"{ENTRY_MODULE}{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -94,3 +104,12 @@ def _load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _found_here(path: Path) -> Path:
+    """Where a file of the machine that searches is in this process, which may be elsewhere."""
+    folder = os.environ.get(TRAVELLED)
+    if folder is None:
+        return path
+    travelled = Path(folder).joinpath(*path.parts[1:])
+    return travelled if travelled.is_file() else path

@@ -11,6 +11,7 @@ from typing import Any
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import own_goals
 from autoquant.core.secrets import masked
+from autoquant.results.environment import TIMED_ON
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.summary import summarize
 from autoquant.results.table import CandidateTable, candidate_table, to_markdown
@@ -113,12 +114,14 @@ def search_parameters(facts: SearchFacts, environment: Mapping[str, Any]) -> dic
     """Give the settings, and the versions and CPU of the environment."""
     versions = environment.get("versions") or {}
     cpu = environment.get("cpu") or {}
+    timed = environment.get(TIMED_ON) or {}
     values = {
         "name": facts.name,
         "max_drop": facts.max_drop,
         **facts.settings,
         **{f"version.{name}": value for name, value in versions.items()},
         "cpu": cpu.get("model"),
+        **{f"{TIMED_ON}.{name}": value for name, value in timed.items()},
     }
     return {
         name: str(value)[:_LONGEST_PARAMETER] for name, value in values.items() if value is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -172,6 +172,12 @@ def settle_backend(
     return replace(settings, build=settle(settings.build, bench))
 
 
+Settle = Callable[
+    [Setup, MeasurementSettings, Subject, Capture, CalibrationStatistics, Progress],
+    MeasurementSettings,
+]
+
+
 def prepare(
     setup: Setup,
     subject: Subject,
@@ -181,6 +187,7 @@ def prepare(
     *,
     is_timed: bool = True,
     equalisation: Equalisation | None = None,
+    settle: Settle = settle_backend,
 ) -> Preparation:
     """Do everything before the first candidate.
 
@@ -193,6 +200,7 @@ def prepare(
         is_timed: Whether what the backend leaves open (`auto`) is settled by timing plans, or
             without: by what works.
         equalisation: How channels are rescaled, where that is settled; None: find out.
+        settle: Settles what the backend leaves open, where plans are timed.
 
     Raises:
         PlanError: A rule or a template does not fit.
@@ -220,7 +228,7 @@ def prepare(
     subject, captured = equalised(subject, captured, settings.build.equalisation)
     statistics = calibrate_subject(subject, captured, progress, folder)
     if known is None:
-        settings = settle_backend(setup, settings, subject, captured, statistics, progress)
+        settings = settle(setup, settings, subject, captured, statistics, progress)
         settings = settle_ranges(settings, captured, statistics, subject.calibration, progress)
     bound = bind_setup(setup, captured, settings.build)
     check_fit(templates, bound.space)

@@ -162,3 +162,27 @@ def test_a_fixed_range_of_the_job_is_judged_by_what_was_observed(
     assert f"calibration.fixed_ranges fixes {name}" in concern.what
     if name == "inputs.x":
         assert f"[{data.min():.3g}, {data.max():.3g}]" in concern.what
+
+
+class Recurrent(nn.Module):
+    """An LSTM, for which torch has dynamic kernels alone, and a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(16, 16, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def test_an_op_that_cannot_be_int8_is_named_with_the_scheme_that_would_run() -> None:
+    data = torch.randn(32, 6, 16)
+    report = aq.check(seeded(Recurrent), data)
+    (concern,) = [item for item in report.concerns if "was asked for all ops" in item.what]
+    assert (concern.where, concern.severity.value) == (("lstm",), "note")
+    assert "no int8 for lstm: it runs fp32" in concern.what
+    assert "int8_dynamic" in concern.why
+    pinned = aq.check(seeded(Recurrent), data, plan="int8_dynamic")
+    assert {row.runs for row in pinned.ops if row.kind} == {"int8_dynamic native"}
+    assert not [item for item in pinned.concerns if "was asked" in item.what]

@@ -14,7 +14,7 @@ from typing import Any
 
 from autoquant.core.secrets import masked
 from autoquant.errors import ExecutionError
-from autoquant.job import Execution
+from autoquant.job import Execution, TargetNode
 from autoquant.searching.measuring.workers.ray_address import check_address, unreachable
 from autoquant.searching.measuring.workers.resources import refuse_too_little
 
@@ -24,6 +24,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import ray  # reads the environment when imported
 from ray._private import ray_constants
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 _QUIET: dict[str, Any] = {
     "log_to_driver": False,
@@ -122,6 +123,8 @@ def _join(address: str) -> None:
             hint='pip install "ray[client]", or give host:port without ray://',
         )
     check_address(address)
+    if not address.startswith("ray://") and ":" in address:
+        GcsClient(address=address)  # says at once what ray.init takes for silence: a wrong token
     ray.init(address=address, **_QUIET)
 
 
@@ -181,3 +184,20 @@ def _quiet(name: str) -> Iterator[None]:
 def _check_resources(execution: Execution) -> None:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     refuse_too_little(execution, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    if execution.target is not None:
+        _check_target(execution.target)
+
+
+def _check_target(target: TargetNode) -> None:
+    """See that a node of the cluster is the one that a job is timed on."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    named, wanted = target.resource, target.label.items()
+    for node in nodes:
+        has = named in node["Resources"] if named else wanted <= node.get("Labels", {}).items()
+        if node["Alive"] and has:
+            return
+    word = f"the resource {named!r}" if named else f"the labels {dict(wanted)}"
+    raise ExecutionError(
+        f"execution.target: no node of the cluster has {word}",
+        hint="start one with `ray start --resources` or `--labels`, or correct the name",
+    )

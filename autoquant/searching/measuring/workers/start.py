@@ -11,18 +11,27 @@ from autoquant.job import Execution
 from autoquant.searching.measuring.workers.local import LocalExecutor
 from autoquant.searching.measuring.workers.resources import refuse_too_little
 
+Note = Callable[[str], None]
 
-def _start_local(execution: Execution, factory: EvaluatorFactory) -> Executor:  # noqa: ARG001
+
+def _start_local(
+    execution: Execution,  # noqa: ARG001
+    factory: EvaluatorFactory,
+    note: Note,  # noqa: ARG001
+    cpu: str | None,  # noqa: ARG001
+) -> Executor:
     return LocalExecutor(factory)
 
 
-def _start_ray(execution: Execution, factory: EvaluatorFactory) -> Executor:
+def _start_ray(
+    execution: Execution, factory: EvaluatorFactory, note: Note, cpu: str | None
+) -> Executor:
     from autoquant.searching.measuring.workers.ray_workers import RayExecutor
 
-    return RayExecutor(factory, execution)
+    return RayExecutor(factory, execution, note, cpu)
 
 
-_EXECUTORS: Mapping[str, Callable[[Execution, EvaluatorFactory], Executor]] = {
+_EXECUTORS: Mapping[str, Callable[[Execution, EvaluatorFactory, Note, str | None], Executor]] = {
     "local": _start_local,
     "ray": _start_ray,
 }
@@ -47,6 +56,18 @@ def check_executor(execution: Execution) -> None:
         probe(execution)
 
 
-def start_executor(execution: Execution, factory: EvaluatorFactory) -> Executor:
-    """Start the executor that a job asks for."""
-    return _EXECUTORS[execution.kind](execution, factory)
+def start_executor(
+    execution: Execution,
+    factory: EvaluatorFactory,
+    note: Note = lambda text: None,
+    cpu: str | None = None,
+) -> Executor:
+    """Start the executor that a job asks for.
+
+    Args:
+        execution: What it asks for.
+        factory: Gives each worker its evaluator.
+        note: Told what becomes of the workers.
+        cpu: Model of the CPU on which the float model was timed; None: of whichever comes first.
+    """
+    return _EXECUTORS[execution.kind](execution, factory, note, cpu)

@@ -104,7 +104,7 @@ def _table(draw: random.Random, sites: list[str], *, constant: float, edge_count
 
 
 @given(st.integers(0, 10**9), st.floats(0.05, 1), st.floats(0, 0.5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_limits_are_kept_and_lose_no_more_than_they_must(
     seed: int, share: float, int16: float
 ) -> None:
@@ -127,7 +127,7 @@ def test_limits_are_kept_and_lose_no_more_than_they_must(
 
 
 @given(st.integers(0, 10**9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_frontier_runs_from_the_cheapest_plan_to_the_least_noisy(seed: int) -> None:
     case = instance(seed)
     points = sweep_frontier(case.space, case.losses, case.costs, points=8)
