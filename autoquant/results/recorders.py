@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from autoquant.core.measurement import Candidate
 from autoquant.core.recording import Recorder
 from autoquant.results.findings import Findings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Winner:
+    """The chosen candidate, ready to be run elsewhere.
+
+    Attributes:
+        files: The engine's.
+        recipe: Gives the line of Python that makes `run` of its file at a place.
+        example: Inputs that it takes.
+    """
+
+    files: tuple[Path, ...]
+    recipe: Callable[[Path], str]
+    example: tuple[np.ndarray, ...]
 
 
 class Tracker(Recorder, Protocol):
@@ -23,6 +41,7 @@ class Tracker(Recorder, Protocol):
         *,
         artifacts: Sequence[Path] = (),
         models: Mapping[int, Sequence[Path]] | None = None,
+        winner: Winner | None = None,
     ) -> tuple[str, ...]:
         """Keep the findings; gives sentences on what could not be kept."""
 
@@ -45,9 +64,10 @@ class NullRecorder:
         *,
         artifacts: Sequence[Path] = (),
         models: Mapping[int, Sequence[Path]] | None = None,
+        winner: Winner | None = None,
     ) -> tuple[str, ...]:
         """Keep nothing; nothing is missing."""
-        del findings, artifacts, models
+        del findings, artifacts, models, winner
         return ()
 
     def stop(self, reason: str) -> None:

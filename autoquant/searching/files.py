@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from autoquant.core.history import StopReason
@@ -11,10 +12,16 @@ from autoquant.results import files
 from autoquant.results.example_file import write_example
 from autoquant.results.findings import Findings
 from autoquant.results.folder import ResultFolder
-from autoquant.results.recorders import Tracker
+from autoquant.results.recorders import Tracker, Winner
 from autoquant.results.report import render_report
 from autoquant.searching.preparing.preparation import Preparation
-from autoquant.searching.result import BuildContext, SearchResult, example_arrays, keep_example
+from autoquant.searching.result import (
+    BuildContext,
+    ResultCandidate,
+    SearchResult,
+    example_arrays,
+    keep_example,
+)
 
 _ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
 
@@ -52,6 +59,7 @@ def write_findings(
             findings,
             artifacts=[path for name in _ARTIFACTS if (path := folder.path / name).exists()],
             models=models,
+            winner=_winner(result, models),
         ):
             progress.note(gap)
     if reason is StopReason.INTERRUPTED:
@@ -59,6 +67,19 @@ def write_findings(
     if reason is not None:
         progress.note(f"stopped: {reason.value}")
     return result
+
+
+def _winner(result: SearchResult, models: Mapping[int, tuple[Path, ...]]) -> Winner | None:
+    """The chosen member with its files, where a line of Python runs them."""
+    chosen = result.findings.chosen
+    files_of = models.get(chosen.number, ()) if chosen is not None else ()
+    if chosen is None or not files_of:
+        return None
+    candidate = ResultCandidate(chosen, result.context)
+    if candidate.recipe(files_of[0]) is None:
+        return None
+    example = tuple(example_arrays(candidate.example).values())
+    return Winner(files_of, lambda path: candidate.recipe(path) or "", example)
 
 
 def _write_models(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoquant.core.measurement import Candidate
 from autoquant.results.findings import Findings
-from autoquant.results.recorders import Tracker
+from autoquant.results.recorders import Tracker, Winner
 
 
 class BackgroundTracker:
@@ -60,11 +60,12 @@ class BackgroundTracker:
         *,
         artifacts: Sequence[Path] = (),
         models: Mapping[int, Sequence[Path]] | None = None,
+        winner: Winner | None = None,
     ) -> tuple[str, ...]:
         """Wait until all candidates are handed on, then finish the tracker."""
         self._close()
         self._refuse_after_error()
-        return self._tracker.finish(findings, artifacts=artifacts, models=models)
+        return self._tracker.finish(findings, artifacts=artifacts, models=models, winner=winner)
 
     def stop(self, reason: str) -> None:
         """Wait until all candidates are handed on, then stop the tracker."""

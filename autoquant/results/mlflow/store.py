@@ -25,7 +25,9 @@ from autoquant.results.mlflow.connection import (
     store_errors,
 )
 from autoquant.results.mlflow.runs import Child, find_children, find_parent, log_batch
+from autoquant.results.mlflow.winner import log_winner
 from autoquant.results.plan_file import plan_file_text
+from autoquant.results.recorders import Winner
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -152,6 +154,7 @@ class MlflowRecorder:
         *,
         artifacts: Sequence[Path] = (),
         models: Mapping[int, Sequence[Path]] | None = None,
+        winner: Winner | None = None,
     ) -> tuple[str, ...]:
         """Log what is still missing, mark the frontier, and end the parent run.
 
@@ -159,6 +162,7 @@ class MlflowRecorder:
             findings: All that the search found; candidates with held-out values update theirs.
             artifacts: Files for the parent run (`sensitivity.csv`, `frontier.json`, the report).
             models: By number of a frontier member, the files of its quantized model.
+            winner: The chosen member, to be logged as a model; None: there is none to run.
 
         Returns:
             Sentences on what the store lacks; empty when all is there.
@@ -169,12 +173,13 @@ class MlflowRecorder:
         try:
             self._mark_frontier(findings, models or {})
             self._log_findings(findings, artifacts)
+            gaps = () if winner is None else self._log_winner(winner)
             self._client.set_terminated(self.run_id, status="FINISHED")
         except store_errors() as error:
             return (self._missing(findings, f", frontier and report ({first_line(error)})"),)
         if all(self._has(item) for item in findings.candidates):
-            return ()
-        return (self._missing(findings, ""),)
+            return gaps
+        return (self._missing(findings, ""), *gaps)
 
     def stop(self, reason: str) -> None:
         """Mark the parent run as stopped early; resuming opens it again."""
@@ -244,6 +249,17 @@ class MlflowRecorder:
             metrics=entities.findings_metrics(findings),
             tags=entities.findings_tags(findings),
         )
+
+    def _log_winner(self, winner: Winner) -> tuple[str, ...]:
+        """Log the winner as a model; a store or an engine that refuses leaves its files."""
+        refused: tuple[type[Exception], ...] = (*store_errors(), ImportError, RuntimeError)
+        try:
+            model = log_winner(self._client, self.experiment_id, self.run_id, winner)
+        except refused as error:
+            return (f"MLflow takes the winner as no model ({first_line(error)}); its file is kept",)
+        if model is not None:
+            self._client.set_tag(self.run_id, entities.MODEL_TAG, f"models:/{model}")
+        return ()
 
     def _new_parameters(self, findings: Findings) -> dict[str, str]:
         """Give the settings that became known during the search; MLflow allows no changes."""

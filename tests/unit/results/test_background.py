@@ -13,6 +13,7 @@ from autoquant.core.precision import Scheme
 from autoquant.errors import TrackingError
 from autoquant.results.findings import Findings
 from autoquant.results.mlflow.background import BackgroundTracker
+from autoquant.results.recorders import Winner
 from tests.unit.results.synthetic import make_candidate, make_findings
 
 
@@ -42,8 +43,9 @@ class Slow:
         *,
         artifacts: Sequence[Path] = (),
         models: Mapping[int, Sequence[Path]] | None = None,
+        winner: Winner | None = None,
     ) -> tuple[str, ...]:
-        assert models is None
+        assert (models, winner) == (None, None)
         return (f"{len(self.kept)} of {len(findings.candidates)}", *map(str, artifacts))
 
     def stop(self, reason: str) -> None:
