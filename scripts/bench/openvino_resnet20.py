@@ -193,7 +193,7 @@ def _one_candidate(subject: Subject, batches: Sequence[Tensor]) -> tuple[float, 
     """Seconds of each phase."""
     plan, backend = subject.int8, subject.backend
     (model, options), assemble = _timed(lambda: backend._assemble(plan))
-    compiled, load = _timed(lambda: backend._compile(plan, model, options))
+    (compiled, _), load = _timed(lambda: backend._compile(plan, model, options))
     _, read = _timed(lambda: backend._compare(plan, compiled))
     module = backend.build(plan).module
     _, evaluate = _timed(lambda: [backend.run(module, (item,)) for item in batches])

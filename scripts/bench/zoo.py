@@ -4,7 +4,7 @@
     out/zoo-venv/bin/python scripts/bench/zoo.py --capture
     out/zoo-venv/bin/python scripts/bench/zoo.py --backend openvino --names "ResNet-18" "GPT-2"
 
-Each model runs in a process of its own with a limit in time. Results are appended to
+Each model runs in a process of its own with a limit in CPU time. Results are appended to
 out/zoo/capture.jsonl and out/zoo/BACKEND.jsonl, where what stands there already is kept (--again
 repeats it), and docs/models.md is written from them.
 """
@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import signal
 import subprocess
 import time
 import traceback
@@ -34,6 +35,9 @@ from zoo_search import BACKENDS, WORKS, warm_up
 
 Work = Callable[[Subject], dict[str, Any]]
 
+_PATIENCE = 10
+"""Seconds of a busy machine for each of CPU time."""
+
 FOLDER = Path("out") / "zoo"
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
@@ -43,7 +47,7 @@ def main() -> None:
     parser.add_argument("--capture", action="store_true", help="no search: what capture gives")
     parser.add_argument("--backend", nargs="+", default=[], choices=BACKENDS)
     parser.add_argument("--names", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
-    parser.add_argument("--seconds", type=float, default=150, help="limit for one model")
+    parser.add_argument("--seconds", type=int, default=150, help="CPU time for one model")
     parser.add_argument("--again", action="store_true", help="repeat what has results")
     parser.add_argument("--page", action="store_true", help="nothing but docs/models.md")
     options = parser.parse_args()
@@ -72,21 +76,23 @@ def read_results(file: Path) -> dict[str, dict[str, Any]]:
     return {found["name"]: found for found in map(json.loads, lines)}
 
 
-def _measure(name: str, work: Work, seconds: float) -> dict[str, Any]:
+def _measure(name: str, work: Work, seconds: int) -> dict[str, Any]:
     """Run one model in a process of its own, forked from this one, which computes nothing."""
     forking = multiprocessing.get_context("fork")
     ours, theirs = forking.Pipe(duplex=False)
-    child = forking.Process(target=_run, args=(name, work, theirs))
+    child = forking.Process(target=_run, args=(name, work, seconds, theirs))
     started = time.monotonic()
     child.start()
     theirs.close()
-    found: dict[str, Any] = {"failure": f"stopped after {seconds:.0f} s"}
-    if ours.poll(seconds):
+    found: dict[str, Any] = {"failure": f"stopped after {seconds * _PATIENCE} s"}
+    if ours.poll(seconds * _PATIENCE):
         try:
             found = ours.recv()
         except EOFError:
             child.join()
-            found = {"failure": f"the process died: exit {child.exitcode}"}
+            is_late = child.exitcode == -signal.SIGXCPU
+            died = f"the process died: exit {child.exitcode}"
+            found = {"failure": f"stopped after {seconds} CPU s" if is_late else died}
     child.kill()
     child.join()
     subject = SUBJECTS[name]
@@ -102,8 +108,9 @@ def _version() -> str:
     return ran.stdout.strip()
 
 
-def _run(name: str, work: Work, results: Connection) -> None:
+def _run(name: str, work: Work, seconds: int, results: Connection) -> None:
     """Do the work of one process."""
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
     try:
         found = work(SUBJECTS[name])
     except Exception as error:  # noqa: BLE001  whatever a model of somebody raises is a result

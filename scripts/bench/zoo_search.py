@@ -47,7 +47,9 @@ def search_subject(backend: str, subject: Subject) -> dict[str, Any]:
     model = subject.model()
     calibration = [subject.batch(_BATCH, seed=10 + index) for index in range(2)]
     inputs = [subject.batch(_BATCH, seed=20 + index) for index in range(2)]
-    evaluation = [(item, _targets(model, item)) for item in inputs]
+    evaluation = [
+        ((item,) if isinstance(item, Tensor) else item, _targets(model, item)) for item in inputs
+    ]
     stopwatch = _Stopwatch()
     with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
         result = autoquant.search(

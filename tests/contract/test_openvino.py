@@ -315,3 +315,16 @@ def test_a_product_of_linear_layers_of_two_float_formats_runs(left: Scheme) -> N
         exact = model(ROW)
     for mine, given in zip(backend.run(built.module, (ROW,)), exact, strict=True):
         torch.testing.assert_close(mine, given, rtol=0.02, atol=0.02)  # bf16 keeps 8 bits
+
+
+def test_a_chain_that_the_engine_fuses_without_code_for_it_runs_unfused(tmp_path: Path) -> None:
+    """Its fusion of linear layers (snippets) takes Mish, which it cannot compile."""
+    layers = [nn.Linear(16, 64), nn.Mish(), nn.Linear(64, 64), nn.Softplus(), nn.Linear(64, 3)]
+    model, x = seeded(lambda: nn.Sequential(*layers)), ROW[:, :16]
+    captured, backend = backend_for(model, x)
+    plan = Plan.of({site.name: Scheme.FP32 for site in captured.sites})
+    with torch.no_grad():
+        found = backend.run(backend.build(plan).module, (x,))
+        assert torch.allclose(found, model(x), atol=1e-4)
+    path = backend.export(plan, tmp_path / "plan.xml", {})
+    assert '"SNIPPETS_MODE": "DISABLE"' in path.read_text().replace("&quot;", '"')

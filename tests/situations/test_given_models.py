@@ -13,6 +13,7 @@ import autoquant as aq
 from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.capture import capture
+from autoquant.model.graph.exported import export_float
 from autoquant.model.graph.float_model import check_float_model
 from autoquant.model.subject import HeldRecipe, Subject, build_subject
 from tests.networks import LinearNet, seeded
@@ -195,6 +196,8 @@ def test_keywords_that_forward_does_not_name_are_exported_at_any_batch_size() ->
 def test_what_an_export_prints_is_no_output_of_ours(capfd: pytest.CaptureFixture[str]) -> None:
     captured = capture(DependsOnValues().eval(), (X,))
     assert captured.how == "modules"
+    with pytest.raises(ModelError, match="cannot export the model"):
+        export_float(captured, (X,))
     assert capfd.readouterr() == ("", "")
 
 

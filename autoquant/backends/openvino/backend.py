@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,8 @@ class OpenVinoBackend:
             BackendError: The engine refuses the plan, or runs something else than planned.
         """
         model, options = self._assemble(plan)
-        module = OpenVinoModule(
-            model, options, self._graph.outputs, self._compile(plan, model, options)
-        )
+        compiled, options = self._compile(plan, model, options)
+        module = OpenVinoModule(model, options, self._graph.outputs, compiled)
         return Executable(module, self._compare(plan, module.compiled))
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -85,7 +85,7 @@ class OpenVinoBackend:
 
         def compile_counting(plan: Plan) -> tuple[ov.CompiledModel, ExecutionGraph]:
             model, options = self._assemble(plan)
-            compiled = self._compile(plan, model, options, counting=True)
+            compiled, _ = self._compile(plan, model, options, counting=True)
             return compiled, ExecutionGraph(compiled, self._layout)
 
         return profile_costs(self._captured, compile_counting, space, inputs, clock)
@@ -98,7 +98,8 @@ class OpenVinoBackend:
             StorageError: The file cannot be written.
         """
         model, options = self._assemble(plan)
-        self._compare(plan, self._compile(plan, model, options))
+        compiled, options = self._compile(plan, model, options)
+        self._compare(plan, compiled)
         return write_model(model, options, path, metadata)
 
     def _assemble(self, plan: Plan) -> tuple[ov.Model, Options]:
@@ -122,19 +123,23 @@ class OpenVinoBackend:
 
     def _compile(
         self, plan: Plan, model: ov.Model, options: Options, *, counting: bool = False
-    ) -> ov.CompiledModel:
-        """Compile the model of a plan, for the example's very shapes first.
+    ) -> tuple[ov.CompiledModel, Options]:
+        """Compile the model of a plan, for the example's very shapes first; say with what options.
 
         With an open batch the engine makes some kernels only when they are called, and one that
-        it cannot make gives an empty output, not an error.
+        it cannot make gives an empty output, not an error. Where its own fusion of small ops
+        (snippets) takes one that it has no code for, it compiles without.
         """
         threads = torch.get_num_threads()
         fixed = model.clone()
         try:
             fixed.reshape(dict(zip(fixed.inputs, self._shapes, strict=True)))
             compile_graph(fixed, options, threads)
-            return compile_graph(model, options, threads, counting=counting)
+            return compile_graph(model, options, threads, counting=counting), options
         except RuntimeError as error:
+            if options.subgraphs and "snippets" in str(error):
+                plain = replace(options, subgraphs=False)
+                return self._compile(plan, model, plain, counting=counting)
             raise BackendError(
                 f"openvino refuses plan {plan.digest}: {str(error).strip().splitlines()[-1]}",
                 hint="pin the op that it names, or those beside it, to one scheme",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from torch.utils import _pytree as pytree
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import grown
+from autoquant.model.graph.exporting import grown, quiet_export
 
 _ORIGIN = "autoquant"
 """Key in a node's `custom` metadata, which torch.export carries along."""
@@ -89,8 +88,7 @@ def _export(
     failure: Exception | None = None
     free = captured.dynamic if any_batch else ((),) * len(example)
     inputs = tuple(grown(tensor, axes) for tensor, axes in zip(example, free, strict=True))
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with quiet_export(), torch.no_grad():
         for dim in (Dim.DYNAMIC, Dim.AUTO):
             shapes = tuple(dict.fromkeys(axes, dim) or None for axes in free)
             try:

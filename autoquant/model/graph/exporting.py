@@ -58,7 +58,7 @@ def export_program(
     args, kwargs = calling.arguments(tensors)
     model = _with_keywords(_plain(model), kwargs)
     failure: Exception | None = None
-    with _quiet(), _free_lengths(), torch.no_grad():
+    with quiet_export(), _free_lengths(), torch.no_grad():
         for dim in (Dim.DYNAMIC, Dim.AUTO):
             shapes = ShapesCollection()
             for tensor, axes in zip(tensors, dynamic, strict=True):
@@ -268,11 +268,14 @@ def call_of(node: Node) -> str:
 
 
 def grown(tensor: Tensor, axes: Sequence[int]) -> Tensor:
-    """Two of what there is one of: torch.export takes a size of 1 for a constant."""
+    """A copy, with two of what there is one of: torch.export takes a size of 1 for a constant.
+
+    Of a view of some columns it cannot write its guards.
+    """
     for axis in axes:
         if tensor.shape[axis] == 1:
             tensor = torch.cat([tensor, tensor], axis)
-    return tensor if axes else tensor.clone()
+    return tensor.clone()
 
 
 def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
@@ -425,7 +428,7 @@ def _free_lengths() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
     """Leave out what torch warns of, logs and prints while it exports; what it raises is said."""
     logger = logging.getLogger("torch")
     level = logger.level
