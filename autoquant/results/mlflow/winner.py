@@ -23,6 +23,7 @@ _CALLS = {
 
 _REQUIRED = {".ts": "torch", ".onnx": "onnxruntime", ".xml": "openvino"}
 _PLACE = "PLACE-OF-THE-FILE"
+_ASKS_FOR_HINTS = ".*Add type hints to the `predict` method"
 
 _CODE = """\
 import mlflow
@@ -85,15 +86,15 @@ def _save(winner: Winner, main: Path, scratch: Path) -> Path:
         shutil.copy(path, files)
     recipe = winner.recipe(Path(_PLACE)).replace(repr(_PLACE), "place")
     code.write_text(_CODE.format(name=main.name, recipe=recipe, call=_CALLS[main.suffix]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it asks for type hints, and for an example
-        mlflow.pyfunc.save_model(
-            str(folder),
-            python_model=str(code),
-            artifacts={"folder": str(files)},
-            signature=_signature(winner),
-            pip_requirements=["mlflow", "numpy", _REQUIRED[main.suffix]],
-        )
+    # for good: what is changed for a while is changed for other threads too, and back again by them
+    warnings.filterwarnings("ignore", message=_ASKS_FOR_HINTS)
+    mlflow.pyfunc.save_model(
+        str(folder),
+        python_model=str(code),
+        artifacts={"folder": str(files)},
+        signature=_signature(winner),
+        pip_requirements=["mlflow", "numpy", _REQUIRED[main.suffix]],
+    )
     return folder
 
 
