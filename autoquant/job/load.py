@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from autoquant.core.plan import load_plans
 from autoquant.core.secrets import masked
 from autoquant.errors import JobError, PlanError
-from autoquant.job.backend import resolve_backend
+from autoquant.job.backend import backend_from_text, resolve_backend
 from autoquant.job.mistakes import explain_mistakes, find_unwritable
 from autoquant.job.schema import METRICS, Job, SearchSettings
 from autoquant.job.shipped import shipped_folders
@@ -115,8 +115,10 @@ def _override(document: dict[str, Any], override: str) -> list[str]:
     if not equals or not all(parts):
         return [f"--set {override}: write --set dotted.key=value"]
     section = document
-    for part in parts[:-1]:
+    for place, part in enumerate(parts[:-1], 1):
         inner = section.setdefault(part, {})
+        if isinstance(inner, str):
+            inner = section[part] = _long_form(tuple(parts[:place]), inner)
         if not isinstance(inner, dict):
             return [f"--set {override}: {part!r} is no section; its value is {inner!r}"]
         section = inner
@@ -125,6 +127,15 @@ def _override(document: dict[str, Any], override: str) -> list[str]:
     except JobError as error:
         return [error.message]
     return []
+
+
+def _long_form(section: tuple[str, ...], text: str) -> object:
+    """The mapping that a section stands for which is written as text; the text where none is."""
+    if section == ("backend",):
+        return backend_from_text(text)
+    if section == ("model",) or section[-1] in _ENTRY_KEYS.get(section[0], ()):
+        return {"entry": text}
+    return text
 
 
 def _resolve(document: dict[str, Any], folder: Path) -> Iterator[str]:

@@ -130,6 +130,19 @@ def test_a_mistake_is_named_by_key_and_value(path: Path, override: str, line: st
     assert line in str(caught.value)
 
 
+def test_a_key_goes_into_a_section_that_is_written_as_text(path: Path) -> None:
+    document = yaml.safe_load(path.read_text())
+    model = "entry.py:model"
+    path.write_text(yaml.safe_dump({**document, "model": model, "backend": "fbgemm"}))
+    plain = load_job(path)
+    job = load_job(path, ["model.capture=modules", "backend.pairs=7"])
+    assert job.model is not None
+    assert plain.model is not None
+    assert (job.model.entry, job.model.capture) == (plain.model.entry, "modules")
+    assert job.backend.model_copy(update={"pairs": plain.backend.pairs}) == plain.backend
+    assert job.backend.pairs == 7
+
+
 def test_all_mistakes_come_together(path: Path) -> None:
     with pytest.raises(JobError) as caught:
         load_job(path, ["budget.trials=-1", "seed=x", "bugdet.trials=1"])
