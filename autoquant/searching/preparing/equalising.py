@@ -32,6 +32,7 @@ from autoquant.model.numerics.rounded_graph import RoundedGraph
 from autoquant.model.numerics.rounding import SchemeRounding
 from autoquant.model.subject import Subject
 
+_SCREENED = 16
 _SAMPLES = 64
 _LEAST_GAIN_DB = 0.25
 """A smaller gain on so few samples is no reason to change a model."""
@@ -115,25 +116,35 @@ def _choose(
     forms: Mapping[str, Equalisation],
     progress: Progress,
 ) -> Equalisation:
-    """The form with the least error; the model as given where none is better by enough."""
-    tried = {"the model as given": Equalisation(), **forms}
-    noises = {}
-    with progress.stage("comparing all int8 with and without", len(tried)) as advance:
-        for name, form in tried.items():
-            other = equalised(subject, captured, form)[1]
-            if _is_same(subject, captured, other):
-                noises[name] = _int8_noise(subject, other, build)
-            advance(1)
-    before = to_decibels(noises.pop("the model as given"))
-    if not noises:
-        progress.note("not equalised: rescaling would change what the model computes, by rounding")
-        return Equalisation()
-    best = min(noises, key=noises.__getitem__)
-    after = to_decibels(noises[best])
-    told = f"all int8 at {after:.1f} dB, at {before:.1f} dB as given ({_SAMPLES} samples, emulated)"
-    if subject.equalise is Equalise.AUTO and after < before + _LEAST_GAIN_DB:
-        progress.note(f"not equalised, since that gains nothing: {told}")
-        return Equalisation()
+    """The form with the least error; the model as given where none is better by enough.
+
+    A few samples tell which forms are worth comparing on more.
+    """
+    with progress.stage("comparing all int8 with and without", None):
+        graphs = {name: equalised(subject, captured, form)[1] for name, form in forms.items()}
+        graphs = {name: it for name, it in graphs.items() if _is_same(subject, captured, it)}
+        if not graphs:
+            progress.note(
+                "not equalised: rescaling would change what the model computes, by rounding"
+            )
+            return Equalisation()
+        for samples in (_SCREENED, _SAMPLES):
+            before = _int8_decibels(subject, captured, build, samples)
+            found = {
+                name: _int8_decibels(subject, graph, build, samples)
+                for name, graph in graphs.items()
+            }
+            best = max(found, key=found.__getitem__)
+            told = (
+                f"all int8 at {found[best]:.1f} dB, at {before:.1f} dB as given "
+                f"({samples} samples, emulated)"
+            )
+            if subject.equalise is Equalise.AUTO:
+                gaining = [name for name in found if found[name] >= before + _LEAST_GAIN_DB]
+                if not gaining:
+                    progress.note(f"not equalised, since that gains nothing: {told}")
+                    return Equalisation()
+                graphs = {name: graphs[name] for name in gaining}
     progress.note(f"equalised {best}, which keeps the model's function: {told}")
     return forms[best]
 
@@ -146,9 +157,11 @@ def _is_same(subject: Subject, captured: Capture, other: Capture) -> bool:
     return found is None
 
 
-def _int8_noise(subject: Subject, captured: Capture, build: BuildSettings) -> float:
-    """Noise over signal of the all-int8 plan, by reference numerics."""
-    statistics = calibrate(captured, _inputs(take_samples(subject.calibration, _SAMPLES)))
+def _int8_decibels(
+    subject: Subject, captured: Capture, build: BuildSettings, samples: int
+) -> float:
+    """SQNR of the all-int8 plan, by reference numerics."""
+    statistics = calibrate(captured, _inputs(take_samples(subject.calibration, samples)))
     rounding = SchemeRounding(TensorRanges(captured, statistics, build))
     choices = {
         site.name: (Scheme.INT8, Part.BOTH) for site in captured.sites if site.kind not in _IN_FLOAT
@@ -156,10 +169,10 @@ def _int8_noise(subject: Subject, captured: Capture, build: BuildSettings) -> fl
     rounded = RoundedGraph(mark_sites(captured), rounding, choices)
     noises = OutputNoises()
     with torch.no_grad():
-        for batch in take_samples(subject.evaluation or subject.calibration, _SAMPLES):
+        for batch in take_samples(subject.evaluation or subject.calibration, samples):
             expected, found = (run(*batch.inputs) for run in (captured.graph, rounded.run))
             noises.add(named_outputs(expected), named_outputs(found), len(batch))
-    return noises.ratio(subject.outputs)[0]
+    return to_decibels(noises.ratio(subject.outputs)[0])
 
 
 def _inputs(batches: Sequence[Batch]) -> Sequence[tuple[Tensor, ...]]:
