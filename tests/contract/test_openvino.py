@@ -178,7 +178,7 @@ def test_a_model_that_runs_something_else_is_refused_by_site_name() -> None:
     plans = {s: Plan.of(dict.fromkeys((i.name for i in captured.sites), s)) for s in Scheme}
     int8 = full_space(captured, backend).uniform(Scheme.INT8)
     model, options = backend._assemble(plans[Scheme.FP32])
-    compiled = backend._compile(int8, model, options)
+    compiled, _ = backend._compile(int8, model, options)
     with pytest.raises(BackendError, match="is planned as int8 but runs fp32"):
         backend._compare(int8, compiled)
 

@@ -63,7 +63,7 @@ def test_an_encoder_is_fine_tuned_to_what_its_engine_then_computes(
     assert recovery["gap_sqnr_db"]["value"] > 20
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["openvino"])
 def test_plans_of_an_encoder_are_confirmed_on_another_engine(
     backend: str, searched: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +134,7 @@ def test_every_step_on_an_encoder_works_from_python(tmp_path: Path) -> None:
     assert observers.best.observer.value == "minmax"
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("backend", ["onnxruntime"])
 def test_a_text_job_with_a_metric_over_the_data_is_searched_on_another_engine(
     backend: str, tmp_path: Path
 ) -> None:

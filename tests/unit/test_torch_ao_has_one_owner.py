@@ -51,6 +51,7 @@ def others() -> dict[str, ast.Module]:
     return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in found}
 
 
+@pytest.mark.slow
 def test_no_other_file_names_it() -> None:
     wrong = {
         path: name

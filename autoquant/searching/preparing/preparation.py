@@ -90,9 +90,9 @@ class Preparation:
         """Which site writes what which site reads."""
         return find_edges(self.captured)
 
-    @property
+    @cached_property
     def evaluator(self) -> PlanEvaluator:
-        """Measures plans in this process."""
+        """Measures plans in this process; what it knows of the float model is computed once."""
         return PlanEvaluator(self.subject, self.captured, self.backend, self.settings)
 
 

@@ -44,6 +44,7 @@ class PooledTokens(nn.Module):
         return self.head(torch.relu(self.embed(x.flatten(2).transpose(1, 2))).mean(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peak", [1.0, 100.0])
 @pytest.mark.parametrize("engine", engines_here())
 def test_an_average_over_an_image_runs_in_integers_that_cost_it_a_bit_at_most(
@@ -59,6 +60,7 @@ def test_an_average_over_an_image_runs_in_integers_that_cost_it_a_bit_at_most(
     assert all(check.is_right for check in checks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("peak", "is_integer"), [(1.0, True), (100.0, False)])
 def test_an_average_over_tokens_runs_in_float_where_its_grid_would_be_far_too_wide(
     peak: float, is_integer: bool

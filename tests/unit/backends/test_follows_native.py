@@ -16,6 +16,7 @@ ROWS = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
 SPACE = {"schemes": ["fp32"], "rules": [{"kind": "linear", "schemes": ["fp16", "fp32"]}]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU(), nn.ReLU()], ids=str)
 def test_an_fp16_linear_with_an_activation_behind_it_is_timed(
     activation: nn.Module, tmp_path: Path

@@ -27,6 +27,7 @@ class Gated(nn.Module):
         return self.after(gate * y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", engines_here())
 @pytest.mark.parametrize("size", [6, 16], ids=["few pixels", "many pixels"])
 def test_scaled_channels_are_right_at_every_batch_size(engine: str, size: int) -> None:

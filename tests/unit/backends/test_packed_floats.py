@@ -174,6 +174,7 @@ def test_a_pickled_bf16_weight_takes_two_bytes_a_number(
     assert sizes[0] - sizes[1] == pytest.approx(2 * 32 * 512, rel=0.02)
 
 
+@pytest.mark.slow
 def test_packed_floats_are_kept_no_longer_than_a_plan_that_has_them() -> None:
     captured, backend = open_backend(seeded(Wide), 2)
     gc.collect()
@@ -241,6 +242,7 @@ def test_a_sum_runs_within_a_convolution_if_it_is_the_plain_sum_of_tensors_of_on
     assert sum(name.endswith(".binary") for name in calls(module)) == 1 + within
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "activation",
     [

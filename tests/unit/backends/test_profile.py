@@ -160,6 +160,7 @@ def native_space(captured: Capture, backend: TorchGraphBackend) -> SearchSpace:
     return SearchSpace(tuple(knobs))
 
 
+@pytest.mark.slow
 def test_every_choice_has_a_cost(profiled: tuple[SearchSpace, Capture, Profile]) -> None:
     space, _, profile = profiled
     for knob in space.knobs:

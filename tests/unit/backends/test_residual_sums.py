@@ -46,6 +46,7 @@ def sums_within(built: Built) -> int:
     return sum("qconv2d_pointwise.binary" in name for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(POINTWISE not in engines_here(), reason="needs onednn")
 @pytest.mark.parametrize(
     ("options", "expected"),

@@ -52,6 +52,7 @@ def test_what_a_backend_cannot_run_of_a_plan_is_listed_site_by_site() -> None:
     assert all(Scheme.FP32 in item.instead for item in table)
 
 
+@pytest.mark.slow
 def test_a_plan_that_a_backend_runs_lists_nothing() -> None:
     found = aq.plan_support(_plan(Scheme.FP32), seeded(MixedNet), (images(4),))
     assert {title for title, sites in found.items() if not sites} >= {

@@ -45,6 +45,7 @@ def table(model: nn.Module) -> CalibrationTable:
     )
 
 
+@pytest.mark.slow
 def test_every_observer_is_measured_from_ten_steps_to_all(table: CalibrationTable) -> None:
     assert table.observers == tuple(ObserverName)
     for observer in ObserverName:
@@ -54,6 +55,7 @@ def test_every_observer_is_measured_from_ten_steps_to_all(table: CalibrationTabl
     assert {row.measurements["sqnr_db"].kind for row in table.rows} == {Kind.MEASURED}
 
 
+@pytest.mark.slow
 def test_a_row_has_the_numbers_of_a_search_that_calibrates_so(
     model: nn.Module, table: CalibrationTable, tmp_path: Path
 ) -> None:
@@ -75,6 +77,7 @@ def test_a_row_has_the_numbers_of_a_search_that_calibrates_so(
     assert uniform.value("sqnr_db") == pytest.approx(row.sqnr_db, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_search_with_mix_and_fixed_ranges_is_loaded_as_it_was(
     model: nn.Module, tmp_path: Path
 ) -> None:
@@ -126,6 +129,7 @@ def test_the_figure_has_a_line_for_each_observer(table: CalibrationTable) -> Non
     assert list(line.y) == [item.sqnr_db for item in table.rows_of(ObserverName.HISTOGRAM)]
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_and_keeps_the_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,12 +17,14 @@ from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 from tests.untraceable import TokenNet, tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [lambda: seeded(MixedNet), lambda: nets.misbuilt(nets.Apart())])
 def test_a_healthy_model_needs_no_attention(build: type[nn.Module]) -> None:
     report = aq.check(build(), images(16))
     assert not report.needs_attention, report.concerns
 
 
+@pytest.mark.slow
 def test_the_model_is_not_changed() -> None:
     model = seeded(MixedNet).train()
     before = copy.deepcopy(model.state_dict())
@@ -38,6 +40,7 @@ def test_a_model_that_torch_ao_would_tear_apart_needs_nothing() -> None:
     assert {row.runs for row in report.ops if row.runs and row.kind != "pool"} == {"int8 native"}
 
 
+@pytest.mark.slow
 def test_a_shared_module_inside_a_shared_block_names_the_block_to_split_for_a_mapping() -> None:
     model = nets.misbuilt(nets.SharedBlock())
     mends = {item.where: item.mend for item in aq.check(model, images(16)).concerns}
@@ -46,6 +49,7 @@ def test_a_shared_module_inside_a_shared_block_names_the_block_to_split_for_a_ma
     assert [item.where for item in split.concerns if item.topic.value == "calls"] == []
 
 
+@pytest.mark.slow
 def test_the_reach_of_the_sites_and_what_no_output_depends_on_are_told() -> None:
     report = aq.check(seeded(TokenNet), tokens(16))
     assert report.reach.startswith("sites hold 100.0% of the weights")
@@ -70,6 +74,7 @@ def test_what_needs_attention_comes_first() -> None:
     assert set(order) == {"attention", "note"}
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_its_shapes_and_has_default_arguments_is_checked() -> None:
     assert "x.shape[0]" in inspect.getsource(nets.Uncomparable.forward)
     assert "scale: float = 2.0" in inspect.getsource(nets.SharedBlock.forward)
@@ -117,6 +122,7 @@ def test_the_report_is_json() -> None:
     assert len(document["ops"]) == len(report.ops)
 
 
+@pytest.mark.slow
 def test_a_plan_value_is_checked_and_a_foreign_one_is_refused() -> None:
     plan = aq.Plan.of({"first": aq.Scheme.INT8, "second": aq.Scheme.FP32, "last": aq.Scheme.INT8})
     inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
@@ -126,6 +132,7 @@ def test_a_plan_value_is_checked_and_a_foreign_one_is_refused() -> None:
         aq.check(seeded(MixedNet), images(4), plan=plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
@@ -140,6 +147,7 @@ def test_wrong_arguments_are_refused(settings: dict[str, str], error: type[Autoq
         aq.check(seeded(MixedNet), images(4), **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "limits", "severity", "what"),
     [
@@ -176,6 +184,7 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+@pytest.mark.slow
 def test_an_op_that_cannot_be_int8_is_named_with_the_scheme_that_would_run() -> None:
     data = torch.randn(32, 6, 16)
     report = aq.check(seeded(Recurrent), data)

@@ -79,6 +79,7 @@ def test_rows_are_in_execution_order_with_all_figures() -> None:
     assert [row.op for row in found.rows if row.call == 1] == ["pool"]
 
 
+@pytest.mark.slow
 def test_a_healthy_model_needs_no_attention() -> None:
     for mode in ("unshadowed", "shadowed"):
         assert aq.compare(seeded(MixedNet), "int8", DATA, mode=mode).findings == ()
@@ -92,6 +93,7 @@ def test_outputs_are_those_of_the_two_models() -> None:
     assert aq.compare(model, "int8", DATA, mode="shadowed").output is None
 
 
+@pytest.mark.slow
 def test_shadowed_shows_each_ops_own_error() -> None:
     model = seeded(MixedNet)
     piled = aq.compare(model, "int8", DATA)
@@ -125,6 +127,7 @@ def test_n_shadows_show_schemes_side_by_side() -> None:
     assert found.kind is Kind.EMULATED
 
 
+@pytest.mark.slow
 def test_n_shadows_of_one_scheme_are_shadowed() -> None:
     model = seeded(MixedNet)
     one = aq.compare(model, "int8", DATA, mode="shadowed")
@@ -134,6 +137,7 @@ def test_n_shadows_of_one_scheme_are_shadowed() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["int8", "int16", "fp16", "bf16"])
 def test_estimates_foretell_the_rounding_of_a_scheme(scheme: str) -> None:
     found = aq.compare(seeded(MixedNet), scheme, DATA, mode="shadowed")
@@ -145,6 +149,7 @@ def test_estimates_foretell_the_rounding_of_a_scheme(scheme: str) -> None:
 # Kinds of quantized models
 
 
+@pytest.mark.slow
 def test_fake_quantized_models_show_rounded_outputs_and_folded_weights() -> None:
     model = seeded(MixedNet)
     prepared = prepared_for_training(model, DATA)
@@ -159,6 +164,7 @@ def test_fake_quantized_models_show_rounded_outputs_and_folded_weights() -> None
     assert (found.kind, converted.kind) == (Kind.EMULATED, Kind.MEASURED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["stem", "b1.conv1", "b1.fc1", "head"])
 def test_weights_in_training_are_folded_and_rounded_at_their_own_scale(op: str) -> None:
     model = seeded(MixedNet)
@@ -173,6 +179,7 @@ def test_weights_in_training_are_folded_and_rounded_at_their_own_scale(op: str) 
     assert found.error.sqnr_db == pytest.approx(float(sqnr), abs=0.02)
 
 
+@pytest.mark.slow
 def test_reference_models_agree_with_native_ones() -> None:
     model = seeded(MixedNet)
     prepared = prepare_fx(model, get_default_qconfig_mapping("x86"), (DATA,))
@@ -197,6 +204,7 @@ class Keyed(nn.Module):
         return {"scores": self.head(twice)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["unshadowed", "shadowed"])
 def test_a_model_of_dicts_that_calls_a_layer_twice_is_compared_call_by_call(mode: str) -> None:
     model = seeded(Keyed)
@@ -214,6 +222,7 @@ def test_a_model_of_dicts_that_calls_a_layer_twice_is_compared_call_by_call(mode
     assert [row.op for row in found.weights] == ["layer", "head"]
 
 
+@pytest.mark.slow
 def test_int16_that_torch_only_simulates_is_compared_with_its_grid(tmp_path: Path) -> None:
     model, data = seeded(LinearNet), torch.randn(32, 16)
     result = aq.search(
@@ -302,6 +311,7 @@ def test_coarse_weights_are_read() -> None:
 # Choices and mistakes
 
 
+@pytest.mark.slow
 def test_chosen_samples_alone_are_compared() -> None:
     model = seeded(MixedNet)
     chosen = aq.compare(model, "int8", DATA, indices=[3, 9])
@@ -310,6 +320,7 @@ def test_chosen_samples_alone_are_compared() -> None:
     assert [row.error for row in chosen.rows] == [row.error for row in given.rows]
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_the_figures() -> None:
     model = seeded(MixedNet)
     whole = aq.compare(model, "int8", DATA)
@@ -349,6 +360,7 @@ def test_a_model_that_only_observes_is_refused() -> None:
         aq.compare(model, prepared, DATA)
 
 
+@pytest.mark.slow
 def test_another_models_graph_is_refused() -> None:
     with pytest.raises(ModelError, match="do not pair"):
         aq.compare(seeded(MixedNet), native(chain_model()), DATA)
@@ -401,6 +413,7 @@ output: {tmp_path / "out"}
     assert main(["compare", str(job), "--indices", "64"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["unshadowed", "shadowed"])
 def test_a_model_that_torch_fx_cannot_trace_is_compared(mode: str) -> None:
     found = aq.compare(seeded(TokenNet), "int8", tokens(8), mode=mode)

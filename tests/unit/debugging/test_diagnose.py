@@ -71,6 +71,7 @@ def only(diagnosis: Diagnosis) -> Finding:
     return finding
 
 
+@pytest.mark.slow
 def test_a_seeded_fault_is_found_with_its_op_and_its_step_and_no_other(
     diagnosed: tuple[str, Fault, Diagnosis],
 ) -> None:
@@ -255,6 +256,7 @@ HEALTHY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEALTHY)
 def test_nothing_is_found_in_a_healthy_network(name: str) -> None:
     network, data = HEALTHY[name]
@@ -277,6 +279,7 @@ def test_int16_activations_hold_outlier_channels_but_its_int8_weights_do_not() -
     assert "no range is wrong" in finding.evidence
 
 
+@pytest.mark.slow
 def test_nothing_is_found_in_the_digits_network() -> None:
     diagnosis = aq.diagnose(
         digits.model(48),

@@ -110,6 +110,7 @@ def test_post_processing_left_in_the_model_is_warned_of() -> None:
     assert "post-processing" in warning
 
 
+@pytest.mark.slow
 def test_chosen_samples_alone_stand_behind_every_number() -> None:
     model, inputs = seeded(MixedNet), images(48, seed=2)
     chosen = examine(model, indices=[40, 3, 17], metric_rows=1)
@@ -131,6 +132,7 @@ def test_the_table_can_be_raised_from_as_it_is(healthy: SensitivityReport) -> No
     assert set(plan.counts()) == {"int8", "int16"}
 
 
+@pytest.mark.slow
 def test_a_saved_table_is_read_and_ranks_by_another_measure(tmp_path: Path) -> None:
     exact = examine(seeded(MixedNet), by="l1", metric_rows=0)
     assert exact.kinds["stem"] == "conv2d"

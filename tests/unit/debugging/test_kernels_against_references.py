@@ -29,6 +29,7 @@ def int8(model: nn.Module, inputs: Tensor) -> Built:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [ENGINE, POINTWISE])
 @pytest.mark.parametrize(
     ("network", "inputs"),
@@ -71,6 +72,7 @@ def requantized(values: Tensor, like: Tensor) -> Tensor:
     return torch.quantize_per_tensor(values, like.q_scale(), like.q_zero_point(), like.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", [tenth_more, dark_corner, channels_swapped])
 def test_the_one_wrong_kernel_is_found_and_no_other(mistake: Callable[[Tensor], Tensor]) -> None:
     inputs = images(8)
@@ -81,6 +83,7 @@ def test_the_one_wrong_kernel_is_found_and_no_other(mistake: Callable[[Tensor], 
     assert [check.site for check in checks if not check.is_right] == ["b1.conv2"]
 
 
+@pytest.mark.slow
 def test_with_its_reference_in_place_of_a_wrong_kernel_the_outputs_are_right_again() -> None:
     inputs = images(8)
     built = int8(seeded(MixedNet), inputs)
@@ -92,6 +95,7 @@ def test_with_its_reference_in_place_of_a_wrong_kernel_the_outputs_are_right_aga
     assert (mended - right).abs().max() < 0.05 * (wrong - right).abs().max()
 
 
+@pytest.mark.slow
 def test_a_wrong_weight_is_found_though_its_kernel_is_right() -> None:
     """The reference takes the float model's weight, not the packed one."""
     inputs = torch.randn(32, 16, generator=torch.Generator().manual_seed(1))

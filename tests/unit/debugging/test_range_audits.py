@@ -93,6 +93,7 @@ def test_the_limit_follows_the_number_and_the_levels_of_tensors(
     assert typical_limit_db([Grid(1.0, 0, 0, levels)] * tensors) == pytest.approx(limit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 9, 40])
 def test_audits_do_not_depend_on_batches_and_are_those_of_all_samples_at_once(size: int) -> None:
     data = 3.0 * inputs(40, seed=2)

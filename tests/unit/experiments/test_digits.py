@@ -97,6 +97,7 @@ def test_training_reaches_95_percent_and_happens_once(
     assert score(trained, entry("heldout")()) >= 0.95
 
 
+@pytest.mark.slow
 def test_another_width_has_weights_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +107,7 @@ def test_another_width_has_weights_of_its_own(
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_the_seed_alone_decides_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

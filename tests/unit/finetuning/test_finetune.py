@@ -81,6 +81,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -103,6 +104,7 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert not same(weights(whole), dict(seeded(LinearNet).state_dict()))
 
 
+@pytest.mark.slow
 def test_a_finished_training_resumes_to_the_same_result_without_a_step(tmp_path: Path) -> None:
     first = finetune(tmp_path)
     again = finetune(tmp_path, resume=True, progress=Interrupting(after=20))
@@ -138,6 +140,7 @@ def test_the_figures_after_training_are_those_of_the_engine(tmp_path: Path) -> N
     assert result.recovery.gain.value == pytest.approx(after - before)
 
 
+@pytest.mark.slow
 def test_all_steps_stay_within_the_share_of_the_float_training(tmp_path: Path) -> None:
     result = finetune(tmp_path, share=0.06, learning_rates=(0.001, 0.01, 0.05), ranges="both")
     assert result.steps <= 0.06 * 400
@@ -154,6 +157,7 @@ def test_the_probe_takes_the_rate_with_the_lowest_loss(tmp_path: Path) -> None:
     assert result.learning_rate == 0.05
 
 
+@pytest.mark.slow
 def test_the_last_part_of_the_float_schedule_is_followed(tmp_path: Path) -> None:
     result = finetune(
         tmp_path, share=0.1, checks=4, float_schedule=lambda progress: 7 * (1 - progress)
@@ -170,6 +174,7 @@ def test_the_model_that_was_given_is_not_changed(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_folder_holds_what_it_takes_to_go_on_without_autoquant(tmp_path: Path) -> None:
     result = finetune(tmp_path, plan="int8")
     model = LinearNet()
@@ -233,6 +238,7 @@ def test_no_learning_rate_is_judged_by_a_single_step(steps: int, probed: int) ->
     assert settings.training_steps == steps - 3 * probed
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_continued_by_its_own_training_only(tmp_path: Path) -> None:
     finetune(tmp_path, share=0.01)
     with pytest.raises(StorageError, match="already holds a fine-tuning"):

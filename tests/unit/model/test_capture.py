@@ -38,6 +38,7 @@ def test_a_module_called_twice_is_one_site(captured: Capture) -> None:
     assert captured.members["pool"] == (("max_pool2d",), ("max_pool2d_1",))
 
 
+@pytest.mark.slow
 def test_the_macs_of_a_module_are_those_of_all_its_calls() -> None:
     class Repeated(nn.Module):
         def __init__(self) -> None:

@@ -103,6 +103,7 @@ def test_quality_is_that_of_the_data_in_memory(make: Any) -> None:
     assert streamed == pytest.approx(values, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_no_more_than_one_batch_beside_the_first_is_alive() -> None:
     alive: list[weakref.ref[Tensor]] = []
 

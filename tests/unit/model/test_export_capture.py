@@ -220,6 +220,7 @@ class Lengths(nn.Module):
         return self.linear(x).reshape(len(x), 2, 2)
 
 
+@pytest.mark.slow
 def test_the_length_of_a_tensor_does_not_fix_the_number_of_samples() -> None:
     found = capture(Lengths(), (torch.ones(2, 4),), how="export")
     assert found.dynamic == ((0,),)

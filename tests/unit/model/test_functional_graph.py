@@ -120,6 +120,7 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
     return prepared(make()), inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5])
 def test_the_functional_graph_equals_the_model_bit_for_bit(
     case: tuple[nn.Module, Tensor], count: int
@@ -134,6 +135,7 @@ def test_the_functional_graph_equals_the_model_bit_for_bit(
         assert torch.equal(found, model(inputs.clone()))
 
 
+@pytest.mark.slow
 def test_the_captured_graph_keeps_the_function(case: tuple[nn.Module, Tensor]) -> None:
     model, example = case
     found = capture(model, (example,), how="export")

@@ -87,6 +87,7 @@ def decibels(expected: Tensor, found: Tensor) -> float:
     return float(-10 * torch.log10(noise))
 
 
+@pytest.mark.slow
 @networks
 def test_gradients_through_the_graph_are_those_of_the_model(
     network: type[nn.Module], inputs: Make
@@ -113,6 +114,7 @@ def _folded(captured: Capture) -> set[str]:
     return {f"{path}.{name}" for path in paths for name in ("weight", "bias")}
 
 
+@pytest.mark.slow
 @networks
 @pytest.mark.parametrize("scheme", [Scheme.INT8, Scheme.INT16, Scheme.FP16, Scheme.BF16])
 def test_outputs_under_a_uniform_plan_are_near_and_not_equal(
@@ -128,6 +130,7 @@ def test_outputs_under_a_uniform_plan_are_near_and_not_equal(
     assert least < decibels(expected, found) < 120
 
 
+@pytest.mark.slow
 @networks
 def test_gradients_flow_through_what_is_rounded(network: type[nn.Module], inputs: Make) -> None:
     batch = inputs(8)
@@ -227,6 +230,7 @@ def test_a_constant_that_is_added_is_rounded_as_an_activation() -> None:
     assert rounding.read_format(site, Scheme.INT8, constants[0].name) is not None
 
 
+@pytest.mark.slow
 def test_what_a_mask_fills_is_never_rounded() -> None:
     batch = padded(8)
     captured, rounding = captured_with(seeded(Encoder), batch)

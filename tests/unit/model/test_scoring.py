@@ -121,6 +121,7 @@ def test_the_jackknife_error_of_a_mean_is_its_standard_error() -> None:
     assert stderr == pytest.approx(np.std(means, ddof=1) / np.sqrt(7))
 
 
+@pytest.mark.slow
 def test_the_paired_error_of_a_drop_matches_its_spread_over_data_sets() -> None:
     drops, errors = [], []
     for _ in range(120):

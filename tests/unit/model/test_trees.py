@@ -66,6 +66,7 @@ class Denoiser(nn.Module):
         return Output(sample=self.second(torch.relu(self.first(x))))
 
 
+@pytest.mark.slow
 def test_a_model_that_returns_such_a_class_is_searched(tmp_path: Any) -> None:
     torch.manual_seed(0)
     model = Denoiser().eval()

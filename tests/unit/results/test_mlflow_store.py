@@ -75,6 +75,7 @@ def children(client: MlflowClient, recorder: MlflowRecorder) -> dict[str, Any]:
     return {run.data.tags["autoquant.candidate"]: run for run in runs}
 
 
+@pytest.mark.slow
 def test_the_parent_run_holds_the_job_and_the_environment(uri: str, client: MlflowClient) -> None:
     recorder = open_store(uri, "parent")
     run = client.get_run(recorder.run_id)
@@ -202,6 +203,7 @@ def finished(
     return recorder
 
 
+@pytest.mark.slow
 def test_the_finish_logs_what_is_missing_and_the_heldout_values(
     client: MlflowClient, finished: MlflowRecorder, findings: Findings
 ) -> None:
@@ -267,6 +269,7 @@ def test_a_candidate_takes_tens_of_milliseconds(uri: str) -> None:
     assert sorted(spent)[len(spent) // 2] < 0.3
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_midway_does_not_stop_the_search(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, findings: Findings
 ) -> None:
@@ -290,6 +293,7 @@ def test_a_store_that_fails_midway_does_not_stop_the_search(
     assert len(children(MlflowClient(f"sqlite:///{path}"), recorder)) == 57
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_is_left_alone_for_a_minute(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     clock = Clock()
@@ -381,6 +385,7 @@ def test_the_path_of_a_store_becomes_absolute(
     assert resolve_uri("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
 
 
+@pytest.mark.slow
 def test_a_search_prints_nothing_of_mlflows_own(tmp_path: Path) -> None:
     script = f"""
 from tests.unit.results.synthetic import FACTS

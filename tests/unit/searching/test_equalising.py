@@ -85,12 +85,14 @@ def mended(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     return run(Stream(256.0), tmp_path_factory.mktemp("mended") / "search")
 
 
+@pytest.mark.slow
 def test_all_int8_of_a_stream_with_outliers_is_mended(mended: SearchResult) -> None:
     plain = run(Stream())
     assert sqnr(run(Stream(256.0), equalise="never")) < sqnr(plain) - 6
     assert sqnr(mended) > sqnr(plain) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_other_engines_run_the_rescaled_model(backend: str) -> None:
     pytest.importorskip(backend)
@@ -98,12 +100,14 @@ def test_other_engines_run_the_rescaled_model(backend: str) -> None:
     assert sqnr(mended) > sqnr(given) + 6
 
 
+@pytest.mark.slow
 def test_never_leaves_the_model_as_it_is() -> None:
     result = run(Stream(256.0), equalise="never")
     assert not result.context.build.equalisation
     assert result.findings.facts.settings["equalised"] is False
 
 
+@pytest.mark.slow
 def test_a_resumed_search_keeps_its_rescaling(mended: SearchResult) -> None:
     again = run(Stream(256.0), mended.folder, resume=True)
     assert again.context.build.equalisation == mended.context.build.equalisation
@@ -143,6 +147,7 @@ def test_float_model_is_the_same_class_and_function(mended: SearchResult) -> Non
         assert F.mse_loss(found(images), model(images)) < 1e-9
 
 
+@pytest.mark.slow
 def test_a_qconfig_mapping_is_that_of_the_float_model(mended: SearchResult) -> None:
     member = next(item for item in mended.candidates if item.number == all_int8(mended).number)
     model = Stream(256.0).eval()
@@ -216,6 +221,7 @@ def test_a_comparison_rescales_where_it_is_told_to() -> None:
     assert other > given + 6
 
 
+@pytest.mark.slow
 def test_a_rescaled_plan_can_be_trained_further(mended: SearchResult, tmp_path: Path) -> None:
     images = torch.randn(48, 3, 12, 12)
     model = Stream(256.0).eval()

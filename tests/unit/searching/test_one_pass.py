@@ -90,6 +90,7 @@ def test_the_result_is_what_a_reader_of_the_folder_gets(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_why_a_search_ended_is_a_value(tmp_path: Path) -> None:
     assert search(tmp_path / "out", trials=20, sampler="random").stopped is StopReason.EXHAUSTED
     assert search(tmp_path / "few", trials=0).stopped is StopReason.BUDGET
@@ -127,6 +128,7 @@ class InterruptsAt(Silent):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_says_so_and_goes_on_to_the_same_end(tmp_path: Path) -> None:
     whole = search(tmp_path / "whole")
     cut = search(tmp_path / "cut", progress=InterruptsAt(3))

@@ -35,6 +35,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> aq.SearchResult:
     )
 
 
+@pytest.mark.slow
 def test_every_weighted_op_has_a_kernel_of_one_of_two_engines(result: aq.SearchResult) -> None:
     chosen = kernels_in(result.context.build)
     assert chosen.counts().keys() <= {"fbgemm", "onednn"}

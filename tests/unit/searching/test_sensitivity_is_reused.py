@@ -64,6 +64,7 @@ def test_the_same_question_takes_the_saved_table_over(tmp_path: Path) -> None:
     assert len(rank_by_sensitivity(job.sensitivity, prepared_of(job), Silent(), tmp_path).rows) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

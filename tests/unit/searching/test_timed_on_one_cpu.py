@@ -13,6 +13,7 @@ from autoquant.results.environment import TIMED_ON, describe_machine
 from tests.integration.bad_inputs.stage import search
 
 
+@pytest.mark.slow
 def test_a_search_that_was_timed_on_another_cpu_is_not_resumed(tmp_path: Path) -> None:
     timed = {"objectives": ("output_error", "latency"), "output": tmp_path / "out"}
     search(**timed, trials=2)

@@ -65,6 +65,7 @@ def outputs_of(prepared: nn.Module, batch: Tensor) -> list[Tensor]:
     return list(found.values()) if isinstance(found, dict) else [found]
 
 
+@pytest.mark.slow
 @network
 @pytest.mark.parametrize("seed", range(4))
 def test_the_scales_of_a_search_are_those_of_calibrating_again(

@@ -24,6 +24,7 @@ BATCHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", BATCHES, ids=lambda item: item.__name__)
 def test_every_site_is_computed_by_a_call_of_torch_fx(network: type[nn.Module]) -> None:
     matched = way_out(network, BATCHES[network]).matched
@@ -76,6 +77,7 @@ def test_one_sum_is_found_in_every_spelling() -> None:
     assert len(sums) == 5
 
 
+@pytest.mark.slow
 def test_what_torch_fx_keeps_whole_is_named() -> None:
     matched = way_out(nets.Attention, (rows(4, 5, 16),)).matched
     assert {site.partition(":")[0] for site in matched.missing} == {"mha"}

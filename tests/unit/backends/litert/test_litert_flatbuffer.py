@@ -66,6 +66,7 @@ def names(written: Written) -> list[str]:
     return [operator.name for operator in written.operators]
 
 
+@pytest.mark.slow
 def test_each_operator_is_its_own_site_although_branches_look_alike(twins: FloatFile) -> None:
     weights = {
         site: twins.graph.values(twins.graph.reads(operator)[1])
@@ -80,6 +81,7 @@ def test_each_operator_is_its_own_site_although_branches_look_alike(twins: Float
         assert np.array_equal(weight, model.get_submodule(site).weight.detach().numpy())
 
 
+@pytest.mark.slow
 def test_a_float_plan_is_the_converted_file(mixed: FloatFile) -> None:
     written = write_plan(mixed, uniform(mixed, Scheme.FP32))
     assert len(written.operators) == len(mixed.graph.operators)

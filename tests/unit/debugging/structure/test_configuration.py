@@ -38,6 +38,7 @@ def concerns(report: CheckReport, topic: Topic) -> list[Concern]:
     return [item for item in report.concerns if item.topic is topic]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "runs", "types", "stored"),
     [
@@ -60,6 +61,7 @@ def test_the_table_of_a_plan_reads_back_what_each_scheme_runs(
     assert all(item.took_effect for item in (*report.ops, *report.weights))
 
 
+@pytest.mark.slow
 def test_a_row_for_every_call_and_a_weight_for_every_site_that_owns_one() -> None:
     report = aq.check(seeded(MixedNet), images(16))
     assert len({row.node for row in report.ops}) == len(report.ops) == 25
@@ -69,6 +71,7 @@ def test_a_row_for_every_call_and_a_weight_for_every_site_that_owns_one() -> Non
     assert {row.site: row.scale_count for row in report.weights}["b1.fc1"] == 8
 
 
+@pytest.mark.slow
 def test_the_weights_of_embeddings_and_recurrent_layers_are_read_back() -> None:
     tokens = torch.randint(0, 50, (16, 6), generator=torch.Generator().manual_seed(0))
     embedded = aq.check(seeded(TextNet), tokens, plan="int8_weight_only").weights
@@ -80,6 +83,7 @@ def test_the_weights_of_embeddings_and_recurrent_layers_are_read_back() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_mapping_that_takes_effect_is_clean() -> None:
     mapping = QConfigMapping().set_global(QConfig(activation=UINT8, weight=INT8_WEIGHT))
     report = mapped(mapping)
@@ -88,6 +92,7 @@ def test_a_mapping_that_takes_effect_is_clean() -> None:
     assert report.configuration == "QConfigMapping"
 
 
+@pytest.mark.slow
 def test_int16_on_both_sides_is_suspicious_and_marked_as_without_effect() -> None:
     both = QConfig(activation=INT16, weight=INT16_WEIGHT)
     report = mapped(QConfigMapping().set_module_name("b1.conv1", both))
@@ -98,6 +103,7 @@ def test_int16_on_both_sides_is_suspicious_and_marked_as_without_effect() -> Non
     assert [item.where for item in concerns(report, Topic.CONFIGURATION)] == [("b1.conv1",)]
 
 
+@pytest.mark.slow
 def test_an_op_that_torch_leaves_in_float_against_its_qconfig_is_marked() -> None:
     signed = QConfig(activation=MinMaxObserver.with_args(dtype=torch.qint8), weight=INT8_WEIGHT)
     report = mapped(QConfigMapping().set_module_name("head", signed))
@@ -107,6 +113,7 @@ def test_an_op_that_torch_leaves_in_float_against_its_qconfig_is_marked() -> Non
     assert (weight.site, weight.configured, weight.stored) == ("head", "qint8", "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mapping", "entry"),
     [
@@ -125,6 +132,7 @@ def test_entries_that_reach_nothing_are_found(mapping: QConfigMapping, entry: st
     assert concern.where == (entry,)
 
 
+@pytest.mark.slow
 def test_entries_that_reach_something_are_not_found() -> None:
     mapping = (
         QConfigMapping()
@@ -136,6 +144,7 @@ def test_entries_that_reach_something_are_not_found() -> None:
     assert concerns(mapped(mapping), Topic.CONFIGURATION) == []
 
 
+@pytest.mark.slow
 def test_a_mapping_that_torch_refuses_is_a_finding_with_its_mend() -> None:
     mapping = QConfigMapping().set_object_type(
         nn.Conv2d, QConfig(activation=UINT8, weight=INT8_WEIGHT)
@@ -146,6 +155,7 @@ def test_a_mapping_that_torch_refuses_is_a_finding_with_its_mend() -> None:
     assert "one QConfig" in concern.mend
 
 
+@pytest.mark.slow
 def test_a_per_tensor_weight_of_a_mapping_is_suspicious() -> None:
     coarse = QConfig(activation=UINT8, weight=default_weight_observer)
     report = mapped(QConfigMapping().set_module_name("stem", coarse))
@@ -153,6 +163,7 @@ def test_a_per_tensor_weight_of_a_mapping_is_suspicious() -> None:
     assert [item.where for item in concerns(report, Topic.SETTINGS)] == [("stem",)]
 
 
+@pytest.mark.slow
 def test_a_fixed_scale_of_a_mapping_that_clips_is_suspicious() -> None:
     narrow = QConfig(
         activation=FixedQParamsObserver.with_args(scale=0.001, zero_point=128), weight=INT8_WEIGHT
@@ -161,6 +172,7 @@ def test_a_fixed_scale_of_a_mapping_that_clips_is_suspicious() -> None:
     assert ["clipped" in item.why for item in concerns(report, Topic.SETTINGS)] == [True]
 
 
+@pytest.mark.slow
 def test_quantization_behind_a_final_softmax_is_suspicious_and_fp32_is_not() -> None:
     model = nets.misbuilt(nets.SoftmaxTail())
     (concern, *_) = concerns(aq.check(model, images(16)), Topic.SETTINGS)

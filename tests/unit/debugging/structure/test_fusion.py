@@ -22,6 +22,7 @@ def hidden(network: type[nn.Module], leaf_modules: tuple[str, ...] = ()) -> list
     return list(find_hidden(captured(network, leaf_modules), nets.misbuilt(network())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "reason", "where"),
     [
@@ -47,6 +48,7 @@ def test_a_relu_whose_input_has_another_reader_on_purpose_is_only_a_note() -> No
     assert ":add:0 reads the output of conv too" in gap.what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [

@@ -63,6 +63,7 @@ def test_the_state_dict_keeps_its_names_and_copies_get_the_same_values(
     assert not set(storages) & {value.data_ptr() for value in before.values()}
 
 
+@pytest.mark.slow
 def test_names_of_sites_outside_stay_and_the_copies_are_sites() -> None:
     model = nets.misbuilt(nets.SharedBlock())
     before = {site.name for site in capture(model, (images(2),)).sites}

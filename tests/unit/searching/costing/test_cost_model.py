@@ -197,6 +197,7 @@ def test_a_plan_under_a_scheme_that_was_not_profiled_is_refused() -> None:
         CostModel(prior).predict(Plan.of(dict.fromkeys(names(12), Scheme.FP16)))
 
 
+@pytest.mark.slow
 def test_a_thousand_knobs_of_four_schemes_are_fast() -> None:
     schemes = (*SCHEMES, Scheme.INT8_DYNAMIC)
     truth = random_table(0, count=1000, schemes=schemes)

@@ -77,6 +77,7 @@ def shared_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_a_killed_workers_task_is_tried_again_and_the_rest_go_on(tmp_path: Path) -> None:
     executor = start_executor(Execution(workers=2), Mortal(str(tmp_path)))
     found = list(executor.run(Phase.QUALITY, [Task(number, PLAN) for number in range(6)]))
@@ -86,6 +87,7 @@ def test_a_killed_workers_task_is_tried_again_and_the_rest_go_on(tmp_path: Path)
     assert (tmp_path / "1").exists()
 
 
+@pytest.mark.slow
 def test_another_is_hired_for_a_worker_that_dies_while_it_loads(tmp_path: Path) -> None:
     executor = start_executor(Execution(workers=1), MortalAtFirst(str(tmp_path)))
     try:
@@ -95,6 +97,7 @@ def test_another_is_hired_for_a_worker_that_dies_while_it_loads(tmp_path: Path) 
     assert [outcome.failure for outcome in found] == [None]
 
 
+@pytest.mark.slow
 def test_a_task_that_always_kills_its_worker_fails_as_transient(tmp_path: Path) -> None:
     executor = start_executor(Execution(workers=1, retries=1), Mortal(str(tmp_path)))
     found = {o.number: o for o in executor.run(Phase.QUALITY, [Task(9, PLAN), Task(2, PLAN)])}
@@ -117,6 +120,7 @@ def test_more_cpus_than_the_cluster_has_are_refused_with_both_numbers(tmp_path: 
         start_executor(Execution(workers=3, cpus_per_worker=2), Mortal(str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_the_own_cluster_starts_without_a_word_and_keeps_its_token(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +131,7 @@ def test_the_own_cluster_starts_without_a_word_and_keeps_its_token(
     assert os.environ.get("RAY_AUTH_MODE") != "disabled"
 
 
+@pytest.mark.slow
 def test_a_cluster_of_its_own_that_is_too_small_is_stopped(tmp_path: Path) -> None:
     ray.shutdown()
     with pytest.raises(ExecutionError, match="1000 GPUs"):
@@ -159,6 +164,7 @@ class Stuck:
         return Outcome(task.number, {phase.value: Measurement(1.0, Kind.MEASURED)})
 
 
+@pytest.mark.slow
 def test_a_task_that_never_ends_is_stopped_and_the_rest_go_on() -> None:
     executor = start_executor(Execution(workers=1, timeout=3.0), Stuck())
     found = {o.number: o for o in executor.run(Phase.QUALITY, [Task(n, PLAN) for n in range(4)])}
@@ -169,6 +175,7 @@ def test_a_task_that_never_ends_is_stopped_and_the_rest_go_on() -> None:
     assert all(found[number].failure is None for number in (0, 2, 3))
 
 
+@pytest.mark.slow
 def test_when_the_time_is_up_nothing_is_waited_for() -> None:
     executor = start_executor(Execution(workers=1), Stuck())
     started = time.monotonic()
@@ -185,6 +192,7 @@ def test_when_the_time_is_up_nothing_is_waited_for() -> None:
     assert [item.failure for item in later] == [None]
 
 
+@pytest.mark.slow
 def test_the_own_cluster_is_private_and_listens_on_loopback_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

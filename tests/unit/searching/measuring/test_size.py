@@ -21,6 +21,7 @@ def costs(scheme: Scheme) -> tuple[float, float]:
     return found["size_bytes"].value, found["bops_ratio"].value
 
 
+@pytest.mark.slow
 def test_fp32_is_four_bytes_a_parameter() -> None:
     # 3*8*9 + 8 and 8*4 + 4 parameters
     assert costs(Scheme.FP32) == (4.0 * (216 + 8 + 32 + 4), 1.0)

@@ -49,6 +49,7 @@ def test_a_convolution_behind_two_batch_norms_keeps_its_function() -> None:
     refuse_unfaithful(prepared(trained(seeded(SharedBehindNorms))), Silent())
 
 
+@pytest.mark.slow
 def test_a_network_whose_batch_norms_are_folded_passes() -> None:
     refuse_unfaithful(prepared(trained(seeded(MixedNet))), Silent())
 

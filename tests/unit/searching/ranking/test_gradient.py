@@ -92,6 +92,7 @@ def sequences(count: int) -> tuple[Tensor, Tensor]:
     return torch.randint(0, 30, (count, 9), generator=draw), torch.arange(9)[None] >= lengths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "inputs"),
     [
@@ -123,6 +124,7 @@ def test_a_tied_weight_errs_for_each_reader_alone() -> None:
     assert head.noise != table.noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheme",
     [Scheme.INT8, Scheme.INT16, Scheme.INT16_WEIGHT, Scheme.FP16, Scheme.BF16],
@@ -204,6 +206,7 @@ def test_the_users_model_keeps_no_gradient() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_five_hundred_sites_take_one_forward_and_one_backward_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -43,6 +43,7 @@ def asked() -> tuple[Question, Backend]:
     return Question(captured, space, rounding, BATCHES, 12), backend
 
 
+@pytest.mark.slow
 def test_every_row_is_the_noise_of_the_plan_that_the_engine_ran(
     asked: tuple[Question, Backend],
 ) -> None:
@@ -69,6 +70,7 @@ def test_every_row_is_the_noise_of_the_plan_that_the_engine_ran(
     assert losses["head", Scheme.INT8] > losses["head", Scheme.FP16]
 
 
+@pytest.mark.slow
 def test_an_interrupted_measurement_goes_on(asked: tuple[Question, Backend]) -> None:
     question, backend = asked
     kept: list[str] = []
@@ -82,6 +84,7 @@ def test_an_interrupted_measurement_goes_on(asked: tuple[Question, Backend]) -> 
     assert [row.key for row in again.rows] == [trial.key for trial in engine_trials(question)]
 
 
+@pytest.mark.slow
 def test_a_knob_without_fp32_is_measured_around_its_most_precise_scheme(
     asked: tuple[Question, Backend],
 ) -> None:
@@ -99,6 +102,7 @@ def test_a_knob_without_fp32_is_measured_around_its_most_precise_scheme(
     assert table.losses()["head", Scheme.BF16] == pytest.approx(0.0, abs=1e-12)  # order of sums
 
 
+@pytest.mark.slow
 def test_the_procedure_engine_opens_the_backend_and_counts_its_rows(
     asked: tuple[Question, Backend],
 ) -> None:

@@ -103,6 +103,7 @@ def _table(draw: random.Random, sites: list[str], *, constant: float, edge_count
     return CostTable(constant, ops, edges)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**9), st.floats(0.05, 1), st.floats(0, 0.5))
 @settings(max_examples=20, deadline=None)
 def test_limits_are_kept_and_lose_no_more_than_they_must(
@@ -126,6 +127,7 @@ def test_limits_are_kept_and_lose_no_more_than_they_must(
         assert point.loss <= case.least_loss(point.cost, *limits) * EXACT
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**9))
 @settings(max_examples=20, deadline=None)
 def test_the_frontier_runs_from_the_cheapest_plan_to_the_least_noisy(seed: int) -> None:
