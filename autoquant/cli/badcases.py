@@ -18,7 +18,6 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
-    next_command,
     say_next,
     stdout,
     terminal,
@@ -114,7 +113,7 @@ def badcases(
         name = "compare"
     if name != "diagnose" and output is not None and data == "evaluation":
         words += ["--indices", str(output)]
-    say_next(next_command(name, job_file, overrides, context.args, *words))
+    say_next(name, job_file, overrides, context.args, *words)
     return 0
 
 

@@ -16,7 +16,6 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
-    next_command,
     say_next,
     stdout,
     terminal,
@@ -80,7 +79,7 @@ def calibrate(
         for sentence in conclusions(table):
             console.print(sentence, highlight=False, markup=False)
         words = ["--set", f"calibration.observer={table.best.observer.value}"]
-        say_next(next_command("search", job_file, overrides, context.args, *words))
+        say_next("search", job_file, overrides, context.args, *words)
     if plot is not None:
         from autoquant.results.plots.calibration import calibration_figure
 

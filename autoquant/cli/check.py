@@ -19,7 +19,6 @@ from autoquant.cli.options import (
     Overrides,
     PlanText,
     load_with,
-    next_command,
     say_next,
     stdout,
     terminal,
@@ -74,7 +73,7 @@ def check(
         if output is not None:
             stdout().print(f"report: {output}", highlight=False, soft_wrap=True)
         if report.ops:  # the engine takes the plan
-            say_next(next_command("badcases", job_file, overrides, context.args, "--plan", plan))
+            say_next("badcases", job_file, overrides, context.args, "--plan", plan)
     return EXIT_ATTENTION if report.needs_attention else 0
 
 

@@ -13,7 +13,6 @@ from autoquant.cli.options import (
     Overrides,
     PlanText,
     load_with,
-    next_command,
     say_next,
     stdout,
     terminal,
@@ -91,7 +90,7 @@ def compare(
     _print(found, weights=weights)
     if html is not None:
         stdout().print(f"report: {html}", highlight=False, soft_wrap=True)
-    say_next(next_command("diagnose", job_file, overrides, context.args, "--plan", plan))
+    say_next("diagnose", job_file, overrides, context.args, "--plan", plan)
     return 0
 
 

@@ -18,7 +18,6 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
-    next_command,
     say_next,
     stdout,
     terminal,
@@ -80,7 +79,7 @@ def diagnose(
         console.print(written, markup=False, highlight=False, soft_wrap=True)
         if diagnosis.plan is not None:
             words = ["--plan", str(write_plan), "--data", data]
-            say_next(next_command("badcases", job_file, overrides, context.args, *words))
+            say_next("badcases", job_file, overrides, context.args, *words)
     return 0
 
 

@@ -113,7 +113,8 @@ def print_finetuning(job: Job, plan: str, progress: Progress, console: Console) 
         names = [name for name in sizes if fnmatchcase(name, pattern)]
         console.print(f"  {pattern}: rate x {factor:g} ({len(names)} parameters)", highlight=False)
     runs = len(settings.candidates) if settings.probe_steps else 0
-    looks = runs + min(settings.checks, settings.training_steps) + 1
+    checks = min(settings.checks, settings.training_steps)
+    looks = runs + checks + 1
     total = settings.budget * found.step_s + looks * found.look_s
     rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
     probing = (
@@ -122,8 +123,7 @@ def print_finetuning(job: Job, plan: str, progress: Progress, console: Console) 
         else f"the learning rate is {rates}, untried"
     )
     console.print(
-        f"{probing}; then {settings.training_steps} steps with "
-        f"{min(settings.checks, settings.training_steps)} looks",
+        f"{probing}; then {settings.training_steps} steps with {checks} looks",
         highlight=False,
     )
     console.print(

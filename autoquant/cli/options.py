@@ -100,16 +100,15 @@ def stdout() -> Console:
     return Console(emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
-def next_command(
+def say_next(
     name: str, job_file: Path, overrides: Sequence[str] | None, extra: Sequence[str], *words: str
-) -> str:
-    """A command on the same job, with the overrides that were given, as a shell takes it."""
+) -> None:
+    """Print the command to run next on the same job, with the overrides that were given.
+
+    On one line, quoted as a shell takes it.
+    """
     given = [part for item in (*(overrides or []), *dotted(extra)) for part in ("--set", item)]
-    return shlex.join(["autoquant", name, str(job_file), *given, *words])
-
-
-def say_next(command: str) -> None:
-    """Print what to run next, on a line that can be copied."""
+    command = shlex.join(["autoquant", name, str(job_file), *given, *words])
     stdout().print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
 
 

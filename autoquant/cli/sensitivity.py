@@ -17,7 +17,6 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
-    next_command,
     say_next,
     stdout,
     terminal,
@@ -130,7 +129,7 @@ def sensitivity(
     else:
         _print(report, top, written)
         words = [] if raising is None else ["--set", f"seeds=[{output}]"]
-        say_next(next_command("search", job_file, overrides, context.args, *words))
+        say_next("search", job_file, overrides, context.args, *words)
     return 0
 
 

@@ -13,7 +13,6 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
-    next_command,
     say_next,
     stdout,
     terminal,
@@ -59,7 +58,7 @@ def tune(
         if any(item not in in_bits(job).objectives for item in job.objectives):
             # a search for latency leaves out what this engine only emulates
             words += ["--set", "objectives=[output_error,int16_share]"]
-        say_next(next_command("search", job_file, overrides, context.args, *words))
+        say_next("search", job_file, overrides, context.args, *words)
     if plot is not None:
         from autoquant.results.plots.tuning import tuning_figure
 

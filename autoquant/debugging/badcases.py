@@ -100,9 +100,7 @@ def bad_cases_of(
         outputs: Which outputs to look at, by name; none: all.
         error: Of the user's, ranked beside the metrics.
     """
-    batches = data_set(pair.prepared.subject, data)
-    if samples is not None:
-        batches = take_samples(batches, samples)
+    batches = take_samples(data_set(pair.prepared.subject, data), samples)
     with progress.stage("comparing outputs", sum(sizes_of(batches))) as advance:
         runs = runs_of(pair)
         return find_among(*runs, batches, top, advance, outputs=outputs, error=error)

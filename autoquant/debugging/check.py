@@ -189,10 +189,9 @@ def _check(
     with progress.stage("reading back the configuration", None):
         built = _build(prepared, plan, mapping)
     captured = prepared.captured
+    misfits = find_misfit_ranges(prepared.settings.build.ranges, prepared.statistics.tensors)
     return CheckReport(
-        concerns=_attention_first(
-            [*structure, *comparable.concerns, *built.concerns, *_judge_ranges(prepared)]
-        ),
+        concerns=_attention_first([*structure, *comparable.concerns, *built.concerns, *misfits]),
         modules=modules,
         outputs=tuple(_given(comparable.outputs, captured, built.ops)),
         ops=built.ops,
@@ -213,10 +212,6 @@ def _given(
     for item in outputs:
         row = by_node.get(roots.get(item.compared or "", item.compared or ""))
         yield item if row is None else replace(item, given=row.output)
-
-
-def _judge_ranges(prepared: Preparation) -> Iterator[Concern]:
-    yield from find_misfit_ranges(prepared.settings.build.ranges, prepared.statistics.tensors)
 
 
 def _attention_first(concerns: Sequence[Concern]) -> tuple[Concern, ...]:

@@ -174,7 +174,7 @@ def choose_samples(
     """
     if indices is not None:
         return pick_samples(batches, indices)
-    return batches if samples is None else take_samples(batches, samples)
+    return take_samples(batches, samples)
 
 
 def _compare_graph(

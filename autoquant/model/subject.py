@@ -377,7 +377,7 @@ def build_subject(
         notices = (str(shares),)
     else:
         batches = reader.read(calibration, "calibration", needs_targets=False)
-    batches = _first_samples(batches, calibration_samples)
+    batches = take_samples(batches, calibration_samples)
     functions = {"accuracy": find_metric(metric)}
     if loss is not None:
         functions["loss"] = find_metric(loss, "loss")
@@ -437,7 +437,7 @@ def unscored_subject(
     if evaluation != ():
         compared = reader.read(evaluation, "evaluation", needs_targets=False)
     read = reader.read(calibration, "calibration", needs_targets=False)
-    batches = _first_samples(read, calibration_samples)
+    batches = take_samples(read, calibration_samples)
     subject = Subject(
         model=checked,
         calibration=batches,
@@ -492,10 +492,6 @@ def _of_copy(subject: Subject) -> tuple[Subject, str]:
         return subject, f"it cannot be copied, so that a search changes them ({error})"
     how = "a copy of it is searched, and what is built leaves them alone"
     return replace(subject, model=copied, given=subject.model), how
-
-
-def _first_samples(batches: Sequence[Batch], count: int | None) -> Sequence[Batch]:
-    return batches if count is None else take_samples(batches, count)
 
 
 def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> None:

@@ -91,9 +91,9 @@ class Batch:
             yield self.pick(slice(start, start + size))
 
 
-def take_samples(batches: Sequence[Batch], count: int) -> tuple[Batch, ...]:
-    """Keep the first `count` samples, cutting the last batch where needed."""
-    return tuple(first_samples(batches, count))
+def take_samples(batches: Sequence[Batch], count: int | None) -> Sequence[Batch]:
+    """Keep the first `count` samples, cutting the last batch where needed; None: all."""
+    return batches if count is None else tuple(first_samples(batches, count))
 
 
 def first_samples(batches: Iterable[Batch], count: int | None) -> Iterator[Batch]:

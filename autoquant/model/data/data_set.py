@@ -105,10 +105,8 @@ class StreamedBatches(Sequence[Batch]):
             DataError: A batch is another one than before.
         """
         source = self._source
-        if isinstance(source, PlannedLoader):
-            source = source.at(places)
-        elif isinstance(source, (list, tuple)):
-            source = [source[place] for place in places]
+        if self.can_reorder:
+            source = self._source_at(places)
         elif list(places) != list(range(len(self))):
             raise ValueError("this source gives its batches in one order alone")
         count = 0
@@ -122,13 +120,18 @@ class StreamedBatches(Sequence[Batch]):
 
     def some(self, places: Sequence[int]) -> StreamedBatches:
         """The batches at some places, in ascending order, streamed as well."""
-        source: object = _Some(self._source, frozenset(places))
-        if isinstance(self._source, PlannedLoader):
-            source = self._source.at(places)
-        elif isinstance(self._source, (list, tuple)):
-            source = [self._source[place] for place in places]
         marks = [self._marks[place] for place in places]
+        source = self._source_at(places)
         return StreamedBatches(source, self._read, self[places[0]], marks, self._name)
+
+    def _source_at(self, places: Sequence[int]) -> object:
+        """A source of some batches alone; in ascending order where it cannot be reordered."""
+        source = self._source
+        if isinstance(source, PlannedLoader):
+            return source.at(places)
+        if isinstance(source, (list, tuple)):
+            return [source[place] for place in places]
+        return _Some(source, frozenset(places))
 
     def _changed(self, place: int) -> DataError:
         return DataError(

@@ -122,8 +122,9 @@ def _choose(
     A few samples tell which forms are worth comparing on more.
     """
     with progress.stage("comparing all int8 with and without", None):
+        told_apart = [Batch(few_samples(captured, it, _TOLD_APART)) for it in subject.telling]
         graphs = {name: equalised(subject, captured, form)[1] for name, form in forms.items()}
-        graphs = {name: it for name, it in graphs.items() if _is_same(subject, captured, it)}
+        graphs = {name: it for name, it in graphs.items() if _is_same(captured, it, told_apart)}
         if not graphs:
             progress.note(
                 "not equalised: rescaling would change what the model computes, by rounding"
@@ -150,9 +151,8 @@ def _choose(
     return forms[best]
 
 
-def _is_same(subject: Subject, captured: Capture, other: Capture) -> bool:
-    """Whether two graphs compute the same, on some samples of both data sets."""
-    batches = [Batch(few_samples(captured, batch, _TOLD_APART)) for batch in subject.telling]
+def _is_same(captured: Capture, other: Capture, batches: Sequence[Batch]) -> bool:
+    """Whether two graphs compute the same."""
     before, after = captured.graph, other.graph
     found = find_difference(lambda inputs: before(*inputs), lambda inputs: after(*inputs), batches)
     return found is None
