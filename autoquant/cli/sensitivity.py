@@ -94,12 +94,13 @@ def sensitivity(
     A low SQNR is sensitive. Weights and activations are also shown apart, ops that are sensitive
     in both are named with what mends them, and a table that cannot be trusted is said to be so.
     """
+    from autoquant.core.sensitivity import Measure
     from autoquant.debugging.indices import read_indices
-    from autoquant.debugging.sensitivity import examine_sensitivity, measure_named
+    from autoquant.debugging.sensitivity import examine_sensitivity
     from autoquant.model.subject import JobRecipe
 
     job = load_with(job_file, overrides, context.args)
-    measure = measure_named(by)
+    measure = Measure.named(by)
     raising = None
     if ratio is not None or count is not None:
         raising = _raising(job, ratio, count, scheme, on, output)

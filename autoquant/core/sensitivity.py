@@ -10,6 +10,7 @@ from enum import Enum
 from autoquant.core.glance import Glance
 from autoquant.core.precision import Scheme
 from autoquant.core.space import SearchSpace
+from autoquant.errors import PlanError
 
 
 class Part(Enum):
@@ -62,6 +63,18 @@ class Measure(Enum):
     L1 = "l1"
     KL = "kl"
     METRIC = "metric"
+
+    @classmethod
+    def named(cls, text: str) -> Measure:
+        """Give the member of a name.
+
+        Raises:
+            PlanError: There is none.
+        """
+        known = {item.value: item for item in cls}
+        if text not in known:
+            raise PlanError(f"no measure is called {text!r}", hint=f"choose of {', '.join(known)}")
+        return known[text]
 
 
 RowKey = tuple[str, Scheme, Part]

@@ -206,7 +206,7 @@ def sensitivity(
     Raises:
         AutoquantError: A mistake that can be mended; the message says how.
     """
-    measure = measure_named(by)
+    measure = Measure.named(by)
     document = {
         "space": space,
         "objectives": ["output_error", "bops"],
@@ -238,15 +238,3 @@ def sensitivity(
         by=measure,
         saved=None if saved is None else Path(saved),
     )
-
-
-def measure_named(name: str) -> Measure:
-    """A measure by its name.
-
-    Raises:
-        PlanError: There is none of this name.
-    """
-    known = {item.value: item for item in Measure}
-    if name not in known:
-        raise PlanError(f"no measure is called {name!r}", hint=f"choose of {', '.join(known)}")
-    return known[name]

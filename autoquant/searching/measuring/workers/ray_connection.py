@@ -83,15 +83,20 @@ def lost_a_process() -> bool:
     return node is not None and not node.remaining_processes_alive()
 
 
+def living_nodes() -> list[dict[str, Any]]:
+    """What Ray says of the nodes that live."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
 def is_alive() -> bool:
     """Whether Ray's head answers and a node of it lives; asked outside of Ray, which waits."""
     try:
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return bool(living_nodes())
     except Exception:  # noqa: BLE001  # whatever it raises, it is not there
         return False
-    return any(node["Alive"] for node in nodes)
 
 
 def leave() -> None:
@@ -190,11 +195,9 @@ def _check_resources(execution: Execution) -> None:
 
 def _check_target(target: TargetNode) -> None:
     """See that a node of the cluster is the one that a job is timed on."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     named, wanted = target.resource, target.label.items()
-    for node in nodes:
-        has = named in node["Resources"] if named else wanted <= node.get("Labels", {}).items()
-        if node["Alive"] and has:
+    for node in living_nodes():
+        if named in node["Resources"] if named else wanted <= node.get("Labels", {}).items():
             return
     word = f"the resource {named!r}" if named else f"the labels {dict(wanted)}"
     raise ExecutionError(

@@ -9,8 +9,8 @@ from autoquant.errors import AutoquantError, ExecutionError
 from autoquant.job import Execution
 from autoquant.searching.measuring.workers.ray_connection import connect, leave
 from autoquant.searching.measuring.workers.ray_worker import (
-    here,
     last_line,
+    missing_named,
     on_target,
     use_travelled_files,
     worker_environment,
@@ -57,10 +57,5 @@ def run_on_target(execution: Execution, function: Callable[..., _Found], *argume
 
 def _call(function: Callable[..., Any], arguments: list[Any]) -> Any:
     use_travelled_files()
-    try:
+    with missing_named():
         return function(*ray.get(arguments[0]))
-    except ImportError as error:
-        raise ExecutionError(
-            f"node {here().host} lacks what the job needs: {error}",
-            hint="install it there, or name it in execution.packages",
-        ) from error

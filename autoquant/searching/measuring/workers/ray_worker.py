@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from autoquant.job import Execution
 from autoquant.model.data.entry_points import FILES, TRAVELLED
 from autoquant.results.environment import describe_machine
 from autoquant.searching.measuring.workers.local import run_safely
+from autoquant.searching.measuring.workers.ray_connection import living_nodes
 from autoquant.searching.measuring.workers.travelling import travelling_environment
 
 import ray  # isort: skip  # after the environment that ray_connection sets
@@ -60,17 +62,13 @@ class Worker:
         """
         place = here()
         use_travelled_files()
-        try:
-            self._evaluator = ray.get(self._factory)()
-        except AutoquantError as error:
-            error.args = (f"{error.message} (on node {place.host})",)
-            error.message = error.args[0]
-            raise
-        except ImportError as error:
-            raise ExecutionError(
-                f"node {place.host} lacks what the job needs: {error}",
-                hint="install it there, or name it in execution.packages",
-            ) from error
+        with missing_named():
+            try:
+                self._evaluator = ray.get(self._factory)()
+            except AutoquantError as error:
+                error.args = (f"{error.message} (on node {place.host})",)
+                error.message = error.args[0]
+                raise
         return place
 
     def run(self, phase: Phase, task: Task) -> Outcome:
@@ -119,6 +117,22 @@ def worker_environment(execution: Execution) -> dict[str, Any]:
     return {**travels, "env_vars": variables}
 
 
+@contextmanager
+def missing_named() -> Iterator[None]:
+    """Name the node and the module where one cannot be imported.
+
+    Raises:
+        ExecutionError: One cannot.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ExecutionError(
+            f"node {here().host} lacks what the job needs: {error}",
+            hint="install it there, or name it in execution.packages",
+        ) from error
+
+
 def use_travelled_files() -> None:
     """Let entry points be read from what came to this node, where anything did."""
     if Path(FILES).is_dir():
@@ -143,17 +157,15 @@ def on_target(execution: Execution) -> dict[str, Any]:
 def driver_node(execution: Execution) -> str | None:
     """The node of this process, where it can have a worker; None: it cannot, or is no node."""
     own = ray.get_runtime_context().get_node_id()
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    for node in nodes:
-        if node["NodeID"] == own and node["Alive"]:
+    for node in living_nodes():
+        if node["NodeID"] == own:
             return own if node["Resources"].get("CPU", 0) >= execution.cpus_per_worker else None
     return None
 
 
 def alive_nodes() -> frozenset[str]:
     """Names of the nodes that live."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return frozenset(node["NodeID"] for node in nodes if node["Alive"])
+    return frozenset(node["NodeID"] for node in living_nodes())
 
 
 def here() -> Place:
