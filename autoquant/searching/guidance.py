@@ -30,7 +30,6 @@ from autoquant.searching.proposing.guided import CostAxis, Guide
 from autoquant.searching.proposing.in_turn import InTurn
 from autoquant.searching.proposing.prospects import ENOUGH_SHARE, AllProspects, Prospects
 from autoquant.searching.proposing.pruner import Pruner
-from autoquant.searching.proposing.refusals import Refusals
 from autoquant.searching.proposing.samplers import GUIDED
 from autoquant.searching.proposing.strategy import Proposer
 from autoquant.searching.ranking.exact import measure_exact
@@ -221,7 +220,6 @@ def guide(
             share=ENOUGH_SHARE * (_THOROUGH if effort is Effort.THOROUGH else 1.0),
             round_size=job.budget.round_size,
             seed=job.seed,
-            refusals=partial(Refusals, space, prepared.edges),
         )
         for guide in guides
     ]

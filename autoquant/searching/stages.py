@@ -99,7 +99,7 @@ class Stages:
         def is_spent(candidates: Sequence[Candidate]) -> bool:
             if prospects is None or not budget.trials:  # all seeds are asked for by that name
                 return False
-            return prospects.are_spent(candidates, seeds_left=strategy.has_seeds)
+            return prospects.are_spent(candidates, strategy.taken, seeds_left=strategy.has_seeds)
 
         most = budget.trials or strategy.seed_count
         ended = Ended(past.candidates, None)

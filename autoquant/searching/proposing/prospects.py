@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.guided import Guide
 from autoquant.searching.proposing.pruner import ALWAYS_WHOLE, INTERVAL_Z
-from autoquant.searching.proposing.refusals import AskedOrRefused, Refusals
+from autoquant.searching.proposing.refusals import Taken
 from autoquant.searching.seeding.program.additive import Limit
 from autoquant.searching.seeding.program.sweep import cheapest_choices
 
@@ -41,7 +41,6 @@ class Prospects:
         share: Least share of the frontier's hypervolume that a round must promise.
         round_size: Plans of a round.
         seed: The job's seed.
-        refusals: Learns anew what the engine refuses.
     """
 
     space: SearchSpace
@@ -51,14 +50,18 @@ class Prospects:
     share: float
     round_size: int
     seed: int
-    refusals: Callable[[], Refusals]
 
-    def are_spent(self, candidates: Sequence[Candidate], *, seeds_left: bool) -> bool:
+    def are_spent(self, candidates: Sequence[Candidate], taken: Taken, *, seeds_left: bool) -> bool:
         """Whether the search may end.
 
         It may when the cheapest plan that the models can imagine within the limits is not cheaper
         than one in hand by more than its error, or when no seeds are left and the next round
         promises too little. Before the first round after the uniform plans it may not.
+
+        Args:
+            candidates: What was measured.
+            taken: Plans that will not be proposed.
+            seeds_left: Whether seeds are left to ask for.
         """
         if all(item.origin.startswith(ALWAYS_WHOLE) for item in candidates):
             return False
@@ -67,9 +70,6 @@ class Prospects:
         if seeds_left:
             return False
         random = np.random.default_rng([self.seed, len(candidates)])
-        taken = AskedOrRefused({item.digest for item in candidates}, self.refusals())
-        for item in candidates:
-            taken.refusals.learn(item)
         return self.guide.expected_gain(random, self.round_size, taken) < self.share
 
     def _is_cheapest_in_hand(self, candidates: Sequence[Candidate]) -> bool:
@@ -97,9 +97,11 @@ class AllProspects:
 
     prospects: tuple[Prospects, ...]
 
-    def are_spent(self, candidates: Sequence[Candidate], *, seeds_left: bool) -> bool:
+    def are_spent(self, candidates: Sequence[Candidate], taken: Taken, *, seeds_left: bool) -> bool:
         """Whether the search may end."""
-        return all(item.are_spent(candidates, seeds_left=seeds_left) for item in self.prospects)
+        return all(
+            item.are_spent(candidates, taken, seeds_left=seeds_left) for item in self.prospects
+        )
 
 
 def is_certainly_within(candidate: Candidate, limits: Limits) -> bool:

@@ -59,6 +59,9 @@ class Strategy:
         log: Keeps what is asked and told; None: nothing does.
         proposer: Asked before the sampler.
         edges: Between sites: which site writes what which site reads.
+
+    Attributes:
+        taken: Plans that will not be proposed: asked for, or known to be refused.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Strategy:
         )
         self._digests: set[str] = set()
         self._refusals = Refusals(space, edges)
-        self._taken = AskedOrRefused(self._digests, self._refusals)
+        self.taken: Taken = AskedOrRefused(self._digests, self._refusals)
         self._pending: dict[int, Ask] = {}
         self._next = 0
         self._round = 1
@@ -138,7 +141,7 @@ class Strategy:
         draw = np.random.default_rng(self._derived_seed())
         pending = [ask.plan for ask in self._pending.values()]
         for proposer in self._proposers:
-            plan = proposer.propose(draw, pending, self._taken)
+            plan = proposer.propose(draw, pending, self.taken)
             if plan is not None:
                 return self._open(plan, self._sampler)
         plan = self._draw_new()
@@ -184,11 +187,11 @@ class Strategy:
         """Draw a plan that was never asked for; from all that are left where they can be listed."""
         draw = random.Random(self._derived_seed())
         if self._plan_count <= _LISTABLE_PLANS:
-            left = [plan for plan in self._choices.all_plans() if plan not in self._taken]
+            left = [plan for plan in self._choices.all_plans() if plan not in self.taken]
             return draw.choice(left) if left else None
         for _ in range(_RANDOM_TRIES):
             plan = self._choices.draw(draw)
-            if plan not in self._taken:
+            if plan not in self.taken:
                 return plan
         return None
 
