@@ -5,16 +5,19 @@ score a sample, which gives the exact paired standard error; or one number for t
 standard error is then taken over batches. Or it is an object with `update(outputs, targets)` and
 `compute()`, which scores the data set as a whole; its standard error is taken by the jackknife.
 One whose `higher_is_better` is False is a loss: what rises is worse. `unit` is shown beside its
-name.
+name. One whose `against_float` is True needs no labels: its targets are the float model's outputs.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from torch.utils import _pytree as pytree
 
-__all__ = ["Entry", "accuracy", "mse", "top5"]
+__all__ = ["Entry", "accuracy", "agreement", "cosine", "mse", "top5"]
 
 
 class Entry:
@@ -56,6 +59,49 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """
     right = (outputs.argmax(1) == targets).float()
     return right.reshape(len(right), -1).mean(1)
+
+
+def agreement(outputs: Any, targets: Any) -> Tensor:
+    """Score 1 where the largest logit is the float model's: of data without labels.
+
+    Args:
+        outputs: A tensor of shape (batch, classes, ...), or what holds tensors: the first counts.
+        targets: The same of the float model.
+
+    Returns:
+        Shape (batch,), in [0, 1]; averaged over what follows the classes.
+    """
+    found, expected = _floats(outputs)[0], _floats(targets)[0]
+    return accuracy(found, expected.argmax(1))
+
+
+def cosine(outputs: Any, targets: Any) -> Tensor:
+    """Score the cosine similarity with the float model's outputs: of data without labels.
+
+    Args:
+        outputs: A tensor of shape (batch, ...), or what holds several: the least similar counts.
+        targets: The same of the float model.
+
+    Returns:
+        Shape (batch,), in [-1, 1]; 1 where both are zero.
+    """
+    pairs = zip(_floats(outputs), _floats(targets), strict=True)
+    return torch.stack([_cosine(found, expected) for found, expected in pairs]).amin(0)
+
+
+def _cosine(found: Tensor, expected: Tensor) -> Tensor:
+    one, other = (item.double().reshape(len(item), -1) for item in (found, expected))
+    alike = (one == other).all(1)  # also where both are zero
+    return torch.where(alike, 1.0, cosine_similarity(one, other, dim=1))
+
+
+def _floats(tree: Any) -> list[Tensor]:
+    leaves = pytree.tree_leaves(tree)
+    return [item for item in leaves if isinstance(item, Tensor) and item.is_floating_point()]
+
+
+for _metric in (agreement, cosine):
+    _metric.against_float = True  # type: ignore[attr-defined]
 
 
 def top5(outputs: Tensor, targets: Tensor) -> Tensor:

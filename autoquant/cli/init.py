@@ -24,7 +24,8 @@ def init(
     evaluation: Annotated[str, typer.Option(help="Gives batches with targets.")] = "",
     heldout: Annotated[str, typer.Option(help="Gives batches for a last look.")] = "",
     metric: Annotated[
-        str, typer.Option(help="accuracy, top5, mse, or a function or class of yours.")
+        str,
+        typer.Option(help="accuracy, agreement (no labels), mse, or a function or class of yours."),
     ] = "",
     target: Annotated[
         str, typer.Option(help="Batches are dicts: the key that holds the targets.")

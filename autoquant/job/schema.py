@@ -41,7 +41,9 @@ from autoquant.job.space import SpaceRules
 _LOG = logging.getLogger(__name__)
 _OLD_CAPTURES = {"fx": "auto", "eager": "modules"}
 
-METRICS = {name: f"autoquant.metrics:{name}" for name in ("accuracy", "top5", "mse")}
+METRICS = {
+    name: f"autoquant.metrics:{name}" for name in ("accuracy", "agreement", "cosine", "mse", "top5")
+}
 """Metrics that a job may name in short."""
 
 

@@ -18,7 +18,7 @@ class Starter:
         calibration: Entry point of calibration batches.
         evaluation: Entry point of evaluation batches with targets.
         heldout: Entry point of batches that the search never sees; optional.
-        metric: `accuracy`, `top5`, `mse`, or an entry point.
+        metric: the name of a shipped one (`accuracy`, `agreement`), or an entry point.
         target: Key of the targets where batches are dicts.
         backend: On what the model will run.
         max_drop: How far the metric may fall.

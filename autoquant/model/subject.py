@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.core.equalisation import Equalisation, Equalise
-from autoquant.errors import DataError, JobError, ModelError
+from autoquant.errors import DataError, JobError, MetricError, ModelError
 from autoquant.job import DataSource, Entry, Job
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.calling import Calling, OnCopies
@@ -26,7 +26,13 @@ from autoquant.model.data.outputs import (
 )
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm
-from autoquant.model.data.scoring import Metric, check_metric, find_metric, score_batch
+from autoquant.model.data.scoring import (
+    Metric,
+    check_metric,
+    find_metric,
+    is_against_float,
+    score_batch,
+)
 from autoquant.model.data.shares import share_out
 from autoquant.model.equalisation.rewrite import rescaled
 from autoquant.model.graph.capture import capture
@@ -366,7 +372,10 @@ def build_subject(
         MetricError: The metric fails on the float model's outputs.
     """
     checked = in_eval_mode(check_float_model(model, leaf_modules))
-    reader = DataReader(checked, form)  # evaluation first: it says what inputs are
+    functions = _find_functions(metric, loss)
+    against_float = is_against_float(functions["accuracy"])
+    # evaluation first: it says what inputs are
+    reader = DataReader(checked, form, against_float=against_float)
     scored = reader.read(evaluation, "evaluation", needs_targets=True)
     others = None if heldout is None else reader.read(heldout, "heldout", needs_targets=True)
     notices: tuple[str, ...] = ()
@@ -378,9 +387,6 @@ def build_subject(
     else:
         batches = reader.read(calibration, "calibration", needs_targets=False)
     batches = take_samples(batches, calibration_samples)
-    functions = {"accuracy": find_metric(metric)}
-    if loss is not None:
-        functions["loss"] = find_metric(loss, "loss")
     subject = Subject(
         model=checked,
         calibration=batches,
@@ -402,6 +408,19 @@ def build_subject(
         _check_outputs(subject, others, "heldout")
     _check_runs(subject, batches, "calibration")
     return subject
+
+
+def _find_functions(metric: Metric | str, loss: Metric | str | None) -> dict[str, Metric]:
+    functions = {"accuracy": find_metric(metric)}
+    if loss is not None:
+        functions["loss"] = find_metric(loss, "loss")
+    if len(set(map(is_against_float, functions.values()))) > 1:
+        raise MetricError(
+            "one of metric and loss compares with the float model, the other with targets",
+            hint="give two that take the same: without labels 'agreement' or 'cosine' as metric "
+            "and no loss",
+        )
+    return functions
 
 
 def unscored_subject(

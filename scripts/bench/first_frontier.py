@@ -1,7 +1,7 @@
 """What the first frontier costs: CPU seconds in float forwards of the evaluation data, and memory.
 
     python scripts/bench/first_frontier.py resnet50 --batch 16
-    python scripts/bench/first_frontier.py bert --batch 8
+    out/zoo-venv/bin/python scripts/bench/first_frontier.py bert --batch 8   # made by zoo_setup
 
 Random weights. The first frontier is written and shown after the uniform plans; the search ends
 there. CPU seconds are those of the whole process, so that a busy machine does not count.
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from lowering_subjects import resnet50
 from torch import Tensor, nn
+from zoo_models.torchvision_ops import define_torchvision_ops
 
 import autoquant as aq
 from autoquant.core.progress import Silent, Standing
@@ -32,6 +33,7 @@ class Bert(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        define_torchvision_ops()  # which transformers imports by way of torchvision
         from transformers import BertConfig, BertForSequenceClassification
 
         self.bert = BertForSequenceClassification(BertConfig())

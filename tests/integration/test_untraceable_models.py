@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import autoquant as aq
 from autoquant.core.precision import Scheme
 from autoquant.errors import ModelError, PlanError
-from tests.networks import seeded
+from tests.networks import images, seeded
 from tests.untraceable import TokenNet, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -72,3 +72,32 @@ def test_a_search_finds_plans_and_each_builds_again(
     assert str(best.executed["grow"]) == "int8 native"
     with pytest.raises((ModelError, PlanError), match=refusal):
         best.qconfig_mapping(model)
+
+
+class Viewing(nn.Module):
+    """Views what a layer gives as its memory lies, after a branch that export cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.last = nn.Linear(4 * 12 * 12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        if x.sum() > 0:
+            x = self.second(x)
+        return self.last(x.view(len(x), -1))
+
+
+def test_what_a_lowered_layer_gives_lies_in_memory_as_the_models_python_expects() -> None:
+    result = aq.search(
+        seeded(Viewing),
+        calibration=images(8),
+        evaluation=images(8, seed=1),
+        metric="cosine",
+        backend="x86",
+        effort="quick",
+        max_drop=None,
+    )
+    uniform = next(item for item in result.candidates if item.plan["second"] is Scheme.INT8)
+    assert uniform.failure is None

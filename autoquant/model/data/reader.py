@@ -38,15 +38,22 @@ class DataReader:
         model: Its forward says what inputs are.
         form: What the user says of the form of the data.
         calling: How the model is called with other data, where these must be called the same way.
+        against_float: Whether the targets that are needed are the model's own outputs.
     """
 
     def __init__(
-        self, model: nn.Module, form: DataForm | None = None, calling: Calling | None = None
+        self,
+        model: nn.Module,
+        form: DataForm | None = None,
+        calling: Calling | None = None,
+        *,
+        against_float: bool = False,
     ) -> None:
         self._form = form or DataForm()
         self._model = model
         self._parameters = Parameters.of(model)
         self._calling = calling
+        self._against_float = against_float
         self._source = "the other data"
         self._sizes: list[list[set[int]]] = []
         self._named: set[tuple[int, int]] = set()
@@ -119,11 +126,12 @@ class DataReader:
             DataError: A batch is unusable, or lacks targets that are needed; names it.
         """
         first: Batch | None = None
-        for index, batch in enumerate(self._batches(data, name, needs_targets)):
+        answers = needs_targets and self._against_float
+        for index, batch in enumerate(self._batches(data, name, needs_targets and not answers)):
             first = batch if first is None else first
             _check_batch(batch, first, f"{name} batch {index}")
             self._note_sizes(batch)
-            yield batch
+            yield self._answered(batch) if answers else batch
 
     def _batches(self, data: object, name: str, needs_targets: bool) -> Iterator[Batch]:
         if is_whole(data, self._parameters) and self._form.prepare is None:
@@ -175,11 +183,21 @@ class DataReader:
         """Whether the model can be called so; on copies, since forward may write into them."""
         try:
             calling, tensors = Calling.of_arguments(arguments, self._parameters)
-            with torch.no_grad():
-                calling.call(self._model, tuple(item.clone() for item in tensors))
+            self._call(calling, tensors)
         except Exception:  # noqa: BLE001  whatever a model raises, it cannot be called so
             return False
         return True
+
+    def _call(self, calling: Calling, tensors: Sequence[Tensor]) -> Any:
+        with torch.no_grad():
+            return calling.call(self._model, tuple(item.clone() for item in tensors))
+
+    def _answered(self, batch: Batch) -> Batch:
+        """A batch whose targets are the model's outputs; what the model raises comes up later."""
+        try:
+            return Batch(batch.inputs, self._call(self.calling, batch.inputs), batch.axes)
+        except Exception:  # noqa: BLE001  said with the batch, as of any other data
+            return batch
 
     def _check_names(self) -> None:
         names = self.calling.names

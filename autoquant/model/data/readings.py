@@ -186,7 +186,11 @@ def _lacks_targets(
             "are all inputs",
             hint=f"give (({names}), targets), for the metric",
         )
-    return DataError(f"{where} has no targets", hint="give (inputs, targets), for the metric")
+    return DataError(
+        f"{where} has no targets",
+        hint="give (inputs, targets), for the metric; without labels, metric='agreement' (the "
+        "class that float finds) or 'cosine' (any outputs) compares with the float model",
+    )
 
 
 def _no_batch(item: object, where: str) -> DataError:

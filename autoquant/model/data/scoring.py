@@ -118,6 +118,11 @@ def is_loss(metric: object) -> bool:
     return getattr(metric, "higher_is_better", None) is False
 
 
+def is_against_float(metric: object) -> bool:
+    """Whether the targets of a metric are the float model's outputs."""
+    return getattr(metric, "against_float", False) is True
+
+
 def metric_title(metric: object) -> str:
     """A metric's name for people, with its `unit` where it has one, and with its direction.
 
@@ -196,11 +201,25 @@ def score_batch(metric: Metric, outputs: Any, batch: Batch) -> Tensor:
     if scores.ndim > 1 or scores.numel() not in (1, len(batch)):
         raise MetricError(
             f"metric {name!r} returned shape {tuple(scores.shape)} for a batch of {len(batch)}",
-            hint="return one score for each sample, or one number for the batch",
+            hint="return one score for each sample, or one number for the batch"
+            + _other_axis(batch, scores.numel()),
         )
     if not torch.isfinite(scores).all():
         raise MetricError(f"metric {name!r} returned NaN or infinity", hint="return finite scores")
     return scores.reshape(-1)
+
+
+def _other_axis(batch: Batch, count: int) -> str:
+    """Where an input has so many of another axis than the one that was taken for its samples."""
+    for place, tensor in enumerate(batch.inputs):
+        own = None if batch.axes is None else batch.axes[place]
+        for axis, size in enumerate(tensor.shape):
+            if size == count and axis != own:
+                return (
+                    f"; where samples are counted by axis {axis} of input {place}, name it: "
+                    f"dynamic={{name: [{axis}]}}"
+                )
+    return ""
 
 
 class _BatchTally:

@@ -145,5 +145,19 @@ class _Watch(Interpreter):
         if known is not None and value.numel():
             axes = [axis for axis, size in enumerate(known.shape) if size == 1]
             largest = torch.maximum(value.amax(axes, keepdim=True), -value.amin(axes, keepdim=True))
-            np.maximum(known, largest.double().numpy(), out=known)
+            np.maximum(known, _folded(largest.double().numpy(), known.shape), out=known)
         return value
+
+
+def _folded(largest: Scales, shape: Sequence[int]) -> Scales:
+    """The same for as many samples as the groups were found with.
+
+    An axis may hold samples times channels (attention's heads): samples are the outer one.
+    """
+    for axis, size in enumerate(shape):
+        if largest.shape[axis] != size:
+            places = np.arange(largest.shape[axis]) % size
+            found = np.zeros((*largest.shape[:axis], size, *largest.shape[axis + 1 :]))
+            np.maximum.at(np.moveaxis(found, axis, 0), places, np.moveaxis(largest, axis, 0))
+            largest = found
+    return largest

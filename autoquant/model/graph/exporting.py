@@ -49,19 +49,26 @@ def export_program(
         calling: How the model takes its inputs.
         example: Their tensors, one batch.
         dynamic: By tensor, axes whose size may change; an axis that the model itself fixes is
-            taken as fixed.
+            taken as fixed, also where it takes no more than the one that the example has.
 
     Raises:
         ModelError: torch.export cannot follow the model.
     """
-    tensors = tuple(map(grown, example, dynamic))
-    args, kwargs = calling.arguments(tensors)
-    model = _with_keywords(_plain(model), kwargs)
+    more = tuple(map(grown, example, dynamic))
+    model = _with_keywords(_plain(model), calling.arguments(more)[1])
+    tries = [(more, dynamic, Dim.DYNAMIC), (more, dynamic, Dim.AUTO)]
+    longer = [
+        [axis for axis in axes if tensor.shape[axis] > 1]
+        for tensor, axes in zip(example, dynamic, strict=True)
+    ]
+    if longer != [list(axes) for axes in dynamic]:
+        tries.append((tuple(item.clone() for item in example), longer, Dim.AUTO))
     failure: Exception | None = None
     with quiet_export(), _free_lengths(), torch.no_grad():
-        for dim in (Dim.DYNAMIC, Dim.AUTO):
+        for tensors, free, dim in tries:
+            args, kwargs = calling.arguments(tensors)
             shapes = ShapesCollection()
-            for tensor, axes in zip(tensors, dynamic, strict=True):
+            for tensor, axes in zip(tensors, free, strict=True):
                 if axes:
                     shapes[tensor] = dict.fromkeys(axes, dim)
             try:
@@ -295,7 +302,7 @@ def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
         if len(joined) == 1:
             return made[joined[0]]
         args = (joined, *args[1:])
-    is_view = name == "view" and not isinstance(node.args[1], torch.dtype)
+    is_view = name in ("view", "_unsafe_view") and not isinstance(node.args[1], torch.dtype)
     copied = graph.create_node(  # a name of its own: the program's hold numbers of symbols
         node.op,
         torch.ops.aten.reshape.default if is_view else node.target,

@@ -119,7 +119,8 @@ DATA = [
         "no-targets",
         "evaluation data without targets",
         "evaluation batch 0 has no targets",
-        "give (inputs, targets), for the metric",
+        "give (inputs, targets), for the metric; without labels, metric='agreement' (the class "
+        "that float finds) or 'cosine' (any outputs) compares with the float model",
         data(evaluation="no_targets"),
         before=READING,
     ),
@@ -154,7 +155,7 @@ METRICS = [
         "metric-name",
         '`aq.search(..., metric="f1")`',
         "metric 'f1' is unknown",
-        "give a function, or one of accuracy, mse, top5",
+        "give a function, or one of accuracy, agreement, cosine, mse, top5",
         lambda stage: stage.refused_search(metric="f1"),
     ),
     Case(

@@ -267,7 +267,8 @@ ENTRY_POINTS = [
         "no-entry-form",
         "`metric: acuracy`",
         "data.metric.entry: 'acuracy' is wrong",
-        "write package.module:function or path/file.py:function, or one of accuracy, top5, mse",
+        "write package.module:function or path/file.py:function, or one of accuracy, "
+        "agreement, cosine, mse, top5",
         {"data": {"metric": "acuracy"}},
     ),
     Case(

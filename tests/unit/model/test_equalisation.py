@@ -379,3 +379,25 @@ def test_the_given_model_is_not_changed() -> None:
 def test_a_factor_has_as_many_values_as_its_shape_says() -> None:
     with pytest.raises(ValueError, match="3 values"):
         Factor("weight", (2, 2), (1.0, 2.0, 3.0))
+
+
+class Heads(nn.Module):
+    """torch's attention keeps samples and heads in one axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x)[0]
+
+
+def test_ranges_of_more_samples_than_the_groups_were_found_with() -> None:
+    found = Found(Heads(), torch.randn(2, 5, 16))
+    batches = [torch.randn(count, 5, 16) for count in (3, 1)]
+    both = channel_ranges(found.captured, found.groups, [(item,) for item in batches])
+    apart = [channel_ranges(found.captured, found.groups, [(item,)]) for item in batches]
+    assert both
+    for name, largest in both.items():
+        assert np.array_equal(largest, np.maximum(apart[0][name], apart[1][name]))
+    assert max(float(item.max()) for item in both.values()) > 0

@@ -209,6 +209,23 @@ def test_a_model_for_one_number_of_samples_is_captured_at_that_number() -> None:
     assert found.notices == ("the model is captured at one size of input_0 alone (axis 0 at 2).",)
 
 
+class OneAtATime(nn.Module):
+    """Works for one sample alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.view(1, -1))
+
+
+def test_a_model_for_one_sample_is_captured_at_one() -> None:
+    found = capture(OneAtATime(), (torch.ones(1, 4),), how="export")
+    assert found.dynamic == ((),)
+    assert found.notices == ("the model is captured at one size of input_0 alone (axis 0 at 1).",)
+
+
 class Lengths(nn.Module):
     """Says how many samples there are as Python does."""
 

@@ -207,3 +207,23 @@ def test_a_metric_of_several_numbers_is_refused_until_one_is_named() -> None:
     chosen = metrics.Entry(Several(), "f1")
     found = measured(chosen, (batch,), identity)["accuracy"].value
     assert found == measured(MacroF1(), (batch,), identity)["accuracy"].value
+
+
+def test_agreement_counts_the_classes_that_float_finds_too() -> None:
+    expected = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    found = {"none": torch.arange(4), "logits": torch.tensor([[0.0, 1.0]] * 4)}
+    scores = metrics.agreement(found, {"none": torch.arange(4), "logits": expected})
+    assert scores.tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_cosine_is_that_of_the_least_similar_output() -> None:
+    same, turned = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[4.0, -3.0], [0.0, 0.0]])
+    assert metrics.cosine((same, same), (same, turned)).tolist() == pytest.approx([0.0, 1.0])
+    assert metrics.cosine(2 * same, same).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_a_score_of_another_axis_says_how_to_name_that() -> None:
+    batch = Batch((torch.zeros(5, 4, 6),), torch.zeros(4), (0,))
+    with pytest.raises(MetricError, match=r"shape .4,. for a batch of 5") as refused:
+        start_tally(lambda outputs, targets: outputs.sum(1)).add(torch.zeros(4, 2), batch)
+    assert "axis 1 of input 0" in str(refused.value)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from autoquant.backends.torch_cpu.forms import Grid
 from autoquant.backends.torch_cpu.grids import TensorGrids
@@ -69,7 +70,7 @@ class ModuleBuilder:
             captured, lowering = self._lowering(site)
             plan = dict.fromkeys((item.name for item in captured.sites), scheme)
             made = LoweredModel.of(lowering.lower(plan, {}), self._table.engine)
-            self._known[site.name, scheme] = made
+            self._known[site.name, scheme] = _InLayout(made)
         return self._known[site.name, scheme]
 
     def _lowering(self, site: Site) -> tuple[Capture, Lowering]:
@@ -91,6 +92,20 @@ class _Alone(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.inner(x)
+
+
+class _InLayout(nn.Module):
+    """A lowered module whose outputs lie in memory as its input does: the model may view them."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Any:
+        found = self.inner(x)
+        if not x.is_contiguous():
+            return found
+        return pytree.tree_map_only(Tensor, lambda item: item.contiguous(), found)
 
 
 class _SiteGrids:
