@@ -56,9 +56,18 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         Shape (batch,), in [0, 1].
+
+    Raises:
+        ValueError: There is one class alone, or the targets are no class indices.
     """
-    right = (outputs.argmax(1) == targets).float()
-    return right.reshape(len(right), -1).mean(1)
+    if outputs.ndim < 2 or outputs.shape[1] < 2:
+        raise ValueError(
+            f"outputs of shape {tuple(outputs.shape)} hold no two classes to choose from; of one "
+            "logit, write ((outputs[:, 0] > 0) == targets).float()"
+        )
+    found = outputs.argmax(1)
+    _check_shapes(targets, found, "; of one-hot targets, targets.argmax(1)")
+    return (found == targets).float().reshape(len(found), -1).mean(1)
 
 
 def agreement(outputs: Any, targets: Any) -> Tensor:
@@ -104,6 +113,14 @@ for _metric in (agreement, cosine):
     _metric.against_float = True  # type: ignore[attr-defined]
 
 
+def _check_shapes(targets: Tensor, like: Tensor, mend: str = "") -> None:
+    """Refuse what would broadcast: every sample would be scored against all targets."""
+    if targets.shape != like.shape:
+        raise ValueError(
+            f"targets have shape {tuple(targets.shape)}, and not {tuple(like.shape)}{mend}"
+        )
+
+
 def top5(outputs: Tensor, targets: Tensor) -> Tensor:
     """Score 1 where the target is among the five largest logits.
 
@@ -113,7 +130,11 @@ def top5(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         Shape (batch,), 0 or 1.
+
+    Raises:
+        ValueError: The targets are no class indices.
     """
+    _check_shapes(targets, outputs[:, 0])
     best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
     return (best == targets[:, None]).any(1).float()
 
@@ -127,5 +148,9 @@ def mse(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         Shape (batch,), at most 0.
+
+    Raises:
+        ValueError: The targets have another shape.
     """
+    _check_shapes(targets, outputs)
     return -((outputs - targets) ** 2).reshape(len(outputs), -1).mean(1)

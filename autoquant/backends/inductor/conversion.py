@@ -17,6 +17,7 @@ from autoquant.core.plan import Plan
 from autoquant.errors import BackendError, ModelError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.exporting import said_of
 
 MARK = "autoquant"
 """Key in a node's `custom` metadata, which torch.compile carries to the end: a site's name."""
@@ -43,7 +44,7 @@ def export_model(model: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgr
             return torch.export.export(model, example, dynamic_shapes=shapes)
         except Exception as error:
             raise ModelError(
-                f"torch.export cannot export the model: {_first_line(error)}",
+                f"torch.export cannot export the model: {said_of(error)}",
                 hint="rewrite what it names, or search with backend.name: torch",
             ) from error
 
@@ -78,7 +79,7 @@ def convert_plan(
             converted: GraphModule = flow.convert_pt2e(prepared)
         except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
             raise BackendError(
-                f"inductor: torchao refuses plan {plan.digest}: {_first_line(error)}",
+                f"inductor: torchao refuses plan {plan.digest}: {said_of(error)}",
                 hint="write the op that it names otherwise (it takes no padding='same', and no "
                 "Conv2d that is called twice), or search another backend",
             ) from error
@@ -164,7 +165,3 @@ def _parameter(prepared: GraphModule, path: str) -> Tensor:
     owner, _, name = path.rpartition(".")
     found: Tensor = getattr(prepared.get_submodule(owner), name)
     return found.detach()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from autoquant.errors import DataError
 from autoquant.model.data.arguments import Arguments, Parameters
@@ -32,7 +33,8 @@ class DataReader:
 
     Data are all samples at once (a tensor, `(inputs, targets)`, a mapping of tensors), which are
     split into batches of 64; or something to iterate over that gives batches (a list, a
-    DataLoader), or a function that returns any of these. What a batch is, `find_reading` says.
+    DataLoader); a dataset of samples; or a function that returns any of these. What a batch is,
+    `find_reading` says.
 
     Args:
         model: Its forward says what inputs are.
@@ -250,6 +252,8 @@ def _items(data: object, name: str, parameters: Parameters) -> Iterator[object]:
         return
     if callable(data) and not isinstance(data, Iterable):
         data = data()
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        data = DataLoader(data, DEFAULT_BATCH_SIZE)
     if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
         raise DataError(
             f"{name}: got {type(data).__name__}",
@@ -317,7 +321,9 @@ def _check_targets(batch: Batch, where: str) -> None:
         found = batch.targets.shape[0] if batch.targets.ndim else 1
         raise DataError(
             f"{where}: {len(batch)} inputs but {found} targets",
-            hint="give as many targets as inputs",
+            hint="give as many targets as inputs"
+            if batch.targets.ndim
+            else "of single samples DataLoader(samples, batch_size=64) makes batches",
         )
 
 

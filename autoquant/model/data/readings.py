@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -118,6 +118,8 @@ def _candidates(
     item: object, parameters: Parameters, where: str, target: str | None
 ) -> list[tuple[object, Any]]:
     """How an item may be taken apart, the likeliest first."""
+    if is_dataclass(item) and not isinstance(item, type) and target is not None:
+        item = {field.name: getattr(item, field.name) for field in fields(item)}
     if isinstance(item, Mapping) and target is not None:
         rest = {key: value for key, value in item.items() if key != target}
         return [(rest, item.get(target))]

@@ -17,7 +17,8 @@ from torch.utils import _pytree as pytree
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import grown, quiet_export
+from autoquant.model.graph.exporting import grown, quiet_export, said_of
+from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 
 _ORIGIN = "autoquant"
 """Key in a node's `custom` metadata, which torch.export carries along."""
@@ -88,7 +89,7 @@ def _export(
     failure: Exception | None = None
     free = captured.dynamic if any_batch else ((),) * len(example)
     inputs = tuple(grown(tensor, axes) for tensor, axes in zip(example, free, strict=True))
-    with quiet_export(), torch.no_grad():
+    with quiet_export(), recurrent_shapes(), torch.no_grad():
         for dim in (Dim.DYNAMIC, Dim.AUTO):
             shapes = tuple(dict.fromkeys(axes, dim) or None for axes in free)
             try:
@@ -96,7 +97,7 @@ def _export(
             except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
                 failure = failure or error
     raise ModelError(
-        f"torch.export cannot export the model: {str(failure).strip().splitlines()[0]}",
+        f"torch.export cannot export the model: {said_of(failure)}",
         hint="engines other than torch need it; search with backend.name: torch, or "
         "rewrite what it names",
     ) from failure

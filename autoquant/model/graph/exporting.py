@@ -28,6 +28,7 @@ from autoquant.model.data.calling import Calling
 from autoquant.model.data.outputs import opaque_outputs, without_opaque
 from autoquant.model.data.trees import plain_structure, register_dataclasses
 from autoquant.model.graph.aten import op_name
+from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 
 _CHECKS = ("_assert", "sym_constrain_range", "_check")
 _IDENTITIES = frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "clone"})
@@ -64,7 +65,7 @@ def export_program(
     if longer != [list(axes) for axes in dynamic]:
         tries.append((tuple(item.clone() for item in example), longer, Dim.AUTO))
     failure: Exception | None = None
-    with quiet_export(), _free_lengths(), torch.no_grad():
+    with quiet_export(), _free_lengths(), recurrent_shapes(), torch.no_grad():
         for tensors, free, dim in tries:
             args, kwargs = calling.arguments(tensors)
             shapes = ShapesCollection()
@@ -88,7 +89,7 @@ def export_program(
             else:
                 return functional
     raise ModelError(
-        f"torch.export cannot capture the model: {_first_line(failure)}{_place(failure)}",
+        f"torch.export cannot capture the model: {said_of(failure)}",
         hint="rewrite that line without control flow that depends on values; or take "
         "model.capture: modules, which looks at weighted modules alone",
     ) from failure
@@ -448,16 +449,13 @@ def quiet_export() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _place(error: Exception | None) -> str:
-    """The last line of the model's own code that an export reached."""
+def said_of(error: Exception | None) -> str:
+    """What torch.export said of a failure, and the last line of the model's own code it reached."""
     frames = [
         frame
         for frame in traceback.extract_tb(None if error is None else error.__traceback__)
         if not frame.filename.startswith((_TORCH_FOLDER, _OUR_FOLDER, "<"))
     ]
-    return f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
-
-
-def _first_line(error: Exception | None) -> str:
+    at = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return (lines[0] if lines else type(error).__name__) + at

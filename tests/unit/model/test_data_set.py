@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
@@ -235,3 +236,33 @@ def test_a_model_of_one_layer_reads_its_own_data() -> None:
     data = reader.read(SOURCES["loader"](), "calibration", needs_targets=False)
     assert reader.dynamic == ((0,),)
     assert isinstance(data, StreamedBatches)
+
+
+@dataclass
+class Pair:
+    x: Tensor
+    label: Tensor
+
+
+def test_a_dataclass_names_its_targets_as_a_mapping_does() -> None:
+    reader = DataReader(seeded(LinearNet), DataForm(target="label"))
+    pairs = [Pair(torch.randn(4, 16), torch.arange(4)) for _ in range(2)]
+    found = reader.read(pairs, "evaluation", needs_targets=True)
+    assert torch.equal(found[1].inputs[0], pairs[1].x)
+    assert found[1].targets.tolist() == [0, 1, 2, 3]
+
+
+def test_a_dataset_of_samples_is_read_in_batches() -> None:
+    inputs, labels = torch.randn(70, 16), torch.arange(70)
+    reader = DataReader(seeded(LinearNet))
+    found = reader.read(TensorDataset(inputs, labels), "evaluation", needs_targets=True)
+    assert [len(batch) for batch in found] == [64, 6]
+    assert torch.equal(torch.cat([batch.inputs[0] for batch in found]), inputs)
+    assert torch.cat([batch.targets for batch in found]).tolist() == labels.tolist()
+
+
+def test_a_list_of_single_samples_says_what_makes_batches() -> None:
+    samples = [(torch.randn(16), torch.tensor(1)) for _ in range(4)]
+    with pytest.raises(DataError, match="16 inputs but 1 targets") as refused:
+        DataReader(seeded(LinearNet)).read(samples, "evaluation", needs_targets=True)
+    assert "DataLoader(samples, batch_size=64)" in str(refused.value)

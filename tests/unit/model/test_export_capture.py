@@ -275,3 +275,28 @@ def test_a_constant_in_the_type_of_an_activation_is_no_site() -> None:
     assert [site.name for site in found.sites] == ["linear", ":mul:0"]
     with torch.no_grad():
         assert torch.equal(found.graph(torch.ones(3, 4)), model(torch.ones(3, 4)))
+
+
+class Steps(nn.Module):
+    """A recurrent layer of some kind over as many steps as there are."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.layer = kind(4, 6, num_layers=2, bidirectional=True, batch_first=True)
+        self.last = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        steps = self.layer(x)[0] * mask.unsqueeze(-1)
+        return self.last(steps.sum(1) / mask.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_leaves_the_number_of_steps_open(kind: type[nn.RNNBase]) -> None:
+    model = Steps(kind).eval()
+    found = capture(
+        model, (torch.randn(2, 5, 4), torch.ones(2, 5)), how="export", dynamic=((0, 1), (0, 1))
+    )
+    assert found.dynamic == ((0, 1), (0, 1))
+    x, mask = torch.randn(3, 9, 4), torch.ones(3, 9)
+    with torch.no_grad():
+        assert torch.equal(found.graph(x, mask), model(x, mask))

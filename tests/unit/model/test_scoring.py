@@ -227,3 +227,20 @@ def test_a_score_of_another_axis_says_how_to_name_that() -> None:
     with pytest.raises(MetricError, match=r"shape .4,. for a batch of 5") as refused:
         start_tally(lambda outputs, targets: outputs.sum(1)).add(torch.zeros(4, 2), batch)
     assert "axis 1 of input 0" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "outputs", "targets", "said"),
+    [
+        (metrics.accuracy, torch.zeros(4, 4), torch.eye(4), "one-hot targets, targets.argmax"),
+        (metrics.accuracy, torch.zeros(4, 1), torch.zeros(4), "no two classes"),
+        (metrics.accuracy, torch.zeros(4), torch.zeros(4), "no two classes"),
+        (metrics.top5, torch.zeros(4, 9), torch.zeros(4, 1), "and not"),
+        (metrics.mse, torch.zeros(4, 1), torch.zeros(4), "and not"),
+    ],
+)
+def test_targets_that_would_broadcast_are_refused(
+    metric: Any, outputs: Tensor, targets: Tensor, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        metric(outputs, targets)
