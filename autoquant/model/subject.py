@@ -15,7 +15,7 @@ from autoquant.errors import DataError, JobError, MetricError, ModelError
 from autoquant.job import DataSource, Entry, Job
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.calling import Calling, OnCopies
-from autoquant.model.data.data_set import StreamedBatches
+from autoquant.model.data.data_set import StreamedBatches, shapes_of
 from autoquant.model.data.entry_points import call_entry, load_entry
 from autoquant.model.data.outputs import (
     OutputWeights,
@@ -42,6 +42,7 @@ from autoquant.model.graph.faithfulness import (
     batches_to_compare,
     find_difference,
     is_same_in_float64,
+    places_to_compare,
 )
 from autoquant.model.graph.float_model import (
     buffers_kept,
@@ -129,6 +130,22 @@ class Subject:
         other = self.evaluation or self.calibration
         return self.calibration[0], other[0] if isinstance(other, StreamedBatches) else other[-1]
 
+    def compared(self, captured: Capture) -> tuple[Batch, ...]:
+        """Batches on which what is built is compared with the model.
+
+        Those that tell, one with fewer samples, those of the smallest and the largest samples, and
+        of each kind of sizes that the graph was not made for.
+        """
+        chosen = list(batches_to_compare(captured, self.telling))
+        known = {shapes_of([batch])[0] for batch in chosen}
+        for batches in (self.calibration, self.evaluation, self.heldout or ()):
+            shapes = shapes_of(batches)
+            for place in places_to_compare(captured, shapes):
+                if shapes[place] not in known:
+                    known.add(shapes[place])
+                    chosen.append(batches[place])
+        return tuple(chosen)
+
     def run(self, batch: Batch) -> Any:
         """Call the float model with a batch."""
         inputs = batch.inputs
@@ -187,7 +204,7 @@ class Subject:
         return find_difference(
             lambda inputs: self.calling.call(self.model, inputs),
             lambda inputs: found.graph(*inputs),
-            batches_to_compare(found, self.telling),
+            self.compared(found),
         )
 
     def _is_rounding(self, found: Capture, different: Difference) -> bool:
@@ -198,7 +215,7 @@ class Subject:
         if self._difference(found) != different:
             return False
         wide = model_in_float64(self.model, self.calling)
-        return is_same_in_float64(wide, found, batches_to_compare(found, self.telling))
+        return is_same_in_float64(wide, found, self.compared(found))
 
     def equalised(self, equalisation: Equalisation) -> Subject:
         """The same with rescaled channels; itself where there is nothing to rescale.

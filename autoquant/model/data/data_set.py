@@ -19,6 +19,9 @@ CACHE_BYTES = 256 << 20
 Read = Callable[[object], Iterator[Batch]]
 """Reads the batches that a source gives."""
 
+Shapes = tuple[tuple[int, ...], ...]
+"""Of the inputs of a batch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -31,7 +34,7 @@ class Mark:
     """
 
     samples: int
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: Shapes
     sums: tuple[float, ...]
 
     @classmethod
@@ -68,6 +71,11 @@ class StreamedBatches(Sequence[Batch]):
     def can_reorder(self) -> bool:
         """Whether the batches can be read in another order at the same cost."""
         return isinstance(self._source, (PlannedLoader, list, tuple))
+
+    @property
+    def shapes(self) -> tuple[Shapes, ...]:
+        """Shapes of the inputs of each batch."""
+        return tuple(mark.shapes for mark in self._marks)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -214,6 +222,13 @@ def sizes_of(batches: Sequence[Batch]) -> tuple[int, ...]:
     if isinstance(batches, StreamedBatches):
         return batches.sizes
     return tuple(map(len, batches))
+
+
+def shapes_of(batches: Sequence[Batch]) -> tuple[Shapes, ...]:
+    """Shapes of the inputs of each batch; without reading data that are streamed."""
+    if isinstance(batches, StreamedBatches):
+        return batches.shapes
+    return tuple(tuple(tuple(item.shape) for item in batch.inputs) for batch in batches)
 
 
 def in_order(batches: Sequence[Batch], places: Sequence[int]) -> Iterator[Batch]:

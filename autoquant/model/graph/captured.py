@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 from autoquant.core.sites import Site
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.reach import Reach
+from autoquant.model.graph.size_guards import SizeGuards
 
 NOTHING_TO_CHOOSE = (
     "sites are convolutions, linear layers, embeddings, recurrent layers, attention, adds, "
@@ -45,6 +46,7 @@ class Capture:
             the parameters that the graph was made from; None where there is no graph.
         reach: How much of the model the sites hold.
         notices: What the user should know.
+        guards: What the graph takes for granted of sizes; None where there is no graph.
     """
 
     how: str
@@ -60,6 +62,7 @@ class Capture:
     weights: GraphModule | None = None
     reach: Reach | None = None
     notices: tuple[str, ...] = ()
+    guards: SizeGuards | None = None
 
     @property
     def stored_count(self) -> int:

@@ -56,7 +56,7 @@ def capture_export(
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     within = paths_within(modules, leaf_modules)
-    program = export_program(model, calling, example, dynamic)
+    program, guards = export_program(model, calling, example, dynamic)
     free, writes = free_axes(program), writes_inputs(program)
     graph = functional_graph(program)
     del program
@@ -88,6 +88,7 @@ def capture_export(
         dynamic=free,
         weights=weights,
         reach=reach,
+        guards=guards,
         notices=tuple(_notices(writes, calling, dynamic, free, example, reach.notice)),
     )
 

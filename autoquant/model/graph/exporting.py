@@ -29,6 +29,7 @@ from autoquant.model.data.outputs import opaque_outputs, without_opaque
 from autoquant.model.data.trees import plain_structure, register_dataclasses
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
+from autoquant.model.graph.size_guards import SizeGuards
 
 _CHECKS = ("_assert", "sym_constrain_range", "_check")
 _IDENTITIES = frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "clone"})
@@ -42,7 +43,7 @@ def export_program(
     calling: Calling,
     example: Sequence[Tensor],
     dynamic: Sequence[Sequence[int]],
-) -> ExportedProgram:
+) -> tuple[ExportedProgram, SizeGuards]:
     """Export a model, with composite ops whole and without writes in place.
 
     Args:
@@ -51,6 +52,9 @@ def export_program(
         example: Their tensors, one batch.
         dynamic: By tensor, axes whose size may change; an axis that the model itself fixes is
             taken as fixed, also where it takes no more than the one that the example has.
+
+    Returns:
+        The program, and what it takes for granted of sizes.
 
     Raises:
         ModelError: torch.export cannot follow the model.
@@ -87,7 +91,7 @@ def export_program(
                     return export_program(known, calling, example, dynamic)
                 failure = failure or error
             else:
-                return functional
+                return functional, SizeGuards.of(program, model, calling)
     raise ModelError(
         f"torch.export cannot capture the model: {said_of(failure)}",
         hint="rewrite that line without control flow that depends on values; or take "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,16 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from autoquant.model.data.batches import Batch
+from autoquant.model.data.data_set import Shapes
 from autoquant.model.data.trees import flatten_with_paths
 from autoquant.model.graph.captured import Capture
 from autoquant.model.numerics.float64_run import Run, graph_in_float64
 
 SAME = 1e-3
 """Relative difference up to which two outputs count as one; folding and fusing round anew."""
+
+_MOST_KINDS = 8
+"""Of sizes that break other conditions than those before, so many are compared."""
 
 _NO_FLOAT64 = (RuntimeError, TypeError, ValueError, NotImplementedError)
 """What a model's own code, or an op, raises that knows float32 alone."""
@@ -31,13 +36,17 @@ class Difference:
         shape: Of the first input of the batch.
         off: Largest difference, over the largest value of the model's; infinite where one has
             another shape, or is not finite.
+        failure: What the other computation raises; empty where it runs.
     """
 
     output: str
     shape: tuple[int, ...]
     off: float
+    failure: str = ""
 
     def __str__(self) -> str:
+        if self.failure:
+            return f"a batch of {self.shape} fails ({self.failure})"
         where = f"output {self.output}" if self.output else "the output"
         return f"{where} is off by {self.off:.1%} of its largest value on a batch of {self.shape}"
 
@@ -78,7 +87,12 @@ def _differences(model: Run, other: Run, batches: Iterable[Batch]) -> Iterator[D
     for batch in batches:
         with torch.no_grad():
             given = _floats(model(_copies(batch.inputs)))
-            found = _floats(other(_copies(batch.inputs)))
+            try:
+                found = _floats(other(_copies(batch.inputs)))
+            except RuntimeError as error:
+                reason = str(error).strip().split("\n", 1)[0]
+                yield Difference("", tuple(batch.inputs[0].shape), math.inf, reason)
+                continue
         for name, expected in given.items():
             off = relative_difference(expected, found.get(name))
             yield Difference(name, tuple(batch.inputs[0].shape), off)
@@ -91,6 +105,22 @@ def batches_to_compare(captured: Capture, data: Sequence[Batch]) -> tuple[Batch,
     if len(smaller) < len(data[0]) and any(captured.dynamic):
         chosen.append(smaller)
     return tuple(chosen)
+
+
+def places_to_compare(captured: Capture, shapes: Sequence[Shapes]) -> list[int]:
+    """Of batches of such shapes, one of the smallest, of the largest, and of each broken guard."""
+    if not shapes:
+        return []
+    sizes = [sum(map(math.prod, item)) for item in shapes]
+    found = {sizes.index(min(sizes)), sizes.index(max(sizes))}
+    if captured.guards is not None:
+        known: set[frozenset[str]] = {frozenset()}
+        for shape in dict.fromkeys(shapes):
+            broken = captured.guards.broken(shape)
+            if broken not in known and len(known) <= _MOST_KINDS:
+                known.add(broken)
+                found.add(shapes.index(shape))
+    return sorted(found)
 
 
 def relative_difference(expected: Tensor, found: Tensor | None) -> float:

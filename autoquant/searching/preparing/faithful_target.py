@@ -7,7 +7,7 @@ from functools import partial
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.errors import ModelError
-from autoquant.model.graph.faithfulness import batches_to_compare, find_difference, rounding_of
+from autoquant.model.graph.faithfulness import find_difference, rounding_of
 from autoquant.model.numerics.float64_run import model_in_float64
 from autoquant.searching.preparing.preparation import Preparation
 
@@ -32,7 +32,7 @@ def refuse_unfaithful(prepared: Preparation, progress: Progress) -> Preparation:
     backend, subject, captured = prepared.backend, prepared.subject, prepared.captured
     built = backend.build(plan).module
     model, target = (partial(backend.run, module) for module in (subject.flat, built))
-    batches = batches_to_compare(captured, subject.telling)
+    batches = subject.compared(captured)
     found = find_difference(model, target, batches)
     if found is None:
         return prepared

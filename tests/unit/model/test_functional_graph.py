@@ -126,7 +126,7 @@ def test_the_functional_graph_equals_the_model_bit_for_bit(
     case: tuple[nn.Module, Tensor], count: int
 ) -> None:
     model, example = case
-    graph = functional_graph(export_program(model, Calling.plain(1), (example,), ((0,),)))
+    graph = functional_graph(export_program(model, Calling.plain(1), (example,), ((0,),))[0])
     inputs = torch.rand(count, *example.shape[1:])
     kept = inputs.clone()
     with torch.no_grad():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from autoquant.errors import MetricError
+from autoquant.errors import MetricError, ModelError
 from autoquant.model.subject import Subject, build_subject
 from tests.faulty import good_data, good_metric, good_model
 from tests.networks import LinearNet, seeded
@@ -56,3 +56,47 @@ def test_a_metric_against_float_takes_no_loss_against_targets() -> None:
             metric="cosine",
             loss="mse",
         )
+
+
+class Halving(nn.Module):
+    """Takes another path for an odd number of steps, as strided models that pad do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] % 2:
+            x = x[:, 1:]
+        return self.linear(x.reshape(len(x), x.shape[1] // 2, 8)).mean(1)
+
+
+def halving(steps: list[int], **settings: str) -> Subject:
+    data = [torch.randn(4, count, 4) for count in steps]
+    return build_subject(
+        Halving().eval(),
+        calibration=data,
+        evaluation=data[:2],
+        heldout=None,
+        metric="cosine",
+        **settings,
+    )
+
+
+def test_a_graph_is_compared_on_sizes_that_it_was_not_made_for() -> None:
+    even = halving([6, 8, 10, 12]).find_sites()
+    assert even.how == "export"
+    found = halving([6, 8, 7, 9, 12]).find_sites()
+    assert found.how == "modules"
+    assert "a batch of (4, 7, 4) fails" in found.notices[0]
+
+
+def test_a_forced_graph_of_another_path_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"computes something else than the model: a batch of"):
+        halving([6, 8, 7, 9, 12], capture="export").find_sites()
+
+
+def test_only_sizes_of_another_path_are_compared() -> None:
+    subject = halving([6, 8, 10, 12, 14, 16])
+    sizes = [batch.inputs[0].shape[1] for batch in subject.compared(subject.find_sites())]
+    assert sorted(set(sizes)) == [6, 8, 16]

@@ -95,17 +95,26 @@ class _Alone(nn.Module):
 
 
 class _InLayout(nn.Module):
-    """A lowered module whose outputs lie in memory as its input does: the model may view them."""
+    """A lowered module in the place of a float one.
+
+    Its outputs lie in memory as its input does, since the model may view them. Its hook has torch's
+    encoder layers call it: without any they read the weights of their linear layers themselves.
+    """
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
+        self.register_forward_pre_hook(_nothing)
 
     def forward(self, x: Tensor) -> Any:
         found = self.inner(x)
         if not x.is_contiguous():
             return found
         return pytree.tree_map_only(Tensor, lambda item: item.contiguous(), found)
+
+
+def _nothing(module: nn.Module, given: tuple[Any, ...]) -> None:
+    """Change nothing before a call."""
 
 
 class _SiteGrids:
