@@ -24,6 +24,7 @@ from autoquant.errors import BackendError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.capture import Capture
 from autoquant.model.graph.exported import Exported, origins
+from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 
 OPSET = 21
 """The first in which QuantizeLinear knows int16."""
@@ -97,7 +98,7 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
     Raises:
         BackendError: torch cannot write one of its ops in ONNX, or leaves out an output.
     """
-    with _quiet():
+    with _quiet(), recurrent_shapes():
         try:
             written = torch.onnx.export(
                 exported.program, dynamo=True, verbose=False, opset_version=OPSET

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("onnxruntime", reason="needs the extra onnxruntime")
+
+import onnxruntime
+
+from autoquant.backends.onnxruntime.float_graph import convert_float
+from autoquant.model.graph.capture import capture
+from autoquant.model.graph.exported import export_float
+
+
+class Steps(nn.Module):
+    """What follows a recurrent layer depends on how many steps there are."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.layer = kind(4, 6, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0].reshape(len(x), x.shape[1], 3, 4).mean(2)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_recurrent_layer_runs_any_number_of_steps(kind: type[nn.RNNBase]) -> None:
+    model, example = Steps(kind).eval(), (torch.randn(2, 5, 4),)
+    captured = capture(model, example, how="export", dynamic=((0, 1),))
+    graph = convert_float(captured, export_float(captured, example))
+    session = onnxruntime.InferenceSession(graph.model.SerializeToString())
+    for shape in ((2, 5, 4), (3, 9, 4)):
+        x = torch.randn(shape)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        with torch.no_grad():
+            assert np.allclose(found, model(x).numpy(), atol=1e-5)
