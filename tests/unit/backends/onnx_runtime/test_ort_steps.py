@@ -8,8 +8,9 @@ from torch import Tensor, nn
 pytest.importorskip("onnxruntime", reason="needs the extra onnxruntime")
 
 import onnxruntime
+from onnx import TensorProto, helper
 
-from autoquant.backends.onnxruntime.float_graph import convert_float
+from autoquant.backends.onnxruntime.float_graph import OPSET, convert_float
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.exported import export_float
 
@@ -30,7 +31,14 @@ def test_a_recurrent_layer_runs_any_number_of_steps(kind: type[nn.RNNBase]) -> N
     model, example = Steps(kind).eval(), (torch.randn(2, 5, 4),)
     captured = capture(model, example, how="export", dynamic=((0, 1),))
     graph = convert_float(captured, export_float(captured, example))
-    session = onnxruntime.InferenceSession(graph.model.SerializeToString())
+    outputs = [helper.make_tensor_value_info(graph.outputs[0][0], TensorProto.FLOAT, None)]
+    written = helper.make_graph(
+        graph.nodes, "steps", graph.inputs, outputs, list(graph.initializers.values())
+    )
+    model_file = helper.make_model(
+        written, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10
+    )
+    session = onnxruntime.InferenceSession(model_file.SerializeToString())
     for shape in ((2, 5, 4), (3, 9, 4)):
         x = torch.randn(shape)
         (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
