@@ -6,10 +6,12 @@ from pathlib import Path
 
 from torch import nn
 
+from autoquant.core.calls import checked
 from autoquant.errors import StorageError
 from autoquant.searching.result import ResultCandidate
 
 
+@checked
 def export(
     candidate: ResultCandidate,
     model: nn.Module,

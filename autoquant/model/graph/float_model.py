@@ -18,6 +18,20 @@ _FUNCTIONAL = ("FloatFunctional", "FXFloatFunctional")
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
 
+def check_module(model: object) -> nn.Module:
+    """Refuse what is no module.
+
+    Raises:
+        ModelError: It is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the model is a {type(model).__name__}, not a torch.nn.Module",
+            hint="give the module itself, not its class, its file or its state dict",
+        )
+    return model
+
+
 def check_float_model(model: object, leaf_modules: tuple[str, ...] = ()) -> nn.Module:
     """Give the module that plans can be built for: the user's own, taken out of what wraps it.
 
@@ -30,12 +44,7 @@ def check_float_model(model: object, leaf_modules: tuple[str, ...] = ()) -> nn.M
             float32, on another device than the CPU, or holds NaN; names the module or the
             parameter.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"the model is a {type(model).__name__}, not a torch.nn.Module",
-            hint="give the module itself, not its class, its file or its state dict",
-        )
-    found = unwrapped(model)
+    found = unwrapped(check_module(model))
     if isinstance(found, torch.jit.ScriptModule):
         raise ModelError(
             f"the model is of {type(found).__name__}, whose Python code is gone",
