@@ -6,6 +6,7 @@ import inspect
 import operator
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
+from enum import Enum
 from functools import cache, wraps
 from numbers import Real
 from pathlib import Path
@@ -131,7 +132,10 @@ def fits(value: object, hint: object) -> bool:
     if hint in _UNSEEN or isinstance(hint, (TypeVar, str)):
         return True
     if origin in (Union, types.UnionType):
-        return any(fits(value, part) for part in get_args(hint))
+        parts = _named(hint) or get_args(hint)
+        return any(fits(value, part) for part in parts)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return _is_member(value, hint)
     if origin is Annotated:
         kind, least = get_args(hint)
         return fits(value, kind) and operator.index(value) >= least  # type: ignore[arg-type]
@@ -149,12 +153,29 @@ def _fits_generic(value: object, origin: object, parts: tuple[object, ...]) -> b
         return callable(value) or hasattr(value, "compute")
     if origin is Mapping or origin is dict:
         return isinstance(value, Mapping)
+    if origin is tuple and not isinstance(value, (tuple, list)):
+        return False
     if not isinstance(value, Collection) or isinstance(value, (str, bytes, Mapping)):
         return False
     try:
         return all(fits(item, parts[0]) for item in value) if parts else True
     except Exception:  # noqa: BLE001  # whatever a stranger's class raises
         return False
+
+
+def _named(hint: object) -> tuple[object, ...]:
+    """The kinds of a union whose texts are names of an enum's members; none: of another union."""
+    parts = get_args(hint)
+    has_names = any(isinstance(part, type) and issubclass(part, Enum) for part in parts)
+    return tuple(part for part in parts if part is not str) if has_names else ()
+
+
+def _is_member(value: object, kind: type[Enum]) -> bool:
+    try:
+        kind(value)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _is_whole(value: object) -> bool:
@@ -172,7 +193,8 @@ def _is_module(hint: type) -> bool:
 def _words(hint: object) -> str:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        *first, last = dict.fromkeys(_words(part) for part in get_args(hint))
+        parts = _named(hint) or get_args(hint)
+        *first, last = dict.fromkeys(_words(part) for part in parts)
         return f"{', '.join(first)} or {last}" if first else last
     if origin is Annotated:
         kind, least = get_args(hint)
@@ -182,4 +204,6 @@ def _words(hint: object) -> str:
     if origin is not None:
         parts = get_args(hint)
         return f"a list (each {_words(parts[0])})" if parts else "a list"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return f"one of {', '.join(str(member.value) for member in hint)}"
     return _WORDS.get(hint) or f"a {getattr(hint, '__name__', hint)}"

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from autoquant.core.calls import checked
 from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling, failing
-from autoquant.model.graph.float_model import check_module
+from autoquant.model.graph.float_model import check_module, check_source
 
 
 @checked
@@ -43,7 +43,7 @@ def split_shared(
         ModelError: A path is no module, a named one is not called several times, the forward
             that calls it cannot be traced, or the split model gives other outputs.
     """
-    check_module(model)
+    check_source(check_module(model))
     known = {path for path, _ in model.named_modules(remove_duplicate=False)}
     unknown = [path for path in (*(paths or ()), *leaf_modules) if path not in known]
     if unknown:

@@ -65,7 +65,7 @@ def capture_modules(
         for name, module in model.named_modules()
         if name and name not in within and type(module) in _KINDS
     ]
-    calls = _Calls(model, batch=len(example[0]))
+    calls = _Calls(model, batch=len(example[0]) if example[0].ndim else 1)
     with failing("the model", "the example inputs", example):  # noqa: SIM117
         with torch.no_grad(), watch_calls(model, paths, calls.take_input, calls.take_output):
             calling.call(model, example)
