@@ -199,6 +199,13 @@ def export(
             "--other-weights", help="Take weights that are not those of the search, at its scales."
         ),
     ] = False,
+    reduce_range: Annotated[
+        bool,
+        typer.Option(
+            "--reduce-range",
+            help="Seven bits for int8 activations: for x86 CPUs without VNNI.",
+        ),
+    ] = False,
     trust: Trust = False,
 ) -> int:
     """Export a candidate as a file that the engine's own API runs, its plan inside.
@@ -214,7 +221,9 @@ def export(
     loaded = load_result(result)
     candidate = find_candidate(loaded, number, max_drop)
     model = load_model_of(result, trust=trust)
-    path = export_candidate(candidate, model, output, other_weights=other_weights)
+    path = export_candidate(
+        candidate, model, output, other_weights=other_weights, reduce_range=reduce_range
+    )
     console = Console(emoji=False, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}")
     recipe = candidate.recipe(path)

@@ -11,6 +11,7 @@ from functools import cached_property
 from operator import ge
 from pathlib import Path
 
+from autoquant.core.calls import checked
 from autoquant.core.glance import Glance
 from autoquant.core.pairs import Pairs, pairs_of
 from autoquant.core.precision import Scheme
@@ -114,12 +115,14 @@ class Plan:
         Path(path).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
+@checked
 def load_plan(path: str | Path) -> Plan:
     """Read a plan that `Plan.save` wrote.
 
     Raises:
         PlanError: The file is missing, is not a plan, or was changed so that its digest is wrong.
     """
+    path = Path(path)
     return _plan_of(_read(path), path)
 
 

@@ -12,6 +12,7 @@ from autoquant.core.measurement import Candidate
 Advance = Callable[[int], None]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Shows progress."""
 

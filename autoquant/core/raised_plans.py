@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from autoquant.core.calls import Count, checked
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Measure, SensitivityTable
@@ -12,11 +13,12 @@ from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import PlanError
 
 
+@checked
 def raise_most_sensitive(
     table: SensitivityTable,
     *,
     ratio: float | None = None,
-    count: int | None = None,
+    count: Count | None = None,
     scheme: Scheme | str = Scheme.INT16,
     base: Scheme | str | Plan = Scheme.INT8,
     by: Measure = Measure.SQNR,
@@ -39,12 +41,15 @@ def raise_most_sensitive(
         space: The knobs; None: those that the table was taken of.
 
     Raises:
-        PlanError: The ratio is no share, the space has no such scheme, the plan is none of the
-            space, or the table does not name the knobs' sites or lacks the measure.
-        ValueError: Both or none of ratio and count are given.
+        PlanError: Both or none of ratio and count are given, the ratio is no share, the space has
+            no such scheme, the plan is none of the space, or the table does not name the knobs'
+            sites or lacks the measure.
     """
     if (ratio is None) == (count is None):
-        raise ValueError("give ratio or count")
+        raise PlanError(
+            f"raise_most_sensitive got ratio {ratio} and count {count}",
+            hint="give the one or the other: ratio=0.25",
+        )
     space = space or table.space
     if space is None:
         raise PlanError(

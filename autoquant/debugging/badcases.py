@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoquant.core.calls import Positive, checked
 from autoquant.core.findings.badcases import BadCases
 from autoquant.core.progress import Progress
 from autoquant.debugging.samples.find import Run
@@ -16,10 +17,11 @@ from autoquant.debugging.samples.find import find_bad_cases as find_among
 from autoquant.debugging.samples.own_error import OwnError
 from autoquant.errors import DataError
 from autoquant.model.data.batches import Batch, first_samples, take_samples
+from autoquant.model.data.calling import failing
 from autoquant.model.data.data_set import sizes_of
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.graph.float_model import check_float_model, in_eval_mode
+from autoquant.model.graph.float_model import check_float_model, check_module, in_eval_mode
 from autoquant.model.subject import Subject
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import Pair
@@ -28,13 +30,14 @@ TOP = 10
 """How many samples are kept for each output and metric, unless said otherwise."""
 
 
+@checked
 def find_bad_cases(
     model: nn.Module,
     quantized: nn.Module,
     data: object,
     *,
-    top: int = TOP,
-    samples: int | None = None,
+    top: Positive = TOP,
+    samples: Positive | None = None,
     outputs: Sequence[str] = (),
     error: OwnError | None = None,
     target: str | None = None,
@@ -64,14 +67,14 @@ def find_bad_cases(
         ModelError: The outputs cannot be compared.
         DataError: A batch is empty, not finite or of another shape than the first.
     """
-    if top < 1:
-        raise ValueError(f"top must be at least 1, got {top}")
+    check_module(quantized)
     checked = in_eval_mode(check_float_model(model))
     reader = DataReader(checked, DataForm(target, prepare))
     batches = first_samples(reader.stream(data, "data", needs_targets=False), samples)
 
     def run(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        with torch.no_grad():
+        name = "model" if module is checked else "quantized model"
+        with torch.no_grad(), failing(f"the {name}", "data", inputs):
             return reader.calling.call(module, inputs)
 
     with shown(progress).stage("comparing outputs", None) as advance:

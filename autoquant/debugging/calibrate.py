@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoquant import metrics
+from autoquant.core.calls import Count, Positive, checked
 from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.calibrations import CalibrationRow, CalibrationTable
 from autoquant.core.plan import Plan
@@ -36,6 +37,7 @@ _WANTED_STEPS = 128
 _NAMES = ("sqnr_db", "accuracy", "accuracy_drop")
 
 
+@checked
 def compare_observers(
     model: nn.Module,
     *,
@@ -44,8 +46,8 @@ def compare_observers(
     metric: Metric | str = metrics.accuracy,
     plan: str = "int8",
     observers: Sequence[ObserverName | str] = tuple(ObserverName),
-    step: int | None = None,
-    samples: int = EVALUATED,
+    step: Positive | None = None,
+    samples: Positive = EVALUATED,
     ranges: Mapping[str, Any] | None = None,
     engine: str = "auto",
     capture: str = "auto",
@@ -54,7 +56,7 @@ def compare_observers(
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
-    cache_mb: int = 256,
+    cache_mb: Count = 256,
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> CalibrationTable:

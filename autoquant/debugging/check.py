@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.examination import Examination, Examiner
 from autoquant.backends.targets import load_target
+from autoquant.core.calls import Count, checked
 from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.concerns import Concern, Severity, Topic, note
 from autoquant.core.findings.structure import (
@@ -70,6 +71,7 @@ _UNTIMED = (Objective.OUTPUT_ERROR, Objective.SIZE)
 """Without latency, what is only emulated counts too."""
 
 
+@checked
 def check(
     model: nn.Module,
     calibration: object,
@@ -86,7 +88,7 @@ def check(
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
-    cache_mb: int = 256,
+    cache_mb: Count = 256,
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> CheckReport:

@@ -12,6 +12,7 @@ from autoquant.backends.reference import reference_rounding
 from autoquant.comparing.comparison import compare_layers
 from autoquant.comparing.reference import ReferencePlan
 from autoquant.comparing.runs import QuantizedModel
+from autoquant.core.calls import Count, Positive, checked
 from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.layers import ComparisonMode, LayerComparison
 from autoquant.core.measurement import Kind
@@ -35,6 +36,7 @@ from autoquant.searching.preparing.torch_graphs import needs_torch
 _EXAMPLE_SAMPLES = 3
 
 
+@checked
 def compare(
     model: nn.Module,
     quantized: nn.Module | Plan | str,
@@ -43,7 +45,7 @@ def compare(
     calibration: object | None = None,
     mode: str = "unshadowed",
     schemes: Sequence[str] = (),
-    samples: int | None = None,
+    samples: Positive | None = None,
     indices: Sequence[int] | None = None,
     weights: bool = True,
     backend: str | Mapping[str, Any] = "auto",
@@ -54,7 +56,7 @@ def compare(
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
-    cache_mb: int = 256,
+    cache_mb: Count = 256,
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> LayerComparison:

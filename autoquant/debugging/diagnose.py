@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from autoquant.core.calls import Count, checked
 from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
@@ -41,6 +42,7 @@ VARIATIONS = 5
 """Inputs that are listed by how their range varies."""
 
 
+@checked
 def diagnose(
     model: nn.Module,
     plan: Plan | str = "int8",
@@ -55,7 +57,7 @@ def diagnose(
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
-    cache_mb: int = 256,
+    cache_mb: Count = 256,
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Diagnosis:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
+from autoquant.core.calls import Count, checked
 from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.least_sensitive import Tail, read_tail, tail_of
 from autoquant.core.findings.sensitivity_report import SensitivityReport
@@ -151,6 +152,7 @@ def _measure_tail(
     return read_tail(found.rows)
 
 
+@checked
 def sensitivity(
     model: nn.Module,
     *,
@@ -161,7 +163,7 @@ def sensitivity(
     backend: str | Mapping[str, Any] = "auto",
     samples: int = 128,
     indices: Sequence[int] | None = None,
-    metric_rows: int = METRIC_ROWS,
+    metric_rows: Count = METRIC_ROWS,
     by: str = "sqnr",
     saved: str | Path | None = None,
     capture: str = "auto",
@@ -171,7 +173,7 @@ def sensitivity(
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
-    cache_mb: int = 256,
+    cache_mb: Count = 256,
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> SensitivityReport:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from autoquant import metrics
+from autoquant.core.calls import Count, checked
 from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
@@ -34,6 +35,7 @@ FOLDER = "finetune"
 """Where `autoquant finetune` writes, within the job's output folder."""
 
 
+@checked
 def finetune(
     model: nn.Module,
     plan: Plan | str,
@@ -58,7 +60,7 @@ def finetune(
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
-    cache_mb: int = 256,
+    cache_mb: Count = 256,
     sections: Mapping[str, Any] | None = None,
     progress: Progress | bool | None = None,
     **settings: Any,

@@ -26,6 +26,7 @@ from autoquant.finetuning.training.trainer import Trainer, rate_groups
 from autoquant.finetuning.training.twin import Twin
 from autoquant.finetuning.training.weights import TrainableWeights
 from autoquant.job import RunSettings, TrainingSettings
+from autoquant.model.data.calling import failing
 from autoquant.model.data.data_set import InputsOf
 from autoquant.model.data.reader import DataReader
 from autoquant.model.subject import Subject
@@ -98,20 +99,14 @@ def check_task(task: Task, subject: Subject) -> None:
     """Run one training batch through the float model, before anything expensive.
 
     Raises:
-        DataError: The batch is unusable, or the model fails on it.
+        DataError: The batch is unusable.
+        ModelError: The model fails on it.
         MetricError: The loss fails on its outputs, or cannot be lowered.
     """
     batch = task.data.first()
     with torch.enable_grad():
-        try:
+        with failing("the model", "training batch 0", batch.inputs):
             outputs = subject.run(batch)
-        except Exception as error:
-            shapes = ", ".join(str(tuple(item.shape)) for item in batch.inputs)
-            raise DataError(
-                f"the model failed on training batch 0 of shape {shapes}: "
-                f"{type(error).__name__}: {error}",
-                hint="give batches of the shape and dtype that model.forward takes",
-            ) from error
         batch_loss(task.loss, outputs, batch)
     first = subject.evaluation[0]
     with torch.no_grad():

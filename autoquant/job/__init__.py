@@ -3,7 +3,7 @@
 from autoquant.job.backend import BackendSettings, backend_from_text
 from autoquant.job.finetuning import Finetuning, TrainingSettings
 from autoquant.job.load import dump_job, find_space_rules, load_job, shipped_spaces
-from autoquant.job.mistakes import explain_mistakes, find_unwritable
+from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import (
     Budget,
     Calibration,
@@ -48,7 +48,6 @@ __all__ = [
     "dump_job",
     "explain_mistakes",
     "find_space_rules",
-    "find_unwritable",
     "load_job",
     "shipped_spaces",
 ]

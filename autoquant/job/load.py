@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from autoquant.core.calls import find_unwritable
 from autoquant.core.plan import load_plans
 from autoquant.core.secrets import masked
 from autoquant.errors import JobError, PlanError
 from autoquant.job.backend import backend_from_text, resolve_backend
-from autoquant.job.mistakes import explain_mistakes, find_unwritable
+from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import METRICS, Job, SearchSettings
 from autoquant.job.shipped import shipped_folders
 from autoquant.job.yaml_text import parse_yaml, read_yaml_mapping

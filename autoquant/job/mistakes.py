@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from autoquant.core.calls import show
 from autoquant.job.backend import MISSING_OPTION, UNKNOWN_OPTION
 
 NAMED, OWN = "<named>", "<own>"
@@ -30,20 +31,6 @@ def explain_mistakes(error: ValidationError, model: type[BaseModel]) -> list[str
     return list(dict.fromkeys(_line(item, model) for item in error.errors()))
 
 
-def find_unwritable(value: object, key: str = "") -> Iterator[str]:
-    """Find what no file name, database or page can hold: NUL, and halves of characters."""
-    if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            yield f"{key}: {_show(value)} holds a character that cannot be written"
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from find_unwritable(name, f"{key}.{name!r}" if key else repr(name))
-            yield from find_unwritable(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, (list, tuple)):
-        for index, inner in enumerate(value):
-            yield from find_unwritable(inner, f"{key}.{index}")
-
-
 def _line(item: Any, model: type[BaseModel]) -> str:
     location = [part for part in item["loc"] if part not in (NAMED, OWN)]
     key = ".".join(str(part) for part in location) or "the job"
@@ -56,7 +43,7 @@ def _line(item: Any, model: type[BaseModel]) -> str:
         return f"{key}: {_WORDS[kind]}"
     if kind == "value_error" and not location:
         return str(context["error"])  # of several keys at once: it names them
-    return f"{key}: {_show(value)} {_problem(kind, context, item['msg'], value)}"
+    return f"{key}: {show(value)} {_problem(kind, context, item['msg'], value)}"
 
 
 def _problem(kind: str, context: Mapping[str, Any], message: str, value: object) -> str:
@@ -94,11 +81,6 @@ def _close_choice(value: object, choices: str) -> str:
     known = [word.strip("'") for word in choices.split(", ")]
     close = difflib.get_close_matches(str(value), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _did_you_mean(location: Sequence[Any], model: type[BaseModel]) -> str:

@@ -14,7 +14,7 @@ from autoquant.core.equalisation import Equalisation, Equalise
 from autoquant.errors import DataError, JobError, MetricError, ModelError
 from autoquant.job import DataSource, Entry, Job
 from autoquant.model.data.batches import Batch, take_samples
-from autoquant.model.data.calling import Calling, OnCopies
+from autoquant.model.data.calling import Calling, OnCopies, failing
 from autoquant.model.data.data_set import StreamedBatches, shapes_of
 from autoquant.model.data.entry_points import call_entry, load_entry
 from autoquant.model.data.outputs import (
@@ -487,7 +487,11 @@ def unscored_subject(
         equalise=equalise,
         form=form or DataForm(),
     )
-    return _protected(subject, model)
+    subject = _protected(subject, model)
+    for name, batches in (("calibration", subject.calibration), ("evaluation", subject.evaluation)):
+        if batches:
+            _check_runs(subject, batches, name)
+    return subject
 
 
 def _protected(subject: Subject, given: object) -> Subject:
@@ -571,13 +575,5 @@ def _check_runs(subject: Subject, batches: Sequence[Batch], name: str) -> None:
 
 
 def _forward(subject: Subject, batch: Batch, where: str) -> Any:
-    try:
+    with failing("the model", where, batch.inputs):
         return subject.run(batch)
-    except Exception as error:
-        inputs = ", ".join(
-            f"{tuple(item.shape)} {str(item.dtype).removeprefix('torch.')}" for item in batch.inputs
-        )
-        raise ModelError(
-            f"the model failed on {where} of shape {inputs}: {type(error).__name__}: {error}",
-            hint="give batches of the shape and dtype that model.forward takes",
-        ) from error

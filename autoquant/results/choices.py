@@ -84,6 +84,11 @@ def pays(candidate: Candidate) -> bool:
     return True
 
 
+def is_no_faster(candidate: Candidate) -> bool:
+    """Whether it was timed, and is not certainly faster than float."""
+    return "speedup" in candidate.measurements and not pays(candidate)
+
+
 def find_rivals(findings: Findings) -> Iterator[Rival]:
     """Give the float model as given, the engine's float plans and the uniform plans."""
     named: dict[str, Candidate] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoquant.core.measurement import Candidate, fastest_float
+from autoquant.results.choices import is_no_faster
 from autoquant.results.findings import Findings
 from autoquant.results.wording import (
     ScoreUnit,
@@ -11,6 +12,8 @@ from autoquant.results.wording import (
     score_unit,
     with_spread,
 )
+
+NO_FASTER = "Nothing within the limit is certainly faster than float here."
 
 
 def summarize(findings: Findings) -> tuple[str, ...]:
@@ -51,6 +54,8 @@ def _chosen_sentences(findings: Findings, chosen: Candidate) -> list[str]:
     first = "fastest" if "speedup" in chosen.measurements else "smallest"
     facts = [counts_text(chosen.plan), *_cost_facts(findings, chosen), _quality(chosen, unit)]
     sentences = [f"The {first}{allowed} is #{chosen.number}: {'; '.join(facts)}."]
+    if is_no_faster(chosen):
+        sentences.append(NO_FASTER)
     ahead = findings.frontier.within(limit)[0]
     if ahead.number != chosen.number:
         sentences.append(f"#{ahead.number} costs as little within noise, and has more error.")

@@ -6,16 +6,19 @@ from pathlib import Path
 
 from torch import nn
 
+from autoquant.core.calls import checked
 from autoquant.errors import StorageError
 from autoquant.searching.result import ResultCandidate
 
 
+@checked
 def export(
     candidate: ResultCandidate,
     model: nn.Module,
     path: str | Path,
     *,
     other_weights: bool = False,
+    reduce_range: bool = False,
 ) -> Path:
     """Write a candidate as a file of its backend, which runs it without autoquant.
 
@@ -30,6 +33,8 @@ def export(
             `.tflite`), or without any.
         other_weights: Take a model with other weights than those that were searched, at the
             scales of the search.
+        reduce_range: Take seven bits for int8 activations, for CPUs whose kernels overflow with
+            eight (x86 without VNNI) where the search's own do not.
 
     Raises:
         ModelError: The model is not the one that was searched.
@@ -37,7 +42,7 @@ def export(
         StorageError: The path has another suffix, or cannot be written.
     """
     path = Path(path)
-    backend = candidate.open_backend(model, other_weights=other_weights)
+    backend = candidate.open_backend(model, other_weights=other_weights, reduce_range=reduce_range)
     if not path.suffix:
         path = path.with_suffix(backend.suffix)
     if path.suffix != backend.suffix:

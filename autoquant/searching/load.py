@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from autoquant.core.calls import checked
 from autoquant.job import load_job
 from autoquant.model.data.calling import Calling
 from autoquant.model.subject import load_model
@@ -25,6 +26,7 @@ from autoquant.results.trust import refuse_stranger
 from autoquant.searching.result import BuildContext, SearchResult, example_from
 
 
+@checked
 def load_result(folder: str | Path, *, trust: bool = False) -> SearchResult:
     """Read everything that a search found.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoquant.backends.protocol import Backend
+from autoquant.core.calls import checked
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Candidate, Failure, Measurement, Measurements
 from autoquant.core.progress import Progress
@@ -84,6 +85,7 @@ class Confirmation:
         return tuple(item for item in self.after if item.failure is not None)
 
 
+@checked
 def confirm(
     folder: str | Path,
     backend: str,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from autoquant.backends.targets import load_target
 from autoquant.core.backends import find_rows
 from autoquant.core.build import BuildSettings
+from autoquant.core.calls import checked
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site, check_sites
@@ -34,6 +35,7 @@ class Unsupported:
     instead: tuple[Scheme, ...]
 
 
+@checked
 def plan_support(
     plan: Plan,
     model: nn.Module,

@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
+from autoquant.core.calls import Count, checked
 from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.errors import DataError
 from autoquant.job import SearchSettings, backend_from_text
-from autoquant.job.document import check_forms, settings_from
+from autoquant.job.document import settings_from
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import HeldRecipe, Metric, build_subject
 from autoquant.results.terminal import shown
@@ -24,6 +25,7 @@ from autoquant.searching.search import run_search
 from autoquant.searching.templates import load_templates
 
 
+@checked
 def search(
     model: nn.Module,
     data: object = None,
@@ -56,7 +58,7 @@ def search(
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
-    cache_mb: int = 256,
+    cache_mb: Count = 256,
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> SearchResult:
@@ -116,20 +118,6 @@ def search(
         AutoquantError: A mistake that can be mended; the message says how.
     """
     _check_data(data, calibration, evaluation)
-    check_forms(
-        "autoquant.search",
-        backend=backend,
-        objectives=objectives,
-        leaf_modules=leaf_modules,
-        seeds=seeds,
-        output=output,
-        capture=capture,
-        equalise=equalise,
-        target=target,
-        dynamic=dynamic,
-        cache_mb=cache_mb,
-        ranges=ranges,
-    )
     document = {
         "name": name,
         "space": space,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,10 +33,11 @@ from autoquant.model.equalisation.rewrite import rescaled
 from autoquant.model.graph.capture import Capture, capture
 from autoquant.model.graph.float_model import buffers_kept, check_float_model, in_eval_mode
 from autoquant.model.weights_digest import weights_digest
+from autoquant.results.choices import is_no_faster
 from autoquant.results.findings import Findings
 from autoquant.results.frame import candidates_frame
 from autoquant.results.plots.pareto import pareto_figure
-from autoquant.results.summary import summarize
+from autoquant.results.summary import NO_FASTER, summarize
 from autoquant.results.table import CandidateTable, candidate_table
 from autoquant.results.wording import counts_text
 
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from autoquant.searching.mapping_latency import MappingLatency
     from autoquant.torch_ao.qconfig import QConfig, QConfigMapping
     from autoquant.torch_ao.way_out import MappingCoverage, PlanMapping, WayOut
+
+_LOGGER = logging.getLogger("autoquant.searching")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -397,12 +401,15 @@ class ResultCandidate:
         backend = self.open_backend(model, other_weights=other_weights)
         return self._context.calling.nest(backend.build(self.plan).module)
 
-    def open_backend(self, model: nn.Module, *, other_weights: bool = False) -> Backend:
+    def open_backend(
+        self, model: nn.Module, *, other_weights: bool = False, reduce_range: bool = False
+    ) -> Backend:
         """Open the backend of the search on a model, to build, run and export plans.
 
         Args:
             model: The float model that was searched; it is not changed.
             other_weights: As for `quantize`.
+            reduce_range: Take seven bits for int8 activations, whatever the search took.
 
         Raises:
             ModelError: It is no float module, cannot be captured, or has other weights.
@@ -415,7 +422,7 @@ class ResultCandidate:
             model=checked,
             captured=captured,
             statistics=context.statistics,
-            settings=context.build,
+            settings=context.build.with_bits(7) if reduce_range else context.build,
             example=context.example,
             timed=repeat_to(Batch(context.example), context.latency_batch).inputs,
         )
@@ -545,6 +552,8 @@ class SearchResult:
             )
         picked = self.findings.frontier.pick(limit)
         if picked is not None:
+            if is_no_faster(picked):
+                _LOGGER.warning(NO_FASTER)
             return ResultCandidate(picked, self.context)
         nearest = min(item.value("accuracy_drop") for item in self.frontier)
         raise PlanError(

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from autoquant.backends.targets import check_target
 from autoquant.core.backends import is_estimate
+from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Executor, Phase
 from autoquant.core.history import StopReason
 from autoquant.core.measurement import Measurements, fastest_float
 from autoquant.core.objectives import Objective
 from autoquant.core.progress import Progress
-from autoquant.core.sensitivity import Procedure
-from autoquant.errors import ExecutionError, JobError
+from autoquant.core.sensitivity import Procedure, SensitivityTable
+from autoquant.errors import AutoquantError, JobError, StorageError
 from autoquant.job import Effort, Execution, SearchSettings, SensitivitySettings, dump_job
 from autoquant.model.subject import SubjectRecipe
 from autoquant.results import files
@@ -94,6 +95,7 @@ def run_search(
                 *(facts, environment, templates, deadline, timed),
             )
         except BaseException as error:
+            interrupts.hold()
             tracker.stop(str(error) or "interrupted")
             raise
 
@@ -132,65 +134,87 @@ def _search(
         tracker.candidate(candidate)
     is_quick = job.budget.effort is Effort.QUICK
     where = job.execution if job.execution.address is not None else Execution(kind="local")
-    with _executor(where, recipe, prepared, evaluator, stages, progress) as executor:
-        ended = stages.answer_first(executor, plain_pruner(job, prepared, stages.limits))
-    table = guidance = times_of_ops = None
+    known = _Known()
+
+    def answer() -> Ended:
+        with _executor(where, recipe, prepared, evaluator, stages, progress) as executor:
+            return stages.answer_first(executor, plain_pruner(job, prepared, stages.limits))
+
+    def rank() -> Ended:
+        known.table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
+        times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
+        costs = find_costs(job.goals, prepared, progress, folder.path, times, profile=timed.profile)
+        if Objective.LATENCY in costs and not is_quick:
+            known.times_of_ops = costs[Objective.LATENCY]
+            folder.write_costs(known.times_of_ops)
+        plans, found = [template.plan for template in templates], ended.candidates
+        known.guidance = guide(
+            job, prepared, known.table, costs, baseline, stages.limits, plans, found
+        )
+        return ended
+
+    def finish() -> Ended:
+        workers = where if known.guidance is None or is_quick else job.execution
+        with _executor(workers, recipe, prepared, evaluator, stages, progress) as executor:
+            return _finish(stages, known.guidance, ended, executor)
+
+    ended = _unless_broken(answer, folder)
     if ended.reason is None:
-        try:
-            table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
-            times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
-            costs = find_costs(
-                job.goals, prepared, progress, folder.path, times, profile=timed.profile
-            )
-            if Objective.LATENCY in costs and not is_quick:
-                times_of_ops = costs[Objective.LATENCY]
-                folder.write_costs(times_of_ops)
-            plans = [template.plan for template in templates]
-            found, limits = ended.candidates, stages.limits
-            guidance = guide(job, prepared, table, costs, baseline, limits, plans, found)
-            where = where if is_quick else job.execution
-        except KeyboardInterrupt:
-            ended = replace(ended, reason=StopReason.INTERRUPTED)
-    with _executor(where, recipe, prepared, evaluator, stages, progress) as executor:
-        ended = _finish(stages, guidance, ended, executor)
-        interrupts.hold()
+        ended = _unless_broken(rank, folder)
+    if not ended.is_broken:
+        ended = _unless_broken(finish, folder)
+    interrupts.hold()
     candidates = ended.candidates
     with progress.stage("writing the study", None):
         space, limits = prepared.space, stages.limits
         write_study(folder.path / files.STUDY, space, job.goals, limits, candidates)
-    findings = stages.findings(candidates, ended.reason, table)
-    findings = replace(findings, costs=times_of_ops)
+    findings = stages.findings(candidates, ended.reason, known.table)
+    findings = replace(findings, costs=known.times_of_ops)
     result = write_findings(findings, prepared, folder, tracker, progress)
     if ended.error is not None:
         raise ended.error
     return result
 
 
-def _finish(stages: Stages, guidance: Guidance | None, answer: Ended, executor: Executor) -> Ended:
-    """Go on where there is guidance, then look at the frontier again.
+@dataclass
+class _Known:
+    """What a search has found out about its knobs when it ends, wherever that is."""
 
-    What breaks in keeps what is finished.
+    table: SensitivityTable | None = None
+    times_of_ops: CostTable | None = None
+    guidance: Guidance | None = None
+
+
+def _unless_broken(step: Callable[[], Ended], folder: ResultFolder) -> Ended:
+    """Take a step of a search; what breaks in keeps what is finished.
+
+    Raises:
+        StorageError: Nothing can be kept any more.
     """
-    prepared, folder, progress = stages.prepared, stages.folder, stages.progress
-    is_timed = Phase.LATENCY in prepared.phases
     try:
-        ended = answer if guidance is None else stages.go_on(guidance, executor)
-        if ended.reason in (StopReason.INTERRUPTED, StopReason.FAILED):
-            return ended
-        candidates = ended.candidates
-        is_quick = stages.job.budget.effort is Effort.QUICK
-        if is_timed and not is_quick and not is_estimate(prepared.settings.build.backend):
-            candidates = time_again(candidates, stages.find, executor, folder, progress)
-        if prepared.subject.heldout is not None:
-            find = stages.find_chosen if is_quick else stages.find
-            candidates = score_heldout(candidates, find, executor, folder, progress)
+        return step()
     except KeyboardInterrupt:
         return Ended(folder.past().candidates, StopReason.INTERRUPTED)
-    except ExecutionError as error:
-        known = folder.past().candidates
-        if all(item.failure is not None for item in known):
-            raise
-        return Ended(known, StopReason.FAILED, error)
+    except StorageError:
+        raise
+    except AutoquantError as error:
+        return Ended(folder.past().candidates, StopReason.FAILED, error)
+
+
+def _finish(stages: Stages, guidance: Guidance | None, answer: Ended, executor: Executor) -> Ended:
+    """Go on where there is guidance, then look at the frontier again."""
+    prepared, folder, progress = stages.prepared, stages.folder, stages.progress
+    is_timed = Phase.LATENCY in prepared.phases
+    ended = answer if guidance is None else stages.go_on(guidance, executor)
+    if ended.is_broken:
+        return ended
+    candidates = ended.candidates
+    is_quick = stages.job.budget.effort is Effort.QUICK
+    if is_timed and not is_quick and not is_estimate(prepared.settings.build.backend):
+        candidates = time_again(candidates, stages.find, executor, folder, progress)
+    if prepared.subject.heldout is not None:
+        find = stages.find_chosen if is_quick else stages.find
+        candidates = score_heldout(candidates, find, executor, folder, progress)
     return replace(ended, candidates=candidates)
 
 

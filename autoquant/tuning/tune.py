@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from autoquant import metrics
+from autoquant.core.calls import Count, checked
 from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.tuning import Attempt, TuneReport
 from autoquant.core.objectives import Objective
@@ -137,6 +138,7 @@ def _score_heldout(report: TuneReport, measurer: PlanMeasurer, progress: Progres
     return replace(report, attempts=attempts, results=results, chosen=scored)
 
 
+@checked
 def tune(
     model: nn.Module,
     *,
@@ -159,7 +161,7 @@ def tune(
     target: str | None = None,
     prepare: Prepare | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
-    cache_mb: int = 256,
+    cache_mb: Count = 256,
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> TuneReport:

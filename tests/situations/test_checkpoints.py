@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import autoquant as aq
+from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.cli import main
 from autoquant.model.weights_digest import weights_digest
 from autoquant.searching.result import SearchResult
@@ -76,6 +78,20 @@ def test_export_refuses_another_checkpoint(result: SearchResult, tmp_path: Path)
         aq.export(best, other_checkpoint(), path)
     assert not path.exists()
     assert aq.export(best, other_checkpoint(), path, other_weights=True).exists()
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_a_file_says_how_many_bits_its_kernels_take_and_can_be_made_for_any_cpu(
+    result: SearchResult, tmp_path: Path, reduced: bool
+) -> None:
+    (int8,) = [item for item in result.candidates if "int8" in item.origin]
+    path = aq.export(int8, seeded(LinearNet), tmp_path / "file", reduce_range=reduced)
+    files = {"autoquant.json": ""}
+    run = torch.jit.load(path, _extra_files=files)
+    assert json.loads(files["autoquant.json"])["reduce_range"] is (reduced or saturates("fbgemm"))
+    with torch.no_grad():
+        apart = run(rows(2)) - seeded(LinearNet)(rows(2))
+    assert apart.norm() < 0.05 * seeded(LinearNet)(rows(2)).norm()
 
 
 def test_a_result_of_an_older_version_knows_no_weights_and_takes_any(

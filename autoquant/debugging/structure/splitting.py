@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Tracer
 from torch.utils import _pytree as pytree
 
+from autoquant.core.calls import checked
 from autoquant.errors import ModelError
-from autoquant.model.data.calling import Calling
+from autoquant.model.data.calling import Calling, failing
+from autoquant.model.graph.float_model import check_module, check_source
 
 
+@checked
 def split_shared(
     model: nn.Module,
     example: object,
@@ -40,6 +43,7 @@ def split_shared(
         ModelError: A path is no module, a named one is not called several times, the forward
             that calls it cannot be traced, or the split model gives other outputs.
     """
+    check_source(check_module(model))
     known = {path for path, _ in model.named_modules(remove_duplicate=False)}
     unknown = [path for path in (*(paths or ()), *leaf_modules) if path not in known]
     if unknown:
@@ -48,7 +52,14 @@ def split_shared(
             hint="give paths of model.named_modules()",
         )
     splitter = _Splitter(None if paths is None else set(paths), set(leaf_modules))
-    split = splitter.split_aliases(copy.deepcopy(model))
+    try:
+        copied = copy.deepcopy(model)
+    except (TypeError, RuntimeError) as error:
+        raise ModelError(
+            f"split_shared: the model cannot be copied: {error}",
+            hint="take out of it what copy.deepcopy cannot copy",
+        ) from error
+    split = splitter.split_aliases(copied)
     split = splitter.split_calls(split, "")
     left = sorted(set(paths or ()) - splitter.done)
     if left:
@@ -83,7 +94,7 @@ def _refuse_unequal(model: nn.Module, split: nn.Module, example: object) -> None
 def _run(model: nn.Module, calling: Calling, tensors: Sequence[Tensor]) -> list[object]:
     """The leaves of what a copy of the model gives in two calls: a forward may keep state."""
     model = copy.deepcopy(model)
-    with torch.no_grad():
+    with torch.no_grad(), failing("split_shared: the model", "the example", tensors):
         outputs = [calling.call(model, [item.clone() for item in tensors]) for _ in range(2)]
     return pytree.tree_leaves(outputs)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from autoquant.errors import DataError
+from autoquant.errors import DataError, ModelError
 from autoquant.model.data.arguments import Arguments, Parameters, find_arguments
 from autoquant.model.data.trees import (
     flatten_with_paths,
@@ -24,6 +25,34 @@ from autoquant.model.data.trees import (
 )
 
 Constant = bool | int | float | str | None
+
+
+@contextmanager
+def failing(who: str, where: str, inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Within, a user's model runs; whatever it raises is an error that names its inputs.
+
+    Args:
+        who: Fails: "the model".
+        where: The inputs come from: "calibration batch 0".
+        inputs: What it is given.
+
+    Raises:
+        ModelError: It raised anything.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(
+            f"{who} failed on {where} of shape {', '.join(map(_form, inputs))}: "
+            f"{type(error).__name__}: {error}",
+            hint="give batches of the shape and dtype that model.forward takes",
+        ) from error
+
+
+def _form(item: Tensor) -> str:
+    """Shape and dtype; a nested tensor has no shape."""
+    shape = "nested" if item.is_nested else str(tuple(item.shape))
+    return f"{shape} {str(item.dtype).removeprefix('torch.')}"
 
 
 @dataclass(frozen=True, slots=True)

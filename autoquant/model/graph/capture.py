@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from autoquant.core.calls import show
 from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.captured import Capture
@@ -45,7 +46,7 @@ def capture(
     """
     if how not in CAPTURES:
         raise ModelError(
-            f"model.capture: {how!r} is none of auto, export, modules",
+            f"model.capture: {show(how)} is none of auto, export, modules",
             hint="leave it out: the model is exported, "
             "or captured module by module where that fails",
         )

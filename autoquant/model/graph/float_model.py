@@ -18,6 +18,34 @@ _FUNCTIONAL = ("FloatFunctional", "FXFloatFunctional")
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
 
+def check_module(model: object) -> nn.Module:
+    """Refuse what is no module.
+
+    Raises:
+        ModelError: It is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the model is a {type(model).__name__}, not a torch.nn.Module",
+            hint="give the module itself, not its class, its file or its state dict",
+        )
+    return model
+
+
+def check_source(model: nn.Module) -> nn.Module:
+    """Refuse a model whose Python is gone.
+
+    Raises:
+        ModelError: It is of TorchScript.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            f"the model is of {type(model).__name__}, whose Python code is gone",
+            hint="give the module that TorchScript was made from",
+        )
+    return model
+
+
 def check_float_model(model: object, leaf_modules: tuple[str, ...] = ()) -> nn.Module:
     """Give the module that plans can be built for: the user's own, taken out of what wraps it.
 
@@ -30,17 +58,7 @@ def check_float_model(model: object, leaf_modules: tuple[str, ...] = ()) -> nn.M
             float32, on another device than the CPU, or holds NaN; names the module or the
             parameter.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"the model is a {type(model).__name__}, not a torch.nn.Module",
-            hint="give the module itself, not its class, its file or its state dict",
-        )
-    found = unwrapped(model)
-    if isinstance(found, torch.jit.ScriptModule):
-        raise ModelError(
-            f"the model is of {type(found).__name__}, whose Python code is gone",
-            hint="give the module that TorchScript was made from",
-        )
+    found = check_source(unwrapped(check_module(model)))
     for name, module in found.named_modules():
         if (
             type(module).__module__.startswith(_QUANTIZED)
@@ -155,6 +173,10 @@ def _check_values(model: nn.Module) -> None:
             raise ModelError(
                 f"the model's {name} has no values yet",
                 hint="load the checkpoint; run lazy modules once on a batch",
+            )
+        if tensor.layout is not torch.strided:
+            raise ModelError(
+                f"the model's {name} is a {tensor.layout} tensor", hint="give it dense: to_dense()"
             )
         if tensor.device.type != "cpu":
             raise ModelError(

@@ -13,7 +13,7 @@ from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
 from autoquant.core.sites import OpKind, Site
 from autoquant.errors import ModelError
-from autoquant.model.data.calling import Calling
+from autoquant.model.data.calling import Calling, failing
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.costs import macs_of, weight_count_of
 from autoquant.model.graph.float_model import paths_within
@@ -65,16 +65,10 @@ def capture_modules(
         for name, module in model.named_modules()
         if name and name not in within and type(module) in _KINDS
     ]
-    calls = _Calls(model, batch=len(example[0]))
-    try:
+    calls = _Calls(model, batch=len(example[0]) if example[0].ndim else 1)
+    with failing("the model", "the example inputs", example):  # noqa: SIM117
         with torch.no_grad(), watch_calls(model, paths, calls.take_input, calls.take_output):
             calling.call(model, example)
-    except Exception as error:
-        shapes = ", ".join(str(tuple(item.shape)) for item in example)
-        raise ModelError(
-            f"the model failed on the example inputs of shape {shapes}: {error}",
-            hint="give batches of the shape and dtype that model.forward takes",
-        ) from error
     if not calls.sites:
         raise ModelError(
             "the model calls no weighted module that a scheme could be chosen for",

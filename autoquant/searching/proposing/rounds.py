@@ -12,7 +12,7 @@ from autoquant.core.history import Ask, StopReason
 from autoquant.core.measurement import Candidate
 from autoquant.core.pairs import shared
 from autoquant.core.recording import Recorder
-from autoquant.errors import ExecutionError
+from autoquant.errors import AutoquantError, ExecutionError
 from autoquant.job import Budget
 from autoquant.searching.proposing.pruner import Pruned, Pruner
 from autoquant.searching.proposing.strategy import Strategy
@@ -27,7 +27,12 @@ class Ended:
 
     candidates: tuple[Candidate, ...]
     reason: StopReason | None
-    error: ExecutionError | None = None
+    error: AutoquantError | None = None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing more shall be measured."""
+        return self.reason in (StopReason.INTERRUPTED, StopReason.FAILED)
 
 
 IsSpent = Callable[[Sequence[Candidate]], bool]
@@ -86,13 +91,10 @@ class Rounds:
     def run(self, *, seeds_alone: bool = False) -> Ended:
         """Run until the budget is spent; an interrupt keeps everything that is finished.
 
-        So does the loss of the workers once some plan worked.
+        So does the loss of the workers, and a search in which every candidate failed.
 
         Args:
             seeds_alone: Run no round of proposals; one that was begun is left as it is.
-
-        Raises:
-            ExecutionError: Every candidate failed, or there are no workers and nothing is measured.
         """
         reason: StopReason | None = None
         lost = None
@@ -106,8 +108,6 @@ class Rounds:
         except KeyboardInterrupt:
             reason = StopReason.INTERRUPTED
         except ExecutionError as error:
-            if all(item.failure is not None for item in self._candidates.values()):
-                raise
             reason, lost = StopReason.FAILED, error
         return Ended(self._ordered, reason, lost)
 

@@ -10,6 +10,7 @@ from autoquant.core.objectives import Objective
 from autoquant.core.precision import Scheme
 from autoquant.results.choices import find_choices, find_rivals
 from autoquant.results.findings import Findings
+from autoquant.results.summary import NO_FASTER, summarize
 from tests.unit.results.synthetic import BASELINE, make_candidate
 
 GOALS = (Objective.OUTPUT_ERROR, Objective.LATENCY)
@@ -47,6 +48,15 @@ def test_a_plan_beyond_the_limit_is_not_picked() -> None:
     assert picked is not None
     assert picked.number == 1
     assert frontier.pick(-1.0) is None
+
+
+@pytest.mark.parametrize(("speedup", "is_said"), [(0.72, True), (1.01, True), (1.5, False)])
+def test_where_nothing_beats_float_the_summary_says_so(
+    findings: Findings, speedup: float, is_said: bool
+) -> None:
+    items = (timed(0, speedup, 0.02, 27.0), timed(1, 0.6, 0.02, 31.0))
+    found = replace(findings, frontier=find_frontier(items, BASELINE, GOALS), candidates=items)
+    assert (NO_FASTER in summarize(found)) is is_said
 
 
 def test_three_choices_from_fast_to_exact(findings: Findings) -> None:
