@@ -31,6 +31,7 @@ from autoquant.cli.options import (
     Wide,
     load_with,
     print_candidates,
+    say_next,
     stdout,
     terminal,
 )
@@ -164,6 +165,8 @@ def search(
     for sentence in summarize(result.findings):
         console.print(sentence, highlight=False, markup=False)
     console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    if job.finetune is not None and result.stopped is not StopReason.INTERRUPTED:
+        say_next("finetune", job_file, wanted, context.args, "--plan", str(result.folder))
     return EXIT_INTERRUPTED if result.stopped is StopReason.INTERRUPTED else 0
 
 

@@ -69,6 +69,7 @@ def badcases(
 
     autoquant diagnose experiments/digits.yaml --plan int8    # why, and what to do
     """
+    from autoquant.core.backends import BY_TORCH
     from autoquant.debugging.badcases import bad_cases_of
     from autoquant.model.data.entry_points import load_entry
     from autoquant.results.storage import write_json
@@ -107,7 +108,7 @@ def badcases(
     words = ["--plan", plan]
     if prepared.captured.how == "modules":
         name, words = "sensitivity", []  # the others look into a graph
-    elif job.backend.name != "torch":
+    elif job.backend.name not in BY_TORCH:
         name = "diagnose"
     else:
         name = "compare"

@@ -12,6 +12,7 @@ from autoquant.cli.options import (
     JobFile,
     Overrides,
     PlanText,
+    is_tunable,
     load_with,
     say_next,
     stdout,
@@ -90,7 +91,11 @@ def compare(
     _print(found, weights=weights)
     if html is not None:
         stdout().print(f"report: {html}", highlight=False, soft_wrap=True)
-    say_next("diagnose", job_file, overrides, context.args, "--plan", plan)
+    if is_tunable(job):
+        words = [] if indices is None else ["--indices", str(indices)]
+        say_next("sensitivity", job_file, overrides, context.args, *words)
+    else:
+        say_next("diagnose", job_file, overrides, context.args, "--plan", plan)
     return 0
 
 

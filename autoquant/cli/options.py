@@ -100,6 +100,13 @@ def stdout() -> Console:
     return Console(emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
+def is_tunable(job: Job) -> bool:
+    """Whether the space has what `tune` goes through."""
+    from autoquant.core.precision import Scheme
+
+    return {Scheme.INT8, Scheme.INT16} <= set(job.space.schemes)
+
+
 def say_next(
     name: str, job_file: Path, overrides: Sequence[str] | None, extra: Sequence[str], *words: str
 ) -> None:

@@ -15,6 +15,7 @@ from autoquant.cli.options import (
     JobFile,
     Overrides,
     PlotFile,
+    is_tunable,
     keep_picture,
     load_with,
     say_next,
@@ -130,7 +131,8 @@ def sensitivity(
     else:
         _print(report, top, written)
         words = [] if raising is None else ["--set", f"seeds=[{output}]"]
-        say_next("search", job_file, overrides, context.args, *words)
+        name = "tune" if raising is None and is_tunable(job) else "search"
+        say_next(name, job_file, overrides, context.args, *words)
     return 0
 
 

@@ -39,6 +39,7 @@ def tune(
 
     Plans that were measured before are not measured again: run it again to go on.
     """
+    from autoquant.core.backends import is_estimate
     from autoquant.model.subject import JobRecipe
     from autoquant.results import files
     from autoquant.tuning.tune import in_bits, run_tune
@@ -55,7 +56,8 @@ def tune(
     _print(report, path)
     if report.chosen is not None:
         words = ["--set", f"seeds=[{path}]"]
-        if any(item not in in_bits(job).objectives for item in job.objectives):
+        estimated = is_estimate(job.backend.name)
+        if not estimated and any(item not in in_bits(job).objectives for item in job.objectives):
             # a search for latency leaves out what this engine only emulates
             words += ["--set", "objectives=[output_error,int16_share]"]
         say_next("search", job_file, overrides, context.args, *words)

@@ -41,6 +41,9 @@ class Row:
 
 
 TORCH = "torch"
+PROFILE = "profile"
+BY_TORCH = (TORCH, PROFILE)
+"""Those whose plans torch computes."""
 GROUP = "autoquant.backends"
 
 _BUILT_IN: Mapping[str, Row] = {
@@ -75,7 +78,7 @@ _BUILT_IN: Mapping[str, Row] = {
         is_estimate=True,
         section="autoquant.backends.litert.ethos_u.options:EthosUSettings",
     ),
-    "profile": Row(
+    PROFILE: Row(
         "autoquant.backends.profile.target",
         "any accelerator that a YAML file describes; its latency is estimated",
         is_estimate=True,

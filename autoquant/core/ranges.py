@@ -34,6 +34,21 @@ class FixedRange:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnRange:
+    """The range that an observer of the user's own found for int8.
+
+    Attributes:
+        tensor: Key of the tensor's statistics.
+        low: Smallest value, in the tensor's unit.
+        high: Largest value.
+    """
+
+    tensor: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class RangeRules:
     """What decides ranges beside the observer that all sites have.
 
@@ -43,6 +58,7 @@ class RangeRules:
         averaging: Of the observer `moving_average`: weight of the newest batch.
         sites: Observers of single sites, by name.
         fixed: Ranges that are known beforehand.
+        own: Ranges that observers of the user's own found.
         activation_bits: Of int8 activations: 8, or 7 where the target's kernels overflow with 8;
             None: not settled, and computed as 8.
     """
@@ -51,6 +67,7 @@ class RangeRules:
     averaging: float = 0.01
     sites: tuple[tuple[str, ObserverName], ...] = ()
     fixed: tuple[FixedRange, ...] = ()
+    own: tuple[OwnRange, ...] = ()
     activation_bits: int | None = None
 
     def observer(self, site: str, default: ObserverName) -> ObserverName:
@@ -74,6 +91,7 @@ class RangeRules:
             "averaging": self.averaging,
             "sites": {name: observer.value for name, observer in self.sites},
             "fixed": [asdict(item) for item in self.fixed],
+            "own": [asdict(item) for item in self.own],
             "activation_bits": self.activation_bits,
         }
 
@@ -94,5 +112,6 @@ class RangeRules:
                 )
                 for item in data["fixed"]
             ),
+            own=tuple(OwnRange(**item) for item in data.get("own", ())),
             activation_bits=data.get("activation_bits"),
         )

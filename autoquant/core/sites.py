@@ -62,9 +62,6 @@ so a plan that keeps them apart could not be honoured.
 """
 
 
-_CELLS = frozenset({"LSTMCell", "GRUCell", "lstm_cell", "gru_cell"})
-
-
 @dataclass(frozen=True, slots=True)
 class Site:
     """One place where a precision can be chosen, addressed as a QConfigMapping addresses it.
@@ -105,11 +102,6 @@ class Site:
     output_range: tuple[float, float] | None = None
     follows: str | None = None
     shares: str | None = None
-
-    @property
-    def is_cell(self) -> bool:
-        """Whether it is one step of a recurrent layer, for which no engine has an int8 kernel."""
-        return bool(_CELLS.intersection(self.fused))
 
     @property
     def block(self) -> str:

@@ -188,7 +188,9 @@ class _Trial:
         self, observer: ObserverName, statistics: CalibrationStatistics
     ) -> MeasurementSettings:
         before = self._prepared.settings
-        alone = before.building(observer=observer, ranges=replace(before.build.ranges, sites=()))
+        alone = before.building(
+            observer=observer, ranges=replace(before.build.ranges, sites=(), own=())
+        )
         seen = take_samples(self._prepared.subject.calibration, statistics.samples)
         return settle_ranges(alone, self._prepared.captured, statistics, seen, Silent())
 

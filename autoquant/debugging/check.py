@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +79,7 @@ def check(
     plan: Plan | str | Path = "int8",
     mapping: QConfigMapping | None = None,
     backend: str | Mapping[str, Any] = "auto",
-    observer: str = "histogram",
+    observer: str | Callable[..., Any] = "histogram",
     reduce_range: str | bool = "auto",
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
@@ -101,7 +101,8 @@ def check(
         mapping: A QConfigMapping to look at in the place of a plan. It is prepared with
             `autoquant.backend_config()`, calibrated on the same samples and converted.
         backend: A torch engine, or `auto`: the first that runs here.
-        observer: How a plan finds int8 ranges: `histogram` or `minmax`.
+        observer: How a plan finds int8 ranges: a name (`minmax`), or a function or class of yours
+            that gives (low, high) of a tensor's `TensorStatistics`.
         reduce_range: Seven bits for a plan's int8 activations; `auto`: where this CPU needs it.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.

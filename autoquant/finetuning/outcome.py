@@ -103,8 +103,11 @@ def _recoveries(runs: Runs, subject: Subject, progress: Progress) -> tuple[Recov
 
 
 def _keep(folder: FinetuneFolder, result: FinetuneResult, backend: Backend) -> None:
-    """Write what was found, and the quantized model as a TorchScript file."""
+    """Write what was found, and the quantized model as a file."""
     folder.write_findings(
         result.to_json(), result.plan, result.statistics, result.model.state_dict()
     )
-    backend.export(result.plan, folder.path / QUANTIZED, result.to_json())
+    path = folder.path / QUANTIZED
+    if backend.suffix != ".ts":  # a description's plan, no TorchScript
+        path = path.with_suffix(backend.suffix)
+    backend.export(result.plan, path, result.to_json())

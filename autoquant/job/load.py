@@ -153,6 +153,7 @@ def _resolve(document: dict[str, Any], folder: Path) -> Iterator[str]:
     if "backend" in document:
         yield from _resolve_backend(document, folder)
     yield from _resolve_objectives(document, folder)
+    yield from _resolve_observers(document, folder)
     yield from _resolve_entry(document, "model", "model", folder)
     for name, keys in _ENTRY_KEYS.items():
         section = document.get(name)
@@ -207,6 +208,21 @@ def _resolve_objectives(document: dict[str, Any], folder: Path) -> Iterator[str]
                     "file"
                 )
         yield from _resolve_entry(own, "function", f"objectives.{index}.function", folder)
+
+
+def _resolve_observers(document: dict[str, Any], folder: Path) -> Iterator[str]:
+    """An observer that is no name is an entry point."""
+    section = document.get("calibration")
+    if not isinstance(section, dict):
+        return
+    sites = section.get("sites")
+    places = [(section, "observer", "calibration.observer")]
+    if isinstance(sites, dict):
+        places += [(sites, key, f"calibration.sites.{key}") for key in sites]
+    for holder, key, name in places:
+        value = holder.get(key)
+        if isinstance(value, dict) or (isinstance(value, str) and ":" in value):
+            yield from _resolve_entry(holder, key, name, folder)
 
 
 def _resolve_backend(document: dict[str, Any], folder: Path) -> Iterator[str]:

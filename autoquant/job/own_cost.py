@@ -10,12 +10,12 @@ from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, m
 
 from autoquant.core.objectives import Objective, OwnObjective
 from autoquant.core.quantities import QUANTITIES
-from autoquant.job.section import Score, Section, entry_from_text
+from autoquant.job.section import Entry, Score, Section, entry_from_text
 
 
 def _name_of(function: Any) -> Any:
     """A function of a call from Python by its name, since a file can hold no function."""
-    if isinstance(function, Score):
+    if isinstance(function, (Score, Entry)):
         return function.model_dump(mode="json")
     if function is None:
         return None
@@ -27,6 +27,11 @@ def _name_of(function: Any) -> Any:
 OwnFunction = Annotated[
     Score | Callable[..., Any], BeforeValidator(entry_from_text), PlainSerializer(_name_of)
 ]
+
+OwnEntry = Annotated[
+    Entry | Callable[..., Any], BeforeValidator(entry_from_text), PlainSerializer(_name_of)
+]
+"""The same, called with arguments that the job names too."""
 
 
 class OwnCost(Section):

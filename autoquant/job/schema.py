@@ -27,9 +27,10 @@ from autoquant.core.sensitivity import Procedure
 from autoquant.job.backend import BackendSettings, backend_settings
 from autoquant.job.finetuning import Finetuning
 from autoquant.job.mistakes import NAMED, OWN
-from autoquant.job.own_cost import OwnCost
+from autoquant.job.own_cost import OwnCost, OwnEntry
 from autoquant.job.section import (
     AnyEntry,
+    Entry,
     EntryText,
     Score,
     Section,
@@ -118,13 +119,25 @@ Number = Annotated[float, Field(strict=False)]
 KnownRange = Annotated[tuple[Number, Number], Field(strict=False), AfterValidator(_check_range)]
 
 
+def _observer_form(value: object) -> str:
+    is_entry = isinstance(value, str) and ":" in value
+    return OWN if is_entry or callable(value) or isinstance(value, (Mapping, Entry)) else NAMED
+
+
+Observer = Annotated[
+    Annotated[ObserverName, Field(strict=False), Tag(NAMED)] | Annotated[OwnEntry, Tag(OWN)],
+    Discriminator(_observer_form),
+]
+"""An observer by its name, or a function or a class of the user's own."""
+
+
 class Calibration(Section):
     """How ranges are found; `sites` and `fixed_ranges` are by glob, later ones win."""
 
-    observer: Annotated[ObserverName, Field(strict=False)] = ObserverName.HISTOGRAM
+    observer: Observer = ObserverName.HISTOGRAM
     percentile: Annotated[float, Field(gt=50, le=100, strict=False)] = 99.99
     averaging: Annotated[float, Field(gt=0, le=1, strict=False)] = 0.01
-    sites: dict[str, Annotated[ObserverName, Field(strict=False)]] = Field(default_factory=dict)
+    sites: dict[str, Observer] = Field(default_factory=dict)
     fixed_ranges: dict[str, KnownRange] = Field(default_factory=dict)
     samples: Annotated[int, Field(ge=1)] | None = None
 

@@ -53,10 +53,8 @@ def support_of(kind: OpKind, scheme: Scheme) -> Support:
 def support_at(site: Site, scheme: Scheme) -> Support:
     """Tell how ONNX Runtime runs a scheme of a site.
 
-    Not every activation has an int8 kernel, and a single step of a recurrent layer has none.
+    Not every activation has an int8 kernel.
     """
-    if site.is_cell and scheme is not Scheme.FP32:
-        return Support.UNSUPPORTED
     if scheme is Scheme.INT8 and site.kind is OpKind.ACTIVATION:
         known = bool(_INT8_ACTIVATIONS.intersection(site.fused))
         return Support.NATIVE if known else Support.UNSUPPORTED

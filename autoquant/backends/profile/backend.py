@@ -7,10 +7,11 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from autoquant.backends.examination import Examination, Examiner
 from autoquant.backends.exported_file import writing
 from autoquant.backends.profile.estimate import Estimator
 from autoquant.backends.profile.reading import accelerator_of
@@ -21,6 +22,7 @@ from autoquant.backends.protocol import BuildRequest, Executable
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import PLAN_FORMAT, Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.readback import ReadBack
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
@@ -45,6 +47,8 @@ class ProfileBackend:
         self.suffix = ".json"
         self._settings = request.settings
         self._reference = open_reference(request)
+        if isinstance(self._reference, Examiner):
+            self.examine = self._examine
         self._schemes = find_schemes(self._accelerator, request.settings, request.captured.sites)
         traffic = find_traffic(request.captured)
         self._unpriced = traffic.unlisted
@@ -76,10 +80,11 @@ class ProfileBackend:
         """
         self._check(plan)
         built = self._reference.build(plan)
-        executed = {
-            site: replace(ran, support=Support.EMULATED) for site, ran in built.executed.items()
-        }
-        return Executable(built.module, executed, self._table.predict(plan))
+        return Executable(built.module, _emulated(built.executed), self._table.predict(plan))
+
+    def _examine(self, plan: Plan) -> Examination:
+        found = cast("Examiner", self._reference).examine(plan)
+        return replace(found, executed=_emulated(found.executed))
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, on the reference engine."""
@@ -170,3 +175,7 @@ class ProfileBackend:
                 f"{self._accelerator.name} does not run {wrong[0]}{more}",
                 hint="describe it in the file of the accelerator, or choose another scheme",
             )
+
+
+def _emulated(executed: ReadBack) -> ReadBack:
+    return {site: replace(ran, support=Support.EMULATED) for site, ran in executed.items()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from autoquant.backends.profile.backend import ProfileBackend
+from autoquant.backends.profile.reference import reference, reference_settings
 from autoquant.backends.profile.shipped import shipped_profiles
 from autoquant.backends.profile.support import kind_support, site_support
-from autoquant.backends.protocol import Target
+from autoquant.backends.protocol import IntegerWriter, Target
 from autoquant.core.build import BuildSettings
 
 
@@ -19,4 +20,9 @@ def variants() -> Mapping[str, BuildSettings]:
     }
 
 
-TARGET = Target(ProfileBackend, site_support, kind_support, variants)
+def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:
+    """Those of the engine that computes for the accelerator."""
+    return reference().integer_writers(reference_settings(settings))
+
+
+TARGET = Target(ProfileBackend, site_support, kind_support, variants, integer_writers)

@@ -57,6 +57,4 @@ def _native_if(condition: bool) -> Support:
 
 def site_support(engine: str, site: Site, scheme: Scheme) -> Support:
     """Tell how `engine` runs `scheme` at a site, as far as its kind and its name say."""
-    if site.is_cell and scheme is not Scheme.FP32:
-        return Support.UNSUPPORTED
     return support_of(engine, site.kind, scheme)

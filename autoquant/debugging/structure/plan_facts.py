@@ -15,6 +15,8 @@ from autoquant.model.numerics.weight_grids import LEVELS, GroupGrid, WeightGrid,
 
 BY_JOB = "fixed"
 """Observer of a tensor whose range the job fixes."""
+BY_USER = "your own"
+"""Observer of a tensor whose range a function of the user's found."""
 
 _FLOAT = ObserverFacts("", "float32")
 _HALVES = {Scheme.FP16: "float16", Scheme.BF16: "bfloat16"}
@@ -61,6 +63,8 @@ def _activation(
         return ObserverFacts("minmax", "int16", low=-32768, high=32767)
     grid = ranges.int8_grid(written)
     name = settings.ranges.observer(ranges.owner(written) or site.name, settings.observer).value
+    if ranges.source(written) in {item.tensor for item in settings.ranges.own}:
+        name = BY_USER
     by_definition = site.output_range is not None
     is_fixed = by_definition or ranges.source(written) in settings.ranges.fixed_tensors
     if is_fixed:

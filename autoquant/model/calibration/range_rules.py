@@ -6,8 +6,9 @@ import difflib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from autoquant.core.observers import ObserverName
 from autoquant.core.ranges import FixedRange, RangeRules
 from autoquant.errors import JobError
 from autoquant.job import Calibration
@@ -37,10 +38,7 @@ def bind_ranges(calibration: Calibration, captured: Capture) -> RangeRules:
     if not calibration.sites and not calibration.fixed_ranges:
         return rules
     names = _names_by_tensor(captured)
-    groups = [
-        [names[tensor] for tensor in (source, holder) if tensor in names]
-        for holder, source in value_sources(captured.graph).items()
-    ]
+    groups = _sharing(captured, names)
     sites = _leaders([site.name for site in captured.sites], groups)
     all_names = _leaders([*sites, *_input_names(captured).values()], groups)
     ruled = {site.name for site in captured.sites if site.output_range is not None}
@@ -54,7 +52,11 @@ def bind_ranges(calibration: Calibration, captured: Capture) -> RangeRules:
     return RangeRules(
         percentile=calibration.percentile,
         averaging=calibration.averaging,
-        sites=tuple(_bind(calibration.sites, sites).items()),
+        sites=tuple(
+            (name, observer)
+            for name, observer in _bind(calibration.sites, sites).items()
+            if isinstance(observer, ObserverName)
+        ),
         fixed=tuple(
             FixedRange(
                 name=name,
@@ -67,6 +69,20 @@ def bind_ranges(calibration: Calibration, captured: Capture) -> RangeRules:
             if name not in ruled
         ),
     )
+
+
+def bind_observers(calibration: Calibration, captured: Capture) -> dict[str, ObserverName | Any]:
+    """By site, what `calibration.sites` names for it; the user's own functions included."""
+    groups = _sharing(captured, _names_by_tensor(captured))
+    return _bind(calibration.sites, _leaders([site.name for site in captured.sites], groups))
+
+
+def _sharing(captured: Capture, names: Mapping[str, str]) -> list[list[str]]:
+    """Names whose tensors share a scale."""
+    return [
+        [names[tensor] for tensor in (source, holder) if tensor in names]
+        for holder, source in value_sources(captured.graph).items()
+    ]
 
 
 def _leaders(names: Sequence[str], groups: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -21,9 +21,7 @@ ATEN_KINDS: Mapping[str, OpKind] = {
     "embedding": OpKind.EMBEDDING,
     "embedding_bag": OpKind.EMBEDDING_BAG,
     "lstm": OpKind.LSTM,
-    "lstm_cell": OpKind.LSTM,
     "gru": OpKind.GRU,
-    "gru_cell": OpKind.GRU,
     "add": OpKind.ADD,
     "mul": OpKind.MUL,
     "matmul": OpKind.MATMUL,
@@ -129,7 +127,7 @@ CONVOLUTIONS = frozenset(
 )
 
 
-RECURRENT = frozenset({"lstm", "lstm_cell", "gru", "gru_cell"})
+RECURRENT = frozenset({"lstm", "gru"})
 
 
 def op_name(node: Node) -> str:

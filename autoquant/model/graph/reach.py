@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from autoquant.model.graph.aten import ATEN_KINDS, CONVOLUTIONS, op_name
+from autoquant.model.graph.aten import ATEN_KINDS, CONVOLUTIONS, RECURRENT, op_name
 from autoquant.model.graph.costs import macs_of
 from autoquant.model.graph.exporting import scope_of, take
 from autoquant.model.graph.node_shapes import is_float, shape_of
 
 _MULTIPLYING = frozenset(
     {*CONVOLUTIONS, "linear", "matmul", "bmm", "mm", "einsum", "scaled_dot_product_attention"}
-    | {"lstm", "gru", "lstm_cell", "gru_cell"}
+    | RECURRENT
 )
 _WORTH_SAYING = 0.01
 _SHOWN = 5

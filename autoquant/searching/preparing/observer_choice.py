@@ -84,7 +84,7 @@ def _ranges(
     settings: BuildSettings,
     observer: ObserverName,
 ) -> TensorRanges:
-    rules = replace(settings.ranges, sites=(), fixed=())
+    rules = replace(settings.ranges, sites=(), fixed=(), own=())
     return TensorRanges(captured, statistics, replace(settings, observer=observer, ranges=rules))
 
 

@@ -13,6 +13,7 @@ from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.equalisation import Equalisation
 from autoquant.core.evaluation import Phase
+from autoquant.core.observers import ObserverName
 from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
 from autoquant.core.space import SearchSpace
@@ -20,6 +21,7 @@ from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import DataError, StorageError
 from autoquant.job import Setup
 from autoquant.model.calibration.calibrate import calibrate, digest_of
+from autoquant.model.calibration.own_ranges import own_ranges
 from autoquant.model.calibration.range_rules import bind_ranges
 from autoquant.model.data.data_set import InputsOf, sizes_of
 from autoquant.model.graph.capture import Capture
@@ -141,12 +143,17 @@ def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
         return None
 
 
+def named_observer(observer: object) -> ObserverName:
+    """The observer of tensors for which no observer of the user's own is named."""
+    return observer if isinstance(observer, ObserverName) else ObserverName.HISTOGRAM
+
+
 def measurement_settings(setup: Setup) -> MeasurementSettings:
     """How plans are built and measured; options of the backend may still be open (`auto`)."""
     backend = setup.backend
     build = BuildSettings(
         backend=backend.name,
-        observer=setup.calibration.observer,
+        observer=named_observer(setup.calibration.observer),
         options=backend.build_options(),
     )
     return MeasurementSettings(
@@ -228,18 +235,20 @@ def prepare(
     subject, captured = equalised(subject, captured, settings.build.equalisation)
     statistics = calibrate_subject(subject, captured, progress, folder)
     if known is None:
+        own = own_ranges(setup.calibration, captured, statistics, settings.build)
+        settings = settings.building(ranges=replace(settings.build.ranges, own=own))
         settings = settle(setup, settings, subject, captured, statistics, progress)
         settings = settle_ranges(settings, captured, statistics, subject.calibration, progress)
     bound = bind_setup(setup, captured, settings.build)
     check_fit(templates, bound.space)
-    own = own_tables(setup.own_costs, captured.sites, bound.space)
+    tables = own_tables(setup.own_costs, captured.sites, bound.space)
     for notice in bound.notices:
         progress.note(notice)
     return Preparation(
         subject=subject,
         captured=captured,
         statistics=statistics,
-        settings=replace(settings, own=own),
+        settings=replace(settings, own=tables),
         space=bound.space,
         phases=(Phase.QUALITY, Phase.LATENCY) if setup.is_timed else (Phase.QUALITY,),
         notices=(*subject.notices, *captured.notices, *bound.notices),

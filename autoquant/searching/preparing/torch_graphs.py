@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoquant.core.backends import TORCH
+from autoquant.core.backends import BY_TORCH
 from autoquant.errors import BackendError
 from autoquant.job import Setup
 
@@ -13,7 +13,7 @@ def needs_torch(setup: Setup, command: str) -> None:
     Raises:
         BackendError: The backend is another one.
     """
-    if setup.backend.name != TORCH:
+    if setup.backend.name not in BY_TORCH:
         raise BackendError(
             f"{command} looks into the graph that torch runs, and backend.name is "
             f"{setup.backend.name}",

@@ -44,6 +44,7 @@ class TensorRanges:
         self._rules = settings.ranges
         self._default = settings.observer
         self._fixed = settings.ranges.fixed_tensors
+        self._own = {item.tensor: (item.low, item.high) for item in settings.ranges.own}
         self._high = _SEVEN_BITS if settings.ranges.activation_bits == 7 else _BYTE
         self._sources = value_sources(captured.graph)
         sites = {site.name: site for site in captured.sites}
@@ -117,6 +118,8 @@ class TensorRanges:
             return defined_grid(writer.output_range)
         if fixed is not None:
             return affine_grid((fixed.low, fixed.high), self._high)
+        if tensor in self._own:
+            return affine_grid(self._own[tensor], self._high)
         observer = self._rules.observer(self.owner(tensor) or "", self._default)
         found = find_range(observer, self._seen(tensor), self._high + 1, self._rules)
         return affine_grid(found, self._high)
