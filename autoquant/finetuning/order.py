@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from autoquant.core.findings.finetuning import Trial
+from autoquant.core.findings.finetuning import Ranges, Trial
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.errors import AutoquantError, DataError
@@ -177,14 +177,14 @@ def time_training(task: Task, prepared: Preparation, plan: Plan) -> TrainingTime
     return TrainingTime(
         step_s=max(steps - look, 0.0) / _TIMED_STEPS,
         look_s=look,
-        parameters={name: item.numel() for name, item in trainer.twin.weights.trainable().items()},
+        parameters={name: item.numel() for name, item in trainer.twin.trainable().items()},
     )
 
 
 def _checked_trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
     """Refuses patterns that match no parameter before any step."""
     trainer = _trainer(task, prepared, plan)
-    rate_groups(trainer.twin.weights.trainable(), task.settings.rate_factors)
+    rate_groups(trainer.twin.trainable(), task.settings.rate_factors)
     return trainer
 
 
@@ -204,7 +204,10 @@ def _trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
 def _twin(task: Task, prepared: Preparation, plan: Plan) -> Twin:
     model, captured = prepared.subject.model, prepared.captured
     trained = TrainableWeights(model, captured, task.settings.batch_norm)
-    return Twin(captured, plan, prepared.settings.build, trained)
+    learns = task.settings.ranges is Ranges.LEARNED
+    twin = Twin(captured, plan, prepared.settings.build, trained, learns=learns)
+    twin.take_ranges(prepared.statistics)
+    return twin
 
 
 def _train(

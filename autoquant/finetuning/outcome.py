@@ -49,7 +49,8 @@ def build_outcome(
         subject = replace(prepared.subject, model=model)
         captured = capture_subject(subject, Silent())
         statistics = trainer.twin.statistics
-        backend = build_backend(subject, captured, statistics, prepared.settings)
+        settings = replace(prepared.settings, build=trainer.twin.settings)
+        backend = build_backend(subject, captured, statistics, settings)
         executable = backend.build(pair.plan)
     runs = Runs(
         float_model=lambda inputs: pair.backend.run(prepared.subject.flat, inputs),
@@ -66,6 +67,7 @@ def build_outcome(
         statistics=statistics,
         learning_rate=state.learning_rate,
         ranges=state.ranges.value,
+        learned=() if trainer.twin.scales is None else trainer.twin.scales.found,
         trials=state.trials,
         checks=state.checks,
         best=state.best,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from autoquant.core.findings.finetuning import Check, Recovery, Trial
 from autoquant.core.plan import Plan
+from autoquant.core.ranges import OwnRange
 from autoquant.core.statistics import CalibrationStatistics
 
 FORMAT = 1
@@ -25,7 +26,7 @@ class FinetuneResult:
         quantized: The plan built from it by the engine, ready to run.
         statistics: Ranges that belong to the trained weights.
         learning_rate: That the training began with.
-        ranges: `frozen` or `updated`.
+        ranges: `frozen`, `updated` or `learned`.
         trials: What the learning-rate probe tried.
         checks: The training, check by check (emulated).
         best: The check whose weights were kept.
@@ -33,6 +34,7 @@ class FinetuneResult:
         stopped: Why training ended early, None where it did not.
         recoveries: How the plan does before and after, on the evaluation and the held-out data.
         folder: Where everything was written, None where nothing was.
+        learned: The int8 ranges that training learned.
     """
 
     plan: Plan
@@ -48,6 +50,7 @@ class FinetuneResult:
     stopped: str | None
     recoveries: tuple[Recovery, ...]
     folder: Path | None
+    learned: tuple[OwnRange, ...] = ()
 
     @property
     def recovery(self) -> Recovery:
@@ -67,5 +70,6 @@ class FinetuneResult:
             "trials": [trial.to_json() for trial in self.trials],
             "checks": [check.to_json() for check in self.checks],
             "best": self.best.to_json(),
+            **({"learned": [asdict(item) for item in self.learned]} if self.learned else {}),
             "recoveries": [recovery.to_json() for recovery in self.recoveries],
         }

@@ -26,12 +26,14 @@ class Ranges(Enum):
     """What becomes of the ranges of activations.
 
     `frozen`: those of calibration stand. `updated`: calibration is repeated on the weights at
-    every check. `both`: the learning-rate probe tries both.
+    every check. `both`: the learning-rate probe tries both. `learned`: the scales of int8
+    activations are trained with the weights.
     """
 
     FROZEN = "frozen"
     UPDATED = "updated"
     BOTH = "both"
+    LEARNED = "learned"
 
     @property
     def tried(self) -> tuple[Ranges, ...]:

@@ -20,7 +20,7 @@ from autoquant.finetuning.training.data import TrainingData
 from autoquant.finetuning.training.objective import Objective, batch_loss
 from autoquant.finetuning.training.schedule import Schedule
 from autoquant.finetuning.training.state import TrainingState, Weights
-from autoquant.finetuning.training.twin import Twin
+from autoquant.finetuning.training.twin import SCALES, Twin
 from autoquant.job import TrainingSettings
 from autoquant.model.data.batches import Batch
 
@@ -94,7 +94,7 @@ class Trainer:
 
     def take(self, weights: Weights, ranges: Ranges) -> None:
         """Load weights into the twin, and the ranges that belong to them."""
-        parameters = self.twin.weights.trainable()
+        parameters = self.twin.trainable()
         with torch.no_grad():
             for name, value in weights.items():
                 parameters[name].copy_(value)
@@ -105,7 +105,7 @@ class Trainer:
 
     def weights(self) -> Weights:
         """A copy of the trained parameters as they are."""
-        parameters = self.twin.weights.trainable()
+        parameters = self.twin.trainable()
         return {name: item.detach().clone() for name, item in parameters.items()}
 
     def _check_points(self, done: int, steps: int) -> list[int]:
@@ -135,7 +135,7 @@ class Trainer:
         return total / (end - state.step)
 
     def _step(self, optimizer: Optimizer, batch: Batch) -> float:
-        parameters = list(self.twin.weights.trainable().values())
+        parameters = list(self.twin.trainable().values())
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():  # data that yield within no_grad would leave it on
             loss = batch_loss(self.objective.loss, self.twin(batch.inputs), batch)
@@ -167,7 +167,7 @@ class Trainer:
 
     def _optimizer(self, state: TrainingState) -> Optimizer:
         optimizer = OPTIMIZERS[self.settings.optimizer](
-            rate_groups(self.twin.weights.trainable(), self.settings.rate_factors), self.settings
+            rate_groups(self.twin.trainable(), self.settings.rate_factors), self.settings
         )
         if state.optimizer:
             optimizer.load_state_dict(dict(state.optimizer))
@@ -193,11 +193,15 @@ def rate_groups(
                 f"finetune.rate_factors: {pattern!r} matches no parameter that is trained",
                 hint=f"names are like {', '.join(close or list(parameters)[:3])}",
             )
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         matching = [factor for pattern, factor in factors.items() if fnmatchcase(name, pattern)]
-        groups.setdefault(matching[-1] if matching else 1.0, []).append(parameter)
-    return [{"params": group, _FACTOR: factor} for factor, group in groups.items()]
+        key = (matching[-1] if matching else 1.0, name.startswith(SCALES))
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": group, _FACTOR: factor, **({"weight_decay": 0.0} if is_scale else {})}
+        for (factor, is_scale), group in groups.items()
+    ]
 
 
 def _sgd(parameters: list[dict[str, Any]], settings: TrainingSettings) -> Optimizer:

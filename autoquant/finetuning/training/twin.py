@@ -8,19 +8,25 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from autoquant.backends.reference import reference_rounding
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics
+from autoquant.finetuning.training.learned_scales import LearnedScales
 from autoquant.finetuning.training.weights import TrainableWeights
 from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exporting import take
 from autoquant.model.graph.site_nodes import mark_sites
 from autoquant.model.numerics.rounded_graph import TrainableGraph, choices_of
+from autoquant.model.numerics.rounding import Format
+
+SCALES = "scales."
+"""What the names of learned scales begin with."""
 
 
 class Twin:
@@ -35,6 +41,7 @@ class Twin:
         plan: A scheme for every site.
         settings: What decides how tensors are rounded.
         weights: What is trained.
+        learns: Whether the scales of int8 activations are trained too.
     """
 
     def __init__(
@@ -43,8 +50,12 @@ class Twin:
         plan: Plan,
         settings: BuildSettings,
         weights: TrainableWeights,
+        *,
+        learns: bool = False,
     ) -> None:
         self.weights = weights
+        self.scales: LearnedScales | None = None
+        self._learns = learns
         self._captured = captured
         self._plan = plan
         self._settings = settings
@@ -54,8 +65,30 @@ class Twin:
     def take_ranges(self, statistics: CalibrationStatistics) -> None:
         """Round activations on the scales that calibration found."""
         rounding = reference_rounding(self._captured, statistics, self._settings)
-        self._run = _Run(mark_sites(self._captured), rounding, choices_of(self._plan))
+        marked = mark_sites(self._captured)
+        if self._learns and self.scales is None:
+            ranges = TensorRanges(self._captured, statistics, self._settings)
+            self.scales = LearnedScales(marked, self._plan, rounding, ranges)
+        self._run = _Run(marked, rounding, choices_of(self._plan))
+        self._run.scales = self.scales
         self._statistics = statistics
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name: the model's parameters, and scales as `scales.<tensor>`."""
+        learned = {} if self.scales is None else self.scales.parameters
+        scales = {f"{SCALES}{name}": item for name, item in learned.items()}
+        return self.weights.trainable() | scales
+
+    @property
+    def settings(self) -> BuildSettings:
+        """What decides how tensors are rounded, with the ranges that were learned."""
+        if self.scales is None:
+            return self._settings
+        learned = self.scales.found
+        known = {item.tensor for item in learned}
+        kept = (item for item in self._settings.ranges.own if item.tensor not in known)
+        ranges = replace(self._settings.ranges, own=(*kept, *learned))
+        return replace(self._settings, ranges=ranges)
 
     @property
     def statistics(self) -> CalibrationStatistics:
@@ -85,6 +118,12 @@ class _Run(TrainableGraph):
     """Reads the graph's constants from a mapping."""
 
     constants: Mapping[str, Tensor] = {}
+    scales: LearnedScales | None = None
+
+    def round(self, source: Node, how: Format, value: Tensor) -> Tensor:
+        """Round what a node gives, at the scale that was learned where there is one."""
+        found = None if self.scales is None else self.scales.round(source.name, how, value)
+        return super().round(source, how, value) if found is None else found
 
     def run_node(self, n: Node) -> Any:
         """Run one node."""

@@ -249,3 +249,28 @@ def test_a_checkpoint_is_continued_by_its_own_training_only(tmp_path: Path) -> N
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(StorageError, match="is damaged"):
         finetune(tmp_path, share=0.01, resume=True)
+
+
+@pytest.mark.slow
+def test_learned_scales_are_trained_kept_and_built(tmp_path: Path) -> None:
+    """Ranges of a tenth of what is seen clip nearly all; the scales, trained alone, open them."""
+    network = seeded(LinearNet)
+    own = [(inputs, network(inputs).argmax(1)) for inputs, _ in BATCHES]
+    learned = finetune(
+        tmp_path,
+        plan="int8",
+        train_loader=own[:4],
+        evaluation=own[4:],
+        sections={"calibration": {"observer": _tenth}},
+        ranges="learned",
+        learning_rates=(0.3,),
+        rate_factors={"*": 0.0, "scales.*": 1.0},
+    )
+    assert learned.best.metric > learned.checks[0].metric + 0.1
+    assert {item.tensor for item in learned.learned} == {"x", "relu", "relu_1"}
+    assert learned.recovery.gap_sqnr_db.value > 60  # the engine has the scales that were learned
+    assert learned.to_json()["learned"][0]["high"] > 2 * 0.331
+
+
+def _tenth(seen: Any) -> tuple[float, float]:
+    return 0.1 * seen.low, 0.1 * seen.high

@@ -65,6 +65,13 @@ class TensorRanges:
         name = self.source(tensor)
         return name in self._tensors or name in self._fixed
 
+    def is_observed(self, tensor: str) -> bool:
+        """Whether an observer finds its int8 range: neither a definition nor the job fixes it."""
+        name = self.source(tensor)
+        writer = self._writers.get(name)
+        is_defined = writer is not None and writer.output_range is not None
+        return name in self._tensors and name not in self._fixed and not is_defined
+
     def int8(self, tensor: str) -> TensorRange:
         """Range of a tensor on affine levels of 8 bits (7 with a reduced range).
 
