@@ -189,6 +189,7 @@ def guide(
         table,
         tuple(costs.values()),
         rows,
+        sites=prepared.captured.sites,
         templates=templates,
         ladders=effort is Effort.THOROUGH or not is_guided,
     )

@@ -77,7 +77,7 @@ class Stages:
 
         Whatever time is left: a search without an answer would be none.
         """
-        seeds = uniform_plans(self.prepared.space)[: self.job.budget.trials or None]
+        seeds = self._uniform_plans()[: self.job.budget.trials or None]
         past = self.folder.past()
         told = {candidate.digest for candidate in past.told.values()}
         ended = Ended(past.candidates, None)
@@ -152,6 +152,9 @@ class Stages:
         findings = self.findings(candidates, None)
         chosen = findings.chosen
         return replace(findings.frontier, members=(chosen,) if chosen is not None else ())
+
+    def _uniform_plans(self) -> tuple[Seed, ...]:
+        return uniform_plans(self.prepared.space, self.prepared.captured.sites)
 
     def _strategy(
         self, seeds: Sequence[Seed], past: Past, guidance: Guidance | None = None
@@ -246,7 +249,7 @@ class Stages:
 
     def _is_cheapest_within(self, candidates: Sequence[Candidate]) -> bool:
         """Whether of the uniform plans the cheapest, in each cost, is within the accuracy limit."""
-        digests = {seed.plan.digest for seed in uniform_plans(self.prepared.space)}
+        digests = {seed.plan.digest for seed in self._uniform_plans()}
         uniform = [item for item in candidates if item.digest in digests]
         for axis in (goal for goal in self.job.goals if not goal.is_quality):
             cheapest = _cheapest(uniform, axis)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoquant.backends.protocol import Backend, BuildRequest, Executable
 from autoquant.backends.targets import load_target
+from autoquant.core.backends import find_rows
 from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task
 from autoquant.core.measurement import Failure, Kind, Measurement
@@ -21,11 +22,12 @@ from autoquant.core.precision import Scheme
 from autoquant.core.secrets import masked
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
-from autoquant.model.data.batches import join_batches, repeat_to, take_samples
+from autoquant.model.data.batches import Batch, join_batches, repeat_to, take_samples
 from autoquant.model.graph.capture import Capture
 from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.searching.measuring.allocator import keep_freed_memory
 from autoquant.searching.measuring.clocks import Clocks
+from autoquant.searching.measuring.engine_reference import run_on_engine
 from autoquant.searching.measuring.own_costs import OwnCosts, exact_costs, own_baseline
 from autoquant.searching.measuring.plan_timer import PlanTimer, Timing, float_plans
 from autoquant.searching.measuring.quality import (
@@ -99,8 +101,9 @@ class PlanEvaluator:
         self._float = subject.flat
         self._latency_inputs = latency_inputs(subject, settings.latency_batch)
         self._sitting = 0
+        self._fp32 = Plan.of({site.name: Scheme.FP32 for site in captured.sites})
         self._timer = PlanTimer(
-            lambda plan: self._timed_call(self._build(plan)),
+            lambda plan: self._timed_call(self.build(plan)),
             lambda: self._run_float(self._latency_inputs),
             Timing(settings.latency_pairs, settings.latency_threads, clocks),
             float_plans(captured.sites, backend.support),
@@ -117,7 +120,7 @@ class PlanEvaluator:
             if phase is Phase.QUALITY:
                 costs = exact_costs(self._captured, self._settings.own, task.plan)
             with self._timed("build", seconds):
-                executable = self._build(task.plan)
+                executable = self.build(task.plan)
             with self._timed(phase.value, seconds):
                 found, stopped = self._measure(phase, executable, task)
         except (BackendError, ModelError, MetricError, NotFiniteError) as error:
@@ -165,9 +168,12 @@ class PlanEvaluator:
         self, phase: Phase, executable: Executable, task: Task
     ) -> tuple[dict[str, Measurement], str | None]:
         if phase is Phase.LATENCY:
-            return self._latency(executable, task.competing), None
+            return self._latency(executable, task), None
         prefix = "heldout_" if phase is Phase.HELDOUT else ""
         reference = self._reference(phase)
+        known = reference.of_fp32_plan
+        if known is not None and task.plan.digest == self._fp32.digest:
+            return {prefix + name: item for name, item in known.items()}, None
         with with_threads(self._settings.quality_threads):
             quality = measure_quality(
                 lambda inputs: self._backend.run(executable.module, inputs),
@@ -179,9 +185,7 @@ class PlanEvaluator:
             )
         return quality.measurements, quality.stopped
 
-    def _latency(
-        self, executable: Executable, competing: Sequence[float]
-    ) -> dict[str, Measurement]:
+    def _latency(self, executable: Executable, task: Task) -> dict[str, Measurement]:
         rival_ms, estimate = self._backend.rival_ms, executable.estimated_ms
         if rival_ms is not None and estimate is not None:
             return {
@@ -189,7 +193,7 @@ class PlanEvaluator:
                 "speedup": Measurement(rival_ms / estimate, Kind.ESTIMATED),
             }
         with with_threads(self._settings.latency_threads):
-            return self._timer.time(self._timed_call(executable), competing)
+            return self._timer.time(task.plan, self._timed_call(executable), task.competing)
 
     def _timed_call(self, executable: Executable) -> Callable[[], object]:
         """What runs a plan once on the latency batch.
@@ -208,7 +212,12 @@ class PlanEvaluator:
             )
         return lambda: self._backend.run(executable.module, self._latency_inputs)
 
-    def _build(self, plan: Plan) -> Executable:
+    def build(self, plan: Plan) -> Executable:
+        """Build a plan, or give what was built of it before.
+
+        Raises:
+            BackendError: The engine refuses it.
+        """
         known = self._built.pop(plan.digest, None)
         executable = known or self._backend.build(plan)
         self._built[plan.digest] = executable
@@ -222,10 +231,26 @@ class PlanEvaluator:
             heldout = self._subject.heldout
             batches = heldout if phase is Phase.HELDOUT and heldout else self._subject.evaluation
             with with_threads(self._settings.quality_threads):
-                self._references[phase] = run_reference(
+                self._references[phase] = self._on_engine(batches) or run_reference(
                     self._run_float, batches, self._functions, self._subject.outputs
                 )
         return self._references[phase]
+
+    def _on_engine(self, batches: Sequence[Batch]) -> FloatReference | None:
+        """The reference by the engine's all-fp32 plan; None where the model itself must run."""
+        if find_rows()[self._settings.build.backend].is_slow:
+            return None
+        try:
+            executable = self.build(self._fp32)
+        except BackendError:
+            return None
+        if executable.kind is not Kind.MEASURED:
+            return None
+        return run_on_engine(
+            self._run_float,
+            lambda inputs: self._backend.run(executable.module, inputs),
+            *(batches, self._functions, self._subject.outputs),
+        )
 
     def _run_float(self, inputs: tuple[Tensor, ...]) -> Any:
         return self._backend.run(self._float, inputs)

@@ -55,6 +55,23 @@ class _Reference:
     uses: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A float plan that was timed in this sitting.
+
+    Attributes:
+        call: Runs it.
+        speedup: Over the float model as given.
+        latency: Of it.
+        wall: The same by wall time.
+    """
+
+    call: Call
+    speedup: Measurement
+    latency: Measurement
+    wall: Measurement
+
+
 class PlanTimer:
     """Times plans against the float model.
 
@@ -84,23 +101,25 @@ class PlanTimer:
         self._timing = timing
         self._plans = dict(plans)
         self._reference: _Reference | None = None
+        self._timed: dict[str, _Timed] = {}
         self.scheme: Scheme | None = None
 
     def rivals(self) -> dict[str, Measurement]:
         """Time the float model and the engine's float plans; the fastest becomes the reference."""
         timing = self._timing
-        timed: dict[Scheme, _Reference] = {}
+        timed: dict[Scheme, _Timed] = {}
         for scheme, plan in self._plans.items():
             with suppress(BackendError):
                 call = self._call(plan)
                 if timed:
                     first = next(iter(timed.values()))
-                    over_first = self._compare(call, first.call)["speedup"]
-                    timed[scheme] = _Reference(call, _product(over_first, first.speedup))
+                    found = self._compare(call, first.call)
+                    speedup = _product(found["speedup"], first.speedup)
                 else:
                     found = self._compare_well(call)
                     eager = found["baseline_latency_ms"]
-                    timed[scheme] = _Reference(call, found["speedup"])
+                    speedup = found["speedup"]
+                timed[scheme] = _Timed(call, speedup, found["latency_ms"], found["wall_ms"])
         if not timed:
             eager = measure_alone(
                 self._eager, times=timing.pairs, threads=timing.threads, clocks=timing.clocks
@@ -110,43 +129,44 @@ class PlanTimer:
             for scheme, item in timed.items()
         }
         self.scheme = fastest_float(speedups)
-        self._reference = timed[self.scheme] if self.scheme is not None else None
+        if self.scheme is not None:
+            self._reference = _Reference(timed[self.scheme].call, timed[self.scheme].speedup)
+        self._timed = {self._plans[scheme].digest: item for scheme, item in timed.items()}
         return {"latency_ms": with_sitting_error(eager), **speedups}
 
     def begin_sitting(self) -> None:
         """Time the reference anew before the next plan."""
         self._reference = None
+        self._timed = {}
 
-    def time(self, call: Call, competing: Sequence[float] = ()) -> dict[str, Measurement]:
-        """Time a plan.
+    def time(
+        self, plan: Plan, call: Call, competing: Sequence[float] = ()
+    ) -> dict[str, Measurement]:
+        """Time a plan; a float plan that was timed in this sitting is not timed again.
 
         Args:
+            plan: What to time.
             call: Runs it once.
             competing: Speed-ups of those that it must find its place among; where that is known
                 it is timed no further.
         """
+        known = self._timed.get(plan.digest)
+        if known is not None:
+            return _times(known.latency, known.wall, known.speedup, self._over_reference(known))
         reference = self._checked_reference()
         if reference is None:
             timed = self._compare(call, self._eager, competing)
-            speedup = with_sitting_error(timed["speedup"])
-            over_float: dict[str, Measurement] = {}
-        else:
-            known = reference.speedup
-            over_known = [item / known.value for item in competing]
-            timed = self._compare(call, reference.call, over_known)
-            over_float = {"float_speedup": with_sitting_error(timed["speedup"])}
-            speedup = with_sitting_error(_product(timed["speedup"], known))
-        latency = with_sitting_error(timed["latency_ms"])
-        fp32_ms = latency.value * speedup.value
-        return {
-            "latency_ms": latency,
-            "wall_ms": timed["wall_ms"],
-            "speedup": speedup,
-            **over_float,
-            "fp32_latency_ms": replace(
-                speedup, value=fp32_ms, stderr=fp32_ms * relative_error(speedup)
-            ),
-        }
+            return _times(timed["latency_ms"], timed["wall_ms"], timed["speedup"])
+        over_known = [item / reference.speedup.value for item in competing]
+        timed = self._compare(call, reference.call, over_known)
+        speedup = _product(timed["speedup"], reference.speedup)
+        return _times(timed["latency_ms"], timed["wall_ms"], speedup, timed["speedup"])
+
+    def _over_reference(self, timed: _Timed) -> Measurement | None:
+        """Speed of a float plan over the one that candidates are paired with."""
+        if self._reference is None:
+            return None
+        return _quotient(timed.speedup, self._reference.speedup)
 
     def _compare(
         self,
@@ -217,6 +237,35 @@ def _product(first: Measurement, second: Measurement) -> Measurement:
     error = math.hypot(relative_error(first), relative_error(second))
     busy = first.busy or second.busy
     return replace(first, value=value, stderr=value * error, busy=busy)
+
+
+def _quotient(first: Measurement, second: Measurement) -> Measurement:
+    if first is second:
+        return replace(first, value=1.0, stderr=0.0)
+    return _product(
+        first,
+        replace(second, value=1.0 / second.value, stderr=relative_error(second) / second.value),
+    )
+
+
+def _times(
+    latency: Measurement,
+    wall: Measurement,
+    speedup: Measurement,
+    over_float: Measurement | None = None,
+) -> dict[str, Measurement]:
+    """What is said of a plan's time, with what a sitting differs by from another."""
+    latency, speedup = with_sitting_error(latency), with_sitting_error(speedup)
+    fp32_ms = latency.value * speedup.value
+    return {
+        "latency_ms": latency,
+        "wall_ms": wall,
+        "speedup": speedup,
+        **({} if over_float is None else {"float_speedup": with_sitting_error(over_float)}),
+        "fp32_latency_ms": replace(
+            speedup, value=fp32_ms, stderr=fp32_ms * relative_error(speedup)
+        ),
+    }
 
 
 def relative_error(found: Measurement) -> float:

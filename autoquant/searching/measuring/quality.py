@@ -42,6 +42,8 @@ class FloatReference:
         scores: By how many batches were taken, and function (the metric, the loss): what was
             scored by then. At each look and at the end.
         weights: Which outputs guide.
+        of_fp32_plan: What is known of the engine's all-fp32 plan, where the outputs are its:
+            scores on all samples, and how far it is off on those that the model itself ran.
     """
 
     batches: Sequence[Batch]
@@ -50,6 +52,7 @@ class FloatReference:
     outputs: Mapping[int, Mapping[str, Tensor]]
     scores: Mapping[int, Mapping[str, Any]]
     weights: OutputWeights
+    of_fp32_plan: Mapping[str, Measurement] | None = None
 
     @property
     def samples(self) -> int:

@@ -30,7 +30,7 @@ def refuse_unfaithful(prepared: Preparation, progress: Progress) -> Preparation:
     if any(scheme is not Scheme.FP32 for _, scheme in plan.assignment):
         return prepared
     backend, subject, captured = prepared.backend, prepared.subject, prepared.captured
-    built = backend.build(plan).module
+    built = prepared.evaluator.build(plan).module
     model, target = (partial(backend.run, module) for module in (subject.flat, built))
     batches = subject.compared(captured)
     found = find_difference(model, target, batches)

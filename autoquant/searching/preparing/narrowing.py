@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from autoquant.backends.protocol import Backend
+from autoquant.backends.protocol import Executable
 from autoquant.core.backends import find_rows
+from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.core.space import Knob, SearchSpace
@@ -30,6 +32,17 @@ class Refused:
     reason: str
 
 
+class Builder(Protocol):
+    """Builds plans: a backend, or an evaluator, which keeps what it built."""
+
+    def build(self, plan: Plan) -> Executable:
+        """Build a plan.
+
+        Raises:
+            BackendError: The engine refuses it.
+        """
+
+
 def narrow_space(prepared: Preparation, progress: Progress) -> Preparation:
     """Build the uniform plans, and drop each choice that the target refuses, with a notice.
 
@@ -40,21 +53,21 @@ def narrow_space(prepared: Preparation, progress: Progress) -> Preparation:
     if find_rows()[prepared.settings.build.backend].is_slow:
         return prepared
     with progress.stage("asking the target", None):
-        refused = find_refused(prepared.space, prepared.backend)
+        refused = find_refused(prepared.space, prepared.evaluator)
     notices = tuple(_notices(refused))
     for notice in notices:
         progress.note(notice)
     return prepared.with_space(without(prepared.space, refused), notices) if refused else prepared
 
 
-def find_refused(space: SearchSpace, backend: Backend) -> tuple[Refused, ...]:
+def find_refused(space: SearchSpace, builder: Builder) -> tuple[Refused, ...]:
     """Find the choices that a backend refuses by themselves, in a plan that it builds.
 
     Args:
         space: What may be chosen.
-        backend: Builds plans.
+        builder: Builds plans.
     """
-    probe = _Probe(space, backend)
+    probe = _Probe(space, builder)
     order = sorted(space.schemes, key=lambda scheme: scheme is not Scheme.FP32)
     base = next((scheme for scheme in order if probe.refusal(scheme) is None), None)
     if base is None:
@@ -81,9 +94,9 @@ def without(space: SearchSpace, refused: Sequence[Refused]) -> SearchSpace:
 class _Probe:
     """Builds plans to see which choices are refused."""
 
-    def __init__(self, space: SearchSpace, backend: Backend) -> None:
+    def __init__(self, space: SearchSpace, builder: Builder) -> None:
         self._space = space
-        self._backend = backend
+        self._builder = builder
 
     def refusal(
         self, base: Scheme, knobs: Sequence[Knob] = (), scheme: Scheme | None = None
@@ -93,7 +106,7 @@ class _Probe:
         if scheme is not None:
             choices.update({knob.name: scheme for knob in knobs})
         try:
-            self._backend.build(self._space.plan(choices))
+            self._builder.build(self._space.plan(choices))
         except BackendError as error:
             return error
         return None

@@ -82,9 +82,9 @@ class Preparation:
         return weights_digest(self.subject.given or self.subject.model)
 
     def with_space(self, space: SearchSpace, notices: Sequence[str]) -> Preparation:
-        """The same with a narrower space and more notices; the backend stays open."""
+        """The same with a narrower space and more notices; what is open stays open."""
         found = replace(self, space=space, notices=(*self.notices, *notices))
-        found.__dict__["backend"] = self.backend  # as the cached property keeps it
+        found.__dict__.update(backend=self.backend, evaluator=self.evaluator)  # as they are kept
         return found
 
     @cached_property

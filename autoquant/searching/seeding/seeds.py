@@ -12,6 +12,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.raised_plans import raised_scheme, rank_knobs
 from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.searching.seeding.program.additive import Limit
 from autoquant.searching.seeding.program.sweep import sweep_frontier
@@ -24,6 +25,8 @@ _LEAST_SEEDS = 4
 LADDER_PERCENT = (5, 10, 20, 30, 50, 75)
 TEMPLATE = "seed:template-"
 """What origins of the user's own plans begin with."""
+_LEAST_SHARE = 0.05
+"""A scheme that less of the model can take, of its arithmetic and of its weights, has no plan."""
 _RAISE_TO = (Scheme.INT16, Scheme.BF16, Scheme.FP16, Scheme.FP32)
 
 
@@ -35,13 +38,18 @@ class Seed:
     origin: str
 
 
-def uniform_plans(space: SearchSpace) -> tuple[Seed, ...]:
+def uniform_plans(space: SearchSpace, sites: Sequence[Site]) -> tuple[Seed, ...]:
     """List the plans that any user asks for: one scheme wherever it is allowed.
 
     The first is all-fp32, or where no knob can choose it the plan of the most precise schemes;
-    then the schemes of the space, cheapest first.
+    then the schemes of the space, cheapest first. A scheme that next to nothing of the model can
+    take (weights alone, in a network of convolutions) is none of them.
+
+    Args:
+        space: The search space.
+        sites: Of the model.
     """
-    return _once(_uniform(space))
+    return _once(_uniform(space, sites))
 
 
 def seed_plans(
@@ -50,6 +58,7 @@ def seed_plans(
     costs: Sequence[CostTable] = (),
     limits: Sequence[Limit] = (),
     *,
+    sites: Sequence[Site] = (),
     templates: Sequence[Plan] = (),
     program_seeds: int = PROGRAM_SEEDS,
     ladders: bool = True,
@@ -70,6 +79,7 @@ def seed_plans(
             share the places.
         limits: What every plan of the frontier must keep, over sites; uniform plans and the ladder
             are listed whether they keep them or not.
+        sites: Of the model; where none are given, each scheme has a uniform plan.
         templates: The user's own plans, of this space.
         program_seeds: How many plans of the frontier at most.
         ladders: Whether there is a ladder.
@@ -80,7 +90,7 @@ def seed_plans(
     program = _programs(space, table, costs, limits, program_seeds)
     own = (Seed(plan, f"{TEMPLATE}{place}") for place, plan in enumerate(templates, start=1))
     ladder = _ladder(space, table) if ladders else ()
-    return _once([*uniform_plans(space), *own, *program, *ladder])
+    return _once([*uniform_plans(space, sites), *own, *program, *ladder])
 
 
 def _once(seeds: Iterable[Seed]) -> tuple[Seed, ...]:
@@ -91,12 +101,22 @@ def _once(seeds: Iterable[Seed]) -> tuple[Seed, ...]:
     return tuple(found.values())
 
 
-def _uniform(space: SearchSpace) -> Iterator[Seed]:
+def _uniform(space: SearchSpace, sites: Sequence[Site]) -> Iterator[Seed]:
     has_fp32 = any(Scheme.FP32 in knob.schemes for knob in space.free or space.knobs)
     first = "uniform-fp32" if has_fp32 else "most-precise"
     yield Seed(space.uniform(Scheme.FP32), f"seed:{first}")
     for scheme in space.schemes:
-        yield Seed(space.uniform(scheme), f"seed:uniform-{scheme.value}")
+        if _is_widespread(scheme, space, sites):
+            yield Seed(space.uniform(scheme), f"seed:uniform-{scheme.value}")
+
+
+def _is_widespread(scheme: Scheme, space: SearchSpace, sites: Sequence[Site]) -> bool:
+    """Whether enough of the model's arithmetic, or of its weights, can take a scheme."""
+    taking = {name for knob in space.knobs if scheme in knob.schemes for name in knob.sites}
+    counts = [(site.macs, site.weight_count, site.name in taking) for site in sites]
+    whole = [sum(count[axis] for count in counts) for axis in (0, 1)]
+    share = [sum(count[axis] for count in counts if count[2]) for axis in (0, 1)]
+    return any(s >= _LEAST_SHARE * w for s, w in zip(share, whole, strict=True))
 
 
 def _programs(

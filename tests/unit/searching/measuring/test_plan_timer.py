@@ -55,7 +55,7 @@ def test_the_fastest_float_plan_is_the_rival_beside_the_float_model() -> None:
     assert rivals["speedup.all-fp32"].value == pytest.approx(1.5)
     assert rivals["speedup.all-bf16"].value == pytest.approx(3.0)
     assert timer.scheme is Scheme.BF16
-    found = timer.time(engine.of(INT8))
+    found = timer.time(INT8, engine.of(INT8))
     assert found["speedup"].value == pytest.approx(6.0)
     assert found["float_speedup"].value == pytest.approx(2.0)
     assert found["speedup"].clock is TimedBy.THREAD
@@ -65,7 +65,7 @@ def test_what_stands_in_one_row_agrees() -> None:
     engine = Engine()
     timer = engine.timer()
     timer.rivals()
-    found = timer.time(engine.of(INT8))
+    found = timer.time(INT8, engine.of(INT8))
     ratio = found["fp32_latency_ms"].value / found["latency_ms"].value
     assert ratio == pytest.approx(found["speedup"].value)
 
@@ -75,10 +75,10 @@ def test_the_float_model_is_timed_once_a_sitting() -> None:
     timer = engine.timer()
     timer.rivals()
     engine.calls.clear()
-    timer.time(engine.of(INT8))
+    timer.time(INT8, engine.of(INT8))
     assert "eager" not in engine.calls
     timer.begin_sitting()
-    timer.time(engine.of(INT8))
+    timer.time(INT8, engine.of(INT8))
     assert "eager" in engine.calls
 
 
@@ -86,7 +86,7 @@ def test_an_engine_without_a_float_plan_is_timed_against_the_float_model() -> No
     engine = Engine(FP32, BF16)
     timer = engine.timer()
     assert set(timer.rivals()) == {"latency_ms"}
-    found = timer.time(engine.of(INT8))
+    found = timer.time(INT8, engine.of(INT8))
     assert found["speedup"].value == pytest.approx(6.0)
     assert "float_speedup" not in found
 
@@ -101,7 +101,7 @@ def test_a_place_that_is_known_is_timed_no_further(competing: float, pairs: int)
     def call() -> None:
         engine.now += 0.05 * float(np.exp(noise.normal(0.0, 0.04)))
 
-    assert timer.time(call, (competing,))["speedup"].samples == pairs
+    assert timer.time(INT8, call, (competing,))["speedup"].samples == pairs
 
 
 def test_a_reference_that_is_no_longer_what_it_was_makes_times_busy(
@@ -110,9 +110,9 @@ def test_a_reference_that_is_no_longer_what_it_was_makes_times_busy(
     engine = Engine()
     timer = engine.timer()
     timer.rivals()
-    found = [timer.time(engine.of(INT8)) for _ in range(16)]
+    found = [timer.time(INT8, engine.of(INT8)) for _ in range(16)]
     monkeypatch.setitem(SECONDS, BF16, 0.14)
-    later = timer.time(engine.of(INT8))
+    later = timer.time(INT8, engine.of(INT8))
     assert not any(item["speedup"].busy for item in found)
     assert later["speedup"].busy
     assert replace(later["float_speedup"], busy=False) == later["float_speedup"]
