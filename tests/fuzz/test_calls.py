@@ -71,7 +71,7 @@ ODD: Mapping[str, Callable[[], object]] = {
     "meta tensor": lambda: torch.ones(2, device="meta"),
     "scalar tensor": lambda: torch.tensor(3),
     "array of objects": lambda: np.array([object()]),
-    "path": lambda: Path("/nowhere/at/all"),
+    "path": lambda: Path("/dev/null/at/all"),
     "module": lambda: nn.Linear(1, 1),
 }
 

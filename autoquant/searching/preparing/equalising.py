@@ -34,8 +34,6 @@ from autoquant.model.subject import Subject
 
 _TOLD_APART = 4
 _SCREENED = 16
-_EXACT_DB = 30.0
-"""All int8 that is so near to float on a few samples is left as it is: nothing worth it is lost."""
 _SAMPLES = 32
 _LEAST_GAIN_DB = 0.25
 """A smaller gain on so few samples is no reason to change a model."""
@@ -66,8 +64,7 @@ def find_equalisation(
 ) -> Equalisation:
     """Find a rescaling of channels after which all int8 is better; none where there is none.
 
-    Each way of scaling is tried on a few samples by reference numerics, beside the model as given;
-    none where all int8 is near enough to float as it is.
+    Each way of scaling is tried on a few samples by reference numerics, beside the model as given.
 
     Args:
         subject: Model and data; says whether to look for one.
@@ -87,14 +84,6 @@ def find_equalisation(
         refusal = "the model was captured module by module, and only a graph says what is tied"
     else:
         with progress.stage("equalising channels", None):
-            if wish is Equalise.AUTO:
-                as_given = _int8_decibels(subject, captured, build, _SCREENED)
-                if as_given >= _EXACT_DB:
-                    progress.note(
-                        f"not equalised: all int8 is at {as_given:.1f} dB as it is "
-                        f"({_SCREENED} samples, emulated)"
-                    )
-                    return Equalisation()
             forms = _forms(subject, captured, build)
         if not forms:
             refusal = "no channels of this model can be rescaled"

@@ -87,7 +87,7 @@ FINETUNING = [
     Scene(
         "finetune-shape",
         "training inputs of a shape that the model does not take",
-        "the model failed on training batch 0 of shape (16, 3, 8, 8): RuntimeError: ...",
+        "the model failed on training batch 0 of shape (16, 3, 8, 8) float32: RuntimeError: ...",
         "give batches of the shape and dtype that model.forward takes",
         lambda stage: refused(stage, {"data": FAULTY + "wrong_shape"}),
         before=READING,

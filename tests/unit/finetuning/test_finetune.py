@@ -17,7 +17,14 @@ from torch import Tensor
 import autoquant as aq
 from autoquant.core.findings.finetuning import Ranges
 from autoquant.core.progress import Advance, Silent
-from autoquant.errors import DataError, JobError, MetricError, PlanError, StorageError
+from autoquant.errors import (
+    DataError,
+    JobError,
+    MetricError,
+    ModelError,
+    PlanError,
+    StorageError,
+)
 from autoquant.job import TrainingSettings
 from tests.networks import LinearNet, seeded
 
@@ -202,7 +209,7 @@ def number(outputs: Tensor, targets: Tensor) -> Tensor:
         ({"plan": DIVERGING, "learning_rates": (1e30, 1e35)}, DataError, "diverges at every"),
         ({"loss": number}, MetricError, "'number' returned a tensor without a gradient"),
         ({"loss": lambda o, t: o}, MetricError, r"returned shape \(32, 4\) for a batch of 32"),
-        ({"train_loader": [(torch.rand(4, 3), BATCHES[0][1][:4])]}, DataError, "training batch 0"),
+        ({"train_loader": [(torch.rand(4, 3), BATCHES[0][1][:4])]}, ModelError, "training batch 0"),
         ({"plan": aq.Plan.from_json({"fc": "int8"})}, PlanError, "the plan lacks the site"),
         ({"float_schedule": lambda p: p - 1}, JobError, "float_schedule gives -0.05.* at progress"),
         ({"float_schedule": lambda p: 0}, JobError, "gives 0 at progress 0.95"),
