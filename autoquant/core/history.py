@@ -20,7 +20,7 @@ class StopReason(Enum):
     NOTHING_TO_GAIN = "nothing that is left would gain enough"
     QUICK = "a quick search ends after the program's best few plans"
     INTERRUPTED = "it was interrupted"
-    FAILED = "its workers were lost"
+    FAILED = "it failed"
 
     @property
     def word(self) -> str:

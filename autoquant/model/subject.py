@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import cloudpickle
@@ -29,6 +30,7 @@ from autoquant.model.data.readings import DataForm
 from autoquant.model.data.scoring import (
     Metric,
     check_metric,
+    doubt_direction,
     find_metric,
     is_against_float,
     score_batch,
@@ -47,8 +49,10 @@ from autoquant.model.graph.faithfulness import (
 from autoquant.model.graph.float_model import (
     buffers_kept,
     check_float_model,
+    compute_padding,
     copy_of,
     in_eval_mode,
+    packs_padding,
     same_values,
     unwrapped,
 )
@@ -424,7 +428,10 @@ def build_subject(
     if others is not None:
         _check_outputs(subject, others, "heldout")
     _check_runs(subject, batches, "calibration")
-    return subject
+    with torch.no_grad():
+        outputs = _forward(subject, scored[0], "evaluation batch 0")
+    doubt = doubt_direction(subject.metric, outputs, scored[0])
+    return subject if doubt is None else replace(subject, notices=(*subject.notices, doubt))
 
 
 def _find_functions(metric: Metric | str, loss: Metric | str | None) -> dict[str, Metric]:
@@ -521,7 +528,22 @@ def _protected(subject: Subject, given: object) -> Subject:
     if changed:
         subject, how = _of_copy(subject)
         notices.append(f"the model's forward writes into its buffers ({', '.join(changed)}); {how}")
-    return replace(subject, writes_inputs=writes, notices=tuple(notices))
+    subject, notice = _without_nested_tensors(subject)
+    return replace(subject, writes_inputs=writes, notices=(*notices, *notice))
+
+
+def _without_nested_tensors(subject: Subject) -> tuple[Subject, tuple[str, ...]]:
+    """The same with encoders that compute every position, as no graph can leave padding out."""
+    if not packs_padding(subject.model, partial(subject.run, subject.calibration[0])):
+        return subject, ()
+    copied = subject if subject.given is not None else _of_copy(subject)[0]
+    if copied.given is None:
+        return subject, ()
+    compute_padding(copied.model)
+    return copied, (
+        "nn.TransformerEncoder leaves padding out (by nested tensors), which no graph can: a copy "
+        "that computes all positions is searched, and timed as fp32",
+    )
 
 
 def _of_copy(subject: Subject) -> tuple[Subject, str]:

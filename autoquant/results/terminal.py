@@ -49,9 +49,9 @@ def shown(progress: told.Progress | bool | None) -> told.Progress:
 
 
 def to_stderr() -> Terminal:
-    """Progress on standard error."""
+    """Progress on standard error as it is now: what redirects it later does not silence this."""
     is_wide = not sys.stderr.isatty()
-    console = Console(stderr=True, emoji=False, width=_WIDTH_OF_LOGS if is_wide else None)
+    console = Console(file=sys.stderr, emoji=False, width=_WIDTH_OF_LOGS if is_wide else None)
     return Terminal(console)
 
 

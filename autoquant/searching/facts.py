@@ -75,7 +75,7 @@ def settle_facts(
     if reason is StopReason.INTERRUPTED:
         notices.append(f"interrupted; continue with --resume (kept in {job.output})")
     if reason is StopReason.FAILED:
-        notices.append(f"its workers were lost; continue with --resume (kept in {job.output})")
+        notices.append(f"it failed; continue with --resume (kept in {job.output})")
     return replace(
         facts,
         metric=metric_title(prepared.subject.metric),

@@ -18,6 +18,8 @@ from autoquant.model.data.data_set import CACHE_BYTES
 Prepare = Callable[[Any], Any]
 """Makes of an item of the data what `find_reading` understands."""
 
+_USUAL_TARGETS = frozenset({"label", "labels", "target", "targets", "y"})
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DataForm:
@@ -72,7 +74,8 @@ def find_reading(
 ) -> Reading:
     """Tell the inputs of one item from its targets, by what forward takes.
 
-    An item is inputs, `(inputs, targets)`, or a mapping with the targets under `target`. A pair
+    An item is inputs, `(inputs, targets)`, or a mapping with the targets under `target`; where that
+    is not named, under the one key that is no parameter of forward. A pair
     whose first half cannot be all inputs of forward is inputs alone. Labels do not become a mask
     because forward has an optional one: of two readings those count that the model can run. What
     can still be read in two ways, and is not settled by the other data, is refused.
@@ -90,6 +93,8 @@ def find_reading(
         DataError: Forward cannot be called with any reading, or the item can be read in two ways.
     """
     fitting, refused = [], []
+    if target is None and isinstance(item, Mapping):
+        target = _target_of(item, parameters, needs_targets)
     for inputs, targets in _candidates(item, parameters, where, target):
         try:
             arguments = find_arguments(inputs, parameters, where)
@@ -112,6 +117,18 @@ def find_reading(
     if needs_targets and fitting[0].targets is None:
         raise _lacks_targets(item, fitting[0], parameters, where, target)
     return fitting[0]
+
+
+def _target_of(item: Mapping[Any, Any], parameters: Parameters, needs_targets: bool) -> str | None:
+    """The one key that forward does not know; without a need for targets, one with a usual name.
+
+    Where nothing needs targets, any other name may be a misspelt input.
+    """
+    unknown = [key for key in item if key not in parameters.names]
+    if parameters.any_name or len(unknown) != 1 or len(item) == 1:
+        return None
+    named = needs_targets or unknown[0] in _USUAL_TARGETS
+    return unknown[0] if named and isinstance(unknown[0], str) else None
 
 
 def _candidates(

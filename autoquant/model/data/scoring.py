@@ -25,6 +25,9 @@ Floats = npt.NDArray[np.float64]
 Metric = Callable[[Any, Any], Any]
 """`metric(outputs, targets)`; or an object with `update(outputs, targets)` and `compute()`."""
 
+_CERTAIN = 5.0
+"""Standard deviations that a score must lie below those by chance to be taken for a loss."""
+
 JACKKNIFE_GROUPS = 10
 """A score over a data set is computed as often without a part of the batches."""
 
@@ -93,6 +96,36 @@ class Tally(Protocol):
 
     def scores(self) -> Any:
         """What was scored so far: `Scores` or a `DatasetScore`."""
+
+
+def doubt_direction(metric: Metric, outputs: Any, batch: Batch) -> str | None:
+    """Say so where a metric looks as if lower were better, and nobody said which is.
+
+    A score falls where each output is held against the target of another sample; a loss rises. It
+    takes several samples with targets in a tensor to tell.
+    """
+    targets, count = batch.targets, len(batch)
+    said = getattr(metric, "higher_is_better", None) is not None
+    if said or not isinstance(targets, Tensor) or targets.shape[:1] != (count,) or count < 8:
+        return None
+
+    def score(moved: int) -> float:
+        tally = start_tally(metric)
+        tally.add(outputs, Batch(batch.inputs, targets.roll(moved, 0), batch.axes))
+        return float(tally.scores().mean()[0])
+
+    try:
+        own, others = score(0), np.asarray([score(moved) for moved in range(1, 8)])
+    except MetricError:  # a metric may refuse targets that belong to other samples
+        return None
+    if others.mean() - own <= max(_CERTAIN * others.std(), 1e-6 * abs(own)):
+        return None
+    name = metric_name(metric)
+    return (
+        f"warning: {name} is taken as higher is better, but gives outputs {own:.3g} beside their "
+        f"own targets and {others.mean():.3g} beside those of others; where lower is better, "
+        f"say {name}.higher_is_better = False"
+    )
 
 
 def start_tally(metric: Metric) -> Tally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -116,6 +116,35 @@ def copy_of(model: nn.Module) -> nn.Module:
         if isinstance(item, torch.Tensor) and not item.is_leaf
     }
     return copy.deepcopy(model, computed)
+
+
+def packs_padding(model: nn.Module, run: Callable[[], object]) -> bool:
+    """Whether an `nn.TransformerEncoder` may make nested tensors of what it is given to run."""
+    masked: list[bool] = []
+
+    def look(_: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        masked.append(kwargs.get("src_key_padding_mask", (*args, *3 * (None,))[2]) is not None)
+
+    hooks = [
+        module.register_forward_pre_hook(look, with_kwargs=True)
+        for module in model.modules()
+        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor
+    ]
+    try:
+        if hooks:
+            with torch.no_grad():
+                run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return any(masked)
+
+
+def compute_padding(model: nn.Module) -> None:
+    """Keep `nn.TransformerEncoder` from leaving padding out; changes the model."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 @contextmanager

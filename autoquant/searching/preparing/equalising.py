@@ -142,7 +142,7 @@ def _choose(
                 f"({samples} samples, emulated)"
             )
             if subject.equalise is Equalise.AUTO:
-                gaining = [name for name in found if found[name] >= before + _LEAST_GAIN_DB]
+                gaining = [name for name, own in found.items() if own - before >= _LEAST_GAIN_DB]
                 if not gaining:
                     progress.note(f"not equalised, since that gains nothing: {told}")
                     return Equalisation()

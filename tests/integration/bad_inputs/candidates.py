@@ -29,6 +29,6 @@ CANDIDATES = [
         "once that is mended, --resume goes on with the same job; a changed job needs another "
         "output",
         fail_a_whole_round,
-        before="writing the report ...",
+        before="timing the frontier again",
     ),
 ]

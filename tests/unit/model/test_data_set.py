@@ -266,3 +266,19 @@ def test_a_list_of_single_samples_says_what_makes_batches() -> None:
     with pytest.raises(DataError, match="16 inputs but 1 targets") as refused:
         DataReader(seeded(LinearNet)).read(samples, "evaluation", needs_targets=True)
     assert "DataLoader(samples, batch_size=64)" in str(refused.value)
+
+
+def test_the_key_that_forward_does_not_know_holds_the_targets() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 4)
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.linear(pixels)
+
+    data = [{"pixels": torch.randn(4, 16), "species": torch.arange(4)}]
+    found = DataReader(Named().eval()).read(data, "evaluation", needs_targets=True)
+    assert found[0].targets.tolist() == [0, 1, 2, 3]
+    with pytest.raises(DataError, match="species"):  # it may be a misspelt input
+        DataReader(Named().eval()).read(data, "calibration", needs_targets=False)

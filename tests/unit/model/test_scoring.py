@@ -13,7 +13,7 @@ from autoquant import metrics
 from autoquant.core.measurement import Kind
 from autoquant.errors import MetricError
 from autoquant.model.data.batches import Batch
-from autoquant.model.data.scoring import check_metric, find_metric, start_tally
+from autoquant.model.data.scoring import check_metric, doubt_direction, find_metric, start_tally
 from autoquant.searching.measuring.quality import measure_quality, run_reference
 
 DRAW = torch.Generator().manual_seed(0)
@@ -244,3 +244,27 @@ def test_targets_that_would_broadcast_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         metric(outputs, targets)
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def test_a_loss_that_is_given_as_a_metric_is_doubted() -> None:
+    outputs = 5 * torch.eye(16)
+    batch = Batch((outputs,), torch.arange(16), (0,))
+    doubt = doubt_direction(cross_entropy, outputs, batch)
+    assert doubt is not None
+    assert "cross_entropy.higher_is_better = False" in doubt
+    assert doubt_direction(metrics.accuracy, outputs, batch) is None
+
+
+def test_a_metric_that_says_its_direction_is_not_doubted() -> None:
+    outputs = 5 * torch.eye(16)
+    batch = Batch((outputs,), torch.arange(16), (0,))
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets)
+
+    loss.higher_is_better = False  # type: ignore[attr-defined]
+    assert doubt_direction(loss, outputs, batch) is None

@@ -100,3 +100,27 @@ def test_only_sizes_of_another_path_are_compared() -> None:
     subject = halving([6, 8, 10, 12, 14, 16])
     sizes = [batch.inputs[0].shape[1] for batch in subject.compared(subject.find_sites())]
     assert sorted(set(sizes)) == [6, 8, 16]
+
+
+class Padded(nn.Module):
+    """torch leaves padding out of such an encoder, by nested tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        return self.last(self.encoder(x, src_key_padding_mask=padding).mean(1))
+
+
+def test_an_encoder_that_leaves_padding_out_is_searched_as_a_copy_that_computes_it() -> None:
+    model = Padded().eval()
+    padding = torch.zeros(4, 6, dtype=torch.bool)
+    padding[0, 4:] = True
+    data = [(torch.randn(4, 6, 8), padding) for _ in range(2)]
+    subject = build_subject(model, calibration=data, evaluation=data, heldout=None, metric="cosine")
+    assert any("leaves padding out" in notice for notice in subject.notices)
+    assert subject.find_sites().how == "export"
+    assert model.encoder.use_nested_tensor
