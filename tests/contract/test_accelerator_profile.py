@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import autoquant as aq
 from autoquant.backends.profile.backend import ProfileBackend
 from autoquant.backends.profile.reading import read_accelerator
 from autoquant.backends.profile.reference import reference_engine
@@ -28,7 +29,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import Capture, capture
-from tests.networks import MixedNet, images, seeded
+from tests.networks import LinearNet, MixedNet, images, seeded
 from tests.spaces import full_space, random_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -206,3 +207,23 @@ def test_fp16_rounds_activations_and_weights_of_linear_layers() -> None:
     # the result is rounded to fp16 too: half a unit in the last place of 11 bits, plus the bias's
     assert (found - exact).abs().max() <= 2**-10 * exact.abs().max()
     assert torch.equal(found, found.half().float())
+
+
+@pytest.mark.slow
+def test_check_compare_and_search_run_on_an_accelerator_without_fp32() -> None:
+    network, data = seeded(LinearNet), torch.randn(64, 16)
+    backend = {"name": "profile", "profile": "npu_int8_int16_fp16"}
+    report = aq.check(network, data, plan="int8", backend=backend, progress=False)
+    assert {row.runs for row in report.ops if row.kind} == {"int8 emulated"}
+    assert aq.compare(network, "int8", data, backend=backend, progress=False).rows
+    found = aq.search(
+        network,
+        calibration=data,
+        evaluation=(data, network(data).argmax(1)),
+        backend=backend,
+        space={"schemes": ["int8", "int16", "fp16"], "fallback": "fp16"},
+        trials=4,
+        max_drop=None,
+        progress=False,
+    )
+    assert len(found.frontier) > 0

@@ -126,6 +126,19 @@ class Tokens(nn.Module):
         return self.head(self.lstm(self.table(x))[0][:, -1])
 
 
+class Cells(nn.Module):
+    """One step of each kind of recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru = nn.LSTMCell(16, 16), nn.GRUCell(16, 16)
+        self.plain = nn.RNNCell(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden, _ = self.lstm(x)
+        return self.plain(self.gru(x, hidden))
+
+
 def names() -> dict[str, Any]:
     """What the calls of the page name."""
     from torch.ao import quantization as ao
@@ -150,6 +163,8 @@ def names() -> dict[str, Any]:
         "dynamic": ao.quantize_dynamic(model, {nn.Linear}),
         "per_tensor": ao.QConfigMapping().set_global(per_tensor),
         "typo": ao.QConfigMapping().set_module_name("frist", per_tensor),
+        "observer": lambda seen: (seen.low, seen.high),
+        "cells": seeded(Cells),
         "lstm": seeded(Tokens),
         "tokens": torch.randint(0, 50, (64, 8)),
         "shared": seeded(SharedNet),

@@ -10,7 +10,7 @@ from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
@@ -45,8 +45,12 @@ def latency_costs(
     """
     inputs = latency_inputs(subject, settings.latency_batch)
     floats = Plan.of({site.name: Scheme.FP32 for site in captured.sites})
+    runs_floats = all(
+        backend.support(site, Scheme.FP32) is not Support.UNSUPPORTED for site in captured.sites
+    )
     with with_threads(settings.latency_threads):
-        call = partial(backend.run, backend.build(floats).module, inputs)
+        module = backend.build(floats).module if runs_floats else subject.flat
+        call = partial(backend.run, module, inputs)
         table = backend.costs(space, inputs, clock_of(call, settings.latency_threads))
     if table is not None:
         return table
