@@ -127,7 +127,7 @@ class ExecutionGraph:
         found: list[ov.Node] = []
         for value in node.input_values():
             before = value.get_node()
-            if self.is_inserted(before) and not _is_constant(before):
+            if self.is_inserted(before) and not depends_on_constants(before):
                 found.append(before)
                 found.extend(self._nameless_before(before))
         return found
@@ -144,7 +144,7 @@ class ExecutionGraph:
         values = node.input_values()
         at = _WEIGHT_INPUT.get(layer)
         weight = values[at] if at is not None and at < len(values) else None
-        tensors = [value for value in values if not _is_constant(value.get_node())]
+        tensors = [value for value in values if not depends_on_constants(value.get_node())]
         return Execution(
             layer=layer,
             host=None if first == site else first,
@@ -184,11 +184,17 @@ def original_names(node: ov.Node) -> list[str]:
     return text.split(",") if text else []
 
 
-def _is_constant(node: ov.Node) -> bool:
-    if fact(node, "layerType") == "Const":
-        return True
-    values = node.input_values()
-    return bool(values) and all(_is_constant(value.get_node()) for value in values)
+def depends_on_constants(node: ov.Node) -> bool:
+    """Whether a runtime node depends on constants alone; graphs are deeper than Python calls."""
+    waiting = [node]
+    while waiting:
+        before = waiting.pop()
+        if fact(before, "layerType") == "Const":
+            continue
+        if not before.get_input_size():
+            return False
+        waiting.extend(value.get_node() for value in before.input_values())
+    return True
 
 
 def _group(weight: ov.Output, values: Sequence[ov.Output]) -> int | None:
