@@ -163,8 +163,8 @@ EXPORTS = [
     Scene(
         "another-model",
         "`candidate.quantize(other_model)`",
-        "the model has no ... that equalisation could rescale",
-        "give the model that was searched",
+        "the search lacks the site '0'",
+        "give the same model, with the same module names",
         quantize_another_model,
     ),
 ]

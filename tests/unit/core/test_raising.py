@@ -58,7 +58,7 @@ def test_the_noisiest_share_of_the_knobs_is_raised_with_all_their_sites(
     ("arguments", "message"),
     [
         ({"ratio": 1.2}, "ratio 1.2 is not from 0 to 1"),
-        ({"ratio": 0.2, "scheme": "int4"}, "'int4' is no scheme of this search space"),
+        ({"ratio": 0.2, "scheme": "bf16"}, "'bf16' is no scheme of this search space"),
         ({"ratio": 0.2, "base": "bf16"}, "'bf16' is no scheme of this search space"),
     ],
     ids=["ratio", "scheme", "base"],

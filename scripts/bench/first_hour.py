@@ -1,0 +1,122 @@
+"""A new user's first hour: lines of code, seconds to the first answer shown, and to the end.
+
+    python scripts/bench/first_hour.py --venvs out/peers
+
+Three models that `first_hour_subjects.py` makes, and for each tool the program in
+`peer_runs/first_hour_*.py` that a new user would write after its documentation. Each runs in a
+process of its own, one thread; seconds count from the moment when model and loader stand, so that
+imports of the tool count and making the model does not. *First answer*: the first line or figure of
+what a quantized model scores or how fast it is. Peers are installed from the package registry into
+environments of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from peers import MODELOPT, NNCF, PATIENCE_S, ROOT, Peer, PeerFailedError, install
+from report import Row, show
+
+SUBJECTS = ("cnn", "detector", "encoder")
+RUNS = ROOT / "scripts" / "bench" / "peer_runs"
+INC = Peer("neural-compressor-pt", ("neural-compressor-pt", "requests"), "first_hour_inc.py")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool, and what its first answer looks like.
+
+    Attributes:
+        name: In the table.
+        script: The user's program.
+        answer: A pattern of the line that says what a quantized model scores.
+        peer: Where it is installed; None: it is this checkout.
+    """
+
+    name: str
+    script: str
+    answer: str
+    peer: Peer | None
+
+
+TOOLS = (
+    Tool("autoquant", "first_hour_autoquant.py", r"best within the limit", None),
+    Tool("NNCF, accuracy control", "first_hour_nncf.py", r"[Mm]etric of quantized model", NNCF),
+    Tool("neural-compressor", "first_hour_inc.py", r"Evaluated|[Tt]rial.*score|best", INC),
+    Tool("ModelOpt (simulates)", "first_hour_modelopt.py", r"^F1 ", MODELOPT),
+)
+
+
+def count_lines(script: Path) -> int:
+    """Lines of the user's own code, without blank ones, comments and docstrings."""
+    text = script.read_text().partition("# the user's code")[2].partition("# the end of it")[0]
+    lines = (line.strip() for line in text.splitlines())
+    return sum(bool(line) and not line.startswith(("#", '"""')) for line in lines)
+
+
+def measure(tool: Tool, subject: str, python: Path) -> Row:
+    """Run one tool on one model."""
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "scripts" / "bench")))
+    process = subprocess.Popen(
+        [str(python), "-u", str(RUNS / tool.script), subject],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
+    limit = threading.Timer(PATIENCE_S, process.kill)
+    limit.start()
+    started, first, last = 0.0, None, ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if not started and line.strip() == "ready":
+            started = time.perf_counter()
+        elif first is None and re.search(tool.answer, line):
+            first = time.perf_counter() - started
+        last = line.strip() or last
+    limit.cancel()
+    ended = time.perf_counter() - started
+    if process.wait() != 0:
+        raise PeerFailedError(last)
+    return {
+        "model": subject,
+        "tool": tool.name,
+        "lines": count_lines(RUNS / tool.script),
+        "first answer, s": "at the end" if first is None else round(first, 1),
+        "end, s": round(ended, 1),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--venvs", type=Path, default=ROOT / "out" / "peers")
+    parser.add_argument("--models", nargs="+", default=SUBJECTS, choices=SUBJECTS)
+    chosen = parser.parse_args()
+    rows: list[Row] = []
+    for tool in TOOLS:
+        try:
+            python = install(tool.peer, chosen.venvs) if tool.peer else Path(sys.executable)
+        except PeerFailedError as error:
+            rows.append({"model": "all", "tool": tool.name, "failure": str(error)[:100]})
+            continue
+        for subject in chosen.models:
+            try:
+                rows.append(measure(tool, subject, python))
+            except PeerFailedError as error:
+                rows.append({"model": subject, "tool": tool.name, "failure": str(error)[:100]})
+            print(rows[-1], flush=True)
+    heads = ("model", "tool", "lines", "first answer, s", "end, s", "failure")
+    show("first_hour", [{head: row.get(head, "-") for head in heads} for row in rows], None)
+
+
+if __name__ == "__main__":
+    main()
