@@ -50,7 +50,7 @@ class Tool:
 TOOLS = (
     Tool("autoquant", "first_hour_autoquant.py", r"best within the limit", None),
     Tool("NNCF, accuracy control", "first_hour_nncf.py", r"[Mm]etric of quantized model", NNCF),
-    Tool("neural-compressor", "first_hour_inc.py", r"Evaluated|[Tt]rial.*score|best", INC),
+    Tool("neural-compressor", "first_hour_inc.py", r"Current / Status", INC),
     Tool("ModelOpt (simulates)", "first_hour_modelopt.py", r"^F1 ", MODELOPT),
 )
 
@@ -100,9 +100,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venvs", type=Path, default=ROOT / "out" / "peers")
     parser.add_argument("--models", nargs="+", default=SUBJECTS, choices=SUBJECTS)
+    names = [tool.name for tool in TOOLS]
+    parser.add_argument("--tools", nargs="+", default=names, choices=names)
     chosen = parser.parse_args()
     rows: list[Row] = []
-    for tool in TOOLS:
+    for tool in (item for item in TOOLS if item.name in chosen.tools):
         try:
             python = install(tool.peer, chosen.venvs) if tool.peer else Path(sys.executable)
         except PeerFailedError as error:

@@ -38,7 +38,7 @@ def score(model):
 inputs = take_apart(loader[0])[0]
 quantized = autotune(
     export(model, example_inputs=inputs),
-    TuningConfig(config_set=StaticQuantConfig(act_sym=[True, False])),
+    TuningConfig(config_set=[StaticQuantConfig(act_sym=True), StaticQuantConfig(act_sym=False)]),
     eval_fn=score,
     run_fn=calibrate,
     example_inputs=inputs,
