@@ -23,6 +23,7 @@ from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
+from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.capture import Capture
 from autoquant.model.graph.exported import export_float, origins
 
@@ -35,6 +36,7 @@ _MARK = {"name": "precise", "version": "0"}
 _BROADCASTING = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "Maximum", "Minimum"})
 
 _MATMUL = torch.ops.aten.matmul.default
+_RECURRENT = frozenset({"gru", "lstm", "rnn_relu", "rnn_tanh"})
 _UNMARKED = frozenset({"Const", "Parameter", "Result"})
 
 
@@ -69,8 +71,10 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
         example: One batch.
 
     Raises:
-        ModelError: torch.export or OpenVINO refuses the model.
+        ModelError: torch.export or OpenVINO refuses the model, or it has a recurrent layer and data
+            of several lengths.
     """
+    _refuse_open_steps(captured)
     exported = export_float(captured, example)
     program = exported.program
     with warnings.catch_warnings(), torch.no_grad():
@@ -96,6 +100,19 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     called = captured.calling.names
     _name_ends(model, called, exported.outputs.names_beside(called))
     return FloatGraph(mark_precise(model), origin, exported.outputs)
+
+
+def _refuse_open_steps(captured: Capture) -> None:
+    """Refuse recurrent layers over any number of steps: the front end writes the steps out."""
+    for node in captured.graph.graph.nodes:
+        if op_name(node) in _RECURRENT:
+            read, batch_first = node.args[0], node.args[-1]
+            if not isinstance(read.meta["val"].shape[1 if batch_first else 0], int):
+                raise ModelError(
+                    f"OpenVINO runs {node.name} at one number of steps, and the data have several",
+                    hint="pad batches to one length, or search with backend.name: torch or "
+                    "onnxruntime",
+                )
 
 
 def _name_ends(model: ov.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
