@@ -25,6 +25,12 @@ class AutoquantError(Exception):
         return (_rebuild, (type(self), self.message, self.hint))
 
 
+def first_line(error: object) -> str:
+    """The first line of what somebody else's error says; its kind where it says nothing."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def _rebuild(kind: type[AutoquantError], message: str, hint: str) -> AutoquantError:
     return kind(message, hint=hint)
 

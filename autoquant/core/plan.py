@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import ge
@@ -45,6 +45,11 @@ class Plan:
     def of(cls, schemes: Mapping[str, Scheme]) -> Plan:
         """Build a plan from a mapping of site name to scheme."""
         return cls(pairs_of(schemes))
+
+    @classmethod
+    def uniform(cls, sites: Iterable[str], scheme: Scheme) -> Plan:
+        """Build the plan of one scheme at every site."""
+        return cls.of(dict.fromkeys(sites, scheme))
 
     @property
     def schemes(self) -> Mapping[str, Scheme]:

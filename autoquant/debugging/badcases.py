@@ -68,17 +68,17 @@ def find_bad_cases(
         DataError: A batch is empty, not finite or of another shape than the first.
     """
     check_module(quantized)
-    checked = in_eval_mode(check_float_model(model))
-    reader = DataReader(checked, DataForm(target, prepare))
+    float_model = in_eval_mode(check_float_model(model))
+    reader = DataReader(float_model, DataForm(target, prepare))
     batches = first_samples(reader.stream(data, "data", needs_targets=False), samples)
 
     def run(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        name = "model" if module is checked else "quantized model"
+        name = "model" if module is float_model else "quantized model"
         with torch.no_grad(), failing(f"the {name}", "data", inputs):
             return reader.calling.call(module, inputs)
 
     with shown(progress).stage("comparing outputs", None) as advance:
-        runs = partial(run, checked), partial(run, quantized)
+        runs = partial(run, float_model), partial(run, quantized)
         return find_among(*runs, batches, top, advance, outputs=outputs, error=error)
 
 

@@ -424,12 +424,10 @@ def build_subject(
         notices=notices,
     )
     subject = _protected(subject, model)
-    _check_outputs(subject, scored, "evaluation")
+    outputs = _check_outputs(subject, scored, "evaluation")
     if others is not None:
         _check_outputs(subject, others, "heldout")
     _check_runs(subject, batches, "calibration")
-    with torch.no_grad():
-        outputs = _forward(subject, scored[0], "evaluation batch 0")
     doubt = doubt_direction(subject.metric, outputs, scored[0])
     return subject if doubt is None else replace(subject, notices=(*subject.notices, doubt))
 
@@ -556,8 +554,12 @@ def _of_copy(subject: Subject) -> tuple[Subject, str]:
     return replace(subject, model=copied, given=subject.model), how
 
 
-def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> None:
-    """Run the first batch of a data set twice: it must work, repeat itself, and be scored."""
+def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> Any:
+    """Run the first batch of a data set twice: it must work, repeat itself, and be scored.
+
+    Returns:
+        The model's outputs on it.
+    """
     batch = batches[0]
     with torch.no_grad():
         first, second = (_forward(subject, batch, f"{name} batch 0") for _ in range(2))
@@ -580,6 +582,7 @@ def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> Non
     for function in subject.functions.values():
         check_metric(function, first, batch)
     _check_runs(subject, batches, name)
+    return first
 
 
 def _check_runs(subject: Subject, batches: Sequence[Batch], name: str) -> None:

@@ -97,7 +97,7 @@ def find_costs(
     """
     sites = prepared.captured.sites
     whole = bops_table(sites)
-    full = whole.predict(Plan.of({site.name: Scheme.FP32 for site in sites}))
+    full = whole.predict(Plan.uniform((site.name for site in sites), Scheme.FP32))
     found: dict[Goal, CostTable] = {}
     for objective in goals:
         if objective is Objective.SIZE:

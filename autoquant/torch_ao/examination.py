@@ -15,7 +15,7 @@ from autoquant.core.findings.structure import OpRow, ShownConfiguration, WeightR
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts
 from autoquant.core.sites import Site
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.captured import Capture
 from autoquant.torch_ao.calls import RELUS, Call, list_calls
@@ -69,12 +69,12 @@ def examine_mapping(
             types = observe_types(converted, copied(given[0]))
     except LookupError as error:
         raise BackendError(
-            f"torch refuses the QConfigMapping: {_first_line(error)}",
+            f"torch refuses the QConfigMapping: {first_line(error)}",
             hint="give all types of modules that are fused (Conv2d, ReLU) one QConfig",
         ) from error
     except _REFUSALS as error:
         raise BackendError(
-            f"torch/{engine} refuses the QConfigMapping: {_first_line(error)}",
+            f"torch/{engine} refuses the QConfigMapping: {first_line(error)}",
             hint="give the op that it names no QConfig (None)",
         ) from error
     runs = observe_execution(spy, matched.sites)
@@ -186,7 +186,3 @@ def _scheme(site: Site, facts: QConfigFacts | None) -> Scheme | None:
 
 def _name(call: Call) -> str:
     return call.target if isinstance(call.target, str) else call.target.__name__
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]

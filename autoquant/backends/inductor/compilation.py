@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 from autoquant.backends.inductor.conversion import MARK
 from autoquant.backends.inductor.torchao import quiet
 from autoquant.core.precision import Scheme
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, first_line
 
 _INT8_OPS = ("onednn.qconv", "onednn.qlinear")
 _INT8_LOWERINGS = ("qconv", "qlinear")
@@ -83,7 +83,7 @@ class Compiled(nn.Module):
                 outputs = self._compiled(*inputs)
             except Exception as error:
                 raise BackendError(
-                    f"inductor cannot compile: {str(error).strip().splitlines()[0]}",
+                    f"inductor cannot compile: {first_line(error)}",
                     hint="run again with TORCHDYNAMO_VERBOSE=1; a C++ compiler with OpenMP and "
                     "Python's headers must be there",
                 ) from error

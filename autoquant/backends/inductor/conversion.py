@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 from autoquant.backends.inductor.quantizer import to_quantizer
 from autoquant.backends.inductor.torchao import pt2e, quiet
 from autoquant.core.plan import Plan
-from autoquant.errors import BackendError, ModelError
+from autoquant.errors import BackendError, ModelError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.capture import Capture
 from autoquant.model.graph.exporting import said_of
@@ -79,7 +79,7 @@ def convert_plan(
             converted: GraphModule = flow.convert_pt2e(prepared)
         except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
             raise BackendError(
-                f"inductor: torchao refuses plan {plan.digest}: {said_of(error)}",
+                f"inductor: torchao refuses plan {plan.digest}: {first_line(error)}",
                 hint="write the op that it names otherwise (it takes no padding='same', and no "
                 "Conv2d that is called twice), or search another backend",
             ) from error

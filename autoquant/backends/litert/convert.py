@@ -19,7 +19,7 @@ from autoquant.backends.litert.formats import Formats
 from autoquant.backends.litert.origins import find_origins
 from autoquant.backends.litert.schema import Graph
 from autoquant.backends.printing import STDERR, captured_prints
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.aten import op_name
@@ -95,7 +95,7 @@ def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
             return bytes(model.model_content())
     except Exception as error:
         raise BackendError(
-            f"litert-torch cannot convert the model: {str(error).strip().splitlines()[0]}",
+            f"litert-torch cannot convert the model: {first_line(error)}",
             hint="search with backend.name: torch, or rewrite what it names",
         ) from error
     finally:

@@ -13,7 +13,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import Tensor
 
 from autoquant.backends.litert.schema import Array
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, first_line
 
 _PINNED = "pin the op that it names to fp32 in the search space"
 _IN_FLOAT = "rewrite that op of the model, or search with another backend.name"
@@ -99,7 +99,7 @@ def observed_tensors(content: bytes, inputs: tuple[Tensor, ...]) -> Iterator[tup
 
 
 def _refusal(error: Exception, hint: str = _PINNED) -> BackendError:
-    text = str(error).strip().splitlines()[0]
+    text = first_line(error)
     missing = _MISSING.search(text)
     if missing:
         return BackendError(

@@ -15,7 +15,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from autoquant.backends.onnxruntime.saturation import saturates
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, first_line
 from autoquant.model.data.outputs import OutputStructure
 
 _FATAL = 4
@@ -66,7 +66,7 @@ def open_session(
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BackendError(
-            f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}",
+            f"onnxruntime refuses the model: {first_line(error)}",
             hint="pin the op that it names to fp32 in the search space",
         ) from error
 

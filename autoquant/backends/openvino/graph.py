@@ -23,9 +23,9 @@ from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
-from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.capture import Capture
 from autoquant.model.graph.exported import export_float, origins
+from autoquant.model.graph.recurrent_shapes import number_of_steps
 
 PRECISE = "DisablePrecisionConversion_0"
 """Key under which a model that was read from a file holds the mark that keeps an op in f32."""
@@ -36,7 +36,6 @@ _MARK = {"name": "precise", "version": "0"}
 _BROADCASTING = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "Maximum", "Minimum"})
 
 _MATMUL = torch.ops.aten.matmul.default
-_RECURRENT = frozenset({"gru", "lstm", "rnn_relu", "rnn_tanh"})
 _UNMARKED = frozenset({"Const", "Parameter", "Result"})
 
 
@@ -105,14 +104,11 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
 def _refuse_open_steps(captured: Capture) -> None:
     """Refuse recurrent layers over any number of steps: the front end writes the steps out."""
     for node in captured.graph.graph.nodes:
-        if op_name(node) in _RECURRENT:
-            read, batch_first = node.args[0], node.args[-1]
-            if not isinstance(read.meta["val"].shape[1 if batch_first else 0], int):
-                raise ModelError(
-                    f"OpenVINO runs {node.name} at one number of steps, and the data have several",
-                    hint="pad batches to one length, or search with backend.name: torch or "
-                    "onnxruntime",
-                )
+        if isinstance(number_of_steps(node), torch.SymInt):
+            raise ModelError(
+                f"OpenVINO runs {node.name} at one number of steps, and the data have several",
+                hint="pad batches to one length, or search with backend.name: torch or onnxruntime",
+            )
 
 
 def _name_ends(model: ov.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:

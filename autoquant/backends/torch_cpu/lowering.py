@@ -19,7 +19,7 @@ from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
 from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import FOLLOWING_KINDS, Site
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, first_line
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.node_shapes import fixed_sizes, shape_of
@@ -258,7 +258,7 @@ class Lowering:
             kernel.emit(emitter, operation, out)
         except (RuntimeError, ValueError) as error:
             raise BackendError(
-                f"site {operation.site.name}: {str(error).strip().splitlines()[0]}",
+                f"site {operation.site.name}: {first_line(error)}",
                 hint=f"leave {kernel.runs.value} out of the schemes of {operation.site.name}",
             ) from error
         finally:

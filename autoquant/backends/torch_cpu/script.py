@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.jit import ScriptModule
 
 from autoquant.backends.torch_cpu.stored_weights import stored
+from autoquant.errors import first_line
 from autoquant.model.graph.exporting import take
 
 _INFIX: Mapping[Callable[..., Any], str] = {
@@ -92,7 +93,7 @@ def _compile(writer: _Writer) -> ScriptModule:
         scripted = torch.jit.script(writer.holder.eval())
         scripted.define(source)
     except Exception as error:
-        raise UnscriptableError(_first_line(error)) from error
+        raise UnscriptableError(first_line(error)) from error
     found: ScriptModule = scripted
     return found
 
@@ -110,7 +111,7 @@ def _freeze(scripted: ScriptModule) -> ScriptModule:
     try:
         frozen = torch.jit.freeze(scripted.eval())
     except RuntimeError as error:
-        raise UnscriptableError(_first_line(error)) from error
+        raise UnscriptableError(first_line(error)) from error
     found: ScriptModule = frozen
     return found
 
@@ -262,8 +263,3 @@ def _number(value: float, kind: Any) -> str:
         return repr(value)
     number = float(value)
     return repr(number) if math.isfinite(number) else f"float('{number}')"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

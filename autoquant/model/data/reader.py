@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from autoquant.errors import DataError
 from autoquant.model.data.arguments import Arguments, Parameters
 from autoquant.model.data.batches import Batch
-from autoquant.model.data.calling import Calling
+from autoquant.model.data.calling import Calling, failing
 from autoquant.model.data.data_set import (
     Mark,
     StreamedBatches,
@@ -133,7 +133,7 @@ class DataReader:
             first = batch if first is None else first
             _check_batch(batch, first, f"{name} batch {index}")
             self._note_sizes(batch)
-            yield self._answered(batch) if answers else batch
+            yield self._answered(batch, f"{name} batch {index}") if answers else batch
 
     def _batches(self, data: object, name: str, needs_targets: bool) -> Iterator[Batch]:
         if is_whole(data, self._parameters) and self._form.prepare is None:
@@ -194,12 +194,10 @@ class DataReader:
         with torch.no_grad():
             return calling.call(self._model, tuple(item.clone() for item in tensors))
 
-    def _answered(self, batch: Batch) -> Batch:
-        """A batch whose targets are the model's outputs; what the model raises comes up later."""
-        try:
+    def _answered(self, batch: Batch, where: str) -> Batch:
+        """A batch whose targets are the model's outputs."""
+        with failing("the model", where, batch.inputs):
             return Batch(batch.inputs, self._call(self.calling, batch.inputs), batch.axes)
-        except Exception:  # noqa: BLE001  said with the batch, as of any other data
-            return batch
 
     def _check_names(self) -> None:
         names = self.calling.names

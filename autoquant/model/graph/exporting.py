@@ -23,7 +23,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from autoquant.errors import ModelError
+from autoquant.errors import ModelError, first_line
 from autoquant.model.data.calling import Calling
 from autoquant.model.data.outputs import opaque_outputs, without_opaque
 from autoquant.model.data.trees import plain_structure, register_dataclasses
@@ -462,5 +462,4 @@ def said_of(error: Exception | None) -> str:
         if not frame.filename.startswith((_TORCH_FOLDER, _OUR_FOLDER, "<"))
     ]
     at = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__) + at
+    return first_line(error) + at

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from autoquant.errors import first_line
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.data_set import Shapes
 from autoquant.model.data.trees import flatten_with_paths
@@ -90,8 +91,8 @@ def _differences(model: Run, other: Run, batches: Iterable[Batch]) -> Iterator[D
             try:
                 found = _floats(other(_copies(batch.inputs)))
             except RuntimeError as error:
-                reason = str(error).strip().split("\n", 1)[0]
-                yield Difference("", tuple(batch.inputs[0].shape), math.inf, reason)
+                shape = tuple(batch.inputs[0].shape)
+                yield Difference("", shape, math.inf, first_line(error))
                 continue
         for name, expected in given.items():
             off = relative_difference(expected, found.get(name))

@@ -66,9 +66,12 @@ def capture_modules(
         if name and name not in within and type(module) in _KINDS
     ]
     calls = _Calls(model, batch=len(example[0]) if example[0].ndim else 1)
-    with failing("the model", "the example inputs", example):  # noqa: SIM117
-        with torch.no_grad(), watch_calls(model, paths, calls.take_input, calls.take_output):
-            calling.call(model, example)
+    with (
+        failing("the model", "the example inputs", example),
+        torch.no_grad(),
+        watch_calls(model, paths, calls.take_input, calls.take_output),
+    ):
+        calling.call(model, example)
     if not calls.sites:
         raise ModelError(
             "the model calls no weighted module that a scheme could be chosen for",

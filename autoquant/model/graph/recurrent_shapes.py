@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey
 from torch._decomp import decomposition_table
+from torch.fx import Node
 
 
 def _lstm(x: Tensor, state: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,6 +36,16 @@ _SHAPES: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.rnn_relu.input: _one_state,
 }
 """By op, what gives tensors of the shapes of its results."""
+
+
+def number_of_steps(node: Node) -> int | torch.SymInt | None:
+    """How many steps a recurrent layer takes, a number or open; None: the node is none."""
+    if node.target not in _SHAPES:
+        return None
+    read: Any = node.args[0]
+    batch_first = node.args[-1]
+    steps: int | torch.SymInt = read.meta["val"].shape[1 if batch_first else 0]
+    return steps
 
 
 @contextmanager

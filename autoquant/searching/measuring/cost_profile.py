@@ -44,7 +44,7 @@ def latency_costs(
         BackendError: No plan of the space can be built.
     """
     inputs = latency_inputs(subject, settings.latency_batch)
-    floats = Plan.of({site.name: Scheme.FP32 for site in captured.sites})
+    floats = Plan.uniform((site.name for site in captured.sites), Scheme.FP32)
     runs_floats = all(
         backend.support(site, Scheme.FP32) is not Support.UNSUPPORTED for site in captured.sites
     )

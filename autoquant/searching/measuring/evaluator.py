@@ -101,7 +101,7 @@ class PlanEvaluator:
         self._float = subject.flat
         self._latency_inputs = latency_inputs(subject, settings.latency_batch)
         self._sitting = 0
-        self._fp32 = Plan.of({site.name: Scheme.FP32 for site in captured.sites})
+        self._fp32 = Plan.uniform((site.name for site in captured.sites), Scheme.FP32)
         self._timer = PlanTimer(
             lambda plan: self._timed_call(self.build(plan)),
             lambda: self._run_float(self._latency_inputs),

@@ -74,7 +74,7 @@ def exact_costs(captured: Capture, tables: OwnCosts, plan: Plan) -> dict[str, Me
 
 def own_baseline(sites: Sequence[Site], tables: OwnCosts) -> dict[str, Measurement]:
     """Estimate the float model, by the tables that know fp32 everywhere."""
-    plan = Plan.of({site.name: Scheme.FP32 for site in sites})
+    plan = Plan.uniform((site.name for site in sites), Scheme.FP32)
     known = {
         name: table
         for name, table in tables.items()

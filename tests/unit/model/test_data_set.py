@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from autoquant import metrics
 from autoquant.core.evaluation import Threshold
 from autoquant.core.measurement import Kind
-from autoquant.errors import DataError
+from autoquant.errors import DataError, ModelError
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.data_set import InputsOf, StreamedBatches
@@ -282,3 +282,9 @@ def test_the_key_that_forward_does_not_know_holds_the_targets() -> None:
     assert found[0].targets.tolist() == [0, 1, 2, 3]
     with pytest.raises(DataError, match="species"):  # it may be a misspelt input
         DataReader(Named().eval()).read(data, "calibration", needs_targets=False)
+
+
+def test_a_batch_without_labels_that_the_model_cannot_run_is_named() -> None:
+    reader = DataReader(MODEL, against_float=True)
+    with pytest.raises(ModelError, match="the model failed on evaluation batch 1 of shape"):
+        reader.read([torch.randn(4, 16), torch.randn(4, 15)], "evaluation", needs_targets=True)
