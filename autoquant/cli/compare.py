@@ -53,6 +53,15 @@ def compare(
     weights: Annotated[
         bool, typer.Option("--weights", help="Print the weights' table too.")
     ] = False,
+    error: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:FUNCTION",
+            help="Compare by a function of your own too, in a column: FUNCTION(expected, found) "
+            "gets an op's tensor in the float model and in the plan for a batch and gives a number, "
+            "or one for each sample; shown is the mean over samples.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write tables and pictures here.")] = None,
     overrides: Overrides = None,
@@ -68,9 +77,11 @@ def compare(
     """
     from autoquant.debugging.compare import compare_job
     from autoquant.debugging.indices import read_indices
+    from autoquant.model.data.entry_points import load_entry
     from autoquant.model.subject import JobRecipe
 
     job = load_with(job_file, overrides, context.args)
+    own = None if error is None else load_entry(error)
     chosen = None if indices is None else read_indices(indices)
     progress = terminal()
     found = compare_job(
@@ -82,6 +93,7 @@ def compare(
         schemes=[name for name in schemes.split(",") if name],
         samples=samples,
         indices=chosen,
+        error=own,
     )
     if html is not None:
         _write(found, html, job.name)
@@ -111,9 +123,10 @@ def _print(found: LayerComparison, *, weights: bool) -> None:
     from autoquant.results.layers_table import said
 
     console = stdout()
-    console.print(_table(found.rows, f"activations, {found.mode.value}, {found.samples} samples"))
+    title = f"activations, {found.mode.value}, {found.samples} samples"
+    console.print(_table(found.rows, title, found.own))
     if weights:
-        console.print(_table(found.weights, "weights, batch norms folded"))
+        console.print(_table(found.weights, "weights, batch norms folded", None))
     if found.output is not None:
         console.print(
             f"outputs ({found.kind.value}): SQNR {found.output.sqnr_db:.1f} dB, "
@@ -140,12 +153,12 @@ def _cause(row: LayerRow) -> Cause | None:
     return None if row.reading is None else row.reading.cause
 
 
-def _table(rows: tuple[LayerRow, ...], title: str) -> Table:
+def _table(rows: tuple[LayerRow, ...], title: str, own: str | None) -> Table:
     from rich.table import Table
 
-    from autoquant.results.layers_table import SHORT, cells
+    from autoquant.results.layers_table import SHORT, cells, with_own
 
-    columns = dict(SHORT)
+    columns = dict(with_own(SHORT, own))
     if len({row.scheme for row in rows}) > 1:
         columns = {
             "op": columns.pop("op"),

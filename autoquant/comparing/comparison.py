@@ -10,6 +10,7 @@ import torch
 from torch.fx import GraphModule
 
 from autoquant.comparing.formats import type_of
+from autoquant.comparing.own_error import OwnError, OwnMean, name_of
 from autoquant.comparing.pairing import OpPair, feeds_of
 from autoquant.comparing.reading import read_rows
 from autoquant.comparing.runs import FloatRun, QuantizedModel
@@ -44,8 +45,8 @@ def compare_layers(
     batches: Sequence[Batch],
     mode: ComparisonMode,
     *,
-    kind: Kind,
     weights: bool = True,
+    error: OwnError | None = None,
     progress: Advance = lambda samples: None,
 ) -> LayerComparison:
     """Run the float model once and each quantized one beside it, batch by batch.
@@ -57,8 +58,8 @@ def compare_layers(
         found: One quantized model; several under n-shadows.
         batches: What to run them on.
         mode: What quantized ops are fed.
-        kind: `emulated` where an op of them is.
         weights: Whether to compare weights too.
+        error: Of the user's, for every pair of activations.
         progress: Called after each batch with its number of samples.
 
     Returns:
@@ -66,8 +67,9 @@ def compare_layers(
 
     Raises:
         ModelError: The models return no floating tensor.
+        MetricError: `error` raised, or gives neither one number nor one for each sample.
     """
-    sides = [_Side(expected, item, mode) for item in found]
+    sides = [_Side(expected, item, mode, error) for item in found]
     floats = FloatRun(expected, [pair for side in sides for pair in side.pairs])
     outputs = _Outputs()
     with torch.no_grad():
@@ -83,6 +85,7 @@ def compare_layers(
         order = {node.name: index for index, node in enumerate(expected.graph.nodes)}
         rows.sort(key=lambda row: order[row[0].tensor])
     weighed = [item.weight_rows() if weights else () for item in found]
+    kinds = {item.kind for item in found}
     read = read_rows(rows, [row for part in weighed for row in part], mode)
     return LayerComparison(
         mode=mode,
@@ -90,18 +93,26 @@ def compare_layers(
         weights=read.weights,
         output=None if mode.feeds_float else outputs.error(),
         samples=sum(sizes_of(batches)),
-        kind=kind,
+        kind=Kind.EMULATED if Kind.EMULATED in kinds else Kind.MEASURED,
         distributions=tuple(item for _, item in rows),
+        own=None if error is None else name_of(error),
     )
 
 
 class _Side:
     """One quantized model, and what was seen of its ops."""
 
-    def __init__(self, expected: GraphModule, found: QuantizedModel, mode: ComparisonMode) -> None:
+    def __init__(
+        self,
+        expected: GraphModule,
+        found: QuantizedModel,
+        mode: ComparisonMode,
+        error: OwnError | None,
+    ) -> None:
         self.pairs = found.pairs()
         self._expected, self._found = expected, found
         self._sums: dict[OpPair, PairSums] = {}
+        self._error, self._own = error, dict[OpPair, OwnMean]()
         self._formats: dict[OpPair, TensorFormat] = {}
         self._shapes: dict[OpPair, tuple[int, ...]] = {}
         self._batch = 0
@@ -120,6 +131,9 @@ class _Side:
             self._formats[pair] = self._found.format_of(pair, found)
             self._shapes[pair] = tuple(expected.shape)
         self._sums[pair].add(expected, found, self._batch)
+        if self._error is not None:
+            own = self._own.setdefault(pair, OwnMean(self._error, pair.op))
+            own.add(expected, found, self._batch)
 
     def rows(self) -> list[tuple[LayerRow, Distribution]]:
         """Rows in execution order, each with how its values are spread."""
@@ -155,6 +169,7 @@ class _Side:
             tail=largest / usual if usual else 1.0,
             channel_spread=_channel_spread(sums),
             not_finite=sums.not_finite,
+            own=self._own[pair].value if pair in self._own else None,
         )
         return row, spread
 

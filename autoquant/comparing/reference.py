@@ -16,6 +16,7 @@ from autoquant.comparing.pairing import OpPair
 from autoquant.comparing.runs import Run, See, first_tensor
 from autoquant.comparing.sums import PairSums
 from autoquant.core.findings.layers import LayerRow, TensorFormat
+from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
@@ -46,6 +47,11 @@ class ReferencePlan:
     captured: Capture
     plan: Plan
     rounding: SchemeRounding
+
+    @property
+    def kind(self) -> Kind:
+        """Simulated in float."""
+        return Kind.EMULATED
 
     @cached_property
     def marked(self) -> SiteNodes:

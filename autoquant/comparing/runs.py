@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.comparing.pairing import OpPair
 from autoquant.core.findings.layers import LayerRow, TensorFormat
+from autoquant.core.measurement import Kind
 
 See = Callable[[OpPair, Tensor, Tensor], None]
 """Takes a pair, the float tensor, and the quantized one as its readers see it."""
@@ -21,6 +22,11 @@ Run = Callable[[tuple[Tensor, ...], Mapping[str, Any]], Any]
 
 class QuantizedModel(Protocol):
     """A quantized model to compare with its float graph."""
+
+    @property
+    def kind(self) -> Kind:
+        """`emulated` where some of its roundings are simulated in float."""
+        ...
 
     def pairs(self) -> tuple[OpPair, ...]:
         """Its ops beside those of the float graph, in execution order."""

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoquant.comparing.own_error import OwnError
 from autoquant.core.calls import Positive, checked
 from autoquant.core.findings.badcases import BadCases
 from autoquant.core.progress import Progress
 from autoquant.debugging.samples.find import Run
 from autoquant.debugging.samples.find import find_bad_cases as find_among
-from autoquant.debugging.samples.own_error import OwnError
 from autoquant.errors import DataError
 from autoquant.model.data.batches import Batch, first_samples, take_samples
 from autoquant.model.data.calling import failing

@@ -10,12 +10,12 @@ from torch import nn
 
 from autoquant.backends.reference import reference_rounding
 from autoquant.comparing.comparison import compare_layers
+from autoquant.comparing.own_error import OwnError
 from autoquant.comparing.reference import ReferencePlan
 from autoquant.comparing.runs import QuantizedModel
 from autoquant.core.calls import Count, Positive, checked
 from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.layers import ComparisonMode, LayerComparison
-from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
@@ -48,6 +48,7 @@ def compare(
     samples: Positive | None = None,
     indices: Sequence[int] | None = None,
     weights: bool = True,
+    error: OwnError | None = None,
     backend: str | Mapping[str, Any] = "auto",
     capture: str = "auto",
     leaf_modules: Sequence[str] = (),
@@ -75,6 +76,8 @@ def compare(
         samples: How many samples to compare, from the first on; None: all.
         indices: Which samples to compare (the worst ones, perhaps); None: all.
         weights: Whether to compare weights too.
+        error: `error(expected, found)` of the float and the quantized tensor of an op, for a batch:
+            a number, or one for each sample. Its mean over samples is `row.own`.
         backend: A torch engine, where a plan is built; `auto`: the first that runs here.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
@@ -108,11 +111,11 @@ def compare(
     batches = choose_samples(subject.evaluation, samples, indices)
     subject = replace(subject, evaluation=batches)
     if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
-        return _compare_graph(subject, quantized, way, progress, weights=weights)
+        return _compare_graph(subject, quantized, way, progress, weights=weights, error=error)
     named = quantized if isinstance(quantized, str) and not schemes else None
     prepared = prepare_untimed(setup, subject, progress, named)
     plans = _plans_of(quantized, schemes, prepared)
-    return compare_plans(prepared, plans, batches, way, progress, weights=weights)
+    return compare_plans(prepared, plans, batches, way, progress, weights=weights, error=error)
 
 
 def compare_job(
@@ -125,6 +128,7 @@ def compare_job(
     schemes: Sequence[str] = (),
     samples: int | None = None,
     indices: Sequence[int] | None = None,
+    error: OwnError | None = None,
 ) -> LayerComparison:
     """Compare a plan of a job's model on its evaluation data; arguments as for `compare`.
 
@@ -138,7 +142,7 @@ def compare_job(
     batches = choose_samples(subject.evaluation, samples, indices)
     prepared = prepare_untimed(setup, subject, progress, None if schemes else plan)
     plans = _plans_of(plan, schemes, prepared)
-    return compare_plans(prepared, plans, batches, way, progress)
+    return compare_plans(prepared, plans, batches, way, progress, error=error)
 
 
 def compare_plans(
@@ -149,6 +153,7 @@ def compare_plans(
     progress: Progress,
     *,
     weights: bool = True,
+    error: OwnError | None = None,
 ) -> LayerComparison:
     """Compute plans by reference numerics and compare them with their float model.
 
@@ -161,9 +166,7 @@ def compare_plans(
     build = prepared.settings.build
     rounding = reference_rounding(prepared.captured, prepared.statistics, build)
     found = [ReferencePlan(prepared.captured, plan, rounding) for plan in plans]
-    return _run(
-        prepared.captured, found, batches, mode, progress, kind=Kind.EMULATED, weights=weights
-    )
+    return _run(prepared.captured, found, batches, mode, progress, weights=weights, error=error)
 
 
 def choose_samples(
@@ -186,6 +189,7 @@ def _compare_graph(
     progress: Progress,
     *,
     weights: bool,
+    error: OwnError | None,
 ) -> LayerComparison:
     """Compare a model that torch quantized."""
     from autoquant.torch_ao.comparison import TorchQuantized
@@ -194,9 +198,8 @@ def _compare_graph(
     needs_graph(captured, "compare")
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     found = TorchQuantized(subject.model, captured, quantized, example)
-    return _run(
-        captured, [found], subject.evaluation, mode, progress, kind=found.kind, weights=weights
-    )
+    batches = subject.evaluation
+    return _run(captured, [found], batches, mode, progress, weights=weights, error=error)
 
 
 def _run(
@@ -206,13 +209,13 @@ def _run(
     mode: ComparisonMode,
     progress: Progress,
     *,
-    kind: Kind,
     weights: bool,
+    error: OwnError | None,
 ) -> LayerComparison:
-    samples = sum(sizes_of(batches))
+    graph, samples = captured.graph, sum(sizes_of(batches))
     with progress.stage("comparing layers", samples) as advance:
         return compare_layers(
-            captured.graph, found, batches, mode, kind=kind, weights=weights, progress=advance
+            graph, found, batches, mode, weights=weights, error=error, progress=advance
         )
 
 

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from autoquant.core.findings.layers import ComparisonMode, LayerComparison
-from autoquant.results.layers_table import FULL, cells, said
+from autoquant.results.layers_table import FULL, cells, said, with_own
 from autoquant.results.plots import distributions_figure, layers_figure
 from autoquant.results.report import fill_template
 
@@ -28,6 +28,7 @@ def render_layers(comparison: LayerComparison, name: str) -> str:
         comparison: What was found.
         name: Of the model, or the job.
     """
+    columns = with_own(FULL, comparison.own)
     return fill_template(
         "layers.html.j2",
         {
@@ -38,9 +39,9 @@ def render_layers(comparison: LayerComparison, name: str) -> str:
             "way": _WAYS[comparison.mode],
             "output": comparison.output,
             "findings": [(row.label, row.error.sqnr_db, said(row)) for row in comparison.findings],
-            "columns": list(FULL),
-            "activations": cells(comparison.rows, FULL),
-            "weights": cells(comparison.weights, FULL),
+            "columns": list(columns),
+            "activations": cells(comparison.rows, columns),
+            "weights": cells(comparison.weights, columns),
             "layers": _picture(layers_figure(comparison), "layers"),
             "distributions": _picture(distributions_figure(comparison), "distributions"),
         },

@@ -64,6 +64,11 @@ FULL: Mapping[str, Cell] = {
 """Columns of the report: everything that a row holds."""
 
 
+def with_own(columns: Mapping[str, Cell], own: str | None) -> Mapping[str, Cell]:
+    """Columns with that of the user's function, by its name; None: there is none."""
+    return columns if own is None else {**columns, own: lambda row: _number(row.own)}
+
+
 def cells(rows: Sequence[LayerRow], columns: Mapping[str, Cell]) -> list[list[str]]:
     """The text of each row."""
     return [[text(row) for text in columns.values()] for row in rows]

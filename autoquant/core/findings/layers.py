@@ -148,6 +148,7 @@ class LayerRow:
         tail: Largest magnitude over the one that 99.9% of the float values keep to.
         channel_spread: Largest magnitude of any channel over that of the median channel.
         not_finite: Elements left out because either side was NaN or infinite.
+        own: Mean over samples of the user's function; None: it was not asked.
         reading: Why it is far from float; None where it is not.
     """
 
@@ -168,6 +169,7 @@ class LayerRow:
     tail: float = 1.0
     channel_spread: float = 1.0
     not_finite: int = 0
+    own: float | None = None
     reading: Reading | None = None
 
     @property
@@ -208,6 +210,7 @@ class LayerComparison:
         samples: How many samples were compared.
         kind: `emulated` where an op of the quantized model is, else `measured`.
         distributions: By position in `rows`.
+        own: Name of the user's function that layers were compared by; None: none was given.
     """
 
     mode: ComparisonMode
@@ -217,6 +220,7 @@ class LayerComparison:
     samples: int
     kind: Kind
     distributions: tuple[Distribution, ...]
+    own: str | None = None
 
     @property
     def glance(self) -> Glance:
@@ -251,6 +255,7 @@ class LayerComparison:
             "mode": self.mode.value,
             "samples": self.samples,
             "kind": self.kind.value,
+            "own": self.own,
             "output": None if self.output is None else asdict(self.output),
             "activations": [row.to_json() for row in self.rows],
             "weights": [row.to_json() for row in self.weights],

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoquant.comparing.own_error import OwnError, name_of, own_errors
 from autoquant.core.findings.badcases import BadCases, OutputMetric, OwnWorst
-from autoquant.debugging.samples.own_error import OwnError, name_of, own_errors
 from autoquant.debugging.samples.sample_error import energies, sample_errors, sqnr_db
 from autoquant.debugging.samples.worst import LevelCounter, Worst
 from autoquant.errors import DataError, ModelError

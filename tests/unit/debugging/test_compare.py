@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from autoquant.cli import main
 from autoquant.core.findings.layers import Cause, LayerComparison, LayerRow
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
-from autoquant.errors import DataError, JobError, ModelError, PlanError
+from autoquant.errors import DataError, JobError, MetricError, ModelError, PlanError
 from autoquant.results.layers_report import render_layers
 from autoquant.torch_ao.tracing import trace
 from tests.faulty import chain_model, class_model, outlier_model
@@ -83,6 +85,36 @@ def test_rows_are_in_execution_order_with_all_figures() -> None:
 def test_a_healthy_model_needs_no_attention() -> None:
     for mode in ("unshadowed", "shadowed"):
         assert aq.compare(seeded(MixedNet), "int8", DATA, mode=mode).findings == ()
+
+
+def mean_error(expected: Tensor, found: Tensor) -> float:
+    return float((found - expected).double().mean())
+
+
+def sample_errors(expected: Tensor, found: Tensor) -> Tensor:
+    return (found - expected).flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("error", [mean_error, sample_errors])
+def test_an_own_function_compares_layers_by_its_mean_over_samples(
+    error: Callable[[Tensor, Tensor], Any],
+) -> None:
+    """Batches differ in size, so that a mean over batches would be another number."""
+    model, data = seeded(MixedNet), images(10)
+    found = aq.compare(model, native(model), [data[:8], data[8:]], error=error)
+    assert found.own == error.__name__
+    assert any(row.own for row in found.rows)
+    for row in found.rows:
+        assert row.own == pytest.approx(row.found.mean - row.expected.mean, abs=1e-6)
+    assert f"<th>{error.__name__}</th>" in render_layers(found, "net")
+
+
+def test_an_own_function_that_fails_is_named_with_the_layer() -> None:
+    model, data = seeded(LinearNet), torch.randn(20, 16)
+    with pytest.raises(MetricError, match="gave 2 numbers for 20 samples of input x"):
+        aq.compare(model, "int8", data, error=lambda a, b: (a - b)[:2, 0])
+    with pytest.raises(MetricError, match="raised TypeError"):
+        aq.compare(model, "int8", data, error=lambda a: a)  # type: ignore[misc, arg-type]
 
 
 def test_outputs_are_those_of_the_two_models() -> None:
