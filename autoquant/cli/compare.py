@@ -58,7 +58,7 @@ def compare(
         typer.Option(
             metavar="FILE.py:FUNCTION",
             help="Compare by a function of your own too, in a column: FUNCTION(expected, found) "
-            "gets an op's tensor in the float model and in the plan for a batch and gives a number, "
+            "gets an op's tensor in the float model and the plan for a batch and gives a number, "
             "or one for each sample; shown is the mean over samples.",
         ),
     ] = None,
