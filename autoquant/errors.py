@@ -58,13 +58,7 @@ class MetricError(AutoquantError):
 
 
 class BackendError(AutoquantError):
-    """The engine is missing here or refuses what a plan asks of it.
-
-    Args:
-        message: What was wrong.
-        hint: What to do about it.
-        sites: Names of the sites that it refuses, as far as it says.
-    """
+    """The engine is missing here or refuses what a plan asks of it, at `sites` if it says."""
 
     def __init__(self, message: str, *, hint: str = "", sites: Sequence[str] = ()) -> None:
         super().__init__(message, hint=hint)

@@ -21,14 +21,7 @@ _Built = TypeVar("_Built")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cover:
-    """Plans of a space to time, in which every choice and every boundary occurs.
-
-    Attributes:
-        captured: The captured model.
-        space: What may be chosen.
-        edges: Boundaries of the model.
-        plans: Uniform ones, then mixed ones.
-    """
+    """Plans of a space to time, in which every choice and every boundary occurs."""
 
     captured: Capture
     space: SearchSpace
@@ -45,25 +38,13 @@ class Cover:
         most: int = 32,
         seed: int = 0,
     ) -> Cover:
-        """Draw the plans.
-
-        Args:
-            captured: The captured model.
-            space: What may be chosen.
-            least: Mixed plans at least, beside the uniform ones.
-            most: Mixed plans to stop at, though some boundary was not seen.
-            seed: Of the mixed plans.
-        """
+        """Draw the plans: at least `least` mixed ones beside the uniform, at most `most`."""
         edges = find_edges(captured)
         plans = covering_plans(space, edges, random.Random(seed), least=least, most=most)
         return cls(captured, space, edges, plans)
 
     def build(self, build: Callable[[Plan], _Built]) -> dict[Plan, _Built]:
-        """Build the plans that the engine takes.
-
-        Raises:
-            BackendError: It takes none; the first refusal.
-        """
+        """Build the plans that the engine takes; where it takes none, raise its first refusal."""
         found: dict[Plan, _Built] = {}
         refusals: list[BackendError] = []
         for plan in self.plans:

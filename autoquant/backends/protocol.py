@@ -77,11 +77,7 @@ class Executable:
         return Kind.EMULATED if emulated else Kind.MEASURED
 
     def runs(self, plan: Plan) -> Plan:
-        """The plan with what really runs: a pool may run in float between int8 ops.
-
-        Args:
-            plan: What was built.
-        """
+        """What was built, with what really runs: a pool may run in float between int8 ops."""
         found = {site: ran.scheme for site, ran in self.executed.items()}
         return Plan.of({site: found.get(site) or planned for site, planned in plan.assignment})
 
@@ -189,11 +185,6 @@ class Bench(Protocol):
 
     def speedup(self, backend: Backend, plan: Plan, pairs: int | None = None) -> Measurement:
         """Measure a plan's speed beside the float model.
-
-        Args:
-            backend: Builds it.
-            plan: What to build.
-            pairs: Timings at most; None: as many as candidates get.
 
         Raises:
             BackendError: The engine refuses the plan.

@@ -25,12 +25,7 @@ def seconds_of(function: Callable[[], object], count: int, clock: Clock) -> floa
 
 
 def bundle_size(time_once: Callable[[], float], shortest_s: float) -> int:
-    """Warm a call up, and say how many of it make one timing.
-
-    Args:
-        time_once: Calls once, and gives the seconds.
-        shortest_s: What a timing takes at least.
-    """
+    """Warm a call up, and say how many of it make one timing of `shortest_s` or more."""
     seconds = time_once()
     if seconds < _STEADY_S:  # what is set up in the first call does not count
         seconds = time_once()

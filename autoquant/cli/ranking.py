@@ -13,12 +13,7 @@ from autoquant.results.wording import ScoreUnit, kinds_of, kinds_text, score_uni
 
 
 def ranking_tables(report: SensitivityReport, top: int) -> Iterator[Table]:
-    """One ranking for each scheme, most sensitive knob first.
-
-    Args:
-        report: What was measured.
-        top: How many knobs to list.
-    """
+    """One ranking for each scheme, most sensitive knob first."""
     table, space = report.table, report.space
     rows, unit = table.by_key, score_unit(report.metric.values())
     for scheme in space.schemes:

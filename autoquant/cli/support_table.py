@@ -21,8 +21,7 @@ _STYLES = {Support.NATIVE: "green", Support.EMULATED: "yellow", Support.UNSUPPOR
 def support_tables(name: str | None = None) -> Iterator[Table | str]:
     """One table for each engine or configuration that is here, one line for what is missing.
 
-    Args:
-        name: Of the one backend to show; None: all.
+    Of one backend, or of all.
     """
     for key, row in find_rows().items():
         if name is not None and key != name:

@@ -35,12 +35,7 @@ Key = tuple[str, int, Scheme | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadRows:
-    """Rows with their readings.
-
-    Attributes:
-        rows: Activations.
-        weights: Weights.
-    """
+    """Rows with their readings."""
 
     rows: tuple[LayerRow, ...]
     weights: tuple[LayerRow, ...]
@@ -56,11 +51,6 @@ def read_rows(
     The error's power is set beside what each source would make of it: values beyond the scale's
     range, rounding to its steps, the weights' own error, and the error of the inputs; the largest
     is the cause, if it makes a quarter of the error.
-
-    Args:
-        rows: Activations, each with how its values are spread.
-        weights: Weights.
-        mode: What quantized ops were fed.
     """
     book = _Book(rows, weights, mode)
     return ReadRows(

@@ -36,13 +36,7 @@ _NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 @dataclass(frozen=True, eq=False)
 class ReferencePlan:
-    """A plan of a captured graph.
-
-    Attributes:
-        captured: The captured model.
-        plan: A scheme for every site.
-        rounding: How schemes round.
-    """
+    """A plan of a captured graph."""
 
     captured: Capture
     plan: Plan
@@ -154,13 +148,7 @@ class ReferencePlan:
 
 
 class ReferenceRun(RoundedGraph):
-    """Computes a plan, and shows each paired op's output beside the float one.
-
-    Args:
-        reference: The plan.
-        see: Shown each pair of tensors.
-        feeds_float: Whether ops are fed the float model's activations.
-    """
+    """Computes a plan, and shows each paired op's output beside the float one."""
 
     def __init__(
         self,

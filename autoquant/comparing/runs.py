@@ -55,12 +55,7 @@ class QuantizedModel(Protocol):
 
 
 class FloatRun(Interpreter):
-    """Computes the float model, and keeps the outputs of the paired ops.
-
-    Args:
-        graph: The captured graph, in which no op writes into another's tensor.
-        pairs: The ops to keep.
-    """
+    """Computes the float model, and keeps the outputs of the paired ops."""
 
     def __init__(self, graph: GraphModule, pairs: Sequence[OpPair]) -> None:
         super().__init__(graph)

@@ -184,12 +184,7 @@ def _flat(value: Tensor) -> Tensor:
 
 
 def _channel_peaks(rows: Tensor, shaped: Tensor) -> Tensor | None:
-    """Largest magnitude of each channel: dimension 1 of images, the last one of others.
-
-    Args:
-        rows: Shape (samples, elements), elements in the order of memory.
-        shaped: The tensor that they are rows of.
-    """
+    """Largest magnitude of each channel: dimension 1 of images, the last one of others."""
     if shaped.ndim < 2 or shaped.numel() != rows.shape[1] * len(shaped):
         return None
     peaks = torch.maximum(rows.amax(0), -rows.amin(0))

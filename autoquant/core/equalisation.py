@@ -20,11 +20,7 @@ class Equalise(Enum):
 
     @classmethod
     def named(cls, text: str) -> Equalise:
-        """Give the member of a name.
-
-        Raises:
-            JobError: There is none.
-        """
+        """Give the member of a name."""
         known = {item.value: item for item in cls}
         if text not in known:
             hint = f"choose one of {', '.join(known)}"

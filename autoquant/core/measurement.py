@@ -195,11 +195,7 @@ class Candidate:
         return self.plan.digest
 
     def value(self, name: str) -> float:
-        """Value of one measurement.
-
-        Raises:
-            KeyError: The candidate has no such measurement; the message lists those it has.
-        """
+        """Value of one measurement; a KeyError lists those that there are."""
         if name not in self.measurements:
             known = ", ".join(sorted(self.measurements)) or "none"
             raise KeyError(f"candidate {self.number} has no {name!r}; it has: {known}")

@@ -100,11 +100,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, str]) -> Plan:
-        """Read `{site: scheme}`.
-
-        Raises:
-            PlanError: A scheme has no such name.
-        """
+        """Read `{site: scheme}`."""
         known = {scheme.value: scheme for scheme in Scheme}
         for site, scheme in data.items():
             if scheme not in known:

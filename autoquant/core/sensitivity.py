@@ -66,11 +66,7 @@ class Measure(Enum):
 
     @classmethod
     def named(cls, text: str) -> Measure:
-        """Give the member of a name.
-
-        Raises:
-            PlanError: There is none.
-        """
+        """Give the member of a name."""
         known = {item.value: item for item in cls}
         if text not in known:
             raise PlanError(f"no measure is called {text!r}", hint=f"choose of {', '.join(known)}")

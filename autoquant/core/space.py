@@ -66,11 +66,7 @@ class SearchSpace:
         return math.prod(len(knob.schemes) for knob in self.knobs)
 
     def plan(self, choices: Mapping[str, Scheme]) -> Plan:
-        """Spread one choice for each knob over its sites.
-
-        Raises:
-            PlanError: A knob has no choice, or one that it does not allow.
-        """
+        """Spread one choice for each knob over its sites."""
         schemes: dict[str, Scheme] = {}
         for knob in self.knobs:
             chosen = choices.get(knob.name)

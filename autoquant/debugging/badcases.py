@@ -92,17 +92,7 @@ def bad_cases_of(
     outputs: Sequence[str] = (),
     error: OwnError | None = None,
 ) -> BadCases:
-    """Find the bad cases of a pair.
-
-    Args:
-        pair: Float model and plan, built.
-        data: Which of the job's data sets: `evaluation`, `calibration`, `heldout`.
-        top: How many samples to keep for each output and metric.
-        progress: Shown the progress.
-        samples: How many samples to look at, from the first on; None: all.
-        outputs: Which outputs to look at, by name; none: all.
-        error: Of the user's, ranked beside the metrics.
-    """
+    """Find the bad cases of a pair."""
     batches = take_samples(data_set(pair.prepared.subject, data), samples)
     with progress.stage("comparing outputs", sum(sizes_of(batches))) as advance:
         runs = runs_of(pair)

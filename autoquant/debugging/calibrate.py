@@ -126,14 +126,6 @@ def compare_calibrations(
 
     The float model is calibrated once; it is looked at after each amount. Fixed ranges of the job
     hold; what it says of single sites does not, since each observer is tried for all of them.
-
-    Args:
-        prepared: Model and data.
-        plan: What to build.
-        progress: Shown the progress.
-        observers: Which to compare.
-        step: Samples of a step, at most those of a batch; None: about 128 steps.
-        samples: Evaluation samples behind each row.
     """
     steps = list(_steps(prepared.subject.calibration, step))
     amounts = _amounts(len(steps))

@@ -148,13 +148,7 @@ def check(
 
 
 def check_job(job: Job, plan: str, progress: Progress) -> CheckReport:
-    """Check the model and the settings of a job under one of its plans.
-
-    Args:
-        job: Names model and calibration data; evaluation data and metric are not needed.
-        plan: As `find_plan` takes it.
-        progress: Shown the progress.
-    """
+    """Check the model and the settings of a job under one of its plans."""
     needs_torch(job, "check")
     with progress.stage("loading model and data", None):
         subject = _few(load_unscored(job))

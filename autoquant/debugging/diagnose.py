@@ -104,11 +104,6 @@ def diagnose(
 def diagnose_pair(pair: Pair, data: str, progress: Progress) -> Diagnosis:
     """Tell why a pair's plan is wrong, and what to do.
 
-    Args:
-        pair: Float model and plan, built.
-        data: Which of the job's data sets: `evaluation`, `calibration`, `heldout`.
-        progress: Shown the progress.
-
     Raises:
         ModelError: The model was captured module by module: there is no graph to look into.
     """

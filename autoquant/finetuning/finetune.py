@@ -150,13 +150,6 @@ def run_finetune(
 ) -> FinetuneResult:
     """Fine-tune a plan of a job, as its section `finetune` says.
 
-    Args:
-        job: With a section `finetune`.
-        plan: What `--plan` takes.
-        progress: Shown the progress.
-        output: Where to write; None: `finetune` within the job's output folder.
-        resume: Go on where the checkpoint there stands.
-
     Raises:
         JobError: The job has no such section.
         AutoquantError: Another mistake that can be mended.

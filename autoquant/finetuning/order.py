@@ -123,13 +123,7 @@ def finetune_plan(
 ) -> FinetuneResult:
     """Train a plan, build it with the trained weights, and compare.
 
-    Args:
-        run: Its name, its seed, and where it is tracked.
-        task: How to train, on what.
-        prepared: The float model, captured and calibrated.
-        plan: What to train.
-        folder: Where to keep checkpoint and findings; one that holds a checkpoint is continued.
-        progress: Shown the progress.
+    A folder that holds a checkpoint is continued.
 
     Raises:
         DataError: Every learning rate of the probe diverges.

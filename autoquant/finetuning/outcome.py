@@ -30,18 +30,7 @@ def build_outcome(
     folder: FinetuneFolder | None,
     progress: Progress,
 ) -> FinetuneResult:
-    """Build the plan from the best weights by the normal backend, compare, and write.
-
-    Args:
-        trainer: Its twin takes the best weights.
-        state: The last one.
-        pair: The float model and the plan before training.
-        folder: Where to write, None: nowhere.
-        progress: Shown the progress.
-
-    Raises:
-        BackendError: The engine refuses the plan.
-    """
+    """Build the plan from the best weights by the normal backend, compare, and write."""
     prepared = pair.prepared
     trainer.take(state.best_weights, state.ranges)
     with torch.no_grad(), progress.stage("building the trained plan", None):

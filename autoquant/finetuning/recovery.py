@@ -43,12 +43,6 @@ class Runs:
 def measure_recovery(runs: Runs, batches: Sequence[Batch], metric: Metric, data: str) -> Recovery:
     """Measure all of them on one data set.
 
-    Args:
-        runs: What to compare.
-        batches: The data, with targets.
-        metric: Higher is better.
-        data: Name of the data set.
-
     Raises:
         NotFiniteError: Outputs hold NaN or infinity; names the batch.
     """

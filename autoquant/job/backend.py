@@ -62,10 +62,6 @@ def backend_from_text(name: str) -> dict[str, str]:
 def resolve_backend(value: object, folder: Path = Path()) -> object:
     """Make the paths of a `backend` section absolute, as the backend that it names has them.
 
-    Args:
-        value: The section; what is none is left to `backend_settings`.
-        folder: Paths are relative to.
-
     Raises:
         JobError: There is no such file.
     """

@@ -35,10 +35,6 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     Files that the job names (entry points, the search space) are relative to the job file's
     folder; `output` and `seeds` are relative to the current one.
 
-    Args:
-        path: The YAML file.
-        overrides: `dotted.key=value`, values in YAML; they replace what the file says.
-
     Raises:
         JobError: Whatever is wrong, all of it in one error.
     """

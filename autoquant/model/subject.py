@@ -458,16 +458,6 @@ def unscored_subject(
 ) -> Subject:
     """A subject of which outputs alone are compared: nothing is scored.
 
-    Args:
-        model: What the user gave.
-        calibration: Data to calibrate on.
-        evaluation: Data to compare on; empty: none.
-        leaf_modules: Paths of modules that capture must not look into.
-        capture: What finds its sites.
-        equalise: Whether its channels are rescaled.
-        calibration_samples: Keep the first so many; None: all.
-        form: What the user says of the form of the data.
-
     Raises:
         ModelError: `model` is no float module, or holds NaN.
         DataError: Data are unusable; names the batch.

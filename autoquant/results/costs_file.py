@@ -13,11 +13,7 @@ from autoquant.results.storage import damaged, read_json, well_formed, write_jso
 
 
 def write_costs(path: Path, table: CostTable) -> None:
-    """Write a cost table.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write a cost table."""
     document = {
         "format": FORMAT,
         "unit": table.unit,

@@ -39,10 +39,6 @@ class ResultFolder:
     """The folder of one search, for the controller's life. Made by `create` or `resume`.
 
     It is a `Recorder` and an `AskLog`: these append to the history. Close it, or use it in `with`.
-
-    Args:
-        path: The folder; it exists.
-        lock: Held on it.
     """
 
     def __init__(self, path: Path, lock: FolderLock) -> None:
@@ -54,10 +50,6 @@ class ResultFolder:
     @classmethod
     def create(cls, path: Path, *, free_bytes: int = FREE_BYTES_NEEDED) -> ResultFolder:
         """Open a folder for a new search.
-
-        Args:
-            path: The folder; made if needed.
-            free_bytes: Space that its disk must have.
 
         Raises:
             StorageError: It already holds a search, is in use by another process, cannot be
@@ -80,10 +72,6 @@ class ResultFolder:
     @classmethod
     def resume(cls, path: Path, *, free_bytes: int = FREE_BYTES_NEEDED) -> ResultFolder:
         """Open the folder of an interrupted search.
-
-        Args:
-            path: The folder.
-            free_bytes: Space that its disk must have.
 
         Raises:
             StorageError: It holds no search, is in use by another process, cannot be written,
@@ -121,26 +109,15 @@ class ResultFolder:
         """Append a candidate to the history; it is on disk when this returns.
 
         A later record of the same number supersedes the earlier one.
-
-        Raises:
-            StorageError: The disk is full or fails.
         """
         self._history.candidate(candidate)
 
     def asked(self, ask: Ask) -> None:
-        """Append an ask to the history; it is on disk when this returns.
-
-        Raises:
-            StorageError: The disk is full or fails.
-        """
+        """Append an ask to the history; it is on disk when this returns."""
         self._history.asked(ask)
 
     def told(self, number: int) -> None:
-        """Append to the history that a round was told; it is on disk when this returns.
-
-        Raises:
-            StorageError: The disk is full or fails.
-        """
+        """Append to the history that a round was told; it is on disk when this returns."""
         self._history.told(number)
 
     def past(self) -> Past:

@@ -63,20 +63,12 @@ class History:
         self._executed[number] = candidate.executed
 
     def asked(self, ask: Ask) -> None:
-        """Append an ask; it is a round's, which is not told yet.
-
-        Raises:
-            StorageError: The disk is full or fails; the file is left as it was.
-        """
+        """Append an ask; it is a round's, which is not told yet."""
         self._append(ask.to_json())
         self._plans[ask.number] = ask.plan
 
     def told(self, number: int) -> None:
-        """Append that the strategy was told of a round, as the lines so far have it.
-
-        Raises:
-            StorageError: The disk is full or fails; the file is left as it was.
-        """
+        """Append that the strategy was told of a round, as the lines so far have it."""
         self._append({"told": number})
 
     def _append(self, document: Mapping[str, Any]) -> None:

@@ -22,12 +22,7 @@ _WAYS = {
 
 
 def render_layers(comparison: LayerComparison, name: str) -> str:
-    """Give the report as HTML, plotly.js included (about 5 MB).
-
-    Args:
-        comparison: What was found.
-        name: Of the model, or the job.
-    """
+    """Give the report as HTML, plotly.js included (about 5 MB)."""
     columns = with_own(FULL, comparison.own)
     return fill_template(
         "layers.html.j2",

@@ -35,10 +35,6 @@ def page_data(findings: Findings, folder: Path) -> dict[str, Any]:
     """Give all that the page's script needs.
 
     Plans are strings with a letter for each site: its scheme's place in `schemes`, from A on.
-
-    Args:
-        findings: All that a search found.
-        folder: The result folder, as the command to export names it.
     """
     axes = (drop_axis(findings_unit(findings), findings.facts.metric), SQNR_AXIS)
     x, schemes = cost_axis(findings), _schemes(findings)

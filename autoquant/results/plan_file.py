@@ -8,12 +8,7 @@ from autoquant.core.plan import EQUALISED, PLAN_FORMAT, Plan
 
 
 def plan_file_text(plan: Plan, equalised: str = "") -> str:
-    """Give the text that `Plan.save` writes.
-
-    Args:
-        plan: Any.
-        equalised: Digest of the rescaled model that it is of; empty: of the model as given.
-    """
+    """Give the text that `Plan.save` writes; `equalised`: digest of the rescaled model."""
     document = {"format": PLAN_FORMAT, "digest": plan.digest, "plan": plan.to_json()}
     if equalised:
         document[EQUALISED] = equalised

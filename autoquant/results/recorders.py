@@ -75,11 +75,7 @@ class NullRecorder:
 
 
 class JointRecorder:
-    """Hands each candidate to several recorders, in their order.
-
-    Args:
-        recorders: The result folder first: what it refuses, no other sees.
-    """
+    """Hands each candidate to several recorders, in order: the result folder refuses for all."""
 
     def __init__(self, recorders: Sequence[Recorder]) -> None:
         self._recorders = tuple(recorders)

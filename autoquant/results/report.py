@@ -22,10 +22,6 @@ def render_report(findings: Findings, folder: Path) -> str:
     """Give the report as HTML: its pictures are drawn by its own script.
 
     Everything that a user named (sites, origins, the job) is escaped.
-
-    Args:
-        findings: All that a search found.
-        folder: The result folder, as the command to export names it.
     """
     return fill_template(
         "report.html.j2", {**_texts(findings), "data": page_data(findings, folder)}

@@ -19,11 +19,7 @@ COLUMNS = ("knob", "scheme", "part", *_NUMBERS, "method", *_TABLE, _DROP)
 
 
 def write_sensitivity(path: Path, table: SensitivityTable) -> None:
-    """Write one line for each row; what holds for the whole table is repeated on each.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write one line for each row; what holds for the whole table is repeated on each."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

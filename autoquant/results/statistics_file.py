@@ -25,9 +25,6 @@ def write_statistics(path: Path, statistics: CalibrationStatistics) -> None:
 
     The scalars of all tensors are one float64 array of shape (tensors, 4), so that they come
     back to the last bit; tensor keys, the number of samples and the digest are metadata.
-
-    Raises:
-        StorageError: The file cannot be written.
     """
     tensors = list(statistics.tensors.values())
     scalars = [[getattr(item, name) for name in _SCALARS] for item in tensors]

@@ -33,20 +33,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put a UTF-8 text file in place in one step.
-
-    Raises:
-        StorageError: The disk is full, the folder is not writable...
-    """
+    """Put a UTF-8 text file in place in one step."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Put a JSON file in place in one step.
-
-    Raises:
-        StorageError: The disk is full, the folder is not writable...
-    """
+    """Put a JSON file in place in one step."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -12,11 +12,7 @@ from autoquant.results.tune_report import tune_json, tune_markdown
 
 
 def write_tuning(folder: Path, report: TuneReport, name: str) -> None:
-    """Write `tune.json`, `tune.md`, and the plan where there is one, `tuned.json`.
-
-    Raises:
-        StorageError: The folder cannot be written.
-    """
+    """Write `tune.json`, `tune.md`, and the plan where there is one, `tuned.json`."""
     write_json(folder / files.TUNE, tune_json(report))
     write_text(folder / files.TUNE_REPORT, tune_markdown(report, name))
     if report.plan is not None:

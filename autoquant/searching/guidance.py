@@ -83,14 +83,8 @@ def find_costs(
 ) -> Costs:
     """Find what each op costs in each objective: exactly, or for latency by timing a few plans.
 
-    Args:
-        goals: What is minimized.
-        prepared: Model, engine and space.
-        progress: Shown the progress.
-        folder: Result folder of an earlier process, whose profile is taken over.
-        times: Milliseconds of the uniform plans, by scheme; where given, latency is spread over
-            ops from them and nothing more is timed.
-        profile: Times ops and boundaries; None: here.
+    Where `times` of the uniform plans are given, latency is spread over ops from them and nothing
+    more is timed; `folder` is that of an earlier process, whose profile is taken over.
 
     Raises:
         BackendError: No plan of the space can be built.
@@ -132,11 +126,7 @@ def _latency_costs(
 
 
 def profile_here(prepared: Preparation) -> CostTable:
-    """Time ops and boundaries in this process.
-
-    Raises:
-        BackendError: No plan of the space can be built.
-    """
+    """Time ops and boundaries in this process."""
     return latency_costs(
         *(prepared.subject, prepared.captured, prepared.backend),
         *(prepared.settings, prepared.space),
@@ -157,16 +147,6 @@ def guide(
 
     Each cost guides: seeds are shared among their frontiers, a candidate is pruned only where a
     rival costs no more in any, and proposals trade output error for each in turn.
-
-    Args:
-        job: Objectives, constraints, sampler, samples of a sensitivity.
-        prepared: Model, engine and space.
-        table: Sensitivity of the space's knobs.
-        costs: From `find_costs`.
-        baseline: Measurements of the float model.
-        limits: The job's constraints.
-        templates: The user's own plans, tried among the seeds.
-        measured: The uniform plans, whose accuracy says where the limit is.
     """
     space = prepared.space
     latency = costs.get(Objective.LATENCY)

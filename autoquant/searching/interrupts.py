@@ -58,11 +58,7 @@ class Interrupts:
 
 @contextmanager
 def taken(note: Callable[[str], None]) -> Iterator[Interrupts]:
-    """Within, signals go to what is given; in another thread than the main one none do.
-
-    Args:
-        note: Told when a signal has to wait.
-    """
+    """Within, signals go to what is given; in another thread than the main one none do."""
     interrupts = Interrupts(note)
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

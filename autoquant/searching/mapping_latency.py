@@ -54,17 +54,7 @@ def time_mapping(
     threads: int,
     clocks: Clocks | None = None,
 ) -> MappingLatency:
-    """Time a plan's two models in turn, each as fast as it can be handed out.
-
-    Args:
-        mapped: The plan in torch.ao's hands.
-        ours: What `quantize` gives.
-        run: Runs it.
-        tensors: One batch, flat.
-        pairs: How often, at first.
-        threads: Of both.
-        clocks: What to read.
-    """
+    """Time a plan's two models in turn, each as fast as it can be handed out."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -104,13 +104,7 @@ def needs_graph(captured: Capture, command: str) -> None:
 
 
 def prepare_job(job: Job, progress: Progress, plan: str | None = None) -> Preparation:
-    """Load a job's model and data, and prepare without timing engines.
-
-    Args:
-        job: Names them.
-        progress: Shown the progress.
-        plan: As `prepare_untimed` takes it.
-    """
+    """Load a job's model and data, and prepare without timing engines."""
     with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
     return prepare_untimed(job, subject, progress, plan)

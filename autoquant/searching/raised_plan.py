@@ -16,13 +16,8 @@ def raise_ops(
 ) -> Plan:
     """Give ops, and what must agree with them, the cheapest wider scheme that the space has.
 
-    Wider means activations of 16 bits or more.
-
-    Args:
-        prepared: The model with its space.
-        plan: The plan so far.
-        sites: The ops to raise.
-        dynamic: Sites for which a scale for each batch will do as well: they take int8_dynamic.
+    Wider means activations of 16 bits or more; `dynamic` sites, for which a scale for each batch
+    will do as well, take int8_dynamic.
     """
     schemes = dict(plan.schemes)
     follows = {site.name for site in prepared.captured.sites if site.follows is not None}

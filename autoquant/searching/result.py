@@ -106,12 +106,7 @@ class BuildContext:
     def capture_again(
         self, model: nn.Module, *, other_weights: bool = False
     ) -> tuple[nn.Module, Capture]:
-        """Check that a model is the one that was searched, and capture it.
-
-        Raises:
-            ModelError: It is no float module, cannot be captured, or has other weights.
-            PlanError: It has other sites than the one that was searched.
-        """
+        """Check that a model is the one that was searched, and capture it."""
         given = in_eval_mode(check_float_model(model, self.leaf_modules))
         checked = self._equalised(given)
         with buffers_kept(checked):
@@ -156,12 +151,7 @@ class BuildContext:
             _check_same_weights(self.weights, model)
 
     def open_way_out(self, model: nn.Module) -> WayOut:
-        """Trace a model for torch.ao; the last one is remembered.
-
-        Raises:
-            ModelError: It is not the one that was searched, or torch.fx cannot trace it.
-            PlanError: It has other sites, or was captured module by module.
-        """
+        """Trace a model for torch.ao; the last one is remembered."""
         from autoquant.torch_ao.way_out import WayOut
 
         if self.ways_out and self.ways_out[0][0] is model:
@@ -174,11 +164,7 @@ class BuildContext:
 
 
 class ResultCandidate:
-    """A candidate that can be built again.
-
-    Attributes:
-        candidate: The values: plan, measurements, origin.
-    """
+    """A candidate that can be built again."""
 
     def __init__(self, candidate: Candidate, context: BuildContext) -> None:
         self.candidate = candidate
@@ -471,13 +457,7 @@ class FrontierMembers(tuple[ResultCandidate, ...]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchResult:
-    """Everything that a search found.
-
-    Attributes:
-        findings: The values: candidates, frontier, sensitivity, environment.
-        context: What it takes to build a plan again.
-        folder: The result folder.
-    """
+    """Everything that a search found."""
 
     findings: Findings
     context: BuildContext

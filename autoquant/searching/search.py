@@ -62,13 +62,6 @@ def run_search(
 ) -> SearchResult:
     """Run a job.
 
-    Args:
-        job: What to search, and how.
-        recipe: Loads model, data and metric; workers call it too.
-        progress: Shown the progress.
-        resume: Continue the search that `job.output` holds.
-        templates: Plans to try among the seeds, after those of `job.seeds`.
-
     Returns:
         What was found, also when the search was interrupted.
 
@@ -186,11 +179,7 @@ class _Known:
 
 
 def _unless_broken(step: Callable[[], Ended], folder: ResultFolder) -> Ended:
-    """Take a step of a search; what breaks in keeps what is finished.
-
-    Raises:
-        StorageError: Nothing can be kept any more.
-    """
+    """Take a step of a search; what breaks in keeps what is finished."""
     try:
         return step()
     except KeyboardInterrupt:

@@ -41,20 +41,7 @@ UNIFORM, PROGRAM, SEARCH = (
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What the stages of one search share.
-
-    Attributes:
-        job: What to search, and how.
-        prepared: Model, engine and space.
-        baseline: Measurements of the float model.
-        folder: Keeps what was found.
-        tracker: Keeps it where others look at it.
-        progress: Shown the progress.
-        interrupts: Breaks in after a candidate where a signal was lost.
-        facts: What the search is.
-        environment: Where it runs.
-        deadline: When to ask for no more plans, in seconds of `time.monotonic`.
-    """
+    """What the stages of one search share."""
 
     job: SearchSettings
     prepared: Preparation

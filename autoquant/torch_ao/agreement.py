@@ -52,10 +52,6 @@ def differences(carried: Carried, setting: Setting) -> Iterator[Difference]:
     Each op is computed again by the exported graph's own float op, from the very tensors that
     arrived at it and from weights on its scheme's grid. So no difference is handed on, and each
     op has to agree within one level of what it writes.
-
-    Args:
-        carried: Has run on the example.
-        setting: Of the search.
     """
     exported = {node.name: node for node in setting.captured.graph.graph.nodes}
     calls: dict[str, int] = {}

@@ -82,11 +82,6 @@ class Setting:
 def carry(plan: Plan, setting: Setting, left: Mapping[str, str]) -> Carried:
     """Build the mapping of a plan, and leave out what torch does not run as planned.
 
-    Args:
-        plan: One scheme for every site.
-        setting: Of the search.
-        left: Sites to leave in fp32, and why.
-
     Raises:
         PlanError: torch cannot run the mapping, whatever is left out.
     """

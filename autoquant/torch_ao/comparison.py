@@ -35,12 +35,6 @@ class TorchQuantized:
     The quantized graph is paired with torch.fx's graph of the float model as torch's Numeric Suite
     does, and that with the captured graph by what each call computes.
 
-    Args:
-        model: The float model in eval mode; never changed.
-        captured: Its exported graph.
-        quantized: From `prepare_qat_fx`, `convert_fx` or `convert_to_reference_fx`; never changed.
-        example: A few samples, flat.
-
     Raises:
         ModelError: `quantized` is no graph, only observes, or is not of this model; or torch.fx
             cannot trace the float model.

@@ -25,14 +25,7 @@ def prepare(
     inputs: Sequence[Any],
     leaf_modules: Sequence[str] = (),
 ) -> GraphModule:
-    """Prepare a copy of a model.
-
-    Args:
-        model: The float model; never changed.
-        mapping: For torch.
-        inputs: One example.
-        leaf_modules: Paths that are not traced into.
-    """
+    """Prepare a copy of a model."""
     custom = PrepareCustomConfig().set_non_traceable_module_names(list(leaf_modules))
     with quiet_torch():
         prepared: GraphModule = prepare_fx(
@@ -46,12 +39,7 @@ def prepare(
 
 
 def convert(prepared: GraphModule, engine: str) -> GraphModule:
-    """Convert a prepared model for an engine; its nodes remember the float nodes they compute.
-
-    Args:
-        prepared: Its observers know their scales; consumed.
-        engine: A quantized engine of torch.
-    """
+    """Convert a prepared model for an engine; its nodes remember the float nodes they compute."""
     mark_float_nodes(prepared)
     with using_engine(engine), quiet_torch():
         converted: GraphModule = convert_fx(prepared, backend_config=backend_config())

@@ -42,13 +42,6 @@ def examine_mapping(
 ) -> ShownConfiguration:
     """Prepare, calibrate and convert a model with a mapping of the user's own, and look at it.
 
-    Args:
-        model: The float model; never changed.
-        captured: Its exported graph, whose sites name the rows.
-        mapping: With any observers.
-        batches: Inputs that the observers see, flat; the first also shows what runs.
-        engine: A quantized engine of torch.
-
     Raises:
         ModelError: torch.fx cannot trace the model, or torch's own fusion changes it.
         BackendError: torch refuses the mapping, or the engine what came of it.

@@ -14,12 +14,7 @@ _HOMES = ("quantized.dynamic", "quantized.reference", "quantized", "qat")
 
 
 def format_of(value: Tensor, rounding: nn.Module | None) -> TensorFormat:
-    """The format of an op's output.
-
-    Args:
-        value: As readers see it.
-        rounding: The last module behind the op that rounds it; None: there is none.
-    """
+    """The format of an op's output."""
     grid = grid_of(rounding) if rounding is not None else None
     if value.is_quantized:
         scale, zero_point = float(value.q_scale()), int(value.q_zero_point())
@@ -32,12 +27,7 @@ def format_of(value: Tensor, rounding: nn.Module | None) -> TensorFormat:
 
 
 def weight_format(weight: Tensor, fake_scales: Tensor | None) -> TensorFormat:
-    """The format of a weight.
-
-    Args:
-        weight: As stored.
-        fake_scales: Of the fake-quantize that rounded it; None: there is none.
-    """
+    """The format of a weight."""
     found = weight_scales(weight)
     scales = found[0] if found is not None else fake_scales
     if scales is None:

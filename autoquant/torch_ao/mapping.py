@@ -42,12 +42,6 @@ def build_mapping(
 
     Nothing is inherited from an enclosing module. Method calls cannot be addressed one by one in
     torch: those of one module are quantized only where all of them take the same scheme.
-
-    Args:
-        matched: Which call computes which site.
-        sites: By name.
-        plan: One scheme for every site; see `unreachable` for what it should leave in float.
-        settings: Observers and bits.
     """
     mapping = QConfigMapping().set_global(None)
     owner = owners(matched)

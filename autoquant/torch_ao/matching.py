@@ -53,13 +53,6 @@ def match(
     so calls may be written as functions, operators, methods or modules, a module may have several
     names, and what either graph dropped or wrote otherwise shifts nothing.
 
-    Args:
-        model: The float model.
-        captured: Its exported graph and sites.
-        traced: Its graph of torch.fx.
-        tensors: The example, as the exported graph takes it.
-        inputs: The example, as the placeholders of torch.fx's graph take it.
-
     Raises:
         ModelError: torch's own fusion changes the model.
     """

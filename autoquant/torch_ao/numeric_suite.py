@@ -29,10 +29,6 @@ class Match:
 def match_ops(expected: GraphModule, found: GraphModule) -> Sequence[Match]:
     """Pair the ops of two graphs in execution order, as torch's Numeric Suite does.
 
-    Args:
-        expected: The traced, fused float model.
-        found: What torch's `prepare_qat_fx`, `convert_fx` or `convert_to_reference_fx` made of it.
-
     Raises:
         ModelError: The graphs are not of one model.
     """

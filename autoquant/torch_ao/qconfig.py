@@ -58,14 +58,7 @@ NO_QCONFIG: Mapping[Scheme, str] = {
 
 
 def qconfig_for(site: Site, scheme: Scheme, plan: Plan, settings: BuildSettings) -> QConfig | None:
-    """Give torch's QConfig for one site; None where the scheme has none.
-
-    Args:
-        site: Any site.
-        scheme: What its plan chose.
-        plan: Says whether a fixed range can be carried.
-        settings: Observers and bits.
-    """
+    """Give torch's QConfig for one site; None where the scheme has none."""
     if scheme is Scheme.FP32 or scheme in NO_QCONFIG:
         return None
     if scheme is Scheme.FP16:
@@ -90,11 +83,6 @@ def qconfigs_by_module(
     sites: Iterable[Site], plan: Plan, settings: BuildSettings
 ) -> dict[str, QConfig | None]:
     """Give torch's QConfig of each weighted module, by path: for `module.qconfig` in eager mode.
-
-    Args:
-        sites: Of the model.
-        plan: One scheme for every site.
-        settings: Observers and bits.
 
     Returns:
         None where torch leaves the module in float, and for bf16, which is a cast.

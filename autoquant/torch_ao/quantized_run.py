@@ -23,12 +23,6 @@ class QuantizedRun(Interpreter):
 
     Where it feeds floats, every op's output is replaced by the float model's, in the format that
     the output had, before anything reads it: each op errs by itself alone.
-
-    Args:
-        graph: The quantized model.
-        pairs: Its ops.
-        see: Shown each pair of tensors.
-        feeds_float: Whether ops are fed the float model's activations.
     """
 
     def __init__(

@@ -52,11 +52,6 @@ def fix_scales(prepared: GraphModule, matched: Matched, ranges: TensorRanges) ->
     An observer that torch lets several tensors share (a pool and its input, the parts of a
     concatenation) gets the grid that spans all of theirs.
 
-    Args:
-        prepared: From `prepare_fx`, with a mapping of these sites.
-        matched: Which tensor of torch.fx's graph is which of the exported one.
-        ranges: Grids by tensor of the exported graph.
-
     Raises:
         ValueError: It observes a tensor that calibration did not see.
     """

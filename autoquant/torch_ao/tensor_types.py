@@ -21,10 +21,6 @@ _SIMULATED = {torch.qint8: "int8", torch.float16: "fp16"}
 def observe_types(converted: GraphModule, inputs: Sequence[Any]) -> dict[str, OpTypes]:
     """Run one batch and note the types of all tensors.
 
-    Args:
-        converted: The converted model; `mark_float_nodes` was called before conversion.
-        inputs: One (small) batch, as its placeholders take it.
-
     Returns:
         By float node; one that the graph lost is missing.
     """

@@ -45,10 +45,6 @@ class FxModel:
 def trace(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FxModel:
     """Trace and fuse a copy of a model in eval mode.
 
-    Args:
-        model: Any float module.
-        leaf_modules: Paths of modules that are not traced into; they stay in fp32 as a whole.
-
     Raises:
         ModelError: The model cannot be traced; names the module and the line.
     """

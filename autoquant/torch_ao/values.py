@@ -16,12 +16,7 @@ _TOLERANCE = 1e-3
 
 
 def node_values(graph: GraphModule, inputs: Sequence[Any]) -> dict[str, Any]:
-    """Run a graph on copies and keep the value of every node as it was given, by name.
-
-    Args:
-        graph: Of a float model.
-        inputs: One for each placeholder, in order.
-    """
+    """Run a graph on copies and keep the value of every node as it was given, by name."""
     keeper = _Keeper(graph)
     with torch.no_grad():
         keeper.run(*copied(inputs), enable_io_processing=False)

@@ -109,13 +109,6 @@ class PlanMapping:
 class WayOut:
     """Makes the QConfigMappings of the plans of one model.
 
-    Args:
-        model: The float model in eval mode; never changed.
-        captured: Its exported graph.
-        statistics: Of its tensors.
-        build: Observers and bits.
-        example: A few samples, flat.
-
     Raises:
         ModelError: torch.fx cannot trace the model; names the line.
         PlanError: Its graph holds no ops, since it was captured module by module.
@@ -206,12 +199,7 @@ class WayOut:
         return None, wrong
 
     def fix_scales(self, prepared: GraphModule) -> None:
-        """Give the observers of what torch prepared the scales of the search, in place.
-
-        Raises:
-            ValueError: It observes a tensor that calibration did not see.
-            ModelError: It was prepared from the model as given, and the search rescaled channels.
-        """
+        """Give the observers of what torch prepared the scales of the search, in place."""
         if self.setting.build.equalisation and not self._has_same_weights(prepared):
             raise ModelError(
                 "torch prepared another model than these scales are of: the search rescaled "

@@ -23,15 +23,7 @@ from autoquant.torch_ao.stored_weights import (
 def weight_rows(
     op: str, expected: GraphModule, root: Node, found: GraphModule, kernel: Node
 ) -> Iterator[LayerRow]:
-    """Compare the weights of one op: what rounding alone did to them.
-
-    Args:
-        op: Name of the site.
-        expected: The traced, fused float model.
-        root: Its call.
-        found: The quantized model.
-        kernel: Its call.
-    """
+    """Compare the weights of one op: what rounding alone did to them."""
     stored = stored_weights(found, kernel)
     fake = fake_quantize_scales(found, kernel)
     for name, weight in float_weights(expected, root).items():

@@ -24,12 +24,7 @@ _NUMERICS = 1
 
 
 class PlanMeasurer:
-    """An `Executor` in this process that remembers on disk.
-
-    Args:
-        prepared: Model, engine and data.
-        kept: What was measured so far.
-    """
+    """An `Executor` in this process that remembers on disk."""
 
     def __init__(self, prepared: Preparation, kept: EvaluatedPlans) -> None:
         self._prepared = prepared
@@ -95,12 +90,7 @@ class PlanMeasurer:
 
 
 def fingerprint(prepared: Preparation, source: DataSource | None) -> str:
-    """Hash everything that a plan's quality depends on: sixteen hex digits.
-
-    Args:
-        prepared: Model, engine and data.
-        source: Where the data come from; None: from memory.
-    """
+    """Hash everything that a plan's quality depends on: sixteen hex digits."""
     subject = prepared.subject
     batches = chain(InputsOf(subject.evaluation), InputsOf(subject.heldout or ()))
     metric = subject.metric

@@ -29,16 +29,7 @@ _SEED_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FewerInt16:
-    """Searches for plans with fewer int16 ops within the goal.
-
-    Attributes:
-        job: Its budget, sampler and seed hold; objectives and constraints are those of tuning.
-        prepared: Model, engine and data.
-        table: Sensitivity of the knobs.
-        measurer: Measures the plans.
-        goal: Largest accuracy drop.
-        progress: Shown the progress.
-    """
+    """Searches for plans with fewer int16 ops within the goal."""
 
     job: SearchSettings
     prepared: Preparation

@@ -45,11 +45,6 @@ def run_tune(job: SearchSettings, recipe: SubjectRecipe, progress: Progress) -> 
     Plans that an earlier run measured, on the same model, data and engine, are not measured again.
     The job's objectives are not looked at: what costs is the share of ops in int16.
 
-    Args:
-        job: Goal (`constraints.accuracy_drop`), space, budget of the search.
-        recipe: Loads model, data and metric.
-        progress: Shown the progress.
-
     Raises:
         AutoquantError: A mistake that can be mended; what was measured is kept.
     """

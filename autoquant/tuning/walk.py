@@ -23,16 +23,7 @@ Refine = Callable[[SearchSpace, Attempt], Sequence[Attempt]]
 
 
 class Walk:
-    """Walks the stages and stops where the goal is met.
-
-    Args:
-        space: What the target allows.
-        table: Sensitivity of its knobs.
-        measure: Measures a plan.
-        goal: Largest accuracy drop, in the metric's unit.
-        refine: Searches from where bisection ended.
-        show: Told of each attempt.
-    """
+    """Walks the stages and stops where the goal is met."""
 
     def __init__(
         self,

@@ -36,9 +36,6 @@ METADATA = "autoquant.json"
 class InductorBackend:
     """Builds plans by torchao's PT2E and torch.compile; each takes many seconds.
 
-    Args:
-        request: The model, its statistics, and the batch of the latency measurement.
-
     Raises:
         BackendError: There is no C++ compiler.
         ModelError: torch.export refuses the model.
@@ -63,9 +60,6 @@ class InductorBackend:
         """Convert a plan, compile it for the batch of the latency measurement, and read back.
 
         Other batches are compiled when they first come.
-
-        Raises:
-            BackendError: torchao or inductor refuses it, or runs something else than planned.
         """
         self._check(plan)
         compiled = Compiled(convert_plan(self._program, plan, self._request.captured, self._ranges))
@@ -90,12 +84,7 @@ class InductorBackend:
         return None
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
-        """Write the converted program, which `torch.export.load` reads and torch.compile runs.
-
-        Raises:
-            BackendError: torchao refuses the plan.
-            StorageError: The file cannot be written.
-        """
+        """Write the converted program, which `torch.export.load` reads and torch.compile runs."""
         self._check(plan)
         converted = convert_plan(self._program, plan, self._request.captured, self._ranges)
         program = export_model(converted, self._request.example)

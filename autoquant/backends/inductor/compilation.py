@@ -39,9 +39,6 @@ def check_compiler() -> None:
 class Compiled(nn.Module):
     """A converted graph, compiled at its first call with each shape and thread count.
 
-    Args:
-        converted: From `convert_plan`.
-
     Attributes:
         reading: What the last compilation lowered to int8 kernels.
     """
@@ -62,11 +59,7 @@ class Compiled(nn.Module):
 
     @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Any:
-        """Run the compiled graph.
-
-        Raises:
-            BackendError: It cannot be compiled.
-        """
+        """Run the compiled graph."""
         key = (torch.get_num_threads(), *(item.shape for item in inputs))
         if key in self._seen:
             return self._compiled(*inputs)

@@ -54,12 +54,6 @@ def convert_plan(
 ) -> GraphModule:
     """Quantize an exported float model as a plan says, without calibrating.
 
-    Args:
-        program: From `export_model`; not changed.
-        plan: One scheme for every site.
-        captured: The same model, captured.
-        ranges: Of its tensors.
-
     Returns:
         The converted graph; the call of a weighted site has its name under `MARK`.
 

@@ -28,10 +28,6 @@ def to_quantizer(plan: Plan, sites: Iterable[Site]) -> Any:
     both. Sites that are functions (`x + y`, `torch.matmul`) have no path of their own: PT2E
     cannot be told about them one by one.
 
-    Args:
-        plan: One scheme for every site.
-        sites: Of the model.
-
     Returns:
         A `torchao.quantization.pt2e.quantizer.Quantizer`.
 

@@ -31,11 +31,7 @@ METADATA = "autoquant"
 
 
 class LiteRtBackend:
-    """Builds plans from the float model, converted once for each batch size.
-
-    Args:
-        request: What to build from.
-    """
+    """Builds plans from the float model, converted once for each batch size."""
 
     def __init__(self, request: BuildRequest) -> None:
         self.name = "litert"
@@ -61,9 +57,6 @@ class LiteRtBackend:
 
         Sites that follow another (a norm, an activation) and have no kernel for its scheme run in
         fp32, and `executed` says so.
-
-        Raises:
-            BackendError: LiteRT has no kernel for what the plan asks of a site.
         """
         written = self._written(plan, self._example)
         executed = self._check(plan, written)
@@ -94,10 +87,6 @@ class LiteRtBackend:
         """Write a `.tflite` file for the batch size of the latency measurement.
 
         Its metadata holds the plan under the name `autoquant`, as JSON.
-
-        Raises:
-            BackendError: LiteRT has no kernel for what the plan asks of a site.
-            StorageError: The file cannot be written.
         """
         size = next(iter(self._batches))
         text = json.dumps({**metadata, "engine": self.name, "batch_size": size}).encode()

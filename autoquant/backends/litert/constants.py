@@ -35,11 +35,7 @@ class Constant:
 
 
 class Constants:
-    """Rounds the constants of a float file.
-
-    Args:
-        graph: The converted float file.
-    """
+    """Rounds the constants of a converted float file."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph

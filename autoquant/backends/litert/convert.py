@@ -27,14 +27,10 @@ from autoquant.model.graph.capture import Capture
 
 
 def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorRanges) -> FloatFile:
-    """Convert the captured graph for one batch size; litert-torch leaves none open.
+    """Convert the captured graph for the size of a batch; litert-torch leaves none open.
 
-    Inputs and outputs are called as the model calls them.
-
-    Args:
-        captured: The captured model, batch norms folded.
-        inputs: One batch of that size; also what tensors are told apart by.
-        ranges: Of the captured nodes.
+    Inputs and outputs are called as the model calls them; tensors are told apart by their values on
+    the batch.
 
     Raises:
         BackendError: litert-torch cannot convert the model.

@@ -70,12 +70,6 @@ def write_plan(
 
     Operators that only move values keep their input's format. Operators that have no kernel for
     their scheme, or whose tensors have no range, stay float32: the read-back tells.
-
-    Args:
-        file: The converted float model.
-        schemes: By site.
-        boundary: In which type inputs and outputs are.
-        metadata: Bytes that the file keeps, by name.
     """
     chosen = operator_schemes(file, schemes)
     floats = file.graph.outputs if boundary is Boundary.FLOAT else []

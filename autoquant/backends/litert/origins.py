@@ -56,12 +56,6 @@ def find_origins(
     tensors are compared by statistics that do not depend on the order of their elements. Where
     several nodes have equal values (a dropout, a reshape), operators take them in graph order,
     nodes that sites write first.
-
-    Args:
-        content: The converted float file.
-        graph: The same, unpacked.
-        captured: The captured graph.
-        inputs: One batch of the size that was converted.
     """
     values = _fingerprints(captured, inputs)
     nodes = _pair(graph, values, _written_by_sites(captured), observed_tensors(content, inputs))

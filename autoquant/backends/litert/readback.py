@@ -43,9 +43,6 @@ def read_back(written: Written) -> Mapping[str, Operators]:
     """By site, what its operators are.
 
     Operators that only move values, and conversions between formats, are left out.
-
-    Args:
-        written: The file, and which operators of it are whose.
     """
     found: dict[str, Operators] = {}
     types = operator_types(written.content)

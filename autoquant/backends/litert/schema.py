@@ -34,11 +34,7 @@ INT32_BIAS = schema.TensorType.INT32
 
 
 class Graph:
-    """A `.tflite` file, unpacked: its first subgraph, its buffers and its op codes.
-
-    Args:
-        content: The file.
-    """
+    """A `.tflite` file, unpacked: its first subgraph, its buffers and its op codes."""
 
     def __init__(self, content: bytes) -> None:
         self.model = schema.ModelT.InitFromPackedBuf(content, 0)

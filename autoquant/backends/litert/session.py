@@ -35,12 +35,7 @@ def open_interpreter(content: bytes, threads: int) -> Interpreter:
 
 
 class Session:
-    """One file, open: its shapes and its thread count are fixed.
-
-    Args:
-        content: The file.
-        threads: How many it computes with.
-    """
+    """One file, open: its shapes and its thread count are fixed."""
 
     def __init__(self, content: bytes, threads: int) -> None:
         self._interpreter = open_interpreter(content, threads)

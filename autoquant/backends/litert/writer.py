@@ -39,15 +39,7 @@ class WrittenOperator:
 
 
 class PlanWriter:
-    """One pass over the operators, in execution order.
-
-    Args:
-        source: The converted float file; never changed.
-        origins: What its tensors and operators stand for.
-        formats: Of its tensors.
-        constants: Its weights, rounded.
-        float_outputs: Outputs that must stay float32.
-    """
+    """One pass over the operators of a converted float file, in execution order."""
 
     def __init__(
         self,

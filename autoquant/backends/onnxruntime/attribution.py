@@ -23,12 +23,6 @@ def attribute(
     A node of the float graph belongs to its site. What was put in (quantize, dequantize, a cast,
     a change of layout) belongs to the boundary between the site that wrote the tensor and those
     that read it, evenly among these; where one side is no site, to the site on the other side.
-
-    Args:
-        model: As ONNX Runtime wrote it.
-        times: By node name, milliseconds of one call.
-        units: Of the float graph.
-        passing: By node of the float graph that is no site, the site whose format it hands on.
     """
     owner = {node.name: unit.site for unit in units for node in unit.nodes if unit.site}
     owner |= {name: site for name, site in passing.items() if name not in owner}

@@ -38,10 +38,7 @@ METADATA = "autoquant"
 
 
 class OnnxRuntimeBackend:
-    """Writes plans as ONNX graphs and runs them with ONNX Runtime.
-
-    Args:
-        request: What plans are built from; its float model is converted once, here.
+    """Writes plans as ONNX graphs and runs them with ONNX Runtime; converts its float model once.
 
     Raises:
         ModelError: torch.export refuses the model.
@@ -67,19 +64,11 @@ class OnnxRuntimeBackend:
         return support_at(site, scheme)
 
     def build(self, plan: Plan) -> Executable:
-        """Write the plan's graph, open a session, and read back what it runs.
-
-        Raises:
-            BackendError: ONNX Runtime refuses the graph, or runs something else than planned.
-        """
+        """Write the plan's graph, open a session, and read back what it runs."""
         return self.open(plan, self.write(plan))
 
     def write(self, plan: Plan) -> ModelProto:
-        """Write the plan's graph.
-
-        Raises:
-            BackendError: The plan has a scheme that the site does not support.
-        """
+        """Write the plan's graph."""
         for name, scheme in plan.assignment:
             site = self._sites[name]
             unknown = site.follows is None and self.support(site, scheme) is Support.UNSUPPORTED
@@ -93,10 +82,6 @@ class OnnxRuntimeBackend:
 
     def open(self, plan: Plan, model: ModelProto) -> Executable:
         """Open a session for a graph, and compare what it runs with a plan.
-
-        Args:
-            plan: What shall run.
-            model: Its graph.
 
         Raises:
             BackendError: ONNX Runtime refuses the graph, or runs something else than planned.
@@ -116,16 +101,7 @@ class OnnxRuntimeBackend:
     def costs(
         self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
     ) -> CostTable | None:
-        """What each op and boundary takes, from ONNX Runtime's own times of its nodes.
-
-        Args:
-            space: What may be chosen.
-            inputs: The batch of the latency measurement.
-            clock: Seconds; times whole calls, which the engine's profiler divides.
-
-        Raises:
-            BackendError: No plan of the space can be built.
-        """
+        """What each op and boundary takes, from ONNX Runtime's own times of its nodes."""
         return profile_costs(self, space, inputs, clock)
 
     def passing(self) -> dict[str, str]:
@@ -139,12 +115,7 @@ class OnnxRuntimeBackend:
         }
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
-        """Write the ONNX file, the plan in its metadata under `autoquant`.
-
-        Raises:
-            BackendError: ONNX Runtime refuses the plan, or runs something else.
-            StorageError: The file cannot be written.
-        """
+        """Write the ONNX file, the plan in its metadata under `autoquant`."""
         model = self.write(plan)
         self.open(plan, model)
         entry = model.metadata_props.add()

@@ -18,12 +18,6 @@ def emulate(writing: Writing, unit: Unit, site: Site, scheme: Scheme) -> None:
     Tensors that the site reads, its weight and its output are rounded: to int16 (the weight to
     int8, a convolution's or Gemm's bias to int32 as the sums of integer kernels need it), or to
     half precision (the bias not). Sums stay in fp32.
-
-    Args:
-        writing: The plan's graph.
-        unit: Of the site.
-        site: What it computes.
-        scheme: `int16` or `fp16`.
     """
     root, writer = unit.root, writing.writer
 

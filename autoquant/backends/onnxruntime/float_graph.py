@@ -91,10 +91,6 @@ class FloatGraph:
 def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
     """Convert an exported program to ONNX.
 
-    Args:
-        captured: The captured model.
-        exported: From `export_float` of the same.
-
     Raises:
         BackendError: torch cannot write one of its ops in ONNX, or leaves out an output.
     """

@@ -18,11 +18,7 @@ _WARM_UP = 2
 
 
 class ProfiledSession:
-    """A session that times its nodes.
-
-    Args:
-        model: A serialized ONNX model.
-        inputs: Of every call.
+    """A session that times its nodes, on the same inputs at every call.
 
     Raises:
         BackendError: ONNX Runtime refuses the model.

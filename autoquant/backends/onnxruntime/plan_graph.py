@@ -40,12 +40,6 @@ class PlanWriter:
 
     Quantize and dequantize nodes stand where ONNX Runtime fuses them into int8 kernels; a tensor
     is on its grid only where such a kernel writes or reads it.
-
-    Args:
-        graph: The float graph.
-        units: Its nodes, grouped.
-        grids: Of its tensors.
-        sites: By name.
     """
 
     def __init__(

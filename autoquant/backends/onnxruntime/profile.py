@@ -28,12 +28,7 @@ _SHORTEST_S = 5e-3
 
 
 class Source(Protocol):
-    """What a profile needs of the backend.
-
-    Attributes:
-        captured: The captured model.
-        units: Of its float graph.
-    """
+    """What a profile needs of the backend: `units` are those of its float graph."""
 
     captured: Capture
     units: tuple[Unit, ...]
@@ -67,12 +62,6 @@ def profile_costs(
     Each plan is timed whole, as a user calls it; the profiler, which slows a session down, only
     says how to divide that among the nodes. Call it as latency is measured: with its threads and
     its batch.
-
-    Args:
-        source: The backend.
-        space: What may be chosen.
-        inputs: The batch of the latency measurement.
-        clock: Seconds.
 
     Raises:
         BackendError: No plan of the space can be built.

@@ -12,12 +12,7 @@ from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 
 
 class TensorGrids:
-    """Finds the grid of every tensor; each is computed once.
-
-    Args:
-        graph: The float graph.
-        ranges: Of the captured graph's tensors.
-    """
+    """Finds the grid of every tensor; each is computed once."""
 
     def __init__(self, graph: FloatGraph, ranges: TensorRanges) -> None:
         self._graph = graph
@@ -25,11 +20,7 @@ class TensorGrids:
         self._known: dict[tuple[str, str, tuple[float, float] | None], Grid] = {}
 
     def int8(self, tensor: str, limits: tuple[float, float] | None = None) -> Grid:
-        """Grid of 256 levels.
-
-        Args:
-            tensor: Of the float graph.
-            limits: Between which a clipping keeps it; levels outside would be lost.
+        """Grid of 256 levels, between the limits of a clipping: levels outside would be lost.
 
         Raises:
             ValueError: Calibration did not see the tensor.

@@ -63,11 +63,7 @@ _BY_SIZE: Mapping[tuple[int, int], Scheme] = {
 
 
 class Dump:
-    """An optimized model, by the names of the nodes that it was made of.
-
-    Args:
-        model: As ONNX Runtime wrote it.
-    """
+    """An optimized model, by the names of the nodes that it was made of."""
 
     def __init__(self, model: ModelProto) -> None:
         self.graph = model.graph
@@ -164,13 +160,7 @@ def source_name(name: str) -> str:
 def read_schemes(
     dump: Dump, units: Iterable[Unit], names: Iterable[str]
 ) -> Mapping[str, frozenset[Scheme]]:
-    """By site, the schemes that what runs of it would honour.
-
-    Args:
-        dump: Of the built plan.
-        units: Of the float graph.
-        names: Of all sites.
-    """
+    """By site, the schemes that what runs of it would honour."""
     seen: dict[str, list[frozenset[Scheme]]] = {name: [] for name in names}
     for unit in units:
         if unit.computes:

@@ -12,9 +12,7 @@ _LEAST_RANK = 3
 def replace_spatial_means(graph: GraphProto, origin_of: MutableMapping[str, str | None]) -> None:
     """Write `ReduceMean` over every dimension from the third on as `GlobalAveragePool`, in place.
 
-    Args:
-        graph: The float graph, with shapes of its tensors.
-        origin_of: By node name; new nodes are added.
+    The graph has shapes of its tensors; new nodes are added to `origin_of`, by their names.
     """
     ranks = {
         item.name: len(item.type.tensor_type.shape.dim)

@@ -40,11 +40,7 @@ class ByteLayer:
 
 
 class Weights:
-    """Rounds the weights of a float graph.
-
-    Args:
-        graph: The float graph.
-    """
+    """Rounds the weights of a float graph."""
 
     def __init__(self, graph: FloatGraph) -> None:
         self._graph = graph

@@ -23,9 +23,6 @@ class GraphWriter:
 
     A tensor of the float graph may exist as float, as integer codes, and rounded (as float again)
     to the grid of an emulated scheme; what a node asks for and does not exist yet is written then.
-
-    Args:
-        graph: The float graph; its initializers are taken as they are used.
     """
 
     def __init__(self, graph: FloatGraph) -> None:
@@ -181,10 +178,6 @@ class GraphWriter:
         It would give a layer that shall stay float an int8 kernel, and round its weights to one
         scale. A dequantize with the same scale for each channel is not fused; nor is a maximum
         of one tensor, which is a copy.
-
-        Args:
-            tensor: Of the float graph.
-            channels: Size of its second dimension; None: unknown.
         """
         name = self.as_float(tensor)
         stem = f"{tensor}:shielded"

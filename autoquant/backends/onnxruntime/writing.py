@@ -18,15 +18,7 @@ from autoquant.backends.onnxruntime.writer import GraphWriter
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Writing:
-    """What the rules share while one plan is written.
-
-    Attributes:
-        graph: The float graph.
-        grids: Of its tensors.
-        weights: Of its layers.
-        writer: Takes the nodes.
-        wanted: Tensors that some int8 kernel reads as codes.
-    """
+    """What the rules share while one plan is written."""
 
     graph: FloatGraph
     grids: TensorGrids

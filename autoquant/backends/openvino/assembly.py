@@ -56,14 +56,7 @@ _WEIGHT_FORMS: Mapping[Scheme, WeightForm] = {
 
 
 class Assembler:
-    """Builds the model of a plan from the float graph and the ranges of its tensors.
-
-    Args:
-        graph: The converted float model.
-        layout: Its ops by site.
-        ranges: Of the captured graph's tensors.
-        captured: What it was converted from.
-    """
+    """Builds the model of a plan from the float graph and the ranges of its tensors."""
 
     def __init__(
         self, graph: FloatGraph, layout: Layout, ranges: TensorRanges, captured: Capture
@@ -187,9 +180,7 @@ class Assembler:
     def range_of(self, output: ov.Output, reader: ov.Node) -> TensorRange:
         """Range of a tensor, from the statistics of the captured node that writes it.
 
-        Args:
-            output: The tensor.
-            reader: The op that reads it: it tells the outputs of a recurrent layer apart.
+        The op that reads it tells the outputs of a recurrent layer apart.
 
         Raises:
             BackendError: Calibration did not see it.

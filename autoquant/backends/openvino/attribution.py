@@ -17,11 +17,6 @@ def attribute(graph: ExecutionGraph, times: Mapping[str, float], rest_ms: float)
     of its own. A node that no op of the float graph gave its name (a quantizer, a reordering, a
     conversion) belongs to the boundary between the site that wrote the tensor and those that
     read it, evenly. Where one side is no site, the time belongs to the other.
-
-    Args:
-        graph: Of the compiled model.
-        times: By friendly name of a node, milliseconds.
-        rest_ms: What a call takes beside its nodes.
     """
     timed = ((times.get(node.get_friendly_name(), 0.0), node) for node in graph.nodes)
     return add_up(((ms, _ends(graph, node)) for ms, node in timed if ms > 0.0), rest_ms)

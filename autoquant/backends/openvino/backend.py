@@ -35,9 +35,6 @@ from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 class OpenVinoBackend:
     """Builds plans for OpenVINO's CPU plugin from cached statistics.
 
-    Args:
-        request: What plans are built from.
-
     Raises:
         ModelError: torch.export or OpenVINO refuses the model.
     """
@@ -59,11 +56,7 @@ class OpenVinoBackend:
         return site_support(site, scheme)
 
     def build(self, plan: Plan) -> Executable:
-        """Clone the float graph, quantize what the plan says, compile, and read back.
-
-        Raises:
-            BackendError: The engine refuses the plan, or runs something else than planned.
-        """
+        """Clone the float graph, quantize what the plan says, compile, and read back."""
         model, options = self._assemble(plan)
         compiled, options = self._compile(plan, model, options)
         module = OpenVinoModule(model, options, self._graph.outputs, compiled)
@@ -77,11 +70,7 @@ class OpenVinoBackend:
     def costs(
         self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
     ) -> CostTable:
-        """What each op and boundary takes, by the engine's own counters.
-
-        Raises:
-            BackendError: No plan of the space can be built.
-        """
+        """What each op and boundary takes, by the engine's own counters."""
 
         def compile_counting(plan: Plan) -> tuple[ov.CompiledModel, ExecutionGraph]:
             model, options = self._assemble(plan)
@@ -91,12 +80,7 @@ class OpenVinoBackend:
         return profile_costs(self._captured, compile_counting, space, inputs, clock)
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
-        """Write an `.xml` file, its weights in a `.bin` file beside, that OpenVINO runs by itself.
-
-        Raises:
-            BackendError: The engine refuses the plan.
-            StorageError: The file cannot be written.
-        """
+        """Write an `.xml` file, weights in a `.bin` file beside, that OpenVINO runs by itself."""
         model, options = self._assemble(plan)
         compiled, options = self._compile(plan, model, options)
         self._compare(plan, compiled)

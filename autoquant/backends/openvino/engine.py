@@ -63,14 +63,7 @@ class Options:
 def compile_graph(
     model: ov.Model, options: Options, threads: int, *, counting: bool = False
 ) -> ov.CompiledModel:
-    """Compile a model for one stream of calls.
-
-    Args:
-        model: The model.
-        options: That its plan needs.
-        threads: How many may compute.
-        counting: Time every node of every call.
-    """
+    """Compile a model for one stream of calls; `counting` times every node of every call."""
     return core().compile_model(
         model, DEVICE, {**options.with_threads(threads), "PERF_COUNT": counting}
     )

@@ -23,12 +23,6 @@ def write_model(model: ov.Model, options: Options, path: Path, metadata: Mapping
     its precision; those that the plugin reads from a model it obeys by itself, and the marks on
     single ops hold whatever the precision hint.
 
-    Args:
-        model: The model of a plan.
-        options: That the plan needs.
-        path: The `.xml` file.
-        metadata: JSON values that the file carries under the name `autoquant`.
-
     Raises:
         StorageError: The file cannot be written.
     """

@@ -65,10 +65,6 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     Decomposes the exported program as OpenVINO's front end does and hands it the graph, instead
     of the program: the front end would decompose once more, which renames nodes.
 
-    Args:
-        captured: The captured model.
-        example: One batch.
-
     Raises:
         ModelError: torch.export or OpenVINO refuses the model, or it has a recurrent layer and data
             of several lengths.

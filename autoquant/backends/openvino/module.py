@@ -17,12 +17,6 @@ class OpenVinoModule(nn.Module):
 
     Inputs are read where torch keeps them, unless they are strided; outputs are copied, because
     the engine overwrites its own with the next call. Calls must not overlap.
-
-    Args:
-        model: The model; its batch is open.
-        options: That it is compiled with.
-        outputs: How its flat outputs are nested.
-        compiled: The model, compiled for torch's present number of threads.
     """
 
     def __init__(

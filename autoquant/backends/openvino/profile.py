@@ -46,13 +46,6 @@ def profile_costs(
     The plans are run in turn, round after round; each time is divided by that of the first plan
     beside it, so that a drift of the machine's speed cancels.
 
-    Args:
-        captured: The captured model.
-        compile_plan: Compiles a plan with counters.
-        space: What may be chosen.
-        inputs: The batch of the latency measurement.
-        clock: Seconds.
-
     Raises:
         BackendError: No plan of the space can be built.
     """
@@ -95,12 +88,7 @@ def _time(counted: Sequence[_Counted], arrays: Sequence[object], clock: Clock) -
 
 
 def _divide(whole_ms: float, nodes: Floats) -> Floats:
-    """Divide a call among its nodes and the rest.
-
-    Args:
-        whole_ms: The call.
-        nodes: Seconds of each node; shape (calls, nodes).
-    """
+    """Divide a call among its nodes, (calls, nodes) in seconds, and the rest."""
     each = 1e3 * np.median(nodes, axis=0)
     total = float(each.sum())
     if total > whole_ms:

@@ -48,12 +48,7 @@ class Execution:
 
 
 class ExecutionGraph:
-    """The runtime graph of a compiled model, by site.
-
-    Args:
-        compiled: The compiled model.
-        layout: Sites of the graph that it was made from.
-    """
+    """The runtime graph of a compiled model, by site."""
 
     def __init__(self, compiled: ov.CompiledModel, layout: Layout) -> None:
         self._layout = layout

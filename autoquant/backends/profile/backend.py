@@ -33,9 +33,6 @@ _LOG = logging.getLogger(__name__)
 class ProfileBackend:
     """Builds plans with the reference engine and prices them with a file's numbers.
 
-    Args:
-        request: Its settings hold the text of the file.
-
     Raises:
         JobError: The file is wrong.
         BackendError: It does not describe what the model needs.
@@ -73,11 +70,7 @@ class ProfileBackend:
         return support_in(self._accelerator, self._settings, site, scheme)
 
     def build(self, plan: Plan) -> Executable:
-        """Build a plan for the reference engine, read back what runs, and estimate its latency.
-
-        Raises:
-            BackendError: The file does not describe it, or the reference refuses it.
-        """
+        """Build a plan for the reference engine, read back what runs, and estimate its latency."""
         self._check(plan)
         built = self._reference.build(plan)
         return Executable(built.module, _emulated(built.executed), self._table.predict(plan))
@@ -96,11 +89,7 @@ class ProfileBackend:
         inputs: tuple[Tensor, ...],
         clock: Callable[[], float],  # noqa: ARG002 (nothing is timed)
     ) -> CostTable:
-        """What the file says of each op and boundary; a plan's estimate is their sum, exactly.
-
-        Raises:
-            BackendError: Its measured times are of another batch.
-        """
+        """What the file says of each op and boundary; a plan's estimate is their sum, exactly."""
         return self._estimator.table(self._schemes, len(inputs[0]))
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
@@ -108,10 +97,6 @@ class ProfileBackend:
 
         The reference computation is no file for the accelerator, so there is none to deploy.
         `load_plan` reads the file too.
-
-        Raises:
-            BackendError: The file of the accelerator does not describe the plan.
-            StorageError: The file cannot be written.
         """
         self._check(plan)
         document = {

@@ -33,12 +33,6 @@ class Estimator:
     (the roofline of Williams et al., CACM 52(4), 2009), plus a fixed launch. Every reader of a
     tensor in another format converts it for itself, so that the total is a sum over ops and
     boundaries.
-
-    Args:
-        accelerator: Its description.
-        captured: The captured model.
-        traffic: Of the same model.
-        example_batch: Samples of the batch that the model was captured with.
     """
 
     def __init__(
@@ -52,10 +46,6 @@ class Estimator:
 
     def table(self, support: Mapping[str, Iterable[Scheme]], batch: int) -> CostTable:
         """Price every choice for calls with `batch` samples.
-
-        Args:
-            support: By site, its schemes.
-            batch: Samples of a call.
 
         Raises:
             BackendError: Measured times are of another batch.

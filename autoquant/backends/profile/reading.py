@@ -31,10 +31,7 @@ def accelerator_of(settings: BuildSettings) -> Accelerator:
 
 @lru_cache(maxsize=8)
 def read_accelerator(text: str) -> Accelerator:
-    """Read the description of an accelerator.
-
-    Args:
-        text: Of the YAML file.
+    """Read the YAML text that describes an accelerator.
 
     Raises:
         JobError: Whatever is wrong with it, all of it in one error.

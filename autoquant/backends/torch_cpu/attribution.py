@@ -23,11 +23,6 @@ def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:
     readers of one format: the time is then divided evenly among their boundaries, so that an
     edge's cost is the average over what the other readers happen to need. Where one side is no
     site (the model's input or output, a pad), the time belongs to the site on the other side.
-
-    Args:
-        model: A built plan; `node.meta` names the float nodes.
-        times: Of its nodes.
-        captured: What it was built from.
     """
     owner = find_owners(captured)
     known = {node.name for node in captured.graph.graph.nodes}

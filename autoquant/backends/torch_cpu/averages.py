@@ -35,13 +35,7 @@ _ATEN = torch.ops.aten
 
 
 def is_too_coarse(operation: Operation, read: Grid, own: Grid) -> bool:
-    """Whether an average in integers would cost more than a bit.
-
-    Args:
-        operation: One of `AVERAGES`.
-        read: Grid of what is averaged.
-        own: Of the averages, as calibration saw them.
-    """
+    """Whether an average in integers, of `AVERAGES`, would cost more than a bit of its own grid."""
     divisor = _divisor(operation, read, own)
     share = 1.0 if divisor is None else divisor / math.prod(_pixels(operation))
     return read.scale * share > _COARSE * own.scale

@@ -39,12 +39,7 @@ class Grids(Protocol):
 
 
 class Emitter:
-    """Writes one lowered graph, a float node at a time.
-
-    Args:
-        store: Constants.
-        grids: Of tensors.
-    """
+    """Writes one lowered graph, a float node at a time."""
 
     def __init__(self, store: WeightStore, grids: Grids) -> None:
         self.store = store

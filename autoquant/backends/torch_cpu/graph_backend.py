@@ -40,11 +40,7 @@ _READBACK_SAMPLES = 2
 
 
 class TorchGraphBackend:
-    """Builds plans of an exported graph for one engine from cached statistics.
-
-    Args:
-        request: Of a capture that has a graph.
-    """
+    """Builds plans of an exported graph for one engine from cached statistics."""
 
     def __init__(self, request: BuildRequest) -> None:
         engine = engine_of(request.settings)
@@ -81,9 +77,6 @@ class TorchGraphBackend:
 
         The built model turns images into channels last as they come in, and is frozen
         TorchScript where every op of the graph can be.
-
-        Raises:
-            BackendError: The engine refuses an op, or runs something else than planned.
         """
         lowered, reading = self._lower(plan)
         executed = self._read(lowered, reading)
@@ -99,11 +92,7 @@ class TorchGraphBackend:
             return module(*inputs)
 
     def examine(self, plan: Plan) -> Examination:
-        """Build a plan and say what runs, whether or not it is what was planned.
-
-        Raises:
-            BackendError: The engine refuses an op.
-        """
+        """Build a plan and say what runs, whether or not it is what was planned."""
         lowered, reading = self._lower(plan)
         executed = self._read(lowered, reading)
         honoured = {
@@ -117,11 +106,7 @@ class TorchGraphBackend:
     def profile(
         self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Clock = time.perf_counter
     ) -> Profile:
-        """Time a few plans node by node, and fit the cost of every op and boundary to them.
-
-        Raises:
-            BackendError: No plan of the space can be built.
-        """
+        """Time a few plans node by node, and fit the cost of every op and boundary to them."""
         return profile_costs(self._captured, self, space, self._rival, inputs, clock=clock)
 
     def costs(self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Clock) -> CostTable:
@@ -129,12 +114,7 @@ class TorchGraphBackend:
         return self.profile(space, inputs, clock).table
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
-        """Write a TorchScript file that `torch.jit.load` runs; `autoquant.json` is inside.
-
-        Raises:
-            BackendError: The engine refuses the plan, or TorchScript has no words for the model.
-            StorageError: The file cannot be written.
-        """
+        """Write a TorchScript file that `torch.jit.load` runs; `autoquant.json` is inside."""
         module = self.build(plan).module
         values = {
             **metadata,

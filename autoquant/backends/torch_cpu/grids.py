@@ -13,13 +13,7 @@ from autoquant.model.graph.captured import Capture
 
 
 class TensorGrids:
-    """Finds grids from cached statistics.
-
-    Args:
-        captured: The captured model.
-        statistics: Of its tensors.
-        settings: Observer, rules and bits.
-    """
+    """Finds grids from cached statistics."""
 
     def __init__(
         self, captured: Capture, statistics: CalibrationStatistics, settings: BuildSettings

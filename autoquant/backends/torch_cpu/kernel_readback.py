@@ -96,13 +96,7 @@ class Reading:
 def read_back(
     module: GraphModule, owners: Mapping[str, str], inputs: tuple[Tensor, ...]
 ) -> Reading:
-    """Run a lowered graph once, node by node, and note which kernels reach the dispatcher.
-
-    Args:
-        module: Its nodes' meta names the float nodes that they compute.
-        owners: By float node, its site.
-        inputs: One (small) batch.
-    """
+    """Run a lowered graph once on a small batch and note which kernels reach the dispatcher."""
     spy = _Spy(module, owners)
     with torch.no_grad():
         outputs = spy.run(*inputs)

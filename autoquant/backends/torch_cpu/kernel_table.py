@@ -37,13 +37,7 @@ class KernelTable:
     sizes: TimedSizes | None = None
 
     def choose(self, operation: Operation, scheme: Scheme, engine: str) -> Kernel | None:
-        """Give the kernel of an operation under a scheme; None where there is none.
-
-        Args:
-            operation: Any.
-            scheme: Of its site.
-            engine: The table's own, or another one of which single kernels are taken.
-        """
+        """Give the kernel of an operation under a scheme; None where there is none."""
         packing = packing_engine(engine)
         if scheme in _FLOATS:
             form = _FLOATS[scheme]

@@ -73,13 +73,7 @@ class LoweredGraph:
 
 
 class Lowering:
-    """Lowers plans of one captured graph.
-
-    Args:
-        captured: The float graph.
-        grids: Of its tensors.
-        table: Which kernel runs which op.
-    """
+    """Lowers plans of one captured graph."""
 
     def __init__(self, captured: Capture, grids: Grids, table: KernelTable) -> None:
         self._captured = captured
@@ -110,11 +104,7 @@ class Lowering:
         )
 
     def lower(self, plan: Mapping[str, Scheme], engines: Mapping[str, str]) -> LoweredGraph:
-        """Lower a plan.
-
-        Args:
-            plan: By site.
-            engines: By site, whose kernels it takes; the table's own where it is not listed.
+        """Lower a plan; a site that `engines` does not list takes the table's own.
 
         Raises:
             BackendError: A site has no kernel for its scheme, or torch refuses its arguments;

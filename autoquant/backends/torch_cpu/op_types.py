@@ -18,12 +18,7 @@ from autoquant.model.graph.exporting import take
 
 
 def read_types(module: GraphModule, reading: Reading) -> dict[str, OpTypes]:
-    """Give the types of each op by its float node.
-
-    Args:
-        module: The lowered graph.
-        reading: Of a run of it.
-    """
+    """Give the types of each op by its float node."""
     found: dict[str, OpTypes] = {}
     for node in module.graph.nodes:
         name = str(node.meta.get(FLOAT_NODE, ""))

@@ -60,11 +60,7 @@ class Operation:
         return None
 
     def argument(self, name: str) -> Any:
-        """Argument of the root by its name in the op's schema; its default where it is not given.
-
-        Raises:
-            KeyError: The op has none of that name.
-        """
+        """Argument of the root by its name in the op's schema, or its default."""
         return argument(self.root, name)
 
     def followed_by(self, nodes: tuple[Node, ...], site: str) -> Operation:

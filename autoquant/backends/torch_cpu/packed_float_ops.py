@@ -62,11 +62,6 @@ def packed_kernel(operation: Operation, form: Form, sizes: TimedSizes | None) ->
 
     That is an activation; or a sum with another tensor of the same sizes, with or without a relu.
 
-    Args:
-        operation: Any.
-        form: float32 or bfloat16.
-        sizes: At the batch that is timed; None: nothing is packed.
-
     Returns:
         None where there is none for these ops with these arguments, or torch's own is faster.
     """

@@ -38,13 +38,6 @@ def convolves_faster(
 
     Torch's own ways copy the numbers under the kernel side by side, and the weight in another
     order, then multiply by MKL; a kernel of one pixel copies nothing.
-
-    Args:
-        image: Sizes of what is read.
-        weight: Its sizes.
-        written: Sizes of what is written.
-        geometry: Of the kernel.
-        dtype: float32 or bfloat16.
     """
     if asks_onednn(image, weight, geometry, dtype):
         return True
@@ -56,13 +49,7 @@ def convolves_faster(
 
 
 def multiplies_faster(rows: int, weight: Sequence[int], dtype: torch.dtype) -> bool:
-    """Whether a packed linear layer is no slower.
-
-    Args:
-        rows: How many vectors it multiplies.
-        weight: Its sizes.
-        dtype: float32 or bfloat16.
-    """
+    """Whether a packed linear layer is no slower."""
     numbers = math.prod(weight)
     if dtype is torch.bfloat16:
         return rows * numbers > _TINY

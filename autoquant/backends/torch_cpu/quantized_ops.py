@@ -54,15 +54,7 @@ _KEEPS_GRID: Mapping[str, Grid | None] = {
 
 
 def int8_kernel(operation: Operation, engine: str) -> Kernel | None:
-    """Give the int8 kernel of an operation.
-
-    Args:
-        operation: Any.
-        engine: Of torch, whose kernels are packed.
-
-    Returns:
-        None where there is none for an op of this kind with these arguments.
-    """
+    """Give the int8 kernel of an operation; None: its kind has none with these arguments."""
     name = operation.name
     if engine == "qnnpack" and name in _QNNPACK_LACKS:
         return None
@@ -75,12 +67,7 @@ def int8_kernel(operation: Operation, engine: str) -> Kernel | None:
 
 
 def saturates_at(node: Node, grid: Grid) -> bool:
-    """Whether writing to a grid does what an activation does: the grid ends where it cuts.
-
-    Args:
-        node: The activation.
-        grid: Of what it gives.
-    """
+    """Whether writing to a grid does what an activation does: the grid ends where it cuts."""
     name = str(node.target.overloadpacket.__name__)  # type: ignore[union-attr]
     if name != "hardtanh":
         return False

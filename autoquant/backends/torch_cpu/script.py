@@ -53,13 +53,7 @@ class UnscriptableError(Exception):
 
 
 def script_graph(graph: GraphModule) -> ScriptModule:
-    """Write a graph of ATen and quantized ops as TorchScript.
-
-    Args:
-        graph: Takes tensors, gives a tuple; its constants are tensors and packed weights.
-
-    Returns:
-        A module that gives the same tuple, not yet frozen.
+    """Write a graph, of ATen and quantized ops, as TorchScript that gives the same; not yet frozen.
 
     Raises:
         UnscriptableError: A node is no op, or TorchScript refuses the whole.
@@ -72,12 +66,8 @@ def storable_script(
 ) -> ScriptModule:
     """Write a graph as TorchScript that a file can hold.
 
-    Frozen, unless a kernel's packed weight cannot be stored: then it is packed on loading.
-
-    Args:
-        graph: As for `script_graph`.
-        inputs: What to call its inputs, where TorchScript can.
-        nest: Gives the expression of what is returned from the names of the graph's results.
+    Frozen, unless a kernel's packed weight cannot be stored: then it is packed on loading. `nest`
+    gives the expression of what is returned from the names of the graph's results.
 
     Raises:
         UnscriptableError: As `script_graph`.

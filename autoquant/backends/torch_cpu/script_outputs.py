@@ -21,11 +21,6 @@ def output_expression(
     What has keys or fields (a dict, a dataclass) becomes a dict without its constants. Where its
     values, or those of a list, are of several types, it becomes a tuple.
 
-    Args:
-        structure: Of the model's outputs.
-        leaves: A place among the names, or a constant.
-        names: Of the graph's results.
-
     >>> tree = pytree.tree_structure({"boxes": 0, "scores": [0, 0], "task": 0})
     >>> leaves = [(0, None), (1, None), (2, None), (None, "text")]
     >>> output_expression(tree, leaves, ["a", "b", "c"])

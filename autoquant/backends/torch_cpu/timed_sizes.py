@@ -12,12 +12,7 @@ from autoquant.model.graph.node_shapes import shape_of
 
 
 class TimedSizes:
-    """Gives the sizes of a graph's tensors on given inputs, without running it.
-
-    Args:
-        graph: With the symbols that export gave its free sizes.
-        inputs: Its tensors, in order.
-    """
+    """Gives the sizes of a graph's tensors on given inputs, without running it."""
 
     def __init__(self, graph: GraphModule, inputs: Sequence[Tensor]) -> None:
         self._symbols: dict[Any, int] = {}

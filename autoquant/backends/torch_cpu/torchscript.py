@@ -29,15 +29,7 @@ def write_torchscript(
     metadata: Mapping[str, Any],
     name: str,
 ) -> Path:
-    """Write a converted model as a TorchScript file.
-
-    Args:
-        quantized: The converted model.
-        example: A few input samples.
-        path: The file to write.
-        engine: That it was converted for.
-        metadata: JSON values that the file carries as `autoquant.json`.
-        name: What to call it in errors.
+    """Write a converted model as a TorchScript file that carries metadata as `autoquant.json`.
 
     Raises:
         BackendError: The converted model cannot be traced.
@@ -67,12 +59,6 @@ def write_lowered(
     It takes the tensors of the model's inputs, and returns what the model does, as far as
     TorchScript has types for that. What holds weights that no file can is written unfrozen, and
     packs them when it is loaded.
-
-    Args:
-        module: A `LoweredModel`.
-        path: The file to write.
-        metadata: JSON values that the file carries as `autoquant.json`.
-        inputs: Names of its inputs.
 
     Raises:
         BackendError: TorchScript has no words for one of its ops.

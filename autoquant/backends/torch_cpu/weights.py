@@ -18,11 +18,7 @@ _LEAST_SCALE = torch.finfo(torch.float32).eps
 
 
 class WeightStore:
-    """Gives the constants of a float graph, rounded, cast and packed; remembers them.
-
-    Args:
-        graph: Whose `get_attr` nodes are asked for.
-    """
+    """Gives the constants of a float graph, rounded, cast and packed; remembers them."""
 
     def __init__(self, graph: GraphModule) -> None:
         self._graph = graph

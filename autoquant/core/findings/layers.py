@@ -51,13 +51,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a row means.
-
-    Attributes:
-        cause: Why the op is far from float.
-        evidence: The numbers that say so.
-        advice: What to do about it.
-    """
+    """What a row means."""
 
     cause: Cause
     evidence: str

@@ -52,17 +52,10 @@ class Clipping:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RangeAudit:
-    """One tensor of a built plan.
+    """One tensor of a built plan: what writes and reads it, the ends and the step of its grid.
 
-    Attributes:
-        tensor: The float node that gives it.
-        site: The op that writes it; None for an input of the model.
-        readers: The ops that read it.
-        low: Lower end of its grid.
-        high: Upper end of its grid.
-        step: Distance of the grid's levels.
-        seen: What calibration saw of it.
-        clipping: What the data hold beyond the grid.
+    `site` is None for an input of the model; `seen` is what calibration saw of it, `clipping` what
+    the data hold beyond the grid.
     """
 
     tensor: str

@@ -63,11 +63,7 @@ class Attempt:
 
     @property
     def drop(self) -> float:
-        """Its accuracy drop.
-
-        Raises:
-            KeyError: It failed.
-        """
+        """Its accuracy drop."""
         return self.candidate.value("accuracy_drop")
 
 
@@ -125,8 +121,5 @@ def fewest_int16(attempts: Sequence[Attempt]) -> Attempt:
     """The attempt with the smallest int16 share, the first of equal ones.
 
     Their drops decide nothing: of many that meet the goal the best is the luckiest.
-
-    Raises:
-        ValueError: There are no attempts.
     """
     return min(attempts, key=lambda item: item.plan.int16_share)

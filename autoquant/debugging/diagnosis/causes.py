@@ -20,10 +20,6 @@ from autoquant.model.numerics.rounding import SchemeRounding
 def find_causes(seen: Symptoms, progress: Progress) -> tuple[Finding, ...]:
     """Find the causes of an error that is there and that kernels do not explain.
 
-    Args:
-        seen: Of a pair with bad samples.
-        progress: Shown the progress.
-
     Returns:
         The causes that explain at least half of the error; where no range does, the ops whose
         resolution does.

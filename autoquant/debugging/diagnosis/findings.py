@@ -22,13 +22,7 @@ Loss = Callable[[Tensor], float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proof:
-    """What mending one suspect does.
-
-    Attributes:
-        suspect: What was mended.
-        before: Loss of the plan as it is.
-        after: Loss with this suspect mended and nothing else.
-    """
+    """What mending one suspect does."""
 
     suspect: Suspect
     before: float
@@ -46,13 +40,6 @@ def prove(
 
     A suspect is mended alone; where several are at work, alone none may help, so it also counts
     when the outputs stay bad as long as it alone is left unmended.
-
-    Args:
-        suspects: What may be wrong.
-        repairs: Measures the error with some of it mended.
-        loss: Makes one number of the samples' noise.
-        limit_db: Outputs below this are bad.
-        progress: Called with 1 after each suspect.
     """
     before = _mended(repairs, loss, ())
     everything = _mended(repairs, loss, suspects)
@@ -69,13 +56,7 @@ def prove(
 
 @dataclass(frozen=True, slots=True)
 class Coarse:
-    """Ops that are too coarse though their ranges are right.
-
-    Attributes:
-        sites: The ops, those that gain most first.
-        before: Loss of the plan as it is.
-        after: Loss with these ops in fp32.
-    """
+    """Ops that are too coarse though their ranges are right."""
 
     sites: tuple[str, ...]
     before: float
@@ -89,11 +70,6 @@ def find_coarse(
 
     Ops are ranked by what each gains alone in fp32; the shortest head of that ranking that halves
     the noise is taken, found by doubling.
-
-    Args:
-        repairs: Measures the error with some ops in fp32.
-        loss: Makes one number of the samples' noise.
-        progress: Called with 1 after each op.
     """
     before = loss(repairs.noise())
     alone: dict[str, float] = {}

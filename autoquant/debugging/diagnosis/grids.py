@@ -20,11 +20,6 @@ from autoquant.model.numerics.rounding import SchemeRounding
 def planned_grids(marked: SiteNodes, plan: Plan, rounding: SchemeRounding) -> Mapping[str, Grid]:
     """Give the grids on which a plan's sites read.
 
-    Args:
-        marked: The float graph.
-        plan: A scheme for every site.
-        rounding: Tells how schemes round tensors.
-
     Returns:
         By name of the float node that gives the tensor. Tensors that no site rounds to a fixed
         grid are missing; of two grids for one tensor the first reader's is taken.
@@ -53,12 +48,7 @@ class BuiltGrids:
 
 
 def read_grids(built: GraphModule, inputs: tuple[Tensor, ...]) -> BuiltGrids:
-    """Run a few samples and read scale, zero point and limits off every integer tensor.
-
-    Args:
-        built: A graph whose nodes say what they hold (`model/built_graph.py`).
-        inputs: One small batch; run with the plan's engine selected.
-    """
+    """Run a few samples, with the plan's engine selected, and read every integer tensor's grid."""
     spy = _GridSpy(built)
     with torch.no_grad():
         spy.run(*inputs)

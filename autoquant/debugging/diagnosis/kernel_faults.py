@@ -41,14 +41,6 @@ def weigh_kernels(
 ) -> KernelFault | None:
     """Put a reference in place of every wrong kernel, and see what that gains.
 
-    Args:
-        checks: From `check_kernels`.
-        model: The float model.
-        built: The plan; run with its engine selected.
-        probe: The samples to run.
-        engines: Other engines (`engine=fbgemm`), whose kernels were found right at these ops; the
-            first is taken.
-
     Returns:
         None where all kernels are right.
     """

@@ -63,10 +63,6 @@ def check_kernels(
     scheme says. So nothing that happened upstream counts, and packed weights, biases, scales of
     accumulators, paddings and kernels do. `agreement` says what rounding explains.
 
-    Args:
-        built: The plan.
-        batches: Inputs; run with the plan's engine selected.
-
     Returns:
         One check for every site that could be compared, in graph order; an activation that runs
         within the kernel of another site counts there.
@@ -93,14 +89,6 @@ def run_with_references(
     """Run a built plan with the reference in place of the kernels of some sites.
 
     Their outputs are rounded to the scales that the kernels have.
-
-    Args:
-        built: The plan.
-        inputs: One batch; run with the plan's engine selected.
-        sites: Whose kernels do not count.
-
-    Returns:
-        The model's outputs.
     """
     spy = _Spy(built, sites)
     with torch.no_grad():

@@ -54,13 +54,7 @@ def bad_candidates(cases: BadCases, limit_db: float) -> tuple[int, ...]:
 
 
 def loud_samples(cases: BadCases, candidates: Sequence[int], noise: Tensor) -> tuple[int, ...]:
-    """Candidates whose noise is large beside that of the median sample too.
-
-    Args:
-        cases: Of the data set.
-        candidates: From `bad_candidates`.
-        noise: Energy of each candidate's error, shape (candidates,).
-    """
+    """Candidates whose noise is large beside that of the median sample too."""
     limit = 10.0 ** ((cases.noise.quantile(0.5) + LOUD_DB) / 10.0)
     pairs = zip(candidates, noise.tolist(), strict=True)
     return tuple(index for index, energy in pairs if energy >= limit)

@@ -29,16 +29,6 @@ def audit_ranges(
     """Run the float model over a data set and see what each grid would clip.
 
     Keeps sums: memory does not depend on how many samples there are.
-
-    Args:
-        marked: The float model, its sites marked.
-        statistics: What calibration saw of it.
-        grids: Of the built plan's tensors, from `read_grids`.
-        batches: The data.
-        progress: Called after each batch with its number of samples.
-
-    Returns:
-        One audit for each grid, in execution order.
     """
     run = _ClippingRun(marked, grids)
     with torch.no_grad():

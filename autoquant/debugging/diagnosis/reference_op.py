@@ -65,12 +65,7 @@ class Arrived:
 
 
 class ReferenceOps(Interpreter):
-    """Computes single calls of a captured model's float graph.
-
-    Args:
-        marked: The float graph.
-        rounding: Rounds weights, and inputs whose scale is not fixed, as schemes do.
-    """
+    """Computes single calls of a captured model's float graph."""
 
     def __init__(self, marked: SiteNodes, rounding: SchemeRounding) -> None:
         super().__init__(marked.module, garbage_collect_values=False)
@@ -80,10 +75,6 @@ class ReferenceOps(Interpreter):
 
     def compute(self, call: Call, arrived: Mapping[str, Arrived]) -> Reference | None:
         """Give what the call should give on what arrived at its kernel.
-
-        Args:
-            call: The call.
-            arrived: By name of the float node that gives it.
 
         Returns:
             None where no reference exists: recurrent layers, and inputs that the built graph

@@ -51,14 +51,7 @@ class BuiltRounding(SchemeRounding):
 
 
 class _BuiltGraph(RoundedGraph):
-    """Rounds tensors also where kernels write integers, whoever reads them.
-
-    Args:
-        marked: The float graph.
-        rounding: Tells how schemes round tensors.
-        choices: Of its sites.
-        written: By tensor that is written so, its grid; None: it is not rounded.
-    """
+    """Rounds tensors also where kernels write integers, whoever reads them."""
 
     def __init__(
         self,
@@ -80,15 +73,7 @@ class _BuiltGraph(RoundedGraph):
 
 
 class Repairs:
-    """Measures the output error of a plan with some of its faults mended, by reference numerics.
-
-    Args:
-        marked: The float graph.
-        ranges: Of its tensors.
-        grids: Of the built plan.
-        plan: What was built.
-        probe: The samples on which errors are measured.
-    """
+    """Measures the output error of a plan with some of its faults mended, by reference numerics."""
 
     def __init__(
         self,

@@ -11,12 +11,7 @@ from autoquant.debugging.diagnosis.suspects import own_ratio
 
 
 def find_variations(audits: Sequence[RangeAudit], top: int) -> tuple[Variation, ...]:
-    """The inputs of ops whose range varies most, widest first.
-
-    Args:
-        audits: Of all tensors.
-        top: How many to give.
-    """
+    """The inputs of ops whose range varies most, widest first."""
     found = [
         Variation(site, item.tensor, ratio, math.log2(max(ratio, 1.0)))
         for item in audits

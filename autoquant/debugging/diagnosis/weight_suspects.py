@@ -25,11 +25,7 @@ def find_weight_suspects(
 ) -> Iterator[Suspect]:
     """Find ops whose weight has one scale, eight times what its median channel needs.
 
-    Args:
-        marked: The float graph.
-        plan: A scheme for every site.
-        rounding: Tells how schemes round weights; transposed convolutions and recurrent layers
-            have no kernel with a scale for each channel.
+    Transposed convolutions and recurrent layers have no kernel with a scale for each channel.
     """
     found: dict[str, float] = {}
     for root, site in marked.roots.items():

@@ -15,12 +15,7 @@ SPREAD = 0.25
 
 
 def word_finding(proof: Proof, dynamic: frozenset[str]) -> Finding:
-    """Put a proven suspect in words.
-
-    Args:
-        proof: What mending it does.
-        dynamic: Sites that the target runs in int8_dynamic.
-    """
+    """Put a proven suspect in words."""
     suspect = proof.suspect
     return Finding(
         cause=suspect.cause,
@@ -35,13 +30,7 @@ def word_finding(proof: Proof, dynamic: frozenset[str]) -> Finding:
 
 
 def word_coarse(coarse: Coarse, count: int, samples: tuple[int, ...]) -> Finding:
-    """Put in words that ranges are right and resolution is not.
-
-    Args:
-        coarse: The ops that make half of the error.
-        count: How many ops are rounded.
-        samples: The bad samples, where few are.
-    """
+    """Put in words that ranges are right and resolution is not."""
     is_even = len(coarse.sites) > SPREAD * count
     spread = (
         "; the error is spread over the network: find a calibration that suits it better "

@@ -35,15 +35,6 @@ def find_bad_cases(
     Takes one batch after the other and keeps none: memory depends on the batch size and on `top`,
     not on how many samples there are.
 
-    Args:
-        run_float: The float model.
-        run_quantized: The quantized model; it returns what the float model returns.
-        batches: The data; at least one.
-        top: How many samples to keep for each output and metric.
-        progress: Called after each batch with its number of samples.
-        outputs: Which outputs to look at, by name; none: all.
-        error: Of the user's, ranked beside the metrics.
-
     Raises:
         DataError: There is no batch.
         MetricError: `error` does not give one number for each sample.

@@ -15,12 +15,7 @@ _BIN_DB = 0.1
 
 
 class Worst:
-    """The worst samples by one number; memory depends on `top` alone.
-
-    Args:
-        top: How many are kept.
-        is_score: Whether higher is better.
-    """
+    """The worst samples by one number; memory depends on `top` alone."""
 
     def __init__(self, top: int, *, is_score: bool) -> None:
         self._sign = -1.0 if is_score else 1.0
@@ -28,12 +23,7 @@ class Worst:
         self._heap: list[tuple[float, int]] = []  # (badness, -index): the mildest is on top
 
     def add(self, first: int, values: Tensor) -> None:
-        """Take in one batch.
-
-        Args:
-            first: Index of its first sample.
-            values: One for each sample, shape (samples,).
-        """
+        """Take in one batch: its first sample's index, and one value for each sample."""
         for index, value in zip(count(first), (self._sign * values).tolist(), strict=False):
             if len(self._heap) < self._top:
                 heapq.heappush(self._heap, (value, -index))

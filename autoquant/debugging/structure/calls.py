@@ -37,12 +37,7 @@ Call = Callable[[nn.Module], Any]
 
 
 def count_calls(model: nn.Module, call: Call) -> CallCounts:
-    """Run one batch and count the calls of every module, those inside others included.
-
-    Args:
-        model: In eval mode; it is run, not changed.
-        call: Runs it.
-    """
+    """Run one batch and count the calls of every module, those inside others included."""
     counted: Counter[int] = Counter()
     reads = _Reads()
 
@@ -113,14 +108,7 @@ class Unused:
 def find_unused(
     model: nn.Module, counts: CallCounts, call: Call, read: Collection[str] | None
 ) -> Unused:
-    """Find what a forward pass does not need, and try each on a copy of the model.
-
-    Args:
-        model: The float model; it is not changed.
-        counts: Of its calls.
-        call: Runs it.
-        read: Names of the parameters that its graph reads; None: unknown.
-    """
+    """Find what a forward pass does not need, and try each on a copy of the model."""
     named = dict(model.named_parameters(remove_duplicate=False))
     found = tuple(_highest(path for path in counts.calls if _is_unused(model, path, counts)))
     owning = [path for path in found if any(True for _ in model.get_submodule(path).parameters())]

@@ -20,12 +20,7 @@ _KNOWN = frozenset({"aten", "prims", "higher_order"})
 
 
 def find_hidden(captured: Capture, model: nn.Module) -> Iterator[Concern]:
-    """Find the ops of a model that no plan can reach.
-
-    Args:
-        captured: Of the model.
-        model: The float model.
-    """
+    """Find the ops of a model that no plan can reach."""
     for path in captured.leaf_modules:
         yield from _inside(path, model.get_submodule(path))
     seen: set[str] = set()

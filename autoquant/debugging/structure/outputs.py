@@ -60,12 +60,7 @@ class Comparable:
 
 
 def with_comparable_outputs(captured: Capture, inputs: tuple[Tensor, ...]) -> Comparable:
-    """Replace ranked outputs by the tensors before them.
-
-    Args:
-        captured: Of the float model; not changed.
-        inputs: One (small) batch.
-    """
+    """Replace ranked outputs by the tensors before them."""
     graph = captured.graph
     with torch.no_grad():
         returned = graph(*inputs)

@@ -26,14 +26,7 @@ _STORED = {Precision.INT8: "qint8", Precision.INT16: "int16"}
 def facts_of_plan(
     captured: Capture, plan: Plan, ranges: TensorRanges, settings: BuildSettings
 ) -> Mapping[str, QConfigFacts | None]:
-    """Give by root node of every site what its scheme asks for; None: nothing.
-
-    Args:
-        captured: The captured model.
-        plan: A scheme for every site.
-        ranges: Of its tensors.
-        settings: They were found by.
-    """
+    """Give by root node of every site what its scheme asks for; None: nothing."""
     return {
         site.node: _facts(
             site, plan[site.name], captured.members[site.name][0][-1], ranges, settings

@@ -25,13 +25,7 @@ _UNUSED = 0.25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Configured:
-    """A site with what was configured for it.
-
-    Attributes:
-        site: The site.
-        qconfig: Its QConfig; None where it has none.
-        output: Name of the node that gives its output.
-    """
+    """A site with what was configured for it."""
 
     site: Site
     qconfig: QConfigFacts | None
@@ -45,14 +39,7 @@ def find_suspicious(
     *,
     saturates: bool,
 ) -> Iterator[Concern]:
-    """Find suspicious settings of observers.
-
-    Args:
-        configured: Every site, in graph order.
-        statistics: Of the float model's tensors.
-        engine: Name of the engine, for messages.
-        saturates: Whether its int8 kernels overflow on this CPU (no VNNI).
-    """
+    """Find suspicious settings of observers; `saturates`: int8 kernels overflow on this CPU."""
     chosen = [(item, item.qconfig) for item in configured if item.qconfig is not None]
     yield from _wide_everywhere(chosen)
     yield from _per_tensor(chosen)

@@ -48,14 +48,7 @@ def compare_calls(
     captured: Capture,
     statistics: CalibrationStatistics,
 ) -> Iterator[ModuleCalls]:
-    """Judge every module without children that is called several times.
-
-    Args:
-        model: The float model.
-        counts: Of its calls.
-        captured: Of the model.
-        statistics: Of the tensors of its graph.
-    """
+    """Judge every module without children that is called several times."""
     tensors = statistics.tensors
     for path, module in model.named_modules():
         count = counts.calls.get(path, 0)
@@ -116,12 +109,7 @@ def _cumulative(call: TensorStatistics) -> tuple[Edges, Edges]:
 
 
 def find_shared(rows: Sequence[ModuleCalls], counts: CallCounts) -> Iterator[Concern]:
-    """Find the shared modules whose calls need scales of their own, and those that do not.
-
-    Args:
-        rows: From `compare_calls`.
-        counts: Of all modules, those that hold others included.
-    """
+    """Find the shared modules whose calls need scales of their own, and those that do not."""
     for row in rows:
         if row.verdict is Verdict.APART:
             yield note(

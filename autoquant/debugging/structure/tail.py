@@ -23,10 +23,6 @@ def find_quantized_tail(
 
     With weights behind it a softmax is a part of the network (an attention layer): where its own
     output is quantized that is a note.
-
-    Args:
-        captured: The float model.
-        schemes: By site, what it is configured as.
     """
     owner = captured.site_of
     weighted = {site.name for site in captured.sites if site.kind.is_weighted}

@@ -23,12 +23,6 @@ class LearnedScales:
     """One scale for each tensor that the plan rounds to int8; zero points stay.
 
     Where a definition or the job fixes a range, it stays.
-
-    Args:
-        marked: The graph.
-        plan: A scheme for every site.
-        rounding: Tells which tensors are rounded, and to which grids to begin with.
-        ranges: Those of the rounding.
     """
 
     def __init__(

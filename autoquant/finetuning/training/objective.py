@@ -47,13 +47,7 @@ def batch_loss(loss: Loss, outputs: Any, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Objective:
-    """How a model in training is judged.
-
-    Attributes:
-        loss: What training lowers.
-        metric: What decides which weights are kept.
-        batches: The evaluation data.
-    """
+    """How a model in training is judged: a loss is lowered, a metric says what is kept."""
 
     loss: Loss
     metric: Metric

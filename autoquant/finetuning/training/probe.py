@@ -20,13 +20,6 @@ def probe(
 
     Each run takes the whole schedule, compressed to its few steps: a rate that is too high for the
     training is not excused by its start, nor one that pays only after its fall.
-
-    Args:
-        trainer: Its twin is trained, and afterwards has its weights of before.
-        start: The plan before training.
-        candidates: Learning rates, each with what becomes of ranges.
-        steps: Of each run.
-        advance: Told of each step.
     """
     before = trainer.weights()
     found = []

@@ -48,12 +48,7 @@ class TrainingState:
 
 
 def dump_state(state: TrainingState, identity: str) -> bytes:
-    """Write a state as bytes that `load_state` reads back.
-
-    Args:
-        state: Any.
-        identity: Says of which training: equal for those whose states can be exchanged.
-    """
+    """Write a state as bytes that `load_state` reads back; `identity` is that of its training."""
     document = {
         "format": FORMAT,
         "identity": identity,
@@ -75,11 +70,6 @@ def dump_state(state: TrainingState, identity: str) -> bytes:
 
 def load_state(content: bytes, identity: str, name: str) -> TrainingState:
     """Read a state; nothing in the file is executed.
-
-    Args:
-        content: From `dump_state`.
-        identity: That of the training that goes on.
-        name: What to call it in errors.
 
     Raises:
         StorageError: It is damaged, or belongs to another training.

@@ -29,17 +29,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trainer:
-    """Trains a twin.
-
-    Attributes:
-        twin: What is trained, in place.
-        data: Training batches.
-        objective: What is lowered, and what is looked at.
-        calibration: Inputs on which ranges are found anew, where they are updated.
-        statistics: Of the float model: the ranges before any update.
-        settings: Of the optimizer and the checks.
-        schedule: Of the learning rate.
-    """
+    """Trains a twin, in place; `calibration` and `statistics` are for ranges that are updated."""
 
     twin: Twin
     data: TrainingData
@@ -62,16 +52,9 @@ class Trainer:
         advance: Advance,
         keep: Callable[[TrainingState], None],
     ) -> TrainingState:
-        """Train from a state to the last step.
+        """Train from a state to the last step; `keep` is given the state after each check.
 
-        Args:
-            state: Where to begin; its weights are taken.
-            steps: Of the whole training.
-            advance: Told of each step.
-            keep: Given the state after each check.
-
-        Returns:
-            The last state. A loss that is no longer finite ends the training early.
+        A loss that is no longer finite ends the training early.
         """
         self.take(state.weights, state.ranges)
         if state.stopped is not None:

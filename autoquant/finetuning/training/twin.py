@@ -35,13 +35,6 @@ class Twin:
     Tensors are rounded where quantized ops read them, weights after batch norms are folded into
     them. Sites in fp32 are left alone. Everything runs in eval mode: no dropout, no batch
     statistics.
-
-    Args:
-        captured: The captured float model.
-        plan: A scheme for every site.
-        settings: What decides how tensors are rounded.
-        weights: What is trained.
-        learns: Whether the scales of int8 activations are trained too.
     """
 
     def __init__(

@@ -25,11 +25,6 @@ def calibrate(
 
     Observers see the float model, so what they find does not depend on any plan.
 
-    Args:
-        captured: The captured model.
-        batches: Inputs of each batch, positional.
-        progress: Called after each batch with its number of samples.
-
     Raises:
         DataError: A batch makes the model fail, or a tensor of it is not finite.
     """
@@ -43,17 +38,7 @@ def calibrations(
     counts: Collection[int],
     progress: Advance = lambda samples: None,
 ) -> Iterator[tuple[int, CalibrationStatistics]]:
-    """Observe as `calibrate` does, and give what was seen after so many batches, in one pass.
-
-    Args:
-        captured: The captured model.
-        batches: Inputs of each batch, positional.
-        counts: After how many batches to look; each at least 1.
-        progress: Called after each batch with its number of samples.
-
-    Raises:
-        DataError: As `calibrate`.
-    """
+    """Observe as `calibrate` does, and give what was seen after so many batches, in one pass."""
     recorder = start_recorder(captured)
     samples = 0
     digest = _digest_of(captured.graph.state_dict().values())

@@ -26,10 +26,6 @@ def bind_ranges(calibration: Calibration, captured: Capture) -> RangeRules:
 
     Tensors that share a scale (a pool's and what it reads) take the rule of the first of them.
 
-    Args:
-        calibration: The section of the job.
-        captured: The captured model.
-
     Raises:
         JobError: A pattern matches nothing, or only sites whose range something else decides;
             names all such patterns.

@@ -145,11 +145,6 @@ class Calling:
     ) -> tuple[Tensor, ...]:
         """Take the tensors out of the arguments of another batch.
 
-        Args:
-            arguments: Of that batch.
-            where: What to call it in errors.
-            first: What to call in errors the batch that this calling is of.
-
         Raises:
             DataError: They have another structure, or a constant differs.
         """
@@ -183,11 +178,7 @@ class Calling:
         return tuple(found)
 
     def arguments(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Give `(args, kwargs)` of forward.
-
-        Args:
-            tensors: As many as `names`, in that order.
-        """
+        """Give `(args, kwargs)` of forward."""
         if len(tensors) != len(self.names):
             raise ValueError(f"expected {len(self.names)} tensors, got {len(tensors)}")
         given = iter(tensors)
@@ -256,12 +247,7 @@ class Calling:
 
 
 class FlatModel(nn.Module):
-    """Runs a model on the flat tensors of its inputs.
-
-    Args:
-        model: Takes inputs as the user gives them.
-        calling: Of the model.
-    """
+    """Runs a model on the flat tensors of its inputs."""
 
     def __init__(self, model: nn.Module, calling: Calling) -> None:
         super().__init__()
@@ -275,11 +261,7 @@ class FlatModel(nn.Module):
 
 
 class OnCopies(nn.Module):
-    """Runs a model of flat tensors on copies of them: its forward writes into its inputs.
-
-    Args:
-        model: Takes flat tensors.
-    """
+    """Runs a model of flat tensors on copies of them: its forward writes into its inputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -292,12 +274,7 @@ class OnCopies(nn.Module):
 
 
 class NestedModule(nn.Module):
-    """Takes inputs as the user gives them to the model, and runs a module of flat tensors.
-
-    Args:
-        module: Takes flat tensors.
-        calling: Of the model.
-    """
+    """Takes inputs as the user gives them to the model, and runs a module of flat tensors."""
 
     def __init__(self, module: nn.Module, calling: Calling) -> None:
         super().__init__()

@@ -10,11 +10,7 @@ from autoquant.model.data.data_set import sizes_of
 
 
 def pick_samples(batches: Sequence[Batch], indices: Sequence[int]) -> tuple[Batch, ...]:
-    """Keep the samples at some places, in the order of the data set.
-
-    Args:
-        batches: The data set.
-        indices: Places from 0 on, counted over all batches; doubles count once.
+    """Keep the samples at some places, in the order of the data set; doubles count once.
 
     Raises:
         DataError: There is no such place, none is given, or a batch cannot be taken apart.

@@ -150,12 +150,7 @@ class StreamedBatches(Sequence[Batch]):
 
 
 class _Some:
-    """Some items of what can be iterated over anew, or of what a function gives.
-
-    Args:
-        source: Gives the items.
-        places: Of those wanted.
-    """
+    """Some items of what can be iterated over anew, or of what a function gives."""
 
     def __init__(self, source: Any, places: frozenset[int]) -> None:
         self._source = source
@@ -167,12 +162,7 @@ class _Some:
 
 
 class PlannedLoader:
-    """A DataLoader that draws its batches once, and gives the same ones each time.
-
-    Args:
-        loader: Over a data set with places.
-        plan: The places of each batch.
-    """
+    """A DataLoader that draws its batches once, and gives the same ones each time."""
 
     def __init__(self, loader: DataLoader[Any], plan: list[list[int]]) -> None:
         self._loader = loader
@@ -239,11 +229,7 @@ def in_order(batches: Sequence[Batch], places: Sequence[int]) -> Iterator[Batch]
 
 
 class InputsOf(Sequence[tuple[Tensor, ...]]):
-    """The inputs of batches, read as the batches are.
-
-    Args:
-        batches: Perhaps streamed.
-    """
+    """The inputs of batches, read as the batches are."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._batches = batches

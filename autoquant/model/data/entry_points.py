@@ -57,11 +57,6 @@ def load_entry(entry: str) -> Callable[..., Any]:
 def call_entry(entry: str, arguments: dict[str, Any], failure: type[AutoquantError]) -> Any:
     """Import an entry point and call it with its arguments from the job file.
 
-    Args:
-        entry: `package.module:function` or `path/file.py:function`.
-        arguments: By name.
-        failure: What to raise when the function itself fails.
-
     Raises:
         JobError: It cannot be imported, or rejects the arguments.
     """

@@ -51,12 +51,7 @@ class DataForm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """One item, understood.
-
-    Attributes:
-        arguments: Of the model's forward.
-        targets: None where there are none.
-    """
+    """One item, understood."""
 
     arguments: Arguments
     targets: Any = None

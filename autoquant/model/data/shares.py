@@ -45,10 +45,6 @@ def share_out(batches: Sequence[Batch], *, holds_out: bool) -> Shares:
 
     Batches are dealt in turn, so that each share has some of all of a set that is sorted by class.
 
-    Args:
-        batches: All of them, with targets.
-        holds_out: Whether a share is held out.
-
     Raises:
         DataError: There are too few.
     """

@@ -47,14 +47,7 @@ def find_groups(
     example: Sequence[Tensor],
     fixed: Collection[str] = (),
 ) -> Groups:
-    """Find the channels that share scales.
-
-    Args:
-        captured: A captured model, with a graph.
-        model: The model that it was captured from.
-        example: A batch to run it on.
-        fixed: Nodes whose tensors must stay as they are.
-    """
+    """Find the channels that share scales; those of `fixed` nodes stay as they are."""
     walk = Walk(captured, model, fixed, rule_of)
     with torch.no_grad():
         walk.run(*(item.clone() for item in example))

@@ -58,13 +58,7 @@ class Stored:
 
 
 class Parameters:
-    """Collects, for each stored tensor, what every op that reads it asks for.
-
-    Args:
-        captured: The graph.
-        model: It was captured from this model.
-        ties: Of the graph's channels.
-    """
+    """Collects, for each stored tensor, what every op that reads it asks for."""
 
     def __init__(self, captured: Capture, model: nn.Module, ties: Ties) -> None:
         self._graph = captured.graph.graph

@@ -23,23 +23,13 @@ from autoquant.model.weights_digest import weights_digest
 
 
 def equalisation_of(groups: Groups, scales: Scales, model: nn.Module) -> Equalisation:
-    """What each parameter and buffer is multiplied with, so that channels are divided by scales.
-
-    Args:
-        groups: Of the model's graph.
-        scales: By number of a channel.
-        model: Its running variances decide some of the factors.
-    """
+    """What each parameter and buffer is multiplied with, so that channels are divided by scales."""
     found = Equalisation(tuple(_factors(groups, scales, named_tensors(model))))
     return replace(found, weights=weights_digest(rescaled(model, found)))
 
 
 def rescaled(model: nn.Module, equalisation: Equalisation) -> nn.Module:
     """A copy of a model with rescaled parameters.
-
-    Args:
-        model: It is not changed.
-        equalisation: Of this model.
 
     Raises:
         ModelError: The model has no such parameter.
@@ -63,12 +53,7 @@ def rescaled(model: nn.Module, equalisation: Equalisation) -> nn.Module:
 
 
 def rebound(captured: Capture, model: nn.Module) -> Capture:
-    """The same capture over the parameters of a model with the same graph.
-
-    Args:
-        captured: A capture with a graph.
-        model: As the captured one, but for the values of its parameters.
-    """
+    """The same capture over the parameters of a model with the same graph."""
     assert captured.weights is not None
     held = named_tensors(model)
     weights = _over(captured.weights, held)

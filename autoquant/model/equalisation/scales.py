@@ -32,13 +32,7 @@ Ranges = Mapping[str, Scales]
 def channel_ranges(
     captured: Capture, groups: Groups, batches: Iterable[tuple[Tensor, ...]]
 ) -> Ranges:
-    """The largest absolute value of each channel of every tensor that schemes may round.
-
-    Args:
-        captured: The captured model.
-        groups: Of its graph.
-        batches: Inputs of each batch; one float forward each.
-    """
+    """The largest absolute value of each channel of every tensor that schemes may round."""
     watch = _Watch(captured, groups)
     with torch.no_grad():
         for inputs in batches:
@@ -53,10 +47,6 @@ def even_ranges(groups: Groups, ranges: Ranges) -> Scales:
     scaled it before; then by its largest share of a tensor's range, over all these tensors, a few
     times, since shares change with the scales. Scales have the geometric mean one. Channels that
     are always zero stay as they are.
-
-    Args:
-        groups: Of a graph.
-        ranges: From `channel_ranges`.
     """
     together = _side_by_side(groups)
     largest = np.zeros(groups.count)

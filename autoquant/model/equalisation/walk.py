@@ -22,14 +22,7 @@ from autoquant.model.graph.float_model import paths_within
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """One op as it runs.
-
-    Attributes:
-        node: The op.
-        args: Its arguments, by value.
-        kwargs: Those by name.
-        value: What it gives.
-    """
+    """One op as it runs."""
 
     node: Node
     args: tuple[Any, ...]

@@ -61,11 +61,6 @@ def export_float(
 ) -> Exported:
     """Export the captured float graph.
 
-    Args:
-        captured: The captured model.
-        example: One batch.
-        any_batch: Leave the axes of the inputs open whose size may change.
-
     Raises:
         ModelError: torch.export refuses it.
     """

@@ -61,13 +61,7 @@ def find_difference(model: Run, other: Run, batches: Iterable[Batch]) -> Differe
 
 
 def is_same_in_float64(model: Run, captured: Capture, batches: Sequence[Batch]) -> bool:
-    """Whether a model and the graph that was captured of it are one function in float64.
-
-    Args:
-        model: The model in float64.
-        captured: Its graph.
-        batches: Inputs.
-    """
+    """Whether a model and the graph that was captured of it are one function in float64."""
     try:
         graph = graph_in_float64(captured)
         return find_difference(graph, model, batches) is None

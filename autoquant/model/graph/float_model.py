@@ -19,11 +19,7 @@ _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch
 
 
 def check_module(model: object) -> nn.Module:
-    """Refuse what is no module.
-
-    Raises:
-        ModelError: It is none.
-    """
+    """Refuse what is no module."""
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"the model is a {type(model).__name__}, not a torch.nn.Module",
@@ -33,11 +29,7 @@ def check_module(model: object) -> nn.Module:
 
 
 def check_source(model: nn.Module) -> nn.Module:
-    """Refuse a model whose Python is gone.
-
-    Raises:
-        ModelError: It is of TorchScript.
-    """
+    """Refuse a model whose Python is gone: one of TorchScript."""
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             f"the model is of {type(model).__name__}, whose Python code is gone",

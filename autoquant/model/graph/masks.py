@@ -22,12 +22,7 @@ class MaskedNodes:
         self.names: set[str] = set()
 
     def take(self, node: Node, value: Tensor) -> bool:
-        """Tell whether a mask put the largest values of this tensor there.
-
-        Args:
-            node: What computed the tensor.
-            value: A floating tensor.
-        """
+        """Tell whether a mask put the largest values of this tensor there."""
         if node.name in self.names:
             return True
         if value.numel() == 0 or not _is_large(value):

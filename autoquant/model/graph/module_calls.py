@@ -17,14 +17,7 @@ OnOutput = Callable[[str, Any], None]
 def watch_calls(
     model: nn.Module, paths: Iterable[str], on_input: OnInput, on_output: OnOutput
 ) -> Iterator[None]:
-    """Show the arguments and the result of each call, with the path of its module.
-
-    Args:
-        model: Runs inside the context.
-        paths: Of the modules to watch.
-        on_input: Called before each call, with positional arguments, then named ones.
-        on_output: Called after each call.
-    """
+    """Show each call's arguments, those by name last, and its result, with its module's path."""
     handles = []
     for path in paths:
         module = model.get_submodule(path)

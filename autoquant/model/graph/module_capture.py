@@ -49,13 +49,6 @@ def capture_modules(
     Nothing is known of what lies between them: every site decides for itself, functional calls
     are none, and no batch norm is folded.
 
-    Args:
-        model: Float model; it is copied, never changed.
-        example: The tensors of one batch.
-        leaf_modules: Paths not to look into; what they hold stays in fp32.
-        calling: How the model takes them.
-        dynamic: By tensor, axes whose size may change.
-
     Raises:
         ModelError: The model cannot be run on the example, or calls no weighted module.
     """

@@ -51,10 +51,6 @@ def find_reach(graph: GraphModule, members: Mapping[str, Collection[Collection[s
     """Compare what sites read and multiply with all that there is.
 
     Constants that share storage count once.
-
-    Args:
-        graph: With shapes at its nodes.
-        members: By site, the groups of nodes that compute it.
     """
     inside = {name for groups in members.values() for group in groups for name in group}
     sizes: dict[int, int] = {}

@@ -46,12 +46,7 @@ def model_in_float64(model: nn.Module, calling: Calling) -> Run:
 
 
 class _InFloat64(Interpreter):
-    """Runs a graph with float64 wherever it says float32, weights included.
-
-    Args:
-        graph: Of ATen ops.
-        constants: By path, what stands for a constant of the graph.
-    """
+    """Runs a graph with float64 wherever it says float32, weights included."""
 
     def __init__(self, graph: GraphModule, constants: Mapping[str, Tensor] | None = None) -> None:
         super().__init__(graph)

@@ -34,12 +34,6 @@ class RoundedGraph(Interpreter):
     """Computes a graph in float, each site on rounded inputs and weights.
 
     An op in bf16 runs torch's bf16 kernel, which accumulates and adds its bias in its own way.
-
-    Args:
-        marked: The graph.
-        rounding: Tells how schemes round tensors.
-        choices: Of its sites.
-        keeps_values: Whether every value stays in `env` after a run.
     """
 
     def __init__(

@@ -74,13 +74,7 @@ class SchemeRounding:
         return weight_grid(site.kind, scheme)
 
     def read_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
-        """How a tensor is rounded where the site reads it; None: not at all.
-
-        Args:
-            site: The reader.
-            scheme: Of the reader.
-            tensor: Name of the node that gives it. One that a mask fills has no grid.
-        """
+        """How a tensor is rounded where the site reads it; None: not at all (a mask fills it)."""
         if scheme in _FLOATS:
             return Cast(_FLOATS[scheme])
         if site.kind in _TABLES or scheme.mode is Mode.WEIGHT_ONLY or scheme is Scheme.FP32:
@@ -90,13 +84,7 @@ class SchemeRounding:
         return self._grid(scheme, tensor) if self._ranges.knows(tensor) else None
 
     def write_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
-        """How a tensor is rounded where the site writes it; None: not at all.
-
-        Args:
-            site: The writer.
-            scheme: Of the writer.
-            tensor: Name of the node that gives it.
-        """
+        """How a tensor is rounded where the site writes it; None: not at all."""
         if scheme in _FLOATS:
             return Cast(_FLOATS[scheme])
         if (site.kind, scheme) not in self._integer_writers or not self._ranges.knows(tensor):

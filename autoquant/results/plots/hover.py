@@ -21,13 +21,7 @@ from autoquant.results.wording import (
 def hover_text(candidate: Candidate, findings: Findings, unit: ScoreUnit) -> str:
     """Describe a candidate: numbers with kinds, counts, and the sites out of line.
 
-    Args:
-        candidate: A candidate.
-        findings: Of its search.
-        unit: Of the user's metric.
-
-    Returns:
-        Lines in the markup of plotly's hover labels; names are escaped.
+    In the markup of plotly's hover labels; names are escaped.
     """
     lines = [f"<b>#{candidate.number}</b>  {escape(candidate.origin)}"]
     lines += _numbers(candidate, unit, findings)

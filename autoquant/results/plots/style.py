@@ -18,11 +18,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 
 
 
 def plain_figure(*, height: int) -> go.Figure:
-    """Give an empty figure with the shared look.
-
-    Args:
-        height: Pixels; the width follows the page.
-    """
+    """Give an empty figure with the shared look."""
     return restyle(go.Figure(), height=height)
 
 

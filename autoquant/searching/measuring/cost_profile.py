@@ -39,9 +39,6 @@ def latency_costs(
 
     A backend that knows nothing finer than the time of a whole plan gets a coarse table: the
     times of its uniform plans, spread over their ops.
-
-    Raises:
-        BackendError: No plan of the space can be built.
     """
     inputs = latency_inputs(subject, settings.latency_batch)
     floats = Plan.uniform((site.name for site in captured.sites), Scheme.FP32)
@@ -77,11 +74,6 @@ def spread_costs(
     """Spread the times of uniform plans over their ops, by multiply-accumulates and elements.
 
     A scheme without a time counts as the slowest one that has one.
-
-    Args:
-        space: What may be chosen.
-        sites: Of the model.
-        times: Milliseconds of the uniform plan of a scheme.
     """
     work = {
         site.name: site.macs + _MACS_PER_ELEMENT * (site.output_elements + site.parameter_count)

@@ -38,13 +38,6 @@ def run_on_engine(
     The model itself runs on three batches, the first, a middle one and the last. There the engine
     must give the same scores, and outputs that differ by rounding alone.
 
-    Args:
-        model: The float model.
-        engine: The engine's all-fp32 plan.
-        batches: The data, with targets.
-        functions: What scores outputs.
-        weights: Which outputs guide.
-
     Returns:
         None where the engine gives something else, or the data are few, or read anew for each
         use: the model itself must run then.

@@ -71,15 +71,7 @@ class MeasurementSettings:
 
 
 class PlanEvaluator:
-    """Measures plans against the float model. Keeps the last executables it built.
-
-    Args:
-        subject: Model, data and metric.
-        captured: The captured model.
-        backend: Builds plans.
-        settings: How to measure.
-        clocks: What to read.
-    """
+    """Measures plans against the float model. Keeps the last executables it built."""
 
     def __init__(
         self,
@@ -196,11 +188,7 @@ class PlanEvaluator:
             return self._timer.time(task.plan, self._timed_call(executable), task.competing)
 
     def _timed_call(self, executable: Executable) -> Callable[[], object]:
-        """What runs a plan once on the latency batch.
-
-        Raises:
-            BackendError: Some of its ops are emulated.
-        """
+        """What runs a plan once on the latency batch."""
         if executable.kind is not Kind.MEASURED:
             slow = [site for site, ran in executable.executed.items() if ran.is_emulated]
             raise BackendError(
@@ -213,11 +201,7 @@ class PlanEvaluator:
         return lambda: self._backend.run(executable.module, self._latency_inputs)
 
     def build(self, plan: Plan) -> Executable:
-        """Build a plan, or give what was built of it before.
-
-        Raises:
-            BackendError: The engine refuses it.
-        """
+        """Build a plan, or give what was built of it before."""
         known = self._built.pop(plan.digest, None)
         executable = known or self._backend.build(plan)
         self._built[plan.digest] = executable
@@ -266,13 +250,7 @@ class PlanEvaluator:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorRecipe:
-    """Picklable recipe of a `PlanEvaluator`: a worker calls it once.
-
-    Attributes:
-        subject: Loads model, data and metric.
-        statistics: From the controller's one calibration.
-        settings: How to measure.
-    """
+    """Picklable recipe of a `PlanEvaluator`: a worker calls it once."""
 
     subject: SubjectRecipe
     statistics: CalibrationStatistics

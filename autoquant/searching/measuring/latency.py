@@ -114,14 +114,7 @@ def with_sitting_error(found: Measurement) -> Measurement:
 
 
 class _Turns:
-    """Calls in turn, by the clock that holds for all of them and by wall time.
-
-    Args:
-        functions: What to call.
-        calls: How many of each make one timing.
-        clocks: What to read.
-        by: The clock that holds.
-    """
+    """Calls in turn, by the clock that holds for all of them and by wall time."""
 
     def __init__(
         self,

@@ -41,11 +41,6 @@ OwnCosts = Mapping[str, CostTable]
 def own_tables(own: Iterable[OwnCost], sites: Sequence[Site], space: SearchSpace) -> OwnCosts:
     """Give the cost of every choice of a space, and of fp32 where it is known.
 
-    Args:
-        own: The user's entries.
-        sites: Of the model.
-        space: What may be chosen.
-
     Raises:
         JobError: A table or a function cannot be read, or says nothing of a choice.
     """
@@ -64,11 +59,7 @@ def own_costs(plan: Plan, tables: OwnCosts) -> dict[str, Measurement]:
 
 
 def exact_costs(captured: Capture, tables: OwnCosts, plan: Plan) -> dict[str, Measurement]:
-    """What follows from a plan alone: size, arithmetic, and costs of the user's own.
-
-    Raises:
-        BackendError: A table says nothing of one of the plan's choices.
-    """
+    """What follows from a plan alone: size, arithmetic, and costs of the user's own."""
     return plan_costs(plan, captured.sites, captured.stored_count) | own_costs(plan, tables)
 
 

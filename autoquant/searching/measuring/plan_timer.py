@@ -57,14 +57,7 @@ class _Reference:
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """A float plan that was timed in this sitting.
-
-    Attributes:
-        call: Runs it.
-        speedup: Over the float model as given.
-        latency: Of it.
-        wall: The same by wall time.
-    """
+    """A float plan that was timed in this sitting."""
 
     call: Call
     speedup: Measurement
@@ -142,14 +135,7 @@ class PlanTimer:
     def time(
         self, plan: Plan, call: Call, competing: Sequence[float] = ()
     ) -> dict[str, Measurement]:
-        """Time a plan; a float plan that was timed in this sitting is not timed again.
-
-        Args:
-            plan: What to time.
-            call: Runs it once.
-            competing: Speed-ups of those that it must find its place among; where that is known
-                it is timed no further.
-        """
+        """Time a plan; a float plan that was timed in this sitting is not timed again."""
         known = self._timed.get(plan.digest)
         if known is not None:
             return _times(known.latency, known.wall, known.speedup, self._over_reference(known))

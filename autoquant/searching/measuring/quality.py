@@ -91,12 +91,6 @@ def run_reference(
 ) -> FloatReference:
     """Run the float model over a data set.
 
-    Args:
-        run: The float model.
-        batches: The data, with targets.
-        functions: What scores its outputs.
-        weights: Which outputs guide; None: the worst.
-
     Raises:
         ModelError: Its outputs hold NaN or infinity; names the batch.
         MetricError: A function fails on them.

@@ -24,11 +24,7 @@ def look_after(samples: int) -> tuple[int, ...]:
 
 
 def look_batches(sizes: Sequence[int]) -> tuple[int, ...]:
-    """After how many batches a candidate is looked at, never after the last one.
-
-    Args:
-        sizes: Samples of each batch, in the order in which they are taken.
-    """
+    """After how many batches a candidate is looked at, never after the last one."""
     seen = list(accumulate(sizes))
     looks = (
         next(place for place, done in enumerate(seen, 1) if done >= count)
@@ -43,10 +39,6 @@ def why_stop(threshold: Threshold, found: Mapping[str, Measurement]) -> str | No
     It cannot when its accuracy drop is beyond the constraint, or when a rival that costs no more
     has the smaller output error while the candidate is not even one standard error ahead in
     accuracy; each with 99% confidence over all looks.
-
-    Args:
-        threshold: What it must be able to reach.
-        found: Its measurements on the samples so far, each with its standard error.
     """
     drop, sqnr = found["accuracy_drop"], found["sqnr_db"]
     if drop.stderr is None or sqnr.stderr is None:

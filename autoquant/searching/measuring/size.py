@@ -19,11 +19,6 @@ def plan_costs(plan: Plan, sites: Iterable[Site], stored_count: int) -> dict[str
     `size_bytes` is what `size_table` predicts. `bops_ratio` is sum(MACs * weight bits *
     activation bits) over the same with 32 x 32 bits (van Baalen et al., "Bayesian Bits", NeurIPS
     2020, sec. 4).
-
-    Args:
-        plan: A plan.
-        sites: All sites of the model.
-        stored_count: Elements of all constants that the float model stores.
     """
     listed = tuple(sites)
     operations = full = 0
@@ -45,10 +40,6 @@ def size_table(sites: Iterable[Site], stored_count: int) -> CostTable:
     each group, of an integer weight; biases and all other constants in fp32. A weight that two
     sites read is stored once where both want the same format, and in both formats where they
     differ. The container of an exported file is not counted.
-
-    Args:
-        sites: All sites of the model.
-        stored_count: Elements of all constants that the float model stores, shared ones once.
     """
     listed = tuple(sites)
     others = stored_count - sum(site.weight_count for site in listed if site.shares is None)

@@ -38,16 +38,7 @@ from autoquant.searching.preparing.space import BoundSpace, bind_space
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SubjectBench:
-    """Times plans of a subject as its candidates are timed.
-
-    Attributes:
-        setup: Says what may be chosen.
-        subject: Model and data.
-        captured: The captured model.
-        statistics: Of its tensors.
-        settings: How latency is measured.
-        progress: Shown the progress.
-    """
+    """Times plans of a subject as its candidates are timed."""
 
     setup: Setup
     subject: Subject
@@ -75,11 +66,7 @@ class SubjectBench:
             yield clock_of(lambda: self.subject.flat(*inputs), threads)
 
     def speedup(self, backend: Backend, plan: Plan, pairs: int | None = None) -> Measurement:
-        """Measure a plan's speed beside the float model.
-
-        Raises:
-            BackendError: The engine refuses the plan.
-        """
+        """Measure a plan's speed beside the float model."""
         most = self.settings.latency_pairs
         settings = replace(self.settings, latency_pairs=min(most, pairs or most))
         evaluator = PlanEvaluator(self.subject, self.captured, backend, settings)

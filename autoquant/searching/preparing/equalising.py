@@ -66,13 +66,6 @@ def find_equalisation(
 
     Each way of scaling is tried on a few samples by reference numerics, beside the model as given.
 
-    Args:
-        subject: Model and data; says whether to look for one.
-        captured: Of the model.
-        build: Observers and fixed ranges. Tensors with a fixed range are left as they are.
-        progress: Shown the progress.
-        tries: Whether `auto` looks for one.
-
     Raises:
         ModelError: `always`, and there is nothing to rescale.
     """

@@ -36,11 +36,7 @@ class Builder(Protocol):
     """Builds plans: a backend, or an evaluator, which keeps what it built."""
 
     def build(self, plan: Plan) -> Executable:
-        """Build a plan.
-
-        Raises:
-            BackendError: The engine refuses it.
-        """
+        """Build a plan."""
 
 
 def narrow_space(prepared: Preparation, progress: Progress) -> Preparation:
@@ -61,12 +57,7 @@ def narrow_space(prepared: Preparation, progress: Progress) -> Preparation:
 
 
 def find_refused(space: SearchSpace, builder: Builder) -> tuple[Refused, ...]:
-    """Find the choices that a backend refuses by themselves, in a plan that it builds.
-
-    Args:
-        space: What may be chosen.
-        builder: Builds plans.
-    """
+    """Find the choices that a backend refuses by themselves, in a plan that it builds."""
     probe = _Probe(space, builder)
     order = sorted(space.schemes, key=lambda scheme: scheme is not Scheme.FP32)
     base = next((scheme for scheme in order if probe.refusal(scheme) is None), None)

@@ -48,13 +48,6 @@ def choose_observers(
 
     What it cannot see: errors so large that the network answers them nonlinearly.
 
-    Args:
-        captured: The captured model.
-        statistics: Of its tensors.
-        settings: How plans are built; their observers do not matter.
-        batches: Calibration data to compare on.
-        progress: Called after each chunk with its number of samples.
-
     Returns:
         By site; a site whose tensors no other reads in static int8 has none. `histogram` stands
         unless another has a tenth less error, since estimates on few samples are that uncertain.

@@ -198,16 +198,8 @@ def prepare(
 ) -> Preparation:
     """Do everything before the first candidate.
 
-    Args:
-        setup: Target, space, and how ranges are found.
-        subject: Model, data and metric.
-        progress: Shown the progress.
-        folder: Result folder of an earlier process, whose statistics may be taken over.
-        templates: Plans that must fit the model and the space.
-        is_timed: Whether what the backend leaves open (`auto`) is settled by timing plans, or
-            without: by what works.
-        equalisation: How channels are rescaled, where that is settled; None: find out.
-        settle: Settles what the backend leaves open, where plans are timed.
+    Where it is timed, what the backend leaves open (`auto`) is settled by timing plans, else by
+    what works; `folder` is that of an earlier process, whose statistics may be taken over.
 
     Raises:
         PlanError: A rule or a template does not fit.

@@ -26,13 +26,6 @@ def settle_ranges(
 ) -> MeasurementSettings:
     """Choose the observers of the sites with `mix`.
 
-    Args:
-        settings: Their engine is a real one.
-        captured: The captured model.
-        statistics: Of its tensors.
-        calibration: Data to choose on; the first 64 samples are used.
-        progress: Shown the progress.
-
     Raises:
         JobError: `mix`, for a model without a graph.
     """

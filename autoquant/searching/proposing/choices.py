@@ -13,11 +13,7 @@ from autoquant.core.space import Knob, SearchSpace
 
 
 class Choices:
-    """Draws plans of one space.
-
-    Args:
-        space: The space.
-    """
+    """Draws plans of one space."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._ranges = [range(len(knob.schemes)) for knob in space.free]

@@ -192,10 +192,7 @@ class Guide:
     ) -> Plan | None:
         """Give the new plan that gains most under one draw; None where the draw offers none.
 
-        Args:
-            random: Decides the draw.
-            pending: Plans that were asked for and not measured: they count as drawn.
-            taken: Plans that are not to be proposed.
+        Plans that are pending, asked for and not measured, count as drawn.
         """
         front = [self._front[number] for number in sorted(self._front)]
         if not front:
@@ -231,11 +228,6 @@ class Guide:
 
         The plans are those that would be proposed; what they gain is the mean over further draws
         of the models, so that a draw does not praise what it chose itself.
-
-        Args:
-            random: Decides the draws.
-            count: How many plans.
-            taken: Plans that are not to be proposed.
         """
         proposed: list[Plan] = []
         while len(proposed) < count:

@@ -17,9 +17,6 @@ class InTurn:
 
     Whose turn it is follows from how many plans were asked for, so that a resumed search goes on
     with the same one.
-
-    Args:
-        proposers: At least one.
     """
 
     def __init__(self, proposers: Sequence[Proposer]) -> None:

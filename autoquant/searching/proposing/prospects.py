@@ -57,11 +57,6 @@ class Prospects:
         It may when the cheapest plan that the models can imagine within the limits is not cheaper
         than one in hand by more than its error, or when no seeds are left and the next round
         promises too little. Before the first round after the uniform plans it may not.
-
-        Args:
-            candidates: What was measured.
-            taken: Plans that will not be proposed.
-            seeds_left: Whether seeds are left to ask for.
         """
         if all(item.origin.startswith(ALWAYS_WHOLE) for item in candidates):
             return False

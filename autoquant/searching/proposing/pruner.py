@@ -48,13 +48,7 @@ class Pruned:
 
 
 class Pruner:
-    """Knows the candidates so far, and says what of a new one could matter.
-
-    Args:
-        objectives: What the search minimizes.
-        limits: The user's constraints.
-        costs: Foresees what plans will cost.
-    """
+    """Knows the candidates so far, and says what of a new one could matter."""
 
     def __init__(self, objectives: Sequence[Goal], limits: Limits, costs: Costs) -> None:
         self._axes = tuple(item for item in objectives if not item.is_quality)

@@ -40,10 +40,6 @@ class Refusals:
     ruled out.
 
     It follows from the candidates alone, so that a resumed search rules out the same.
-
-    Args:
-        space: What may be chosen.
-        edges: Between sites.
     """
 
     def __init__(self, space: SearchSpace, edges: Iterable[Edge]) -> None:

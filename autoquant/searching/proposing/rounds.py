@@ -91,10 +91,8 @@ class Rounds:
     def run(self, *, seeds_alone: bool = False) -> Ended:
         """Run until the budget is spent; an interrupt keeps everything that is finished.
 
-        So does the loss of the workers, and a search in which every candidate failed.
-
-        Args:
-            seeds_alone: Run no round of proposals; one that was begun is left as it is.
+        So does the loss of the workers, and a search in which every candidate failed. With
+        `seeds_alone` no round of proposals is run; one that was begun is left as it is.
         """
         reason: StopReason | None = None
         lost = None

@@ -54,12 +54,6 @@ class SampledPlans:
     `BLOCK` free knobs it draws a random block; the others stay as in a plan of the window's
     frontier. So an ask costs the same whatever the number of trials and of knobs, and where there
     are few of both nothing is left out.
-
-    Args:
-        space: What may be drawn.
-        objectives: What to minimize (as losses).
-        limits: The user's constraints.
-        start: Makes a sampler of a seed.
     """
 
     def __init__(

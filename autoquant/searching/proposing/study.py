@@ -32,14 +32,7 @@ def write_study(
     limits: Limits,
     candidates: Sequence[Candidate],
 ) -> None:
-    """Write candidates as the trials of a study; what the file held is replaced.
-
-    Args:
-        path: Where to write, in the format of Optuna's journal storage.
-        space: What was searched.
-        objectives: What was minimized.
-        limits: The user's constraints.
-        candidates: By number.
+    """Write candidates as a study in Optuna's journal; what the file held is replaced.
 
     Raises:
         StorageError: The file cannot be written.

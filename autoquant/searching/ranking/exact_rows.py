@@ -26,11 +26,6 @@ def rows_that_matter(
 
     The smallest set of knobs whose rows hold 90% of the summed noise of the cheapest scheme, but
     no more than a third of all rows. Most noise first.
-
-    Args:
-        space: The knobs.
-        trials: All rows.
-        table: Their noise, to first order.
     """
     noise = _noise_of_cheapest(space, table)
     limit = most_exact_rows(len(trials))

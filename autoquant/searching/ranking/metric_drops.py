@@ -16,20 +16,7 @@ from autoquant.searching.preparing.preparation import Preparation
 def measure_drops(
     prepared: Preparation, table: SensitivityTable, count: int, progress: Progress
 ) -> Mapping[tuple[str, Scheme], Measurements]:
-    """Measure the metric's drop for the noisiest rows, on all evaluation samples.
-
-    Each row is a plan: the knob in its scheme, everything else in fp32. A row that the engine
-    refuses is left out, with a note.
-
-    Args:
-        prepared: Model, engine and data.
-        table: Says which rows are noisiest.
-        count: How many rows.
-        progress: Shown the progress.
-
-    Returns:
-        By knob and scheme the `accuracy`, and the `accuracy_drop` paired with fp32.
-    """
+    """Measure metric and drop, paired with fp32, of the noisiest rows on all evaluation samples."""
     rows = sorted((row for row in table.rows if row.part is Part.BOTH), key=lambda row: -row.noise)
     if count <= 0 or not rows:
         return {}

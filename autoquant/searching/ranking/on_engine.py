@@ -35,14 +35,6 @@ def measure_on_engine(
     activations cannot be told apart. Where a knob has no fp32, it has its most precise scheme in
     every other row, and the noise of that plan is taken off.
 
-    Args:
-        question: Model, knobs and data.
-        backend: Builds the plans.
-        model: The float model.
-        known: Rows that an earlier process measured, taken over as they are.
-        keep: Called with the rows of each knob once they are there.
-        progress: Called with the number of rows done.
-
     Raises:
         BackendError: The engine refuses a scheme that it says it supports; names the op.
     """

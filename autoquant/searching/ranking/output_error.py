@@ -54,12 +54,7 @@ def row_of_noise(trial: Trial, noise: float, stderr: float, method: Method) -> S
 
 
 class FloatOutputs:
-    """The float model's outputs on one chunk, and what is needed of them again and again.
-
-    Args:
-        outputs: What the model returned.
-        batch: The chunk.
-    """
+    """The float model's outputs on one chunk, and what is needed of them again and again."""
 
     def __init__(self, outputs: Any, batch: Batch) -> None:
         self.named = named_outputs(outputs)

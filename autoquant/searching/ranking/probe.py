@@ -32,13 +32,6 @@ class Probe(Interpreter):
     Toledo, J. ACM 58(2), 2011, section 2). Errors of different channels count as uncorrelated,
     which averages over channels what one draw of v leaves to chance; `rounding_power` has the
     equations. Rounding errors are formed in hooks, tensor by tensor, when the gradient arrives.
-
-    Args:
-        marked: The graph.
-        terms: Its rounding errors.
-        draw: Draws the signs.
-        memory_bytes: Rounding errors of weights up to this size are kept for all chunks.
-        weights: Which outputs count.
     """
 
     def __init__(

@@ -44,17 +44,11 @@ def rank_by_sensitivity(
     progress: Progress,
     folder: Path | None = None,
 ) -> SensitivityTable:
-    """Measure the sensitivity of every knob, or read what an earlier process found.
+    """Measure the sensitivity of every knob, or read what an earlier process left in the folder.
 
     The table carries its space. A saved table counts only if its digest is that of this model,
     these data and these settings. A measurement that was interrupted goes on: exact rows are saved
     knob by knob.
-
-    Args:
-        asked: By which procedure, and on how many samples.
-        prepared: The model, its space and its data.
-        progress: Shown the progress.
-        folder: Where a table may be, and where one is kept while it is measured; None: nowhere.
     """
     question = question_of(prepared, asked.samples)
     procedure = settle_procedure(asked.method, prepared.captured)

@@ -31,12 +31,7 @@ class Shared:
 
 
 class RoundedRun(RoundedGraph):
-    """Computes values of a graph with some of its sites rounded, sharing what does not change.
-
-    Args:
-        marked: The graph.
-        rounding: Rounds tensors as schemes do.
-    """
+    """Computes values of a graph with some of its sites rounded, sharing what does not change."""
 
     def __init__(self, marked: MarkedGraph, rounding: SchemeRounding) -> None:
         super().__init__(marked.sites, rounding, {}, keeps_values=True)
@@ -51,12 +46,7 @@ class RoundedRun(RoundedGraph):
         return dict(self.env)
 
     def run_plan(self, float_values: Values, choices: Choices) -> Values:
-        """Every value under a plan.
-
-        Args:
-            float_values: From `run_float`; inputs and weights are taken from there.
-            choices: Of every site.
-        """
+        """Every value under a plan."""
         self._start(float_values, choices, Shared())
         for node in self._graph.nodes:
             if node.op not in ("placeholder", "get_attr"):
@@ -66,14 +56,7 @@ class RoundedRun(RoundedGraph):
     def run_again(
         self, values: Values, nodes: Collection[Node], choices: Choices, shared: Shared
     ) -> Any:
-        """The model's outputs after a change, on top of known values.
-
-        Args:
-            values: Values of all nodes before the change.
-            nodes: What to compute, in execution order: all that the change reaches.
-            choices: Of every site that those nodes belong to.
-            shared: Rounded tensors of `values`, extended by this run.
-        """
+        """The outputs after a change, over all values before it; `nodes` are what it reaches."""
         self._start(values, choices, shared)
         computed: set[Node] = set()
         for node in nodes:

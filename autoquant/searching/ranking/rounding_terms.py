@@ -31,12 +31,6 @@ class RoundingTerms:
     Equal roundings of one tensor for the same readers are one term, whichever schemes and sites
     make them. What several sites of a knob read is rounded once for all of them. A term of part
     `BOTH` counts for the whole row alone (bf16's bias).
-
-    Args:
-        marked: The graph.
-        space: Its knobs.
-        rounding: How schemes round tensors.
-        parts: What is listed; the others have no terms.
     """
 
     def __init__(

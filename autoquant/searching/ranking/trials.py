@@ -53,11 +53,7 @@ class Question:
         return list_trials(self.space, self.sites)
 
     def chunks(self, memory_bytes: int) -> tuple[Batch, ...]:
-        """The samples in chunks; all tensors of the network for one chunk fit in memory.
-
-        Args:
-            memory_bytes: What the tensors of one chunk may take.
-        """
+        """The samples in chunks; all tensors of the network for one chunk fit in memory."""
         size = memory_bytes // max(1, _sample_bytes(self.captured.graph))
         return tuple(_cut(take_samples(self.batches, self.samples), max(1, min(_CHUNK, size))))
 

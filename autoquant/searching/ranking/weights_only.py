@@ -23,10 +23,6 @@ def measure_weights(question: Question, *, seed: int = 0) -> SensitivityTable:
     channels, and what activations do is left out, so a row of both parts is that of the weights
     and a knob without weights has none. Tokens and masks are those of the data: noise in their
     place may mask everything.
-
-    Args:
-        question: Model and knobs, and data for shapes, tokens and masks.
-        seed: Of the noise and of the random signs.
     """
     draw = torch.Generator().manual_seed(seed)
     batches = tuple(_noisy(batch, draw) for batch in take_samples(question.batches, _SAMPLES))

@@ -27,14 +27,6 @@ def best_few(
     Accuracy is taken to fall with the amplitude of the output noise, by the uniform plans that were
     measured; predicted noise is scaled so that it agrees with the noisiest of them. The cheapest
     plans below the limit come first, and one that lies just above, since the estimate is rough.
-
-    Args:
-        seeds: The program's plans.
-        space: The search space.
-        noise: Predicted noise-to-signal ratio, over knobs.
-        costs: Predicted cost, over knobs.
-        measured: What was measured so far.
-        limit: Largest accuracy drop; None: any, the plans are taken as they come.
     """
     known = [item for item in measured if {"sqnr_db", "accuracy_drop"} <= set(item.measurements)]
     noisiest = max(known, key=lambda item: -item.value("sqnr_db"), default=None)

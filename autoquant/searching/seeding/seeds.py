@@ -44,10 +44,6 @@ def uniform_plans(space: SearchSpace, sites: Sequence[Site]) -> tuple[Seed, ...]
     The first is all-fp32, or where no knob can choose it the plan of the most precise schemes;
     then the schemes of the space, cheapest first. A scheme that next to nothing of the model can
     take (weights alone, in a network of convolutions) is none of them.
-
-    Args:
-        space: The search space.
-        sites: Of the model.
     """
     return _once(_uniform(space, sites))
 

@@ -102,11 +102,7 @@ def find_edges(operators: Sequence[Operator]) -> tuple[Edge, ...]:
 
 
 class FileGraph:
-    """Who reads what, through operators of no site.
-
-    Args:
-        operators: Of the file, in its order.
-    """
+    """Who reads what in a file, through operators of no site."""
 
     def __init__(self, operators: Sequence[Operator]) -> None:
         self._operators = operators

@@ -27,11 +27,7 @@ from autoquant.model.graph.capture import Capture
 
 
 class EthosUBackend:
-    """Builds plans for LiteRT, and has Vela estimate them on an NPU.
-
-    Args:
-        request: What to build from; the batch of `timed` is what is estimated.
-    """
+    """Builds plans for LiteRT, and has Vela estimate them on an NPU, at the batch of `timed`."""
 
     def __init__(self, request: BuildRequest) -> None:
         self._configuration = configuration_of(request.settings)
@@ -51,11 +47,7 @@ class EthosUBackend:
         return site_support(self._configuration.accelerator, site, scheme)
 
     def build(self, plan: Plan) -> Executable:
-        """Build a plan for LiteRT, and estimate the same plan as Vela is given it.
-
-        Raises:
-            BackendError: LiteRT or Vela refuses an op, or an op would be left to the CPU.
-        """
+        """Build a plan for LiteRT, and estimate the same plan as Vela is given it."""
         built = self._litert.build(plan)
         refuse_substitution(
             self.name,
@@ -82,11 +74,7 @@ class EthosUBackend:
     def costs(
         self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
     ) -> CostTable:
-        """What Vela estimates of each op and boundary, from a few plans.
-
-        Raises:
-            BackendError: Vela refuses some choice of the space, or leaves it to the CPU.
-        """
+        """What Vela estimates of each op and boundary, from a few plans."""
         del inputs, clock
         return self._estimator.costs(space)
 
@@ -95,10 +83,6 @@ class EthosUBackend:
 
         Its inputs and outputs are integers, as the first and last ops compute: float ones would
         be converted by the CPU. The plan is inside, as JSON under the name `autoquant`.
-
-        Raises:
-            BackendError: LiteRT or Vela refuses the plan.
-            StorageError: The file cannot be written.
         """
         values = {
             **metadata,

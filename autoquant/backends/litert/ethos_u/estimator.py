@@ -21,24 +21,14 @@ _LEAST_PLANS, _MOST_PLANS = 16, 48
 
 
 class Estimator:
-    """Has Vela estimate plans.
-
-    Args:
-        file: The float model, converted for the batch that is estimated.
-        configuration: The NPU.
-    """
+    """Has Vela estimate plans of a float model, converted for the batch that is estimated."""
 
     def __init__(self, file: FloatFile, configuration: Configuration) -> None:
         self._file = file
         self._configuration = configuration
 
     def write(self, plan: Plan, metadata: Mapping[str, bytes] | None = None) -> Written:
-        """Write a plan as Vela takes it: with integers at its ends too.
-
-        Args:
-            plan: Of the model's sites.
-            metadata: Bytes that the file keeps, by name.
-        """
+        """Write a plan as Vela takes it: with integers at its ends too."""
         return write_plan(self._file, dict(plan.assignment), Boundary.PLAN, metadata)
 
     def milliseconds(self, plan: Plan) -> float:

@@ -13,11 +13,6 @@ def estimate_on_npu(written: Written, configuration: Configuration, batch: int) 
 
     Vela counts nothing for what it leaves to the CPU, so that such a plan would look fast.
 
-    Args:
-        written: The file, with integers at its ends.
-        configuration: The NPU.
-        batch: Samples that the file takes.
-
     Raises:
         BackendError: Vela refuses the file, or leaves an operator to the CPU (names its site).
     """

@@ -59,9 +59,6 @@ def estimate(file: bytes, configuration: Configuration) -> Estimate:
     """Compile a `.tflite` file for an NPU and read the compiler's own table of cycles.
 
     The numbers are those of Vela's command line (`--verbose-performance`).
-
-    Raises:
-        BackendError: Vela refuses the file.
     """
     with captured_prints(STDOUT) as said:
         try:

@@ -46,9 +46,6 @@ class TorchModulesBackend:
 
     The model runs as the user wrote it. Every module converts its own input and output, so its
     neighbours see fp32; ops that a forward calls by function stay in fp32.
-
-    Args:
-        request: Of a capture module by module.
     """
 
     def __init__(self, request: BuildRequest) -> None:
@@ -71,11 +68,7 @@ class TorchModulesBackend:
         return module_support(self._engine, site, scheme)
 
     def build(self, plan: Plan) -> Executable:
-        """Replace modules at the cached scales, run the example, and read back.
-
-        Raises:
-            BackendError: torch refuses a module, or runs something else than planned.
-        """
+        """Replace modules at the cached scales, run the example, and read back."""
         with self._refusing(f"plan {plan.digest}"):
             built, modules = self._build(plan)
             found = observe_modules(modules, lambda: self.run(built, self._example))
@@ -92,11 +85,7 @@ class TorchModulesBackend:
     def costs(
         self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
     ) -> CostTable:
-        """What each module takes in each scheme, timed where it stands.
-
-        Raises:
-            BackendError: A plan of one scheme cannot be built.
-        """
+        """What each module takes in each scheme, timed where it stands."""
 
         def build(plan: Plan) -> Built:
             with self._refusing(f"plan {plan.digest}"):
@@ -106,12 +95,7 @@ class TorchModulesBackend:
         return time_modules(space, build, clock)
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
-        """Write a TorchScript file that `torch.jit.load` runs; `autoquant.json` is inside.
-
-        Raises:
-            BackendError: torch refuses the plan, or the model cannot be traced.
-            StorageError: The file cannot be written.
-        """
+        """Write a TorchScript file that `torch.jit.load` runs; `autoquant.json` is inside."""
         module = self.build(plan).module
         values = {**metadata, "engine": self._engine}
         with tracing_form(module):

@@ -25,14 +25,7 @@ _INDEXED = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
 
 
 class ModuleBuilder:
-    """Builds the modules of plans; each is built once for a site and a scheme.
-
-    Args:
-        model: The float model; never changed.
-        captured: Its sites.
-        grids: Of what they read and write.
-        table: Which kernel runs which op.
-    """
+    """Builds the modules of plans; each is built once for a site and a scheme."""
 
     def __init__(
         self, model: nn.Module, captured: Capture, grids: TensorGrids, table: KernelTable

@@ -43,12 +43,6 @@ def time_modules(
 
     Modules convert their own inputs and outputs, so nothing is paid between them: the table has
     no boundaries. What lies outside the sites is the constant.
-
-    Args:
-        space: What may be chosen.
-        build: Gives, for a plan, what runs it once and the module of each site that is one.
-        clock: Seconds.
-        rounds: How often each plan is timed.
     """
     plans = uniform_plans(space)
     built = {plan: build(plan) for plan in plans}

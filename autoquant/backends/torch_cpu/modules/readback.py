@@ -36,10 +36,6 @@ def observe_modules(
     What counts are the kernels that reach torch's dispatcher while the module runs: a quantized
     one by its name, others by the dtype of what they read.
 
-    Args:
-        modules: By site.
-        run: Runs the model.
-
     Returns:
         By site, every way in which it computes, and the first kernel that does; one that was
         never called is missing.

@@ -14,13 +14,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Density:
-    """Counts of values in equal bins; within a bin they count as evenly spread.
-
-    Attributes:
-        counts: Shape (bins,): values in each bin, not negative.
-        low: Lower edge of the first bin.
-        high: Upper edge of the last bin; above `low`.
-    """
+    """Counts of values in equal bins from `low` to `high`, in each evenly spread."""
 
     counts: Floats
     low: float

@@ -23,10 +23,6 @@ def kl_range(density: Density, levels: int) -> Range:
     one bin for each level, as there: with an outlier beyond `bins / levels` times the bulk the
     bulk cannot be reached. The bin of zero counts as its neighbour, as in NVIDIA's
     pytorch-quantization: behind a relu it outweighs all others, and has no error on any grid.
-
-    Args:
-        density: Of the tensor's values.
-        levels: Of the grid: 256, or 128 with a reduced range.
     """
     bins = len(density.counts)
     zero = min(max(round(-density.low / density.width), 0), bins)

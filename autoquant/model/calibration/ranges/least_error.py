@@ -18,9 +18,6 @@ def least_error_range(density: Density) -> Range:
     The search of torch's HistogramObserver (caffe2's NormMinimization): every step gives up 1e-5
     of the values at the end where that skips more bins, until the error rises. torch computes in
     float32, this in float64: where two ranges err alike, the two may stop a step apart.
-
-    Args:
-        density: Of the tensor's values.
     """
     below = np.cumsum(density.counts)
     steps = np.arange(1, round(1 / _STEP) + 1) * _STEP

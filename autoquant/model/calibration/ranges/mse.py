@@ -21,10 +21,6 @@ def mse_range(density: Density, levels: int) -> Range:
     The criterion of Nagel et al., arXiv:2106.08295, section 3.1 (eq. 11), evaluated on the
     histogram; both ends are scanned from the full range down to a thousandth of it, then finely
     around what that found.
-
-    Args:
-        density: Of the tensor's values.
-        levels: Of the grid: 256, or 128 with a reduced range.
     """
     points, weights = _points(density)
     low, high = with_zero(density.low, density.high)

@@ -10,10 +10,6 @@ def percentile_range(density: Density, percentile: float) -> Range:
 
     Their percentile is one of absolute values, for symmetric grids; an affine grid has an end of
     its own on either side, so `100 - percentile` is clipped below and above.
-
-    Args:
-        density: Of the tensor's values.
-        percentile: Of the upper end, above 50 and at most 100.
     """
     share = percentile / 100.0
     return with_zero(density.quantile(1.0 - share), density.quantile(share))

@@ -15,13 +15,7 @@ def least_loss(
     lows: Sequence[float] | Floats,
     highs: Sequence[float] | Floats,
 ) -> Range:
-    """Find a range of least loss: the upper end with the lower at its widest, then in turn.
-
-    Args:
-        loss: Of a range.
-        lows: Candidates for the lower end, widest first.
-        highs: Candidates for the upper end, widest first; of equal losses the first stays.
-    """
+    """Find a range of least loss: the upper end with the lower at its widest, then in turn."""
     all_lows, all_highs = (list(dict.fromkeys(map(float, ends))) for ends in (lows, highs))
     low, high = all_lows[0], all_highs[0]
     for _ in range(_SWEEPS):

@@ -30,11 +30,6 @@ class TensorRanges:
     the op that writes it does (a sigmoid's); or what an observer finds: the one of the site that
     writes the tensor, else of the first site that reads it. A tensor that holds the values of
     another (a reshaped one, a max pool's) has that one's grid.
-
-    Args:
-        captured: The captured model.
-        statistics: Of its tensors.
-        settings: Observer, rules and bits.
     """
 
     def __init__(
@@ -75,9 +70,6 @@ class TensorRanges:
     def int8(self, tensor: str) -> TensorRange:
         """Range of a tensor on affine levels of 8 bits (7 with a reduced range).
 
-        Args:
-            tensor: Name of the node of the captured graph that writes it.
-
         Raises:
             ValueError: Calibration did not see it.
         """
@@ -85,20 +77,12 @@ class TensorRanges:
         return TensorRange(grid.lowest, grid.highest)
 
     def int16(self, tensor: str) -> TensorRange:
-        """Symmetric range of a tensor on levels -32767 to 32767.
-
-        Raises:
-            ValueError: Calibration did not see it.
-        """
+        """Symmetric range of a tensor on levels -32767 to 32767."""
         scale = self.int16_grid(tensor).scale
         return TensorRange(-32767 * scale, 32767 * scale)
 
     def int8_grid(self, tensor: str) -> Grid:
-        """Grid of 256 affine levels, of 128 with a reduced range.
-
-        Raises:
-            ValueError: Calibration did not see the tensor.
-        """
+        """Grid of 256 affine levels, of 128 with a reduced range."""
         name = self.source(tensor)
         key = ("int8", name)
         if key not in self._known:
@@ -106,11 +90,7 @@ class TensorRanges:
         return self._known[key]
 
     def int16_grid(self, tensor: str) -> Grid:
-        """Symmetric grid of levels -32768 to 32767, over the largest value that was seen.
-
-        Raises:
-            ValueError: Calibration did not see the tensor.
-        """
+        """Symmetric grid of levels -32768 to 32767, over the largest value that was seen."""
         name = self.source(tensor)
         key = ("int16", name)
         if key not in self._known:

@@ -26,11 +26,7 @@ def run_safely(evaluator: Evaluator, phase: Phase, task: Task) -> Outcome:
 
 
 class LocalExecutor:
-    """Evaluates tasks one by one, here; one that has begun cannot be stopped.
-
-    Args:
-        factory: Gives the evaluator; called once.
-    """
+    """Evaluates tasks one by one, here; one that has begun cannot be stopped."""
 
     def __init__(self, factory: EvaluatorFactory) -> None:
         self._evaluator = factory()

@@ -55,11 +55,7 @@ class Worker:
         """Answer; it is asked first, and answers as soon as a node has taken the worker in."""
 
     def load(self) -> Place:
-        """Load the subject, raising what the factory raises; a constructor would lose it.
-
-        Raises:
-            AutoquantError: What is wrong or missing here; names the node.
-        """
+        """Load the subject, raising what the factory raises; a constructor would lose it."""
         place = here()
         use_travelled_files()
         with missing_named():
@@ -80,12 +76,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Hiring:
-    """How workers are started.
-
-    Attributes:
-        execution: Resources of each, what travels, where times are taken.
-        factory: Reference of what gives an evaluator.
-    """
+    """How workers are started."""
 
     execution: Execution
     factory: Any

@@ -9,11 +9,6 @@ from autoquant.job import Execution
 def refuse_too_little(execution: Execution, cpus: float, gpus: float) -> None:
     """See that workers find their CPUs and GPUs.
 
-    Args:
-        execution: How many workers, and what each needs.
-        cpus: That Ray has.
-        gpus: That Ray has.
-
     Raises:
         ExecutionError: There are fewer.
     """

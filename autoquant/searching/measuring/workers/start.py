@@ -62,12 +62,5 @@ def start_executor(
     note: Note = lambda text: None,
     cpu: str | None = None,
 ) -> Executor:
-    """Start the executor that a job asks for.
-
-    Args:
-        execution: What it asks for.
-        factory: Gives each worker its evaluator.
-        note: Told what becomes of the workers.
-        cpu: Model of the CPU on which the float model was timed; None: of whichever comes first.
-    """
+    """Start the executor that a job asks for."""
     return _EXECUTORS[execution.kind](execution, factory, note, cpu)

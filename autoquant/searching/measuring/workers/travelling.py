@@ -28,10 +28,6 @@ def travelling_environment(files: Sequence[Path], packages: Sequence[str]) -> di
     packages (with its whole package), the files of entry points, and `files`. What Python has
     installed is not sent: torch, ray and the engines must be on the nodes, or in `packages`.
 
-    Args:
-        files: Files and folders that a job names, beside its entry points.
-        packages: What pip installs on the nodes.
-
     Raises:
         ExecutionError: A file is missing, or it is too much for Ray.
     """

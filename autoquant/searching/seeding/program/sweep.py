@@ -103,13 +103,7 @@ def sweep_frontier(
 def cheapest_choices(
     space: SearchSpace, costs: CostTable, limits: Sequence[Limit] = ()
 ) -> dict[str, Scheme] | None:
-    """Find the cheapest plan within limits, as the scheme of each knob; None: there is none.
-
-    Args:
-        space: The search space.
-        costs: Additive costs over knobs.
-        limits: What the plan must keep; costs over knobs.
-    """
+    """Find the cheapest plan within limits, as the scheme of each knob; None: there is none."""
     program = build_program(space, {}, costs, limits)
     room = _room(program)
     found = minimize(program, program.costs[0], program.costs[1:], room[1:])
