@@ -90,8 +90,9 @@ def _write(report: CheckReport, path: Path) -> None:
 def print_report(report: CheckReport, console: Console) -> None:
     """Print what `check` found, as tables."""
     console.print(f"{report.configuration} on torch/{report.engine}", highlight=False, markup=False)
-    if report.reach:
-        console.print(report.reach, highlight=False, markup=False)
+    for words in (report.reach, report.classes):
+        if words:
+            console.print(words, highlight=False, markup=False)
     for table in _tables(report):
         console.print(table)
     for concern in report.concerns:

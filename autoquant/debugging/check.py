@@ -33,6 +33,11 @@ from autoquant.debugging.structure.calls import (
     find_uncalled,
     find_unused,
 )
+from autoquant.debugging.structure.classes import (
+    count_classes,
+    describe_classes,
+    find_scarce_classes,
+)
 from autoquant.debugging.structure.configuration import (
     find_ineffective,
     list_ops,
@@ -144,21 +149,16 @@ def check(
         calibration_samples=setup.calibration.samples,
         form=DataForm.of_call(target, prepare, dynamic, cache_mb),
     )
-    return _check(setup, _few(subject), plan, mapping, shown(progress))
+    return _check(setup, subject, plan, mapping, shown(progress))
 
 
 def check_job(job: Job, plan: str, progress: Progress) -> CheckReport:
     """Check the model and the settings of a job under one of its plans."""
     needs_torch(job, "check")
     with progress.stage("loading model and data", None):
-        subject = _few(load_unscored(job))
+        subject = load_unscored(job)
     untimed = job.model_copy(update={"objectives": _UNTIMED})
     return _check(untimed, subject, plan, None, progress)
-
-
-def _few(subject: Subject) -> Subject:
-    """The same with the samples that a check looks at."""
-    return replace(subject, calibration=take_samples(subject.calibration, CHECK_SAMPLES))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,17 +178,23 @@ def _check(
     mapping: QConfigMapping | None,
     progress: Progress,
 ) -> CheckReport:
+    calibration = subject.calibration
+    subject = replace(subject, calibration=take_samples(calibration, CHECK_SAMPLES))
     prepared = prepare_untimed(setup, subject, progress, plan)
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     with progress.stage("looking at the structure", None):
         modules, structure = _structure(prepared, example)
         comparable = with_comparable_outputs(prepared.captured, example)
+        counts = count_classes(calibration, [item.shape for item in comparable.outputs])
+    captured = prepared.captured
     with progress.stage("reading back the configuration", None):
         built = _build(prepared, plan, mapping)
-    captured = prepared.captured
+    scarce = () if counts is None else find_scarce_classes(counts)
     misfits = find_misfit_ranges(prepared.settings.build.ranges, prepared.statistics.tensors)
     return CheckReport(
-        concerns=_attention_first([*structure, *comparable.concerns, *built.concerns, *misfits]),
+        concerns=_attention_first(
+            [*structure, *comparable.concerns, *built.concerns, *misfits, *scarce]
+        ),
         modules=modules,
         outputs=tuple(_given(comparable.outputs, captured, built.ops)),
         ops=built.ops,
@@ -197,6 +203,7 @@ def _check(
         configuration=built.name,
         samples=prepared.statistics.samples,
         reach="" if captured.reach is None else str(captured.reach),
+        classes=describe_classes(calibration, counts),
     )
 
 

@@ -160,6 +160,7 @@ def names() -> dict[str, Any]:
         "data": data,
         "fx_converted": convert_fx(prepared),
         "fx_fake": fake.eval(),
+        "classes": torch.tensor([0, 1, 2] * 21 + [3]),
         "dynamic": ao.quantize_dynamic(model, {nn.Linear}),
         "per_tensor": ao.QConfigMapping().set_global(per_tensor),
         "typo": ao.QConfigMapping().set_module_name("frist", per_tensor),

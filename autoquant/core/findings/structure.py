@@ -163,6 +163,8 @@ class CheckReport:
         configuration: What was configured: a plan's digest and schemes, or `QConfigMapping`.
         samples: Calibration samples that ranges come from.
         reach: How much of the model its sites hold, in words; empty where that is not known.
+        classes: Whether the calibration data hold every class, in words; empty where their targets
+            are no classes.
     """
 
     concerns: tuple[Concern, ...]
@@ -174,6 +176,7 @@ class CheckReport:
     configuration: str
     samples: int
     reach: str = ""
+    classes: str = ""
 
     @property
     def needs_attention(self) -> bool:
@@ -188,6 +191,7 @@ class CheckReport:
             "configuration": self.configuration,
             "samples": self.samples,
             "reach": self.reach,
+            "classes": self.classes,
             "concerns": [item.to_json() for item in self.concerns],
             "modules": [asdict(item) | {"verdict": item.verdict.value} for item in self.modules],
             "outputs": [asdict(item) for item in self.outputs],
