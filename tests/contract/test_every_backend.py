@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.core.backends import find_rows
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.capture import capture
 from tests.backend_contract import Opened, check_all
 
 BACKENDS = {
@@ -31,6 +34,26 @@ def test_a_backend_keeps_what_all_promise(name: str, tmp_path: Path) -> None:
     if row.missing:
         pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
     check_all(Opened(BACKENDS[name]), tmp_path)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_int8_sums_of_the_largest_values_do_not_overflow(name: str) -> None:
+    row = find_rows()[name]
+    if row.missing:
+        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
+    model = nn.Linear(64, 16).eval()
+    nn.init.ones_(model.weight)
+    inputs = (torch.linspace(0.9, 1.0, 32 * 64).reshape(32, 64),)
+    captured = capture(model, inputs)
+    statistics = calibrate(captured, [inputs])
+    settings = load_target(name).settle(BACKENDS[name], None)
+    request = BuildRequest(model, captured, statistics, settings, inputs, inputs)
+    backend = load_target(name).open_backend(request)
+    (site,) = captured.sites
+    built = backend.build(Plan.of({site.name: Scheme.INT8}))
+    with torch.no_grad():
+        expected = model(*inputs)
+    torch.testing.assert_close(backend.run(built.module, inputs), expected, rtol=0.02, atol=0.0)
 
 
 CALLS: dict[str, Callable[[Any, str, Tensor], Any]] = {

@@ -56,15 +56,25 @@ _WEIGHT_FORMS: Mapping[Scheme, WeightForm] = {
 
 
 class Assembler:
-    """Builds the model of a plan from the float graph and the ranges of its tensors."""
+    """Builds the model of a plan from the float graph and the ranges of its tensors.
+
+    Args:
+        bits: Of int8 activations: 8, or 7 where kernels overflow with 8.
+    """
 
     def __init__(
-        self, graph: FloatGraph, layout: Layout, ranges: TensorRanges, captured: Capture
+        self,
+        graph: FloatGraph,
+        layout: Layout,
+        ranges: TensorRanges,
+        captured: Capture,
+        bits: int = 8,
     ) -> None:
         self._graph = graph
         self._selections = _selections(captured)
         self._layout = layout
         self._ranges = ranges
+        self.widening = (_LEVELS - 1) / (2**bits - 1)
 
     def assemble(self, plan: Plan) -> tuple[ov.Model, Options]:
         """Give the model of a plan, and the options that it is to be compiled with.
@@ -329,6 +339,7 @@ class _Insertion:
         found = self._assembler.range_of(source, reader)
         if operand is not None:
             found = _centred(found, signed=operand == 1 or found.low < 0.0)
+        found = _widened(found, self._assembler.widening, centred=operand is not None)
         key = (value.get_node().get_friendly_name(), value.get_index(), found)
         if key not in self._quantizers:
             ends = np.float32(found.low), np.float32(found.high)
@@ -383,6 +394,16 @@ def _centred(found: TensorRange, *, signed: bool) -> TensorRange:
         return TensorRange(0.0, found.high)
     step = max(-found.low / 128.0, found.high / 127.0)
     return TensorRange(-128.0 * step, 127.0 * step)
+
+
+def _widened(found: TensorRange, widening: float, *, centred: bool) -> TensorRange:
+    """A range on so many more levels, of which it fills the lower ones, or the middle ones.
+
+    The plugin knows quantizers of 256 levels alone. So seven bits are half of 256 levels.
+    """
+    if centred:
+        return TensorRange(found.low * widening, found.high * widening)
+    return TensorRange(found.low, found.low + (found.high - found.low) * widening)
 
 
 def _has_one_reader(node: ov.Node) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.openvino.assembly import Assembler
-from autoquant.backends.openvino.engine import Options, compile_graph
+from autoquant.backends.openvino.engine import Options, activation_bits, compile_graph
 from autoquant.backends.openvino.files import write_model
 from autoquant.backends.openvino.graph import convert_float
 from autoquant.backends.openvino.judgement import Judge
@@ -48,8 +48,10 @@ class OpenVinoBackend:
         self._shapes = [ov.PartialShape(list(item.shape)) for item in request.example]
         self._graph = convert_float(request.captured, request.example)
         self._layout = lay_out(self._graph, request.captured)
-        ranges = TensorRanges(request.captured, request.statistics, request.settings)
-        self._assembler = Assembler(self._graph, self._layout, ranges, request.captured)
+        bits = activation_bits(request.settings)
+        settings = request.settings.with_bits(bits)
+        ranges = TensorRanges(request.captured, request.statistics, settings)
+        self._assembler = Assembler(self._graph, self._layout, ranges, request.captured, bits)
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How the engine runs one scheme of one site."""

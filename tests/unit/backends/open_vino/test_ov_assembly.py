@@ -43,6 +43,13 @@ class Residual(nn.Module):
         return self.third(self.pool(x + self.second(x)))
 
 
+class Gram(nn.Module):
+    """Multiplies rows with one another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ x.transpose(-1, -2)
+
+
 Assemble = Callable[..., tuple[ov.Model, Options]]
 
 
@@ -61,10 +68,10 @@ def assemble() -> Assemble:
     return build
 
 
-def _open(model: nn.Module) -> tuple[OpenVinoBackend, list[str]]:
+def _open(model: nn.Module, bits: int = 8) -> tuple[OpenVinoBackend, list[str]]:
     captured = capture(model.eval(), (IMAGES,), how="export")
     statistics = calibrate(captured, [(IMAGES,)])
-    settings = BuildSettings("openvino")
+    settings = BuildSettings("openvino").with_bits(bits)
     request = BuildRequest(model, captured, statistics, settings, (IMAGES,), (IMAGES,))
     return OpenVinoBackend(request), [site.name for site in captured.sites]
 
@@ -88,6 +95,20 @@ def test_an_int8_convolution_reads_a_quantizer_and_an_8_bit_weight(assemble: Ass
     assert quantized_tensors(model) == [("Add", ["Convolution"])]
     stored = [n for n in model.get_ordered_ops() if n.get_element_type() == ov.Type.i8]
     assert [tuple(node.get_output_shape(0)) for node in stored] == [(4, 4, 1, 1)]
+
+
+@pytest.mark.parametrize("kind", ["weights", "activations"])
+def test_seven_bits_are_the_lower_or_middle_half_of_the_levels(kind: str) -> None:
+    model = nn.Conv2d(3, 4, 1) if kind == "weights" else Gram()
+    highs = []
+    for bits in (8, 7):
+        backend, names = _open(model, bits)
+        made, _ = backend._assemble(Plan.of(dict.fromkeys(names, INT8)))
+        found = [n for n in made.get_ordered_ops() if n.get_type_name() == "FakeQuantize"]
+        ends = [[float(n.input_value(i).get_node().get_data()) for i in (1, 2)] for n in found]
+        highs.append([high - low for low, high in ends])
+    assert highs[0]
+    assert highs[1] == pytest.approx([255 / 127 * item for item in highs[0]], rel=0.02)
 
 
 def test_readers_of_one_tensor_share_its_quantizer(assemble: Assemble) -> None:
