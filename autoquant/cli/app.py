@@ -272,15 +272,17 @@ def ui(
 ) -> int:
     """Start the MLflow UI of a job's store, on loopback."""
     from autoquant.cli.candidates import job_of
-    from autoquant.results.mlflow.ui import runs_page, start_ui
+    from autoquant.results.mlflow.ui import experiment_pages, start_ui
 
     job = job_of(job_or_result)
     running = start_ui(job.tracking_uri, port)
     try:
-        page = runs_page(running.url, job.tracking_uri, job.experiment)
-        Console(emoji=False).print(
-            f"MLflow UI: {page} (Ctrl-C stops it)", highlight=False, soft_wrap=True
-        )
+        pages = experiment_pages(running.url, job.tracking_uri, job.experiment)
+        console = Console(emoji=False, highlight=False, soft_wrap=True)
+        console.print(f"MLflow UI: {pages.runs} (Ctrl-C stops it)")
+        for title, page in (("compared", pages.charts), ("last report", pages.report)):
+            if page is not None:
+                console.print(f"{title}: {page}")
         return running.wait()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autoquant.results.mlflow import entities
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 _PAGE = 1000
@@ -39,6 +40,17 @@ def find_parent(client: MlflowClient, experiment: str, search_id: str) -> str | 
         [experiment], f"tags.`{entities.SEARCH_TAG}` = '{search_id}'", max_results=1
     )
     return str(found[0].info.run_id) if found else None
+
+
+def find_last_search(client: MlflowClient, experiment: str) -> Run | None:
+    """Give the parent run of the search that was begun last, None where there is none."""
+    found = client.search_runs(
+        [experiment],
+        f"tags.`{entities.SEARCH_TAG}` != ''",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    return found[0] if found else None
 
 
 def find_children(client: MlflowClient, experiment: str, parent: str) -> dict[int, Child]:

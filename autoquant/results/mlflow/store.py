@@ -25,6 +25,7 @@ from autoquant.results.mlflow.connection import (
     store_errors,
 )
 from autoquant.results.mlflow.runs import Child, find_children, find_parent, log_batch
+from autoquant.results.mlflow.view import VIEW_TAG, view_state
 from autoquant.results.mlflow.winner import log_winner
 from autoquant.results.plan_file import plan_file_text
 from autoquant.results.recorders import Winner
@@ -81,6 +82,8 @@ def open_recorder(
             tags = entities.search_tags(facts, environment, settings.tags)
             run = client.create_run(experiment, tags=tags, run_name=facts.name)
             parent = str(run.info.run_id)
+        view = view_state(str(facts.settings.get("objectives", "")))
+        client.set_experiment_tag(experiment, VIEW_TAG, view)
         _describe(client, parent, facts, job_text, environment)
     return MlflowRecorder(client, experiment, parent, children, uri=uri, clock=clock)
 

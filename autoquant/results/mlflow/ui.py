@@ -17,14 +17,14 @@ from urllib.request import urlopen
 from autoquant.core.secrets import masked
 from autoquant.errors import TrackingError
 from autoquant.results.mlflow.connection import connect, refusals, resolve_uri
+from autoquant.results.mlflow.runs import find_last_search
+from autoquant.results.mlflow.view import Pages, pages_of
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 90.0
 _POLL_SECONDS = 0.25
 _LAST_LINES = 5
 _STORE = "MLFLOW_BACKEND_STORE_URI"
-_TRAINING_VIEW = "workflowType=machine_learning"
-"""Without it MLflow may open an experiment on traces of language models; there are none."""
 
 
 @dataclass(slots=True)
@@ -108,8 +108,8 @@ def start_ui(uri: str, port: int = 5000, *, patience_s: float = _START_SECONDS) 
     return running
 
 
-def runs_page(url: str, uri: str, experiment: str) -> str:
-    """Where a UI lists an experiment's runs; its first page where the store knows of none.
+def experiment_pages(url: str, uri: str, experiment: str) -> Pages:
+    """Where a UI shows an experiment; its first page where the store knows of none.
 
     Args:
         url: Of the UI.
@@ -122,9 +122,10 @@ def runs_page(url: str, uri: str, experiment: str) -> str:
     client = connect(resolve_uri(uri))
     with refusals(uri):
         found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return url
-    return f"{url}/#/experiments/{found.experiment_id}/runs?{_TRAINING_VIEW}"
+        if found is None:
+            return Pages(url)
+        last = find_last_search(client, found.experiment_id)
+    return pages_of(url, found, last)
 
 
 def _check_file(uri: str) -> None:

@@ -4,14 +4,17 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
 from autoquant.errors import TrackingError
+from autoquant.results.mlflow.connection import open_experiment
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
-from autoquant.results.mlflow.ui import runs_page, start_ui, ui_command
+from autoquant.results.mlflow.ui import experiment_pages, start_ui, ui_command
+from autoquant.results.mlflow.view import Pages
 from tests.unit.results.synthetic import FACTS
 
 
@@ -34,12 +37,27 @@ def test_the_ui_answers_on_loopback_beside_a_port_that_is_taken(tmp_path: Path) 
     assert running.wait() is not None
 
 
-def test_the_list_of_a_jobs_runs_is_linked_in_the_view_for_training(tmp_path: Path) -> None:
+def test_the_pages_of_a_job_are_those_of_its_last_search(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    open_recorder(TrackingSettings(uri, "digits"), FACTS, "", {})
-    page = runs_page("http://127.0.0.1:5000", uri, "digits")
-    assert page == "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
-    assert runs_page("http://127.0.0.1:5000", uri, "other") == "http://127.0.0.1:5000"
+    settings = TrackingSettings(uri, "digits")
+    open_recorder(settings, replace(FACTS, search_id="first"), "", {})
+    last = open_recorder(settings, replace(FACTS, search_id="last"), "", {})
+    pages = experiment_pages("http://127.0.0.1:5000", uri, "digits")
+    place = "http://127.0.0.1:5000/#/experiments/1/runs"
+    assert pages.runs == f"{place}?workflowType=machine_learning&viewStateShareKey=autoquant"
+    assert pages.charts == f"{pages.runs}&compareRunsMode=CHART"
+    assert pages.report == f"{place}/{last.run_id}/artifacts/report.html"
+
+
+def test_an_experiment_without_a_search_is_linked_in_the_view_for_training(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client, experiment = open_experiment(uri, "digits")
+    client.create_run(experiment)
+    pages = experiment_pages("http://127.0.0.1:5000", uri, "digits")
+    place = f"http://127.0.0.1:5000/#/experiments/{experiment}/runs"
+    assert pages == Pages(f"{place}?workflowType=machine_learning")
+    other = experiment_pages("http://127.0.0.1:5000", uri, "other")
+    assert other == Pages("http://127.0.0.1:5000")
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,9 @@ import pytest
 
 from autoquant.results.findings import Findings
 from autoquant.results.report import render_report
+from tests.browser import dom_of, needs_chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+pytestmark = needs_chromium
 
 SAYS = """<script>
 const errors = [];
@@ -55,13 +53,8 @@ addEventListener("load", () => {
 
 def look(page: Path, *options: str) -> Any:
     """What the page says of itself in a browser that reaches no network."""
-    assert CHROMIUM is not None
-    quiet = ("--headless=new", "--no-sandbox", "--disable-gpu", "--proxy-server=127.0.0.1:9")
-    dom = subprocess.run(
-        [CHROMIUM, *quiet, *options, f"--user-data-dir={page.parent / 'chromium'}", "--dump-dom",
-         page.as_uri()],
-        capture_output=True, text=True, timeout=100, check=True,
-    ).stdout  # fmt: skip
+    offline = "--proxy-server=127.0.0.1:9"
+    dom = dom_of(page.as_uri(), page.parent / "chromium", offline, *options)
     found = re.search(r'<pre id="said">(.*?)</pre>', dom, re.DOTALL)
     assert found is not None, dom[-2000:]
     return json.loads(unescape(found[1]))
