@@ -191,6 +191,13 @@ def normed(make: Callable[[nn.Module], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(make(nn.Linear(12, 16)), nn.ReLU(), nn.Linear(16, 4))
 
 
+def scripted() -> nn.Module:
+    inner = nn.Sequential(nn.Linear(16, 16), nn.ReLU()).eval()
+    traced = torch.jit.trace(nn.Sequential(nn.Linear(16, 8), nn.Tanh()).eval(), torch.zeros(2, 16))
+    parts = nn.Sequential(torch.jit.script(inner), traced)
+    return nn.Sequential(nn.Linear(12, 16), parts, nn.Linear(8, 4))
+
+
 def encoder() -> nn.Module:
     layer = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
     return nn.Sequential(nn.Unflatten(1, (1, 12)), nn.TransformerEncoder(layer, 2))
@@ -233,6 +240,7 @@ SITUATIONS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "a lock, and constants among the outputs": (Locked, ROWS),
     "FloatFunctional": (Fluent, ROWS),
     "a transformer encoder": (encoder, ROWS),
+    "ScriptModules inside": (scripted, ROWS),
 }
 
 

@@ -201,6 +201,42 @@ def test_what_an_export_prints_is_no_output_of_ours(capfd: pytest.CaptureFixture
     assert capfd.readouterr() == ("", "")
 
 
+class Loops(nn.Module):
+    """Has a branch that torch cannot turn into a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, steps: int = 2) -> Tensor:
+        if x.size(1) > 2:
+            x = x * 0.5
+        for _ in range(steps):
+            x = torch.relu(self.linear(x))
+        return x
+
+
+def test_script_modules_are_sites_on_the_paths_of_the_model() -> None:
+    inner = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval())
+    model = nn.Sequential(Base(), nn.Sequential(inner)).eval()
+    captured = capture(model, (X,))
+    assert [(site.name, site.module) for site in captured.sites] == [
+        ("0.linear", "0.linear"),
+        ("1.0:linear:0", "1.0"),
+    ]
+    assert torch.equal(captured.graph(X[:5]), model(X[:5]))
+    assert model[1][0] is inner
+
+
+def test_a_script_module_of_which_torch_makes_no_graph_is_named() -> None:
+    model = nn.Sequential(Base(), torch.jit.script(Loops().eval())).eval()
+    captured = capture(model, (X,))
+    assert [site.name for site in captured.sites] == ["0.linear"]
+    assert "torch makes no graph of the ScriptModule at '1'" in captured.notices[0]
+    with pytest.raises(ModelError, match=r"no graph of its ScriptModules \(1\)"):
+        export_float(captured, (X,))
+
+
 def test_minus_infinity_in_a_buffer_is_a_mask() -> None:
     assert subject_of(Masked().eval()).model.mask[3] == -torch.inf
     ruined = Masked().eval()

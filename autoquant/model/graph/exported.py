@@ -19,6 +19,7 @@ from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exporting import grown, quiet_export, said_of
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
+from autoquant.model.graph.scripts import find_scripts
 
 _ORIGIN = "autoquant"
 """Key in a node's `custom` metadata, which torch.export carries along."""
@@ -91,8 +92,12 @@ def _export(
                 return torch.export.export(module, inputs, dynamic_shapes=(shapes,), strict=False)
             except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
                 failure = failure or error
+    scripts = ", ".join(path.removeprefix("traced.model.") for path in find_scripts(module))
+    reason = (
+        f"torch makes no graph of its ScriptModules ({scripts})" if scripts else said_of(failure)
+    )
     raise ModelError(
-        f"torch.export cannot export the model: {said_of(failure)}",
+        f"torch.export cannot export the model: {reason}",
         hint="engines other than torch need it; search with backend.name: torch, or "
         "rewrite what it names",
     ) from failure

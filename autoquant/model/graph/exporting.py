@@ -30,6 +30,7 @@ from autoquant.model.data.trees import plain_structure, register_dataclasses
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.cells import CELLS
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
+from autoquant.model.graph.scripts import without_scripts
 from autoquant.model.graph.size_guards import SizeGuards
 
 _CHECKS = ("_assert", "sym_constrain_range", "_check")
@@ -61,6 +62,10 @@ def export_program(
         ModelError: torch.export cannot follow the model.
     """
     more = tuple(map(grown, example, dynamic))
+    with quiet_export(), torch.no_grad():
+        model = without_scripts(
+            model, lambda made: calling.call(made, [item.clone() for item in example])
+        )
     model = _with_keywords(_plain(model), calling.arguments(more)[1])
     tries = [(more, dynamic, Dim.DYNAMIC), (more, dynamic, Dim.AUTO)]
     longer = [
