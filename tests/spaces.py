@@ -8,7 +8,7 @@ from autoquant.backends.protocol import Backend
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.space import Knob, SearchSpace
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 
 
 def full_space(captured: Capture, backend: Backend) -> SearchSpace:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.owners import find_owners
+from autoquant.model.graph.site_nodes import find_owners
 
 Edge = tuple[str, str]
 

@@ -23,7 +23,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.few_samples import few_samples
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 
 __all__ = [
     "EAGER_FP32",

@@ -20,7 +20,7 @@ from autoquant.cli.options import (
     stdout,
     terminal,
 )
-from autoquant.core.observers import ObserverName
+from autoquant.core.ranges import ObserverName
 
 if TYPE_CHECKING:
     from autoquant.core.findings.calibrations import CalibrationTable

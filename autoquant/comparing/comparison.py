@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from autoquant.comparing.formats import type_of
 from autoquant.comparing.own_error import OwnError, OwnMean, name_of
 from autoquant.comparing.pairing import OpPair, feeds_of
 from autoquant.comparing.reading import read_rows
+from autoquant.comparing.reference import type_of
 from autoquant.comparing.runs import FloatRun, QuantizedModel
 from autoquant.comparing.sums import PairSums
 from autoquant.core.findings.layers import (

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from autoquant.comparing.formats import type_of
 from autoquant.comparing.pairing import OpPair
 from autoquant.comparing.runs import Run, See, first_tensor
 from autoquant.comparing.sums import PairSums
@@ -219,3 +218,15 @@ def is_float_weight(weight: Tensor) -> bool:
 def _node(captured: Capture, name: str) -> Node:
     found: Node = next(node for node in captured.graph.graph.nodes if node.name == name)
     return found
+
+
+def type_of(model: GraphModule, names: tuple[str, ...]) -> str:
+    """The functions of an op: `conv2d + relu`."""
+    nodes = {node.name: node for node in model.graph.nodes if node.name in names}
+    return " + ".join(_type_of(nodes[name]) for name in names)
+
+
+def _type_of(node: Node) -> str:
+    if node.op == "placeholder":
+        return "input"
+    return op_name(node) or getattr(node.target, "__name__", str(node.target))

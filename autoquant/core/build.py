@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoquant.core.equalisation import Equalisation
-from autoquant.core.observers import ObserverName
-from autoquant.core.ranges import RangeRules
+from autoquant.core.ranges import ObserverName, RangeRules
 
 _STOOD_ALONE = ("engine", "kernels", "accelerator", "profile")
 """Options of single backends that older files name beside `options`."""

@@ -91,3 +91,10 @@ class AskLog(Protocol):
 
     def told(self, number: int) -> None:
         """Keep that the strategy was told of all candidates of a round, as they are kept."""
+
+
+class Recorder(Protocol):
+    """Keeps candidates: in the result folder, in MLflow."""
+
+    def candidate(self, candidate: Candidate) -> None:
+        """Keep a candidate. The same number again replaces what was kept before."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from autoquant.core.observers import ObserverName
+from autoquant.core.ranges import ObserverName
 
 __all__ = ["Array", "CalibrationStatistics", "ObserverName", "TensorStatistics"]
 

@@ -57,13 +57,12 @@ from autoquant.job.document import settings_from
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import take_samples
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject, load_unscored, unscored_subject
 from autoquant.results.terminal import shown
 from autoquant.results.wording import counts_text
-from autoquant.searching.pair import find_plan, prepare_untimed
+from autoquant.searching.pair import find_plan, needs_torch, prepare_untimed
 from autoquant.searching.preparing.preparation import FEW_SAMPLES, Preparation
-from autoquant.searching.preparing.torch_graphs import needs_torch
 
 if TYPE_CHECKING:
     from autoquant.torch_ao.qconfig import QConfigMapping

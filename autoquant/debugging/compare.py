@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from autoquant.backends.reference import reference_rounding
+from autoquant.backends.targets import reference_rounding
 from autoquant.comparing.comparison import compare_layers
 from autoquant.comparing.own_error import OwnError
 from autoquant.comparing.reference import ReferencePlan
@@ -23,15 +23,19 @@ from autoquant.errors import PlanError
 from autoquant.job import Setup
 from autoquant.job.document import settings_from
 from autoquant.model.data.batches import Batch, take_samples
-from autoquant.model.data.chosen_samples import pick_samples
-from autoquant.model.data.data_set import sizes_of
+from autoquant.model.data.data_set import pick_samples, sizes_of
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject, SubjectRecipe, unscored_subject
 from autoquant.results.terminal import shown
-from autoquant.searching.pair import find_plan, needs_graph, prepare_untimed, uniform_plan
+from autoquant.searching.pair import (
+    find_plan,
+    needs_graph,
+    needs_torch,
+    prepare_untimed,
+    uniform_plan,
+)
 from autoquant.searching.preparing.preparation import Preparation, capture_subject
-from autoquant.searching.preparing.torch_graphs import needs_torch
 
 _EXAMPLE_SAMPLES = 3
 

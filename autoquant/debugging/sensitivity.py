@@ -12,9 +12,13 @@ from torch import nn
 from autoquant import metrics
 from autoquant.core.calls import Count, checked
 from autoquant.core.equalisation import Equalise
-from autoquant.core.findings.least_sensitive import Tail, read_tail, tail_of
-from autoquant.core.findings.sensitivity_report import SensitivityReport
-from autoquant.core.findings.weight_or_input import find_dual_ops
+from autoquant.core.findings.sensitivity_report import (
+    SensitivityReport,
+    Tail,
+    find_dual_ops,
+    read_tail,
+    tail_of,
+)
 from autoquant.core.measurement import Measurements
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
@@ -22,7 +26,7 @@ from autoquant.core.sensitivity import Measure, Part, Procedure, SensitivityTabl
 from autoquant.errors import PlanError
 from autoquant.job import SensitivitySettings, Setup
 from autoquant.job.document import settings_from
-from autoquant.model.data.chosen_samples import pick_samples
+from autoquant.model.data.data_set import pick_samples
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import Metric, Subject, build_subject
 from autoquant.results.terminal import shown

@@ -27,9 +27,8 @@ from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import JobRecipe, Metric, Subject, build_subject
 from autoquant.results.finetune_folder import FinetuneFolder
 from autoquant.results.terminal import shown
-from autoquant.searching.pair import find_plan, prepare_untimed
+from autoquant.searching.pair import find_plan, needs_torch, prepare_untimed
 from autoquant.searching.preparing.preparation import Preparation
-from autoquant.searching.preparing.torch_graphs import needs_torch
 
 FOLDER = "finetune"
 """Where `autoquant finetune` writes, within the job's output folder."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoquant.backends.protocol import Backend
-from autoquant.core.findings.finetuning import Recovery
+from autoquant.core.findings.finetuning import Recovery, Standing
+from autoquant.core.measurement import Kind, Measurement
 from autoquant.core.progress import Progress, Silent
-from autoquant.finetuning.recovery import Runs, measure_recovery
 from autoquant.finetuning.result import FinetuneResult
 from autoquant.finetuning.training.state import TrainingState
 from autoquant.finetuning.training.trainer import Trainer
 from autoquant.finetuning.training.twin import Twin
-from autoquant.model.subject import Subject
+from autoquant.model.data.batches import Batch
+from autoquant.model.subject import Metric, Subject
 from autoquant.results.finetune_folder import QUANTIZED, FinetuneFolder
 from autoquant.searching.measuring.evaluator import build_backend
+from autoquant.searching.measuring.quality import FloatReference, measure_quality, run_reference
 from autoquant.searching.pair import Pair
 from autoquant.searching.preparing.preparation import capture_subject
 
@@ -102,3 +105,65 @@ def _keep(folder: FinetuneFolder, result: FinetuneResult, backend: Backend) -> N
     if backend.suffix != ".ts":  # a description's plan, no TorchScript
         path = path.with_suffix(backend.suffix)
     backend.export(result.plan, path, result.to_json())
+
+
+Run = Callable[[tuple[Tensor, ...]], Any]
+
+_NAME = "accuracy"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """The models that are compared, each as a function of a batch's inputs.
+
+    Attributes:
+        float_model: As the user gave it.
+        before: The plan, built before training.
+        after: The plan, built after training.
+        emulated: The fake-quantized model after training.
+        trained_float: The float model with the trained weights.
+        kind: Of what the engine gave: `emulated` where an op of the plan is.
+    """
+
+    float_model: Run
+    before: Run
+    after: Run
+    emulated: Run
+    trained_float: Run
+    kind: Kind
+
+
+def measure_recovery(runs: Runs, batches: Sequence[Batch], metric: Metric, data: str) -> Recovery:
+    """Measure all of them on one data set.
+
+    Raises:
+        NotFiniteError: Outputs hold NaN or infinity; names the batch.
+    """
+    functions = {_NAME: metric}
+    floats = run_reference(runs.float_model, batches, functions)
+
+    def standing(run: Run, kind: Kind) -> Standing:
+        found = _measure(run, floats, metric, kind)
+        return Standing(found[_NAME], found[f"{_NAME}_drop"])
+
+    before = run_reference(runs.before, batches, functions)
+    gained = _measure(runs.after, before, metric, runs.kind)[f"{_NAME}_drop"]
+    engine = run_reference(runs.after, batches, functions)
+    apart = _measure(runs.emulated, engine, metric, Kind.EMULATED)
+    return Recovery(
+        data=data,
+        float_score=_measure(runs.float_model, floats, metric, Kind.MEASURED)[_NAME],
+        before=standing(runs.before, runs.kind),
+        after=standing(runs.after, runs.kind),
+        emulated=standing(runs.emulated, Kind.EMULATED),
+        trained_float=standing(runs.trained_float, Kind.MEASURED),
+        gain=replace(gained, value=-gained.value),
+        gap=apart[f"{_NAME}_drop"],
+        gap_sqnr_db=apart["sqnr_db"],
+    )
+
+
+def _measure(
+    run: Run, reference: FloatReference, metric: Metric, kind: Kind
+) -> dict[str, Measurement]:
+    return measure_quality(run, reference, {_NAME: metric}, kind).measurements

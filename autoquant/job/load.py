@@ -18,7 +18,7 @@ from autoquant.errors import JobError, PlanError
 from autoquant.job.backend import backend_from_text, resolve_backend
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.schema import METRICS, Job, SearchSettings
-from autoquant.job.shipped import shipped_folders
+from autoquant.job.section import shipped_folders
 from autoquant.job.yaml_text import parse_yaml, read_yaml_mapping
 
 SPACES = "search_spaces"

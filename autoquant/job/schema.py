@@ -22,7 +22,7 @@ from pydantic import (
 
 from autoquant.core.equalisation import Equalise
 from autoquant.core.objectives import Goal, Objective
-from autoquant.core.observers import ObserverName
+from autoquant.core.ranges import ObserverName
 from autoquant.core.sensitivity import Procedure
 from autoquant.job.backend import BackendSettings, backend_settings
 from autoquant.job.finetuning import Finetuning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -47,3 +48,9 @@ class Score(Section):
     entry: EntryText
 
     _form = field_validator("entry")(check_entry)
+
+
+def shipped_folders(kind: str) -> tuple[Path, ...]:
+    """Where files of a kind (`spaces`) may be: in a checkout, and in an installed package."""
+    package = Path(__file__).resolve().parent.parent
+    return (package.parent / kind, package / kind)

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from autoquant.core.history import Recorder
 from autoquant.core.measurement import Candidate
-from autoquant.core.recording import Recorder
 from autoquant.results.findings import Findings
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from autoquant.core.findings.least_sensitive import NEAR_ZERO, Tail
-from autoquant.core.findings.sensitivity_report import SensitivityReport
-from autoquant.core.findings.weight_or_input import DualOp
+from autoquant.core.findings.sensitivity_report import NEAR_ZERO, DualOp, SensitivityReport, Tail
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityRow
 

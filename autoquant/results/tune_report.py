@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from autoquant.core.findings.tuning import RULE, Attempt, Stage, TuneReport, Verdict
 from autoquant.core.plan import PLAN_FORMAT, Plan
+from autoquant.results import files
+from autoquant.results.plan_file import plan_file_text
+from autoquant.results.storage import write_json, write_text
 from autoquant.results.wording import ScoreUnit, counts_text, score_unit, with_spread
 
 HEADS = ("stage", "tried", "ops", "int16 share", "drop", "verdict")
@@ -123,3 +127,13 @@ def _attempt_json(attempt: Attempt) -> dict[str, Any]:
         "verdict": attempt.verdict.value,
         **attempt.candidate.to_json(),
     }
+
+
+def write_tuning(folder: Path, report: TuneReport, name: str) -> None:
+    """Write `tune.json`, `tune.md`, and the plan where there is one, `tuned.json`."""
+    write_json(folder / files.TUNE, tune_json(report))
+    write_text(folder / files.TUNE_REPORT, tune_markdown(report, name))
+    if report.plan is not None:
+        write_text(folder / files.TUNED, plan_file_text(report.plan))
+    else:
+        (folder / files.TUNED).unlink(missing_ok=True)

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from autoquant.core.evaluation import Executor, Phase, Task
 from autoquant.core.frontier import Frontier
+from autoquant.core.history import Recorder
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.progress import Progress
-from autoquant.core.recording import Recorder
 from autoquant.searching.measuring.plan_timer import differ
 
 FindFrontier = Callable[[Sequence[Candidate]], Frontier]

@@ -34,9 +34,8 @@ from autoquant.searching.proposing.samplers import GUIDED
 from autoquant.searching.proposing.strategy import Proposer
 from autoquant.searching.ranking.exact import measure_exact
 from autoquant.searching.ranking.ranked import question_of
-from autoquant.searching.seeding.near_limit import best_few
 from autoquant.searching.seeding.program.additive import Limit
-from autoquant.searching.seeding.seeds import PROGRAM, Seed, seed_plans
+from autoquant.searching.seeding.seeds import PROGRAM, Seed, best_few, seed_plans
 
 _NOISE_TRUST = Trust(term=0.5, group=0.3, constant=0.0, misfit=0.1)
 """Sensitivities are taken on few samples and add up only roughly: interactions are the misfit."""

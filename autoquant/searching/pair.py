@@ -8,12 +8,13 @@ from pathlib import Path
 
 from autoquant.backends.protocol import Backend, Executable
 from autoquant.backends.targets import load_target
+from autoquant.core.backends import BY_TORCH
 from autoquant.core.equalisation import Equalisation
 from autoquant.core.plan import Plan, equalised_weights, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
-from autoquant.errors import ModelError, PlanError, StorageError
+from autoquant.errors import BackendError, ModelError, PlanError, StorageError
 from autoquant.job import Job, Setup, SpaceRules
 from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import JobRecipe, Subject
@@ -196,3 +197,17 @@ def read_plan(text: str) -> Plan:
             hint=f"schemes: {', '.join(scheme.value for scheme in Scheme)}",
         )
     return load_plan(text)
+
+
+def needs_torch(setup: Setup, command: str) -> None:
+    """Refuse a setup whose plans are not built by torch, before anything is loaded.
+
+    Raises:
+        BackendError: The backend is another one.
+    """
+    if setup.backend.name not in BY_TORCH:
+        raise BackendError(
+            f"{command} looks into the graph that torch runs, and backend.name is "
+            f"{setup.backend.name}",
+            hint="--set backend=auto shows the same plan on torch's engines",
+        )

@@ -14,7 +14,7 @@ from autoquant.core.progress import Progress, Silent
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.job import Execution, SearchSettings, Setup
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.results.environment import describe_machine
 from autoquant.searching.guidance import profile_here

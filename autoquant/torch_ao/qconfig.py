@@ -24,10 +24,9 @@ from torch.ao.quantization import (
 )
 
 from autoquant.core.build import BuildSettings
-from autoquant.core.observers import ObserverName
 from autoquant.core.plan import Plan
 from autoquant.core.precision import BY_GROUP, Mode, Scheme
-from autoquant.core.ranges import FixedRange
+from autoquant.core.ranges import FixedRange, ObserverName
 from autoquant.core.sites import OpKind, Site
 from autoquant.model.calibration.ranges.density import Density
 from autoquant.model.calibration.ranges.find import FROM_HISTOGRAM

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.ao.nn.quantized.reference.modules.utils import ReferenceQuantizedModule
 from torch.fx import GraphModule, Interpreter, Node
 
-from autoquant.backends.tensor_types import OpTypes, WeightType
+from autoquant.backends.examination import OpTypes, WeightType
 from autoquant.torch_ao.readback import float_name
 from autoquant.torch_ao.scales import KnownScale
 

@@ -28,7 +28,7 @@ from autoquant.results import files
 from autoquant.results.lock import FolderLock
 from autoquant.results.measured_plans import EvaluatedPlans
 from autoquant.results.terminal import shown
-from autoquant.results.tune_folder import write_tuning
+from autoquant.results.tune_report import write_tuning
 from autoquant.results.wording import counts_text
 from autoquant.searching.pair import prepare_untimed
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful

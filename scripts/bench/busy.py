@@ -27,7 +27,7 @@ from statistics import median
 import torch
 from report import Row, show
 
-from autoquant.backends.native_plan import native_plan
+from autoquant.backends.targets import native_plan
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Measurements
 from autoquant.core.plan import Plan

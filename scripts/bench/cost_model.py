@@ -31,9 +31,9 @@ from autoquant.backends.torch_cpu.profile import Profile, profile_costs
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Silent
 from autoquant.job import load_job
+from autoquant.model.heap import keep_freed_memory
 from autoquant.model.subject import JobRecipe
 from autoquant.searching.costing.cost_model import CostModel, Observation
-from autoquant.searching.measuring.allocator import keep_freed_memory
 from autoquant.searching.measuring.evaluator import build_request, latency_inputs
 from autoquant.searching.measuring.latency import measure_latency
 from autoquant.searching.preparing.preparation import Preparation, prepare

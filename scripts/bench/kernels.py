@@ -18,14 +18,13 @@ import torch
 from cost_model import EXPERIMENTS, JOBS
 from report import Row, show
 
-from autoquant.backends.torch_cpu.op_kernels import Kernels
-from autoquant.backends.torch_cpu.options import kernels_in
+from autoquant.backends.torch_cpu.options import Kernels, kernels_in
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.job import load_job
+from autoquant.model.heap import keep_freed_memory
 from autoquant.model.subject import JobRecipe
-from autoquant.searching.measuring.allocator import keep_freed_memory
 from autoquant.searching.measuring.evaluator import build_evaluator
 from autoquant.searching.pair import uniform_plan
 from autoquant.searching.preparing.preparation import Preparation, prepare

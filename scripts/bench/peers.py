@@ -45,7 +45,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.job import Job, load_job
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import HeldRecipe, Subject, build_subject
 from autoquant.searching.measuring.evaluator import PlanEvaluator, build_evaluator
 from autoquant.searching.preparing.preparation import Preparation, prepare

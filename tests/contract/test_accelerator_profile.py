@@ -13,10 +13,9 @@ from torch import nn
 
 import autoquant as aq
 from autoquant.backends.profile.backend import ProfileBackend
-from autoquant.backends.profile.reading import read_accelerator
+from autoquant.backends.profile.reading import read_accelerator, shipped_profiles
 from autoquant.backends.profile.reference import reference_engine
 from autoquant.backends.profile.schema import SCHEMES
-from autoquant.backends.profile.shipped import shipped_profiles
 from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend

@@ -21,8 +21,7 @@ pytest.importorskip("litert_torch")
 from autoquant.backends.litert.convert import convert_float
 from autoquant.backends.litert.ethos_u.backend import EthosUBackend
 from autoquant.backends.litert.ethos_u.configuration import find_configuration
-from autoquant.backends.litert.ethos_u.estimator import Estimator
-from autoquant.backends.litert.ethos_u.readback import estimate_on_npu
+from autoquant.backends.litert.ethos_u.estimator import Estimator, estimate_on_npu
 from autoquant.backends.litert.ethos_u.support import kind_support, site_support
 from autoquant.backends.litert.ethos_u.target import variants
 from autoquant.backends.litert.ethos_u.vela import estimate

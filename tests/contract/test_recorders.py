@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from autoquant.core.history import Recorder
 from autoquant.core.measurement import Candidate, Failure
 from autoquant.core.precision import Scheme
-from autoquant.core.recording import Recorder
 from autoquant.results.folder import ResultFolder
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
 from autoquant.results.recorders import JointRecorder

@@ -20,9 +20,9 @@ from autoquant.backends.torch_cpu.engines import engines_here, using_engine
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.kernel_readback import read_back
 from autoquant.core.build import BuildSettings
-from autoquant.core.observers import ObserverName
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.ranges import ObserverName
 from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.calibration.calibrate import calibrate

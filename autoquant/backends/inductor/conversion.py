@@ -16,7 +16,7 @@ from autoquant.backends.inductor.torchao import pt2e, quiet
 from autoquant.core.plan import Plan
 from autoquant.errors import BackendError, ModelError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exporting import said_of
 
 MARK = "autoquant"

@@ -23,7 +23,7 @@ from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.aten import op_name
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 
 
 def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorRanges) -> FloatFile:

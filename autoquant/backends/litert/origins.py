@@ -13,8 +13,8 @@ from torch.fx import Interpreter, Node
 from autoquant.backends.litert.operators import MOVED_INPUT, MOVES
 from autoquant.backends.litert.schema import Array, Graph
 from autoquant.backends.litert.session import observed_tensors
-from autoquant.model.graph.capture import Capture
-from autoquant.model.graph.owners import find_owners
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.site_nodes import find_owners
 
 _TOLERANCE = 1e-4
 """Of a statistic, relative to its size: two kernels' float32 sums differ by about 1e-6."""

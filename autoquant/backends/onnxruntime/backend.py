@@ -31,7 +31,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.exported import export_float
-from autoquant.model.graph.owners import find_owners
+from autoquant.model.graph.site_nodes import find_owners
 
 METADATA = "autoquant"
 """Key of the model's metadata: the plan, its digest and its measurements, as JSON."""

@@ -22,7 +22,7 @@ from autoquant.backends.onnxruntime.bodies import read_by, rename_outer
 from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
 from autoquant.errors import BackendError
 from autoquant.model.data.outputs import OutputStructure
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exported import Exported, origins
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 

@@ -27,7 +27,7 @@ from autoquant.core.precision import BY_GROUP, Scheme
 from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRange, TensorRanges
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 
 _LEVELS = 256
 _LARGEST = float(np.finfo(np.float32).max)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,9 @@ import openvino as ov
 import torch
 from torch import Tensor, nn
 
+from autoquant.backends.exported_file import writing
 from autoquant.backends.openvino.assembly import Assembler
 from autoquant.backends.openvino.engine import Options, activation_bits, compile_graph
-from autoquant.backends.openvino.files import write_model
 from autoquant.backends.openvino.graph import convert_float
 from autoquant.backends.openvino.judgement import Judge
 from autoquant.backends.openvino.layout import lay_out
@@ -138,3 +139,27 @@ class OpenVinoBackend:
         executed = judge.read(plan)
         refuse_substitution("openvino", plan, executed, judge.accepts)
         return executed
+
+
+METADATA = "autoquant"
+"""Key in the model's runtime information: the plan, its digest and its measurements, as JSON."""
+
+
+def write_model(model: ov.Model, options: Options, path: Path, metadata: Mapping[str, Any]) -> Path:
+    """Write a model as `.xml` with its weights in `.bin` beside, and what to compile it with.
+
+    The weights of integer sites are stored in 8 bits. The model names the options that decide
+    its precision; those that the plugin reads from a model it obeys by itself, and the marks on
+    single ops hold whatever the precision hint.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    written = model.clone()
+    compiled = options.with_threads(metadata.get("threads", 1))
+    written.set_rt_info(json.dumps({**metadata, "openvino": compiled}), [METADATA])
+    for name, value in options.properties.items():
+        written.set_rt_info(value, ["runtime_options", name])
+    with writing(path):
+        ov.serialize(written, path)
+    return path

@@ -23,7 +23,7 @@ from torch.fx import GraphModule
 
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exported import export_float, origins
 from autoquant.model.graph.recurrent_shapes import number_of_steps
 

@@ -10,8 +10,8 @@ import openvino as ov
 
 from autoquant.backends.openvino.graph import FloatGraph
 from autoquant.core.sites import Site
-from autoquant.model.graph.capture import Capture
-from autoquant.model.graph.owners import find_owners
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.site_nodes import find_owners
 
 KEEPING = frozenset(
     {

@@ -13,7 +13,7 @@ from autoquant.core.measurement import Kind
 from autoquant.core.precision import Precision, Scheme
 from autoquant.core.sites import OpKind, Site
 from autoquant.errors import BackendError
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 
 _BIAS_BYTES = 4
 _CONVOLUTIONS = frozenset({OpKind.CONV1D, OpKind.CONV2D, OpKind.CONV3D})

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
-from autoquant.backends.profile.shipped import find_profile
+from autoquant.backends.profile.reading import find_profile
 from autoquant.errors import StorageError
 from autoquant.job.backend import MISSING_OPTION, BackendSettings
 

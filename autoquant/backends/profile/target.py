@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from autoquant.backends.profile.backend import ProfileBackend
+from autoquant.backends.profile.reading import shipped_profiles
 from autoquant.backends.profile.reference import reference, reference_settings
-from autoquant.backends.profile.shipped import shipped_profiles
 from autoquant.backends.profile.support import kind_support, site_support
 from autoquant.backends.protocol import IntegerWriter, Target
 from autoquant.core.build import BuildSettings

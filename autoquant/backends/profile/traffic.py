@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from autoquant.model.graph.capture import Capture
-from autoquant.model.graph.owners import find_owners
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.site_nodes import find_owners
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from autoquant.backends.torch_cpu.engines import engines_here, has_fp16_linear
-from autoquant.backends.torch_cpu.op_kernels import Kernels
+from autoquant.backends.torch_cpu.options import Kernels
 from autoquant.backends.torch_cpu.profile import Profile
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import Site

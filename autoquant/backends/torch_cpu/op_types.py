@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from autoquant.backends.tensor_types import OpTypes, WeightType
+from autoquant.backends.examination import OpTypes, WeightType
 from autoquant.backends.torch_cpu.emission import ROUNDED_TO
 from autoquant.backends.torch_cpu.kernel_readback import Reading, rounding_of
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight, Recipe

@@ -13,7 +13,7 @@ from autoquant.backends.protocol import (
     Target,
     every_kind,
 )
-from autoquant.backends.torch_cpu.engine_choice import describe, time_engines
+from autoquant.backends.torch_cpu.engine_choice import describe, time_engines, time_kernels
 from autoquant.backends.torch_cpu.engines import (
     POINTWISE,
     engines_here,
@@ -23,13 +23,11 @@ from autoquant.backends.torch_cpu.engines import (
 )
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.grids import settled_bits
-from autoquant.backends.torch_cpu.kernel_choice import time_kernels
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.backends.torch_cpu.modules.backend import TorchModulesBackend
-from autoquant.backends.torch_cpu.modules.support import module_support
 from autoquant.backends.torch_cpu.options import engine_of
+from autoquant.backends.torch_cpu.support import module_support, support_of
 from autoquant.backends.torch_cpu.support import site_support as graph_support
-from autoquant.backends.torch_cpu.support import support_of
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoquant.core.measurement import Measurements
-from autoquant.core.observers import ObserverName
+from autoquant.core.ranges import ObserverName
 
 SETTLED_DB = 0.5
 """Two SQNRs that differ by less than this count as equal: as much comes and goes with the luck of

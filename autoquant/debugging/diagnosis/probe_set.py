@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoquant.core.findings.diagnosis import Pattern
 from autoquant.model.data.batches import Batch, join_batches, take_samples
-from autoquant.model.data.chosen_samples import pick_samples
+from autoquant.model.data.data_set import pick_samples
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -36,8 +36,7 @@ from autoquant.errors import BackendError
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import Batch, take_samples
-from autoquant.model.data.chosen_samples import pick_samples
-from autoquant.model.data.data_set import sizes_of
+from autoquant.model.data.data_set import pick_samples, sizes_of
 from autoquant.model.data.outputs import output_rows
 from autoquant.model.graph.site_nodes import SiteNodes, mark_sites
 from autoquant.model.numerics.rounding import SchemeRounding

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from autoquant.backends.examination import Examination
-from autoquant.backends.tensor_types import OpTypes
+from autoquant.backends.examination import Examination, OpTypes
 from autoquant.core.findings.concerns import Concern, Topic, attention
 from autoquant.core.findings.structure import OpRow, WeightRow
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import ObserverFacts
 from autoquant.core.sites import Site
 from autoquant.model.graph.aten import op_name
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exporting import scope_of
 
 _FLOAT = "float32"

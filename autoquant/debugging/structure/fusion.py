@@ -8,7 +8,7 @@ from torch.fx import Node
 
 from autoquant.core.findings.concerns import Concern, Topic, attention, note
 from autoquant.model.graph.aten import CONVOLUTIONS, RELU_TAKING_OPS, op_name
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exporting import scope_of
 from autoquant.model.graph.folding import is_constant
 from autoquant.model.graph.node_shapes import shape_of

@@ -9,7 +9,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from autoquant.core.findings.concerns import Concern, Topic, attention, note
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.node_shapes import is_float
 
 _WEIGHTED = (

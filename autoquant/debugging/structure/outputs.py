@@ -23,7 +23,7 @@ from autoquant.core.findings.concerns import Concern, Topic, attention, note
 from autoquant.core.findings.structure import OutputFacts
 from autoquant.model.data.trees import flatten_with_paths
 from autoquant.model.graph.aten import op_name
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 
 RANKING = frozenset(
     {

@@ -10,7 +10,7 @@ from autoquant.core.precision import Mode, Precision, Scheme
 from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
 from autoquant.core.sites import Site
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.numerics.weight_grids import LEVELS, GroupGrid, WeightGrid, weight_grid
 
 BY_JOB = "fixed"

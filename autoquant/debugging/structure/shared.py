@@ -25,7 +25,7 @@ from autoquant.core.findings.concerns import Concern, Topic, note
 from autoquant.core.findings.structure import ModuleCalls, Verdict
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.debugging.structure.calls import CallCounts, outermost
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 
 Edges = npt.NDArray[np.float64]
 

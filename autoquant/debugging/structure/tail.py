@@ -10,7 +10,7 @@ from autoquant.core.findings.concerns import Concern, Topic, attention, note
 from autoquant.core.precision import Scheme
 from autoquant.debugging.structure.outputs import RANKING
 from autoquant.model.graph.aten import op_name
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 
 _SOFTMAX = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax"})
 _ELEMENTWISE = frozenset({"max", "min", "round", "sign", "gt", "ge", "lt", "le"})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from autoquant.backends.reference import reference_rounding
+from autoquant.backends.targets import reference_rounding
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics

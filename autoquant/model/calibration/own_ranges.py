@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any
 
 from autoquant.core.build import BuildSettings
-from autoquant.core.observers import ObserverName
-from autoquant.core.ranges import OwnRange
+from autoquant.core.ranges import ObserverName, OwnRange
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.errors import JobError
 from autoquant.job import Calibration

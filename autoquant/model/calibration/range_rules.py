@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from autoquant.core.observers import ObserverName
-from autoquant.core.ranges import FixedRange, RangeRules
+from autoquant.core.ranges import FixedRange, ObserverName, RangeRules
 from autoquant.errors import JobError
 from autoquant.job import Calibration
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.same_values import value_sources
 
 INPUTS = "inputs."

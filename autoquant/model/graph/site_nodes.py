@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch.fx import GraphModule, Node
 
 from autoquant.core.sites import OpKind, Site
-from autoquant.model.graph.aten import RECURRENT, op_name
+from autoquant.model.graph.aten import RECURRENT, hands_on, op_name
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.node_shapes import is_float
 from autoquant.model.graph.site_walk import weights_of
@@ -109,3 +109,15 @@ def _read(node: Node, kind: OpKind) -> list[Node]:
     else:
         return node.all_input_nodes
     return [item for item in places if isinstance(item, Node)]
+
+
+def find_owners(captured: Capture) -> dict[str, str]:
+    """By node, the site that it helps to compute, or whose output it hands on as it is."""
+    owners = dict(captured.site_of)
+    for node in captured.graph.graph.nodes:
+        sources = node.all_input_nodes
+        if node.name not in owners and sources and is_float(node) and hands_on(node):
+            owner = owners.get(sources[0].name)
+            if owner is not None:
+                owners[node.name] = owner
+    return owners

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,44 @@ from autoquant.core.precision import Mode, Precision, Scheme
 from autoquant.core.sites import OpKind, Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
-from autoquant.model.numerics.straight_through import straight_through
 from autoquant.model.numerics.weight_grids import GroupGrid, RowGrid, WeightGrid, weight_grid
+
+
+class _Rounded(torch.autograd.Function):
+    """The rounded value forward; backward the gradient of the value where it was not clipped."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, rounded: Tensor, inside: Tensor | None) -> Tensor:  # noqa: ARG004
+        ctx.save_for_backward(inside)
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (inside,) = ctx.saved_tensors
+        return (gradients[0] if inside is None else gradients[0] * inside), None, None
+
+
+def straight_through(
+    value: Tensor,
+    rounding: Callable[[Tensor], Tensor],
+    bounds: tuple[float, float] | None = None,
+) -> Tensor:
+    """Round a tensor, with the gradient of the identity inside the bounds and none beyond.
+
+    Args:
+        value: Any shape.
+        rounding: Gives a tensor of the same shape.
+        bounds: Where clipping begins; None: nowhere.
+
+    Returns:
+        `rounding(value)`, bit for bit.
+    """
+    with torch.no_grad():
+        rounded = rounding(value)
+        inside = None if bounds is None else (value >= bounds[0]) & (value <= bounds[1])
+    found: Tensor = _Rounded.apply(value, rounded, inside)  # type: ignore[no-untyped-call]
+    return found
+
 
 _FLOATS = {Scheme.BF16: torch.bfloat16, Scheme.FP16: torch.float16}
 _TABLES = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from autoquant.core.precision import Precision, Scheme
 from autoquant.core.sites import OpKind
-from autoquant.model.numerics.weight_rounding import fake_quantize_weight
 
 _LEAST_SCALE = torch.finfo(torch.float32).eps
 LEVELS: Mapping[Precision, tuple[int, int]] = {
@@ -157,3 +156,28 @@ def weight_grid(kind: OpKind, scheme: Scheme) -> WeightGrid | RowGrid | GroupGri
     if kind in (OpKind.EMBEDDING, OpKind.EMBEDDING_BAG):
         return RowGrid()
     return WeightGrid(None if kind in _ONE_SCALE else 0, *LEVELS[scheme.weight])
+
+
+def fake_quantize_weight(
+    weight: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int | None, low: int, high: int
+) -> Tensor:
+    """Round a weight to an integer grid and back.
+
+    Args:
+        weight: Any shape.
+        scale: Shape (channels,), or one element where `axis` is None.
+        zero_point: As `scale`.
+        axis: The channel axis, None for one scale for all.
+        low: Smallest integer.
+        high: Largest integer.
+
+    Returns:
+        A tensor of the weight's shape.
+    """
+    if axis is None:
+        return torch.fake_quantize_per_tensor_affine(
+            weight, scale.reshape(()).float(), zero_point.reshape(()).int(), low, high
+        )
+    return torch.fake_quantize_per_channel_affine(
+        weight, scale.float(), zero_point.to(torch.int32), axis, low, high
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from autoquant.core.findings.calibrations import CalibrationTable
-from autoquant.core.observers import ObserverName
+from autoquant.core.ranges import ObserverName
 from autoquant.results.plots.style import corner_note, plain_figure
 from autoquant.results.wording import kinds_of, kinds_text
 

@@ -14,7 +14,7 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject
 from autoquant.searching.measuring.clocks import clock_of
 from autoquant.searching.measuring.evaluator import (

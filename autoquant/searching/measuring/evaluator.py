@@ -23,9 +23,9 @@ from autoquant.core.secrets import masked
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
 from autoquant.model.data.batches import Batch, join_batches, repeat_to, take_samples
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
+from autoquant.model.heap import keep_freed_memory
 from autoquant.model.subject import Subject, SubjectRecipe
-from autoquant.searching.measuring.allocator import keep_freed_memory
 from autoquant.searching.measuring.clocks import Clocks
 from autoquant.searching.measuring.engine_reference import run_on_engine
 from autoquant.searching.measuring.own_costs import OwnCosts, exact_costs, own_baseline

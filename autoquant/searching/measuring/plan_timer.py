@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from autoquant.backends.native_plan import native_plan
+from autoquant.backends.targets import native_plan
 from autoquant.core.measurement import FLOAT_PLAN, Measurement, fastest_float
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support

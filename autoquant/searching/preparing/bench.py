@@ -22,9 +22,9 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import BackendError
 from autoquant.job import Setup
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
+from autoquant.model.heap import keep_freed_memory
 from autoquant.model.subject import Subject
-from autoquant.searching.measuring.allocator import keep_freed_memory
 from autoquant.searching.measuring.clocks import clock_of
 from autoquant.searching.measuring.evaluator import (
     MeasurementSettings,

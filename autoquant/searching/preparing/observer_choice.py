@@ -18,7 +18,7 @@ from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.outputs import OutputWeights, named_outputs
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.site_nodes import SiteNodes, mark_sites
 from autoquant.model.numerics.rounding_power import powers_of_samples
 

@@ -13,8 +13,8 @@ from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.equalisation import Equalisation
 from autoquant.core.evaluation import Phase
-from autoquant.core.observers import ObserverName
 from autoquant.core.progress import Progress
+from autoquant.core.ranges import ObserverName
 from autoquant.core.sites import check_sites
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
@@ -24,7 +24,7 @@ from autoquant.model.calibration.calibrate import calibrate, digest_of
 from autoquant.model.calibration.own_ranges import own_ranges
 from autoquant.model.calibration.range_rules import bind_ranges
 from autoquant.model.data.data_set import InputsOf, sizes_of
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject
 from autoquant.model.weights_digest import weights_digest
 from autoquant.results.reading import load_build, load_statistics

@@ -9,7 +9,7 @@ from autoquant.core.progress import Progress
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import JobError
 from autoquant.model.data.batches import Batch, take_samples
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.searching.measuring.evaluator import MeasurementSettings
 from autoquant.searching.preparing.observer_choice import choose_observers
 

@@ -19,11 +19,10 @@ import numpy.typing as npt
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Candidate, Kind, Measurement, noise_ratio
 from autoquant.core.objectives import Goal
-from autoquant.core.pareto import frontier_mask, hypervolume
+from autoquant.core.pareto import area_gained, frontier_mask, hypervolume
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.searching.costing.cost_model import CostModel, Observation
-from autoquant.searching.proposing.hypervolume_gain import area_gained
 from autoquant.searching.proposing.moves import (
     DenseTable,
     Options,

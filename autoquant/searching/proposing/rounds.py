@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from autoquant.core.evaluation import Executor, Outcome, Phase, Task
-from autoquant.core.history import Ask, StopReason
+from autoquant.core.history import Ask, Recorder, StopReason
 from autoquant.core.measurement import Candidate
 from autoquant.core.pairs import shared
-from autoquant.core.recording import Recorder
 from autoquant.errors import AutoquantError, ExecutionError
 from autoquant.job import Budget
 from autoquant.searching.proposing.pruner import Pruned, Pruner

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch.fx import Graph, Node
 
 from autoquant.core.space import Knob, SearchSpace
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.site_nodes import SiteNodes, mark_sites
 
 

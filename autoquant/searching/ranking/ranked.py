@@ -11,8 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from autoquant.backends.protocol import Backend
-from autoquant.backends.reference import reference_rounding
-from autoquant.backends.targets import load_target
+from autoquant.backends.targets import load_target, reference_rounding
 from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Method, Procedure, RowKey, SensitivityRow, SensitivityTable
 from autoquant.errors import PlanError, StorageError

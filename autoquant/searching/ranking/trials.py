@@ -16,7 +16,7 @@ from autoquant.core.sites import Site
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.outputs import OutputWeights
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.model.numerics.rounding import SchemeRounding
 
 _CHUNK = 32

@@ -9,7 +9,7 @@ from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.kernels import choose_kernels
-from autoquant.backends.torch_cpu.op_kernels import Kernels
+from autoquant.backends.torch_cpu.options import Kernels
 from autoquant.backends.torch_cpu.profile import Profile
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoquant.backends.examination import WeightType
 from autoquant.backends.protocol import BuildRequest
-from autoquant.backends.tensor_types import WeightType
 from autoquant.backends.torch_cpu.engines import packs_floats
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.lowered import LoweredModel

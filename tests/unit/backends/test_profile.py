@@ -12,11 +12,10 @@ from torch.fx import GraphModule
 
 from autoquant.backends.boundaries import find_edges
 from autoquant.backends.protocol import BuildRequest
-from autoquant.backends.torch_cpu.attribution import attribute
 from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.lowered import LoweredModel
-from autoquant.backends.torch_cpu.profile import Profile, ProfileSettings, profile_costs
+from autoquant.backends.torch_cpu.profile import Profile, ProfileSettings, attribute, profile_costs
 from autoquant.backends.torch_cpu.stamps import NodeTimes
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan

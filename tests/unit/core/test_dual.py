@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoquant.core.findings.weight_or_input import DualOp, find_dual_ops
+from autoquant.core.findings.sensitivity_report import DualOp, find_dual_ops
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityRow, SensitivityTable
 

@@ -15,9 +15,9 @@ from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.core.build import BuildSettings
 from autoquant.core.findings.finetuning import BatchNorm
-from autoquant.core.observers import ObserverName
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.ranges import ObserverName
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import ModelError
 from autoquant.finetuning.training.twin import Twin
@@ -25,8 +25,7 @@ from autoquant.finetuning.training.weights import TrainableWeights
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.capture import Capture, capture
-from autoquant.model.numerics.rounding import round_straight
-from autoquant.model.numerics.straight_through import straight_through
+from autoquant.model.numerics.rounding import round_straight, straight_through
 from tests.networks import MixedNet, TextNet, images, seeded
 from tests.untraceable import TokenNet, tokens
 

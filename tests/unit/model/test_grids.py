@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.ao.quantization import HistogramObserver, MinMaxObserver
 
-from autoquant.core.observers import ObserverName
-from autoquant.core.ranges import RangeRules
+from autoquant.core.ranges import ObserverName, RangeRules
 from autoquant.model.calibration.ranges.find import find_range
 from autoquant.model.calibration.ranges.grid import Grid, affine_grid, symmetric_grid
 from autoquant.model.calibration.ranges.observation import TensorObserver

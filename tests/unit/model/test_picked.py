@@ -10,7 +10,7 @@ import torch
 from autoquant.debugging.indices import read_indices
 from autoquant.errors import DataError
 from autoquant.model.data.batches import Batch
-from autoquant.model.data.chosen_samples import pick_samples
+from autoquant.model.data.data_set import pick_samples
 
 VALUES = torch.arange(10.0).reshape(10, 1)
 BATCHES = tuple(

@@ -12,9 +12,8 @@ from torch.ao.quantization import MovingAverageMinMaxObserver
 
 from autoquant.core.statistics import ObserverName
 from autoquant.model.calibration.ranges.density import Density, Range
-from autoquant.model.calibration.ranges.find import FROM_HISTOGRAM
+from autoquant.model.calibration.ranges.find import FROM_HISTOGRAM, moving_average_range
 from autoquant.model.calibration.ranges.kl import divergence
-from autoquant.model.calibration.ranges.moving_average import moving_average_range
 from autoquant.model.calibration.ranges.mse import mean_squared_error
 from autoquant.model.calibration.ranges.observation import TensorObserver
 

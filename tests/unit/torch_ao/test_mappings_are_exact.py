@@ -15,7 +15,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind
 from autoquant.core.statistics import ObserverName
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 from autoquant.torch_ao.conversion import using_engine
 from tests import fx_networks as nets
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded

@@ -23,7 +23,7 @@ from autoquant.core.readback import refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
-from autoquant.model.graph.capture import Capture
+from autoquant.model.graph.captured import Capture
 
 
 class EthosUBackend:

@@ -18,8 +18,8 @@ from autoquant.backends.torch_cpu.lowered import tracing_form
 from autoquant.backends.torch_cpu.modules.builder import ModuleBuilder
 from autoquant.backends.torch_cpu.modules.module_costs import Built, time_modules
 from autoquant.backends.torch_cpu.modules.readback import observe_modules
-from autoquant.backends.torch_cpu.modules.support import module_support
 from autoquant.backends.torch_cpu.options import engine_of
+from autoquant.backends.torch_cpu.support import module_support
 from autoquant.backends.torch_cpu.torchscript import write_torchscript
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from autoquant.backends.torch_cpu.modules.wrapped_calls import wrapped_calls
+from autoquant.backends.torch_cpu.modules.readback import wrapped_calls
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan

@@ -6,15 +6,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from autoquant.core.observers import ObserverName
-from autoquant.core.ranges import RangeRules
-from autoquant.core.statistics import TensorStatistics
-from autoquant.model.calibration.ranges.density import Density, Range
+from autoquant.core.ranges import ObserverName, RangeRules
+from autoquant.core.statistics import Array, TensorStatistics
+from autoquant.model.calibration.ranges.density import Density, Range, with_zero
 from autoquant.model.calibration.ranges.kl import kl_range
 from autoquant.model.calibration.ranges.least_error import least_error_range
-from autoquant.model.calibration.ranges.moving_average import moving_average_range
 from autoquant.model.calibration.ranges.mse import mse_range
-from autoquant.model.calibration.ranges.percentile import percentile_range
 
 FROM_HISTOGRAM: Mapping[ObserverName, Callable[[Density, int, float], Range]] = {
     ObserverName.HISTOGRAM: lambda density, *_: least_error_range(density),
@@ -50,3 +47,32 @@ def find_range(
         return low, high
     density = Density(seen.histogram.astype(np.float64), low, high)
     return FROM_HISTOGRAM[observer](density, levels, rules.percentile)
+
+
+def percentile_range(density: Density, percentile: float) -> Range:
+    """Find the range between the two percentiles (Wu et al., arXiv:2004.09602, section 4.2).
+
+    Their percentile is one of absolute values, for symmetric grids; an affine grid has an end of
+    its own on either side, so `100 - percentile` is clipped below and above.
+    """
+    share = percentile / 100.0
+    return with_zero(density.quantile(1.0 - share), density.quantile(share))
+
+
+def moving_average_range(lows: Array, highs: Array, averaging: float) -> Range:
+    """Average the ranges of batches as torch's MovingAverageMinMaxObserver does, bit for bit.
+
+    The first batch's range is taken; then `x += averaging * (x_batch - x)` in float32 (Jacob et
+    al., arXiv:1712.05877, section 3.1).
+
+    Args:
+        lows: Shape (batches,): smallest value of each batch; at least one.
+        highs: Shape (batches,): largest value of each.
+        averaging: Weight of the newest batch.
+    """
+    weight = np.float32(averaging)
+    low, high = lows[0], highs[0]
+    for batch_low, batch_high in zip(lows[1:], highs[1:], strict=True):
+        low = low + weight * (batch_low - low)
+        high = high + weight * (batch_high - high)
+    return float(low), float(high)

@@ -15,7 +15,6 @@ from typing import Any
 from autoquant.core.secrets import masked
 from autoquant.errors import ExecutionError
 from autoquant.job import Execution, TargetNode
-from autoquant.searching.measuring.workers.ray_address import check_address, unreachable
 from autoquant.searching.measuring.workers.resources import refuse_too_little
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -203,4 +202,32 @@ def _check_target(target: TargetNode) -> None:
     raise ExecutionError(
         f"execution.target: no node of the cluster has {word}",
         hint="start one with `ray start --resources` or `--labels`, or correct the name",
+    )
+
+
+_CONNECT_SECONDS = 5
+
+
+def check_address(address: str) -> None:
+    """Connect once to `host:port` or `ray://host:port`; other forms (`auto`) pass.
+
+    Raises:
+        ExecutionError: Nobody answers.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise unreachable(address, str(error)) from error
+
+
+def unreachable(address: str | None, reason: str) -> ExecutionError:
+    """Say that Ray cannot be reached, or not be started."""
+    return ExecutionError(
+        masked(
+            f"execution.address: Ray {address or 'on this machine'} cannot be reached: {reason}"
+        ),
+        hint="start it with `ray start --head`, correct the address, or leave it out",
     )

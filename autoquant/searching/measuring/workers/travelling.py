@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from autoquant.errors import ExecutionError
-from autoquant.job.shipped import shipped_folders
+from autoquant.job.section import shipped_folders
 from autoquant.model.data.entry_points import ENTRY_MODULE, FILES
 
 _SKIPPED = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoquant.backends.litert.weights import accumulates_in_int32, store_bias, store_weight
+from autoquant.backends.litert.constants import accumulates_in_int32, store_bias, store_weight
 
 
 @given(

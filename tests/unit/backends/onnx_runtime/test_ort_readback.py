@@ -7,7 +7,7 @@ pytest.importorskip("onnxruntime")
 
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from autoquant.backends.onnxruntime.attribution import attribute
+from autoquant.backends.onnxruntime.profile import attribute
 from autoquant.backends.onnxruntime.readback import Dump, source_name
 from autoquant.backends.onnxruntime.units import Unit
 from autoquant.core.precision import Scheme

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from autoquant.backends.profile.reading import read_accelerator
-from autoquant.backends.profile.shipped import shipped_profiles
+from autoquant.backends.profile.reading import read_accelerator, shipped_profiles
 from autoquant.core.precision import Precision, Scheme
 from autoquant.core.sites import OpKind
 from autoquant.errors import JobError

@@ -39,7 +39,7 @@ def test_another_machine_runs_the_job_from_what_travelled(entry: str, tmp_path: 
     (tmp_path / "job").rename(tmp_path / "gone")
     script = (
         "import autoquant\n"
-        "from autoquant.job.shipped import shipped_folders\n"
+        "from autoquant.job.section import shipped_folders\n"
         "from autoquant.model.data.entry_points import load_entry\n"
         f"assert autoquant.__file__.startswith({str(folder)!r})\n"
         "assert any(place.is_dir() for place in shipped_folders('search_spaces'))\n"

@@ -8,13 +8,12 @@ import pytest
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Candidate, Kind, Measurement
 from autoquant.core.objectives import Objective
-from autoquant.core.pareto import hypervolume
+from autoquant.core.pareto import area_gained, hypervolume
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.searching.costing.cost_model import CostModel, Observation, Trust
 from autoquant.searching.proposing.guided import CostAxis, Guide
-from autoquant.searching.proposing.hypervolume_gain import area_gained
 from autoquant.searching.proposing.moves import Options, neighbour_rows, trade_rows
 
 SCHEMES = (Scheme.INT8, Scheme.BF16, Scheme.FP32)

@@ -8,8 +8,13 @@ import torch
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Method, Part, Procedure, SensitivityTable
 from autoquant.searching.ranking.exact import measure_exact
-from autoquant.searching.ranking.exact_rows import most_exact_rows, rows_that_matter
-from autoquant.searching.ranking.sensitivity import Course, count_steps, measure_sensitivity
+from autoquant.searching.ranking.sensitivity import (
+    Course,
+    count_steps,
+    measure_sensitivity,
+    most_exact_rows,
+    rows_that_matter,
+)
 from autoquant.searching.ranking.trials import Question
 from tests.networks import MixedNet, TextNet, images, seeded
 from tests.unit.searching.ranking.questions import ask

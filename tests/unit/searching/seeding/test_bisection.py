@@ -9,7 +9,7 @@ import pytest
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
-from autoquant.searching.seeding.bisection import fewest, narrow, rank_by_gain
+from autoquant.tuning.walk import fewest, narrow, rank_by_gain
 
 INT8, INT16, FP16, FP32 = Scheme.INT8, Scheme.INT16, Scheme.FP16, Scheme.FP32
 
