@@ -20,7 +20,7 @@ from autoquant.results.wording import counts_text
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.ranking.ranked import question_of
 from autoquant.searching.ranking.sensitivity import count_exact_rows, settle_procedure
-from autoquant.tuning.tune import check_goal, prepare_tuning
+from autoquant.tuning.tune import check_goal, in_bits, prepare_tuning
 
 _UNIFORM = 3
 """All int16, all int8, and all fp16 beside it."""
@@ -70,7 +70,7 @@ def print_tuning(job: Job, progress: Progress, console: Console) -> None:
     goal = check_goal(job)
     with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
-    prepared = prepare_tuning(job, subject, progress)
+    prepared = prepare_tuning(in_bits(job), subject, progress)
     console.print(_site_table(prepared))
     space = prepared.space
     console.print(

@@ -72,6 +72,9 @@ class ScoreUnit(Enum):
         return "%" if self is ScoreUnit.SHARE else "metric's unit"
 
 
+_EXCEPTIONS = 12
+
+
 def score_unit(everything: Iterable[Measurements]) -> ScoreUnit:
     """Show a metric as a share where all its values lie in [0, 1]."""
     values = [item["accuracy"].value for item in everything if "accuracy" in item]
@@ -149,7 +152,7 @@ def main_scheme(plan: Plan) -> Scheme:
     return Scheme(max(counts, key=lambda scheme: counts[scheme]))
 
 
-def exceptions_text(plan: Plan, sites: Sequence[Site], limit: int = 12) -> tuple[str, ...]:
+def exceptions_text(plan: Plan, sites: Sequence[Site]) -> tuple[str, ...]:
     """List the sites that do not have the main scheme, in graph order: `fc: fp32`.
 
     >>> exceptions_text(Plan.of({"a": Scheme.INT8, "b": Scheme.FP32, "c": Scheme.INT8}), ())
@@ -159,9 +162,9 @@ def exceptions_text(plan: Plan, sites: Sequence[Site], limit: int = 12) -> tuple
     order = {site.name: index for index, site in enumerate(sites)}
     names = sorted(plan.schemes, key=lambda name: (order.get(name, len(order)), name))
     found = [f"{name}: {plan[name].title}" for name in names if plan[name] is not main]
-    if len(found) <= limit:
+    if len(found) <= _EXCEPTIONS:
         return tuple(found)
-    return (*found[: limit - 1], f"and {len(found) - limit + 1} more")
+    return (*found[: _EXCEPTIONS - 1], f"and {len(found) - _EXCEPTIONS + 1} more")
 
 
 def uniform_label(candidate: Candidate) -> str | None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.core.measurement import Measurement
-from autoquant.searching.measuring.clocks import Clocks
 from autoquant.searching.measuring.latency import measure_latency, with_sitting_error
 from autoquant.torch_ao.conversion import using_engine
 from autoquant.torch_ao.tracing import quiet_torch
@@ -52,7 +51,6 @@ def time_mapping(
     *,
     pairs: int,
     threads: int,
-    clocks: Clocks | None = None,
 ) -> MappingLatency:
     """Time a plan's two models in turn, each as fast as it can be handed out."""
     before = torch.get_num_threads()
@@ -70,7 +68,6 @@ def time_mapping(
                 call_theirs,
                 pairs=pairs,
                 threads=threads,
-                clocks=clocks,
             )
     finally:
         torch.set_num_threads(before)

@@ -573,9 +573,9 @@ def _check_same_weights(searched: str, model: nn.Module) -> None:
         )
 
 
-def keep_example(captured: Capture, batch: Batch, samples: int = 2) -> tuple[Tensor, ...]:
+def keep_example(captured: Capture, batch: Batch) -> tuple[Tensor, ...]:
     """A few samples to capture with again; all where the model takes one number of them alone."""
-    return tuple(item.detach().clone() for item in few_samples(captured, batch, samples))
+    return tuple(item.detach().clone() for item in few_samples(captured, batch))
 
 
 def example_arrays(example: tuple[Tensor, ...]) -> dict[str, Any]:

@@ -74,13 +74,10 @@ def run_search(
     templates = (*load_templates(job.seeds), *templates)
     with _open_folder(job, resume) as folder, taken(progress.note) as interrupts:
         facts = open_facts(job, folder, resume)
-        environment: Mapping[str, Any] = describe_environment()
         folder.write_job(dump_job(job))
-        if not (folder.path / files.ENVIRONMENT).exists():
-            folder.write_environment(environment)
         check_executor(job.execution)
         timed = timed_place(job, recipe)
-        environment = _timed_on(timed, environment, job, folder)
+        environment = _timed_on(timed, job, folder)
         tracker = _open_tracker(job, facts, environment)
         try:
             return _search(
@@ -245,9 +242,7 @@ def _measure_baseline(
     return baseline
 
 
-def _timed_on(
-    timed: TimedPlace, environment: Mapping[str, Any], job: SearchSettings, folder: ResultFolder
-) -> Mapping[str, Any]:
+def _timed_on(timed: TimedPlace, job: SearchSettings, folder: ResultFolder) -> Mapping[str, Any]:
     """Note where times are taken.
 
     Raises:
@@ -264,7 +259,7 @@ def _timed_on(
                 hint="go on where it began, name such a node by execution.target, or begin anew "
                 "with another output",
             )
-    found = {**environment, TIMED_ON: machine}
+    found = {**describe_environment(), TIMED_ON: machine}
     folder.write_environment(found)
     return found
 

@@ -69,8 +69,8 @@ def run_tune(job: SearchSettings, recipe: SubjectRecipe, progress: Progress) -> 
 
 
 def prepare_tuning(job: SearchSettings, subject: Subject, progress: Progress) -> Preparation:
-    """Capture, calibrate, and compare the target's float plan with the model."""
-    return refuse_unfaithful(prepare_untimed(in_bits(job), subject, progress), progress)
+    """Capture, calibrate, and compare the float plan with the model; the job is `in_bits`."""
+    return refuse_unfaithful(prepare_untimed(job, subject, progress), progress)
 
 
 def in_bits(job: SearchSettings) -> SearchSettings:

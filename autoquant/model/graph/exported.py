@@ -57,15 +57,13 @@ class _Traced(nn.Module):
         return tuple(leaf for leaf in found if isinstance(leaf, Tensor))
 
 
-def export_float(
-    captured: Capture, example: tuple[Tensor, ...], *, any_batch: bool = True
-) -> Exported:
+def export_float(captured: Capture, example: tuple[Tensor, ...]) -> Exported:
     """Export the captured float graph.
 
     Raises:
         ModelError: torch.export refuses it.
     """
-    program = _export(_Traced(_marked(captured.graph)).eval(), captured, example, any_batch)
+    program = _export(_Traced(_marked(captured.graph)).eval(), captured, example)
     with torch.no_grad():
         outputs = OutputStructure.of(captured.graph(*example))
     return Exported(program, outputs, origins(program.graph))
@@ -79,11 +77,9 @@ def _marked(module: GraphModule) -> GraphModule:
     return GraphModule(module, graph)
 
 
-def _export(
-    module: nn.Module, captured: Capture, example: tuple[Tensor, ...], any_batch: bool
-) -> ExportedProgram:
+def _export(module: nn.Module, captured: Capture, example: tuple[Tensor, ...]) -> ExportedProgram:
     failure: Exception | None = None
-    free = captured.dynamic if any_batch else ((),) * len(example)
+    free = captured.dynamic
     inputs = tuple(grown(tensor, axes) for tensor, axes in zip(example, free, strict=True))
     with quiet_export(), recurrent_shapes(), torch.no_grad():
         for dim in (Dim.DYNAMIC, Dim.AUTO):

@@ -24,6 +24,8 @@ _BINS = 80
 _COLUMNS = 2
 _ROW_PIXELS = 250
 _ATTENTION_DB = 20.0
+_WORST = 6
+"""Ops whose values are drawn, those of the lowest SQNR."""
 
 
 def layers_figure(comparison: LayerComparison) -> go.Figure:
@@ -71,17 +73,13 @@ def layers_figure(comparison: LayerComparison) -> go.Figure:
     return figure
 
 
-def distributions_figure(comparison: LayerComparison, count: int = 6) -> go.Figure:
+def distributions_figure(comparison: LayerComparison) -> go.Figure:
     """Draw how the values of the worst ops are spread, float against quantized.
 
     The vertical axis is the share of the values in each of 80 intervals, on a logarithmic scale;
     dotted lines are the ends of what the quantized tensor can express.
-
-    Args:
-        comparison: What was found.
-        count: How many ops, those of the lowest SQNR.
     """
-    order = np.argsort([row.error.sqnr_db for row in comparison.rows], kind="stable")[:count]
+    order = np.argsort([row.error.sqnr_db for row in comparison.rows], kind="stable")[:_WORST]
     if not len(order):
         return note(plain_figure(height=200), "No op was compared.")
     chosen = [(comparison.rows[index], comparison.distributions[index]) for index in order]

@@ -36,9 +36,7 @@ def uniform_plans(space: SearchSpace) -> tuple[Plan, ...]:
     )
 
 
-def time_modules(
-    space: SearchSpace, build: Callable[[Plan], Built], clock: Clock, rounds: int = _ROUNDS
-) -> CostTable:
+def time_modules(space: SearchSpace, build: Callable[[Plan], Built], clock: Clock) -> CostTable:
     """Time every module in every scheme where it stands, in turns.
 
     Modules convert their own inputs and outputs, so nothing is paid between them: the table has
@@ -48,7 +46,7 @@ def time_modules(
     built = {plan: build(plan) for plan in plans}
     times: dict[tuple[str, Scheme], list[float]] = defaultdict(list)
     rests: list[float] = []
-    for turn in range(_WARM_UP + rounds):
+    for turn in range(_WARM_UP + _ROUNDS):
         for plan, (run, modules) in built.items():
             found, whole = _time_once(run, modules, clock)
             if turn < _WARM_UP:

@@ -64,9 +64,9 @@ def affine_grid(ends: Range, high: int = 255) -> Grid:
     return Grid(float(scale), zero_point, 0, high)
 
 
-def symmetric_grid(ends: Range, levels: tuple[int, int] = _INT16_LEVELS) -> Grid:
+def symmetric_grid(ends: Range) -> Grid:
     """Give the grid around 0 that spans a range; its scale is the largest value over 32767.5."""
-    low, high = levels
+    low, high = _INT16_LEVELS
     largest = np.float32(max(abs(ends[0]), abs(ends[1])))
     scale = max(np.float32(largest / np.float32((high - low) / 2)), _LEAST_SCALE)
     return Grid(float(scale), 0, low, high)
