@@ -30,6 +30,7 @@ from autoquant.cli.options import (
     Trust,
     Wide,
     load_with,
+    plain,
     print_candidates,
     say_next,
     stdout,
@@ -76,7 +77,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        Console(emoji=False).print(f"autoquant {__version__}", highlight=False)
+        plain().print(f"autoquant {__version__}")
         raise typer.Exit
 
 
@@ -94,7 +95,7 @@ def _options(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
-    console = Console(stderr=True, emoji=False)
+    console = plain(stderr=True)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if shown is None:
             raise
         if shown:
-            console.print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
+            console.print(shown, style="red", soft_wrap=True)
         return EXIT_MISTAKE
     return code if isinstance(code, int) else 0
 
@@ -163,8 +164,8 @@ def search(
     console = stdout()
     print_candidates(console, result.table(), wide=wide)
     for sentence in summarize(result.findings):
-        console.print(sentence, highlight=False, markup=False)
-    console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
+        console.print(sentence)
+    console.print(f"report: {result.folder / 'report.html'}", soft_wrap=True)
     if job.finetune is not None and result.stopped is not StopReason.INTERRUPTED:
         say_next("finetune", job_file, wanted, context.args, "--plan", str(result.folder))
     return EXIT_INTERRUPTED if result.stopped is StopReason.INTERRUPTED else 0
@@ -227,7 +228,7 @@ def export(
     path = export_candidate(
         candidate, model, output, other_weights=other_weights, reduce_range=reduce_range
     )
-    console = Console(emoji=False, markup=False, highlight=False, soft_wrap=True)
+    console = plain(soft_wrap=True)
     console.print(f"{path}: candidate {candidate.number}, {counts_text(candidate.plan)}")
     recipe = candidate.recipe(path)
     if recipe is not None:
@@ -257,7 +258,7 @@ def report(
     write_text(result / files.REPORT, render_report(loaded.findings, result))
     if (result / files.MANIFEST).exists():
         seal(result)
-    console.print(f"report: {result / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"report: {result / 'report.html'}", soft_wrap=True)
     return 0
 
 
@@ -278,7 +279,7 @@ def ui(
     running = start_ui(job.tracking_uri, port)
     try:
         pages = experiment_pages(running.url, job.tracking_uri, job.experiment)
-        console = Console(emoji=False, highlight=False, soft_wrap=True)
+        console = plain(soft_wrap=True)
         console.print(f"MLflow UI: {pages.runs} (Ctrl-C stops it)")
         for title, page in (("compared", pages.charts), ("last report", pages.report)):
             if page is not None:
@@ -292,15 +293,9 @@ def ui(
 
 def _print_error(console: Console, error: AutoquantError) -> None:
     """Print message and mend, unbroken: paths in them are there to be copied."""
-    console.print(
-        f"error: {masked(error.message)}",
-        style="red",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"error: {masked(error.message)}", style="red", soft_wrap=True)
     if error.hint:
-        console.print(f"mend: {masked(error.hint)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"mend: {masked(error.hint)}", soft_wrap=True)
 
 
 def _usage_error(error: Exception) -> str | None:

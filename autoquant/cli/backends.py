@@ -51,8 +51,8 @@ def backends(
     if name is not None:
         load_target(name)  # refuses an unknown name, and says what to install
     for table in support_tables(name):
-        console.print(table, highlight=False)
-    console.print(_LEGEND, style="dim", highlight=False)
+        console.print(table)
+    console.print(_LEGEND, style="dim")
     return 0
 
 
@@ -69,5 +69,5 @@ def _print_plan(job: Job, text: str, console: Console) -> None:
     found = plan_support(
         read_plan(text), subject.model, subject.example, leaf_modules=subject.leaf_modules
     )
-    console.print(plan_table(found), highlight=False)
-    console.print(_LEGEND, style="dim", highlight=False)
+    console.print(plan_table(found))
+    console.print(_LEGEND, style="dim")

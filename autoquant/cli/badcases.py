@@ -102,9 +102,9 @@ def badcases(
     console = stdout()
     for table in bad_case_tables(cases):
         console.print(table)
-    console.print(summary(cases), highlight=False)
+    console.print(summary(cases))
     if output is not None:
-        console.print(f"samples: {output}", highlight=False, soft_wrap=True)
+        console.print(f"samples: {output}", soft_wrap=True)
     words = ["--plan", plan]
     if prepared.captured.how == "modules":
         name, words = "sensitivity", []  # the others look into a graph

@@ -77,7 +77,7 @@ def calibrate(
     else:
         console.print(calibration_table(table))
         for sentence in conclusions(table):
-            console.print(sentence, highlight=False, markup=False)
+            console.print(sentence)
         words = ["--set", f"calibration.observer={table.best.observer.value}"]
         say_next("search", job_file, overrides, context.args, *words)
     if plot is not None:

@@ -19,6 +19,7 @@ from autoquant.cli.options import (
     Overrides,
     PlanText,
     load_with,
+    plain,
     say_next,
     stdout,
     terminal,
@@ -71,7 +72,7 @@ def check(
     else:
         print_report(report, stdout())
         if output is not None:
-            stdout().print(f"report: {output}", highlight=False, soft_wrap=True)
+            stdout().print(f"report: {output}", soft_wrap=True)
         if report.ops:  # the engine takes the plan
             say_next("badcases", job_file, overrides, context.args, "--plan", plan)
     return EXIT_ATTENTION if report.needs_attention else 0
@@ -81,7 +82,7 @@ def _write(report: CheckReport, path: Path) -> None:
     """Keep what is printed, as text or as a page of HTML."""
     from autoquant.results.storage import write_text
 
-    console = Console(file=StringIO(), record=True, width=PIPE_WIDTH, emoji=False)
+    console = plain(file=StringIO(), record=True, width=PIPE_WIDTH)
     print_report(report, console)
     is_page = path.suffix.lower() in (".html", ".htm")
     write_text(path, console.export_html() if is_page else console.export_text())
@@ -89,16 +90,16 @@ def _write(report: CheckReport, path: Path) -> None:
 
 def print_report(report: CheckReport, console: Console) -> None:
     """Print what `check` found, as tables."""
-    console.print(f"{report.configuration} on torch/{report.engine}", highlight=False, markup=False)
+    console.print(f"{report.configuration} on torch/{report.engine}")
     for words in (report.reach, report.classes):
         if words:
-            console.print(words, highlight=False, markup=False)
+            console.print(words)
     for table in _tables(report):
         console.print(table)
     for concern in report.concerns:
         for line in _lines(concern):
-            console.print(line, highlight=False, soft_wrap=True)
-    console.print(_summary(report), highlight=False)
+            console.print(line, soft_wrap=True)
+    console.print(_summary(report))
 
 
 def _tables(report: CheckReport) -> Iterator[Table]:

@@ -102,7 +102,7 @@ def compare(
         return 0
     _print(found, weights=weights)
     if html is not None:
-        stdout().print(f"report: {html}", highlight=False, soft_wrap=True)
+        stdout().print(f"report: {html}", soft_wrap=True)
     if is_tunable(job):
         words = [] if indices is None else ["--indices", str(indices)]
         say_next("sensitivity", job_file, overrides, context.args, *words)
@@ -131,22 +131,19 @@ def _print(found: LayerComparison, *, weights: bool) -> None:
         console.print(
             f"outputs ({found.kind.value}): SQNR {found.output.sqnr_db:.1f} dB, "
             f"cosine {found.output.cosine:.5f}, KL {found.output.kl:.3g}",
-            highlight=False,
         )
     inherited = [row for row in found.findings if _cause(row) is Cause.INHERITED]
     for row in found.findings:
         if row not in inherited:
             text = f"{row.label} ({row.part.value}, {row.error.sqnr_db:.1f} dB): {said(row)}"
-            console.print(text, highlight=False, markup=False)
+            console.print(text)
     if inherited:
         console.print(
             f"{len(inherited)} ops inherit the error of ops before them, from "
             f"{inherited[0].label} on; --mode shadowed shows each op's own",
-            highlight=False,
-            markup=False,
         )
     if not found.findings:
-        console.print("no op is further from float than 20 dB", highlight=False)
+        console.print("no op is further from float than 20 dB")
 
 
 def _cause(row: LayerRow) -> Cause | None:

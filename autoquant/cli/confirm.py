@@ -55,11 +55,11 @@ def confirm(
         trust=ask_for_trust(result, trust),
     )
     console = stdout()
-    console.print(f"{found.target}; speed-ups are over {found.rival}", highlight=False)
+    console.print(f"{found.target}; speed-ups are over {found.rival}")
     print_candidates(console, found.table(), wide=wide)
     for sentence in found.substituted:
-        console.print(sentence, highlight=False, markup=False)
+        console.print(sentence)
     for item in found.refused:
         reason = item.failure.reason if item.failure is not None else ""
-        console.print(f"#{item.number} does not run: {reason}", highlight=False, markup=False)
+        console.print(f"#{item.number} does not run: {reason}")
     return 0

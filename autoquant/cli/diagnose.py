@@ -72,11 +72,11 @@ def diagnose(
         return 0
     console = stdout()
     for line in diagnosis_lines(diagnosis):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     console.print(variation_table(diagnosis))
     if write_plan is not None:
         written = "no plan to write" if diagnosis.plan is None else f"plan: {write_plan}"
-        console.print(written, markup=False, highlight=False, soft_wrap=True)
+        console.print(written, soft_wrap=True)
         if diagnosis.plan is not None:
             words = ["--plan", str(write_plan), "--data", data]
             say_next("badcases", job_file, overrides, context.args, *words)

@@ -102,16 +102,15 @@ def print_finetuning(job: Job, plan: str, progress: Progress, console: Console) 
     with progress.stage("timing two steps", None):
         found = time_training(task, prepared, chosen)
     settings, sizes = task.settings, found.parameters
-    console.print(f"plan: {counts_text(chosen)}", highlight=False)
+    console.print(f"plan: {counts_text(chosen)}")
     console.print(
         f"trained: {len(sizes)} parameters with {sum(sizes.values()):,} elements by "
         f"{settings.optimizer}; batch norms {settings.batch_norm.value}, ranges "
         f"{settings.ranges.value}",
-        highlight=False,
     )
     for pattern, factor in settings.rate_factors.items():
         names = [name for name in sizes if fnmatchcase(name, pattern)]
-        console.print(f"  {pattern}: rate x {factor:g} ({len(names)} parameters)", highlight=False)
+        console.print(f"  {pattern}: rate x {factor:g} ({len(names)} parameters)")
     runs = len(settings.candidates) if settings.probe_steps else 0
     checks = min(settings.checks, settings.training_steps)
     looks = runs + checks + 1
@@ -124,15 +123,13 @@ def print_finetuning(job: Job, plan: str, progress: Progress, console: Console) 
     )
     console.print(
         f"{probing}; then {settings.training_steps} steps with {checks} looks",
-        highlight=False,
     )
     console.print(
         f"a step takes about {found.step_s:.3f} s and a look {found.look_s:.2f} s: "
         f"{total / 60:.1f} minutes (estimated); nothing is written",
-        highlight=False,
     )
     if (many := many_steps(settings)) is not None:
-        console.print(f"warning: {many}", highlight=False)
+        console.print(f"warning: {many}")
 
 
 def _seconds_of_one(prepared: Preparation) -> dict[str, float]:

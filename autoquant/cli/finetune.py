@@ -60,7 +60,7 @@ def finetune(
         console.print_json(json.dumps(result.to_json()))
         return 0
     for item in finetune_tables(result):
-        console.print(item, highlight=False)
+        console.print(item)
     return 0
 
 

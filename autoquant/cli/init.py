@@ -93,12 +93,10 @@ def _write(starter: Starter, folder: Path) -> int:
         raise
     console = stdout()
     for path in files:
-        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"wrote {path}", soft_wrap=True)
     if not starter.is_complete:
         console.print(
             f"fill in {entry_file}, then: autoquant check {job_file}",
-            highlight=False,
-            markup=False,
             soft_wrap=True,
         )
         return 0
@@ -107,5 +105,5 @@ def _write(starter: Starter, folder: Path) -> int:
 
     report = check_job(job, "int8", terminal())
     print_report(report, console)
-    console.print(f"next: autoquant search {job_file}", highlight=False, soft_wrap=True)
+    console.print(f"next: autoquant search {job_file}", soft_wrap=True)
     return EXIT_ATTENTION if report.needs_attention else 0

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -96,8 +96,14 @@ def terminal() -> Terminal:
 
 
 def stdout() -> Console:
-    """Standard output; on a pipe wide enough for every table."""
-    return Console(emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    """Standard output, every text as it is; on a pipe wide enough for every table."""
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return plain(width=width)
+
+
+def plain(**options: Any) -> Console:
+    """A console that prints every text as it is, brackets and colons too."""
+    return Console(emoji=False, markup=False, highlight=False, **options)
 
 
 def is_tunable(job: Job) -> bool:
@@ -116,7 +122,7 @@ def say_next(
     """
     given = [part for item in (*(overrides or []), *dotted(extra)) for part in ("--set", item)]
     command = shlex.join(["autoquant", name, str(job_file), *given, *words])
-    stdout().print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
+    stdout().print(f"next: {command}", soft_wrap=True)
 
 
 def print_candidates(console: Console, table: CandidateTable, *, wide: bool) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from autoquant.cli.options import (
     JobFile,
@@ -18,6 +17,7 @@ from autoquant.cli.options import (
     is_tunable,
     keep_picture,
     load_with,
+    plain,
     say_next,
     stdout,
     terminal,
@@ -230,6 +230,6 @@ def _print(report: SensitivityReport, top: int, written: str | None) -> None:
         console.print(table)
     note = metric_note(report)
     for sentence in (*([note] if note else []), *sensitivity_sentences(report)):
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
     if written is not None:
-        Console(emoji=False).print(written, highlight=False, markup=False, soft_wrap=True)
+        plain().print(written, soft_wrap=True)

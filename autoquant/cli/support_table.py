@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rich.table import Table
+from rich.text import Text
 
 from autoquant.backends.protocol import Target
 from autoquant.backends.targets import load_target
@@ -63,7 +64,7 @@ def plan_table(found: Mapping[str, tuple[Unsupported, ...]]) -> Table:
         table.add_column(head)
     for title, sites in found.items():
         if not sites:
-            table.add_row(title, "", "", "[green]runs all of it[/]", "")
+            table.add_row(title, "", "", Text("runs all of it", "green"), "")
         for index, item in enumerate(sites):
             instead = ", ".join(scheme.value for scheme in item.instead)
             table.add_row(
@@ -72,6 +73,6 @@ def plan_table(found: Mapping[str, tuple[Unsupported, ...]]) -> Table:
     return table
 
 
-def _cell(support: Support) -> str:
+def _cell(support: Support) -> Text:
     text = "-" if support is Support.UNSUPPORTED else support.value
-    return f"[{_STYLES[support]}]{text}[/]"
+    return Text(text, _STYLES[support])

@@ -84,9 +84,9 @@ def _print(report: TuneReport, path: Path) -> None:
         table.add_row(*row)
     console.print(table)
     for sentence in (*tune_sentences(report), RULE):
-        console.print(sentence, highlight=False, markup=False)
+        console.print(sentence)
     lines = [f"report: {path.with_name(files.TUNE_REPORT)}"]
     if report.chosen is not None:
         lines.append(f"plan: {path.with_name(files.TUNED)}")
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
