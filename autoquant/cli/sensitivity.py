@@ -193,7 +193,6 @@ def _raising(
 def _write(report: SensitivityReport, raising: _Raising | None, output: Path | None) -> str | None:
     """Write the plan or the table; says what was written."""
     from autoquant.core.raised_plans import raise_most_sensitive
-    from autoquant.results.plan_file import plan_file_text
     from autoquant.results.sensitivity_file import write_sensitivity
     from autoquant.results.storage import write_text
     from autoquant.results.wording import counts_text
@@ -211,7 +210,7 @@ def _write(report: SensitivityReport, raising: _Raising | None, output: Path | N
         base=raising.base or "int8",
         by=report.by,
     )
-    write_text(output, plan_file_text(plan))
+    write_text(output, plan.file_text())
     return f"plan: {output}: {counts_text(plan)}"
 
 

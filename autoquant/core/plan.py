@@ -18,7 +18,7 @@ from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
 
 PLAN_FORMAT = 1
-EQUALISED = "equalised"
+_EQUALISED = "equalised"
 """Key in a plan file of a search that rescaled channels: digest of the rescaled weights."""
 INT16_SCHEMES = frozenset({Scheme.INT16, Scheme.INT16_WEIGHT})
 
@@ -110,10 +110,16 @@ class Plan:
                 )
         return cls.of({site: known[scheme] for site, scheme in data.items()})
 
+    def file_text(self, equalised: str = "") -> str:
+        """Give what `save` writes; `equalised`: digest of the rescaled model that it is of."""
+        document = {"format": PLAN_FORMAT, "digest": self.digest, "plan": self.to_json()}
+        if equalised:
+            document[_EQUALISED] = equalised
+        return json.dumps(document, indent=2) + "\n"
+
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, readable by `load_plan`."""
-        document = {"format": PLAN_FORMAT, "digest": self.digest, "plan": self.to_json()}
-        Path(path).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        Path(path).write_text(self.file_text(), encoding="utf-8")
 
 
 @checked
@@ -146,7 +152,7 @@ def equalised_weights(path: str | Path) -> str:
         PlanError: The file is missing, or no JSON.
     """
     document = _read(path)
-    return str(document.get(EQUALISED, "")) if isinstance(document, dict) else ""
+    return str(document.get(_EQUALISED, "")) if isinstance(document, dict) else ""
 
 
 def _read(path: str | Path) -> object:

@@ -33,8 +33,12 @@ from autoquant.results.terminal import shown
 from autoquant.searching.pair import prepare_untimed
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.ranking.exact import measure_exact
-from autoquant.searching.ranking.metric_drops import measure_drops
-from autoquant.searching.ranking.ranked import load_ranking, question_of, rank_by_sensitivity
+from autoquant.searching.ranking.ranked import (
+    load_ranking,
+    measure_drops,
+    question_of,
+    rank_by_sensitivity,
+)
 from autoquant.searching.ranking.sensitivity import settle_procedure
 from autoquant.searching.ranking.trials import Trial
 

@@ -14,7 +14,6 @@ from autoquant.core.os_errors import storage_errors
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
-from autoquant.results.plan_file import plan_file_text
 from autoquant.results.statistics_file import write_statistics
 from autoquant.results.storage import write_bytes, write_json, write_text
 
@@ -80,5 +79,5 @@ class FinetuneFolder:
         torch.save(dict(weights), buffer)
         write_bytes(self.path / WEIGHTS, buffer.getvalue())
         write_statistics(self.path / STATISTICS, statistics)
-        write_text(self.path / PLAN, plan_file_text(plan))
+        write_text(self.path / PLAN, plan.file_text())
         write_json(self.path / FINDINGS, document)

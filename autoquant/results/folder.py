@@ -26,7 +26,6 @@ from autoquant.results.frontier_file import write_frontier
 from autoquant.results.history import History, read_history, read_past
 from autoquant.results.lock import FolderLock
 from autoquant.results.manifest import seal, unseal
-from autoquant.results.plan_file import plan_file_text
 from autoquant.results.statistics_file import write_statistics
 from autoquant.results.storage import write_json, write_text
 from autoquant.results.trust import sign
@@ -189,7 +188,7 @@ class ResultFolder:
     def write_plan(self, number: int, plan: Plan) -> Path:
         """Keep one plan as `load_plan` reads it; gives its path."""
         path = files.plan_path(self.path, number)
-        write_text(path, plan_file_text(plan, self._equalised))
+        write_text(path, plan.file_text(self._equalised))
         return path
 
     def write_report(self, html: str) -> Path:

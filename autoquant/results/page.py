@@ -16,11 +16,10 @@ from autoquant.core.pareto import hypervolume
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityTable
 from autoquant.core.sites import Site
-from autoquant.results.axes import SQNR_AXIS, Axis, cost_axis, drop_axis
+from autoquant.results.axes import SQNR_AXIS, Axis, cost_axis, drop_axis, window
 from autoquant.results.colours import SCHEME_CODES, SCHEME_COLOURS, is_light
 from autoquant.results.findings import Findings
 from autoquant.results.summary import findings_unit
-from autoquant.results.window import window
 from autoquant.results.wording import bytes_text, counts_text, interval_text, uniform_label
 
 _FIRST_LETTER = ord("A")

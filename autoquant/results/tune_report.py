@@ -8,7 +8,6 @@ from typing import Any
 from autoquant.core.findings.tuning import RULE, Attempt, Stage, TuneReport, Verdict
 from autoquant.core.plan import PLAN_FORMAT, Plan
 from autoquant.results import files
-from autoquant.results.plan_file import plan_file_text
 from autoquant.results.storage import write_json, write_text
 from autoquant.results.wording import ScoreUnit, counts_text, score_unit, with_spread
 
@@ -134,6 +133,6 @@ def write_tuning(folder: Path, report: TuneReport, name: str) -> None:
     write_json(folder / files.TUNE, tune_json(report))
     write_text(folder / files.TUNE_REPORT, tune_markdown(report, name))
     if report.plan is not None:
-        write_text(folder / files.TUNED, plan_file_text(report.plan))
+        write_text(folder / files.TUNED, report.plan.file_text())
     else:
         (folder / files.TUNED).unlink(missing_ok=True)

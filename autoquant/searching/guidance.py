@@ -30,7 +30,7 @@ from autoquant.searching.proposing.guided import CostAxis, Guide
 from autoquant.searching.proposing.in_turn import InTurn
 from autoquant.searching.proposing.prospects import ENOUGH_SHARE, AllProspects, Prospects
 from autoquant.searching.proposing.pruner import Pruner
-from autoquant.searching.proposing.samplers import GUIDED
+from autoquant.searching.proposing.sampled import GUIDED
 from autoquant.searching.proposing.strategy import Proposer
 from autoquant.searching.ranking.exact import measure_exact
 from autoquant.searching.ranking.ranked import question_of

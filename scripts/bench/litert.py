@@ -29,9 +29,8 @@ from torch import Tensor, nn
 sys.path.append(str(Path(__file__).parents[2]))
 
 from autoquant.backends.litert.backend import LiteRtBackend
-from autoquant.backends.litert.module import LiteRtModule
 from autoquant.backends.litert.operators import WEIGHTED, Weights
-from autoquant.backends.litert.session import Session
+from autoquant.backends.litert.session import LiteRtModule, Session
 from autoquant.backends.protocol import BuildRequest, Executable
 from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Kind

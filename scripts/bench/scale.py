@@ -46,7 +46,7 @@ from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.guided import CostAxis, Guide
 from autoquant.searching.proposing.pruner import Pruner
 from autoquant.searching.proposing.rounds import Rounds
-from autoquant.searching.proposing.samplers import GUIDED, SAMPLERS
+from autoquant.searching.proposing.sampled import GUIDED, SAMPLERS
 from autoquant.searching.proposing.strategy import Strategy
 from autoquant.searching.proposing.study import write_study
 from autoquant.searching.seeding.seeds import Seed

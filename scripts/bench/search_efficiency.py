@@ -39,7 +39,7 @@ from autoquant.searching.measuring.evaluator import build_evaluator
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.preparing.space import bind_space
 from autoquant.searching.proposing.constraints import Limits
-from autoquant.searching.proposing.samplers import GUIDED
+from autoquant.searching.proposing.sampled import GUIDED
 from autoquant.searching.proposing.strategy import Strategy
 from autoquant.searching.ranking.ranked import rank_by_sensitivity
 from autoquant.searching.seeding.seeds import Seed

@@ -18,7 +18,6 @@ from autoquant.backends.openvino.engine import Options, activation_bits, compile
 from autoquant.backends.openvino.graph import convert_float
 from autoquant.backends.openvino.judgement import Judge
 from autoquant.backends.openvino.layout import lay_out
-from autoquant.backends.openvino.module import OpenVinoModule
 from autoquant.backends.openvino.profile import profile_costs
 from autoquant.backends.openvino.readback import ExecutionGraph
 from autoquant.backends.openvino.support import site_support, why_unsupported
@@ -31,6 +30,43 @@ from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.outputs import OutputStructure
+
+
+class OpenVinoModule(nn.Module):
+    """Runs a model with as many threads as torch would use; one compilation for each number.
+
+    Inputs are read where torch keeps them, unless they are strided; outputs are copied, because
+    the engine overwrites its own with the next call. Calls must not overlap.
+    """
+
+    def __init__(
+        self,
+        model: ov.Model,
+        options: Options,
+        outputs: OutputStructure,
+        compiled: ov.CompiledModel,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.options = options
+        self.compiled = compiled
+        self._outputs = outputs
+        self._requests = {torch.get_num_threads(): compiled.create_infer_request()}
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Compute the outputs."""
+        arrays = [item.detach().contiguous().numpy() for item in inputs]
+        found = self._request().infer(arrays, share_inputs=True)
+        return self._outputs.build([torch.from_numpy(array) for array in found.to_tuple()])
+
+    def _request(self) -> ov.InferRequest:
+        """The request for torch's present number of threads."""
+        threads = torch.get_num_threads()
+        if threads not in self._requests:
+            compiled = compile_graph(self.model, self.options, threads)
+            self._requests[threads] = compiled.create_infer_request()
+        return self._requests[threads]
 
 
 class OpenVinoBackend:

@@ -27,7 +27,6 @@ from autoquant.results.mlflow.connection import (
 from autoquant.results.mlflow.runs import Child, find_children, find_parent, log_batch
 from autoquant.results.mlflow.view import VIEW_TAG, view_state
 from autoquant.results.mlflow.winner import log_winner
-from autoquant.results.plan_file import plan_file_text
 from autoquant.results.recorders import Winner
 
 if TYPE_CHECKING:
@@ -228,7 +227,7 @@ class MlflowRecorder:
         members = {item.number: item for item in findings.frontier.members}
         for number, child in self._children.items():
             if number in members:
-                text = plan_file_text(members[number].plan)
+                text = members[number].plan.file_text()
                 self._client.log_text(child.run_id, text, "plan.json")
                 for path in models.get(number, ()):
                     self._client.log_artifact(child.run_id, str(path))

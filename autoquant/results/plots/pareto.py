@@ -9,11 +9,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from autoquant.core.measurement import EAGER_FP32, SQNR_CEILING_DB, Candidate, Kind
-from autoquant.results.axes import SQNR_AXIS, Axis, cost_axis, drop_axis
+from autoquant.results.axes import SQNR_AXIS, Axis, cost_axis, drop_axis, window
 from autoquant.results.findings import Findings
 from autoquant.results.plots.hover import hover_text
 from autoquant.results.plots.style import ACCENT, INK, KIND_SYMBOLS, MUTED, SECOND, note, restyle
-from autoquant.results.window import window
 from autoquant.results.wording import ScoreUnit, score_unit, uniform_label
 
 _HEIGHT = 480

@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from autoquant.core.findings.tuning import Attempt, Stage, TuneReport, Verdict, Z
 from autoquant.core.plan import INT16_SCHEMES, Plan
 from autoquant.core.precision import Scheme
+from autoquant.results.axes import window
 from autoquant.results.plots.style import INK, MUTED, corner_note, note, plain_figure
 from autoquant.results.tune_report import tune_unit
-from autoquant.results.window import window
 from autoquant.results.wording import ScoreUnit, counts_text, kinds_of, kinds_text, with_spread
 
 _HEIGHT = 460

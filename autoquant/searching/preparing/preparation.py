@@ -21,8 +21,7 @@ from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import DataError, StorageError
 from autoquant.job import Setup
 from autoquant.model.calibration.calibrate import calibrate, digest_of
-from autoquant.model.calibration.own_ranges import own_ranges
-from autoquant.model.calibration.range_rules import bind_ranges
+from autoquant.model.calibration.range_rules import bind_ranges, own_ranges
 from autoquant.model.data.data_set import InputsOf, sizes_of
 from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -201,3 +202,34 @@ class _Trials(InMemoryStorage):
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set an attribute of the trial that is being drawn."""
         self._given[trial_id].system_attrs[key] = value
+
+
+def start_tpe(seed: int) -> BaseSampler:
+    """Tree-structured Parzen estimator over all knobs together (Bergstra et al., NeurIPS 2011).
+
+    The constant liar keeps the trials of one round apart. The seeds are its start-up trials.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=1)
+
+
+def start_nsga2(seed: int) -> BaseSampler:
+    """NSGA-II (Deb et al., IEEE TEVC 6(2), 2002)."""
+    return NSGAIISampler(seed=seed, population_size=24)
+
+
+def start_random(seed: int) -> BaseSampler:
+    """Uniform over the space."""
+    return RandomSampler(seed=seed)
+
+
+GUIDED = "guided"
+"""Plans come from `guided.Guide`; the sampler of that name draws where it has none."""
+
+SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+    GUIDED: start_random,
+    "tpe": start_tpe,
+    "nsga2": start_nsga2,
+    "random": start_random,
+}

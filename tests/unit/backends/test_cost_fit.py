@@ -9,7 +9,7 @@ import pytest
 
 from autoquant.backends.boundaries import Parts
 from autoquant.backends.cost_fit import TimedPlan, fit_costs
-from autoquant.backends.covering import covering_plans
+from autoquant.backends.cover import covering_plans
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace

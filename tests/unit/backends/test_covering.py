@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from autoquant.backends.covering import covering_plans
+from autoquant.backends.cover import covering_plans
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
 

@@ -10,11 +10,11 @@ from autoquant.core.measurement import Kind
 from autoquant.core.objectives import Objective
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
+from autoquant.results.axes import window
 from autoquant.results.colours import SCHEME_CODES, SCHEME_COLOURS
 from autoquant.results.findings import Findings
 from autoquant.results.plots import pareto_figure, sensitivity_figure
 from autoquant.results.plots.style import KIND_SYMBOLS
-from autoquant.results.window import window
 from tests.unit.results.synthetic import BASELINE, make_candidate
 
 

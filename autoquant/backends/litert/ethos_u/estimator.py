@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from autoquant.backends.covering import covering_plans
+from autoquant.backends.cover import covering_plans
 from autoquant.backends.litert.ethos_u.attribution import Operator, attribute, find_edges
 from autoquant.backends.litert.ethos_u.configuration import Configuration
 from autoquant.backends.litert.ethos_u.cost_table import EstimatedPlan, fit_costs

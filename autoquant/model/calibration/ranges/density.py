@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,3 +51,24 @@ class Density:
 def with_zero(low: float, high: float) -> Range:
     """Widen a range so that it holds zero, which integer grids must represent (padding)."""
     return min(low, 0.0), max(high, 0.0)
+
+
+_SWEEPS = 2
+"""How often each end is scanned again after the other has moved."""
+
+
+def least_loss(
+    loss: Callable[[Range], float],
+    lows: Sequence[float] | Floats,
+    highs: Sequence[float] | Floats,
+) -> Range:
+    """Find a range of least loss: the upper end with the lower at its widest, then in turn."""
+    all_lows, all_highs = (list(dict.fromkeys(map(float, ends))) for ends in (lows, highs))
+    low, high = all_lows[0], all_highs[0]
+    for _ in range(_SWEEPS):
+        before = low, high
+        high = min(all_highs, key=lambda item: loss((low, item)))
+        low = min(all_lows, key=lambda item: loss((item, high)))
+        if (low, high) == before:
+            break
+    return low, high

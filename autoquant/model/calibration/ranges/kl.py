@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from autoquant.model.calibration.ranges.density import Density, Floats, Range, with_zero
-from autoquant.model.calibration.ranges.scan import least_loss
+from autoquant.model.calibration.ranges.density import Density, Floats, Range, least_loss, with_zero
 
 _CANDIDATES = 96
 _TINY = 1e-12

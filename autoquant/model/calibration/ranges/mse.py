@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoquant.model.calibration.ranges.density import Density, Floats, Range, with_zero
-from autoquant.model.calibration.ranges.scan import least_loss
+from autoquant.model.calibration.ranges.density import Density, Floats, Range, least_loss, with_zero
 
 _SHARES = np.geomspace(1.0, 1e-3, 48)
 """Of the full range, that the first scan looks at."""

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 pytest.importorskip("litert_torch")
 
+from autoquant.backends.litert.backend import read_back
 from autoquant.backends.litert.convert import convert_float
 from autoquant.backends.litert.flatbuffer import Boundary, FloatFile, Written, write_plan
-from autoquant.backends.litert.readback import read_back
 from autoquant.backends.litert.schema import Graph, operator_types
 from autoquant.backends.litert.session import Session
 from autoquant.core.build import BuildSettings

@@ -11,8 +11,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.job import Constraints
 from autoquant.searching.proposing.constraints import Limits
-from autoquant.searching.proposing.sampled import BLOCK, SampledPlans
-from autoquant.searching.proposing.samplers import SAMPLERS
+from autoquant.searching.proposing.sampled import BLOCK, SAMPLERS, SampledPlans
 from tests.spaces import random_plan
 from tests.unit.searching.test_resume import space_of
 
