@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -106,7 +106,8 @@ def _keys_at(path: Sequence[Any], model: type[BaseModel]) -> list[str]:
 
 def _section_of(annotation: object) -> type[BaseModel] | None:
     """The section in an annotation such as `tuple[Rule, ...]` or `Entry | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    is_alias = get_origin(annotation) is not None  # Python 3.10 takes list[str] for a type
+    if not is_alias and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for part in get_args(annotation):
         found = _section_of(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import pytest
 import yaml
@@ -58,7 +58,8 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def sections_in(annotation: object, mark: str = "") -> Iterator[tuple[type[BaseModel], str]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    is_alias = get_origin(annotation) is not None  # Python 3.10 takes list[str] for a type
+    if not is_alias and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation, mark
     elif getattr(annotation, "__origin__", None) is tuple:
         yield from (pair for part in get_args(annotation) for pair in sections_in(part, "[]"))
