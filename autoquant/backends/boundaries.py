@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.site_nodes import find_owners
 
 Edge = tuple[str, str]
+_Node = TypeVar("_Node")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +65,43 @@ def add_up(timed: Iterable[tuple[float, Sequence[Ends]]], rest: float = 0.0) -> 
             else:
                 edges[writer, reader] += share
     return Parts(dict(ops), dict(edges), rest)
+
+
+@dataclass(frozen=True)  # with slots a generic one cannot be made on Python 3.10
+class Surroundings(Generic[_Node]):
+    """Finds the sites around a node of a built graph.
+
+    Attributes:
+        is_inserted: Whether conversion put a node in.
+        site: Of any other node.
+        source: The node that gives what a node reads; None: nothing does.
+        users: Those that read what a node gives.
+    """
+
+    is_inserted: Callable[[_Node], bool]
+    site: Callable[[_Node], str | None]
+    source: Callable[[_Node], _Node | None]
+    users: Callable[[_Node], Iterable[_Node]]
+
+    def ends(self, node: _Node) -> list[Ends]:
+        """Writer and readers of the tensor that a node converts; a site's own node is both."""
+        if not self.is_inserted(node):
+            site = self.site(node)
+            return [(site, site)]
+        source: _Node | None = node
+        while source is not None and self.is_inserted(source):
+            source = self.source(source)
+        writer = None if source is None else self.site(source)
+        readers = dict.fromkeys(map(self.site, self._readers(node)))
+        return [(writer, reader) for reader in readers] or [(writer, writer)]
+
+    def _readers(self, node: _Node) -> Iterator[_Node]:
+        """The nodes that take what a node gives, through further conversions."""
+        for user in self.users(node):
+            if self.is_inserted(user):
+                yield from self._readers(user)
+            else:
+                yield user
 
 
 def find_edges(captured: Capture) -> tuple[Edge, ...]:

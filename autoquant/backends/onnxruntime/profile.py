@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import Tensor
 
-from autoquant.backends.boundaries import Ends, Parts, add_up
+from autoquant.backends.boundaries import Parts, Surroundings, add_up
 from autoquant.backends.cover import Cover
 from autoquant.backends.onnxruntime.readback import source_name
 from autoquant.backends.onnxruntime.sessions import OnnxModule, feed, open_and_dump, open_session
@@ -113,11 +113,14 @@ def attribute(
     owner = {node.name: unit.site for unit in units for node in unit.nodes if unit.site}
     owner |= {name: site for name, site in passing.items() if name not in owner}
     graph = _Graph(model, owner)
-    return add_up((times.get(node.name, 0.0), graph.ends(node)) for node in model.graph.node)
+    around = Surroundings[NodeProto](
+        lambda node: graph.site(node) is None, graph.site, graph.source, graph.users
+    )
+    return add_up((times.get(node.name, 0.0), around.ends(node)) for node in model.graph.node)
 
 
 class _Graph:
-    """Finds the sites around a node."""
+    """The sites of a written model, and who reads whom."""
 
     def __init__(self, model: ModelProto, owner: Mapping[str, str]) -> None:
         self._owner = owner
@@ -127,35 +130,19 @@ class _Graph:
             for name in node.input:
                 self._readers[name].append(node)
 
-    def ends(self, node: NodeProto) -> list[Ends]:
-        """Writer and readers of the tensor that a node converts; a site's own node is both."""
-        site = self._site(node)
-        if site is not None:
-            return [(site, site)]
-        writer = self._above(node)
-        readers = dict.fromkeys(self._below(node))
-        return [(writer, reader) for reader in readers] or [(writer, writer)]
+    def site(self, node: NodeProto) -> str | None:
+        """The site that a node computes, by its name or its tensors'."""
+        names = map(source_name, (node.name, *node.output))
+        return next((self._owner[name] for name in names if name in self._owner), None)
 
-    def _site(self, node: NodeProto) -> str | None:
-        found = self._owner.get(source_name(node.name))
-        return found or next(
-            (self._owner[name] for name in map(source_name, node.output) if name in self._owner),
-            None,
-        )
+    def source(self, node: NodeProto) -> NodeProto | None:
+        """The node that gives what a node reads."""
+        return self._writer.get(node.input[0]) if node.input else None
 
-    def _above(self, node: NodeProto) -> str | None:
-        source = self._writer.get(node.input[0]) if node.input else None
-        while source is not None and self._site(source) is None:
-            source = self._writer.get(source.input[0]) if source.input else None
-        return None if source is None else self._site(source)
-
-    def _below(self, node: NodeProto) -> list[str]:
-        found: list[str] = []
+    def users(self, node: NodeProto) -> Iterator[NodeProto]:
+        """Those that read what a node gives."""
         for name in node.output:
-            for reader in self._readers[name]:
-                site = self._site(reader)
-                found.extend(self._below(reader) if site is None else [site])
-        return found
+            yield from self._readers[name]
 
 
 _KERNEL = "_kernel_time"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import openvino as ov
 from torch import Tensor
 
-from autoquant.backends.boundaries import Ends, Parts, add_up
+from autoquant.backends.boundaries import Parts, Surroundings, add_up
 from autoquant.backends.cover import Cover
 from autoquant.backends.openvino.readback import ExecutionGraph
 from autoquant.backends.timing import Clock, Floats, bundle_size
@@ -130,28 +130,15 @@ def attribute(graph: ExecutionGraph, times: Mapping[str, float], rest_ms: float)
     conversion) belongs to the boundary between the site that wrote the tensor and those that
     read it, evenly. Where one side is no site, the time belongs to the other.
     """
+    around = Surroundings(graph.is_inserted, graph.owner, _source, _users)
     timed = ((times.get(node.get_friendly_name(), 0.0), node) for node in graph.nodes)
-    return add_up(((ms, _ends(graph, node)) for ms, node in timed if ms > 0.0), rest_ms)
+    return add_up(((ms, around.ends(node)) for ms, node in timed if ms > 0.0), rest_ms)
 
 
-def _ends(graph: ExecutionGraph, node: ov.Node) -> list[Ends]:
-    """Writer and readers of the tensor that a node converts; a site's own node is both."""
-    if not graph.is_inserted(node):
-        site = graph.owner(node)
-        return [(site, site)]
-    source = node
-    while graph.is_inserted(source) and source.get_input_size():
-        source = source.input_value(0).get_node()
-    writer = graph.owner(source)
-    readers = dict.fromkeys(graph.owner(item) for item in _readers(graph, node))
-    return [(writer, reader) for reader in readers] or [(writer, writer)]
+def _source(node: ov.Node) -> ov.Node | None:
+    return node.input_value(0).get_node() if node.get_input_size() else None
 
 
-def _readers(graph: ExecutionGraph, node: ov.Node) -> list[ov.Node]:
-    """The nodes that take what a node gives, through further conversions."""
-    found: list[ov.Node] = []
+def _users(node: ov.Node) -> Iterator[ov.Node]:
     for output in node.outputs():
-        for target in output.get_target_inputs():
-            user = target.get_node()
-            found.extend(_readers(graph, user) if graph.is_inserted(user) else [user])
-    return found
+        yield from (target.get_node() for target in output.get_target_inputs())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from autoquant.backends.boundaries import Ends, Parts, add_up
+from autoquant.backends.boundaries import Parts, Surroundings, add_up
 from autoquant.backends.cover import Cover
 from autoquant.backends.protocol import Backend
 from autoquant.backends.timing import Clock
@@ -25,6 +24,9 @@ from autoquant.model.graph.built_graph import FLOAT_NODE
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.site_nodes import find_owners
 from autoquant.model.heap import trim_heap
+
+_SIZE = torch.ops.aten.sym_size.int
+"""Reads no values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +155,14 @@ def attribute(model: GraphModule, times: NodeTimes, captured: Capture) -> Parts:
         for node in model.graph.nodes
         if node.op not in ("placeholder", "output") and _float_name(node) not in known
     }
+    around = Surroundings[Node](
+        is_inserted=inserted.__contains__,
+        site=lambda node: owner.get(_float_name(node)),
+        source=lambda node: next(iter(node.all_input_nodes), None),
+        users=lambda node: (item for item in node.users if item.target is not _SIZE),
+    )
     timed = (
-        (times.nodes[node.name], _ends(node, inserted, owner))
+        (times.nodes[node.name], around.ends(_converted_by(node, inserted)))
         for node in model.graph.nodes
         if node.name in times.nodes
     )
@@ -165,25 +173,7 @@ def _float_name(node: Node) -> str:
     return str(node.meta.get(FLOAT_NODE, node.name))
 
 
-def _ends(node: Node, inserted: set[Node], owner: Mapping[str, str]) -> list[Ends]:
-    """Writer and reader of the tensor that a node converts; a site's own node is both."""
-    if node not in inserted:
-        site = owner.get(_float_name(node))
-        return [(site, site)]
-    source = node
-    if node.op == "get_attr" and node.users:
-        source = next(iter(node.users))  # a scale: it belongs to the quantize that reads it
-    while source in inserted and source.all_input_nodes:
-        source = source.all_input_nodes[0]
-    writer = None if source in inserted else owner.get(_float_name(source))
-    readers = dict.fromkeys(owner.get(_float_name(end)) for end in _readers(node, inserted))
-    return [(writer, reader) for reader in readers] or [(writer, writer)]
-
-
-def _readers(node: Node, inserted: set[Node]) -> list[Node]:
-    """The nodes that take what a node gives, through further conversions; a size reads none."""
-    found: list[Node] = []
-    for user in node.users:
-        if user.target is not torch.ops.aten.sym_size.int:
-            found.extend(_readers(user, inserted) if user in inserted else [user])
-    return found
+def _converted_by(node: Node, inserted: set[Node]) -> Node:
+    """The node itself; of a scale the quantize that reads it."""
+    is_scale = node in inserted and node.op == "get_attr" and node.users
+    return next(iter(node.users)) if is_scale else node
