@@ -46,12 +46,11 @@ from autoquant.model.graph.capture import capture
 from autoquant.model.numerics.rounding import SchemeRounding
 from autoquant.searching.preparing.space import bind_space
 from autoquant.searching.ranking.exact import measure_exact
-from autoquant.searching.ranking.gradient import measure_gradient
+from autoquant.searching.ranking.gradient import measure_gradient, measure_weights
 from autoquant.searching.ranking.marks import mark
 from autoquant.searching.ranking.output_error import FloatOutputs, OutputError
 from autoquant.searching.ranking.rounded_run import RoundedRun, Shared
 from autoquant.searching.ranking.trials import Question, Trial, by_knob
-from autoquant.searching.ranking.weights_only import measure_weights
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from experiments import digits, resnet20

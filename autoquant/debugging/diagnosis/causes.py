@@ -10,9 +10,8 @@ from autoquant.core.progress import Progress
 from autoquant.debugging.diagnosis.findings import Proof, find_coarse, prove
 from autoquant.debugging.diagnosis.pattern import BAD_DB
 from autoquant.debugging.diagnosis.repairs import Repairs
-from autoquant.debugging.diagnosis.suspects import REACH, find_suspects
+from autoquant.debugging.diagnosis.suspects import REACH, find_suspects, find_weight_suspects
 from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites, sites_of
-from autoquant.debugging.diagnosis.weight_suspects import find_weight_suspects
 from autoquant.debugging.diagnosis.wording import word_coarse, word_finding
 from autoquant.model.numerics.rounding import SchemeRounding
 

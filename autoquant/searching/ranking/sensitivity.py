@@ -16,11 +16,10 @@ from autoquant.model.data.batches import take_samples
 from autoquant.model.graph.captured import Capture
 from autoquant.searching.ranking.exact import METHOD as EXACT_METHOD
 from autoquant.searching.ranking.exact import measure_exact
-from autoquant.searching.ranking.gradient import measure_gradient
+from autoquant.searching.ranking.gradient import measure_gradient, measure_weights
 from autoquant.searching.ranking.on_engine import METHOD as ENGINE_METHOD
 from autoquant.searching.ranking.on_engine import engine_trials, measure_on_engine
 from autoquant.searching.ranking.trials import Question, Trial
-from autoquant.searching.ranking.weights_only import measure_weights
 
 AUTO_METHOD = "to first order by gradient; the rows that make most of the noise exactly"
 

@@ -15,8 +15,8 @@ from autoquant.core.findings.badcases import BadCase, BadCases, DecibelCounts, O
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.debugging.samples.find import Worst
 from autoquant.debugging.samples.sample_error import sample_errors
-from autoquant.debugging.samples.worst import Worst
 from autoquant.errors import DataError, MetricError, ModelError
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.reader import DataReader

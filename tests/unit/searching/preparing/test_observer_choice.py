@@ -12,7 +12,7 @@ from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import Batch
 from autoquant.model.graph.capture import Capture, capture
-from autoquant.searching.preparing.observer_choice import CANDIDATES, choose_observers
+from autoquant.searching.preparing.ranges import CANDIDATES, choose_observers
 from tests.networks import MixedNet, images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
