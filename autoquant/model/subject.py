@@ -513,6 +513,12 @@ def _protected(subject: Subject, given: object) -> Subject:
             f"the model returns what torch cannot look into, {opaque}: it is not compared, and "
             "what is built of the exported graph returns None for it"
         )
+    silent = [name for name, value in named_outputs(outputs).items() if not value.any()]
+    if silent:
+        notices.append(
+            f"the model gives nothing but zeros on calibration batch 0 ({', '.join(silent)}): "
+            "no plan can lose anything there, and SQNR says nothing of it"
+        )
     if changed:
         subject, how = _of_copy(subject)
         notices.append(f"the model's forward writes into its buffers ({', '.join(changed)}); {how}")

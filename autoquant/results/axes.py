@@ -66,8 +66,9 @@ def _cost_axis(objective: Goal, findings: Findings) -> Axis:
         return Axis(quantity.name, named.titled("%"), 100.0, is_reversed=True)
     if objective is not Objective.SIZE:
         return Axis(quantity.name, named.titled(), is_reversed=True)
-    if quantity.name in baseline:
-        share = 100.0 / baseline[quantity.name].value
+    whole = baseline[quantity.name].value if quantity.name in baseline else 0.0
+    if whole:
+        share = 100.0 / whole
         return Axis(quantity.name, named.titled("% of fp32"), share, is_reversed=True)
     return Axis(quantity.name, named.titled("MiB"), 2.0**-20, is_reversed=True)
 

@@ -89,7 +89,7 @@ def _cost_facts(findings: Findings, chosen: Candidate) -> list[str]:
     size = chosen.measurements.get("size_bytes")
     full = findings.frontier.baseline.get("size_bytes")
     if size is not None:
-        share = f", {size.value / full.value:.0%} of fp32" if full else ""
+        share = f", {size.value / full.value:.0%} of fp32" if full and full.value else ""
         facts.append(f"{bytes_text(size.value)}{share} ({size.kind.value})")
     return facts
 

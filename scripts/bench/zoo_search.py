@@ -21,6 +21,7 @@ from zoo_models.subject import Subject, call
 import autoquant
 from autoquant.backends.cover import Cover
 from autoquant.backends.onnxruntime import profile as onnx_profile
+from autoquant.backends.onnxruntime.sessions import session_entries
 from autoquant.backends.openvino import profile as openvino_profile
 from autoquant.backends.torch_cpu import profile as torch_profile
 from autoquant.core.progress import Advance, Silent
@@ -227,7 +228,10 @@ def _load_openvino(path: Path) -> Run:
 def _load_onnx(path: Path) -> Run:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    for key, value in session_entries().items():  # as in the line that export prints
+        options.add_session_config_entry(key, value)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
     return lambda *tensors: [
         torch.from_numpy(value)

@@ -237,6 +237,14 @@ def test_a_script_module_of_which_torch_makes_no_graph_is_named() -> None:
         export_float(captured, (X,))
 
 
+def test_an_output_of_nothing_but_zeros_is_said() -> None:
+    model = Base().eval()
+    nn.init.zeros_(model.linear.weight)
+    nn.init.zeros_(model.linear.bias)
+    assert "nothing but zeros on calibration batch 0" in subject_of(model).notices[0]
+    assert subject_of(Base().eval()).notices == ()
+
+
 def test_minus_infinity_in_a_buffer_is_a_mask() -> None:
     assert subject_of(Masked().eval()).model.mask[3] == -torch.inf
     ruined = Masked().eval()

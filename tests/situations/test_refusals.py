@@ -16,19 +16,44 @@ from autoquant.backends.protocol import Executable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, PlanError
 from autoquant.searching.preparing.narrowing import Refused, find_refused, without
 from tests.kinds import KINDS, build
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 ROWS = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+WORDS = torch.randint(0, 40, (8, 7), generator=torch.Generator().manual_seed(0))
 ALL = ("int8", "int8_dynamic", "fp16", "bf16", "fp32")
 
 
 def two_linears(between: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 16), between, nn.Linear(16, 4)).eval()
+
+
+class TwoBags(nn.Module):
+    """Two equal EmbeddingBags beside linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bags = nn.ModuleList([nn.EmbeddingBag(40, 8, mode="mean") for _ in range(2)])
+        self.head = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(torch.cat([bag(words) for bag in self.bags], 1))
+
+
+class Parameterless(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) * 2
+
+
+def zero_headed() -> nn.Module:
+    model = two_linears(nn.ReLU())
+    for parameter in model[2].parameters():
+        nn.init.zeros_(parameter)
+    return model
 
 
 def agreement(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -71,6 +96,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, str, tuple[str, ...]]] =
     "products and slices in place on OpenVINO": (
         lambda: build("in place"), KINDS["in place"].batches[0][0], "openvino", ("int8", "fp32"),
     ),
+    "two embedding bags": (lambda: TwoBags().eval(), WORDS, "torch", ALL),
+    "two embedding bags on OpenVINO": (lambda: TwoBags().eval(), WORDS, "openvino", ALL),
+    "a head of zeros": (zero_headed, ROWS, "torch", ("int8", "fp32")),
+    "a head of zeros on ONNX Runtime": (zero_headed, ROWS, "onnxruntime", ("int8", "fp32")),
+    "no parameters": (lambda: Parameterless().eval(), ROWS, "torch", ("int8", "fp32")),
 }  # fmt: skip
 
 
@@ -81,6 +111,12 @@ def test_a_search_ends_with_a_frontier_and_few_refusals(name: str, tmp_path: Pat
     failed = [item for item in result.candidates if item.failure is not None]
     assert result.frontier
     assert len(failed) <= len(result.candidates) // 3, [item.failure for item in failed]
+
+
+def test_what_a_target_runs_in_no_format_is_named_with_another_backend(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"site 'bags\.0' \(embedding_bag\)") as caught:
+        search(TwoBags().eval(), WORDS, "litert", ("int8", "fp32"), tmp_path / "out")
+    assert "no kernel for this kind of op in any format" in caught.value.hint
 
 
 def test_sort_is_named_on_litert(tmp_path: Path) -> None:

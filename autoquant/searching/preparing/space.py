@@ -199,7 +199,9 @@ def _check_scheme(
     raise PlanError(
         f"space: site {site.name!r} ({site.kind.value}) {why} {scheme.value}, which this target "
         f"{what}",
-        hint=f"here it runs {', '.join(runs)}",
+        hint=f"here it runs {', '.join(runs)}"
+        if runs
+        else "it has no kernel for this kind of op in any format; search with another backend.name",
     )
 
 

@@ -14,7 +14,7 @@ from autoquant.core.sensitivity import Method, Part, RowKey, SensitivityRow, Sen
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.heap import trim_heap
 from autoquant.searching.ranking.marks import mark
-from autoquant.searching.ranking.output_error import ratio_and_error, row_of_noise
+from autoquant.searching.ranking.output_error import TINY, ratio_and_error, row_of_noise
 from autoquant.searching.ranking.probe import Probe
 from autoquant.searching.ranking.rounding_terms import RoundingTerms
 from autoquant.searching.ranking.trials import Question, Trial
@@ -96,6 +96,7 @@ def _ratio_of_channels(powers: Tensor, signal: float) -> tuple[float, float]:
     A dot product x with random signs is close to a centred normal, for which
     Var(x^2) = 2 sigma^4 = 2/3 E[x^4].
     """
+    signal = max(signal, TINY)
     return float(powers.sum()) / signal, math.sqrt(2 / 3 * float((powers**2).sum())) / signal
 
 

@@ -16,7 +16,7 @@ from autoquant.model.data.output_noise import LEAST_RATIO, OutputNoises, to_deci
 from autoquant.model.data.outputs import OutputWeights, divergence, named_outputs, rows_of
 from autoquant.searching.ranking.trials import Trial
 
-_TINY = 1e-300
+TINY = 1e-300
 
 
 def ratio_and_error(noise: Tensor, signal: Tensor) -> tuple[float, float]:
@@ -29,7 +29,7 @@ def ratio_and_error(noise: Tensor, signal: Tensor) -> tuple[float, float]:
         noise: Shape (samples,).
         signal: Shape (samples,).
     """
-    total = float(signal.sum().clamp_min(_TINY))
+    total = float(signal.sum().clamp_min(TINY))
     ratio = float(noise.sum()) / total
     count = len(signal)
     spread = count / max(count - 1, 1) * float(((noise - ratio * signal) ** 2).sum())
