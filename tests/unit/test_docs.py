@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args, get_origin
 
 import pytest
 import yaml
+from click import Context
+from click.exceptions import Exit
 from pydantic import BaseModel
+from typer.main import get_command
 
+from autoquant.cli.app import app
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind
 from autoquant.job import Job, load_job, shipped_spaces
@@ -33,6 +39,17 @@ def text_of(name: str) -> str:
 def blocks(path: Path, language: str) -> list[str]:
     found = BLOCK.findall(path.read_text(encoding="utf-8"))
     return [text for name, text in found if name == language]
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The words of each `autoquant` command in a page's blocks."""
+    found = []
+    for language, text in BLOCK.findall(path.read_text(encoding="utf-8")):
+        for line in text.replace("\\\n", " ").splitlines():
+            command = re.match(r"(\$ )?autoquant (.*)", line)
+            if command and (command[1] or language in ("sh", "bash")):
+                found.append(shlex.split(command[2], comments=True))
+    return found
 
 
 def links(path: Path) -> list[str]:
@@ -129,6 +146,32 @@ def test_yaml_and_python_examples_are_valid(path: Path) -> None:
         assert isinstance(yaml.safe_load(example), dict)
     for example in blocks(path, "python"):
         compile(example, str(path), "exec")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=f"{path.stem}: {' '.join(words)}")
+        for path in PAGES
+        for words in commands(path)
+    ],
+)
+def test_every_command_in_the_text_is_one_that_the_command_line_takes(words: list[str]) -> None:
+    group = get_command(app)
+    with Context(group) as context:
+        if words == ["--help"]:
+            return
+        name, command, rest = group.resolve_command(context, words)
+        assert command is not None
+        with suppress(Exit):  # --help
+            command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("name", list(get_command(app).commands))
+def test_every_command_is_described(name: str) -> None:
+    assert f"`autoquant {name} " in text_of("command-line.md") or (
+        f"`autoquant {name}`" in text_of("command-line.md")
+    )
 
 
 def test_the_job_file_of_its_page_runs_as_it_stands(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ _CALLS = {
 
 _REQUIRED = {".ts": "torch", ".onnx": "onnxruntime", ".xml": "openvino"}
 _PLACE = "PLACE-OF-THE-FILE"
-_ASKS_FOR_HINTS = ".*Add type hints to the `predict` method"
+_ASKED_FOR = ".*(Add type hints to the `predict` method|An input example was not provided)"
+"""MLflow's wishes for what the signature says already."""
 
 _CODE = """\
 import mlflow
@@ -87,7 +88,7 @@ def _save(winner: Winner, main: Path, scratch: Path) -> Path:
     recipe = winner.recipe(Path(_PLACE)).replace(repr(_PLACE), "place")
     code.write_text(_CODE.format(name=main.name, recipe=recipe, call=_CALLS[main.suffix]))
     # for good: what is changed for a while is changed for other threads too, and back again by them
-    warnings.filterwarnings("ignore", message=_ASKS_FOR_HINTS)
+    warnings.filterwarnings("ignore", message=_ASKED_FOR)
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(code),
