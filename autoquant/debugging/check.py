@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.examination import Examination, Examiner
 from autoquant.backends.targets import load_target
-from autoquant.core.calls import Count, checked
+from autoquant.core.calls import Count, checked, show
 from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.concerns import Concern, Severity, Topic, note
 from autoquant.core.findings.structure import (
@@ -51,7 +51,7 @@ from autoquant.debugging.structure.plan_facts import facts_of_plan
 from autoquant.debugging.structure.settings import Configured, find_misfit_ranges, find_suspicious
 from autoquant.debugging.structure.shared import compare_calls, find_shared
 from autoquant.debugging.structure.tail import find_quantized_tail
-from autoquant.errors import BackendError, ModelError
+from autoquant.errors import BackendError, JobError, ModelError
 from autoquant.job import Job, Setup, backend_from_text
 from autoquant.job.document import settings_from
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
@@ -347,6 +347,11 @@ def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
     from autoquant.torch_ao.examination import examine_mapping
 
     name, subject, captured = "QConfigMapping", prepared.subject, prepared.captured
+    if not hasattr(mapping, "module_name_qconfigs"):
+        raise JobError(
+            f"mapping: {show(mapping)} is not a QConfigMapping",
+            hint="torch.ao.quantization.QConfigMapping.from_dict makes one of a dict",
+        )
     if captured.how == "modules":
         raise ModelError(
             "a QConfigMapping is looked at beside a graph, and the model was captured module by "

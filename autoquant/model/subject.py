@@ -465,7 +465,7 @@ def unscored_subject(
     checked = in_eval_mode(check_float_model(model, leaf_modules))
     reader = DataReader(checked, form)
     compared: Sequence[Batch] = ()
-    if evaluation != ():
+    if not isinstance(evaluation, tuple) or evaluation:  # an array has no truth value
         compared = reader.read(evaluation, "evaluation", needs_targets=False)
     read = reader.read(calibration, "calibration", needs_targets=False)
     batches = take_samples(read, calibration_samples)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -336,6 +336,9 @@ def call(name: str, changes: Mapping[str, str]) -> None:
 
 
 @settings(max_examples=int(os.environ.get("AUTOQUANT_FUZZ", "0")) or SHORT)
+@example(changed=("diagnose", (("evaluation", "strange"),)))
+@example(changed=("compare", (("data", "array of objects"),)))
+@example(changed=("check", (("mapping", "dict of a number"),)))
 @given(changed=changed_calls())
 def test_a_call_does_its_work_or_is_refused_in_a_sentence(
     changed: tuple[str, tuple[tuple[str, str], ...]],

@@ -258,9 +258,10 @@ def _items(data: object, name: str, parameters: Parameters) -> Iterator[object]:
             hint="give (inputs, targets) tensors, a list of batches, a DataLoader, or a function "
             "that returns one of these",
         )
-    items = iter(data)
+    items: Iterator[object] | None = None
     for index in count():
         try:
+            items = iter(data) if items is None else items
             item = next(items)
         except StopIteration:
             return
