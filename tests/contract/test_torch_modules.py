@@ -174,6 +174,32 @@ def test_a_module_that_is_not_called_any_more_is_a_refusal() -> None:
         backend.build(Plan.of({"layer": Scheme.INT8}))
 
 
+class Experts(nn.Module):
+    """Sends rows to one layer or the other by the sign of their first value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(8, 3), nn.Linear(8, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = x.new_zeros(len(x), 3)
+        for index, expert in enumerate(self.experts):
+            chosen = torch.where((x[:, 0] > 0) == bool(index))[0]
+            if chosen.numel():
+                found[chosen] = expert(x[chosen])
+        return found
+
+
+def test_experts_that_the_first_samples_do_not_call_are_read_back() -> None:
+    rows = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    rows[:, 0] = torch.linspace(-1.0, 1.0, 16)
+    torch.manual_seed(0)
+    captured, backend, _ = open_backend(Experts().eval(), (rows,), "fbgemm")
+    plan = Plan.of({site.name: Scheme.INT8_DYNAMIC for site in captured.sites})
+    expected = {"experts.0": "int8_dynamic native", "experts.1": "int8_dynamic native"}
+    assert words(backend.build(plan).executed) == expected
+
+
 def test_costs_cover_the_space_and_are_measured() -> None:
     inputs = (tokens(4),)
     captured, backend, _ = open_backend(seeded(TokenNet), inputs, "fbgemm")
