@@ -95,6 +95,7 @@ def compare_layers(
         samples=sum(sizes_of(batches)),
         kind=Kind.EMULATED if Kind.EMULATED in kinds else Kind.MEASURED,
         distributions=tuple(item for _, item in rows),
+        notices=tuple(notice for item in found for notice in item.notices),
         own=None if error is None else name_of(error),
     )
 

@@ -40,6 +40,7 @@ class ReferencePlan:
     captured: Capture
     plan: Plan
     rounding: SchemeRounding
+    notices = ()
 
     @property
     def kind(self) -> Kind:

@@ -24,6 +24,11 @@ class QuantizedModel(Protocol):
     """A quantized model to compare with its float graph."""
 
     @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of how ops were paired."""
+        ...
+
+    @property
     def kind(self) -> Kind:
         """`emulated` where some of its roundings are simulated in float."""
         ...

@@ -69,9 +69,10 @@ def compare(
 
     Args:
         model: The trained float model; it is never changed.
-        quantized: What to compare: a model that torch's FX mode quantized (prepare_qat_fx,
-            convert_fx or convert_to_reference_fx; it is never changed), or a plan, or a scheme's
-            name, which are built from `calibration`.
+        quantized: What to compare: a model that torch quantized, in FX graph mode (prepare_qat_fx,
+            convert_fx or convert_to_reference_fx), eager mode, by quantize_dynamic or convert_pt2e
+            (it is never changed); or a plan, or a scheme's name, which are built from
+            `calibration`.
         data: Inputs to compare on: a tensor, `(inputs, targets)`, a list of batches, a DataLoader.
         calibration: Inputs to calibrate on, where `quantized` is a plan or a scheme; None: `data`.
         mode: `unshadowed`: each model on its own activations. `shadowed`: every quantized op is
@@ -196,12 +197,12 @@ def _compare_graph(
     error: OwnError | None,
 ) -> LayerComparison:
     """Compare a model that torch quantized."""
-    from autoquant.torch_ao.comparison import TorchQuantized
+    from autoquant.torch_ao.given import given_model
 
     captured = capture_subject(subject, progress)
     needs_graph(captured, "compare")
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
-    found = TorchQuantized(subject.model, captured, quantized, example)
+    found = given_model(subject.model, captured, quantized, example)
     batches = subject.evaluation
     return _run(captured, [found], batches, mode, progress, weights=weights, error=error)
 

@@ -39,23 +39,19 @@ class TorchQuantized:
     does, and that with the captured graph by what each call computes.
 
     Raises:
-        ModelError: `quantized` is no graph, only observes, or is not of this model; or torch.fx
+        ModelError: `quantized` only observes, or is not of this model; or torch.fx
             cannot trace the float model.
     """
+
+    notices = ()
 
     def __init__(
         self,
         model: nn.Module,
         captured: Capture,
-        quantized: nn.Module,
+        quantized: GraphModule,
         example: tuple[Tensor, ...],
     ) -> None:
-        if not isinstance(quantized, GraphModule):
-            raise ModelError(
-                f"the quantized model is a {type(quantized).__name__}, not a torch.fx.GraphModule",
-                hint="quantize it in FX graph mode (prepare_fx, prepare_qat_fx, convert_fx), or "
-                "give a plan",
-            )
         with quiet_torch():
             self._model, self._calling = model, captured.calling
             self._graph = frozen_copy(quantized)

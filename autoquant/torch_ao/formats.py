@@ -47,7 +47,11 @@ def _type_of(model: GraphModule, node: Node) -> str:
         return "input"
     if node.op != "call_module":
         return node.target if isinstance(node.target, str) else _function(node.target)
-    module = model.get_submodule(str(node.target))
+    return class_name(model.get_submodule(str(node.target)))
+
+
+def class_name(module: nn.Module) -> str:
+    """Class of a module, with where it runs: `ConvReLU2d (quantized)`."""
     if type(module) is nn.Sequential:
         module = module[0]
     package = type(module).__module__

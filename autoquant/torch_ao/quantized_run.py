@@ -57,7 +57,7 @@ class QuantizedRun(Interpreter):
             self._see(pair, first, second)
         if not self._feeds_float or n.op == "placeholder":
             return value
-        forced = _like(expected, value)
+        forced = like(expected, value)
         return _copied(forced) if n in self._overwritten else forced
 
     def _round(self, pair: OpPair, node: Node, value: Any) -> Any:
@@ -76,7 +76,7 @@ class QuantizedRun(Interpreter):
         return value
 
 
-def _like(expected: Any, found: Any) -> Any:
+def like(expected: Any, found: Any) -> Any:
     """Float values in the format of quantized ones, leaf by leaf as far as both have them."""
     first = pytree.tree_leaves(expected)
     second, structure = pytree.tree_flatten(found)

@@ -41,7 +41,12 @@ def stored_weights(model: GraphModule, node: Node) -> Weights:
         if callable(packed):
             return {"weight": packed()[0]}
         return {"weight": stored.detach()} if isinstance(stored, Tensor) else {}
-    module: Any = _leading(model.get_submodule(str(node.target)))
+    return weights_stored_in(model.get_submodule(str(node.target)))
+
+
+def weights_stored_in(owner: nn.Module) -> Weights:
+    """Weights of a quantized module, as its kernel uses them."""
+    module: Any = _leading(owner)
     if isinstance(module, nnqd.modules.rnn.RNNBase):
         return dict(module.get_weight())
     if hasattr(module, "weight_fake_quant"):
@@ -73,7 +78,12 @@ def fake_quantize_scales(model: GraphModule, node: Node) -> Tensor | None:
     """Scales of an op's weight fake-quantize, shape (channels,) or (1,); None: it has none."""
     if node.op != "call_module":
         return None
-    rounding = getattr(_leading(model.get_submodule(str(node.target))), "weight_fake_quant", None)
+    return fake_scales_of(model.get_submodule(str(node.target)))
+
+
+def fake_scales_of(module: nn.Module) -> Tensor | None:
+    """Scales of a module's weight fake-quantize, shape (channels,) or (1,); None: it has none."""
+    rounding = getattr(_leading(module), "weight_fake_quant", None)
     scale = getattr(rounding, "scale", None)
     return scale.detach().double().reshape(-1) if isinstance(scale, Tensor) else None
 

@@ -28,27 +28,43 @@ def weight_rows(
     fake = fake_quantize_scales(found, kernel)
     for name, weight in float_weights(expected, root).items():
         other = stored.get(name)
-        if other is None or other.numel() != weight.numel():
-            continue
-        values = other.dequantize() if other.is_quantized else other.float()
-        values = values.reshape(weight.shape)
-        sums = PairSums()
-        sums.add(weight, values, batch=-1)
-        first, second = sums.moments()
-        yield LayerRow(
-            op=op,
-            call=0,
-            part=Part.WEIGHT,
-            tensor=name,
-            scheme=None,
-            float_type=type_of(expected, (root.name,)),
-            quantized_type=type_of(found, (kernel.name,)),
-            shape=tuple(weight.shape),
-            format=weight_format(other, fake),
-            error=_error(sums, weight, values, weight_scales(other) or _with_axis(fake)),
-            expected=first,
-            found=second,
-        )
+        if other is not None and other.numel() == weight.numel():
+            types = type_of(expected, (root.name,)), type_of(found, (kernel.name,))
+            yield weight_row(op, name, weight, other, fake, types)
+
+
+def weight_row(
+    op: str, name: str, weight: Tensor, stored: Tensor, fake: Tensor | None, types: tuple[str, str]
+) -> LayerRow:
+    """Compare one weight.
+
+    Args:
+        op: Name of the site.
+        name: Of the parameter.
+        weight: In float.
+        stored: What the quantized model keeps, of as many elements.
+        fake: Scales of the fake-quantize that rounded it; None: there is none.
+        types: Of the float op and of the quantized one.
+    """
+    values = stored.dequantize() if stored.is_quantized else stored.float()
+    values = values.reshape(weight.shape)
+    sums = PairSums()
+    sums.add(weight, values, batch=-1)
+    first, second = sums.moments()
+    return LayerRow(
+        op=op,
+        call=0,
+        part=Part.WEIGHT,
+        tensor=name,
+        scheme=None,
+        float_type=types[0],
+        quantized_type=types[1],
+        shape=tuple(weight.shape),
+        format=weight_format(stored, fake),
+        error=_error(sums, weight, values, weight_scales(stored) or _with_axis(fake)),
+        expected=first,
+        found=second,
+    )
 
 
 def _with_axis(scales: Tensor | None) -> tuple[Tensor, int] | None:

@@ -204,6 +204,7 @@ class LayerComparison:
         samples: How many samples were compared.
         kind: `emulated` where an op of the quantized model is, else `measured`.
         distributions: By position in `rows`.
+        notices: What to know of how ops were paired.
         own: Name of the user's function that layers were compared by; None: none was given.
     """
 
@@ -214,6 +215,7 @@ class LayerComparison:
     samples: int
     kind: Kind
     distributions: tuple[Distribution, ...]
+    notices: tuple[str, ...] = ()
     own: str | None = None
 
     @property
@@ -225,6 +227,7 @@ class LayerComparison:
         ]
         whole = "" if self.output is None else f", outputs at {self.output.sqnr_db:.1f} dB"
         title = f"{self.mode.value} comparison of {len(self.rows)} ops{whole}"
+        title = "; ".join((title, *self.notices))
         heads = ("the worst", "scheme", "SQNR, dB")
         return Glance(title, heads, rows, "comparison.worst(20), comparison.rows")
 
@@ -249,6 +252,7 @@ class LayerComparison:
             "mode": self.mode.value,
             "samples": self.samples,
             "kind": self.kind.value,
+            "notices": list(self.notices),
             "own": self.own,
             "output": None if self.output is None else asdict(self.output),
             "activations": [row.to_json() for row in self.rows],
