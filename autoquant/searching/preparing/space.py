@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import Site
+from autoquant.core.sites import OpKind, Site
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import PlanError
 from autoquant.job import Rule, SpaceRules
+
+_FEW = 4
+"""Names of sites in a notice."""
 
 SupportOf = Callable[[Site, Scheme], Support]
 
@@ -72,7 +75,29 @@ def bind_space(
             f"emulate {', '.join(dict.fromkeys(scheme.value for scheme, _ in dropped))}",
             hint="widen space.schemes, or replace the objective latency by size or bops",
         )
-    return BoundSpace(space, tuple(_notices(dropped)))
+    unable = _without_int8(rules, sites, allowed, support)
+    return BoundSpace(space, (*_notices(dropped), *unable))
+
+
+def _without_int8(
+    rules: SpaceRules,
+    sites: Sequence[Site],
+    allowed: Mapping[str, tuple[Scheme, ...]],
+    support: SupportOf,
+) -> Iterator[str]:
+    """Name the ops that all int8 leaves elsewhere, since the target has no kernel for them."""
+    found: dict[tuple[OpKind, tuple[Scheme, ...]], list[str]] = {}
+    for site in sites:
+        is_wanted = site.follows is None and Scheme.INT8 in _wanted(site, rules)[0]
+        if is_wanted and support(site, Scheme.INT8) is Support.UNSUPPORTED:
+            found.setdefault((site.kind, allowed[site.name]), []).append(site.name)
+    for (kind, schemes), names in found.items():
+        more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+        takes = " or ".join(scheme.value for scheme in schemes)
+        yield (
+            f"all int8 is not all int8: this target has no int8 for {kind.value} "
+            f"({', '.join(names[:_FEW])}{more}), which takes {takes}."
+        )
 
 
 def _notices(dropped: Counter[tuple[Scheme, str]]) -> Iterator[str]:
@@ -152,12 +177,7 @@ def _schemes_of(
     dropped: Counter[tuple[Scheme, str]],
 ) -> tuple[Scheme, ...]:
     """Schemes that rules and target leave to one site, in the order of `Scheme`."""
-    wanted: tuple[Scheme, ...] = rules.schemes
-    pinned: Scheme | None = None
-    for rule in rules.rules:
-        if matches(rule, site):
-            pinned = rule.pin
-            wanted = rule.schemes or (() if pinned is None else (pinned,))
+    wanted, pinned = _wanted(site, rules)
     found = {scheme: support(site, scheme) for scheme in wanted}
     if pinned is not None and site.follows is None:
         _check_scheme(site, pinned, "is pinned to", support, real_kernels_only)
@@ -171,6 +191,17 @@ def _schemes_of(
             continue
         kept.append(scheme)
     return tuple(kept) or (rules.fallback,)
+
+
+def _wanted(site: Site, rules: SpaceRules) -> tuple[tuple[Scheme, ...], Scheme | None]:
+    """Schemes that the rules leave to a site, and the one that they pin it to."""
+    wanted: tuple[Scheme, ...] = rules.schemes
+    pinned: Scheme | None = None
+    for rule in rules.rules:
+        if matches(rule, site):
+            pinned = rule.pin
+            wanted = rule.schemes or (() if pinned is None else (pinned,))
+    return wanted, pinned
 
 
 def _check_fallback(

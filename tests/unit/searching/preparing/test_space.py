@@ -62,6 +62,14 @@ def test_emulated_schemes_are_dropped_with_a_notice_when_latency_needs_real_kern
     assert bound.notices[0].startswith("int16 is left out at 4 sites (3 conv2d, 1 linear)")
 
 
+def test_what_cannot_be_int8_is_named_where_int8_was_wanted() -> None:
+    (notice,) = bind(SpaceRules(schemes=ALL)).notices
+    assert "no int8 for embedding (embed), which takes fp32" in notice
+    pinned = (Rule(path="embed", pin=Scheme.FP32),)
+    assert bind(SpaceRules(schemes=ALL, rules=pinned)).notices == ()
+    assert bind(SpaceRules(schemes=(Scheme.INT16, Scheme.FP32))).notices == ()
+
+
 def test_later_rules_override_earlier_ones() -> None:
     rules = SpaceRules(
         schemes=ALL,
