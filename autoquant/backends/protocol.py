@@ -218,6 +218,10 @@ def _eight(settings: BuildSettings) -> int:  # noqa: ARG001
     return 8
 
 
+def _observed(settings: BuildSettings, site: Site) -> None:  # noqa: ARG001
+    return None
+
+
 def _settled(settings: BuildSettings, bench: Bench | None) -> BuildSettings:  # noqa: ARG001
     return settings.with_bits(8)
 
@@ -240,6 +244,8 @@ class Target:
             has eight bits, and the rest stays as it is.
         recipe: One line of Python that makes `run` of an exported file, as it is timed with a
             number of threads; None where nothing here runs the file.
+        fixed_range: The range on whose grid it writes a site's results in integers; by default what
+            calibration finds (None).
     """
 
     open_backend: Callable[[BuildRequest], Backend]
@@ -250,3 +256,4 @@ class Target:
     activation_bits: Callable[[BuildSettings], int] = _eight
     settle: Callable[[BuildSettings, Bench | None], BuildSettings] = _settled
     recipe: Callable[[BuildSettings, Path, int], str] | None = None
+    fixed_range: Callable[[BuildSettings, Site], tuple[float, float] | None] = _observed

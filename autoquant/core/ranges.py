@@ -39,6 +39,7 @@ class FixedRange:
         tensors: Node names of the tensors that have it.
         reads: Sites that write what the site reads, None for what no site writes; empty for an
             input.
+        is_job: Whether the job fixes it; else the target's own numerics do.
     """
 
     name: str
@@ -46,6 +47,7 @@ class FixedRange:
     high: float
     tensors: tuple[str, ...]
     reads: tuple[str | None, ...] = ()
+    is_job: bool = True
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -128,6 +130,7 @@ class RangeRules:
                     high=float(item["high"]),
                     tensors=tuple(item["tensors"]),
                     reads=tuple(item["reads"]),
+                    is_job=item.get("is_job", True),
                 )
                 for item in data["fixed"]
             ),

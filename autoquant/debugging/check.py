@@ -308,24 +308,22 @@ def _build(
 def find_unable(prepared: Preparation, plan: Plan, asked: Scheme) -> Iterator[Concern]:
     """Name the ops that cannot run the scheme asked for all ops, with what would run there."""
     support = prepared.backend.support
-    sites: dict[tuple[OpKind, tuple[str, ...]], list[str]] = {}
+    sites: dict[tuple[OpKind, Scheme, tuple[str, ...]], list[str]] = {}
     for site in prepared.captured.sites:
-        if plan[site.name] is not asked and site.follows is None:
-            native = tuple(
-                item.value
-                for item in Scheme
-                if item is not Scheme.FP32 and support(site, item) is Support.NATIVE
-            )
-            sites.setdefault((site.kind, native), []).append(site.name)
-    for (kind, native), names in sites.items():
+        runs = plan[site.name]
+        if runs is not asked and site.follows is None:
+            others = [item for item in Scheme if item not in (Scheme.FP32, runs, asked)]
+            native = tuple(i.value for i in others if support(site, i) is Support.NATIVE)
+            sites.setdefault((site.kind, runs, native), []).append(site.name)
+    for (kind, runs, native), names in sites.items():
         rule = f"space.rules: [{{path: '{names[0]}', pin: {native[0]}}}]" if native else ""
         yield note(
             Topic.CONFIGURATION,
             names,
             f"{asked.value} was asked for all ops, and this target has no {asked.value} for "
-            f"{kind.value}: it runs fp32",
-            f"it stays as large and as slow as it is; {', '.join(native) or 'nothing but fp32'} "
-            "would run here",
+            f"{kind.value}: it runs {runs.value}",
+            f"it stays as large and as slow as in {runs.value}; "
+            f"{', '.join(native) or 'no other kernel'} would run here",
             f"let the search choose of them, or pin one: {rule}" if native else "nothing here",
         )
 

@@ -11,7 +11,7 @@ from autoquant.backends.targets import load_target
 from autoquant.core.backends import BY_TORCH
 from autoquant.core.equalisation import Equalisation
 from autoquant.core.plan import Plan, equalised_weights, load_plan
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import Scheme, Support
 from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
 from autoquant.errors import BackendError, ModelError, PlanError, StorageError
@@ -143,17 +143,29 @@ def find_plan(given: Plan | Path | str, prepared: Preparation) -> Plan:
 
 
 def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
-    """One scheme wherever the engine runs or emulates it, whatever the job's space; fp32 elsewhere.
+    """One scheme wherever the engine runs or emulates it, whatever the job's space.
+
+    Elsewhere fp32; on a target without it the first of fp16, bf16 and int16 that all ops run.
 
     Raises:
         PlanError: The engine runs it nowhere.
     """
     captured, build = prepared.captured, prepared.settings.build
+    support = partial(load_target(build.backend).site_support, build)
+    leading = [site for site in captured.sites if site.follows is None]
+    fallback = next(
+        (
+            item
+            for item in (Scheme.FP32, Scheme.FP16, Scheme.BF16, Scheme.INT16)
+            if all(support(site, item) is not Support.UNSUPPORTED for site in leading)
+        ),
+        Scheme.FP32,
+    )
     bound = bind_space(
-        SpaceRules(schemes=(scheme, Scheme.FP32)),
+        SpaceRules(schemes=(scheme, fallback), fallback=fallback),
         captured.sites,
         captured.agreements,
-        partial(load_target(build.backend).site_support, build),
+        support,
         real_kernels_only=False,
     )
     plan = bound.space.uniform(scheme)

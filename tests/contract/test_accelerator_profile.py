@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import autoquant as aq
@@ -226,3 +227,56 @@ def test_check_compare_and_search_run_on_an_accelerator_without_fp32() -> None:
         progress=False,
     )
     assert len(found.frontier) > 0
+
+
+class Smooth(nn.Module):
+    """A GELU between two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.act(self.first(x)))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("rule", "told", "runs"),
+    [
+        ({"schemes": ["fp16"]}, "int8 was asked for all ops", "fp16 emulated"),
+        ({"range": [-0.2, 0.1]}, "the target fixes act to [-0.2, 0.1]", "int8 emulated"),
+    ],
+    ids=["schemes", "range"],
+)
+def test_check_shows_what_the_file_says_of_a_function(
+    rule: dict[str, object], told: str, runs: str, tmp_path: Path
+) -> None:
+    chip = tmp_path / "chip.yaml"
+    document = yaml.safe_load(NPU)
+    chip.write_text(yaml.safe_dump(document | {"functions": {"gelu": rule}}))
+    report = aq.check(
+        seeded(Smooth),
+        torch.randn(64, 16),
+        backend={"name": "profile", "profile": str(chip)},
+        space={"schemes": ["int8", "int16", "fp16"], "fallback": "fp16"},
+        progress=False,
+    )
+    assert any(told in item.what for item in report.concerns)
+    assert {row.name: row.runs for row in report.ops}["first"] == runs
+
+
+def test_a_range_of_the_file_is_that_of_the_numerics(tmp_path: Path) -> None:
+    """What lies outside is clipped, in the reference numerics and where the plan runs."""
+    model, data = seeded(Smooth), torch.randn(64, 16)
+    found = {}
+    for high in (0.1, 100.0):
+        chip = tmp_path / f"chip{high}.yaml"
+        rule = {"functions": {"gelu": {"range": [-0.2, high]}}}
+        chip.write_text(yaml.safe_dump(yaml.safe_load(NPU) | rule))
+        backend = {"name": "profile", "profile": str(chip)}
+        rows = aq.compare(model, "int8", data, backend=backend, progress=False).rows
+        (found[high],) = [row for row in rows if row.op == "act"]
+    assert found[0.1].found.high == pytest.approx(0.1, abs=0.3 / 255)
+    assert found[0.1].format.scale == pytest.approx(0.3 / 255)
+    assert found[100.0].format.scale == pytest.approx(100.2 / 255)

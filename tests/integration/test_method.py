@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 
 import autoquant as aq
+from autoquant.backends.profile.reading import shipped_profiles
 from autoquant.cli import main
 from tests.networks import LinearNet, images, seeded
 from tests.seeded_faults import SharedNet, outlier_channels
@@ -81,6 +82,9 @@ def test_a_row_names_a_command_a_call_a_test_or_a_reason(row: Row) -> None:
 def write_jobs(folder: Path) -> dict[str, str]:
     """A job file for each network that the page names, by its placeholder."""
     (folder / "errors.py").write_text(_ERRORS)
+    described = yaml.safe_load(shipped_profiles()["npu_int8_int16_fp16"])
+    described["functions"] = {"add": {"schemes": ["int16", "fp16"]}}
+    (folder / "chip.yaml").write_text(yaml.safe_dump(described))
     for name, fault in _JOBS.items():
         (folder / f"{fault}.py").write_text(_ENTRY.format(fault=fault))
         document = {

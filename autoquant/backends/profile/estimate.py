@@ -40,6 +40,7 @@ class Estimator:
     ) -> None:
         self._accelerator = accelerator
         self._sites = captured.sites
+        self._kinds = {site.name: site.kind for site in captured.sites}
         self._traffic = traffic
         self._example_batch = example_batch
         self._depthwise = _depthwise_sites(captured)
@@ -80,7 +81,8 @@ class Estimator:
         rate = self._accelerator.rate(site.kind, scheme)
         if rate is None:
             raise ValueError(f"{site.name} is not described in {scheme.value}")
-        if rate == FUSED:
+        within = self._kinds.get(site.follows or "") in self._accelerator.function(site).fused_into
+        if rate == FUSED or within:
             return 0.0
         if site.name in self._depthwise:
             rate *= self._accelerator.depthwise_share

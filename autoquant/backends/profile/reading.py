@@ -17,6 +17,7 @@ from autoquant.errors import JobError
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.section import shipped_folders
 from autoquant.job.yaml_text import parse_yaml
+from autoquant.model.graph.aten import ATEN_OUTPUT_RANGES
 
 SOURCE = "backend.profile"
 _UNFUSED = tuple(kind.value for kind in OpKind if kind.is_weighted)
@@ -74,6 +75,10 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[str]:
                     f"throughput.{scheme}.{kind}: an op with weights runs inside no other one; "
                     "write its rate"
                 )
+    for name in _mapping(document.get("functions")):
+        defined = ATEN_OUTPUT_RANGES.get(name)
+        if defined is not None and "range" in _mapping(document["functions"][name]):
+            yield f"functions.{name}.range: its definition says {list(defined)}; leave it out"
     yield from _missing_conversions(document, throughput, measured)
 
 

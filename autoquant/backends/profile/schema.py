@@ -54,6 +54,7 @@ SchemeKey = Annotated[Scheme, Field(strict=False), BeforeValidator(_described_sc
 Kind = Annotated[OpKind, Field(strict=False)]
 Format = Annotated[Precision, Field(strict=False)]
 Rate = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_rate)]
+Bound = Annotated[float, Field(strict=False)]
 PerSecond = Annotated[float, Field(gt=0, strict=False)]
 Duration = Annotated[float, Field(ge=0, strict=False)]
 
@@ -114,6 +115,27 @@ class Measured(Section):
     ops: Annotated[tuple[MeasuredOp, ...], Field(strict=False)]
 
 
+class Function(Section):
+    """What holds for the ops of one function, beside what holds for their kind.
+
+    Attributes:
+        schemes: In which they run, of those that their kind is described in; None: in all.
+        fused_into: Kinds of ops within which they run, in no time, where they follow one.
+        range: Of the grid on which their results are written in integers; None: as observed.
+    """
+
+    schemes: Annotated[tuple[SchemeKey, ...], Field(strict=False, min_length=1)] | None = None
+    fused_into: Annotated[tuple[Kind, ...], Field(strict=False)] = ()
+    range: Annotated[tuple[Bound, Bound], Field(strict=False)] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Function:
+        if self.range is not None and not self.range[0] < self.range[1]:
+            low, high = self.range
+            raise ValueError(f"range: {low} is not below {high}; write [low, high]")
+        return self
+
+
 class Accelerator(Section):
     """An accelerator: what it runs, and how fast.
 
@@ -126,6 +148,7 @@ class Accelerator(Section):
         depthwise_share: What part of a convolution's rate a depthwise one reaches.
         throughput: By scheme and kind, work per second: multiply-accumulates for kinds that have
             them, else elements of the largest tensor that the op reads or writes.
+        functions: By function (`gelu`), what holds for it beside its kind.
         measured: Measured times.
         conversions: By format before and after.
         outside: Format of tensors that no site writes or no site reads: the model's inputs and
@@ -139,6 +162,7 @@ class Accelerator(Section):
     bandwidth: Bandwidth | None = None
     depthwise_share: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
     throughput: Mapping[SchemeKey, Mapping[Kind, Rate]] = Field(default_factory=dict)
+    functions: Mapping[str, Function] = Field(default_factory=dict)
     measured: Measured | None = None
     conversions: Mapping[Format, Mapping[Format, Conversion]] = Field(default_factory=dict)
     outside: Format | None = None
@@ -161,7 +185,25 @@ class Accelerator(Section):
         return self.throughput.get(scheme, {}).get(kind)
 
     def describes(self, site: Site, scheme: Scheme) -> bool:
-        """Whether the file says what a site costs under a scheme."""
-        return self.rate(site.kind, scheme) is not None or (
-            self.measured_ms(site, scheme) is not None
+        """Whether the file says what a site costs under a scheme, and does not rule it out."""
+        return self.allows(site, scheme) and (
+            self.rate(site.kind, scheme) is not None or self.measured_ms(site, scheme) is not None
         )
+
+    def function(self, site: Site) -> Function:
+        """What the file says of the function that a site computes (of a module, its class)."""
+        name = _plain(site.fused[0])
+        return next((item for key, item in self.functions.items() if _plain(key) == name), _ANY)
+
+    def allows(self, site: Site, scheme: Scheme) -> bool:
+        """Whether its function runs in a scheme, if its kind does."""
+        schemes = self.function(site).schemes
+        return schemes is None or scheme in schemes
+
+
+_ANY = Function()
+
+
+def _plain(name: str) -> str:
+    """`leaky_relu` and `LeakyReLU` are one function."""
+    return name.replace("_", "").lower()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autoquant.backends.profile.estimate import priced_scheme
 from autoquant.backends.profile.reading import SOURCE, accelerator_of
@@ -52,16 +52,16 @@ def find_schemes(
         BackendError: A site may take none, or the file leaves out a kind of op that follows.
     """
     by_name = {site.name: site for site in sites}
+    forbidden = _forbidden_by_followers(accelerator, sites)
     found: dict[str, tuple[Scheme, ...]] = {}
     missing: dict[str, list[str]] = {}
     for site in sites:
-        leader = site
-        while leader.follows is not None:
-            leader = by_name[leader.follows]
+        leader = _leader(site, by_name)
         found[site.name] = tuple(
             scheme
             for scheme in accelerator.schemes
-            if support_in(accelerator, settings, leader, scheme) is not Support.UNSUPPORTED
+            if scheme not in forbidden.get(leader.name, ())
+            and support_in(accelerator, settings, leader, scheme) is not Support.UNSUPPORTED
         )
         if not found[site.name]:
             described = ", ".join(scheme.value for scheme in accelerator.schemes)
@@ -70,10 +70,36 @@ def find_schemes(
             priced = priced_scheme(site, scheme)
             if not accelerator.describes(site, priced):
                 key = f"throughput.{priced.value}.{site.kind.value}"
+                if not accelerator.allows(site, priced):
+                    key = f"functions.{site.fused[0]}.schemes: {priced.value}"
                 missing.setdefault(key, []).append(site.name)
     if missing:
         raise BackendError(_describe_missing(accelerator, missing, by_name))
     return found
+
+
+def _forbidden_by_followers(
+    accelerator: Accelerator, sites: Sequence[Site]
+) -> dict[str, set[Scheme]]:
+    """By leading site, the schemes that the function of a site that follows it does not run.
+
+    One that would run in fp32 instead is left to be told: no estimate has the way there and back.
+    """
+    by_name = {site.name: site for site in sites}
+    found: dict[str, set[Scheme]] = {}
+    for site in sites:
+        if site.follows is not None and not accelerator.describes(site, Scheme.FP32):
+            leader = _leader(site, by_name).name
+            schemes = (item for item in Scheme if not accelerator.allows(site, item))
+            found.setdefault(leader, set()).update(schemes)
+    return found
+
+
+def _leader(site: Site, sites: Mapping[str, Site]) -> Site:
+    """The site whose scheme a site takes; itself where it follows none."""
+    while site.follows is not None:
+        site = sites[site.follows]
+    return site
 
 
 def _describe_missing(

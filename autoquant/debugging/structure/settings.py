@@ -116,6 +116,12 @@ def _range_bits(chosen: _Chosen, engine: str, *, saturates: bool) -> Iterator[Co
         )
 
 
+_RAISE = (
+    "check that the calibration data are typical; else raise the op to fp16, or state in "
+    "calibration.fixed_ranges what the target really does"
+)
+
+
 def find_misfit_ranges(
     rules: RangeRules, tensors: Mapping[str, TensorStatistics]
 ) -> Iterator[Concern]:
@@ -127,7 +133,8 @@ def find_misfit_ranges(
 
 
 def _misfit(item: FixedRange, seen: TensorStatistics) -> Iterator[Concern]:
-    key = f"calibration.fixed_ranges fixes {item.name} to [{item.low:.3g}, {item.high:.3g}]"
+    by = "calibration.fixed_ranges" if item.is_job else "the target"
+    key = f"{by} fixes {item.name} to [{item.low:.3g}, {item.high:.3g}]"
     found = f"[{seen.low:.3g}, {seen.high:.3g}]"
     step = (item.high - item.low) / _STEPS
     if seen.low < item.low - step or seen.high > item.high + step:
@@ -138,7 +145,9 @@ def _misfit(item: FixedRange, seen: TensorStatistics) -> Iterator[Concern]:
             "lie outside",
             "what lies outside is clipped",
             f"calibration.fixed_ranges: leave {item.name} out, and calibration finds its range; or "
-            f"widen it to what was seen: {{'{item.name}': {found}}}",
+            f"widen it to what was seen: {{'{item.name}': {found}}}"
+            if item.is_job
+            else _RAISE,
         )
     elif seen.high - seen.low < _UNUSED * (item.high - item.low):
         yield attention(
@@ -147,7 +156,9 @@ def _misfit(item: FixedRange, seen: TensorStatistics) -> Iterator[Concern]:
             f"{key}, and calibration saw only {found}",
             "most of the grid is never used: two bits or more are lost",
             "check that the calibration data are typical; else narrow it in "
-            "calibration.fixed_ranges, or raise the op to int16 or fp16",
+            "calibration.fixed_ranges, or raise the op to int16 or fp16"
+            if item.is_job
+            else _RAISE,
         )
     else:
         yield note(
@@ -155,7 +166,9 @@ def _misfit(item: FixedRange, seen: TensorStatistics) -> Iterator[Concern]:
             (item.name,),
             f"{key}; calibration saw {found}",
             "a fixed range follows neither the model nor the data",
-            "nothing, if the range is known; else leave it out of calibration.fixed_ranges",
+            "nothing, if the range is known; else leave it out of calibration.fixed_ranges"
+            if item.is_job
+            else "nothing: it fits",
         )
 
 

@@ -27,17 +27,24 @@ INPUTS = "inputs."
 _Value = TypeVar("_Value")
 
 
-def bind_ranges(calibration: Calibration, captured: Capture) -> RangeRules:
+def bind_ranges(
+    calibration: Calibration, captured: Capture, of_target: Mapping[str, tuple[float, float]]
+) -> RangeRules:
     """Bind a job's patterns to the sites and inputs of a model; later patterns win.
 
     Tensors that share a scale (a pool's and what it reads) take the rule of the first of them.
+
+    Args:
+        calibration: What the job says.
+        captured: The model.
+        of_target: By site, the range that the target fixes, where the job fixes none.
 
     Raises:
         JobError: A pattern matches nothing, or only sites whose range something else decides;
             names all such patterns.
     """
     rules = RangeRules(calibration.percentile, calibration.averaging)
-    if not calibration.sites and not calibration.fixed_ranges:
+    if not calibration.sites and not calibration.fixed_ranges and not of_target:
         return rules
     names = _names_by_tensor(captured)
     groups = _sharing(captured, names)
@@ -50,7 +57,8 @@ def bind_ranges(calibration: Calibration, captured: Capture) -> RangeRules:
     ]
     if mistakes:
         raise JobError.of("calibration", mistakes)
-    fixed = _bind(calibration.fixed_ranges, all_names)
+    of_job = _bind(calibration.fixed_ranges, all_names)
+    fixed = {name: of_target[top] for name, top in all_names.items() if top in of_target} | of_job
     return RangeRules(
         percentile=calibration.percentile,
         averaging=calibration.averaging,
@@ -66,6 +74,7 @@ def bind_ranges(calibration: Calibration, captured: Capture) -> RangeRules:
                 high=high,
                 tensors=tuple(tensor for tensor, owner in names.items() if owner == name),
                 reads=tuple(_reads(captured, name)),
+                is_job=name in of_job,
             )
             for name, (low, high) in fixed.items()
             if name not in ruled

@@ -207,8 +207,9 @@ def prepare(
     check_rules(setup.space, captured.sites)
     for template in templates:
         check_sites(template.name, dict.fromkeys(template.plan.schemes), captured.sites)
-    ranges = bind_ranges(setup.calibration, captured)
-    settings = measurement_settings(setup).building(ranges=ranges, capture=captured.how)
+    settings = measurement_settings(setup).building(capture=captured.how)
+    ranges = bind_ranges(setup.calibration, captured, _fixed_by_target(settings.build, captured))
+    settings = settings.building(ranges=ranges)
     known = _known_build(folder)
     if known is not None:
         settings = replace(settings, build=known)
@@ -244,6 +245,13 @@ def prepare(
         phases=(Phase.QUALITY, Phase.LATENCY) if setup.is_timed else (Phase.QUALITY,),
         notices=(*subject.notices, *captured.notices, *bound.notices),
     )
+
+
+def _fixed_by_target(settings: BuildSettings, captured: Capture) -> dict[str, tuple[float, float]]:
+    """By site, the range that the target's own numerics fix."""
+    target = load_target(settings.backend)
+    found = ((site.name, target.fixed_range(settings, site)) for site in captured.sites)
+    return {name: ends for name, ends in found if ends is not None}
 
 
 def _known_build(folder: Path | None) -> BuildSettings | None:

@@ -62,7 +62,7 @@ def captured(model: nn.Module) -> Capture:
 
 
 def bind(captured: Capture, **section: Any) -> RangeRules:
-    return bind_ranges(Calibration.model_validate(section), captured)
+    return bind_ranges(Calibration.model_validate(section), captured, {})
 
 
 def test_later_patterns_win(captured: Capture) -> None:
@@ -94,6 +94,15 @@ def test_a_pattern_that_changes_nothing_is_refused(
 ) -> None:
     with pytest.raises(JobError, match=message):
         bind(captured, **section)
+
+
+def test_a_range_of_the_target_holds_where_the_job_fixes_none(captured: Capture) -> None:
+    """A sigmoid keeps the range of its definition; what is pooled shares the scale."""
+    of_target = {"see": (0.0, 6.0), "join": (0.0, 6.0), "gate": (0.0, 2.0)}
+    calibration = Calibration.model_validate({"fixed_ranges": {"join": [0, 9]}})
+    found = {item.name: item for item in bind_ranges(calibration, captured, of_target).fixed}
+    ends = {name: (item.low, item.high, item.is_job) for name, item in found.items()}
+    assert ends == {"see": (0, 6, False), "pool": (0, 6, False), "join": (0, 9, True)}
 
 
 def test_rules_survive_the_way_through_json(captured: Capture) -> None:

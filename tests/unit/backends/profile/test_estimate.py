@@ -190,3 +190,34 @@ def test_a_model_with_a_kind_that_is_nowhere_described_is_refused() -> None:
         rates.pop("add", None)
     with pytest.raises(BackendError, match=r"\.add: is missing, and :add:0"):
         table_of(CAPTURED, chip)
+
+
+def with_functions(**functions: Any) -> dict[str, Any]:
+    return CHIP | {"functions": functions}
+
+
+def test_a_function_runs_within_the_kinds_of_op_that_it_is_fused_into() -> None:
+    """The hardswish follows the add; elsewhere it takes the time of its kind."""
+    apart = table_of(CAPTURED, with_functions(hardswish={"fused_into": ["linear"]})).ops
+    within = table_of(CAPTURED, with_functions(hardswish={"fused_into": ["linear", "add"]})).ops
+    assert apart[ACTIVATION, Scheme.FP16] > 0
+    assert within[ACTIVATION, Scheme.FP16] == 0
+    assert within[":add:0", Scheme.FP16] == apart[":add:0", Scheme.FP16]
+
+
+def test_an_op_whose_follower_does_not_run_a_scheme_does_not_take_it() -> None:
+    accelerator = read_accelerator(yaml.safe_dump(with_functions(Hardswish={"schemes": ["fp16"]})))
+    schemes = find_schemes(accelerator, BuildSettings(), CAPTURED.sites)
+    assert schemes["first"] == (Scheme.INT8, Scheme.INT16_WEIGHT, Scheme.FP16)
+    assert schemes[":add:0"] == schemes[ACTIVATION] == (Scheme.FP16,)
+
+
+def test_a_follower_that_would_leave_the_integers_for_fp32_is_refused() -> None:
+    """Its way there and back is in no estimate."""
+    rates = CHIP["throughput"] | {"fp32": CHIP["throughput"]["fp16"]}
+    to_fp32 = {name: {**row, "fp32": CONVERSION} for name, row in CHIP["conversions"].items()}
+    ways = to_fp32 | {"fp32": {"int8": CONVERSION, "fp16": CONVERSION}}
+    chip = with_functions(hardswish={"schemes": ["fp16", "fp32"]})
+    chip |= {"throughput": rates, "conversions": ways}
+    with pytest.raises(BackendError, match=r"functions.hardswish.schemes: int8: is missing"):
+        table_of(CAPTURED, chip)
