@@ -338,6 +338,7 @@ def call(name: str, changes: Mapping[str, str]) -> None:
 @settings(max_examples=int(os.environ.get("AUTOQUANT_FUZZ", "0")) or SHORT)
 @example(changed=("diagnose", (("evaluation", "strange"),)))
 @example(changed=("compare", (("data", "array of objects"),)))
+@example(changed=("check", (("observer", "'sys:exit'"),)))
 @example(changed=("check", (("mapping", "dict of a number"),)))
 @given(changed=changed_calls())
 def test_a_call_does_its_work_or_is_refused_in_a_sentence(

@@ -227,7 +227,7 @@ def _observer(given: Any) -> OwnObserver:
         if isinstance(function, type):
             made: OwnObserver = function(**arguments)
             return made
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise JobError(
             f"calibration: the observer {function.__name__} cannot be made: "
             f"{type(error).__name__}: {error}",
@@ -240,7 +240,7 @@ def _range(observer: OwnObserver, tensor: str, site: str, seen: TensorStatistics
     where = f"calibration: your observer, for {site!r},"
     try:
         low, high = map(float, observer(seen))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise JobError(
             f"{where} failed: {type(error).__name__}: {error}",
             hint="it is called with the statistics of a tensor, and gives its (low, high)",
