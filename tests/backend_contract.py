@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
@@ -23,11 +24,19 @@ class Opened:
 
     Args:
         settings: Which, and its options.
+        model: None: a net of linear layers.
+        inputs: Of the model; None: those of that net.
     """
 
-    def __init__(self, settings: BuildSettings) -> None:
-        self.model = seeded(LinearNet)
-        self.inputs = (torch.randn(16, 16, generator=torch.Generator().manual_seed(0)),)
+    def __init__(
+        self,
+        settings: BuildSettings,
+        model: nn.Module | None = None,
+        inputs: tuple[Tensor, ...] | None = None,
+    ) -> None:
+        self.model = model or seeded(LinearNet)
+        rows = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+        self.inputs = inputs or (rows,)
         self.captured = capture(self.model, self.inputs)
         statistics = calibrate(self.captured, [self.inputs])
         request = BuildRequest(

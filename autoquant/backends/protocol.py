@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -214,8 +214,36 @@ def _no_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: 
     return ()
 
 
-def _eight(settings: BuildSettings) -> int:  # noqa: ARG001
-    return 8
+class Int8Bits(NamedTuple):
+    """Bits of the two operands of an int8 product."""
+
+    activations: int = 8
+    weights: int = 8
+
+
+SEVEN_BIT_ACTIVATIONS, SEVEN_BIT_WEIGHTS = Int8Bits(activations=7), Int8Bits(weights=7)
+"""Either keeps two products of u8 and s8 within 16 bits: 2 * 127 * 127, 2 * 255 * 64."""
+
+
+def settle_range(
+    settings: BuildSettings, reduced: Int8Bits, overflows: Callable[[], bool]
+) -> BuildSettings:
+    """Settings that say how many bits int8 takes: as `backend.reduce_range` does.
+
+    Args:
+        settings: Where they say so already, they are given back.
+        reduced: The bits of a reduced range.
+        overflows: Whether eight bits overflow on this CPU, which then decides for `auto`.
+    """
+    if settings.ranges.activation_bits is not None:
+        return settings
+    asked = settings.options.get("reduce_range", "auto")
+    is_reduced = overflows() if asked == "auto" else asked
+    return settings.with_bits(*(reduced if is_reduced else Int8Bits()))
+
+
+def _never(settings: BuildSettings) -> bool:  # noqa: ARG001
+    return False
 
 
 def _observed(settings: BuildSettings, site: Site) -> None:  # noqa: ARG001
@@ -223,7 +251,7 @@ def _observed(settings: BuildSettings, site: Site) -> None:  # noqa: ARG001
 
 
 def _settled(settings: BuildSettings, bench: Bench | None) -> BuildSettings:  # noqa: ARG001
-    return settings.with_bits(8)
+    return settings.with_bits(*Int8Bits())
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +265,9 @@ class Target:
         variants: What of the target there is here, by the title of its table (`torch / onednn`).
         integer_writers: Kinds of ops whose kernels write integers under a scheme, whoever reads
             them; by default none.
-        activation_bits: Bits of int8 activations that its kernels take without overflow on this
-            CPU; by default 8.
+        overflows: Whether sums of its int8 kernels overflow on this CPU with all eight bits; by
+            default not.
+        reduced: The bits of int8 with which they overflow on no CPU.
         settle: Settings in which the target leaves nothing open (`auto`), before the first
             candidate: by timing plans, or without a bench by taking what works. By default int8
             has eight bits, and the rest stays as it is.
@@ -253,7 +282,8 @@ class Target:
     kind_support: Callable[[BuildSettings, OpKind, Scheme], Support]
     variants: Callable[[], Mapping[str, BuildSettings]]
     integer_writers: Callable[[BuildSettings], Collection[IntegerWriter]] = _no_writers
-    activation_bits: Callable[[BuildSettings], int] = _eight
+    overflows: Callable[[BuildSettings], bool] = _never
+    reduced: Int8Bits = SEVEN_BIT_ACTIVATIONS
     settle: Callable[[BuildSettings, Bench | None], BuildSettings] = _settled
     recipe: Callable[[BuildSettings, Path, int], str] | None = None
     fixed_range: Callable[[BuildSettings, Site], tuple[float, float] | None] = _observed

@@ -207,7 +207,7 @@ def export(
         bool,
         typer.Option(
             "--reduce-range",
-            help="Seven bits for int8 activations: for x86 CPUs without VNNI.",
+            help="Let int8 leave out a bit: for x86 CPUs without VNNI.",
         ),
     ] = False,
     trust: Trust = False,

@@ -57,12 +57,14 @@ _BUILT_IN: Mapping[str, Row] = {
         "OpenVINO on this CPU: int8, bf16 and fp32 kernels, per op",
         extra="openvino",
         packages=("openvino",),
+        section="autoquant.job.backend:Int8Settings",
     ),
     "onnxruntime": Row(
         "autoquant.backends.onnxruntime.target",
         "ONNX Runtime's CPU kernels: int8, dynamic int8, fp32",
         extra="onnxruntime",
         packages=("onnx", "onnxruntime", "onnxscript"),
+        section="autoquant.job.backend:Int8Settings",
     ),
     "litert": Row(
         "autoquant.backends.litert.target",

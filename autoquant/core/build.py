@@ -38,9 +38,10 @@ class BuildSettings:
         """The same with other options of the backend."""
         return replace(self, options={**self.options, **changes})
 
-    def with_bits(self, bits: int) -> BuildSettings:
-        """The same with so many bits for int8 activations."""
-        return replace(self, ranges=replace(self.ranges, activation_bits=bits))
+    def with_bits(self, activations: int, weights: int = 8) -> BuildSettings:
+        """The same with so many bits for int8 activations, and for the weights that they meet."""
+        ranges = replace(self.ranges, activation_bits=activations, weight_bits=weights)
+        return replace(self, ranges=ranges)
 
     def to_json(self) -> dict[str, Any]:
         """Give the settings as JSON values."""

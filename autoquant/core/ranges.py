@@ -82,6 +82,7 @@ class RangeRules:
         own: Ranges that observers of the user's own found.
         activation_bits: Of int8 activations: 8, or 7 where the target's kernels overflow with 8;
             None: not settled, and computed as 8.
+        weight_bits: Of int8 weights that meet int8 activations, likewise.
     """
 
     percentile: float = 99.99
@@ -90,6 +91,12 @@ class RangeRules:
     fixed: tuple[FixedRange, ...] = ()
     own: tuple[OwnRange, ...] = ()
     activation_bits: int | None = None
+    weight_bits: int = 8
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether int8 leaves out a bit, so that no kernel's sums overflow."""
+        return self.activation_bits == 7 or self.weight_bits == 7
 
     def observer(self, site: str, default: ObserverName) -> ObserverName:
         """The observer of a site; `mix` counts as `histogram` until it is settled."""
@@ -114,6 +121,7 @@ class RangeRules:
             "fixed": [asdict(item) for item in self.fixed],
             "own": [asdict(item) for item in self.own],
             "activation_bits": self.activation_bits,
+            "weight_bits": self.weight_bits,
         }
 
     @classmethod
@@ -136,4 +144,5 @@ class RangeRules:
             ),
             own=tuple(OwnRange(**item) for item in data.get("own", ())),
             activation_bits=data.get("activation_bits"),
+            weight_bits=data.get("weight_bits", 8),
         )

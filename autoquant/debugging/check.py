@@ -107,7 +107,7 @@ def check(
         backend: A torch engine, or `auto`: the first that runs here.
         observer: How a plan finds int8 ranges: a name (`minmax`), or a function or class of yours
             that gives (low, high) of a tensor's `TensorStatistics`.
-        reduce_range: Seven bits for a plan's int8 activations; `auto`: where this CPU needs it.
+        reduce_range: Seven bits for a plan's int8; `auto`: where this CPU needs it.
         capture: As `autoquant.search` takes it; so are all arguments down to `cache_mb`.
         leaf_modules: Paths that capture must not look into.
         equalise: `always` rescales channels first; `auto` and `never` do not.
@@ -381,7 +381,7 @@ def _judge(prepared: Preparation, shown: ShownConfiguration) -> Iterator[Concern
         )
         for site in captured.sites
     ]
-    saturates = load_target(build.backend).activation_bits(build) < 8
+    saturates = load_target(build.backend).overflows(build)
     yield from find_suspicious(
         configured, prepared.statistics, prepared.engine, saturates=saturates
     )

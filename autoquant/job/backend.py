@@ -6,7 +6,7 @@ import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -51,6 +51,12 @@ class BackendSettings(Section):
         Raises:
             ValueError: One does; says which.
         """
+
+
+class Int8Settings(BackendSettings):
+    """Of an engine whose int8 sums may overflow: whether int8 leaves out a bit."""
+
+    reduce_range: Literal["auto", True, False] = "auto"
 
 
 def backend_from_text(name: str) -> dict[str, str]:

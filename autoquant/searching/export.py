@@ -33,8 +33,8 @@ def export(
             `.tflite`), or without any.
         other_weights: Take a model with other weights than those that were searched, at the
             scales of the search.
-        reduce_range: Take seven bits for int8 activations, for CPUs whose kernels overflow with
-            eight (x86 without VNNI) where the search's own do not.
+        reduce_range: Let int8 leave out a bit, for CPUs whose kernels overflow with eight (x86
+            without VNNI) where those of the search do not.
 
     Raises:
         ModelError: The model is not the one that was searched.

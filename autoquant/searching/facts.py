@@ -62,7 +62,7 @@ def settle_facts(
     settings = {
         **facts.settings,
         "engine": prepared.engine,
-        "reduce_range": build.ranges.activation_bits == 7,
+        "reduce_range": build.ranges.is_reduced,
         "latency_batch": batch,
         "sites": len(prepared.captured.sites),
         "knobs": len(prepared.space.free),

@@ -169,7 +169,9 @@ def _open(
     equalisation = result.context.build.equalisation
     subject, captured = equalised(subject, capture_subject(subject, progress), equalisation)
     statistics = calibrate_subject(subject, captured, progress, result.folder)
-    ranges = replace(result.context.build.ranges, activation_bits=None)  # its own backend's
+    ranges = replace(
+        result.context.build.ranges, activation_bits=None, weight_bits=8
+    )  # its own backend's
     settings = measurement_settings(job).building(ranges=ranges, equalisation=equalisation)
     settings = settle_backend(job, settings, subject, captured, statistics, progress)
     with progress.stage(f"opening {settings.build.backend}", None):

@@ -368,7 +368,9 @@ class ResultCandidate:
         """
         self._context.open_way_out(self._context.find_model(model)).fix_scales(prepared)
 
-    def quantize(self, model: nn.Module, *, other_weights: bool = False) -> nn.Module:
+    def quantize(
+        self, model: nn.Module, *, other_weights: bool = False, reduce_range: bool = False
+    ) -> nn.Module:
         """Build the plan on a model: converted, ready to run, without calibrating again.
 
         The packed weights carry their engine, except qnnpack's: for that one set
@@ -378,13 +380,15 @@ class ResultCandidate:
             model: The float model that was searched; it is not changed.
             other_weights: Take a model with other weights than those that were searched, at the
                 scales of the search: for one that was trained a little further.
+            reduce_range: Let int8 leave out a bit, for CPUs whose kernels overflow with eight (x86
+                without VNNI) where those of the search do not; a warning says where that is so.
 
         Raises:
             ModelError: It is no float module, cannot be captured, or has other weights.
             PlanError: It has other sites than the one that was searched.
             BackendError: The engine refuses the plan on this machine.
         """
-        backend = self.open_backend(model, other_weights=other_weights)
+        backend = self.open_backend(model, other_weights=other_weights, reduce_range=reduce_range)
         return self._context.calling.nest(backend.build(self.plan).module)
 
     def open_backend(
@@ -395,7 +399,7 @@ class ResultCandidate:
         Args:
             model: The float model that was searched; it is not changed.
             other_weights: As for `quantize`.
-            reduce_range: Take seven bits for int8 activations, whatever the search took.
+            reduce_range: As for `quantize`.
 
         Raises:
             ModelError: It is no float module, cannot be captured, or has other weights.
@@ -403,16 +407,25 @@ class ResultCandidate:
             BackendError: The backend's extra is not installed here.
         """
         context = self._context
+        build, target = context.build, load_target(context.build.backend)
+        if reduce_range:
+            build = build.with_bits(*target.reduced)
+        elif not build.ranges.is_reduced and target.overflows(build):
+            warnings.warn(
+                f"int8 sums of {build.backend} overflow on this CPU, and the search took all eight "
+                "bits: what int8 ops give may be far off; reduce_range=True leaves out a bit",
+                stacklevel=3,
+            )
         checked, captured = context.capture_again(model, other_weights=other_weights)
         request = BuildRequest(
             model=checked,
             captured=captured,
             statistics=context.statistics,
-            settings=context.build.with_bits(7) if reduce_range else context.build,
+            settings=build,
             example=context.example,
             timed=repeat_to(Batch(context.example), context.latency_batch).inputs,
         )
-        return load_target(context.build.backend).open_backend(request)
+        return target.open_backend(request)
 
     def __repr__(self) -> str:
         return repr(self.candidate)

@@ -10,14 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.core.backends import find_rows
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.model.calibration.calibrate import calibrate
-from autoquant.model.graph.capture import capture
 from tests.backend_contract import Opened, check_all
 
 BACKENDS = {
@@ -37,23 +34,39 @@ def test_a_backend_keeps_what_all_promise(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_int8_sums_of_the_largest_values_do_not_overflow(name: str) -> None:
+def test_the_largest_int8_products_do_not_overflow_on_this_cpu(name: str) -> None:
     row = find_rows()[name]
     if row.missing:
         pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
-    model = nn.Linear(64, 16).eval()
-    nn.init.ones_(model.weight)
-    inputs = (torch.linspace(0.9, 1.0, 32 * 64).reshape(32, 64),)
-    captured = capture(model, inputs)
-    statistics = calibrate(captured, [inputs])
-    settings = load_target(name).settle(BACKENDS[name], None)
-    request = BuildRequest(model, captured, statistics, settings, inputs, inputs)
-    backend = load_target(name).open_backend(request)
-    (site,) = captured.sites
-    built = backend.build(Plan.of({site.name: Scheme.INT8}))
+    model = nn.Sequential(nn.Conv2d(64, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 4))
     with torch.no_grad():
-        expected = model(*inputs)
-    torch.testing.assert_close(backend.run(built.module, inputs), expected, rtol=0.02, atol=0.0)
+        for layer in (model[0], model[3]):
+            layer.weight.fill_(0.5)
+            layer.bias.zero_()
+    largest = torch.full((4, 64, 4, 4), 3.0)
+    opened = Opened(BACKENDS[name], model.eval(), (largest,))
+    plan = Plan.of({site.name: Scheme.INT8 for site in opened.captured.sites})
+    torch.testing.assert_close(opened.outputs(plan), model(largest), rtol=0.02, atol=0.0)
+
+
+@pytest.mark.parametrize("name", ["torch", "openvino", "onnxruntime"])
+def test_a_reduced_range_leaves_out_a_bit_of_one_operand(name: str) -> None:
+    row, target = find_rows()[name], load_target(name)
+    if row.missing:
+        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
+    settings = BACKENDS[name]
+    plain, reduced = (
+        target.settle(settings.with_options(reduce_range=item), None) for item in (False, True)
+    )
+    assert (plain.ranges.activation_bits, plain.ranges.weight_bits) == (8, 8)
+    assert (reduced.ranges.activation_bits, reduced.ranges.weight_bits) == target.reduced
+    auto = target.settle(settings, None)
+    assert auto.ranges == (reduced if target.overflows(settings) else plain).ranges
+    opened = Opened(reduced)
+    plan = Plan.of({site.name: Scheme.INT8 for site in opened.captured.sites})
+    with torch.no_grad():
+        exact = opened.model(*opened.inputs)
+    assert (opened.outputs(plan) - exact).norm() < 0.05 * exact.norm()
 
 
 CALLS: dict[str, Callable[[Any, str, Tensor], Any]] = {

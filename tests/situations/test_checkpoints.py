@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,21 @@ def test_a_file_says_how_many_bits_its_kernels_take_and_can_be_made_for_any_cpu(
     with torch.no_grad():
         apart = run(rows(2)) - seeded(LinearNet)(rows(2))
     assert apart.norm() < 0.05 * seeded(LinearNet)(rows(2)).norm()
+
+
+def test_a_search_that_took_all_bits_warns_where_they_overflow(result: SearchResult) -> None:
+    context = replace(result.context, build=result.context.build.with_bits(8))
+    (int8,) = [
+        item for item in replace(result, context=context).candidates if "int8" in item.origin
+    ]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        int8.quantize(seeded(LinearNet))
+    assert any("overflow on this CPU" in str(item.message) for item in seen) is saturates("fbgemm")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        int8.quantize(seeded(LinearNet), reduce_range=True)
+    assert not any("overflow" in str(item.message) for item in seen)
 
 
 def test_a_result_of_an_older_version_knows_no_weights_and_takes_any(

@@ -50,7 +50,7 @@ def to_quantizer(plan: Plan, sites: Iterable[Site]) -> Any:
             f"PT2E cannot be told about {len(left)} sites, which stay in fp32: {', '.join(left)}",
             stacklevel=2,
         )
-    reduced = load_target(TORCH).activation_bits(_ENGINE) < 8
+    reduced = load_target(TORCH).overflows(_ENGINE)
     made = []
     for scheme, modules in chosen.items():
         quantizer = quantizers.X86InductorQuantizer()

@@ -18,6 +18,7 @@ from autoquant.backends.onnxruntime.plan_graph import PlanWriter
 from autoquant.backends.onnxruntime.profile import profile_costs
 from autoquant.backends.onnxruntime.ranges import TensorGrids
 from autoquant.backends.onnxruntime.readback import Dump, read_kernels, read_schemes
+from autoquant.backends.onnxruntime.saturation import settled_bits
 from autoquant.backends.onnxruntime.sessions import OnnxModule, open_and_dump
 from autoquant.backends.onnxruntime.support import support_at
 from autoquant.backends.onnxruntime.units import find_units
@@ -55,8 +56,9 @@ class OnnxRuntimeBackend:
         exported = export_float(request.captured, request.example)
         self._graph = convert_float(request.captured, exported)
         self.units = find_units(self._graph, self._sites)
-        ranges = TensorRanges(request.captured, request.statistics, request.settings)
+        ranges = TensorRanges(request.captured, request.statistics, settled_bits(request.settings))
         grids = TensorGrids(self._graph, ranges)
+        self._weight_bits = ranges.weight_bits
         self._writer = PlanWriter(self._graph, self.units, grids, self._sites)
 
     def support(self, site: Site, scheme: Scheme) -> Support:
@@ -119,7 +121,8 @@ class OnnxRuntimeBackend:
         model = self.write(plan)
         self.open(plan, model)
         entry = model.metadata_props.add()
-        entry.key, entry.value = METADATA, json.dumps(dict(metadata))
+        values = {**metadata, "reduce_range": self._weight_bits == 7}
+        entry.key, entry.value = METADATA, json.dumps(values)
         path = Path(path)
         with writing(path):
             onnx.save(model, str(path))

@@ -53,7 +53,7 @@ def word_grid(high: float) -> Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ByteWeight:
-    """A weight on symmetric grids of -127 to 127, one for each output channel.
+    """A weight on symmetric grids, one for each output channel.
 
     Attributes:
         codes: int8, shape of the weight.
@@ -65,9 +65,14 @@ class ByteWeight:
 
 
 def byte_weight(
-    weight: Array, axis: int | None, bias: Array | None = None, input_scale: float = 1.0
+    weight: Array,
+    axis: int | None,
+    bias: Array | None = None,
+    input_scale: float = 1.0,
+    *,
+    bits: int = 8,
 ) -> ByteWeight:
-    """Round a weight to int8.
+    """Round a weight to levels -127 to 127, or -63 to 63 of seven bits.
 
     A channel with tiny weights and a large bias gets a wider grid, so that the bias fits into 32
     bits on the grid of its sums, whose step is `input_scale` times the weight's.
@@ -77,17 +82,19 @@ def byte_weight(
         axis: Dimension of the output channels; None: one grid for all of them.
         bias: Shape (channels,), where sums start.
         input_scale: Step of the input's grid.
+        bits: 8 or 7.
     """
+    high = 2 ** (bits - 1) - 1
     others = tuple(index for index in range(weight.ndim) if index != axis)
     limit = np.abs(weight).max(axis=others)
-    scale = np.maximum(limit / 127.0, _LEAST_SCALE)
+    scale = np.maximum(limit / high, _LEAST_SCALE)
     if bias is not None:
         scale = np.maximum(scale, np.abs(bias) / (input_scale * _WIDEST_BIAS))
     scale = np.asarray(scale.max() if axis is None else scale, dtype=np.float32)
     shape = [1] * weight.ndim
     if axis is not None:
         shape[axis] = -1
-    codes = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    codes = np.clip(np.rint(weight / scale.reshape(shape)), -high, high).astype(np.int8)
     return ByteWeight(codes, scale)
 
 

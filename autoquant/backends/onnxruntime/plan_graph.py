@@ -53,7 +53,7 @@ class PlanWriter:
         self._units = units
         self._grids = grids
         self._sites = sites
-        self._weights = Weights(graph)
+        self._weights = Weights(graph, grids.weight_bits)
 
     def write(self, plan: Plan) -> ModelProto:
         """Write a plan."""

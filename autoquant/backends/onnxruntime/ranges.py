@@ -17,6 +17,7 @@ class TensorGrids:
     def __init__(self, graph: FloatGraph, ranges: TensorRanges) -> None:
         self._graph = graph
         self._ranges = ranges
+        self.weight_bits = ranges.weight_bits
         self._known: dict[tuple[str, str, tuple[float, float] | None], Grid] = {}
 
     def int8(self, tensor: str, limits: tuple[float, float] | None = None) -> Grid:

@@ -29,8 +29,9 @@ def dynamic_lstm(writing: Writing, unit: Unit) -> bool:
     for part, weight in zip(("input", "state"), weights, strict=True):
         if weight is None:
             return False
-        scale = np.maximum(np.abs(weight).max(axis=2) / 127.0, 1e-30).astype(np.float32)
-        codes = np.clip(np.rint(weight / scale[..., None]), -127, 127).astype(np.int8)
+        high = 2 ** (writing.weights.bits - 1) - 1
+        scale = np.maximum(np.abs(weight).max(axis=2) / high, 1e-30).astype(np.float32)
+        codes = np.clip(np.rint(weight / scale[..., None]), -high, high).astype(np.int8)
         stem = f"{root.name}/{part}"
         names.append(
             [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from autoquant.errors import BackendError, first_line
@@ -26,8 +25,7 @@ _OPTIMIZED = "optimized.onnx"
 def session_entries() -> dict[str, str]:
     """What every session is opened with."""
     # waiting threads that spin slow down whatever else runs, and a search runs much beside
-    entries = {"session.intra_op.allow_spinning": "0"}
-    return {**entries, "session.x64quantprecision": "1"} if saturates() else entries
+    return {"session.intra_op.allow_spinning": "0"}
 
 
 def open_session(
@@ -128,35 +126,3 @@ def feed(
         name: np.ascontiguousarray(item.detach().numpy())
         for name, item in zip(names, inputs, strict=True)
     }
-
-
-_DEPTH = 64
-
-
-@cache
-def saturates() -> bool:
-    """Whether products of u8 and s8 overflow their 16-bit intermediate sums on this CPU.
-
-    Without VNNI, x86 kernels add pairs of products in 16 bits. Found out by running the kernel on
-    the largest values, not from CPU flags.
-    """
-    node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
-    inputs = [
-        helper.make_tensor_value_info("a", TensorProto.UINT8, [8, _DEPTH]),
-        helper.make_tensor_value_info("b", TensorProto.INT8, [_DEPTH, 16]),
-    ]
-    outputs = [helper.make_tensor_value_info("c", TensorProto.INT32, [8, 16])]
-    model = helper.make_model(
-        helper.make_graph([node], "products", inputs, outputs),
-        opset_imports=[helper.make_opsetid("", 21)],
-        ir_version=10,
-    )
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    values = {
-        "a": np.full((8, _DEPTH), 255, np.uint8),
-        "b": np.full((_DEPTH, 16), 127, np.int8),
-    }
-    (sums,) = session.run(None, values)
-    return bool((np.asarray(sums) != 255 * 127 * _DEPTH).any())

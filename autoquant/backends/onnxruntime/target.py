@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from autoquant.backends.onnxruntime.backend import OnnxRuntimeBackend
+from autoquant.backends.onnxruntime.saturation import saturates, settled_bits
 from autoquant.backends.onnxruntime.sessions import session_entries
 from autoquant.backends.onnxruntime.support import support_at, support_of
-from autoquant.backends.protocol import Target, every_kind, without_options
+from autoquant.backends.protocol import (
+    SEVEN_BIT_WEIGHTS,
+    Target,
+    every_kind,
+    without_options,
+)
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
+
+
+def variants() -> Mapping[str, BuildSettings]:
+    """The one that there is, with what this CPU makes of int8."""
+    note = " (int8 weights: 7 bits, its kernels saturate here)" if saturates() else ""
+    return {f"onnxruntime / CPU{note}": BuildSettings(backend="onnxruntime")}
 
 
 def recipe(settings: BuildSettings, path: Path, threads: int) -> str:  # noqa: ARG001
@@ -30,8 +43,11 @@ TARGET = Target(
     OnnxRuntimeBackend,
     without_options(support_at),
     without_options(support_of),
-    variants=lambda: {"onnxruntime / CPU": BuildSettings(backend="onnxruntime")},
+    variants,
     # it runs an op in integers where its result is quantized
     integer_writers=lambda _: every_kind(Scheme.INT8),
+    overflows=lambda _: saturates(),
+    reduced=SEVEN_BIT_WEIGHTS,
+    settle=lambda settings, _: settled_bits(settings),
     recipe=recipe,
 )

@@ -40,10 +40,16 @@ class ByteLayer:
 
 
 class Weights:
-    """Rounds the weights of a float graph."""
+    """Rounds the weights of a float graph.
 
-    def __init__(self, graph: FloatGraph) -> None:
+    Args:
+        graph: The float graph.
+        bits: Of weights that meet int8 activations.
+    """
+
+    def __init__(self, graph: FloatGraph, bits: int) -> None:
         self._graph = graph
+        self.bits = bits
         self._made: dict[tuple[str, str, float], dict[str, TensorProto]] = {}
 
     def static(
@@ -68,7 +74,7 @@ class Weights:
         """
 
         def make() -> dict[str, Array]:
-            rounded = byte_weight(self._values(weight), axis, bias, input_scale)
+            rounded = byte_weight(self._values(weight), axis, bias, input_scale, bits=self.bits)
             arrays = _weight_arrays(rounded)
             if bias is not None:
                 arrays["bias"] = sum_codes(bias, input_scale, rounded)
@@ -82,7 +88,7 @@ class Weights:
         """Write the int8 weight of a linear layer as (inputs, outputs)."""
 
         def make() -> dict[str, Array]:
-            rounded = byte_weight(self._values(weight), axis)
+            rounded = byte_weight(self._values(weight), axis, bits=self.bits)
             codes = rounded.codes if axis == 1 else rounded.codes.T
             return _weight_arrays(ByteWeight(codes, rounded.scale))
 

@@ -47,34 +47,24 @@ _KEEPS_GRID = frozenset({"MaxPool", "Concat"})
 _TAKEN_APART = frozenset({"BatchNormInference", "GroupNormalization"})
 _FLOAT_SCHEMES = frozenset({Scheme.BF16, Scheme.FP32})
 _FLOATS = frozenset({OpKind.ACTIVATION, OpKind.NORM})
-_WEIGHT_FORMS: Mapping[Scheme, WeightForm] = {
-    Scheme.INT8_DYNAMIC: quantized,
+_FLOAT_FORMS: Mapping[Scheme, WeightForm] = {
     Scheme.INT8_WEIGHT_ONLY: compressed,
     **{scheme: partial(grouped, scheme.group or 0) for scheme in BY_GROUP},
 }
-"""How the schemes store weights that leave what the op reads in float."""
+"""How the schemes store weights whose products are in float."""
 
 
 class Assembler:
-    """Builds the model of a plan from the float graph and the ranges of its tensors.
-
-    Args:
-        bits: Of int8 activations: 8, or 7 where kernels overflow with 8.
-    """
+    """Builds the model of a plan from the float graph and the ranges of its tensors."""
 
     def __init__(
-        self,
-        graph: FloatGraph,
-        layout: Layout,
-        ranges: TensorRanges,
-        captured: Capture,
-        bits: int = 8,
+        self, graph: FloatGraph, layout: Layout, ranges: TensorRanges, captured: Capture
     ) -> None:
         self._graph = graph
         self._selections = _selections(captured)
         self._layout = layout
         self._ranges = ranges
-        self.widening = (_LEVELS - 1) / (2**bits - 1)
+        self.weight_bits = ranges.weight_bits
 
     def assemble(self, plan: Plan) -> tuple[ov.Model, Options]:
         """Give the model of a plan, and the options that it is to be compiled with.
@@ -226,6 +216,13 @@ class _Insertion:
         self._schemes = schemes
         self._order = {name: index for index, name in enumerate(nodes)}
         self._quantizers: dict[tuple[str, int, TensorRange], ov.Output] = {}
+        self._bits = assembler.weight_bits
+        in_integers = partial(quantized, self._bits)
+        self._forms: dict[Scheme, WeightForm] = {
+            Scheme.INT8: in_integers,
+            Scheme.INT8_DYNAMIC: in_integers,
+            **_FLOAT_FORMS,
+        }
 
     def run(self) -> None:
         """Quantize what every integer site reads."""
@@ -234,7 +231,7 @@ class _Insertion:
             for node in (self._nodes[name] for name in names):
                 if scheme is Scheme.INT8:
                     self._quantize(node, site)
-                elif scheme in _WEIGHT_FORMS:
+                elif scheme in self._forms:
                     self._store_weight(node, scheme)
                 elif scheme not in _FLOAT_SCHEMES:
                     raise ValueError(f"{scheme.value} at {site!r} has no form here")
@@ -303,7 +300,7 @@ class _Insertion:
         value = node.input_value(index)
         if is_constant(value):
             if node.get_type_name() in _SUMMING:
-                self._replace_weight(node, index, quantized)
+                self._replace_weight(node, index, self._forms[Scheme.INT8])
         elif value.get_element_type().is_real():
             self._round(node, index, centred)
 
@@ -338,8 +335,11 @@ class _Insertion:
             source = source.get_node().input_value(0)
         found = self._assembler.range_of(source, reader)
         if operand is not None:
-            found = _centred(found, signed=operand == 1 or found.low < 0.0)
-        found = _widened(found, self._assembler.widening, centred=operand is not None)
+            found = _centred(
+                found,
+                signed=operand == 1 or found.low < 0.0,
+                bits=self._bits if operand == 1 else 8,
+            )
         key = (value.get_node().get_friendly_name(), value.get_index(), found)
         if key not in self._quantizers:
             ends = np.float32(found.low), np.float32(found.high)
@@ -362,12 +362,12 @@ class _Insertion:
     def _store_weight(self, node: ov.Node, scheme: Scheme) -> None:
         """Store a weight in integers; what else the op reads stays in float."""
         if node.get_type_name() == "MatMul" and is_constant(node.input_value(1)):
-            self._replace_weight(node, 1, _WEIGHT_FORMS[scheme])
+            self._replace_weight(node, 1, self._forms[scheme])
         elif node.get_type_name() == "Gather" and is_constant(node.input_value(0)):
             if scheme.group is None:
                 _look_up_in_8_bits(node)
             else:
-                self._replace_weight(node, 0, _WEIGHT_FORMS[scheme])
+                self._replace_weight(node, 0, self._forms[scheme])
 
     @staticmethod
     def _replace_weight(node: ov.Node, index: int, form: WeightForm) -> None:
@@ -388,22 +388,16 @@ def _there_and_back(value: ov.Output) -> ov.Output:
     return ops.convert(ops.convert(value, "bf16"), "f32").output(0)
 
 
-def _centred(found: TensorRange, *, signed: bool) -> TensorRange:
-    """The narrowest range about a range whose zero is stored as 0: on -128 to 127, or 0 to 255."""
+def _centred(found: TensorRange, *, signed: bool, bits: int) -> TensorRange:
+    """The narrowest range about a range whose zero is stored as 0: on -128 to 127, or 0 to 255.
+
+    Of seven bits the signed one is twice as wide, so that what was calibrated fills half of it.
+    """
     if not signed:
         return TensorRange(0.0, found.high)
-    step = max(-found.low / 128.0, found.high / 127.0)
+    half = 2.0 ** (bits - 1)
+    step = max(-found.low / half, found.high / (half - 1.0))
     return TensorRange(-128.0 * step, 127.0 * step)
-
-
-def _widened(found: TensorRange, widening: float, *, centred: bool) -> TensorRange:
-    """A range on so many more levels, of which it fills the lower ones, or the middle ones.
-
-    The plugin knows quantizers of 256 levels alone. So seven bits are half of 256 levels.
-    """
-    if centred:
-        return TensorRange(found.low * widening, found.high * widening)
-    return TensorRange(found.low, found.low + (found.high - found.low) * widening)
 
 
 def _has_one_reader(node: ov.Node) -> bool:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.openvino.assembly import Assembler
-from autoquant.backends.openvino.engine import Options, activation_bits, compile_graph
+from autoquant.backends.openvino.engine import Options, compile_graph
 from autoquant.backends.openvino.graph import convert_float
 from autoquant.backends.openvino.judgement import Judge
 from autoquant.backends.openvino.layout import lay_out
 from autoquant.backends.openvino.profile import profile_costs
 from autoquant.backends.openvino.readback import ExecutionGraph
+from autoquant.backends.openvino.saturation import settled_bits
 from autoquant.backends.openvino.support import site_support, why_unsupported
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
 from autoquant.core.costs import CostTable
@@ -85,10 +86,8 @@ class OpenVinoBackend:
         self._shapes = [ov.PartialShape(list(item.shape)) for item in request.example]
         self._graph = convert_float(request.captured, request.example)
         self._layout = lay_out(self._graph, request.captured)
-        bits = activation_bits(request.settings)
-        settings = request.settings.with_bits(bits)
-        ranges = TensorRanges(request.captured, request.statistics, settings)
-        self._assembler = Assembler(self._graph, self._layout, ranges, request.captured, bits)
+        ranges = TensorRanges(request.captured, request.statistics, settled_bits(request.settings))
+        self._assembler = Assembler(self._graph, self._layout, ranges, request.captured)
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How the engine runs one scheme of one site."""
@@ -123,6 +122,7 @@ class OpenVinoBackend:
         model, options = self._assemble(plan)
         compiled, options = self._compile(plan, model, options)
         self._compare(plan, compiled)
+        metadata = {**metadata, "reduce_range": self._assembler.weight_bits == 7}
         return write_model(model, options, path, metadata)
 
     def _assemble(self, plan: Plan) -> tuple[ov.Model, Options]:

@@ -9,8 +9,6 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from autoquant.core.build import BuildSettings
-
 BF16 = "bf16"
 F16 = "f16"
 F32 = "f32"
@@ -80,28 +78,6 @@ def precision_for(hint: str) -> str:
     compiled = core().compile_model(model, DEVICE, {"INFERENCE_PRECISION_HINT": hint})
     found: ov.Type = compiled.get_property("INFERENCE_PRECISION_HINT")
     return str(found.to_string())
-
-
-@lru_cache(maxsize=1)
-def saturates() -> bool:
-    """Whether sums of u8 x s8 products overflow on this CPU: x86 without VNNI adds two in 16 bits.
-
-    No property tells. So a layer is run on the largest values of its grids.
-    """
-    depth, largest = 64, 255.0
-    parameter = ops.parameter([1, depth], ov.Type.f32)
-    levels = ops.fake_quantize(parameter, *2 * (np.float32(0.0), np.float32(largest)), 256)
-    weight = ops.convert(ops.constant(np.full((16, depth), 127, np.int8)), "f32")
-    scaled = ops.multiply(weight, ops.constant(np.ones((16, 1), np.float32)))
-    model = ov.Model([ops.matmul(levels, scaled, False, True)], [parameter])
-    compiled = core().compile_model(model, DEVICE, {"INFERENCE_PRECISION_HINT": F32})
-    sums = np.asarray(compiled([np.full((1, depth), largest, np.float32)])[0])
-    return bool((np.abs(sums - largest * 127.0 * depth) > 1.0).any())
-
-
-def activation_bits(settings: BuildSettings) -> int:
-    """What settings say; where they leave it open, seven if kernels overflow on this CPU."""
-    return settings.ranges.activation_bits or (7 if saturates() else 8)
 
 
 @lru_cache

@@ -6,24 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoquant.backends.openvino.backend import OpenVinoBackend
-from autoquant.backends.openvino.engine import F16, activation_bits, precision_for, saturates
+from autoquant.backends.openvino.engine import F16, precision_for
+from autoquant.backends.openvino.saturation import saturates, settled_bits
 from autoquant.backends.openvino.support import kind_support, site_support
-from autoquant.backends.protocol import Bench, Target, without_options
+from autoquant.backends.protocol import (
+    SEVEN_BIT_WEIGHTS,
+    Target,
+    without_options,
+)
 from autoquant.core.build import BuildSettings
 
 
 def variants() -> Mapping[str, BuildSettings]:
-    """The one that there is, with what this CPU makes of f16."""
+    """The one that there is, with what this CPU makes of f16 and of int8."""
     found = precision_for(F16)
     notes = [] if found == F16 else [f"no fp16: asked for f16, it runs {found} on this CPU"]
-    notes += ["int8 activations have 7 bits, its kernels saturate here"] if saturates() else []
-    note = f" ({'; '.join(notes)})" if notes else ""
-    return {f"openvino{note}": BuildSettings("openvino")}
-
-
-def settle(settings: BuildSettings, bench: Bench | None) -> BuildSettings:  # noqa: ARG001
-    """Seven bits for int8 activations where the kernels overflow on this CPU."""
-    return settings.with_bits(activation_bits(settings))
+    notes += ["int8 weights: 7 bits, its kernels saturate here"] if saturates() else []
+    return {"openvino" + (f" ({'; '.join(notes)})" if notes else ""): BuildSettings("openvino")}
 
 
 def recipe(settings: BuildSettings, path: Path, threads: int) -> str:  # noqa: ARG001
@@ -40,7 +39,8 @@ TARGET = Target(
     without_options(site_support),
     without_options(kind_support),
     variants,
-    activation_bits=lambda _: 7 if saturates() else 8,
-    settle=settle,
+    overflows=lambda _: saturates(),
+    reduced=SEVEN_BIT_WEIGHTS,
+    settle=lambda settings, _: settled_bits(settings),
     recipe=recipe,
 )

@@ -32,13 +32,13 @@ def channel_axes(node: ov.Node, rank: int) -> tuple[int, ...]:
     return _KEPT_AXES[kind]
 
 
-def quantized(weight: npt.NDArray[np.float32], axes: tuple[int, ...]) -> ov.Node:
-    """Signed 8-bit weights, symmetric on levels -127 to 127, with a scale for each channel.
+def quantized(bits: int, weight: npt.NDArray[np.float32], axes: tuple[int, ...]) -> ov.Node:
+    """Signed 8-bit weights, symmetric on levels of 8 or 7 bits, with a scale for each channel.
 
     The form that OpenVINO runs in integers where the other operand is quantized too, and that it
     keeps in 8 bits, with inputs quantized on the fly, in a linear layer where it is not.
     """
-    values, scale = rounded(weight, axes)
+    values, scale = rounded(weight, axes, bits)
     return ops.multiply(ops.convert(ops.constant(values), "f32"), ops.constant(scale))
 
 
@@ -70,14 +70,15 @@ def grouped(size: int, weight: npt.NDArray[np.float32], axes: tuple[int, ...]) -
 
 
 def rounded(
-    weight: npt.NDArray[np.float32], axes: tuple[int, ...]
+    weight: npt.NDArray[np.float32], axes: tuple[int, ...], bits: int = 8
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Round weights to levels -127 to 127 with a scale for each index of some axes.
+    """Round weights to levels -127 to 127, or -63 to 63, with a scale for each index of some axes.
 
     Returns:
         Levels of the weight's shape, and scales of a shape that multiplies with it.
     """
     others = tuple(axis for axis in range(weight.ndim) if axis not in axes)
     largest = np.abs(weight).max(axis=others, keepdims=True)
-    scale = np.where(largest > 0.0, largest / 127.0, 1.0).astype(np.float32)
-    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+    high = 2 ** (bits - 1) - 1
+    scale = np.where(largest > 0.0, largest / high, 1.0).astype(np.float32)
+    return np.clip(np.rint(weight / scale), -high, high).astype(np.int8), scale

@@ -31,7 +31,7 @@ def reference_engine() -> str:
 
     def faults(engine: str) -> tuple[bool, bool]:
         fp16 = reference().kind_support(here[engine], OpKind.LINEAR, Scheme.FP16)
-        return reference().activation_bits(here[engine]) < 8, fp16 is Support.NATIVE
+        return reference().overflows(here[engine]), fp16 is Support.NATIVE
 
     return min((engine for engine in _PREFERRED if engine in here), key=faults)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from autoquant.backends.protocol import SEVEN_BIT_ACTIVATIONS, settle_range
 from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.forms import Grid
 from autoquant.core.build import BuildSettings
@@ -39,12 +40,5 @@ class TensorGrids:
 
 
 def settled_bits(settings: BuildSettings, engines: Iterable[str]) -> BuildSettings:
-    """Settings that say how many bits int8 activations take: seven where the job says so.
-
-    Where it leaves that open, seven if the kernels of one of the engines overflow on this CPU.
-    """
-    if settings.ranges.activation_bits is not None:
-        return settings
-    asked = settings.options.get("reduce_range", "auto")
-    reduced = any(map(saturates, engines)) if asked == "auto" else asked
-    return settings.with_bits(7 if reduced else 8)
+    """Settings that say how many bits int8 activations take on all of some engines."""
+    return settle_range(settings, SEVEN_BIT_ACTIVATIONS, lambda: any(map(saturates, engines)))

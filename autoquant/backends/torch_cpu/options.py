@@ -10,7 +10,7 @@ from typing import Literal
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.job.backend import BackendSettings
+from autoquant.job.backend import Int8Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,10 @@ class Kernels:
         return cls(tuple((i["site"], Scheme(i["scheme"]), i["engine"]) for i in data))
 
 
-class TorchSettings(BackendSettings):
-    """Torch's quantized engine, and whether its int8 activations take seven bits."""
+class TorchSettings(Int8Settings):
+    """Torch's quantized engine."""
 
     engine: Literal["auto", "per-op", "x86", "onednn", "fbgemm", "qnnpack", "pointwise"] = "auto"
-    reduce_range: Literal["auto", True, False] = "auto"
 
     def check_untimed(self) -> None:
         """Refuse `per-op`, which times kernels."""

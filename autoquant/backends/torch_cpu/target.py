@@ -58,9 +58,9 @@ def integer_writers(settings: BuildSettings) -> Collection[IntegerWriter]:
     return every_kind(Scheme.INT8) - {(kind, Scheme.INT8) for kind in floats}
 
 
-def activation_bits(settings: BuildSettings) -> int:
-    """Seven where the kernels of the engine saturate on this CPU."""
-    return 7 if saturates(engine_of(settings)) else 8
+def overflows(settings: BuildSettings) -> bool:
+    """Whether the kernels of the engine saturate on this CPU."""
+    return saturates(engine_of(settings))
 
 
 def variants() -> Mapping[str, BuildSettings]:
@@ -68,7 +68,7 @@ def variants() -> Mapping[str, BuildSettings]:
     found = {}
     for engine in engines_here():
         settings = BuildSettings(options={"engine": engine})
-        bits = {7: "7 bits, its kernels saturate here", 8: "8 bits"}[activation_bits(settings)]
+        bits = "7 bits, its kernels saturate here" if overflows(settings) else "8 bits"
         found[f"torch / {engine} (int8 activations: {bits})"] = settings
     return found
 
@@ -130,7 +130,7 @@ TARGET = Target(
     kind_support,
     variants,
     integer_writers,
-    activation_bits,
-    settle,
-    recipe,
+    overflows,
+    settle=settle,
+    recipe=recipe,
 )

@@ -40,7 +40,9 @@ def _facts(
 ) -> QConfigFacts | None:
     if scheme is Scheme.FP32:
         return None
-    return QConfigFacts(_activation(site, scheme, written, ranges, settings), _weight(site, scheme))
+    return QConfigFacts(
+        _activation(site, scheme, written, ranges, settings), _weight(site, scheme, ranges)
+    )
 
 
 def _activation(
@@ -66,10 +68,10 @@ def _activation(
     return ObserverFacts(name, "quint8", low=grid.low, high=grid.high, fixed=scale)
 
 
-def _weight(site: Site, scheme: Scheme) -> ObserverFacts:
+def _weight(site: Site, scheme: Scheme, ranges: TensorRanges) -> ObserverFacts:
     if scheme in _HALVES:
         return ObserverFacts("", _HALVES[scheme])
-    grid = weight_grid(site.kind, scheme)
+    grid = weight_grid(site.kind, scheme, ranges.weight_bits)
     if grid is None:
         return _FLOAT
     if isinstance(grid, WeightGrid):

@@ -17,7 +17,7 @@ from autoquant.debugging.structure.plan_facts import BY_JOB
 PER_CHANNEL = frozenset({OpKind.CONV1D, OpKind.CONV2D, OpKind.CONV3D, OpKind.LINEAR})
 """Kinds whose int8 kernels take one weight scale for each output channel."""
 
-_FULL, _REDUCED = 8, 7
+_REDUCED = 7
 _STEPS = 255
 _UNUSED = 0.25
 """A fixed scale is suspicious when the values fill less than this share of it: two bits lost."""
@@ -87,14 +87,13 @@ def _per_tensor(chosen: _Chosen) -> Iterator[Concern]:
 
 def _range_bits(chosen: _Chosen, engine: str, *, saturates: bool) -> Iterator[Concern]:
     """Eight bits where the kernels overflow, seven where they do not."""
-    wrong = _FULL if saturates else _REDUCED
     names = [
         item.site.name
         for item, qconfig in chosen
         if item.site.kind.is_weighted
         and qconfig.activation.dtype == "quint8"
         and not qconfig.activation.is_dynamic
-        and qconfig.activation.bits == wrong
+        and (_REDUCED in (qconfig.activation.bits, qconfig.weight.bits)) is not saturates
     ]
     if not names:
         return
@@ -102,7 +101,7 @@ def _range_bits(chosen: _Chosen, engine: str, *, saturates: bool) -> Iterator[Co
         yield attention(
             Topic.SETTINGS,
             names,
-            f"activations use all 8 bits, and {engine}'s kernels saturate on this CPU (no VNNI)",
+            f"int8 uses all 8 bits, and {engine}'s kernels saturate on this CPU (no VNNI)",
             "the 16-bit sum of two products overflows beyond 32,767: large activations are wrong",
             "set backend.reduce_range: auto (or reduce_range=True in the observer)",
         )
@@ -110,7 +109,7 @@ def _range_bits(chosen: _Chosen, engine: str, *, saturates: bool) -> Iterator[Co
         yield attention(
             Topic.SETTINGS,
             names,
-            f"activations use 7 of 8 bits, and {engine}'s kernels do not saturate on this CPU",
+            f"int8 uses 7 of 8 bits, and {engine}'s kernels do not saturate on this CPU",
             "a bit of resolution, 6 dB, is given away for nothing",
             "set backend.reduce_range: auto (or reduce_range=False in the observer)",
         )

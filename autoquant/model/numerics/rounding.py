@@ -108,7 +108,7 @@ class SchemeRounding:
         """How the scheme rounds the site's weights; None: not at all."""
         if scheme in _FLOATS:
             return Cast(_FLOATS[scheme]) if site.kind.is_weighted else None
-        return weight_grid(site.kind, scheme)
+        return weight_grid(site.kind, scheme, self._ranges.weight_bits)
 
     def read_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
         """How a tensor is rounded where the site reads it; None: not at all (a mask fills it)."""

@@ -135,7 +135,9 @@ class GroupGrid:
         return rounded[:, : weight.shape[1]].to(weight.dtype)
 
 
-def weight_grid(kind: OpKind, scheme: Scheme) -> WeightGrid | RowGrid | GroupGrid | None:
+def weight_grid(
+    kind: OpKind, scheme: Scheme, bits: int = 8
+) -> WeightGrid | RowGrid | GroupGrid | None:
     """How an integer scheme stores the weights of an op; None: in float.
 
     The output channels of convolutions and linear layers are their weight's first dimension.
@@ -143,6 +145,7 @@ def weight_grid(kind: OpKind, scheme: Scheme) -> WeightGrid | RowGrid | GroupGri
     Args:
         kind: What reads the weight.
         scheme: Any.
+        bits: Of int8 weights that meet int8 activations.
 
     Raises:
         ValueError: No kernel anywhere stores the weights of such an op so.
@@ -155,7 +158,10 @@ def weight_grid(kind: OpKind, scheme: Scheme) -> WeightGrid | RowGrid | GroupGri
         return GroupGrid(scheme.group)
     if kind in (OpKind.EMBEDDING, OpKind.EMBEDDING_BAG):
         return RowGrid()
-    return WeightGrid(None if kind in _ONE_SCALE else 0, *LEVELS[scheme.weight])
+    low, high = LEVELS[scheme.weight]
+    if scheme.weight is scheme.activation is Precision.INT8:
+        low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    return WeightGrid(None if kind in _ONE_SCALE else 0, low, high)
 
 
 def fake_quantize_weight(

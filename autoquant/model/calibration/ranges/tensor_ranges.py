@@ -30,6 +30,9 @@ class TensorRanges:
     the op that writes it does (a sigmoid's); or what an observer finds: the one of the site that
     writes the tensor, else of the first site that reads it. A tensor that holds the values of
     another (a reshaped one, a max pool's) has that one's grid.
+
+    Attributes:
+        weight_bits: Of int8 weights that meet int8 activations.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class TensorRanges:
         self._default = settings.observer
         self._fixed = settings.ranges.fixed_tensors
         self._own = {item.tensor: (item.low, item.high) for item in settings.ranges.own}
+        self.weight_bits = settings.ranges.weight_bits
         self._high = _SEVEN_BITS if settings.ranges.activation_bits == 7 else _BYTE
         self._sources = value_sources(captured.graph)
         sites = {site.name: site for site in captured.sites}

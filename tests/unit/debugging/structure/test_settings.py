@@ -20,6 +20,7 @@ FULL = ObserverFacts("HistogramObserver", "quint8", low=0, high=255)
 REDUCED = ObserverFacts("HistogramObserver", "quint8", low=0, high=127)
 WIDE = ObserverFacts("MinMaxObserver", "int16", low=-32768, high=32767)
 CHANNELS = ObserverFacts("PerChannelMinMaxObserver", "qint8", axis=0, low=-128, high=127)
+HALF = ObserverFacts("largest", "qint8", axis=0, low=-64, high=63)
 TENSOR = ObserverFacts("MinMaxObserver", "qint8", low=-128, high=127)
 WIDE_WEIGHT = dataclasses.replace(CHANNELS, dtype="int16", low=-32768, high=32767)
 
@@ -50,6 +51,7 @@ def fixed(low: float, high: float) -> ObserverFacts:
 def test_full_range_with_vnni_and_reduced_range_without_are_sane() -> None:
     assert found(FULL, saturates=False) == []
     assert found(REDUCED, saturates=True) == []
+    assert found(FULL, HALF, saturates=True) == []
 
 
 def test_full_range_without_vnni_is_found() -> None:
@@ -58,6 +60,8 @@ def test_full_range_without_vnni_is_found() -> None:
 
 
 def test_reduced_range_with_vnni_is_found() -> None:
+    (concern,) = found(FULL, HALF, saturates=False)
+    assert "7 of 8 bits" in concern.what
     (concern,) = found(REDUCED, saturates=False)
     assert "7 of 8 bits" in concern.what
 
