@@ -38,6 +38,11 @@ MAP = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(1))
 ROW = torch.randn(4, 64, generator=torch.Generator().manual_seed(2))
 TOKENS = torch.arange(32).reshape(4, 8)
 
+needs_bf16 = pytest.mark.skipif(
+    kind_support(OpKind.CONV2D, Scheme.BF16) is not Support.NATIVE,
+    reason="OpenVINO has no bf16 kernels on this CPU",
+)
+
 
 class Two(nn.Module):
     """A function of two views of one input."""
@@ -241,6 +246,7 @@ def test_the_exported_file_gives_the_same_outputs_without_autoquant(
     assert json.dumps(plan.to_json())[1:-1] in path.read_text().replace("&quot;", '"')
 
 
+@needs_bf16
 def test_relu_follows_a_convolution_of_either_float_format() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
     _, backend = backend_for(model, MAP)
@@ -248,6 +254,7 @@ def test_relu_follows_a_convolution_of_either_float_format() -> None:
     assert words(executed) == {"0": "fp32 native", "2": "bf16 native"}
 
 
+@needs_bf16
 def test_an_average_pool_stays_in_fp32_beside_bf16() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.AvgPool2d(2), nn.Conv2d(8, 8, 1)).eval()
     _, backend = backend_for(model, MAP)
@@ -255,6 +262,7 @@ def test_an_average_pool_stays_in_fp32_beside_bf16() -> None:
     assert str(backend.build(plan).executed["1"]) == "fp32 native"
 
 
+@needs_bf16
 def test_an_instance_norm_beside_bf16_is_refused_before_it_is_compiled() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.InstanceNorm2d(8), nn.Conv2d(8, 8, 1)).eval()
     _, backend = backend_for(model, MAP)
@@ -263,7 +271,13 @@ def test_an_instance_norm_beside_bf16_is_refused_before_it_is_compiled() -> None
         backend.build(plan)
 
 
-@pytest.mark.parametrize("norm", list(product((Scheme.FP32, Scheme.BF16, Scheme.INT8), repeat=2)))
+@pytest.mark.parametrize(
+    "norm",
+    [
+        pytest.param(pair, marks=[needs_bf16] if Scheme.BF16 in pair else [])
+        for pair in product((Scheme.FP32, Scheme.BF16, Scheme.INT8), repeat=2)
+    ],
+)
 def test_a_batch_norm_that_is_not_folded_runs_beside_any_format(norm: tuple[Scheme, ...]) -> None:
     model = seeded(UnfoldedNorm)
     captured, backend = backend_for(model, MAP)
@@ -304,7 +318,7 @@ class TwoTowers(nn.Module):
         return (left * self.right(row)).sum(-1), left
 
 
-@pytest.mark.parametrize("left", [Scheme.BF16, Scheme.FP32], ids=lambda scheme: scheme.value)
+@pytest.mark.parametrize("left", [pytest.param(Scheme.BF16, marks=needs_bf16), Scheme.FP32])
 def test_a_product_of_linear_layers_of_two_float_formats_runs(left: Scheme) -> None:
     model = seeded(TwoTowers)
     captured, backend = backend_for(model, ROW)
