@@ -224,6 +224,37 @@ def test_vela_says_what_it_leaves_to_the_cpu_and_prints_nothing(
     assert capfd.readouterr().out == ""
 
 
+class Averaged(nn.Module):
+    """Averages an image, and drops its axes or keeps them."""
+
+    def __init__(self, *, keepdim: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.keepdim = nn.Conv2d(4, 8, 3), nn.Linear(8, 3), keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).mean((2, 3), keepdim=self.keepdim).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason", "mend"),
+    [
+        (Averaged(keepdim=False), "depth-reduction", "keepdim=True"),
+        (nn.ConvTranspose2d(4, 8, 3, stride=3), "stride", "rewrite the op"),
+    ],
+    ids=["mean", "stride"],
+)
+def test_what_the_npu_does_not_take_is_refused_with_a_mend_for_its_reason(
+    model: nn.Module, reason: str, mend: str
+) -> None:
+    with pytest.raises(BackendError, match=reason) as caught:
+        cycles_on_npu(converted(model, maps()), INT8, "ethos-u55-128")
+    assert mend in caught.value.hint
+
+
+def test_a_mean_that_keeps_its_axes_runs_on_the_npu() -> None:
+    cycles_on_npu(converted(Averaged(keepdim=True), maps()), INT8, "ethos-u55-128")
+
+
 def test_a_batch_that_the_npu_does_not_take_is_refused_with_the_mend(residual: nn.Module) -> None:
     batch = converted(residual, images(8), batch=2)
     with pytest.raises(BackendError, match=r"MEAN of pool to the CPU: Batch > 1") as caught:

@@ -83,15 +83,22 @@ def estimate_on_npu(written: Written, configuration: Configuration, batch: int) 
     left = [step for step in found.steps if step.is_on_cpu]
     if left:
         step = next((step for step in left if not _is_conversion(step, written)), left[0])
+        reason = found.reasons.get(step.name, "it gives no reason")
         raise BackendError(
             f"{configuration.accelerator}: Vela leaves {_describe(step, written)} to the CPU: "
-            f"{found.reasons.get(step.name, 'it gives no reason')}",
-            hint="pin it to the other scheme, take another accelerator, or rewrite the op"
-            if batch == 1
-            else f"set backend.batch_size to 1, if the op takes no {batch} samples at once",
+            f"{reason}",
+            hint=_mend(reason, batch),
             sites=() if step.operator is None else written.operators[step.operator].sites,
         )
     return found
+
+
+def _mend(reason: str, batch: int) -> str:
+    if "Batch" in reason:
+        return f"set backend.batch_size to 1, since the op takes no {batch} samples at once"
+    if "depth-reduction" in reason:
+        return "keep the axes of the mean, mean((2, 3), keepdim=True), and flatten after it"
+    return "pin it to the other scheme, take another accelerator, or rewrite the op"
 
 
 def _is_conversion(step: Step, written: Written) -> bool:
