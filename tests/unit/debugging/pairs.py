@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
+from autoquant.backends.torch_cpu.grids import settled_bits
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
@@ -56,7 +57,7 @@ def build(
 
     captured = capture(model, (inputs,))
     statistics = calibrate(captured, [(inputs,)])
-    settings = BuildSettings(options={"engine": engine}).with_bits(8)
+    settings = settled_bits(BuildSettings(options={"engine": engine}), [engine])
     backend = TorchGraphBackend(
         BuildRequest(model, captured, statistics, settings, (inputs,), (inputs,))
     )

@@ -12,6 +12,7 @@ pytest.importorskip("torchao")
 from autoquant.backends.inductor.conversion import MARK, convert_plan, export_model
 from autoquant.backends.inductor.quantizer import to_quantizer
 from autoquant.backends.inductor.torchao import pt2e, quiet
+from autoquant.backends.torch_cpu.grids import settled_bits
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -48,7 +49,8 @@ PLAN = Plan.of(
     {site.name: Scheme.FP32 for site in CAPTURED.sites}
     | {"stem": Scheme.INT8, "head": Scheme.INT8, "last": Scheme.INT8_DYNAMIC}
 )
-RANGES = TensorRanges(CAPTURED, calibrate(CAPTURED, [EXAMPLE]), BuildSettings())
+BITS = settled_bits(BuildSettings(), ["onednn"])
+RANGES = TensorRanges(CAPTURED, calibrate(CAPTURED, [EXAMPLE]), BITS)
 
 
 @pytest.fixture(scope="module")
