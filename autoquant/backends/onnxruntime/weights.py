@@ -10,7 +10,13 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from autoquant.backends.onnxruntime.float_graph import FloatGraph
-from autoquant.backends.onnxruntime.grids import Array, ByteWeight, byte_weight, sum_codes
+from autoquant.backends.onnxruntime.grids import (
+    Array,
+    ByteWeight,
+    Grid,
+    byte_weight,
+    sum_codes,
+)
 from autoquant.backends.onnxruntime.writer import GraphWriter
 from autoquant.model.numerics.weight_grids import GroupGrid
 
@@ -60,7 +66,7 @@ class Weights:
         *,
         axis: int | None,
         bias: Array | None,
-        input_scale: float,
+        grid: Grid,
     ) -> ByteLayer:
         """Write an int8 weight, and its bias as int32.
 
@@ -70,11 +76,12 @@ class Weights:
             weight: The float initializer.
             axis: Dimension of its output channels; None: all share one scale.
             bias: Shape (channels,).
-            input_scale: Step of the input's grid.
+            grid: Of the input.
         """
+        input_scale, bits = grid.scale, self.bits if grid.dtype == "uint8" else 8
 
         def make() -> dict[str, Array]:
-            rounded = byte_weight(self._values(weight), axis, bias, input_scale, bits=self.bits)
+            rounded = byte_weight(self._values(weight), axis, bias, input_scale, bits=bits)
             arrays = _weight_arrays(rounded)
             if bias is not None:
                 arrays["bias"] = sum_codes(bias, input_scale, rounded)

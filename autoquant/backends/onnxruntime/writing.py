@@ -63,7 +63,7 @@ class Writing:
     ) -> list[str]:
         """Weight and bias of a layer that reads a grid, as int8 and int32, dequantized."""
         layer = self.weights.static(
-            self.writer, root.name, root.input[1], axis=axis, bias=bias, input_scale=grid.scale
+            self.writer, root.name, root.input[1], axis=axis, bias=bias, grid=grid
         )
         parts = [("weight", layer.codes, layer.scale, layer.zero_point)]
         if bias is not None:

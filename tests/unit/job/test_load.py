@@ -12,7 +12,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import JobError
 from autoquant.job import dump_job, load_job, shipped_spaces
-from autoquant.job.backend import BackendSettings, backend_settings
+from autoquant.job.backend import Int8Settings, backend_settings
 
 ENTRY = "def model():\n    ...\n\ndef batches():\n    ...\n"
 
@@ -183,4 +183,4 @@ def test_names_of_captures_of_older_jobs_are_read_with_a_notice(
 def test_a_backend_of_an_older_job_names_the_options_of_all_backends() -> None:
     section = {"name": "openvino", "engine": "auto", "accelerator": None, "profile": None}
     found = backend_settings({**section, "reduce_range": "auto", "threads": 2})
-    assert found == BackendSettings(name="openvino", threads=2)
+    assert found == Int8Settings(name="openvino", threads=2)

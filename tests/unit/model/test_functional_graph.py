@@ -237,7 +237,13 @@ def test_what_no_site_holds_is_said() -> None:
 
 
 def test_what_export_cannot_follow_is_captured_module_by_module_and_said() -> None:
-    model = nn.Sequential(torch.jit.script(nn.Linear(8, 8)), nn.Linear(8, 4)).eval()
+    class Signed(nn.Module):
+        """Takes another path for other values."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x if float(x.sum()) > 0 else -x
+
+    model = nn.Sequential(Signed(), nn.Linear(8, 4)).eval()
     found = capture(model, (ROWS,), how="auto")
     assert found.how == "modules"
     assert [site.name for site in found.sites] == ["1"]
