@@ -11,7 +11,7 @@ from autoquant.backends.targets import load_target
 from autoquant.core.backends import BY_TORCH
 from autoquant.core.equalisation import Equalisation
 from autoquant.core.plan import Plan, equalised_weights, load_plan
-from autoquant.core.precision import Scheme, Support
+from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
 from autoquant.errors import BackendError, ModelError, PlanError, StorageError
@@ -20,7 +20,7 @@ from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import JobRecipe, Subject
 from autoquant.results.reading import load_build
 from autoquant.searching.preparing.preparation import Preparation, prepare
-from autoquant.searching.preparing.space import bind_space
+from autoquant.searching.preparing.space import bind_space, widest_scheme
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,15 +152,7 @@ def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
     """
     captured, build = prepared.captured, prepared.settings.build
     support = partial(load_target(build.backend).site_support, build)
-    leading = [site for site in captured.sites if site.follows is None]
-    fallback = next(
-        (
-            item
-            for item in (Scheme.FP32, Scheme.FP16, Scheme.BF16, Scheme.INT16)
-            if all(support(site, item) is not Support.UNSUPPORTED for site in leading)
-        ),
-        Scheme.FP32,
-    )
+    fallback = widest_scheme(captured.sites, support)
     bound = bind_space(
         SpaceRules(schemes=(scheme, fallback), fallback=fallback),
         captured.sites,

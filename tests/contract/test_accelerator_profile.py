@@ -229,6 +229,21 @@ def test_check_compare_and_search_run_on_an_accelerator_without_fp32() -> None:
     assert len(found.frontier) > 0
 
 
+def test_the_metric_of_a_knob_is_measured_on_an_accelerator_without_fp32() -> None:
+    """The rest of the model is then in the widest scheme that the accelerator runs."""
+    network, data = seeded(LinearNet), torch.randn(64, 16)
+    report = aq.sensitivity(
+        network,
+        calibration=data,
+        evaluation=(data, network(data).argmax(1)),
+        backend={"name": "profile", "profile": "npu_int8_int16_fp16"},
+        space={"schemes": ["int8", "int16", "fp16"], "fallback": "fp16"},
+        metric_rows=3,
+        progress=False,
+    )
+    assert len(report.metric) == 3
+
+
 class Smooth(nn.Module):
     """A GELU between two linear layers."""
 

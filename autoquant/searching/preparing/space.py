@@ -236,6 +236,19 @@ def _check_scheme(
     )
 
 
+def widest_scheme(sites: Iterable[Site], support: SupportOf) -> Scheme:
+    """fp32; on a target without it the first of fp16, bf16 and int16 that all ops run."""
+    leading = [site for site in sites if site.follows is None]
+    return next(
+        (
+            scheme
+            for scheme in (Scheme.FP32, Scheme.FP16, Scheme.BF16, Scheme.INT16)
+            if all(support(site, scheme) is not Support.UNSUPPORTED for site in leading)
+        ),
+        Scheme.FP32,
+    )
+
+
 def _grouped(rules: SpaceRules, sites: Sequence[Site]) -> list[tuple[str, ...]]:
     """Sites that agree because the job says so."""
     groups = [

@@ -32,6 +32,7 @@ from autoquant.model.data.batches import take_samples
 from autoquant.results import files
 from autoquant.results.sensitivity_file import read_sensitivity, write_sensitivity
 from autoquant.searching.preparing.preparation import Preparation
+from autoquant.searching.preparing.space import widest_scheme
 from autoquant.searching.ranking.sensitivity import (
     Course,
     count_steps,
@@ -161,17 +162,22 @@ def _measured_rows(table: SensitivityTable | None) -> Mapping[RowKey, Sensitivit
 def measure_drops(
     prepared: Preparation, table: SensitivityTable, count: int, progress: Progress
 ) -> Mapping[tuple[str, Scheme], Measurements]:
-    """Measure metric and drop, paired with fp32, of the noisiest rows on all evaluation samples."""
+    """Measure metric and drop, paired with fp32, of the noisiest rows on all evaluation samples.
+
+    All other ops are in fp32, or in the widest scheme of a target without it.
+    """
     rows = sorted((row for row in table.rows if row.part is Part.BOTH), key=lambda row: -row.noise)
     if count <= 0 or not rows:
         return {}
-    float_plan = {site.name: Scheme.FP32 for site in prepared.captured.sites}
+    build, sites = prepared.settings.build, prepared.captured.sites
+    rest = widest_scheme(sites, partial(load_target(build.backend).site_support, build))
+    rest_plan = {site.name: rest for site in sites}
     evaluator = prepared.evaluator
     found: dict[tuple[str, Scheme], Measurements] = {}
     with progress.stage("measuring the metric of the noisiest rows", len(rows[:count])) as advance:
         for number, row in enumerate(rows[:count]):
-            sites = prepared.space.by_name[row.knob].sites
-            plan = Plan.of({**float_plan, **dict.fromkeys(sites, row.scheme)})
+            own = prepared.space.by_name[row.knob].sites
+            plan = Plan.of({**rest_plan, **dict.fromkeys(own, row.scheme)})
             outcome = evaluator.run(Phase.QUALITY, Task(number, plan))
             if outcome.failure is None:
                 found[row.knob, row.scheme] = {
