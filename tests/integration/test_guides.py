@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.unit.test_docs import ROOT, blocks
+from autoquant.cli import main
+from tests.unit.test_docs import ROOT, blocks, commands
 
 GUIDES = sorted(
     path
@@ -33,3 +35,25 @@ def test_every_block_of_a_guide_runs_in_its_order(path: Path, tmp_path: Path) ->
             check=False,
         )
         assert ran.returncode == 0, f"{path.name}, block {number}:\n{ran.stderr[-3000:]}"
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("AUTOQUANT_TEST_DATA"), reason="needs CIFAR-10")
+def test_each_command_of_the_path_is_the_one_that_the_last_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = os.environ["AUTOQUANT_TEST_DATA"]
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    path = [
+        [word.replace("FOLDER", data) for word in words]
+        for words in commands(ROOT / "docs" / "guide.md")
+    ]
+    printed = []
+    for words in path:
+        assert main(words) == 0
+        lines = capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines()
+        printed += [line for line in lines if line.startswith("next: autoquant ")]
+    assert [shlex.split(line)[2:] for line in printed] == path[1:]
+    assert (tmp_path / "out" / "resnet20-npu-guide" / "finetune" / "weights.pt").exists()
