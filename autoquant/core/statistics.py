@@ -26,7 +26,8 @@ class TensorStatistics:
             hit, as torch's HistogramObserver counts it.
         histogram_low: Lower edge of the first bin.
         histogram_high: Upper edge of the last bin.
-        channel_low: Shape (channels,): smallest value of each channel (dimension 1).
+        channel_low: Shape (channels,): smallest value of each channel: of dimension 1,
+            or the last where the features of tokens are.
         channel_high: Shape (channels,): largest value of each channel.
         sample_low: Shape (samples,): smallest value of each sample.
         sample_high: Shape (samples,): largest value of each sample.

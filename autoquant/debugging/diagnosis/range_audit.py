@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from autoquant.core.findings.range_audit import Clipping, RangeAudit
+from autoquant.core.sites import Site
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.data.batches import Batch
+from autoquant.model.graph.aten import hands_on
 from autoquant.model.graph.same_values import value_sources
 from autoquant.model.graph.site_nodes import SiteNodes
 
@@ -87,6 +89,13 @@ class _ClippingRun(Interpreter):
         return value
 
 
+def _writer(marked: SiteNodes, node: Node) -> Site | None:
+    """The site that writes a tensor, or what it is a part of; None: it comes from an input."""
+    while node not in marked.lasts and node.all_input_nodes and hands_on(node):
+        node = node.all_input_nodes[0]
+    return marked.lasts.get(node)
+
+
 def _audits(
     marked: SiteNodes,
     statistics: CalibrationStatistics,
@@ -102,7 +111,7 @@ def _audits(
         grid, seen = grids.get(node.name), statistics.tensors.get(node.name)
         if grid is None or seen is None or not run.sums[node.name].elements:
             continue
-        writer = marked.lasts.get(node)
+        writer = _writer(marked, node)
         yield RangeAudit(
             tensor=node.name,
             site=writer.name if writer is not None else None,

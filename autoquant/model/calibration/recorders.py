@@ -11,6 +11,7 @@ from torch.fx import Interpreter, Node
 from autoquant.errors import DataError
 from autoquant.model.calibration.ranges.observation import TensorObserver
 from autoquant.model.graph.captured import INPUT_OF, Capture
+from autoquant.model.graph.channel_axes import channel_axes
 from autoquant.model.graph.exporting import scope_of
 from autoquant.model.graph.masks import MaskedNodes
 from autoquant.model.graph.module_calls import first_tensor, result_tensor, watch_calls
@@ -62,6 +63,7 @@ class GraphRecorder(Interpreter):
         self.observers: dict[str, TensorObserver] = {}
         self._masked = MaskedNodes()
         self._inner = captured.inner_nodes
+        self._axes = channel_axes(captured.graph)
         self._reshaped = reshaped_sources(captured.graph)
         self._constants = {
             self._reshaped.get(read.name, read.name)
@@ -93,6 +95,7 @@ class GraphRecorder(Interpreter):
             return
         scope = scope_of(node)
         named = f"{node.name} (of {scope})" if scope else node.name
+        self.observers.setdefault(node.name, TensorObserver(self._axes[node.name]))
         _show(self.observers, node.name, value, self.batch, named)
 
 

@@ -67,22 +67,27 @@ _Bounds = tuple[Tensor, Tensor]
 
 
 class TensorObserver:
-    """Collects the statistics of one tensor, or of several that count as one."""
+    """Collects the statistics of one tensor, or of several that count as one.
 
-    def __init__(self) -> None:
+    Args:
+        channel_axis: Of its channels; the first is that of samples.
+    """
+
+    def __init__(self, channel_axis: int = 1) -> None:
+        self._channel_axis = channel_axis
         self._histogram = Histogram()
         self._channels: _Bounds | None = None
         self._samples: list[_Bounds] = []
         self._batches: list[tuple[float, float]] = []
 
     def observe(self, tensor: Tensor) -> None:
-        """Take in one batch; the first dimension is samples, the second channels.
+        """Take in one batch; the first dimension is samples.
 
         Raises:
             ValueError: It holds NaN or infinity.
         """
         values = tensor.detach().to(torch.float32)
-        lows, highs = _bounds_by_channel(values)
+        lows, highs = _bounds_by_channel(values, self._channel_axis)
         low, high = float(lows.amin()), float(highs.amax())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError("the tensor holds NaN or infinity")
@@ -121,14 +126,14 @@ class TensorObserver:
         )
 
 
-def _bounds_by_channel(values: Tensor) -> _Bounds:
+def _bounds_by_channel(values: Tensor, axis: int) -> _Bounds:
     """Smallest and largest value by sample and channel, each of shape (samples, channels)."""
     if values.ndim < 2:
         rows = values.reshape(max(1, len(values) if values.ndim else 1), -1)
         return rows, rows
     if values.ndim == 2:
         return values, values
-    columns = values.flatten(2)
+    columns = values.movedim(axis, 1).flatten(2)
     return columns.amin(2), columns.amax(2)
 
 
