@@ -147,7 +147,7 @@ def test_a_search_does_not_end_where_much_is_left(tmp_path: Path) -> None:
     )
     assert result.stopped in (StopReason.NOTHING_TO_GAIN, StopReason.BUDGET)
     assert len(longer.candidates) > len(result.candidates)
-    assert best_cost(result) <= 1.05 * best_cost(longer)
+    assert best_cost(result) <= 1.1 * best_cost(longer)
     assert best_cost(result) < 0.9 * next(
         item.value("bops_ratio") for item in result.candidates if item.origin.endswith("bf16")
     )

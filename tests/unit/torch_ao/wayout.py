@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from autoquant.backends.torch_cpu.grids import settled_bits
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -43,7 +44,8 @@ def way_out(
 ) -> WayOut:
     found = captured(network, batches)
     statistics = calibrate(found, [(batch,) for batch in batches])
-    build = BuildSettings(capture="export", options={"engine": engine}, observer=observer)
+    asked = BuildSettings(capture="export", options={"engine": engine}, observer=observer)
+    build = settled_bits(asked, [engine])
     return WayOut(seeded(network), found, statistics, build, (batches[0][:2],))
 
 
