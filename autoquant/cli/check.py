@@ -24,6 +24,7 @@ from autoquant.cli.options import (
     stdout,
     terminal,
 )
+from autoquant.core.glance import few
 
 if TYPE_CHECKING:
     from autoquant.core.findings.concerns import Concern
@@ -188,9 +189,8 @@ def _marked(text: str, *, took_effect: bool) -> Text:
 
 def _lines(concern: Concern) -> Iterator[Text]:
     style = "bold red" if concern.severity.value == "attention" else "bold"
-    shown = ", ".join(concern.where[:4])
-    more = f" and {len(concern.where) - 4} more" if len(concern.where) > 4 else ""
-    yield Text.assemble((concern.severity.value, style), f" [{concern.topic.value}] {shown}{more}")
+    shown = few(concern.where)
+    yield Text.assemble((concern.severity.value, style), f" [{concern.topic.value}] {shown}")
     yield Text(f"  what: {concern.what}")
     yield Text(f"  why:  {concern.why}")
     yield Text(f"  mend: {concern.mend}")

@@ -11,6 +11,12 @@ _WIDEST_CELL = 40
 _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
+def few(names: Sequence[object], count: int = 4) -> str:
+    """The first names of a list that may be long, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(str, names[:count])) + more
+
+
 @dataclass(frozen=True, slots=True)
 class Glance:
     """A title, a table of few rows, and what to do next.

@@ -21,9 +21,8 @@ from autoquant.errors import ModelError
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exporting import scope_of, take
-from autoquant.model.graph.site_nodes import mark_sites
 from autoquant.torch_ao.quantized_run import QuantizedRun
-from autoquant.torch_ao.weight_rows import weight_row
+from autoquant.torch_ao.weight_rows import captured_weights, weight_row
 
 _LIBRARY = "quantized_decomposed"
 _STATIC = ("quantize_per_tensor.default", "dequantize_per_tensor.default")
@@ -99,20 +98,14 @@ class ExportedQuantized:
 
     def weight_rows(self) -> tuple[LayerRow, ...]:
         """Every weight of a site beside what the graph stores, in execution order."""
-        return tuple(row for pair in self._pairs if pair.call == 0 for row in self._weights(pair))
+        return tuple(self._weights())
 
-    def _weights(self, pair: OpPair) -> Iterator[LayerRow]:
-        if pair.site is None or not pair.site.kind.is_weighted:
-            return
-        marked = mark_sites(self._captured)
-        root = next(node for node in marked.operands if node.name == pair.expected[0])
-        reads = self._nodes[pair.found[0]].all_input_nodes
-        stored = sorted(filter(_is_constant, reads), key=lambda node: node.op == "get_attr")
-        for source in marked.operands[root].weights:
-            weight = take(self._captured.graph, str(source.target)).detach()
+    def _weights(self) -> Iterator[LayerRow]:
+        for pair, root, name, weight in captured_weights(self._captured, self._pairs):
+            reads = self._nodes[pair.found[0]].all_input_nodes
+            stored = sorted(filter(_is_constant, reads), key=lambda node: node.op == "get_attr")
             other = self._stored(stored[0])  # what is dequantized, before a bias
             if other.numel() == weight.numel():
-                name = str(source.target).rpartition(".")[2]
                 types = op_name(root), self.type_of(pair).partition(" + ")[0]
                 yield weight_row(pair.op, name, weight, other, None, types)
 

@@ -22,22 +22,21 @@ from autoquant.core.measurement import Kind
 from autoquant.core.sites import Site
 from autoquant.errors import ModelError
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import take
-from autoquant.model.graph.site_nodes import mark_sites
+from autoquant.model.graph.module_calls import watch_calls
 from autoquant.torch_ao.fake_quantize import holds_fake_quantize
 from autoquant.torch_ao.formats import class_name, format_of
 from autoquant.torch_ao.quantized_run import like
 from autoquant.torch_ao.stored_weights import fake_scales_of, weights_stored_in
 from autoquant.torch_ao.tracing import quiet_torch
 from autoquant.torch_ao.values import is_same, node_values
-from autoquant.torch_ao.weight_rows import weight_row
+from autoquant.torch_ao.weight_rows import captured_weights, weight_row
 
 Call = tuple[str, int]
 """Path of a module, and which call of it, from 0."""
 
 _STUBS = (ao.QuantStub, ao.DeQuantStub, Quantize, DeQuantize)
 
-See_call = Callable[[Call, nn.Module, Any], Any]
+SeeCall = Callable[[Call, Any], Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +107,7 @@ class ModulesQuantized:
         """Make ready to run beside the captured graph."""
 
         def beside(inputs: tuple[Tensor, ...], expected: Mapping[str, Any]) -> Any:
-            def show(call: Call, module: nn.Module, value: Any) -> Any:  # noqa: ARG001
+            def show(call: Call, value: Any) -> Any:
                 pair = self._calls.get(call)
                 if pair is None:
                     return None
@@ -118,7 +117,7 @@ class ModulesQuantized:
                     see(pair, first, second)
                 return like(wanted, value) if feeds_float else None
 
-            with quiet_torch(), _hooked(self._model, show):
+            with quiet_torch(), _watched(self._model, show):
                 return self._calling.call(self._model, inputs)
 
         return beside
@@ -133,20 +132,13 @@ class ModulesQuantized:
 
     def weight_rows(self) -> tuple[LayerRow, ...]:
         """Every weight of a site beside what torch stores, in execution order."""
-        return tuple(row for pair in self.pairs() if pair.call == 0 for row in self._weights(pair))
+        return tuple(self._weights())
 
-    def _weights(self, pair: OpPair) -> Iterator[LayerRow]:
-        if pair.site is None or not pair.site.kind.is_weighted:
-            return
-        marked = mark_sites(self._captured)
-        root = next(node for node in marked.operands if node.name == pair.expected[0])
-        module = self._model.get_submodule(pair.found[0])
-        stored = weights_stored_in(module)
-        for source in marked.operands[root].weights:
-            path = str(source.target)
-            name = path.rpartition(".")[2]
+    def _weights(self) -> Iterator[LayerRow]:
+        for pair, root, name, weight in captured_weights(self._captured, self.pairs()):
+            module = self._model.get_submodule(pair.found[0])
+            stored = weights_stored_in(module)
             other = stored.get(name) if len(stored) > 1 else next(iter(stored.values()), None)
-            weight = take(self._captured.graph, path).detach()
             if other is not None and other.numel() == weight.numel():
                 types = str(root.target), class_name(module)
                 yield weight_row(pair.op, name, weight, other, fake_scales_of(module), types)
@@ -154,12 +146,12 @@ class ModulesQuantized:
     def _watch(self, model: nn.Module, example: tuple[Tensor, ...]) -> _Seen:
         values: dict[Call, Tensor] = {}
 
-        def keep(call: Call, module: nn.Module, value: Any) -> None:  # noqa: ARG001
+        def keep(call: Call, value: Any) -> None:
             tensor = first_tensor(value)
             if tensor is not None:
                 values[call] = tensor.detach().clone()
 
-        with quiet_torch(), torch.no_grad(), _hooked(model, keep):
+        with quiet_torch(), torch.no_grad(), _watched(model, keep):
             try:
                 self._calling.call(model, tuple(item.clone() for item in example))
             except Exception as error:
@@ -173,26 +165,18 @@ class ModulesQuantized:
 
 
 @contextmanager
-def _hooked(model: nn.Module, see: See_call) -> Iterator[None]:
+def _watched(model: nn.Module, see: SeeCall) -> Iterator[None]:
     """Within, every call of a module is shown as it ends; what `see` gives replaces the result."""
     counts: Counter[str] = Counter()
 
-    def watch(path: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def seen(module: nn.Module, inputs: Any, output: Any) -> Any:  # noqa: ARG001
-            call = path, counts[path]
-            counts[path] += 1
-            return see(call, module, output)
+    def show(path: str, value: Any) -> Any:
+        call = path, counts[path]
+        counts[path] += 1
+        return see(call, value)
 
-        return seen
-
-    handles = [
-        module.register_forward_hook(watch(path)) for path, module in model.named_modules() if path
-    ]
-    try:
+    paths = [path for path, _ in model.named_modules() if path]
+    with watch_calls(model, paths, lambda *_: None, show):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _refuse_float(model: nn.Module) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from autoquant.comparing.pairing import OpPair
 from autoquant.comparing.sums import PairSums
 from autoquant.core.findings.layers import LayerError, LayerRow
 from autoquant.core.sensitivity import Part
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.exporting import take
+from autoquant.model.graph.site_nodes import mark_sites
 from autoquant.torch_ao.formats import type_of, weight_format
 from autoquant.torch_ao.stored_weights import (
     fake_quantize_scales,
@@ -31,6 +35,20 @@ def weight_rows(
         if other is not None and other.numel() == weight.numel():
             types = type_of(expected, (root.name,)), type_of(found, (kernel.name,))
             yield weight_row(op, name, weight, other, fake, types)
+
+
+def captured_weights(
+    captured: Capture, pairs: Iterable[OpPair]
+) -> Iterator[tuple[OpPair, Node, str, Tensor]]:
+    """Of the first call of each weighted site its pair, its op, and name and values of a weight."""
+    marked = mark_sites(captured)
+    roots = {node.name: node for node in marked.operands}
+    for pair in pairs:
+        if pair.call == 0 and pair.site is not None and pair.site.kind.is_weighted:
+            root = roots[pair.expected[0]]
+            for source in marked.operands[root].weights:
+                path = str(source.target)
+                yield pair, root, path.rpartition(".")[2], take(captured.graph, path).detach()
 
 
 def weight_row(

@@ -9,12 +9,7 @@ from autoquant.backends.onnxruntime.backend import OnnxRuntimeBackend
 from autoquant.backends.onnxruntime.saturation import saturates, settled_bits
 from autoquant.backends.onnxruntime.sessions import session_entries
 from autoquant.backends.onnxruntime.support import support_at, support_of
-from autoquant.backends.protocol import (
-    SEVEN_BIT_WEIGHTS,
-    Target,
-    every_kind,
-    without_options,
-)
+from autoquant.backends.protocol import SEVEN_BIT_WEIGHTS, Target, every_kind, without_options
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
 

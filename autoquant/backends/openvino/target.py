@@ -9,11 +9,7 @@ from autoquant.backends.openvino.backend import OpenVinoBackend
 from autoquant.backends.openvino.engine import F16, precision_for
 from autoquant.backends.openvino.saturation import saturates, settled_bits
 from autoquant.backends.openvino.support import kind_support, site_support
-from autoquant.backends.protocol import (
-    SEVEN_BIT_WEIGHTS,
-    Target,
-    without_options,
-)
+from autoquant.backends.protocol import SEVEN_BIT_WEIGHTS, Target, without_options
 from autoquant.core.build import BuildSettings
 
 

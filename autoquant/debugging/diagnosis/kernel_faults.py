@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoquant.core.findings.diagnosis import Cause, Finding, KernelCheck
+from autoquant.core.glance import few
 from autoquant.debugging.diagnosis.findings import EXPLAINS
 from autoquant.debugging.diagnosis.kernels import BuiltPlan, run_with_references
 from autoquant.debugging.diagnosis.probe_set import ProbeSet
-from autoquant.debugging.diagnosis.wording import few
 from autoquant.debugging.samples.sample_error import energies
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.output_noise import to_decibels

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from autoquant.core.findings.diagnosis import Cause, Finding
+from autoquant.core.glance import few
 from autoquant.debugging.diagnosis.findings import Coarse, Proof
 from autoquant.debugging.diagnosis.suspects import FLAT, Suspect, own_ratio
 from autoquant.model.data.output_noise import to_decibels
-
-_SHOWN = 4
-
-
-def few(names: Sequence[object]) -> str:
-    """The first names of a list that may be long."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(str(name) for name in names[:_SHOWN]) + more
 
 
 def span(low: float, high: float) -> str:

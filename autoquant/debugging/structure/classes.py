@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from autoquant.core.findings.concerns import Concern, Topic, note
+from autoquant.core.glance import few
 from autoquant.model.data.batches import Batch
 
 _NAMED = 10
@@ -57,7 +58,7 @@ def find_scarce_classes(counts: Tensor) -> Iterator[Concern]:
                 Topic.SETTINGS,
                 [f"class {name}" for name in scarce],
                 f"{len(scarce)} of {len(counts)} classes have {word} in the calibration data: "
-                f"{_few(scarce)}",
+                f"{few(scarce, _NAMED)}",
                 "ranges come from what calibration sees: what only these excite is clipped",
                 "give several samples of every class; `autoquant calibrate` says whether more pay",
             )
@@ -85,8 +86,3 @@ def _class_count(shape: tuple[int, ...], targets: Tensor) -> int:
     """How many classes an output tells apart; 0: its shape is not that of classes."""
     is_one = len(shape) > 1 and shape[0] <= len(targets) and shape[2:] == targets.shape[1:]
     return max(shape[1], 2) if is_one else 0
-
-
-def _few(names: Sequence[int]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(map(str, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")

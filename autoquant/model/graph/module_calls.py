@@ -10,14 +10,17 @@ from typing import Any
 from torch import Tensor, nn
 
 OnInput = Callable[[str, tuple[Any, ...]], None]
-OnOutput = Callable[[str, Any], None]
+OnOutput = Callable[[str, Any], Any]
 
 
 @contextmanager
 def watch_calls(
     model: nn.Module, paths: Iterable[str], on_input: OnInput, on_output: OnOutput
 ) -> Iterator[None]:
-    """Show each call's arguments, those by name last, and its result, with its module's path."""
+    """Show each call's arguments, those by name last, and its result, with its module's path.
+
+    What `on_output` gives takes the place of the result; None keeps it.
+    """
     handles = []
     for path in paths:
         module = model.get_submodule(path)
@@ -48,5 +51,5 @@ def _before(
     call(path, (*args, *kwargs.values()))
 
 
-def _after(call: OnOutput, path: str, _module: nn.Module, _args: tuple[Any, ...], out: Any) -> None:
-    call(path, out)
+def _after(call: OnOutput, path: str, _module: nn.Module, _args: tuple[Any, ...], out: Any) -> Any:
+    return call(path, out)

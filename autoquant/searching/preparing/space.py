@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from autoquant.core.glance import few
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind, Site
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import PlanError
 from autoquant.job import Rule, SpaceRules
 
-_FEW = 4
 """Names of sites in a notice."""
 
 SupportOf = Callable[[Site, Scheme], Support]
@@ -92,11 +92,10 @@ def _without_int8(
         if is_wanted and support(site, Scheme.INT8) is Support.UNSUPPORTED:
             found.setdefault((site.kind, allowed[site.name]), []).append(site.name)
     for (kind, schemes), names in found.items():
-        more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
         takes = " or ".join(scheme.value for scheme in schemes)
         yield (
             f"all int8 is not all int8: this target has no int8 for {kind.value} "
-            f"({', '.join(names[:_FEW])}{more}), which takes {takes}."
+            f"({few(names)}), which takes {takes}."
         )
 
 
