@@ -1,7 +1,8 @@
-"""Marks the tests of whole engines, commands and searches as slow."""
+"""Marks the tests of whole engines, commands and searches as slow; keeps exported models."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(ROOT) and item.path.relative_to(ROOT).parts[0] in WHOLE:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kept_programs() -> Iterator[None]:
+    """Export models that are alike in all they hold once in a process."""
+    from autoquant.model.graph import export_capture
+    from tests.kept_programs import keeping
+
+    plain = export_capture.export_program
+    export_capture.export_program = keeping(plain)
+    yield
+    export_capture.export_program = plain

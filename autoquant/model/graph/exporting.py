@@ -29,6 +29,7 @@ from autoquant.model.data.outputs import opaque_outputs, without_opaque
 from autoquant.model.data.trees import plain_structure, register_dataclasses
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.cells import CELLS
+from autoquant.model.graph.decomposing import decomposed
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 from autoquant.model.graph.scripts import without_scripts
 from autoquant.model.graph.size_guards import SizeGuards
@@ -75,7 +76,7 @@ def export_program(
     if longer != [list(axes) for axes in dynamic]:
         tries.append((tuple(item.clone() for item in example), longer, Dim.AUTO))
     failure: Exception | None = None
-    with quiet_export(), _free_lengths(), recurrent_shapes(), torch.no_grad():
+    with quiet_export(), recurrent_shapes(), torch.no_grad():
         for tensors, free, dim in tries:
             args, kwargs = calling.arguments(tensors)
             shapes = ShapesCollection()
@@ -83,14 +84,15 @@ def export_program(
                 if axes:
                     shapes[tensor] = dict.fromkeys(axes, dim)
             try:
-                program = torch.export.export(
-                    model,
-                    args,
-                    kwargs,
-                    dynamic_shapes=shapes.dynamic_shapes(model, args, kwargs),
-                    strict=False,
-                )
-                functional: ExportedProgram = program.run_decompositions(dict(CELLS))
+                with _free_lengths():
+                    program = torch.export.export(
+                        model,
+                        args,
+                        kwargs,
+                        dynamic_shapes=shapes.dynamic_shapes(model, args, kwargs),
+                        strict=False,
+                    )
+                functional = decomposed(program, dict(CELLS))
             except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
                 known = None if failure else _with_known_outputs(model, calling, tensors)
                 if known is not None:
