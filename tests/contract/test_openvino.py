@@ -6,6 +6,7 @@ import json
 import operator
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -117,6 +118,7 @@ OPS: dict[str, tuple[OpKind, nn.Module, Tensor]] = {
     "embedding": (OpKind.EMBEDDING, nn.Embedding(50, 16), TOKENS),
     "embedding bag": (OpKind.EMBEDDING_BAG, nn.EmbeddingBag(50, 8, mode="sum"), TOKENS),
     "lstm": (OpKind.LSTM, nn.LSTM(8, 8, batch_first=True), MAP[:, 0]),
+    "gru": (OpKind.GRU, nn.GRU(8, 8, num_layers=2, bidirectional=True), MAP[:, 0]),
 }
 
 
@@ -342,3 +344,14 @@ def test_a_chain_that_the_engine_fuses_without_code_for_it_runs_unfused(tmp_path
         assert torch.allclose(found, model(x), atol=1e-4)
     path = backend.export(plan, tmp_path / "plan.xml", {})
     assert '"SNIPPETS_MODE": "DISABLE"' in path.read_text().replace("&quot;", '"')
+
+
+def test_costs_cover_every_choice_of_the_space() -> None:
+    captured, backend = backend_for(seeded(MixedNet), images(4))
+    space = full_space(captured, backend)
+    table = backend.costs(space, (images(4),), time.perf_counter)
+    choices = {
+        (site, scheme) for knob in space.knobs for site in knob.sites for scheme in knob.schemes
+    }
+    assert choices <= table.ops.keys()
+    assert all(table.predict(space.uniform(scheme)) > 0.0 for scheme in space.schemes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,19 @@ import openvino as ov
 import torch
 from openvino import opset1, passes
 from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
 from torch import Tensor
 from torch.export.decomp_utils import CustomDecompTable
 from torch.fx import GraphModule
 
+from autoquant.backends.openvino.recurrent import RECURRENT, is_projected, take_out
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exported import export_float, origins
-from autoquant.model.graph.recurrent_shapes import number_of_steps
+from autoquant.model.graph.recurrent_shapes import number_of_steps, recurrent_shapes
 
 PRECISE = "DisablePrecisionConversion_0"
 """Key under which a model that was read from a file holds the mark that keeps an op in f32."""
@@ -66,25 +69,30 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     of the program: the front end would decompose once more, which renames nodes.
 
     Raises:
-        ModelError: torch.export or OpenVINO refuses the model, or it has a recurrent layer and data
-            of several lengths.
+        ModelError: torch.export or OpenVINO refuses the model, or it has an LSTM with projections
+            and data of several lengths.
     """
     _refuse_open_steps(captured)
     exported = export_float(captured, example)
     program = exported.program
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        graph = program.run_decompositions(_decompositions()).module()
+        written_out = any(map(is_projected, program.graph.nodes))
+        kept = () if written_out else RECURRENT
+        with nullcontext() if written_out else recurrent_shapes():
+            graph = program.run_decompositions(_decompositions(kept)).module()
         assert isinstance(graph, GraphModule)
         _name_for_front_end(graph)
+        origin = origins(graph.graph)
+        extensions = take_out(graph)
         try:
-            model = _translate(graph)
+            model = _translate(graph, extensions)
         except Exception as error:
             raise ModelError(
                 f"OpenVINO cannot convert the model: {str(error).strip().splitlines()[-1]}",
                 hint="search with backend.name: torch, or rewrite the op that it names",
             ) from error
-    origin = origins(graph.graph)
+    origin |= origins(graph.graph)
     inputs = [node.name for node in captured.graph.graph.nodes if node.op == "placeholder"]
     placeholders = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
     origin.update(zip(placeholders, inputs, strict=False))  # defaults come after the inputs
@@ -98,11 +106,12 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
 
 
 def _refuse_open_steps(captured: Capture) -> None:
-    """Refuse recurrent layers over any number of steps: the front end writes the steps out."""
+    """Refuse LSTMs with projections over any number of steps: their steps are written out."""
     for node in captured.graph.graph.nodes:
-        if isinstance(number_of_steps(node), torch.SymInt):
+        if is_projected(node) and isinstance(number_of_steps(node), torch.SymInt):
             raise ModelError(
-                f"OpenVINO runs {node.name} at one number of steps, and the data have several",
+                f"OpenVINO runs {node.name}, an LSTM with projections, at one number of steps, and "
+                "the data have several",
                 hint="pad batches to one length, or search with backend.name: torch or onnxruntime",
             )
 
@@ -138,13 +147,15 @@ def mark_precise(model: ov.Model) -> ov.Model:
     return ov.Core().read_model(text, ov.Tensor(weights))
 
 
-def _translate(graph: GraphModule) -> ov.Model:
+def _translate(graph: GraphModule, extensions: Sequence[ConversionExtension]) -> ov.Model:
     """Give a graph's ops one for one.
 
     By the front end alone: `openvino.convert_model` would go on to make one op of an attention,
     in which no matmul can be given a precision of its own.
     """
     front_end = FrontEndManager().load_by_framework("pytorch")
+    for item in extensions:
+        front_end.add_extension(item)
     decoder = TorchFXPythonDecoder(graph)  # the front end keeps no reference to it
     model = front_end.convert(front_end.load(decoder))
     manager = passes.Manager()
@@ -276,10 +287,10 @@ def _swaps_last_two(transpose: ov.Node) -> bool:
     return axes == [*range(last - 1), last, last - 1]
 
 
-def _decompositions() -> CustomDecompTable:
-    """What torch decomposes for OpenVINO: all but what it has an op for."""
+def _decompositions(kept: Sequence[Any]) -> CustomDecompTable:
+    """What torch decomposes for OpenVINO: all but what it has an op for, and what is kept."""
     table = CustomDecompTable()
-    for operator in (*ops_to_not_decompose(), _MATMUL):
+    for operator in (*ops_to_not_decompose(), _MATMUL, *kept):
         if operator in table:
             table.pop(operator)
     table[torch.ops.aten.index_add.default] = _index_add
