@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from autoquant.errors import BackendError
 from autoquant.model.graph.captured import Capture
 
 _Built = TypeVar("_Built")
+BesideReference = tuple[Parts, tuple[float, ...]]
+"""Where the time of a plan goes, as shares of what a reference takes, and the seconds of that."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,11 +62,21 @@ class Cover:
             raise refusals[0]
         return found
 
+    def fit_beside(self, timed: Mapping[Plan, BesideReference]) -> CostTable:
+        """Fit to plans that were timed beside one reference, in milliseconds."""
+        factor = reference_ms(timed.values())
+        return self.fit({plan: parts.times(factor) for plan, (parts, _) in timed.items()})
+
     def fit(self, timed: Mapping[Plan, Parts]) -> CostTable:
         """Fit the cost of every op and boundary to where the time of each plan goes."""
         elements = {site.name: site.output_elements for site in self.captured.sites}
         plans = [TimedPlan(plan, parts) for plan, parts in timed.items()]
         return fit_costs(plans, self.space, self.edges, elements)
+
+
+def reference_ms(timed: Iterable[BesideReference]) -> float:
+    """What the reference takes, in the median of all calls."""
+    return 1e3 * statistics.median(second for _, seconds in timed for second in seconds)
 
 
 _Pair = tuple[str, Scheme, str, Scheme]

@@ -15,6 +15,7 @@ from autoquant.core.backends import find_rows
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.errors import BackendError
 from tests.backend_contract import Opened, check_all
 
 BACKENDS = {
@@ -67,6 +68,18 @@ def test_a_reduced_range_leaves_out_a_bit_of_one_operand(name: str) -> None:
     with torch.no_grad():
         exact = opened.model(*opened.inputs)
     assert (opened.outputs(plan) - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_what_fails_when_it_is_called_is_a_refusal(name: str) -> None:
+    row = find_rows()[name]
+    if row.missing:
+        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
+    opened = Opened(BACKENDS[name])
+    plan = Plan.of({site.name: Scheme.FP32 for site in opened.captured.sites})
+    module = opened.backend.build(plan).module
+    with pytest.raises(BackendError, match=f"{name} fails to run the plan"):
+        opened.backend.run(module, (torch.zeros(4, 5),))  # of 16 features
 
 
 CALLS: dict[str, Callable[[Any, str, Tensor], Any]] = {

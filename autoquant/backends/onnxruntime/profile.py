@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,15 +16,16 @@ from onnx import ModelProto, NodeProto
 from torch import Tensor
 
 from autoquant.backends.boundaries import Parts, Surroundings, add_up
-from autoquant.backends.cover import Cover
+from autoquant.backends.cover import BesideReference, Cover
 from autoquant.backends.onnxruntime.readback import source_name
-from autoquant.backends.onnxruntime.sessions import OnnxModule, feed, open_and_dump, open_session
+from autoquant.backends.onnxruntime.sessions import feed, open_and_dump, open_session, run_session
 from autoquant.backends.onnxruntime.units import Unit
 from autoquant.backends.timing import Clock, bundle_size, seconds_of
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.model.graph.captured import Capture
+from autoquant.model.heap import trim_heap
 
 _ROUNDS = 5
 _SHORTEST_S = 5e-3
@@ -44,17 +44,6 @@ class Source(Protocol):
         """By node of the float graph that is no site, the site whose format it hands on."""
 
 
-@dataclass(slots=True, eq=False)
-class _Subject:
-    """A plan while it is timed."""
-
-    dump: ModelProto
-    module: OnnxModule
-    profiled: ProfiledSession
-    calls: int
-    times_ms: list[float]
-
-
 def profile_costs(
     source: Source,
     space: SearchSpace,
@@ -63,39 +52,49 @@ def profile_costs(
 ) -> CostTable:
     """Time a few plans, and fit the cost of every op and boundary to them.
 
-    Each plan is timed whole, as a user calls it; the profiler, which slows a session down, only
-    says how to divide that among the nodes. Call it as latency is measured: with its threads and
-    its batch.
+    Each plan is timed whole, as a user calls it, in turn with the first one; the profiler, which
+    slows a session down, only says how to divide that among the nodes. No more than two plans are
+    held at once. Call it as latency is measured: with its threads and its batch.
 
     Raises:
         BackendError: No plan of the space can be built.
     """
     cover = Cover.of(source.captured, space)
-    subjects = cover.build(partial(_open, source, inputs, clock))
-    for _ in range(_ROUNDS):
-        for subject in subjects.values():
-            call = partial(subject.module, *inputs)
-            subject.times_ms.append(1e3 * seconds_of(call, subject.calls, clock))
-            for _ in range(subject.calls):
-                subject.profiled.call()
     passing = source.passing()
-    return cover.fit({plan: _divide(item, source, passing) for plan, item in subjects.items()})
+    reference: list[Callable[[], object]] = []
+
+    def time_plan(plan: Plan) -> BesideReference:
+        model = source.write(plan).SerializeToString()
+        session, dump = open_and_dump(model, torch.get_num_threads())
+        call = partial(run_session, session, feed(session, inputs))
+        del session
+        if not reference:
+            reference.append(call)
+        seconds, ratio, calls = _in_turn(call, reference[0], clock)
+        del call
+        profiled = ProfiledSession(model, inputs)
+        for _ in range(calls):
+            profiled.call()
+        parts = attribute(dump, profiled.finish(), source.units, passing)
+        del profiled
+        trim_heap()
+        return parts.times(ratio / max(parts.total, 1e-9)), seconds
+
+    return cover.fit_beside(cover.build(time_plan))
 
 
-def _open(source: Source, inputs: tuple[Tensor, ...], clock: Clock, plan: Plan) -> _Subject:
-    """Build a plan, and warm it up."""
-    model = source.write(plan).SerializeToString()
-    session, dump = open_and_dump(model, torch.get_num_threads())
-    profiled = ProfiledSession(model, inputs)
-    calls = bundle_size(partial(seconds_of, profiled.call, 1, clock), _SHORTEST_S)
-    return _Subject(dump, OnnxModule(model, None, session), profiled, calls, [])
-
-
-def _divide(subject: _Subject, source: Source, passing: dict[str, str]) -> Parts:
-    """Divide the time of a plan among sites and boundaries, in proportion to its nodes' times."""
-    times = subject.profiled.finish()
-    parts = attribute(subject.dump, times, source.units, passing)
-    return parts.times(float(np.median(subject.times_ms)) / max(parts.total, 1e-9))
+def _in_turn(
+    call: Callable[[], object], reference: Callable[[], object], clock: Clock
+) -> tuple[tuple[float, ...], float, int]:
+    """Seconds of the reference, those of a call over it in the median of rounds, and the calls."""
+    bundles = [
+        bundle_size(partial(seconds_of, item, 1, clock), _SHORTEST_S) for item in (reference, call)
+    ]
+    references, ratios = [], []
+    for _ in range(_ROUNDS):
+        references.append(seconds_of(reference, bundles[0], clock))
+        ratios.append(seconds_of(call, bundles[1], clock) / references[-1])
+    return tuple(references), float(np.median(ratios)), _ROUNDS * bundles[1]
 
 
 def attribute(
@@ -166,7 +165,7 @@ class ProfiledSession:
 
     def call(self) -> None:
         """Run the model once."""
-        self._session.run(None, self._feed)
+        run_session(self._session, self._feed)
 
     def finish(self) -> Mapping[str, float]:
         """Close the session, and give the least milliseconds of each node that has a name.

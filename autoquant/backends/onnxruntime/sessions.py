@@ -81,6 +81,22 @@ def open_and_dump(model: bytes, threads: int) -> tuple[onnxruntime.InferenceSess
         return session, onnx.load(str(path), load_external_data=False)
 
 
+def run_session(session: onnxruntime.InferenceSession, feed: dict[str, Any]) -> list[Any]:
+    """Run a session.
+
+    Raises:
+        BackendError: A kernel fails.
+    """
+    try:
+        found: list[Any] = session.run(None, feed)
+    except Exception as error:
+        raise BackendError(
+            f"onnxruntime fails to run the plan: {first_line(error)}",
+            hint="pin the op that it names to fp32 in the search space",
+        ) from error
+    return found
+
+
 class OnnxModule(nn.Module):
     """Runs an ONNX model with as many threads as torch has when it is called.
 
@@ -113,7 +129,7 @@ class OnnxModule(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """Give what the float model gives; arrays go in and come out without a copy of ours."""
         session = self.session()
-        outputs = [torch.from_numpy(item) for item in session.run(None, feed(session, inputs))]
+        outputs = [torch.from_numpy(item) for item in run_session(session, feed(session, inputs))]
         return outputs if self._tree is None else self._tree.build(outputs)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.openvino.assembly import Assembler
-from autoquant.backends.openvino.engine import Options, compile_graph
+from autoquant.backends.openvino.engine import Options, compile_graph, infer
 from autoquant.backends.openvino.graph import convert_float
 from autoquant.backends.openvino.judgement import Judge
 from autoquant.backends.openvino.layout import lay_out
@@ -58,8 +58,8 @@ class OpenVinoModule(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """Compute the outputs."""
         arrays = [item.detach().contiguous().numpy() for item in inputs]
-        found = self._request().infer(arrays, share_inputs=True)
-        return self._outputs.build([torch.from_numpy(array) for array in found.to_tuple()])
+        found = infer(self._request(), arrays)
+        return self._outputs.build([torch.from_numpy(array) for array in found])
 
     def _request(self) -> ov.InferRequest:
         """The request for torch's present number of threads."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
+
+from autoquant.errors import BackendError
 
 BF16 = "bf16"
 F16 = "f16"
@@ -67,6 +71,22 @@ def compile_graph(
     return core().compile_model(
         model, DEVICE, {**options.with_threads(threads), "PERF_COUNT": counting}
     )
+
+
+def infer(request: ov.InferRequest, arrays: Sequence[object]) -> tuple[Any, ...]:
+    """Call a compiled model; outputs are the engine's own until its next call.
+
+    Raises:
+        BackendError: It fails, as with a kernel that it makes for these very sizes.
+    """
+    try:
+        found: tuple[Any, ...] = request.infer(arrays, share_inputs=True).to_tuple()
+    except RuntimeError as error:
+        raise BackendError(
+            f"openvino fails to run the plan: {str(error).strip().splitlines()[-1]}",
+            hint="pin the op that it names, or those beside it, to one scheme",
+        ) from error
+    return found
 
 
 @lru_cache

@@ -10,13 +10,15 @@ import openvino as ov
 from torch import Tensor
 
 from autoquant.backends.boundaries import Parts, Surroundings, add_up
-from autoquant.backends.cover import Cover
+from autoquant.backends.cover import BesideReference, Cover
+from autoquant.backends.openvino.engine import infer
 from autoquant.backends.openvino.readback import ExecutionGraph
 from autoquant.backends.timing import Clock, Floats, bundle_size
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.model.graph.captured import Capture
+from autoquant.model.heap import trim_heap
 
 Compile = Callable[[Plan], tuple[ov.CompiledModel, ExecutionGraph]]
 
@@ -42,57 +44,59 @@ def profile_costs(
 ) -> CostTable:
     """Time a few plans node by node, and fit the cost of every op and boundary to them.
 
-    The plans are run in turn, round after round; each time is divided by that of the first plan
-    beside it, so that a drift of the machine's speed cancels.
+    Each plan is run in turn with the first, and its times are divided by those beside them, so that
+    a drift of the machine's speed cancels. No more than two plans are held at once.
 
     Raises:
         BackendError: No plan of the space can be built.
     """
     cover = Cover.of(captured, space)
+    arrays = [item.detach().contiguous().numpy() for item in inputs]
+    reference: list[_Counted] = []
 
-    def count(plan: Plan) -> _Counted:
+    def time_plan(plan: Plan) -> BesideReference:
         compiled, graph = compile_plan(plan)
         names = tuple(node.get_friendly_name() for node in graph.nodes)
-        return _Counted(graph, compiled.create_infer_request(), names)
+        counted = _Counted(graph, compiled.create_infer_request(), names)
+        if not reference:
+            reference.append(counted)
+        found = _in_turn(counted, reference[0], arrays, clock)
+        trim_heap()
+        return found
 
-    counted = cover.build(count)
-    arrays = [item.detach().contiguous().numpy() for item in inputs]
-    parts = _time(list(counted.values()), arrays, clock)
-    return cover.fit(dict(zip(counted, parts, strict=True)))
+    return cover.fit_beside(cover.build(time_plan))
 
 
-def _time(counted: Sequence[_Counted], arrays: Sequence[object], clock: Clock) -> list[Parts]:
-    """Where the time of each plan goes, in milliseconds at the first plan's median speed.
+def _in_turn(
+    item: _Counted, reference: _Counted, arrays: Sequence[object], clock: Clock
+) -> BesideReference:
+    """Where the time of a plan goes, as shares of the first plan's.
 
     The clock tells what a call takes, the engine's counters only how to divide it: they count wall
     time, and on a busy machine what others took. A node is short and mostly undisturbed, so its
     median over all calls holds.
     """
-    calls = [_bundle(item, arrays, clock) for item in counted]
-    wholes: list[list[float]] = [[] for _ in counted]
-    nodes: list[list[Floats]] = [[] for _ in counted]
+    counts = [_bundle(each, arrays, clock) for each in (reference, item)]
     references: list[float] = []
+    ratios: list[float] = []
+    nodes: list[Floats] = []
     for _ in range(_ROUNDS):
-        for item, count, whole, kept in zip(counted, calls, wholes, nodes, strict=True):
-            reference, _ = _sample(counted[0], arrays, calls[0], clock)
-            own, found = _sample(item, arrays, count, clock)
-            whole.append(own / reference)
-            kept.extend(found)
-            references.append(reference)
-    speed_ms = 1e3 * float(np.median(references))
-    return [
-        _parts(item, _divide(speed_ms * float(np.median(whole)), np.array(kept)))
-        for item, whole, kept in zip(counted, wholes, nodes, strict=True)
-    ]
+        seconds, _ = _sample(reference, arrays, counts[0], clock)
+        own, found = _sample(item, arrays, counts[1], clock)
+        references.append(seconds)
+        ratios.append(own / seconds)
+        nodes.extend(found)
+    times = _divide(float(np.median(ratios)), np.array(nodes) / np.median(references))
+    return _parts(item, times), tuple(references)
 
 
-def _divide(whole_ms: float, nodes: Floats) -> Floats:
-    """Divide a call among its nodes, (calls, nodes) in seconds, and the rest."""
-    each = 1e3 * np.median(nodes, axis=0)
+def _divide(whole: float, nodes: Floats) -> Floats:
+    """Divide a call among its nodes, (calls, nodes), and the rest."""
+    each = np.median(nodes, axis=0)
     total = float(each.sum())
-    if total > whole_ms:
-        each *= whole_ms / total
-    return np.append(each, max(whole_ms - total, 0.0))
+    if total > whole:
+        each *= whole / total
+    return np.append(each, max(whole - total, 0.0))
 
 
 def _bundle(item: _Counted, arrays: Sequence[object], clock: Clock) -> int:
@@ -107,7 +111,7 @@ def _sample(
     seconds, found = 0.0, []
     for _ in range(count):
         started = clock()
-        item.request.infer(arrays, share_inputs=True)
+        infer(item.request, arrays)
         seconds += clock() - started
         nodes = np.zeros(len(item.names))
         for counter in item.request.get_profiling_info():
@@ -117,12 +121,12 @@ def _sample(
     return seconds / count, found
 
 
-def _parts(item: _Counted, milliseconds: Floats) -> Parts:
-    times: Mapping[str, float] = dict(zip(item.names, milliseconds[:-1].tolist(), strict=True))
-    return attribute(item.graph, times, float(milliseconds[-1]))
+def _parts(item: _Counted, found: Floats) -> Parts:
+    times: Mapping[str, float] = dict(zip(item.names, found[:-1].tolist(), strict=True))
+    return attribute(item.graph, times, float(found[-1]))
 
 
-def attribute(graph: ExecutionGraph, times: Mapping[str, float], rest_ms: float) -> Parts:
+def attribute(graph: ExecutionGraph, times: Mapping[str, float], rest: float) -> Parts:
     """Give each node's time to the site or the boundary that it belongs to.
 
     A kernel belongs to the first of the sites that it computes; what it absorbed costs nothing
@@ -132,7 +136,7 @@ def attribute(graph: ExecutionGraph, times: Mapping[str, float], rest_ms: float)
     """
     around = Surroundings(graph.is_inserted, graph.owner, _source, _users)
     timed = ((times.get(node.get_friendly_name(), 0.0), node) for node in graph.nodes)
-    return add_up(((ms, around.ends(node)) for ms, node in timed if ms > 0.0), rest_ms)
+    return add_up(((time, around.ends(node)) for time, node in timed if time > 0.0), rest)
 
 
 def _source(node: ov.Node) -> ov.Node | None:

@@ -6,13 +6,12 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from autoquant.backends.boundaries import Parts, Surroundings, add_up
-from autoquant.backends.cover import Cover
+from autoquant.backends.cover import BesideReference, Cover, reference_ms
 from autoquant.backends.protocol import Backend
 from autoquant.backends.timing import Clock
 from autoquant.backends.torch_cpu.lowered import LoweredModel
@@ -104,7 +103,7 @@ def profile_costs(
     rival = warm_up(lambda: backend.run(model, inputs), clock)
     limit_s = settings.seconds / len(cover.plans)
 
-    def time_plan(plan: Plan) -> tuple[Parts, tuple[float, ...]]:
+    def time_plan(plan: Plan) -> BesideReference:
         module = backend.build(plan).module
         graph = _graph_of(module)
         times, seconds = time_nodes(
@@ -120,8 +119,7 @@ def profile_costs(
         return attribute(graph, times, captured), seconds
 
     found = cover.build(time_plan)
-    rivals = [second for _, seconds in found.values() for second in seconds]
-    baseline_ms = 1e3 * float(np.median(rivals))
+    baseline_ms = reference_ms(found.values())
     timed = {plan: parts.times(baseline_ms) for plan, (parts, _) in found.items()}
     return Profile(
         table=cover.fit(timed),

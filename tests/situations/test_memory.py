@@ -1,0 +1,48 @@
+"""Plans are built, timed and dropped: a search holds no more of them than it compares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+MIB = 2.0**20
+MOST = 10
+"""Times the weights of the model: plans of two kinds, the engine's packed copies, files of both."""
+
+_CHILD = """
+import gc, resource, sys, time
+import torch
+from torch import nn
+from autoquant.core.build import BuildSettings
+from tests.backend_contract import Opened
+from tests.spaces import full_space, random_plan
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+torch.manual_seed(0)
+layers = [nn.Linear(1024, 1024) for _ in range(17)]
+model = nn.Sequential(*(item for layer in layers for item in (layer, nn.ReLU()))).eval()
+opened = Opened(BuildSettings(backend=sys.argv[1]), model, (torch.randn(4, 1024),))
+space = full_space(opened.captured, opened.backend)
+opened.outputs(space.uniform(space.schemes[0]))
+before = peak()
+opened.backend.costs(space, opened.inputs, time.perf_counter)
+for seed in range(8):
+    opened.outputs(random_plan(space, seed))
+print(peak() - before, sum(item.numel() * 4 for item in model.parameters()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted in KiB on Linux alone")
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_dozens_of_plans_take_the_memory_of_a_few(backend: str) -> None:
+    pytest.importorskip(backend)
+    found = subprocess.run(
+        [sys.executable, "-c", _CHILD, backend], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    growth, weights = map(int, found.stdout.split()[-2:])
+    assert growth < MOST * weights, f"{growth / MIB:.0f} MiB for weights of {weights / MIB:.0f}"
