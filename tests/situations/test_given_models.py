@@ -237,6 +237,42 @@ def test_a_script_module_of_which_torch_makes_no_graph_is_named() -> None:
         export_float(captured, (X,))
 
 
+class OwnLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+class OwnConv(nn.Conv1d):
+    """Pads by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x, (2, 0))
+        return nn.functional.conv1d(padded, self.weight, self.bias)
+
+
+class Causal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = OwnConv(1, 4, 3), OwnLinear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.conv(x[:, None]))
+
+
+def test_subclasses_of_layers_are_sites() -> None:
+    captured = capture(Causal().eval(), (X,))
+    weighted = [site.name for site in captured.sites if site.kind.is_weighted]
+    assert weighted == ["conv", "linear"]
+
+
+def test_subclasses_that_compute_something_else_are_said_where_modules_alone_are_seen() -> None:
+    model = nn.Sequential(Base(), OwnLinear(4, 64)).eval()
+    captured = capture(model, (X,), how="modules")
+    assert [site.name for site in captured.sites] == ["0.linear"]
+    assert captured.notices == ("sites hold 17.5% of the weights; not seen: OwnLinear at 1.",)
+    assert capture(nn.Sequential(Base()).eval(), (X,), how="modules").notices == ()
+
+
 def test_an_output_of_nothing_but_zeros_is_said() -> None:
     model = Base().eval()
     nn.init.zeros_(model.linear.weight)

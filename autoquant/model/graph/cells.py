@@ -35,18 +35,14 @@ def _cell(step: Callable[[Linear, Linear, Tensor, Any], object]) -> Callable[...
     return cell
 
 
-def lstm_step(
-    read: Linear, keep: Linear, x: Tensor, state: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Give the next hidden and cell state."""
+def _lstm(read: Linear, keep: Linear, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     hidden, cell = state
     enter, forget, new, leave = (keep(hidden) + read(x)).chunk(4, 1)
     cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
     return leave.sigmoid() * cell.tanh(), cell
 
 
-def gru_step(read: Linear, keep: Linear, x: Tensor, hidden: Tensor) -> Tensor:
-    """Give the next hidden state."""
+def _gru(read: Linear, keep: Linear, x: Tensor, hidden: Tensor) -> Tensor:
     given, kept = read(x).chunk(3, 1), keep(hidden).chunk(3, 1)
     reset, update = (kept[0] + given[0]).sigmoid(), (kept[1] + given[1]).sigmoid()
     new = (given[2] + kept[2] * reset).tanh()
@@ -54,8 +50,8 @@ def gru_step(read: Linear, keep: Linear, x: Tensor, hidden: Tensor) -> Tensor:
 
 
 CELLS: Mapping[OpOverload, Callable[..., object]] = {
-    _ATEN.lstm_cell.default: _cell(lstm_step),
-    _ATEN.gru_cell.default: _cell(gru_step),
+    _ATEN.lstm_cell.default: _cell(_lstm),
+    _ATEN.gru_cell.default: _cell(_gru),
     _ATEN.rnn_tanh_cell.default: _cell(lambda read, keep, x, h: (keep(h) + read(x)).tanh()),
     _ATEN.rnn_relu_cell.default: _cell(lambda read, keep, x, h: (keep(h) + read(x)).relu()),
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
+from autoquant.core.glance import few
 from autoquant.core.sites import OpKind, Site
 from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling, failing
@@ -18,6 +20,7 @@ from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.costs import macs_of, weight_count_of
 from autoquant.model.graph.float_model import paths_within
 from autoquant.model.graph.module_calls import first_tensor, result_tensor, watch_calls
+from autoquant.model.graph.reach import WORTH_SAYING
 
 _KINDS: Mapping[type[nn.Module], OpKind] = {
     nn.Conv1d: OpKind.CONV1D,
@@ -84,7 +87,24 @@ def capture_modules(
         folded={},
         calling=calling,
         dynamic=tuple(map(tuple, dynamic)),
+        notices=tuple(_unseen(model, calls.sites)),
     )
+
+
+def _unseen(model: nn.Module, sites: Collection[str]) -> Iterator[str]:
+    """Say which modules hold weights that no site has, where these are more than a few."""
+    held = {id(item) for name in sites for item in model.get_submodule(name).parameters()}
+    total = sum(item.numel() for item in model.parameters())
+    sizes: Counter[str] = Counter()
+    for path, item in model.named_parameters():
+        if id(item) not in held:
+            name = path.rpartition(".")[0]
+            owner = type(model.get_submodule(name)).__name__
+            sizes[f"{owner} at {name or 'the model itself'}"] += item.numel()
+    share = 1.0 - sizes.total() / max(total, 1)
+    if share < 1.0 - WORTH_SAYING:
+        left = [name for name, _ in sizes.most_common()]
+        yield f"sites hold {share:.1%} of the weights; not seen: {few(left)}."
 
 
 class _Calls:

@@ -17,7 +17,7 @@ _MULTIPLYING = frozenset(
     {*CONVOLUTIONS, "linear", "matmul", "bmm", "mm", "einsum", "scaled_dot_product_attention"}
     | RECURRENT
 )
-_WORTH_SAYING = 0.01
+WORTH_SAYING = 0.01
 _SHOWN = 5
 
 
@@ -44,7 +44,7 @@ class Reach:
     @property
     def notice(self) -> str | None:
         """What to tell the user; None where at most 1% is not seen."""
-        return None if min(self.weights, self.macs) >= 1 - _WORTH_SAYING else f"{self}."
+        return None if min(self.weights, self.macs) >= 1 - WORTH_SAYING else f"{self}."
 
 
 def find_reach(graph: GraphModule, members: Mapping[str, Collection[Collection[str]]]) -> Reach:
@@ -74,7 +74,7 @@ def find_reach(graph: GraphModule, members: Mapping[str, Collection[Collection[s
         held_macs += count if node.name in inside else 0
     total = sum(sizes.values())
     left = sorted(sizes.keys() - held, key=lambda key: -sizes[key])
-    large = [where[key] for key in left if sizes[key] >= _WORTH_SAYING * total / _SHOWN]
+    large = [where[key] for key in left if sizes[key] >= WORTH_SAYING * total / _SHOWN]
     return Reach(
         weights=sum(sizes[key] for key in held) / total if total else 1.0,
         macs=held_macs / macs if macs else 1.0,
