@@ -28,7 +28,7 @@ from rich.text import Text
 from autoquant.core import progress as told
 from autoquant.core.measurement import Candidate
 from autoquant.core.progress import Advance, Silent, Standing
-from autoquant.results.wording import ScoreUnit, counts_text, score_unit, with_spread
+from autoquant.results.wording import ScoreUnit, counts_text, or_busy, score_unit, with_spread
 
 QUIET_S = 10.0
 """Nothing is silent for longer than this."""
@@ -217,7 +217,7 @@ def _unit(standing: Standing) -> ScoreUnit:
 def _speed(candidate: Candidate) -> str:
     found = candidate.measurements
     if "speedup" in found:
-        return f"{found['speedup'].value:.2f}x"
+        return or_busy(found["speedup"], f"{found['speedup'].value:.2f}x")
     cost = next((name for name in ("bops_ratio", "size_bytes") if name in found), None)
     return "-" if cost is None else f"{found[cost].value:.3g}"
 
@@ -291,5 +291,5 @@ def _summary(candidate: Candidate) -> str:
     if "sqnr_db" in found:
         parts.append(f"{found['sqnr_db'].value:.1f} dB")
     if "speedup" in found:
-        parts.append(f"{found['speedup'].value:.2f}x")
+        parts.append(_speed(candidate))
     return " ".join(parts)

@@ -94,7 +94,12 @@ def with_spread(measurement: Measurement, factor: float = 1.0, digits: int = 2) 
     if float(value) == 0.0:
         value = value.removeprefix("-")
     error = "" if measurement.stderr is None else f" ± {measurement.stderr * factor:.{digits}f}"
-    return f"{value}{error} {BUSY}" if measurement.busy else f"{value}{error}"
+    return or_busy(measurement, f"{value}{error}")
+
+
+def or_busy(measurement: Measurement, text: str) -> str:
+    """Give the text of a measurement, with the word where the machine was too busy for it."""
+    return f"{text} {BUSY}" if measurement.busy else text
 
 
 def interval_text(measurement: Measurement, factor: float = 1.0, digits: int = 2) -> str:
@@ -104,10 +109,11 @@ def interval_text(measurement: Measurement, factor: float = 1.0, digits: int = 2
     '2.90 (2.80 to 3.00)'
     """
     value = measurement.value * factor
-    if measurement.stderr is None:
-        return f"{value:.{digits}f}"
-    reach = NOISE_Z * measurement.stderr * abs(factor)
-    return f"{value:.{digits}f} ({value - reach:.{digits}f} to {value + reach:.{digits}f})"
+    text = f"{value:.{digits}f}"
+    if measurement.stderr is not None:
+        reach = NOISE_Z * measurement.stderr * abs(factor)
+        text = f"{text} ({value - reach:.{digits}f} to {value + reach:.{digits}f})"
+    return or_busy(measurement, text)
 
 
 def sqnr_text(measurement: Measurement) -> str:

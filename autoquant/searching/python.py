@@ -42,7 +42,7 @@ def search(
     space: str | Mapping[str, Any] = "server_cpu",
     objectives: Sequence[str | Mapping[str, Any]] = ("output_error", "latency"),
     batch_size: int | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     sampler: str = "guided",
     seed: int = 0,
     seeds: Sequence[Plan | str | Path] = (),
@@ -86,8 +86,9 @@ def search(
         space: Name or path of a search space, or its rules.
         objectives: What to optimize, by name; a cost of your own is a mapping (`{"name": "energy",
             "table": "energy.csv", "unit": "mJ"}`, or with `function`); see docs/job-file.md.
-        batch_size: Samples of a latency batch; None: those of the first evaluation batch.
-        threads: Threads of a latency measurement.
+        batch_size: Samples of a latency batch; None: those that `backend` names, else those of the
+            first evaluation batch.
+        threads: Threads of a latency measurement; None: those that `backend` names, else one.
         sampler: `guided`, `tpe`, `nsga2` or `random`; see docs/job-file.md.
         seed: Decides everything that is drawn.
         seeds: Plans to try first, or files of plans: `aq.raise_most_sensitive`, `tune.json`.
@@ -127,8 +128,8 @@ def search(
         "output": str(output or tempfile.mkdtemp(prefix="autoquant-")),
         "backend": {
             **(backend_from_text(backend) if isinstance(backend, str) else backend),
-            "threads": threads,
-            "batch_size": batch_size,
+            **({} if threads is None else {"threads": threads}),
+            **({} if batch_size is None else {"batch_size": batch_size}),
         },
         "constraints": {"accuracy_drop": max_drop},
         "budget": {"trials": trials, "effort": effort},

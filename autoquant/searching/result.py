@@ -39,7 +39,7 @@ from autoquant.results.frame import candidates_frame
 from autoquant.results.plots.pareto import pareto_figure
 from autoquant.results.summary import NO_FASTER, summarize
 from autoquant.results.table import CandidateTable, candidate_table
-from autoquant.results.wording import counts_text
+from autoquant.results.wording import counts_text, or_busy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -432,7 +432,11 @@ class ResultCandidate:
 
     def _repr_html_(self) -> str:
         rows = [
-            (name, f"{item.value:.4g}", "" if item.stderr is None else f"{item.stderr:.2g}")
+            (
+                name,
+                or_busy(item, f"{item.value:.4g}"),
+                "" if item.stderr is None else f"{item.stderr:.2g}",
+            )
             for name, item in self.measurements.items()
         ]
         title = f"candidate {self.number} ({self.origin}): {counts_text(self.plan)}"
@@ -458,7 +462,9 @@ class FrontierMembers(tuple[ResultCandidate, ...]):
             (
                 str(item.number),
                 *(
-                    f"{item.value(name):.4g}" if name in item.measurements else "-"
+                    or_busy(item.measurements[name], f"{item.value(name):.4g}")
+                    if name in item.measurements
+                    else "-"
                     for name in names
                 ),
                 counts_text(item.plan),

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+import autoquant as aq
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.job import Job
+from autoquant.model.graph.capture import capture
 from autoquant.model.subject import unscored_subject
 from autoquant.searching.pair import prepare_untimed
 from autoquant.searching.preparing.preparation import Preparation
@@ -127,6 +129,32 @@ class Tied(nn.Module):
         return self.head(self.embed(words))
 
 
+class ActivatingNorm(nn.BatchNorm2d):
+    """A batch norm with its activation, as timm's BatchNormAct2d."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        training = self.training or not self.track_running_stats
+        parameters = (self.running_mean, self.running_var, self.weight, self.bias)
+        y = F.batch_norm(x, *parameters, training, self.momentum or 0.0, self.eps)
+        return self.act(self.drop(y))
+
+
+class Activated(nn.Module):
+    """Such norms behind convolutions, one within DataParallel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 8, 3, bias=False), ActivatingNorm(8)
+        self.inner = nn.DataParallel(nn.Sequential(nn.Conv2d(8, 4, 3), ActivatingNorm(4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(self.norm(self.conv(x)))
+
+
 class TwoInstanceNorms(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -218,6 +246,7 @@ SITUATIONS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "an embedding bag that takes means": (Bags, WORDS),
     "an embedding tied to a head": (Tied, WORDS),
     "instance norm with running statistics": (TwoInstanceNorms, IMAGES),
+    "norms that activate, and DataParallel inside": (Activated, IMAGES),
     "prelu behind a convolution": (
         lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.PReLU(), nn.Conv2d(8, 4, 3)),
         IMAGES,
@@ -276,6 +305,25 @@ def test_what_is_built_is_near_the_model(
     found = _logits(prepared.backend.run(built, tuple(item.clone() for item in batch.inputs)))
     noise = (expected - found).square().mean().clamp_min(1e-30)
     assert float(10 * torch.log10(expected.square().mean() / noise)) > least_db
+
+
+def test_a_batch_norm_of_a_class_of_its_own_is_folded_with_its_activation() -> None:
+    found = capture(Activated().eval(), (IMAGES[:4],)).sites
+    assert [(site.name, site.fused) for site in found] == [
+        ("conv", ("Conv2d", "ReLU")),
+        ("inner.module.0", ("Conv2d", "ReLU")),
+    ]
+
+
+@pytest.mark.parametrize("engine", ["x86", "onednn"])
+@pytest.mark.parametrize("make", [AddsTwice, ShiftedSigmoid], ids=["alpha", "sigmoid"])
+def test_a_function_that_torch_ao_would_change_is_diagnosed_as_healthy(
+    make: Callable[[], nn.Module], engine: str
+) -> None:
+    torch.manual_seed(0)
+    data = ROWS if make is AddsTwice else IMAGES
+    found = aq.diagnose(make().eval(), "int8", calibration=data, evaluation=data, backend=engine)
+    assert found.findings == ()
 
 
 def _logits(outputs: object) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from autoquant.core.measurement import Candidate, Kind, Measurement, Measurements
@@ -19,7 +19,8 @@ class Forecast:
     """Predicts costs by the names of measurements, and learns from those that were made.
 
     What it predicts depends on the candidates before the number that `settle` was last given, and
-    on nothing else: not on what finished first, nor on which process measured it.
+    on nothing else: not on what finished first, nor on which process measured it. A latency is
+    never predicted beyond those that were measured; its error covers how far the model lies there.
 
     Args:
         space: The search space.
@@ -39,6 +40,7 @@ class Forecast:
         self._exact = exact
         self._latency = latency
         self._baseline_ms = baseline_ms
+        self._bounds_ms: tuple[float, float] | None = None
         self._fitted: dict[int, Observation] = {}
         self._news: dict[int, Candidate] = {}
         self._latest: dict[str, Prediction] = {}
@@ -54,6 +56,7 @@ class Forecast:
     def settle(self, before: int) -> None:
         """Take what was measured of the candidates before a number into account, by eights."""
         ready = sorted(number for number in self._news if number < before)
+        self._widen(self._observe(self._news[number]).cost for number in ready)
         ready = ready[: len(ready) // _NEWS * _NEWS]
         if self._latency is None or not ready:
             return
@@ -65,16 +68,21 @@ class Forecast:
         self._latest = {}
 
     def predict(self, plan: Plan) -> Measurements:
-        """Predict the costs of a plan; a latency has its standard error."""
+        """Predict the costs of a plan; a latency has its standard error.
+
+        Without a measured latency one may be predicted that is none; then there is none.
+        """
         known = dict(self._exact(plan))
         if self._latency is None:
             return known
         found = self._latest.pop(plan.digest, None)
         if found is None:
-            found = self._latency.predict(Plan.of(self._space.choices(plan)))
+            found = self._within(self._latency.predict(Plan.of(self._space.choices(plan))))
         self._latest[plan.digest] = found
         if len(self._latest) > _WINDOW:
             del self._latest[next(iter(self._latest))]
+        if found.mean <= 0.0:
+            return known
         speedup = self._baseline_ms / found.mean
         return {
             **known,
@@ -83,6 +91,19 @@ class Forecast:
                 speedup, Kind.ESTIMATED, stderr=speedup * found.stderr / found.mean
             ),
         }
+
+    def _widen(self, costs: Iterable[float]) -> None:
+        """Let the bounds hold these times, and that of the float model; predict anew."""
+        found = [*costs]
+        if found:
+            found += self._bounds_ms or (self._baseline_ms,)
+            self._bounds_ms = min(found), max(found)
+            self._latest = {}
+
+    def _within(self, found: Prediction) -> Prediction:
+        low, high = self._bounds_ms or (found.mean, found.mean)
+        mean = min(max(found.mean, low), high)
+        return Prediction(mean, max(found.stderr, abs(found.mean - mean)))
 
     def _observe(self, candidate: Candidate) -> Observation:
         speedup = candidate.measurements["speedup"]

@@ -23,7 +23,7 @@ def test_the_section_backend_of_a_job_may_be_given_as_a_mapping(tmp_path: Path) 
         model,
         calibration=rows,
         evaluation=(rows, labels),
-        backend={"engine": "x86", "pairs": 4},
+        backend={"engine": "x86", "pairs": 4, "batch_size": 5},
         space={"schemes": ["int8", "fp32"]},
         trials=0,
         output=tmp_path / "out",
@@ -31,3 +31,4 @@ def test_the_section_backend_of_a_job_may_be_given_as_a_mapping(tmp_path: Path) 
     samples = result.frontier[0].candidate.measurements["speedup"].samples
     assert samples in (4, 8, 12)  # as many again on a busy machine
     assert result.findings.facts.settings["engine"] == "x86"
+    assert result.context.latency_batch == 5

@@ -97,10 +97,11 @@ class CutOffError(Exception):
 class Additive:
     """An executor whose candidates have additive noise and cost; it may break off."""
 
-    def __init__(self, break_after: int | None = None, fail_all: bool = False) -> None:
+    def __init__(self, break_after: int | None = None, good: int | None = None) -> None:
         self.evaluated: list[str] = []
         self.break_after = break_after
-        self.fail_all = fail_all
+        self.good = good
+        """After so many all fail."""
 
     def run(
         self,
@@ -114,7 +115,7 @@ class Additive:
             if len(self.evaluated) == self.break_after:
                 raise CutOffError
             self.evaluated.append(task.plan.digest)
-            if self.fail_all:
+            if self.good is not None and len(self.evaluated) > self.good:
                 yield Outcome(task.number, failure=Failure("no engine"))
                 continue
             noise = sum((int(k[1:]) + 1) * NOISE[s.weight.bits] for k, s in task.plan.assignment)
@@ -397,8 +398,8 @@ class Lost(Additive):
             if len(self.evaluated) == self.lost_after:
                 raise ExecutionError("Ray is gone")
 
-    def __init__(self, lost_after: int, *, fail_all: bool = False) -> None:
-        super().__init__(fail_all=fail_all)
+    def __init__(self, lost_after: int, *, good: int | None = None) -> None:
+        super().__init__(good=good)
         self.lost_after = lost_after
 
 
@@ -410,17 +411,28 @@ def test_lost_workers_end_the_search_with_what_was_found() -> None:
 
 
 def test_lost_workers_are_an_error_where_no_plan_ever_worked() -> None:
-    ended = search(Lost(1, fail_all=True))
+    ended = search(Lost(1, good=0))
     assert ended.reason is StopReason.FAILED
     assert "Ray is gone" in str(ended.error)
 
 
 def test_a_round_of_failures_alone_stops_the_search_with_its_reason() -> None:
     kept = Kept()
-    ended = search(Additive(fail_all=True), kept)
+    ended = search(Additive(good=0), kept)
     assert ended.reason is StopReason.FAILED
     assert "all 8 candidates failed; the first: no engine" in str(ended.error)
     assert len(kept) == len(ended.candidates) == 8
+
+
+@pytest.mark.parametrize("good", [1, 16], ids=["one worked", "all rounds but the last"])
+def test_rounds_of_failures_alone_after_good_ones_are_no_end(good: int) -> None:
+    ended = search(Additive(good=good), trials=18)
+    assert ended.reason is not StopReason.FAILED
+    assert ended.error is None
+    assert [item.failure is None for item in ended.candidates] == [
+        number < good for number in range(len(ended.candidates))
+    ]
+    assert len(ended.candidates) > good
 
 
 def test_interrupts_keep_what_is_finished() -> None:

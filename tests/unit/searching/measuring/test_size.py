@@ -104,6 +104,18 @@ def test_four_bits_take_half_a_byte_and_a_scale_for_each_group(scheme: Scheme, s
     assert found["bops_ratio"].value == 4 * 32 / 32**2
 
 
+def test_a_weight_that_is_computed_is_stored_as_what_it_is_folded_to() -> None:
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(12, 16))
+    captured = capture(nn.Sequential(normed).eval(), (torch.zeros(2, 12),))
+    assert captured.stored_count == 12 * 16 + 16
+    sizes = {
+        scheme: plan_costs(Plan.of({"0": scheme}), captured.sites, captured.stored_count)
+        for scheme in (Scheme.FP32, Scheme.INT8)
+    }
+    assert sizes[Scheme.FP32]["size_bytes"].value == 4 * (12 * 16 + 16)
+    assert sizes[Scheme.INT8]["size_bytes"].value == 12 * 16 + 4 * (16 + 16)
+
+
 def test_a_shared_weight_in_two_group_sizes_is_stored_twice() -> None:
     tokens = torch.zeros(2, 3, dtype=torch.long)
     captured = capture(Tied().eval(), (tokens,), how="export")
