@@ -30,6 +30,9 @@ _QUIET: dict[str, Any] = {
     "logging_level": logging.ERROR,
     "configure_logging": False,
 }
+_NONE_IDLE = {"prestart_worker_first_driver": False, "enable_worker_prestart": False}
+"""Processes that Ray starts ahead lack our workers' environment: nobody would ever take one."""
+
 _TOKEN_NOTICE = "ray._private.authentication.authentication_token_setup"
 """Logs at every start, as a warning, that Ray keeps strangers out of the cluster."""
 
@@ -116,6 +119,7 @@ def _start(execution: Execution) -> None:
             address="local",
             num_cpus=execution.workers * execution.cpus_per_worker,
             include_dashboard=False,
+            _system_config=_NONE_IDLE,
             **_QUIET,
         )
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
-
 from autoquant.core.evaluation import EvaluatorFactory, Executor
 from autoquant.job import Execution
 from autoquant.searching.measuring.workers.local import LocalExecutor
@@ -48,6 +46,8 @@ def check_executor(execution: Execution) -> None:
     if execution.kind != "ray":
         return
     if execution.address is None:
+        import torch
+
         cpus = execution.workers * execution.cpus_per_worker
         refuse_too_little(execution, cpus, torch.cuda.device_count())
     else:

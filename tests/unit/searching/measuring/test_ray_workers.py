@@ -20,6 +20,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import DataError, ExecutionError
 from autoquant.job import Execution
+from autoquant.searching.measuring.workers.ray_connection import connect
 from autoquant.searching.measuring.workers.start import start_executor
 
 PLAN = Plan.of({"a": Scheme.INT8})
@@ -66,13 +67,7 @@ class MortalAtFirst:
 
 @pytest.fixture(autouse=True, scope="module")
 def shared_ray() -> Iterator[None]:
-    ray.init(
-        "local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    connect(Execution(workers=2))
     yield
     ray.shutdown()
 
@@ -118,17 +113,6 @@ def test_a_factorys_mistake_is_raised_as_itself() -> None:
 def test_more_cpus_than_the_cluster_has_are_refused_with_both_numbers(tmp_path: Path) -> None:
     with pytest.raises(ExecutionError, match=r"3 workers need 6 CPUs.*Ray has 2"):
         start_executor(Execution(workers=3, cpus_per_worker=2), Mortal(str(tmp_path)))
-
-
-@pytest.mark.slow
-def test_the_own_cluster_starts_without_a_word_and_keeps_its_token(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ray.shutdown()
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    start_executor(Execution(workers=1), Mortal(str(tmp_path))).close()
-    assert caplog.text == ""
-    assert os.environ.get("RAY_AUTH_MODE") != "disabled"
 
 
 @pytest.mark.slow
@@ -193,21 +177,27 @@ def test_when_the_time_is_up_nothing_is_waited_for() -> None:
 
 
 @pytest.mark.slow
-def test_the_own_cluster_is_private_and_listens_on_loopback_alone(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_own_cluster_starts_without_a_word_keeps_its_token_and_listens_on_loopback_alone(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.77:6379")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     executor = start_executor(Execution(workers=1), Stuck())
     try:
+        assert caplog.text == ""
+        assert os.environ.get("RAY_AUTH_MODE") != "disabled"
         assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
         below = {str(os.getpid())}
         listed = subprocess.run(
-            ["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+            ["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         )
-        rows = [line.split() for line in listed.stdout.splitlines()]
+        rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
         for _ in range(5):
-            below |= {process for process, parent in rows if parent in below}
+            below |= {process for process, parent, *_ in rows if parent in below}
+        ours = [title[0] for process, _, *title in rows if process in below and title]
+        assert [title for title in ours if title.startswith("ray::Worker")]
+        assert not [title for title in ours if title.startswith("ray::IDLE")]
         sockets = {
             str(link.readlink())
             for process in below
