@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoquant.core.plan import Plan
 from tests.networks import images, seeded
 
 WIDTH = 16
@@ -25,6 +26,7 @@ class Fault:
         site: Of the op that is to blame.
         sample: Of the evaluation (or calibration) data that is to blame, where one is.
         engine: Of torch's that runs the model's int8 ops rightly.
+        plan: That shows it.
     """
 
     model: nn.Module
@@ -33,6 +35,7 @@ class Fault:
     site: str
     sample: int | None = None
     engine: str = "onednn"
+    plan: Plan | str = "int8"
 
 
 class ResidualBlock(nn.Module):

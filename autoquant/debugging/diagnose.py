@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from autoquant.core.calls import Count, checked
@@ -17,9 +18,11 @@ from autoquant.debugging.badcases import data_set
 from autoquant.debugging.diagnosis.causes import find_causes
 from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites, energies_of, observe
 from autoquant.debugging.diagnosis.variation import find_variations
+from autoquant.debugging.diagnosis.wording import go_wider
 from autoquant.errors import BackendError
 from autoquant.job import Setup
 from autoquant.job.document import settings_from
+from autoquant.model.data.batches import Batch
 from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.subject import unscored_subject
@@ -142,21 +145,59 @@ def _explain(
 
 
 def _with_plan(diagnosis: Diagnosis, seen: Symptoms, progress: Progress) -> Diagnosis:
-    """Add the plan that raises the ops of the first finding, built and measured."""
+    """Add the plan that raises the ops of the first finding, built and measured.
+
+    Of a varying range int8_dynamic is tried first. Its scale is that of a batch: where samples of
+    one batch differ too much for it, more bits are taken, and the step says so.
+    """
     if not diagnosis.findings or diagnosis.findings[0].cause not in _RAISED:
         return diagnosis
-    pair, finding = seen.pair, diagnosis.findings[0]
-    dynamic = dynamic_sites(pair) if finding.cause is Cause.VARYING_RANGE else frozenset()
-    raised = raise_ops(pair.prepared, pair.plan, finding.touching, dynamic=dynamic)
+    finding = diagnosis.findings[0]
+    able = dynamic_sites(seen.pair) if finding.cause is Cause.VARYING_RANGE else frozenset()
     try:
-        mended = build_pair(pair.prepared, raised, progress)
+        mend = _raised(seen, finding, able, progress)
+        if able & set(finding.touching) and mend.plan_db < seen.limit_db:
+            wider = _raised(seen, finding, frozenset(), progress)
+            if wider.plan_db > mend.plan_db:
+                step = go_wider(finding.touching, able, mend.plan_db, mend.single_db(seen))
+                finding, mend = replace(finding, step=step), wider
     except BackendError as error:
         note = f"the plan that raises these ops cannot be built: {error.message}"
         return replace(diagnosis, notes=(*diagnosis.notes, note))
-    signal, noise = energies_of(mended, seen.probe.batch)
-    loss = seen.probe.loss(noise / signal.clamp_min(1e-300))
-    rules = rules_text(pair.prepared, pair.plan, raised)
-    return replace(diagnosis, plan=raised, plan_db=to_decibels(loss), rules=rules)
+    return replace(
+        diagnosis,
+        findings=(finding, *diagnosis.findings[1:]),
+        plan=mend.pair.plan,
+        plan_db=mend.plan_db,
+        rules=rules_text(seen.pair.prepared, seen.pair.plan, mend.pair.plan),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Mend:
+    """A plan with raised ops, and its SQNR on the probe, measured in one batch."""
+
+    pair: Pair
+    plan_db: float
+
+    def single_db(self, seen: Symptoms) -> float:
+        """The same where each sample is a batch of its own."""
+        return _measured(self.pair, seen, seen.probe.batch.parts(1))
+
+
+def _raised(seen: Symptoms, finding: Finding, dynamic: frozenset[str], progress: Progress) -> _Mend:
+    prepared = seen.pair.prepared
+    plan = raise_ops(prepared, seen.pair.plan, finding.touching, dynamic=dynamic)
+    pair = build_pair(prepared, plan, progress)
+    return _Mend(pair, _measured(pair, seen, [seen.probe.batch]))
+
+
+def _measured(pair: Pair, seen: Symptoms, batches: Iterable[Batch]) -> float:
+    found = [
+        noise / signal.clamp_min(1e-300)
+        for signal, noise in (energies_of(pair, it) for it in batches)
+    ]
+    return to_decibels(seen.probe.loss(torch.cat(found)))
 
 
 def _harmless(finding: Finding) -> str:

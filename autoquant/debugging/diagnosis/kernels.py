@@ -139,13 +139,18 @@ class _Spy(Interpreter):
 
     def _compare(self, group: _Group, node: Node, value: Any) -> Any:
         """Take in one call; gives what the graph goes on with."""
-        reference = self._reference.compute(group.call, self._arrived.pop(group))
-        if reference is None or not isinstance(value, Tensor):
+        references = self._reference.compute(group.call, self._arrived.pop(group))
+        given = value if isinstance(value, tuple) else (value,)
+        if len(references) != len(given) or not all(isinstance(it, Tensor) for it in given):
             return value
         grid = grid_of(node, value)
         name = group.call.site.name
-        compare_values(self.found[name], value, grid, reference)
-        return _like(value, grid, reference.value) if name in self._replaced else value
+        for found, reference in zip(given, references, strict=True):
+            compare_values(self.found[name], found, grid, reference)
+        if name not in self._replaced:
+            return value
+        right = tuple(_like(it, grid, one.value) for it, one in zip(given, references, strict=True))
+        return right if isinstance(value, tuple) else right[0]
 
 
 def _arrive(node: Node, value: Any) -> Arrived:

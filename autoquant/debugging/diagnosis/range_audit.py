@@ -115,7 +115,7 @@ def _audits(
         yield RangeAudit(
             tensor=node.name,
             site=writer.name if writer is not None else None,
-            readers=tuple(dict.fromkeys(readers[node.name])),
+            readers=tuple(dict.fromkeys(readers[sources.get(node.name, node.name)])),
             low=grid.lowest,
             high=grid.highest,
             step=grid.scale,

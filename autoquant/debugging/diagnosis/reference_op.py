@@ -8,14 +8,13 @@ from typing import Any
 
 from torch import Tensor
 from torch.fx import Interpreter, Node
+from torch.fx.node import map_arg
 
 from autoquant.core.precision import Scheme
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import Site
+from autoquant.debugging.diagnosis.recurrent import RECURRENT_LAYERS, run_layers
 from autoquant.model.graph.site_nodes import SiteNodes
 from autoquant.model.numerics.rounding import Format, SchemeRounding
-
-_RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
-"""Their kernels round the hidden state at every step; no reference of one call does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,27 +72,41 @@ class ReferenceOps(Interpreter):
         self._rounding = rounding
         self._weights = {node for item in marked.operands.values() for node in item.weights}
 
-    def compute(self, call: Call, arrived: Mapping[str, Arrived]) -> Reference | None:
-        """Give what the call should give on what arrived at its kernel.
+    def compute(self, call: Call, arrived: Mapping[str, Arrived]) -> tuple[Reference, ...]:
+        """Give what the call should give on what arrived at its kernel, tensor by tensor.
 
         Returns:
-            None where no reference exists: recurrent layers, and inputs that the built graph
-            passes in another way.
+            Empty where no reference exists: recurrent layers over packed sequences, and inputs
+            that the built graph passes in another way.
         """
-        if call.site.kind in _RECURRENT:
-            return None
         chain = _chain(call)
         given = {item for node in chain for item in node.all_input_nodes} - set(chain)
         if any(item.op != "get_attr" and item.name not in arrived for item in given):
-            return None
+            return ()
         read = {item: self._read(item, arrived) for item in given}
         formats = self._formats(call)
         plain = {item: one.value for item, one in read.items()}
         rounded = {item: _round(formats.get(item), one) for item, one in read.items()}
-        value = self._run(chain, rounded)
-        if not isinstance(value, Tensor):
-            return None
-        return Reference(value, self._run(chain, plain), call.scheme)
+        if call.root.target in RECURRENT_LAYERS:
+            values = self._layers(call, rounded, self._hidden_format(call))
+            unrounded = self._layers(call, plain, None)
+        else:
+            values, unrounded = (_tensors(self._run(chain, it)) for it in (rounded, plain))
+        return tuple(
+            Reference(value, exact, call.scheme)
+            for value, exact in zip(values, unrounded, strict=True)
+        )
+
+    def _hidden_format(self, call: Call) -> Format | None:
+        """How a recurrent layer rounds its hidden state at every step: as it does its input."""
+        read = self._marked.operands[call.root].reads[0]
+        return self._rounding.read_format(call.site, call.scheme, read.name)
+
+    def _layers(
+        self, call: Call, values: Mapping[Node, Any], how: Format | None
+    ) -> tuple[Tensor, ...]:
+        args = map_arg(call.root.args, lambda node: values[node])
+        return run_layers(call.root.target, args, lambda value: _rounded(how, value))
 
     def _read(self, node: Node, arrived: Mapping[str, Arrived]) -> Arrived:
         """What a node gives: a weight as it is in the float model."""
@@ -127,9 +140,15 @@ def _chain(call: Call) -> list[Node]:
 
 def _round(how: Format | None, read: Arrived) -> Any:
     """A tensor as a scheme reads it; rounding is float32's."""
-    if how is None or read.is_rounded or not _is_float(read.value):
-        return read.value
-    return how(read.value.float()).double()
+    return read.value if read.is_rounded or not _is_float(read.value) else _rounded(how, read.value)
+
+
+def _rounded(how: Format | None, value: Tensor) -> Tensor:
+    return value if how is None else how(value.float()).double()
+
+
+def _tensors(value: object) -> tuple[Tensor, ...]:
+    return (value,) if isinstance(value, Tensor) else ()
 
 
 def _is_float(value: object) -> bool:

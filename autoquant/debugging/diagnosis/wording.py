@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from autoquant.core.findings.diagnosis import Cause, Finding
 from autoquant.core.glance import few
@@ -179,6 +179,22 @@ def _go_dynamic(suspect: Suspect, dynamic: Dynamic) -> str:
     others = few([name for name in names if name not in dynamic])
     wider = others and f"more bits (int16, bf16) for {others}, which no kernel runs dynamically"
     return "a static scale cannot work: " + ", ".join(filter(None, (advice, wider)))
+
+
+def go_wider(names: Sequence[str], dynamic: Dynamic, batch_db: float, single_db: float) -> str:
+    """The step of a varying range that int8_dynamic does not mend.
+
+    Args:
+        names: Ops that write or read it.
+        dynamic: Sites that the target runs in int8_dynamic.
+        batch_db: SQNR of the outputs with these in int8_dynamic, samples together in a batch.
+        single_db: With each sample alone.
+    """
+    return (
+        f"a static scale cannot work: more bits (int16, bf16) for {few(names)}; int8_dynamic for "
+        f"{few([name for name in names if name in dynamic])} gives {batch_db:.1f} dB, since its "
+        f"scale is that of a whole batch, and {single_db:.1f} dB where samples come one by one"
+    )
 
 
 def _fix_range(suspect: Suspect, dynamic: Dynamic) -> str:  # noqa: ARG001

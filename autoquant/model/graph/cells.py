@@ -35,14 +35,18 @@ def _cell(step: Callable[[Linear, Linear, Tensor, Any], object]) -> Callable[...
     return cell
 
 
-def _lstm(read: Linear, keep: Linear, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def lstm_step(
+    read: Linear, keep: Linear, x: Tensor, state: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Give the next hidden and cell state."""
     hidden, cell = state
     enter, forget, new, leave = (keep(hidden) + read(x)).chunk(4, 1)
     cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
     return leave.sigmoid() * cell.tanh(), cell
 
 
-def _gru(read: Linear, keep: Linear, x: Tensor, hidden: Tensor) -> Tensor:
+def gru_step(read: Linear, keep: Linear, x: Tensor, hidden: Tensor) -> Tensor:
+    """Give the next hidden state."""
     given, kept = read(x).chunk(3, 1), keep(hidden).chunk(3, 1)
     reset, update = (kept[0] + given[0]).sigmoid(), (kept[1] + given[1]).sigmoid()
     new = (given[2] + kept[2] * reset).tanh()
@@ -50,8 +54,8 @@ def _gru(read: Linear, keep: Linear, x: Tensor, hidden: Tensor) -> Tensor:
 
 
 CELLS: Mapping[OpOverload, Callable[..., object]] = {
-    _ATEN.lstm_cell.default: _cell(_lstm),
-    _ATEN.gru_cell.default: _cell(_gru),
+    _ATEN.lstm_cell.default: _cell(lstm_step),
+    _ATEN.gru_cell.default: _cell(gru_step),
     _ATEN.rnn_tanh_cell.default: _cell(lambda read, keep, x, h: (keep(h) + read(x)).tanh()),
     _ATEN.rnn_relu_cell.default: _cell(lambda read, keep, x, h: (keep(h) + read(x)).relu()),
 }

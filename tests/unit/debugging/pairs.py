@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ def all_int8(model: nn.Module, inputs: Tensor, engine: str = ENGINE) -> Built:
     return build(model, inputs, Plan.of({site.name: Scheme.INT8 for site in sites}), engine=engine)
 
 
-def spoil(model: LoweredModel, site: str, mistake: Callable[[Tensor], Tensor]) -> None:
+def spoil(model: LoweredModel, site: str, mistake: Callable[[Any], Any]) -> None:
     """Let the kernel of a site make a mistake, in place; it takes and gives what the kernel gives.
 
     Args:
@@ -87,7 +88,9 @@ def spoil(model: LoweredModel, site: str, mistake: Callable[[Tensor], Tensor]) -
         mistake: What the kernel's output goes through.
     """
     graph = model.graph.graph
-    (packed,) = [item for item in graph.nodes if item.target == f"{site.replace('.', '_')}.packed"]
+    path = site.replace(".", "_")  # a recurrent layer has one packed weight for each layer of it
+    targets = {f"{path}.packed", f"{path}_0.packed"}
+    (packed,) = [item for item in graph.nodes if item.target in targets]
     (node,) = packed.users
     with graph.inserting_after(node):
         wrong = graph.call_function(mistake, (node,))

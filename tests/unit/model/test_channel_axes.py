@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import capture
+from autoquant.model.graph.channel_axes import LAST, SECOND, channel_axes
 
 CHANNELS = 5
 
@@ -51,3 +52,44 @@ def test_every_tensor_between_ops_with_channels_has_theirs(
     found = calibrate(capture(network().eval(), (inputs,)), [(inputs,)])
     assert len(found.tensors) > 5
     assert {item.channel_low.size for item in found.tensors.values()} == {CHANNELS}
+
+
+class Attention(nn.Module):
+    """Heads are split off the features, moved, mixed and joined again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = nn.Linear(6, 6)
+        self.out = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.values(x).reshape(3, 4, 2, 3).transpose(1, 2)
+        mixed = torch.matmul(heads @ heads.transpose(2, 3), heads)
+        return self.out(mixed.permute(0, 2, 1, 3).reshape(3, 4, 6))
+
+
+class Patches(nn.Module):
+    """Channels of an image become features of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.conv(x).flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "op", "axis"),
+    [
+        (Attention, (3, 4, 6), "matmul_1", LAST),
+        (Attention, (3, 4, 6), "_unsafe_view", LAST),
+        (Patches, (3, 3, 8, 8), "view", SECOND),
+        (Patches, (3, 3, 8, 8), "tanh", LAST),
+    ],
+)
+def test_channels_are_followed_through_ops_that_move_them(
+    network: type[nn.Module], shape: tuple[int, ...], op: str, axis: int
+) -> None:
+    captured = capture(network().eval(), (torch.randn(*shape),))
+    assert channel_axes(captured.graph)[op] == axis
