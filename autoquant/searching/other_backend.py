@@ -16,6 +16,7 @@ from autoquant.core.progress import Progress
 from autoquant.core.readback import ReadBack
 from autoquant.errors import PlanError
 from autoquant.job import Job, backend_from_text, load_job
+from autoquant.model.calibration.range_rules import bind_ranges
 from autoquant.model.subject import JobRecipe, Subject
 from autoquant.results import files
 from autoquant.results.findings import Setting
@@ -28,6 +29,7 @@ from autoquant.searching.preparing.equalising import equalised
 from autoquant.searching.preparing.preparation import (
     calibrate_subject,
     capture_subject,
+    fixed_by_target,
     measurement_settings,
     settle_backend,
 )
@@ -169,10 +171,12 @@ def _open(
     equalisation = result.context.build.equalisation
     subject, captured = equalised(subject, capture_subject(subject, progress), equalisation)
     statistics = calibrate_subject(subject, captured, progress, result.folder)
-    ranges = replace(
-        result.context.build.ranges, activation_bits=None, weight_bits=8
-    )  # its own backend's
-    settings = measurement_settings(job).building(ranges=ranges, equalisation=equalisation)
+    settings = measurement_settings(job)
+    bound = bind_ranges(job.calibration, captured, fixed_by_target(settings.build, captured))
+    ranges = replace(  # what a backend says of ranges is this one's, not the search's
+        result.context.build.ranges, fixed=bound.fixed, activation_bits=None, weight_bits=8
+    )
+    settings = settings.building(ranges=ranges, equalisation=equalisation)
     settings = settle_backend(job, settings, subject, captured, statistics, progress)
     with progress.stage(f"opening {settings.build.backend}", None):
         backend = build_backend(subject, captured, statistics, settings)

@@ -20,6 +20,7 @@ from autoquant.backends.profile.schema import SCHEMES
 from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
+from autoquant.cli import main
 from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan, load_plan
@@ -295,3 +296,51 @@ def test_a_range_of_the_file_is_that_of_the_numerics(tmp_path: Path) -> None:
     assert found[0.1].found.high == pytest.approx(0.1, abs=0.3 / 255)
     assert found[0.1].format.scale == pytest.approx(0.3 / 255)
     assert found[100.0].format.scale == pytest.approx(100.2 / 255)
+
+
+SMOOTH = """
+import torch
+from tests.contract.test_accelerator_profile import Smooth
+from tests.networks import seeded
+
+def model():
+    return seeded(Smooth)
+
+def batches():
+    inputs = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    return [(inputs, model()(inputs).argmax(1))]
+"""
+
+
+def test_a_range_of_the_file_is_not_that_of_another_backend(tmp_path: Path) -> None:
+    """A chip that clips gelu at 0.1 ruins a plan there, and not on torch."""
+    (tmp_path / "entry.py").write_text(SMOOTH)
+    rule = {"functions": {"gelu": {"range": [-0.2, 0.1]}}}
+    (tmp_path / "chip.yaml").write_text(yaml.safe_dump(yaml.safe_load(NPU) | rule))
+    job = {
+        "name": "clipped",
+        "model": "entry.py:model",
+        "data": {
+            "calibration": "entry.py:batches",
+            "evaluation": "entry.py:batches",
+            "metric": "accuracy",
+        },
+        "backend": {"name": "profile", "profile": "chip.yaml"},
+        "space": {"schemes": ["int8", "fp16"], "fallback": "fp16"},
+        "constraints": {"accuracy_drop": None},
+        "budget": {"effort": "quick", "trials": 2},
+        "execution": {"kind": "local"},
+        "tracking": {"enabled": False},
+        "output": str(tmp_path / "out"),
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    assert main(["search", str(tmp_path / "job.yaml")]) == 0
+    (number,) = (
+        item.number
+        for item in aq.load_result(tmp_path / "out").candidates
+        if set(item.plan.counts()) == {"int8"}
+    )
+    found = aq.confirm(tmp_path / "out", "fbgemm", numbers=[number], progress=False)
+    (before,), (after,) = found.before, found.after
+    assert before.value("sqnr_db") < 10
+    assert after.value("sqnr_db") > 20

@@ -208,7 +208,7 @@ def prepare(
     for template in templates:
         check_sites(template.name, dict.fromkeys(template.plan.schemes), captured.sites)
     settings = measurement_settings(setup).building(capture=captured.how)
-    ranges = bind_ranges(setup.calibration, captured, _fixed_by_target(settings.build, captured))
+    ranges = bind_ranges(setup.calibration, captured, fixed_by_target(settings.build, captured))
     settings = settings.building(ranges=ranges)
     known = _known_build(folder)
     if known is not None:
@@ -247,7 +247,7 @@ def prepare(
     )
 
 
-def _fixed_by_target(settings: BuildSettings, captured: Capture) -> dict[str, tuple[float, float]]:
+def fixed_by_target(settings: BuildSettings, captured: Capture) -> dict[str, tuple[float, float]]:
     """By site, the range that the target's own numerics fix."""
     target = load_target(settings.backend)
     found = ((site.name, target.fixed_range(settings, site)) for site in captured.sites)
