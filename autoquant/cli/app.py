@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import threading
@@ -159,7 +160,8 @@ def search(
         _print_dry_run(job)
         return 0
     result = run_search(job, JobRecipe(job), progress, resume=resume)
-    from autoquant.results.summary import summarize
+    from autoquant.results.choices import find_trainable
+    from autoquant.results.summary import summarize, training_sentence
 
     console = stdout()
     print_candidates(console, result.table(), wide=wide)
@@ -167,8 +169,18 @@ def search(
         console.print(sentence)
     console.print(f"report: {result.folder / 'report.html'}", soft_wrap=True)
     if job.finetune is not None and result.stopped is not StopReason.INTERRUPTED:
-        say_next("finetune", job_file, wanted, context.args, "--plan", str(result.folder))
+        trained = find_trainable(result.findings)
+        console.print(training_sentence(result.findings, trained), soft_wrap=True)
+        if trained is None:
+            console.print(f"next: {shlex.join(_exporting(result.folder))}", soft_wrap=True)
+        else:
+            plan = f"{result.folder}:{trained.number}"
+            say_next("finetune", job_file, wanted, context.args, "--plan", plan)
     return EXIT_INTERRUPTED if result.stopped is StopReason.INTERRUPTED else 0
+
+
+def _exporting(folder: Path) -> list[str]:
+    return ["autoquant", "export", str(folder), "--output", str(folder / "exported")]
 
 
 app.command(context_settings=DOTTED)(sensitivity)

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdout, terminal
+from autoquant.core.frontier import NOISE_Z
 
 if TYPE_CHECKING:
     from autoquant.core.findings.finetuning import Recovery
@@ -81,7 +82,9 @@ def finetune_tables(result: FinetuneResult) -> Iterator[Table | str]:
         about = ", which chose the weights" if recovery.data == "evaluation" else ""
         yield f"{recovery.data} data{about}, {recovery.float_score.samples} samples:"
         yield _recovery_table(recovery)
-        yield _sentence(recovery)
+        yield _sentence(recovery, is_trained=result.best.step > 0)
+    if result.best.step == 0:
+        yield _nothing_gained(result)
     if result.stopped:
         yield f"training ended early: {result.stopped}"
     yield f"written: {result.folder}"
@@ -129,13 +132,36 @@ def _recovery_table(recovery: Recovery) -> Table:
     return table
 
 
-def _sentence(recovery: Recovery) -> str:
+def _sentence(recovery: Recovery, *, is_trained: bool) -> str:
     share = recovery.recovered_share
     of_loss = "" if share is None else f", {share:.0%} of what the plan had lost"
+    gain = f"gain {_with_error(recovery.gain)}{of_loss}; " if is_trained else ""
     return (
-        f"gain {_with_error(recovery.gain)}{of_loss}; engine minus fake-quantized "
+        f"{gain}engine minus fake-quantized "
         f"{_with_error(recovery.gap)}, outputs {recovery.gap_sqnr_db.value:.1f} dB apart"
     )
+
+
+def _nothing_gained(result: FinetuneResult) -> str:
+    """Why nothing may have been gained, and what was not tried yet."""
+    drop = result.recoveries[-1].before.drop
+    if drop.value <= NOISE_Z * (drop.stderr or 0.0):
+        step = (
+            f"the plan's drop of {_with_error(drop)} is within noise, so that there is nothing to "
+            "bring back: train a plan of fewer bits, which loses more"
+        )
+    elif all(result.learning_rate <= trial.learning_rate for trial in result.trials):
+        lower = f"{result.learning_rate / 10:g}, {result.learning_rate / 100:g}"
+        step = (
+            f"the lowest rate was taken and harms: try lower ones (finetune.learning_rates=[{lower}"
+            "], not tried here)"
+        )
+    else:
+        step = (
+            "more steps (finetune.share), or trained scales (finetune.ranges=learned), were not "
+            "tried here"
+        )
+    return f"nothing was gained, and step 0, the plan as it was, is kept: {step}"
 
 
 def _table(*heads: str) -> Table:

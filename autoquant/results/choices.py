@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autoquant.core.frontier import NOISE_Z
 from autoquant.core.measurement import FLOAT_PLAN, Candidate, Measurement
-from autoquant.core.objectives import Objective
+from autoquant.core.objectives import Objective, losses_of
 from autoquant.core.precision import Scheme
 from autoquant.results.findings import Findings
 from autoquant.results.wording import uniform_label
@@ -71,6 +71,33 @@ def find_choices(findings: Findings) -> tuple[Choice, ...]:
     than = "faster than float" if timed else "smaller than float"
     found.append(Choice("Safest", f"The least error that is still {than}.", safest))
     return tuple(found)
+
+
+def find_trainable(findings: Findings) -> Candidate | None:
+    """The plan from which training may gain: it surely loses something, and is cheap for it.
+
+    The chosen one where it loses more than noise; else the most exact of the cheaper ones that do
+    (of all, where none is within the limit). None: nothing that was measured is worth training.
+    """
+    chosen = findings.chosen
+    if chosen is not None and _surely_loses(chosen):
+        return chosen
+    axes = (*findings.frontier.axes[1:], Objective.SIZE)[:1]
+    limit = None if chosen is None else losses_of(axes, chosen)
+    cheaper = [
+        item
+        for item in findings.comparable
+        for costs in [losses_of(axes, item)]
+        if costs is not None and (limit is None or costs < limit) and _surely_loses(item)
+    ]
+    return min(cheaper, key=lambda item: item.value("accuracy_drop"), default=None)
+
+
+def _surely_loses(candidate: Candidate) -> bool:
+    """Whether its drop, on held-out data where it has one, is above 0 beyond noise."""
+    measured = candidate.measurements
+    drop = measured.get("heldout_accuracy_drop", measured["accuracy_drop"])
+    return drop.value > NOISE_Z * (drop.stderr or 0.0)
 
 
 def pays(candidate: Candidate) -> bool:

@@ -29,6 +29,26 @@ def summarize(findings: Findings) -> tuple[str, ...]:
     )
 
 
+def training_sentence(findings: Findings, trained: Candidate | None) -> str:
+    """Say which plan `find_trainable` found for training, and why."""
+    if trained is None:
+        return (
+            "Training has nothing to bring back: the chosen plan loses nothing beyond noise, and "
+            "no cheaper one was measured."
+        )
+    what = f"#{trained.number} ({counts_text(trained.plan)})"
+    drop = _quality(trained, findings_unit(findings))
+    chosen = findings.chosen
+    if chosen is None:
+        return f"Of those that lose too much the nearest is {what}, {drop}: training may mend it."
+    if trained.number == chosen.number:
+        return f"Training may bring back what {what} loses."
+    return (
+        f"#{chosen.number} loses nothing beyond noise. {what} is cheaper, {drop}: training may "
+        "bring back some of it."
+    )
+
+
 def findings_unit(findings: Findings) -> ScoreUnit:
     """Give the unit in which the job's metric is shown."""
     return score_unit(

@@ -8,9 +8,9 @@ from autoquant.core.frontier import find_frontier
 from autoquant.core.measurement import Candidate, Kind, Measurement
 from autoquant.core.objectives import Objective
 from autoquant.core.precision import Scheme
-from autoquant.results.choices import find_choices, find_rivals
+from autoquant.results.choices import find_choices, find_rivals, find_trainable
 from autoquant.results.findings import Findings
-from autoquant.results.summary import NO_FASTER, summarize
+from autoquant.results.summary import NO_FASTER, summarize, training_sentence
 from tests.unit.results.synthetic import BASELINE, make_candidate
 
 GOALS = (Objective.OUTPUT_ERROR, Objective.LATENCY)
@@ -86,3 +86,27 @@ def test_float_plans_that_are_no_candidates_are_rivals_too(findings: Findings) -
     rivals = {item.title: item for item in find_rivals(replace(findings, frontier=frontier))}
     assert rivals["all fp16"].speedup == speed
     assert rivals["all bf16"].candidate == findings.candidates[2]
+
+
+@pytest.mark.parametrize(
+    ("drops", "number", "said"),
+    [
+        ((0.006, 0.4), 0, "may bring back what #0"),
+        ((0.003, 0.4), None, "loses nothing beyond noise"),
+        ((0.4, 0.003), 0, "#1 loses nothing beyond noise. #0"),
+        ((0.4, 0.3), 1, "the nearest is #1"),
+    ],
+    ids=["the chosen one loses", "no cheaper one", "a cheaper one", "none within the limit"],
+)
+def test_what_training_may_mend_surely_loses_and_is_cheap_for_it(
+    findings: Findings, drops: tuple[float, float], number: int | None, said: str
+) -> None:
+    """The standard error of a drop is 0.0024, the limit 0.01; the first candidate is faster."""
+    items = tuple(
+        timed(index, speed, 0.01, 30.0 + index, drop)
+        for index, (speed, drop) in enumerate(zip((2.5, 2.0), drops, strict=True))
+    )
+    found = replace(findings, frontier=find_frontier(items, BASELINE, GOALS), candidates=items)
+    trained = find_trainable(found)
+    assert (None if trained is None else trained.number) == number
+    assert said in training_sentence(found, trained)
