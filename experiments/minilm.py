@@ -48,11 +48,19 @@ class SentenceEncoder(nn.Module):
         return F.normalize(mean, dim=-1)
 
 
-def model() -> nn.Module:
-    """Give the encoder with its trained weights, in eval mode."""
+def model(outlier_scale: float = 1.0) -> nn.Module:
+    """Give the encoder with its trained weights, in eval mode.
+
+    Args:
+        outlier_scale: Above 1, two channels of what attention mixes are scaled by it in every
+            second layer where they are written, and unscaled where they are read: the same
+            function, which int8 finds hard.
+    """
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     bert = AutoModel.from_pretrained(_folder(), local_files_only=True, add_pooling_layer=False)
+    for layer in bert.encoder.layer[::2]:
+        _scale_channels(layer.attention, outlier_scale)
     return SentenceEncoder(bert).eval()
 
 
@@ -71,9 +79,29 @@ def heldout() -> list[Batch]:
     return _batches(2)
 
 
+def training() -> list[Batch]:
+    """Give the sentences of the calibration: embeddings of the float model are their targets."""
+    return _batches(0)
+
+
+def distance(embeddings: Tensor, targets: Tensor) -> Tensor:
+    """Give the loss of a batch: one minus the mean cosine."""
+    return 1.0 - similarity(embeddings, targets).mean()
+
+
 def similarity(embeddings: Tensor, targets: Tensor) -> Tensor:
     """Give the cosine between a candidate's embedding and the float model's, one a sentence."""
     return F.cosine_similarity(embeddings, targets, dim=-1)
+
+
+def _scale_channels(attention: nn.Module, scale: float) -> None:
+    """Scale the two largest channels of the values of one layer, in place."""
+    writer, reader = attention.get_submodule("self.value"), attention.get_submodule("output.dense")
+    with torch.no_grad():
+        channels = writer.get_parameter("weight").norm(dim=1).topk(2).indices
+        for parameter in writer.parameters():
+            parameter[channels] *= scale
+        reader.get_parameter("weight")[:, channels] /= scale
 
 
 def _folder() -> str:

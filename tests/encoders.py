@@ -106,6 +106,19 @@ def text_model() -> nn.Module:
     return TextEncoder().eval()
 
 
+def loud_text_model() -> nn.Module:
+    """The same function, with two channels of the stream in each attention 512 times as large."""
+    model = text_model()
+    with torch.no_grad():
+        for layer in model.layers:
+            attention, width = layer.attention, layer.attention.out.in_features
+            for channel in (3, 11):
+                attention.qkv.weight[2 * width + channel] *= 512.0
+                attention.qkv.bias[2 * width + channel] *= 512.0
+                attention.out.weight[:, channel] /= 512.0
+    return model
+
+
 def text_data(seed: int, lengths: tuple[int, ...] = (6, 11, 9, 14)) -> Samples:
     """Padded batches of several lengths as mappings, and the labels that the model gives."""
     draw, model = torch.Generator().manual_seed(seed), text_model()

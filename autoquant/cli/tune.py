@@ -42,7 +42,7 @@ def tune(
     from autoquant.core.backends import is_estimate
     from autoquant.model.subject import JobRecipe
     from autoquant.results import files
-    from autoquant.tuning.tune import in_bits, run_tune
+    from autoquant.tuning.tune import run_tune
 
     job = load_with(job_file, overrides, context.args)
     progress = terminal()
@@ -56,10 +56,10 @@ def tune(
     _print(report, path)
     if report.chosen is not None:
         words = ["--set", f"seeds=[{path}]"]
-        estimated = is_estimate(job.backend.name)
-        if not estimated and any(item not in in_bits(job).objectives for item in job.objectives):
-            # a search for latency leaves out what this engine only emulates
-            words += ["--set", "objectives=[output_error,int16_share]"]
+        if job.is_timed and not is_estimate(job.backend.name):
+            # a search for latency leaves out what this engine only emulates; by their share of
+            # int16 alone floats would cost nothing
+            words += ["--set", "objectives=[output_error,bops]"]
         say_next("search", job_file, overrides, context.args, *words)
     if plot is not None:
         from autoquant.results.plots.tuning import tuning_figure

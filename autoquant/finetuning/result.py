@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from autoquant.core.findings.finetuning import Check, Recovery, Trial
+from autoquant.core.glance import Glance
 from autoquant.core.plan import Plan
 from autoquant.core.ranges import OwnRange
 from autoquant.core.statistics import CalibrationStatistics
@@ -56,6 +57,31 @@ class FinetuneResult:
     def recovery(self) -> Recovery:
         """On the held-out data where there are any, else on the evaluation data."""
         return self.recoveries[-1]
+
+    @property
+    def glance(self) -> Glance:
+        """The plan before and after, on the held-out data where there are any."""
+        found = self.recovery
+        rows = [
+            (
+                name,
+                f"{item.score.value:.4f}",
+                f"{item.drop.value:.4f} ± {item.drop.stderr or 0.0:.4f}",
+            )
+            for name, item in (
+                ("plan before training", found.before),
+                ("plan after training", found.after),
+                ("float with the trained weights", found.trained_float),
+            )
+        ]
+        title = f"gain {found.gain.value:.4f} ± {found.gain.stderr or 0.0:.4f} on {found.data} data"
+        return Glance(title, ("model", "metric", "drop against float"), rows)
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
     def to_json(self) -> dict[str, Any]:
         """Give all figures as JSON values."""

@@ -82,7 +82,7 @@ def find_trainable(findings: Findings) -> Candidate | None:
     chosen = findings.chosen
     if chosen is not None and _surely_loses(chosen):
         return chosen
-    axes = (*findings.frontier.axes[1:], Objective.SIZE)[:1]
+    axes = (*findings.frontier.axes[1:2], Objective.SIZE)
     limit = None if chosen is None else losses_of(axes, chosen)
     cheaper = [
         item

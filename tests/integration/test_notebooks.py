@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from tests.unit.test_docs import LINK, ROOT
 
 FOLDER = ROOT / "examples"
-NAMES = ("first_search.ipynb", "review.ipynb")
+NAMES = ("first_search.ipynb", "review.ipynb", "guide.ipynb")
 
 
 def shown(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
@@ -23,7 +23,7 @@ def shown(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, nbformat.NotebookNode]:
-    """Both notebooks after running, the second on what the first one left."""
+    """All notebooks after running, the review on what the first search left."""
     folder = tmp_path_factory.mktemp("examples")
     found = {}
     for name in NAMES:
@@ -52,6 +52,17 @@ def test_the_review_draws_the_frontier_and_opens_the_report(
     review = ran["review.ipynb"]
     assert len(shown(review, "application/vnd.plotly.v1+json")) == 1
     assert any("out/first/report.html" in text for text in shown(review, "text/html"))
+
+
+@pytest.mark.slow
+def test_the_guide_names_the_fault_and_training_gains(
+    ran: dict[str, nbformat.NotebookNode],
+) -> None:
+    told = "\n".join(shown(ran["guide.ipynb"], "text/plain"))
+    assert "outlier channels" in told
+    assert "met, chosen" in told
+    gain = float(told.split("gain ")[-1].split()[0])
+    assert gain > 0.1
 
 
 def test_every_notebook_is_run_here_and_none_keeps_what_it_showed() -> None:

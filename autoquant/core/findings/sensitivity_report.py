@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from autoquant.core.glance import Glance
 from autoquant.core.measurement import Measurements
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Measure, Part, SensitivityRow, SensitivityTable
@@ -136,3 +137,27 @@ class SensitivityReport:
     dual: tuple[DualOp, ...]
     kinds: Mapping[str, str] = field(default_factory=dict)
     by: Measure = Measure.SQNR
+
+    @property
+    def glance(self) -> Glance:
+        """Each knob and scheme: how far off the outputs are, and what the metric loses."""
+        losses = self.table.losses(self.by)
+        found = [self.table.by_key[knob, scheme, Part.BOTH] for knob, scheme in losses]
+        found.sort(key=lambda row: -losses[row.knob, row.scheme])
+        rows = [
+            (row.knob, row.scheme.value, f"{row.sqnr_db:.1f}", self._drop(row.knob, row.scheme))
+            for row in found
+        ]
+        heads = ("knob", "scheme", "SQNR, dB", "metric's drop")
+        step = "aq.raise_most_sensitive(report.table, ratio=0.2)"
+        return Glance(f"sensitivity of {len(self.space.knobs)} knobs", heads, rows, step)
+
+    def _drop(self, knob: str, scheme: Scheme) -> str:
+        found = self.metric.get((knob, scheme), {}).get("accuracy_drop")
+        return "" if found is None else f"{found.value:.4f} ± {found.stderr or 0.0:.4f}"
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html

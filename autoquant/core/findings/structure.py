@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from autoquant.core.findings.concerns import Concern, Severity
+from autoquant.core.glance import Glance
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts
 
@@ -182,6 +183,22 @@ class CheckReport:
     def needs_attention(self) -> bool:
         """Whether somebody must act."""
         return any(item.severity is Severity.ATTENTION for item in self.concerns)
+
+    @property
+    def glance(self) -> Glance:
+        """What runs, op by op, and the first mend."""
+        sites = [row for row in self.ops if row.configured]
+        rows = [(row.name, row.configured, row.runs, row.output) for row in sites]
+        found = [item for item in self.concerns if item.severity is Severity.ATTENTION]
+        title = f"{self.configuration} on {self.engine}: {len(found)} findings need attention"
+        step = found[0].mend if found else ""
+        return Glance(title, ("op", "configured", "runs", "gives"), rows, step)
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
     def to_json(self) -> dict[str, Any]:
         """Give the report as JSON values."""

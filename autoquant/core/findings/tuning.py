@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from autoquant.core.glance import Glance
 from autoquant.core.measurement import Candidate, Measurement
 from autoquant.core.plan import Plan
 
@@ -90,6 +91,26 @@ class TuneReport:
     def plan(self) -> Plan | None:
         """The plan that it ends with."""
         return None if self.chosen is None else self.chosen.plan
+
+    @property
+    def glance(self) -> Glance:
+        """Every plan that was tried, with its verdict."""
+        rows = [
+            (
+                item.why,
+                ", ".join(f"{count} {name}" for name, count in item.plan.counts().items()),
+                "" if item.verdict is Verdict.FAILED else f"{item.drop:.4f}",
+                "met, chosen" if item is self.chosen else item.verdict.value,
+            )
+            for item in self.attempts
+        ]
+        return Glance(self.conclusion, ("tried", "ops", "drop", "verdict"), rows, "report.plan")
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
 
 
 def judge(candidate: Candidate, goal: float) -> Verdict:
