@@ -91,7 +91,7 @@ def test_float_plans_that_are_no_candidates_are_rivals_too(findings: Findings) -
 @pytest.mark.parametrize(
     ("drops", "number", "said"),
     [
-        ((0.006, 0.4), 0, "may bring back what #0"),
+        ((0.009, 0.4), 0, "may bring back what #0"),
         ((0.003, 0.4), None, "loses nothing beyond noise"),
         ((0.4, 0.003), 0, "#1 loses nothing beyond noise. #0"),
         ((0.4, 0.3), 1, "the nearest is #1"),
