@@ -31,9 +31,14 @@ RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def write_job(tmp_path: Path) -> WriteJob:
     """Write a job file for MixedNet; keyword arguments replace sections."""
+    return job_writer(tmp_path)
+
+
+def job_writer(folder: Path) -> WriteJob:
+    """Write job files for MixedNet into a folder; without tracking, which most do not look at."""
 
     def write(name: str = "job", **sections: object) -> Path:
-        (tmp_path / "entry.py").write_text(ENTRY)
+        (folder / "entry.py").write_text(ENTRY)
         document = {
             "name": name,
             "model": {"entry": "entry.py:model"},
@@ -53,11 +58,12 @@ def write_job(tmp_path: Path) -> WriteJob:
             "constraints": {"accuracy_drop": None},
             "budget": {"trials": 24, "round_size": 6},
             "execution": {"kind": "local"},
+            "tracking": {"enabled": False},
             "seed": 3,
-            "output": str(tmp_path / name),
+            "output": str(folder / name),
             **sections,
         }
-        path = tmp_path / f"{name}.yaml"
+        path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(document))
         return path
 

@@ -17,28 +17,22 @@ import torch
 import autoquant
 from autoquant.cli import main
 from autoquant.results.history import read_history
-from tests.integration.conftest import ROOT, RunCli, WriteJob, command
+from tests.integration.conftest import ROOT, RunCli, WriteJob, command, job_writer
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a search on real kernels, with latency."""
     folder = tmp_path_factory.mktemp("cli")
-    write = _writer(folder)
-    job = write(
+    job = job_writer(folder)(
         "timed",
         space={"schemes": ["int8", "fp32"]},
         objectives=["output_error", "latency"],
         budget={"trials": 14, "round_size": 7},
+        tracking={"enabled": True},
     )
     assert main(["search", str(job)]) == 0
     return folder
-
-
-def _writer(folder: Path) -> WriteJob:
-    from tests.integration import conftest
-
-    return conftest.write_job.__wrapped__(folder)  # type: ignore[attr-defined, no-any-return]
 
 
 def test_a_search_leaves_everything_that_its_folder_promises(finished: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from autoquant.cli import main
 from autoquant.results.history import read_history
-from tests.integration.conftest import ROOT, RunCli, WriteJob, command
+from tests.integration.conftest import ROOT, WriteJob, command, job_writer
 
 pytestmark = pytest.mark.slow
 
@@ -33,11 +34,17 @@ def members(folder: Path) -> list[tuple[str, float]]:
     return [(item["digest"], item["values"]["sqnr_db"]["value"]) for item in frontier["members"]]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result folder of the job that nobody disturbs."""
+    job = job_writer(tmp_path_factory.mktemp("whole"))("whole")
+    assert main(["search", str(job)]) == 0
+    return job.parent / "whole"
+
+
 def test_a_killed_search_resumes_to_the_frontier_of_an_uninterrupted_one(
-    write_job: WriteJob, run_cli: RunCli, tmp_path: Path
+    write_job: WriteJob, whole: Path, tmp_path: Path
 ) -> None:
-    whole = run_cli("search", str(write_job("whole")))
-    assert whole.returncode == 0, whole.stderr
     job = write_job("killed")
     process = subprocess.Popen(
         command("search", str(job)),
@@ -51,22 +58,19 @@ def test_a_killed_search_resumes_to_the_frontier_of_an_uninterrupted_one(
     process.wait()
     finished = {item.number: item for item in read_history(tmp_path / "killed" / "history.jsonl")}
     assert 9 <= len(finished) < 24
-    resumed = run_cli("search", str(job), "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    assert main(["search", str(job), "--resume"]) == 0
     after = {item.number: item for item in read_history(tmp_path / "killed" / "history.jsonl")}
     for number, candidate in finished.items():
         assert after[number].plan == candidate.plan
         assert after[number].measurements["sqnr_db"] == candidate.measurements["sqnr_db"]
         assert after[number].seconds["build"] == candidate.seconds["build"], "measured again"
-    assert members(tmp_path / "killed") == members(tmp_path / "whole")
-    assert len(after) == len(read_history(tmp_path / "whole" / "history.jsonl"))
+    assert members(tmp_path / "killed") == members(whole)
+    assert len(after) == len(read_history(whole / "history.jsonl"))
 
 
 def test_a_killed_worker_costs_no_candidate(
-    write_job: WriteJob, run_cli: RunCli, tmp_path: Path
+    write_job: WriteJob, whole: Path, tmp_path: Path
 ) -> None:
-    local = run_cli("search", str(write_job("local")))
-    assert local.returncode == 0, local.stderr
     job = write_job("wounded", execution={"kind": "ray", "workers": 2})
     process = subprocess.Popen(
         command("search", str(job)), cwd=ROOT, stderr=subprocess.PIPE, text=True
@@ -78,7 +82,7 @@ def test_a_killed_worker_costs_no_candidate(
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     found = {c.digest: c for c in read_history(tmp_path / "wounded" / "history.jsonl")}
-    expected = {c.digest: c for c in read_history(tmp_path / "local" / "history.jsonl")}
+    expected = {c.digest: c for c in read_history(whole / "history.jsonl")}
     assert found.keys() == expected.keys()
     assert all(candidate.failure is None for candidate in found.values())
     for digest, candidate in found.items():

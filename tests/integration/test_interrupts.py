@@ -81,7 +81,8 @@ def assert_whole(folder: Path) -> None:
 def test_a_signal_ends_a_search_with_all_that_was_found(
     write_job: WriteJob, tmp_path: Path, number: signal.Signals, times: int
 ) -> None:
-    process = begin(write_job("cut", budget={"trials": 4000, "round_size": 6}))
+    budget = {"trials": 4000, "round_size": 6}
+    process = begin(write_job("cut", budget=budget, tracking={"enabled": True}))
     wait_for(lambda: measured(tmp_path / "cut") >= 8, process)
     process.send_signal(number)
     if times == 2:
@@ -125,7 +126,12 @@ def child_of(process: subprocess.Popen[str], name: str) -> int:
 def test_a_search_whose_ray_dies_ends_with_what_was_found(
     write_job: WriteJob, tmp_path: Path
 ) -> None:
-    job = write_job("cut", budget={"trials": 4000, "round_size": 6}, execution={"kind": "ray"})
+    job = write_job(
+        "cut",
+        budget={"trials": 4000, "round_size": 6},
+        execution={"kind": "ray", "workers": 1},
+        tracking={"enabled": True},
+    )
     process = begin(job)
     wait_for(lambda: measured(tmp_path / "cut") >= 10, process)
     os.kill(child_of(process, "raylet"), signal.SIGKILL)
