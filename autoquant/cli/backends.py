@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _LEGEND = (
     "native: a real kernel runs, and its time is measured. emulated: exact numerics in float, "
-    "never timed. -: cannot run."
+    "never timed. What is in neither column cannot run. int16 has weights of 8 bits, int16_weight "
+    "activations of 8 bits."
 )
 
 
@@ -70,4 +71,3 @@ def _print_plan(job: Job, text: str, console: Console) -> None:
         read_plan(text), subject.model, subject.example, leaf_modules=subject.leaf_modules
     )
     console.print(plan_table(found))
-    console.print(_LEGEND, style="dim")

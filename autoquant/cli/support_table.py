@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +17,7 @@ from autoquant.core.sites import OpKind
 from autoquant.distribution import install_command
 from autoquant.searching.plan_support import Unsupported
 
-_STYLES = {Support.NATIVE: "green", Support.EMULATED: "yellow", Support.UNSUPPORTED: "dim"}
+_STYLES = {Support.NATIVE: "green", Support.EMULATED: "yellow"}
 
 
 def support_tables(name: str | None = None) -> Iterator[Table | str]:
@@ -40,21 +41,31 @@ def _row(target: Target, settings: BuildSettings, kind: OpKind) -> dict[Scheme, 
 
 
 def _support_table(title: str, rows: Mapping[OpKind, Mapping[Scheme, Support]]) -> Table:
-    """A column for each scheme that some op runs; the others are named below."""
-    runs = [
-        scheme
-        for scheme in Scheme
-        if any(row[scheme] is not Support.UNSUPPORTED for row in rows.values())
-    ]
-    lacks = [scheme.title for scheme in Scheme if scheme not in runs]
-    caption = f"no op runs {', '.join(lacks)}" if lacks else None
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("op")
-    for scheme in runs:
-        table.add_column(scheme.title)
+    """A row for all kinds of ops that run the same schemes; what none runs is named below."""
+    alike: dict[tuple[tuple[Scheme, ...], ...], list[OpKind]] = {}
     for kind, row in rows.items():
-        table.add_row(kind.value, *(_cell(row[scheme]) for scheme in runs))
+        runs = (Support.NATIVE, Support.EMULATED)
+        found = tuple(tuple(item for item in Scheme if row[item] is how) for how in runs)
+        alike.setdefault(found, []).append(kind)
+    known = {scheme for found in alike for schemes in found for scheme in schemes}
+    lacks = [scheme.title for scheme in Scheme if scheme not in known]
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=f"no op runs {', '.join(lacks)}" if lacks else None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("op", ratio=1)
+    table.add_column("native", ratio=1, style=_STYLES[Support.NATIVE])
+    table.add_column("emulated", ratio=1, style=_STYLES[Support.EMULATED])
+    for (native, emulated), kinds in alike.items():
+        table.add_row(", ".join(kind.value for kind in kinds), _titles(native), _titles(emulated))
     return table
+
+
+def _titles(schemes: Iterable[Scheme]) -> str:
+    return ", ".join(scheme.value for scheme in schemes) or "-"
 
 
 def plan_table(found: Mapping[str, tuple[Unsupported, ...]]) -> Table:
@@ -71,8 +82,3 @@ def plan_table(found: Mapping[str, tuple[Unsupported, ...]]) -> Table:
                 "" if index else title, item.site, item.kind.value, item.scheme.value, instead
             )
     return table
-
-
-def _cell(support: Support) -> Text:
-    text = "-" if support is Support.UNSUPPORTED else support.value
-    return Text(text, _STYLES[support])

@@ -83,6 +83,7 @@ def test_backends_tells_native_from_emulated(capsys: pytest.CaptureFixture[str])
     shown = capsys.readouterr().out
     assert "torch / fbgemm" in shown
     assert "native" in shown
+    assert "conv1d, conv2d" in shown
     assert "emulated" in shown
 
 
