@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -214,32 +214,21 @@ def _no_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: 
     return ()
 
 
-class Int8Bits(NamedTuple):
-    """Bits of the two operands of an int8 product."""
+def settle_range(settings: BuildSettings, overflows: Callable[[], bool]) -> BuildSettings:
+    """Settings that say how many bits int8 weights take: as `backend.reduce_range` does.
 
-    activations: int = 8
-    weights: int = 8
-
-
-SEVEN_BIT_ACTIVATIONS, SEVEN_BIT_WEIGHTS = Int8Bits(activations=7), Int8Bits(weights=7)
-"""Either keeps two products of u8 and s8 within 16 bits: 2 * 127 * 127, 2 * 255 * 64."""
-
-
-def settle_range(
-    settings: BuildSettings, reduced: Int8Bits, overflows: Callable[[], bool]
-) -> BuildSettings:
-    """Settings that say how many bits int8 takes: as `backend.reduce_range` does.
+    Seven bits of the weights keep two products of u8 and s8 within 16 bits (2 * 255 * 64),
+    whatever the activations are.
 
     Args:
         settings: Where they say so already, they are given back.
-        reduced: The bits of a reduced range.
         overflows: Whether eight bits overflow on this CPU, which then decides for `auto`.
     """
-    if settings.ranges.activation_bits is not None:
+    if settings.ranges.weight_bits is not None:
         return settings
     asked = settings.options.get("reduce_range", "auto")
     is_reduced = overflows() if asked == "auto" else asked
-    return settings.with_bits(*(reduced if is_reduced else Int8Bits()))
+    return settings.with_weight_bits(7 if is_reduced else 8)
 
 
 def _never(settings: BuildSettings) -> bool:  # noqa: ARG001
@@ -250,8 +239,8 @@ def _observed(settings: BuildSettings, site: Site) -> None:  # noqa: ARG001
     return None
 
 
-def _settled(settings: BuildSettings, bench: Bench | None) -> BuildSettings:  # noqa: ARG001
-    return settings.with_bits(*Int8Bits())
+def _as_asked(settings: BuildSettings, bench: Bench | None) -> BuildSettings:  # noqa: ARG001
+    return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +256,8 @@ class Target:
             them; by default none.
         overflows: Whether sums of its int8 kernels overflow on this CPU with all eight bits; by
             default not.
-        reduced: The bits of int8 with which they overflow on no CPU.
-        settle: Settings in which the target leaves nothing open (`auto`), before the first
-            candidate: by timing plans, or without a bench by taking what works. By default int8
-            has eight bits, and the rest stays as it is.
+        choose: Settings in which its options leave nothing open (`auto`): by timing plans, or
+            without a bench by taking what works. By default they stay as they are.
         recipe: One line of Python that makes `run` of an exported file, as it is timed with a
             number of threads; None where nothing here runs the file.
         fixed_range: The range on whose grid it writes a site's results in integers; by default what
@@ -283,7 +270,16 @@ class Target:
     variants: Callable[[], Mapping[str, BuildSettings]]
     integer_writers: Callable[[BuildSettings], Collection[IntegerWriter]] = _no_writers
     overflows: Callable[[BuildSettings], bool] = _never
-    reduced: Int8Bits = SEVEN_BIT_ACTIVATIONS
-    settle: Callable[[BuildSettings, Bench | None], BuildSettings] = _settled
+    choose: Callable[[BuildSettings, Bench | None], BuildSettings] = _as_asked
     recipe: Callable[[BuildSettings, Path, int], str] | None = None
     fixed_range: Callable[[BuildSettings, Site], tuple[float, float] | None] = _observed
+
+    def settle(self, settings: BuildSettings, bench: Bench | None) -> BuildSettings:
+        """Settings that leave nothing open, before the first candidate: options and bits.
+
+        Args:
+            settings: As the job has them.
+            bench: What times plans; None: nothing is timed.
+        """
+        chosen = self.choose(settings, bench)
+        return settle_range(chosen, lambda: self.overflows(chosen))

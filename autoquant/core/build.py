@@ -38,10 +38,9 @@ class BuildSettings:
         """The same with other options of the backend."""
         return replace(self, options={**self.options, **changes})
 
-    def with_bits(self, activations: int, weights: int = 8) -> BuildSettings:
-        """The same with so many bits for int8 activations, and for the weights that they meet."""
-        ranges = replace(self.ranges, activation_bits=activations, weight_bits=weights)
-        return replace(self, ranges=ranges)
+    def with_weight_bits(self, bits: int) -> BuildSettings:
+        """The same with so many bits for int8 weights that meet int8 activations."""
+        return replace(self, ranges=replace(self.ranges, weight_bits=bits))
 
     def to_json(self) -> dict[str, Any]:
         """Give the settings as JSON values."""
@@ -67,4 +66,4 @@ class BuildSettings:
             options={**stood, **data.get("options", {})},
         )
         reduced = data.get("reduce_range")
-        return found if reduced is None else found.with_bits(7 if reduced else 8)
+        return found if reduced is None else found.with_weight_bits(7 if reduced else 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,10 +38,10 @@ class ObserverFacts:
 
     @property
     def bits(self) -> int | None:
-        """Bits of the range that it uses; None for floats."""
+        """Bits of the range that it uses, rounded; None for floats."""
         if self.low is None or self.high is None:
             return None
-        return (self.high - self.low).bit_length()
+        return round(math.log2(self.high - self.low + 1))
 
     @property
     def fixed_range(self) -> tuple[float, float] | None:

@@ -80,9 +80,8 @@ class RangeRules:
         sites: Observers of single sites, by name.
         fixed: Ranges that are known beforehand.
         own: Ranges that observers of the user's own found.
-        activation_bits: Of int8 activations: 8, or 7 where the target's kernels overflow with 8;
-            None: not settled, and computed as 8.
-        weight_bits: Of int8 weights that meet int8 activations, likewise.
+        weight_bits: Of int8 weights that meet int8 activations: 8, or 7 where the target's kernels
+            overflow with 8; None: not settled, and computed as 8.
     """
 
     percentile: float = 99.99
@@ -90,13 +89,12 @@ class RangeRules:
     sites: tuple[tuple[str, ObserverName], ...] = ()
     fixed: tuple[FixedRange, ...] = ()
     own: tuple[OwnRange, ...] = ()
-    activation_bits: int | None = None
-    weight_bits: int = 8
+    weight_bits: int | None = None
 
     @property
     def is_reduced(self) -> bool:
         """Whether int8 leaves out a bit, so that no kernel's sums overflow."""
-        return self.activation_bits == 7 or self.weight_bits == 7
+        return self.weight_bits == 7
 
     def observer(self, site: str, default: ObserverName) -> ObserverName:
         """The observer of a site; `mix` counts as `histogram` until it is settled."""
@@ -120,13 +118,13 @@ class RangeRules:
             "sites": {name: observer.value for name, observer in self.sites},
             "fixed": [asdict(item) for item in self.fixed],
             "own": [asdict(item) for item in self.own],
-            "activation_bits": self.activation_bits,
             "weight_bits": self.weight_bits,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RangeRules:
-        """Read back what `to_json` gave."""
+        """Read back what `to_json` gave, here or in a version that reduced torch's activations."""
+        bits = 7 if data.get("activation_bits") == 7 else data.get("weight_bits")
         return cls(
             percentile=float(data["percentile"]),
             averaging=float(data["averaging"]),
@@ -143,6 +141,5 @@ class RangeRules:
                 for item in data["fixed"]
             ),
             own=tuple(OwnRange(**item) for item in data.get("own", ())),
-            activation_bits=data.get("activation_bits"),
-            weight_bits=data.get("weight_bits", 8),
+            weight_bits=bits,
         )

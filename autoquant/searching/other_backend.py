@@ -174,7 +174,7 @@ def _open(
     settings = measurement_settings(job)
     bound = bind_ranges(job.calibration, captured, fixed_by_target(settings.build, captured))
     ranges = replace(  # what a backend says of ranges is this one's, not the search's
-        result.context.build.ranges, fixed=bound.fixed, activation_bits=None, weight_bits=8
+        result.context.build.ranges, fixed=bound.fixed, weight_bits=None
     )
     settings = settings.building(ranges=ranges, equalisation=equalisation)
     settings = settle_backend(job, settings, subject, captured, statistics, progress)

@@ -409,7 +409,7 @@ class ResultCandidate:
         context = self._context
         build, target = context.build, load_target(context.build.backend)
         if reduce_range:
-            build = build.with_bits(*target.reduced)
+            build = build.with_weight_bits(7)
         elif not build.ranges.is_reduced and target.overflows(build):
             warnings.warn(
                 f"int8 sums of {build.backend} overflow on this CPU, and the search took all eight "

@@ -15,6 +15,7 @@ from autoquant.core.precision import Precision, Scheme
 from autoquant.core.sites import OpKind, Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.aten import op_name
+from autoquant.model.numerics.weight_grids import INT8_LEVELS, WeightGrid
 from autoquant.torch_ao.carried import Carried, Setting
 from autoquant.torch_ao.readback import float_name
 
@@ -82,6 +83,7 @@ def _expected(
 ) -> list[Tensor]:
     """What the op may give: alone, with the relu that torch fused to it, or with all its parts."""
     root, site = group[0], setting.sites[name]
+    bits = setting.build.ranges.weight_bits if scheme is Scheme.INT8 else None
     reads = [item for item in root.all_input_nodes if item.op != "get_attr"]
     reads = [item for item in reads if isinstance(setting.matched.values[item.name], Tensor)]
     env: dict[Node, Any] = dict(zip(reads, arrived, strict=False))
@@ -90,7 +92,7 @@ def _expected(
         if node in env:
             return env[node]
         known = setting.matched.values[node.name]
-        return _weight(known, scheme, site) if node.op == "get_attr" else known
+        return _weight(known, scheme, site, bits) if node.op == "get_attr" else known
 
     with torch.no_grad():
         for node in group:
@@ -102,7 +104,7 @@ def _expected(
     return [alone, whole, *([alone.relu()] if is_before_relu else [])]
 
 
-def _weight(value: Any, scheme: Scheme, site: Site) -> Any:
+def _weight(value: Any, scheme: Scheme, site: Site, bits: int | None) -> Any:
     """A constant as the site's kernel reads it: its weights on the scheme's grid."""
     if not isinstance(value, Tensor) or value.ndim < 2 or not site.kind.is_weighted:
         return value
@@ -110,9 +112,7 @@ def _weight(value: Any, scheme: Scheme, site: Site) -> Any:
         return value.half().float()
     if scheme.weight is not Precision.INT8 or scheme is Scheme.INT8_WEIGHT_ONLY:
         return value
-    axes = tuple(range(value.ndim)) if site.kind in _PER_TENSOR else tuple(range(1, value.ndim))
-    scale = (value.abs().amax(axes, keepdim=True) / 127.5).clamp_min(1e-12)
-    return (value / scale).round().clamp(-128, 127) * scale
+    return WeightGrid(None if site.kind in _PER_TENSOR else 0, *INT8_LEVELS[bits or 8])(value)
 
 
 def _difference(site: str, found: Tensor, wanted: Tensor) -> Difference:

@@ -31,6 +31,7 @@ from autoquant.core.sites import OpKind, Site
 from autoquant.model.calibration.ranges.density import Density
 from autoquant.model.calibration.ranges.find import FROM_HISTOGRAM
 from autoquant.model.calibration.ranges.grid import Grid, affine_grid, defined_grid, symmetric_grid
+from autoquant.model.numerics.weight_grids import INT8_LEVELS
 
 __all__ = [
     "NO_QCONFIG",
@@ -74,7 +75,7 @@ def qconfig_for(site: Site, scheme: Scheme, plan: Plan, settings: BuildSettings)
         raise ValueError(f"{scheme.value} has no QConfig")
     return QConfig(
         activation=_activation_observer(site, scheme, plan, settings),
-        weight=_weight_observer(site),
+        weight=_weight_observer(site, scheme, settings.ranges.weight_bits or 8),
     )
 
 
@@ -157,25 +158,26 @@ def _activation_observer(site: Site, scheme: Scheme, plan: Plan, settings: Build
         )
     if site.output_range is not None:
         return _fixed(defined_grid(site.output_range), torch.quint8)
-    reduce_range = settings.ranges.activation_bits == 7
     if fixed is not None and is_carried:
-        return _fixed(affine_grid((fixed.low, fixed.high), 127 if reduce_range else 255))
-    return _range_observer(site, settings, reduce_range)
+        return _fixed(affine_grid((fixed.low, fixed.high)))
+    return _range_observer(site, settings)
 
 
-def _range_observer(site: Site, settings: BuildSettings, reduce_range: bool) -> Any:
+def _range_observer(site: Site, settings: BuildSettings) -> Any:
     rules = settings.ranges
     observer = rules.observer(site.name, settings.observer)
     if observer is ObserverName.MIX:
         observer = ObserverName.HISTOGRAM
-    limits = {"dtype": torch.quint8, "reduce_range": reduce_range}
+    dtype = torch.quint8
     if observer is ObserverName.HISTOGRAM:
-        return HistogramObserver.with_args(**limits)
+        return HistogramObserver.with_args(dtype=dtype)
     if observer is ObserverName.MINMAX:
-        return MinMaxObserver.with_args(**limits)
+        return MinMaxObserver.with_args(dtype=dtype)
     if observer is ObserverName.MOVING_AVERAGE:
-        return MovingAverageMinMaxObserver.with_args(averaging_constant=rules.averaging, **limits)
-    return RangeObserver.with_args(method=observer, percentile=rules.percentile, **limits)
+        return MovingAverageMinMaxObserver.with_args(
+            averaging_constant=rules.averaging, dtype=dtype
+        )
+    return RangeObserver.with_args(method=observer, percentile=rules.percentile, dtype=dtype)
 
 
 def _fixed(grid: Grid, dtype: torch.dtype = torch.quint8) -> Any:
@@ -190,13 +192,13 @@ def _fixed(grid: Grid, dtype: torch.dtype = torch.quint8) -> Any:
     )
 
 
-def _weight_observer(site: Site) -> Any:
+def _weight_observer(site: Site, scheme: Scheme, bits: int) -> Any:
     if site.kind is OpKind.NORM:
         return PlaceholderObserver
     if site.kind is OpKind.ACTIVATION:  # a PReLU's slope
         return MinMaxObserver.with_args(dtype=torch.quint8, qscheme=torch.per_tensor_affine)
+    low, high = INT8_LEVELS[bits if scheme is Scheme.INT8 else 8]
+    limits = {"dtype": torch.qint8, "quant_min": low, "quant_max": high}
     if site.kind in _PER_TENSOR_WEIGHT:
-        return MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric)
-    return PerChannelMinMaxObserver.with_args(
-        dtype=torch.qint8, qscheme=torch.per_channel_symmetric
-    )
+        return MinMaxObserver.with_args(qscheme=torch.per_tensor_symmetric, **limits)
+    return PerChannelMinMaxObserver.with_args(qscheme=torch.per_channel_symmetric, **limits)

@@ -115,14 +115,11 @@ class ToyBackend:
         return path
 
 
-def settle(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
-    """Choose the bits where the job leaves them open: by timing, or eight where nothing is timed.
-
-    int8 activations would have seven bits, were there integer kernels that overflow with eight.
-    """
+def choose(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
+    """Choose the bits that the job leaves open: by timing, or eight where nothing is timed."""
     if settings.options["bits"] is None:
         settings = settings.with_options(bits=8 if bench is None else _faster(settings, bench))
-    return settings.with_bits(8)
+    return settings
 
 
 def _faster(settings: BuildSettings, bench: Bench) -> int:
@@ -141,5 +138,5 @@ TARGET = Target(
     site_support=without_options(site_support),
     kind_support=without_options(kind_support),
     variants=lambda: {"toy": BuildSettings(backend="toy", options={"bits": 8})},
-    settle=settle,
+    choose=choose,
 )

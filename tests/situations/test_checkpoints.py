@@ -96,7 +96,7 @@ def test_a_file_says_how_many_bits_its_kernels_take_and_can_be_made_for_any_cpu(
 
 
 def test_a_search_that_took_all_bits_warns_where_they_overflow(result: SearchResult) -> None:
-    context = replace(result.context, build=result.context.build.with_bits(8))
+    context = replace(result.context, build=result.context.build.with_weight_bits(8))
     (int8,) = [
         item for item in replace(result, context=context).candidates if "int8" in item.origin
     ]

@@ -64,7 +64,8 @@ def convert_plan(
     with quiet(), torch.no_grad():
         try:
             prepared = flow.prepare_pt2e(
-                copy.deepcopy(program).module(), to_quantizer(plan, captured.sites)
+                copy.deepcopy(program).module(),
+                to_quantizer(plan, captured.sites, ranges.weight_bits),
             )
             calls = _match_calls(prepared, captured)
             _fill(prepared, calls, ranges)

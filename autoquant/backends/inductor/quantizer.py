@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from autoquant.backends.inductor.support import site_support
@@ -14,12 +15,18 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
+from autoquant.model.numerics.weight_grids import INT8_LEVELS
 
 _ENGINE = BuildSettings(TORCH, options={"engine": "onednn"})
 """The library whose kernels inductor calls; its int8 sums saturate on CPUs without VNNI."""
 
 
-def to_quantizer(plan: Plan, sites: Iterable[Site]) -> Any:
+def overflows(settings: BuildSettings) -> bool:  # noqa: ARG001
+    """Whether int8 sums overflow on this CPU."""
+    return load_target(TORCH).overflows(_ENGINE)
+
+
+def to_quantizer(plan: Plan, sites: Iterable[Site], weight_bits: int | None = None) -> Any:
     """Build the quantizer that makes torchao's `prepare_pt2e` follow a plan.
 
     Every int8 site gets an entry by the path of its module; nothing is inherited, and what has
@@ -27,6 +34,12 @@ def to_quantizer(plan: Plan, sites: Iterable[Site]) -> Any:
     quantization, so each has a quantizer of its own, and torchao's `ComposableQuantizer` holds
     both. Sites that are functions (`x + y`, `torch.matmul`) have no path of their own: PT2E
     cannot be told about them one by one.
+
+    Args:
+        plan: For every site.
+        sites: Of the captured model.
+        weight_bits: Of int8 weights: 8, or 7 for CPUs whose int8 sums overflow; None: as this one
+            needs.
 
     Returns:
         A `torchao.quantization.pt2e.quantizer.Quantizer`.
@@ -50,14 +63,18 @@ def to_quantizer(plan: Plan, sites: Iterable[Site]) -> Any:
             f"PT2E cannot be told about {len(left)} sites, which stay in fp32: {', '.join(left)}",
             stacklevel=2,
         )
-    reduced = load_target(TORCH).overflows(_ENGINE)
+    if weight_bits is None:
+        weight_bits = 7 if overflows(_ENGINE) else 8
     made = []
     for scheme, modules in chosen.items():
         quantizer = quantizers.X86InductorQuantizer()
         with quiet():
             config = quantizers.get_default_x86_inductor_quantization_config(
-                is_dynamic=scheme is Scheme.INT8_DYNAMIC, reduce_range=reduced
+                is_dynamic=scheme is Scheme.INT8_DYNAMIC
             )
+        low, high = INT8_LEVELS[weight_bits]
+        weight = replace(config.weight, quant_min=low, quant_max=high)
+        config = replace(config, weight=weight)
         for module in modules:
             quantizer.set_module_name_qconfig(module, config)
         made.append(quantizer)

@@ -18,11 +18,11 @@ from autoquant.backends.onnxruntime.plan_graph import PlanWriter
 from autoquant.backends.onnxruntime.profile import profile_costs
 from autoquant.backends.onnxruntime.ranges import TensorGrids
 from autoquant.backends.onnxruntime.readback import Dump, read_kernels, read_schemes
-from autoquant.backends.onnxruntime.saturation import settled_bits
+from autoquant.backends.onnxruntime.saturation import saturates
 from autoquant.backends.onnxruntime.sessions import OnnxModule, open_and_dump
 from autoquant.backends.onnxruntime.support import support_at
 from autoquant.backends.onnxruntime.units import find_units
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, settle_range
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -56,7 +56,8 @@ class OnnxRuntimeBackend:
         exported = export_float(request.captured, request.example)
         self._graph = convert_float(request.captured, exported)
         self.units = find_units(self._graph, self._sites)
-        ranges = TensorRanges(request.captured, request.statistics, settled_bits(request.settings))
+        settings = settle_range(request.settings, saturates)
+        ranges = TensorRanges(request.captured, request.statistics, settings)
         grids = TensorGrids(self._graph, ranges)
         self._weight_bits = ranges.weight_bits
         self._writer = PlanWriter(self._graph, self.units, grids, self._sites)

@@ -8,15 +8,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
-from autoquant.backends.protocol import SEVEN_BIT_WEIGHTS, settle_range
-from autoquant.core.build import BuildSettings
-
 _DEPTH = 64
-
-
-def settled_bits(settings: BuildSettings) -> BuildSettings:
-    """Settings that say how many bits int8 weights take."""
-    return settle_range(settings, SEVEN_BIT_WEIGHTS, saturates)
 
 
 @cache

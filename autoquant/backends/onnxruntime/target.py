@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoquant.backends.onnxruntime.backend import OnnxRuntimeBackend
-from autoquant.backends.onnxruntime.saturation import saturates, settled_bits
+from autoquant.backends.onnxruntime.saturation import saturates
 from autoquant.backends.onnxruntime.sessions import session_entries
 from autoquant.backends.onnxruntime.support import support_at, support_of
-from autoquant.backends.protocol import SEVEN_BIT_WEIGHTS, Target, every_kind, without_options
+from autoquant.backends.protocol import Target, every_kind, without_options
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
 
@@ -42,7 +42,5 @@ TARGET = Target(
     # it runs an op in integers where its result is quantized
     integer_writers=lambda _: every_kind(Scheme.INT8),
     overflows=lambda _: saturates(),
-    reduced=SEVEN_BIT_WEIGHTS,
-    settle=lambda settings, _: settled_bits(settings),
     recipe=recipe,
 )

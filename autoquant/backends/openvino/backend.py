@@ -20,9 +20,9 @@ from autoquant.backends.openvino.judgement import Judge
 from autoquant.backends.openvino.layout import lay_out
 from autoquant.backends.openvino.profile import profile_costs
 from autoquant.backends.openvino.readback import ExecutionGraph
-from autoquant.backends.openvino.saturation import settled_bits
+from autoquant.backends.openvino.saturation import saturates
 from autoquant.backends.openvino.support import site_support, why_unsupported
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, settle_range
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -86,7 +86,8 @@ class OpenVinoBackend:
         self._shapes = [ov.PartialShape(list(item.shape)) for item in request.example]
         self._graph = convert_float(request.captured, request.example)
         self._layout = lay_out(self._graph, request.captured)
-        ranges = TensorRanges(request.captured, request.statistics, settled_bits(request.settings))
+        settings = settle_range(request.settings, saturates)
+        ranges = TensorRanges(request.captured, request.statistics, settings)
         self._assembler = Assembler(self._graph, self._layout, ranges, request.captured)
 
     def support(self, site: Site, scheme: Scheme) -> Support:

@@ -9,15 +9,8 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from autoquant.backends.openvino.engine import DEVICE, F32, core
-from autoquant.backends.protocol import SEVEN_BIT_WEIGHTS, settle_range
-from autoquant.core.build import BuildSettings
 
 _DEPTH = 64
-
-
-def settled_bits(settings: BuildSettings) -> BuildSettings:
-    """Settings that say how many bits int8 weights take."""
-    return settle_range(settings, SEVEN_BIT_WEIGHTS, saturates)
 
 
 @cache

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from autoquant.backends.openvino.backend import OpenVinoBackend
 from autoquant.backends.openvino.engine import F16, precision_for
-from autoquant.backends.openvino.saturation import saturates, settled_bits
+from autoquant.backends.openvino.saturation import saturates
 from autoquant.backends.openvino.support import kind_support, site_support
-from autoquant.backends.protocol import SEVEN_BIT_WEIGHTS, Target, without_options
+from autoquant.backends.protocol import Target, without_options
 from autoquant.core.build import BuildSettings
 
 
@@ -36,7 +36,5 @@ TARGET = Target(
     without_options(kind_support),
     variants,
     overflows=lambda _: saturates(),
-    reduced=SEVEN_BIT_WEIGHTS,
-    settle=lambda settings, _: settled_bits(settings),
     recipe=recipe,
 )

@@ -29,7 +29,13 @@ _MANY = 4096
 
 
 class Grids(Protocol):
-    """The int8 and int16 grids of the float graph's tensors."""
+    """The int8 and int16 grids of the float graph's tensors.
+
+    Attributes:
+        weight_bits: Of int8 weights that meet int8 activations.
+    """
+
+    weight_bits: int
 
     def int8(self, tensor: str) -> Grid:
         """Grid of a tensor by the name of its node."""

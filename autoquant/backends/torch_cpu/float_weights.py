@@ -17,7 +17,7 @@ from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Kernel, Operation
 from autoquant.backends.torch_cpu.packed_weights import Recipe
 from autoquant.backends.torch_cpu.quantized_ops import linear_weight
-from autoquant.backends.torch_cpu.weights import quantize_table, quantize_weight
+from autoquant.backends.torch_cpu.weights import quantize_table
 from autoquant.core.precision import Scheme
 
 _QUANTIZED = torch.ops.quantized
@@ -25,13 +25,13 @@ _ATEN = torch.ops.aten
 _SUM, _MEAN = 0, 1
 
 
-def dynamic_kernel(operation: Operation, engine: str, *, reduce_range: bool) -> Kernel | None:
+def dynamic_kernel(operation: Operation, engine: str) -> Kernel | None:
     """int8 weights, inputs rounded at a scale that is found for every batch."""
     emit: Callable[[Emitter, Operation, Form], None] | None = None
     if operation.name == "linear" and _has_constants(operation):
-        emit = partial(_multiply_dynamically, engine, reduce_range)
+        emit = partial(_multiply_dynamically, engine)
     elif operation.name in ("lstm", "gru") and _can_pack_cells(operation):
-        emit = partial(_recur, engine, reduce_range)
+        emit = partial(_recur, engine)
     return None if emit is None else _floats(emit, Scheme.INT8_DYNAMIC)
 
 
@@ -69,12 +69,10 @@ def _finish(emitter: Emitter, operation: Operation, made: Node) -> None:
         emitter.put(node, Form.FLOAT32, emitter.call(node.target, *args, **kwargs))
 
 
-def _multiply_dynamically(
-    engine: str, reduce_range: bool, emitter: Emitter, operation: Operation, out: Form
-) -> None:
+def _multiply_dynamically(engine: str, emitter: Emitter, operation: Operation, out: Form) -> None:
     read = emitter.read(operation.argument("input"), out).node
     packed = linear_weight(emitter, operation, engine, "linear_dynamic")
-    made = emitter.call(_QUANTIZED.linear_dynamic.default, read, packed, reduce_range)
+    made = emitter.call(_QUANTIZED.linear_dynamic.default, read, packed, False)
     _finish(emitter, operation, made)
 
 
@@ -170,9 +168,7 @@ def _can_pack_cells(operation: Operation) -> bool:
     return len(parameters) == per_cell * layers and all(map(is_constant, parameters))
 
 
-def _recur(
-    engine: str, reduce_range: bool, emitter: Emitter, operation: Operation, out: Form
-) -> None:
+def _recur(engine: str, emitter: Emitter, operation: Operation, out: Form) -> None:
     hidden = operation.argument("hx")
     read = emitter.read(operation.argument("input"), out).node
     state: Any = (
@@ -180,7 +176,7 @@ def _recur(
         if isinstance(hidden, (list, tuple))
         else emitter.read(hidden, out).node
     )
-    cells = _cells(engine, reduce_range, emitter, operation)
+    cells = _cells(engine, emitter, operation)
     names = ("num_layers", "dropout", "train", "bidirectional", "batch_first")
     numbers = [operation.argument(name) for name in names]
     if operation.name == "lstm":
@@ -193,7 +189,7 @@ def _recur(
     emitter.put(operation.last, out, made)
 
 
-def _cells(engine: str, reduce_range: bool, emitter: Emitter, operation: Operation) -> list[Node]:
+def _cells(engine: str, emitter: Emitter, operation: Operation) -> list[Node]:
     """The packed weights of every layer and direction."""
     parameters = operation.argument("params")
     step = 4 if operation.argument("has_biases") else 2
@@ -203,11 +199,11 @@ def _cells(engine: str, reduce_range: bool, emitter: Emitter, operation: Operati
         nodes = parameters[start : start + step]
 
         def recipe(nodes: list[Node] = nodes) -> Recipe:
-            weights = [quantize_weight(store.value(item), per_channel=False) for item in nodes[:2]]
+            weights = [store.quantized(item, per_channel=False) for item in nodes[:2]]
             zeros = torch.zeros(weights[0].shape[0])
             biases: list[Tensor] = [store.value(item) for item in nodes[2:]] or [zeros, zeros]
-            return Recipe("cell", engine, (*weights, *biases), (reduce_range,))
+            return Recipe("cell", engine, (*weights, *biases), (False,))
 
-        key = (engine, "cell", reduce_range, *(item.target for item in nodes))
+        key = (engine, "cell", *(item.target for item in nodes))
         found.append(emitter.packed(store.packed(key, recipe), f"{operation.site.name}_{start}"))
     return found

@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from autoquant.backends.examination import Examination
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, BuiltGraph, Executable
+from autoquant.backends.protocol import (
+    EAGER_FP32,
+    BuildRequest,
+    BuiltGraph,
+    Executable,
+    settle_range,
+)
 from autoquant.backends.timing import Clock
-from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
-from autoquant.backends.torch_cpu.grids import TensorGrids, settled_bits
+from autoquant.backends.torch_cpu.engines import quiet_torch, saturates, using_engine
+from autoquant.backends.torch_cpu.grids import TensorGrids
 from autoquant.backends.torch_cpu.kernel_readback import Execution, Reading, read_back
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import LoweredModel
@@ -44,14 +50,14 @@ class TorchGraphBackend:
 
     def __init__(self, request: BuildRequest) -> None:
         engine = engine_of(request.settings)
-        settings = settled_bits(request.settings, [engine])
+        settings = settle_range(request.settings, lambda: saturates(engine))
         self._kernels = kernels_in(settings)
         self.name = f"torch/{'+'.join(self._kernels.counts()) or engine}"
         self.rival = EAGER_FP32
         self.rival_ms: float | None = None
         self.suffix = ".ts"
         self._engine = engine
-        self._reduce_range = settings.ranges.activation_bits == 7
+        self._is_reduced = settings.ranges.is_reduced
         self._captured = request.captured
         self._rival = request.captured.calling.flatten(request.model)
         self._example = request.few_samples(_READBACK_SAMPLES)
@@ -61,7 +67,7 @@ class TorchGraphBackend:
         self._owners = request.captured.site_of
         grids = TensorGrids(request.captured, request.statistics, settings)
         sizes = TimedSizes(request.captured.graph, request.timed)
-        table = KernelTable(engine, self._reduce_range, sizes)
+        table = KernelTable(engine, sizes)
         self._lowering = Lowering(request.captured, grids, table)
 
     def support(self, site: Site, scheme: Scheme) -> Support:
@@ -119,7 +125,7 @@ class TorchGraphBackend:
         values = {
             **metadata,
             "engine": self._engine,
-            "reduce_range": self._reduce_range,
+            "reduce_range": self._is_reduced,
         }
         return write_lowered(module, path, values, self._captured.calling.names)
 

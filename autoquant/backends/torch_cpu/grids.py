@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from autoquant.backends.protocol import SEVEN_BIT_ACTIVATIONS, settle_range
-from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.forms import Grid
 from autoquant.core.build import BuildSettings
 from autoquant.core.statistics import CalibrationStatistics
@@ -14,12 +10,17 @@ from autoquant.model.graph.captured import Capture
 
 
 class TensorGrids:
-    """Finds grids from cached statistics."""
+    """Finds grids from cached statistics.
+
+    Attributes:
+        weight_bits: Of int8 weights that meet int8 activations.
+    """
 
     def __init__(
         self, captured: Capture, statistics: CalibrationStatistics, settings: BuildSettings
     ) -> None:
         self._ranges = TensorRanges(captured, statistics, settings)
+        self.weight_bits = self._ranges.weight_bits
 
     def int8(self, tensor: str) -> Grid:
         """Grid of a tensor by the key of its statistics.
@@ -37,8 +38,3 @@ class TensorGrids:
             ValueError: Calibration did not see it.
         """
         return self._ranges.int16_grid(tensor).scale
-
-
-def settled_bits(settings: BuildSettings, engines: Iterable[str]) -> BuildSettings:
-    """Settings that say how many bits int8 activations take on all of some engines."""
-    return settle_range(settings, SEVEN_BIT_ACTIVATIONS, lambda: any(map(saturates, engines)))

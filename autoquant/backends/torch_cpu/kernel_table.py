@@ -28,12 +28,10 @@ class KernelTable:
 
     Attributes:
         engine: Of torch (`onednn`), or `pointwise`.
-        reduce_range: Whether dynamic int8 inputs take seven bits.
         sizes: By which float weights are packed; None: none is.
     """
 
     engine: str
-    reduce_range: bool = False
     sizes: TimedSizes | None = None
 
     def choose(self, operation: Operation, scheme: Scheme, engine: str) -> Kernel | None:
@@ -45,7 +43,7 @@ class KernelTable:
         if scheme is Scheme.FP16:
             return half_kernel(operation, packing) or emulated_kernel(scheme)
         if scheme is Scheme.INT8_DYNAMIC:
-            return dynamic_kernel(operation, packing, reduce_range=self.reduce_range)
+            return dynamic_kernel(operation, packing)
         if scheme is Scheme.INT8_WEIGHT_ONLY:
             return weight_only_kernel(operation, packing)
         weighted = operation.site.kind.is_weighted

@@ -79,7 +79,7 @@ class Lowering:
         self._captured = captured
         self._grids = grids
         self._table = table
-        self._store = WeightStore(captured.graph)
+        self._store = WeightStore(captured.graph, grids.weight_bits)
         self._nodes = {node.name: node for node in captured.graph.graph.nodes}
         self._sites = {site.name: site for site in captured.sites}
         self._groups: dict[Node, tuple[Site, tuple[Node, ...]]] = {}

@@ -12,6 +12,7 @@ from autoquant.backends.protocol import (
     IntegerWriter,
     Target,
     every_kind,
+    settle_range,
 )
 from autoquant.backends.torch_cpu.engine_choice import describe, time_engines, time_kernels
 from autoquant.backends.torch_cpu.engines import (
@@ -22,7 +23,6 @@ from autoquant.backends.torch_cpu.engines import (
     saturates,
 )
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
-from autoquant.backends.torch_cpu.grids import settled_bits
 from autoquant.backends.torch_cpu.kernels import engines_side_by_side
 from autoquant.backends.torch_cpu.modules.backend import TorchModulesBackend
 from autoquant.backends.torch_cpu.options import engine_of
@@ -68,8 +68,8 @@ def variants() -> Mapping[str, BuildSettings]:
     found = {}
     for engine in engines_here():
         settings = BuildSettings(options={"engine": engine})
-        bits = "7 bits, its kernels saturate here" if overflows(settings) else "8 bits"
-        found[f"torch / {engine} (int8 activations: {bits})"] = settings
+        note = " (int8 weights: 7 bits, its kernels saturate here)" if overflows(settings) else ""
+        found[f"torch / {engine}{note}"] = settings
     return found
 
 
@@ -80,8 +80,8 @@ def open_backend(request: BuildRequest) -> Backend:
     return TorchGraphBackend(request)
 
 
-def settle(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
-    """Choose the engine of `auto` and the kernels of `per-op`, and say how many bits int8 has.
+def choose(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
+    """Choose the engine of `auto` and the kernels of `per-op`.
 
     Without a bench `auto` is the first engine here, and `per-op` the first of its engines for all
     ops.
@@ -95,7 +95,7 @@ def settle(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
     if engine == "auto":
         engine = engines_here()[0] if bench is None else _fastest(settings, bench)
         settings = settings.with_options(engine=engine)
-    return settled_bits(settings, [engine])
+    return settings
 
 
 def _fastest(settings: BuildSettings, bench: Bench) -> str:
@@ -107,7 +107,8 @@ def _fastest(settings: BuildSettings, bench: Bench) -> str:
 
 def _with_kernels(settings: BuildSettings, bench: Bench | None) -> BuildSettings:
     engines = engines_side_by_side()
-    settings = settled_bits(settings.with_options(engine=engines[0]), engines)
+    settings = settings.with_options(engine=engines[0])
+    settings = settle_range(settings, lambda: any(map(saturates, engines)))
     if bench is None:
         return settings
     with bench.progress.stage("timing the kernels of each engine", None):
@@ -131,6 +132,6 @@ TARGET = Target(
     variants,
     integer_writers,
     overflows,
-    settle=settle,
+    choose=choose,
     recipe=recipe,
 )

@@ -12,16 +12,22 @@ from torch.fx import GraphModule, Node
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight, Recipe
 from autoquant.core.precision import Precision
 from autoquant.model.graph.exporting import take
-from autoquant.model.numerics.weight_grids import LEVELS, WeightGrid
+from autoquant.model.numerics.weight_grids import INT8_LEVELS, LEVELS, WeightGrid
 
 _LEAST_SCALE = torch.finfo(torch.float32).eps
 
 
 class WeightStore:
-    """Gives the constants of a float graph, rounded, cast and packed; remembers them."""
+    """Gives the constants of a float graph, rounded, cast and packed; remembers them.
 
-    def __init__(self, graph: GraphModule) -> None:
+    Args:
+        graph: The float graph.
+        int8_bits: Of the weights of integer kernels.
+    """
+
+    def __init__(self, graph: GraphModule, int8_bits: int = 8) -> None:
         self._graph = graph
+        self._int8_bits = int8_bits
         self._known: dict[Hashable, Tensor] = {}
         self._packed: WeakValueDictionary[Hashable, PackedWeight] = WeakValueDictionary()
         self._lasting: list[PackedWeight] = []
@@ -56,7 +62,8 @@ class WeightStore:
     def quantized(self, node: Node, *, per_channel: bool) -> Tensor:
         """The weight as qint8, symmetric."""
         key = ("qint8", str(node.target), per_channel)
-        return self.made(key, lambda: quantize_weight(self.value(node), per_channel=per_channel))
+        bits = self._int8_bits
+        return self.made(key, lambda: _quantize(self.value(node), bits, per_channel=per_channel))
 
     def rounded(self, node: Node, precision: Precision, *, per_channel: bool) -> Tensor:
         """The weight rounded to a format, in float32."""
@@ -67,9 +74,9 @@ class WeightStore:
         return self.made((precision, str(node.target), per_channel), make)
 
 
-def quantize_weight(weight: Tensor, *, per_channel: bool) -> Tensor:
+def _quantize(weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
     """Quantize to qint8, symmetric, with a scale for each row or one for all."""
-    scale = _grid(Precision.INT8, per_channel=per_channel).scale(weight)
+    scale = WeightGrid(0 if per_channel else None, *INT8_LEVELS[bits]).scale(weight)
     if not per_channel:
         return torch.quantize_per_tensor(weight, float(scale), 0, torch.qint8)
     zeros = torch.zeros(len(scale), dtype=torch.int64)
@@ -80,7 +87,7 @@ def round_weight(weight: Tensor, precision: Precision, *, per_channel: bool) -> 
     """Round to a format and back to float32."""
     if precision is Precision.FP16:
         return weight.half().float()
-    return _grid(precision, per_channel=per_channel)(weight)
+    return WeightGrid(0 if per_channel else None, *LEVELS[precision])(weight)
 
 
 def quantize_table(weight: Tensor) -> Tensor:
@@ -88,7 +95,3 @@ def quantize_table(weight: Tensor) -> Tensor:
     low, high = weight.amin(1).clamp(max=0.0), weight.amax(1).clamp(min=0.0)
     scale = ((high - low) / 255.0).clamp_min(_LEAST_SCALE)
     return torch.quantize_per_channel(weight, scale, -low / scale, 0, torch.quint8)
-
-
-def _grid(precision: Precision, *, per_channel: bool) -> WeightGrid:
-    return WeightGrid(0 if per_channel else None, *LEVELS[precision])

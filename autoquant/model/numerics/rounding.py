@@ -58,14 +58,14 @@ _TABLES = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
 
 @dataclass(frozen=True, slots=True)
 class DynamicGrid:
-    """Round to 7 bits at the scale of this very batch, as torch's dynamic kernels do on x86."""
+    """Round to 8 bits at the scale of this very batch, as torch's dynamic kernels do."""
 
     def __call__(self, value: Tensor) -> Tensor:
         """Round each element; shape as given."""
         low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
-        scale = max((high - low) / 127.0, torch.finfo(torch.float32).eps)
-        zero_point = min(max(round(-low / scale), 0), 127)
-        return Grid(scale, zero_point, 0, 127)(value)
+        scale = max((high - low) / 255.0, torch.finfo(torch.float32).eps)
+        zero_point = min(max(round(-low / scale), 0), 255)
+        return Grid(scale, zero_point, 0, 255)(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,11 @@ _ONE_SCALE = frozenset(
 """torch's kernels of these take one scale for a whole weight."""
 
 
+INT8_LEVELS: Mapping[int, tuple[int, int]] = {8: LEVELS[Precision.INT8], 7: (-64, 64)}
+"""Those of weights that meet int8 activations, by their bits: two products of a byte and 64 are
+within 16 bits (2 * 255 * 64 = 32,640)."""
+
+
 @dataclass(frozen=True, slots=True)
 class WeightGrid:
     """Symmetric integer grids, one for each output channel, or one for all.
@@ -160,7 +165,7 @@ def weight_grid(
         return RowGrid()
     low, high = LEVELS[scheme.weight]
     if scheme.weight is scheme.activation is Precision.INT8:
-        low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+        low, high = INT8_LEVELS[bits]
     return WeightGrid(None if kind in _ONE_SCALE else 0, low, high)
 
 

@@ -47,7 +47,7 @@ def test_the_first_call_is_of_the_size_that_is_timed_and_only_new_weights_need_o
 ) -> None:
     model, x = seeded(Residual), images(8)
     captured = capture(model, (x,))
-    settings = BuildSettings(options={"engine": engine}).with_bits(8)
+    settings = BuildSettings(options={"engine": engine}).with_weight_bits(8)
     statistics = calibrate(captured, [(x,)])
     backend = TorchGraphBackend(
         BuildRequest(model, captured, statistics, settings, (x,), (images(5),))

@@ -47,7 +47,7 @@ def backend_of(calibrated: Calibrated, engine: str, kernels: Kernels) -> TorchGr
     captured, statistics = calibrated
     settings = BuildSettings(
         observer=ObserverName.MINMAX, options={"engine": engine, "kernels": kernels.to_json()}
-    ).with_bits(8)
+    ).with_weight_bits(8)
     given = (images(2),)
     return TorchGraphBackend(
         BuildRequest(seeded(MixedNet), captured, statistics, settings, given, given)

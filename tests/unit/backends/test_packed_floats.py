@@ -64,7 +64,7 @@ def open_backend(
     x = inputs(4)
     captured = capture(model, (x,))
     statistics = calibrate(captured, [(x,)])
-    settings = BuildSettings(options={"engine": "onednn"}).with_bits(8)
+    settings = BuildSettings(options={"engine": "onednn"}).with_weight_bits(8)
     request = BuildRequest(model, captured, statistics, settings, (x,), (inputs(timed),))
     return captured, TorchGraphBackend(request)
 

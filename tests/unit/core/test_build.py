@@ -20,14 +20,15 @@ OLDER = {
 
 
 def test_settings_are_what_they_were_when_read_back() -> None:
-    settings = BuildSettings("toy", ranges=RangeRules(99.0), options={"bits": 4}).with_bits(7)
+    ranges = RangeRules(99.0, weight_bits=7)
+    settings = BuildSettings("toy", ranges=ranges, options={"bits": 4})
     assert BuildSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 
 def test_a_file_that_names_the_options_of_all_backends_is_read() -> None:
     found = BuildSettings.from_json(OLDER)
     assert found.options == {"engine": "onednn", "kernels": OLDER["kernels"]}
-    assert found.ranges.activation_bits == 7
+    assert found.ranges.is_reduced
     of_npu = {**OLDER, "backend": "ethos-u", "engine": "", "kernels": [], "accelerator": "x"}
     assert BuildSettings.from_json(of_npu).options == {"accelerator": "x"}
     of_another = {**OLDER, "engine": "", "kernels": [], "options": {"bits": 4}}

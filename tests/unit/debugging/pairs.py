@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autoquant.backends.protocol import BuildRequest
+from autoquant.backends.protocol import BuildRequest, settle_range
+from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
-from autoquant.backends.torch_cpu.grids import settled_bits
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
@@ -58,7 +58,7 @@ def build(
 
     captured = capture(model, (inputs,))
     statistics = calibrate(captured, [(inputs,)])
-    settings = settled_bits(BuildSettings(options={"engine": engine}), [engine])
+    settings = settle_range(BuildSettings(options={"engine": engine}), lambda: saturates(engine))
     backend = TorchGraphBackend(
         BuildRequest(model, captured, statistics, settings, (inputs,), (inputs,))
     )

@@ -190,15 +190,15 @@ def test_the_range_of_a_sigmoid_is_that_of_what_it_writes() -> None:
     assert decibels(expected, found) > 35
 
 
-def test_a_reduced_range_has_seven_bits() -> None:
+def test_a_reduced_range_has_seven_bits_of_the_weights_that_meet_int8() -> None:
     inputs = (images(4),)
     captured = capture(seeded(MixedNet), inputs, how="export")
     statistics = calibrate(captured, [inputs])
-    wide = TensorRanges(captured, statistics, BuildSettings())
-    narrow = TensorRanges(captured, statistics, BuildSettings().with_bits(7))
-    stem = captured.writes("stem")[0]
-    assert (wide.int8_grid(stem).high, narrow.int8_grid(stem).high) == (255, 127)
-    assert narrow.int8_grid(stem).scale == pytest.approx(255 / 127 * wide.int8_grid(stem).scale)
+    ranges = TensorRanges(captured, statistics, BuildSettings().with_weight_bits(7))
+    rounding, stem = SchemeRounding(ranges), captured.sites[0]
+    grids = [rounding.weight_format(stem, scheme) for scheme in (Scheme.INT8, Scheme.INT16)]
+    levels = [(item.low, item.high) for item in grids if isinstance(item, WeightGrid)]
+    assert levels == [(-64, 64), (-128, 127)]
 
 
 def test_a_reshaped_and_a_pooled_tensor_have_the_grid_of_their_values() -> None:

@@ -7,7 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from autoquant.backends.torch_cpu.grids import settled_bits
+from autoquant.backends.protocol import settle_range
+from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -45,7 +46,7 @@ def way_out(
     found = captured(network, batches)
     statistics = calibrate(found, [(batch,) for batch in batches])
     asked = BuildSettings(capture="export", options={"engine": engine}, observer=observer)
-    build = settled_bits(asked, [engine])
+    build = settle_range(asked, lambda: saturates(engine))
     return WayOut(seeded(network), found, statistics, build, (batches[0][:2],))
 
 

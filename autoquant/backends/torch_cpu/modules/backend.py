@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
-from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
-from autoquant.backends.torch_cpu.grids import TensorGrids, settled_bits
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, settle_range
+from autoquant.backends.torch_cpu.engines import quiet_torch, saturates, using_engine
+from autoquant.backends.torch_cpu.grids import TensorGrids
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import tracing_form
 from autoquant.backends.torch_cpu.modules.builder import ModuleBuilder
@@ -50,7 +50,7 @@ class TorchModulesBackend:
 
     def __init__(self, request: BuildRequest) -> None:
         engine = engine_of(request.settings)
-        settings = settled_bits(request.settings, [engine])
+        settings = settle_range(request.settings, lambda: saturates(engine))
         self.name = f"torch/{engine}"
         self.rival = EAGER_FP32
         self.rival_ms: float | None = None
@@ -59,9 +59,7 @@ class TorchModulesBackend:
         self._captured = request.captured
         self._example = request.few_samples(_READBACK_SAMPLES)
         grids = TensorGrids(request.captured, request.statistics, settings)
-        reduced = settings.ranges.activation_bits == 7
-        table = KernelTable(engine, reduce_range=reduced)
-        self._builder = ModuleBuilder(request.model, request.captured, grids, table)
+        self._builder = ModuleBuilder(request.model, request.captured, grids, KernelTable(engine))
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How the engine runs one scheme of one site."""

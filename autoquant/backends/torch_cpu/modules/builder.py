@@ -118,6 +118,7 @@ class _SiteGrids:
         self._keys = dict.fromkeys(written, site.name)
         self._read = f"{site.name}{INPUT_OF}"
         self._grids = grids
+        self.weight_bits = grids.weight_bits
 
     def int8(self, tensor: str) -> Grid:
         """Grid of a tensor by the name of its node."""

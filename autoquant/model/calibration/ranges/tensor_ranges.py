@@ -13,7 +13,7 @@ from autoquant.model.calibration.ranges.grid import Grid, affine_grid, defined_g
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.same_values import value_sources
 
-_BYTE, _SEVEN_BITS = 255, 127
+_BYTE = 255
 
 
 class TensorRange(NamedTuple):
@@ -43,8 +43,7 @@ class TensorRanges:
         self._default = settings.observer
         self._fixed = settings.ranges.fixed_tensors
         self._own = {item.tensor: (item.low, item.high) for item in settings.ranges.own}
-        self.weight_bits = settings.ranges.weight_bits
-        self._high = _SEVEN_BITS if settings.ranges.activation_bits == 7 else _BYTE
+        self.weight_bits = settings.ranges.weight_bits or 8
         self._sources = value_sources(captured.graph)
         sites = {site.name: site for site in captured.sites}
         self._writers = {
@@ -72,7 +71,7 @@ class TensorRanges:
         return name in self._tensors and name not in self._fixed and not is_defined
 
     def int8(self, tensor: str) -> TensorRange:
-        """Range of a tensor on affine levels of 8 bits (7 with a reduced range).
+        """Range of a tensor on affine levels of 8 bits.
 
         Raises:
             ValueError: Calibration did not see it.
@@ -86,7 +85,7 @@ class TensorRanges:
         return TensorRange(-32767 * scale, 32767 * scale)
 
     def int8_grid(self, tensor: str) -> Grid:
-        """Grid of 256 affine levels, of 128 with a reduced range."""
+        """Grid of 256 affine levels."""
         name = self.source(tensor)
         key = ("int8", name)
         if key not in self._known:
@@ -108,12 +107,12 @@ class TensorRanges:
         if writer is not None and writer.output_range is not None:
             return defined_grid(writer.output_range)
         if fixed is not None:
-            return affine_grid((fixed.low, fixed.high), self._high)
+            return affine_grid((fixed.low, fixed.high), _BYTE)
         if tensor in self._own:
-            return affine_grid(self._own[tensor], self._high)
+            return affine_grid(self._own[tensor], _BYTE)
         observer = self._rules.observer(self.owner(tensor) or "", self._default)
-        found = find_range(observer, self._seen(tensor), self._high + 1, self._rules)
-        return affine_grid(found, self._high)
+        found = find_range(observer, self._seen(tensor), _BYTE + 1, self._rules)
+        return affine_grid(found, _BYTE)
 
     def owner(self, tensor: str) -> str | None:
         """The site whose observer finds a tensor's range: its writer, else its first reader."""

@@ -12,7 +12,8 @@ pytest.importorskip("torchao")
 from autoquant.backends.inductor.conversion import MARK, convert_plan, export_model
 from autoquant.backends.inductor.quantizer import to_quantizer
 from autoquant.backends.inductor.torchao import pt2e, quiet
-from autoquant.backends.torch_cpu.grids import settled_bits
+from autoquant.backends.protocol import settle_range
+from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -49,7 +50,7 @@ PLAN = Plan.of(
     {site.name: Scheme.FP32 for site in CAPTURED.sites}
     | {"stem": Scheme.INT8, "head": Scheme.INT8, "last": Scheme.INT8_DYNAMIC}
 )
-BITS = settled_bits(BuildSettings(), ["onednn"])
+BITS = settle_range(BuildSettings(), lambda: saturates("onednn"))
 RANGES = TensorRanges(CAPTURED, calibrate(CAPTURED, [EXAMPLE]), BITS)
 
 

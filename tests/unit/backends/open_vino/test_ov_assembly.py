@@ -71,7 +71,7 @@ def assemble() -> Assemble:
 def _open(model: nn.Module, bits: int = 8) -> tuple[OpenVinoBackend, list[str]]:
     captured = capture(model.eval(), (IMAGES,), how="export")
     statistics = calibrate(captured, [(IMAGES,)])
-    settings = BuildSettings("openvino").with_bits(8, bits)
+    settings = BuildSettings("openvino").with_weight_bits(bits)
     request = BuildRequest(model, captured, statistics, settings, (IMAGES,), (IMAGES,))
     return OpenVinoBackend(request), [site.name for site in captured.sites]
 
