@@ -99,7 +99,7 @@ def clipped_range(network: Network) -> Fault:
 
 def outlier_sample(network: Network) -> Fault:
     evaluation = sequences(96, 2)
-    evaluation[37] *= 50.0
+    evaluation[37] *= 20.0
     return fault_of(seeded(network), sequences(64, 1), evaluation, sample=37)
 
 
