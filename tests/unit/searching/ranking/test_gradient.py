@@ -207,12 +207,12 @@ def test_the_users_model_keeps_no_gradient() -> None:
 
 
 @pytest.mark.slow
-def test_five_hundred_sites_take_one_forward_and_one_backward_pass(
+def test_a_hundred_sites_take_one_forward_and_one_backward_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
-    question = ask(Deep(260).eval(), torch.randn(32, 8))
-    assert len(question.captured.sites) > 500
+    question = ask(Deep(60).eval(), torch.randn(32, 8))
+    assert len(question.captured.sites) > 100
     passes: list[str] = []
     backward = torch.autograd.backward
     monkeypatch.setattr(
