@@ -346,6 +346,67 @@ def test_a_chain_that_the_engine_fuses_without_code_for_it_runs_unfused(tmp_path
     assert '"SNIPPETS_MODE": "DISABLE"' in path.read_text().replace("&quot;", '"')
 
 
+_RESIDUAL_ROWS = """
+import sys
+import torch
+from torch import nn
+from autoquant.core.build import BuildSettings
+from autoquant.core.precision import Scheme
+from tests.backend_contract import Opened
+from tests.spaces import full_space, random_plan
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8) if sys.argv[1] == "norm" else nn.Identity()
+        self.first, self.second = nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x):
+        y = self.second(torch.relu(self.first(self.norm(x))))
+        return x * y if sys.argv[1] == "gate" else x + y
+
+torch.manual_seed(0)
+model, rows = nn.Sequential(Block(), Block(), nn.Linear(8, 2)).eval(), torch.randn(4, 8)
+opened = Opened(BuildSettings(backend="openvino"), model, (rows,))
+space = full_space(opened.captured, opened.backend)
+for plan in (space.uniform(Scheme.FP32), *(random_plan(space, seed) for seed in range(3))):
+    error = (opened.outputs(plan) - model(rows)).norm() / model(rows).norm()
+    assert error < 0.2, error
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "norm", "gate"])
+def test_residual_blocks_over_few_rows_do_not_crash_the_process(kind: str) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", _RESIDUAL_ROWS, kind], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+
+
+class GatedSum(nn.Module):
+    """A product whose kernel takes in the sum behind it, as NFNet's blocks have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.gate, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.left(x)
+        y = y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True))) * 0.2
+        return self.last(y + self.right(x))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_product_is_not_judged_by_the_sum_that_its_kernel_takes_in(seed: int) -> None:
+    model = seeded(GatedSum)
+    captured, backend = backend_for(model, MAP)
+    schemes = dict(random_plan(full_space(captured, backend), seed).schemes)
+    (total,) = [site.name for site in captured.sites if site.kind is OpKind.ADD]
+    built = backend.build(Plan.of(schemes | {total: Scheme.INT8}))
+    assert str(built.executed[total]) == "int8 native"
+
+
 def test_costs_cover_every_choice_of_the_space() -> None:
     captured, backend = backend_for(seeded(MixedNet), images(4))
     space = full_space(captured, backend)

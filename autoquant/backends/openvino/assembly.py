@@ -14,6 +14,7 @@ from openvino import opset13 as ops
 from autoquant.backends.openvino.engine import BF16, F32, Options
 from autoquant.backends.openvino.graph import PRECISE, FloatGraph
 from autoquant.backends.openvino.layout import KEEPING, QUANTIZER, Layout, is_constant
+from autoquant.backends.openvino.residual_rows import has_residual_rows
 from autoquant.backends.openvino.weights import (
     WeightForm,
     channel_axes,
@@ -65,6 +66,7 @@ class Assembler:
         self._layout = layout
         self._ranges = ranges
         self.weight_bits = ranges.weight_bits
+        self._fusible = not has_residual_rows(graph.model)
 
     def assemble(self, plan: Plan) -> tuple[ov.Model, Options]:
         """Give the model of a plan, and the options that it is to be compiled with.
@@ -89,7 +91,7 @@ class Assembler:
             self._release(nodes, schemes)
             _shield_marks(nodes.values())
         subgraphs = not self._differs(schemes, hint) and OpKind.LINEAR not in parted
-        return model, Options(hint, subgraphs=subgraphs)
+        return model, Options(hint, subgraphs=subgraphs and self._fusible)
 
     def _differs(self, schemes: Mapping[str, Scheme], hint: str) -> bool:
         """Whether a model has matmuls and any site that is not what the hint says.

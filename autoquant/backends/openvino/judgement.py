@@ -58,7 +58,7 @@ class Judge:
         if execution is None or (execution.host is not None and site.follows is not None):
             return self.fits(site.follows) if site.follows is not None else self._unnamed
         if site.kind in _ELEMENTWISE:
-            return _elementwise(execution)
+            return _elementwise(execution, len(site.input_shapes))
         if site.kind is OpKind.ACTIVATION and execution.host is not None:
             return (Scheme.BF16, Scheme.FP32)
         if site.kind is OpKind.ATTENTION:
@@ -134,12 +134,15 @@ def _attention(execution: Execution) -> tuple[Scheme, ...]:
     return () if found is None else (found,)
 
 
-def _elementwise(execution: Execution) -> tuple[Scheme, ...]:
-    """What a sum or product may be called, by what it reads beside accumulators and writes."""
-    first = 0 if execution.host is None else 1
-    reads, written = execution.reads[first:], execution.written[first:]
+def _elementwise(execution: Execution, operands: int) -> tuple[Scheme, ...]:
+    """What a sum or product may be called, by what it reads beside accumulators and writes.
+
+    What a kernel reads for the ops that it takes in comes behind its own operands.
+    """
+    own = slice(operands) if execution.host is None else slice(1, None)
+    reads, written = execution.reads[own], execution.written[own]
     if not reads:
-        return (Scheme.BF16, Scheme.FP32)
+        return (Scheme.FP32, Scheme.BF16)
     if any(item in EIGHT_BITS for item in written):
         return (Scheme.INT8,)
     fits = []
