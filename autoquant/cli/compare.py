@@ -142,6 +142,8 @@ def _print(found: LayerComparison, *, weights: bool) -> None:
             f"{len(inherited)} ops inherit the error of ops before them, from "
             f"{inherited[0].label} on; --mode shadowed shows each op's own",
         )
+    if found.mend is not None:
+        console.print(f"tried on these samples ({found.kind.value}): {found.mend}")
     if not found.findings:
         console.print("no op is further from float than 20 dB")
 

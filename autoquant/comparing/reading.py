@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoquant.core.findings.layers import (
+    LOUD_CHANNELS,
     Cause,
     ComparisonMode,
     Distribution,
@@ -22,8 +23,7 @@ ENOUGH_DB = 30.0
 """A dtype would do if it is estimated to reach this."""
 
 _TAIL = 4.0
-_CHANNEL_SPREAD = 8.0
-"""From here on a few values, or channels, cost the others two, or three, of their bits."""
+"""From here on a few values cost the others two of their bits."""
 
 _WIDE = 4.0
 """From here on a scale was made for other data: reduced range alone doubles what is spanned."""
@@ -225,18 +225,18 @@ def _overflowed(row: LayerRow) -> Reading:
 
 
 def _has_outliers(row: LayerRow) -> bool:
-    return row.tail >= _TAIL or row.channel_spread >= _CHANNEL_SPREAD
+    return row.tail >= _TAIL or row.channel_spread >= LOUD_CHANNELS
 
 
 def _outlier_evidence(row: LayerRow) -> str:
-    if row.channel_spread >= _CHANNEL_SPREAD:
+    if row.channel_spread >= LOUD_CHANNELS:
         return f"a channel reaches {row.channel_spread:.0f} times the median one and sets the scale"
     return f"the largest value is {row.tail:.0f} times what 99.9% of them keep to"
 
 
 def _outlier_advice(row: LayerRow) -> str:
     """Clipping mends single values; of a whole channel it would destroy the signal."""
-    if row.channel_spread >= _CHANNEL_SPREAD:
+    if row.channel_spread >= LOUD_CHANNELS:
         return "equalise the channels"
     return "calibrate by percentile"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +11,12 @@ from torch import nn
 from autoquant.backends.targets import reference_rounding
 from autoquant.comparing.comparison import compare_layers
 from autoquant.comparing.own_error import OwnError
+from autoquant.comparing.reading import ATTENTION_DB
 from autoquant.comparing.reference import ReferencePlan
 from autoquant.comparing.runs import QuantizedModel
 from autoquant.core.calls import Count, Positive, checked
 from autoquant.core.equalisation import Equalise
-from autoquant.core.findings.layers import ComparisonMode, LayerComparison
+from autoquant.core.findings.layers import ComparisonMode, LayerComparison, TriedMend
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
@@ -36,6 +37,7 @@ from autoquant.searching.pair import (
     uniform_plan,
 )
 from autoquant.searching.preparing.preparation import Preparation, capture_subject
+from autoquant.searching.raised_plan import raise_ops
 
 _EXAMPLE_SAMPLES = 3
 
@@ -100,7 +102,7 @@ def compare(
     """
     way = _mode_of(mode, schemes)
     progress = shown(progress)
-    document = {"space": {"schemes": ["int8", "fp32"]}, "backend": backend}
+    document = {"space": {"schemes": ["int8", "int16", "fp32"]}, "backend": backend}
     setup = settings_from(Setup, "autoquant.compare", document, ranges=ranges, sections=settings)
     needs_torch(setup, "compare")
     subject = unscored_subject(
@@ -162,7 +164,7 @@ def compare_plans(
 ) -> LayerComparison:
     """Compute plans by reference numerics and compare them with their float model.
 
-    Several are compared under n-shadows.
+    Several are compared under n-shadows. Of one plan the mend of its worst ops is tried: more bits.
 
     Raises:
         ModelError: The model was captured module by module.
@@ -171,7 +173,57 @@ def compare_plans(
     build = prepared.settings.build
     rounding = reference_rounding(prepared.captured, prepared.statistics, build)
     found = [ReferencePlan(prepared.captured, plan, rounding) for plan in plans]
-    return _run(prepared.captured, found, batches, mode, progress, weights=weights, error=error)
+    captured = prepared.captured
+    result = _run(captured, found, batches, mode, progress, weights=weights, error=error)
+    if mode is not ComparisonMode.UNSHADOWED or result.output is None:
+        return result
+
+    def again(plan: Plan) -> LayerComparison:
+        return _run(
+            captured,
+            [ReferencePlan(captured, plan, rounding)],
+            batches,
+            mode,
+            progress,
+            weights=True,
+            error=None,
+        )
+
+    return replace(result, mend=_try_mend(prepared, plans[0], result, again))
+
+
+_MOST_ROUNDS = 4
+
+
+def _try_mend(
+    prepared: Preparation,
+    plan: Plan,
+    found: LayerComparison,
+    again: Callable[[Plan], LayerComparison],
+) -> TriedMend | None:
+    """Raise the ops that make the error, look again, and go on until the outputs are at 20 dB.
+
+    Where no more ops are to blame, weights get more bits too.
+    """
+    names = [site.name for site in prepared.captured.sites]
+    before, mend = found.output, None
+    sites: frozenset[str] = frozenset()
+    wide_weights = False
+    for _ in range(_MOST_ROUNDS):
+        more = found.to_raise.intersection(names) - sites
+        if before is None or (not more and (wide_weights or not sites)):
+            break
+        sites, wide_weights = sites | more, wide_weights or not more
+        raised = raise_ops(prepared, plan, sites, wide_weights=wide_weights)
+        found = again(raised)
+        if found.output is None:
+            break
+        ordered = tuple(name for name in names if name in sites)
+        schemes = tuple(dict.fromkeys(raised[name] for name in ordered))
+        mend = TriedMend(ordered, schemes, before.sqnr_db, found.output.sqnr_db)
+        if mend.after_db >= ATTENTION_DB:
+            break
+    return mend
 
 
 def choose_samples(

@@ -12,19 +12,29 @@ _ENOUGH_BITS = 16
 
 
 def raise_ops(
-    prepared: Preparation, plan: Plan, sites: Collection[str], *, dynamic: Collection[str] = ()
+    prepared: Preparation,
+    plan: Plan,
+    sites: Collection[str],
+    *,
+    dynamic: Collection[str] = (),
+    wide_weights: bool = False,
 ) -> Plan:
     """Give ops, and what must agree with them, the cheapest wider scheme that the space has.
 
     Wider means activations of 16 bits or more; `dynamic` sites, for which a scale for each batch
-    will do as well, take int8_dynamic.
+    will do as well, take int8_dynamic. With `wide_weights` weights have these bits too (int16's
+    have eight).
     """
     schemes = dict(plan.schemes)
     follows = {site.name for site in prepared.captured.sites if site.follows is not None}
     for knob in prepared.space.knobs:
         if not set(sites) & set(knob.sites):
             continue
-        wide = [scheme for scheme in knob.schemes if _is_wide(scheme)]
+        wide = [
+            scheme
+            for scheme in knob.schemes
+            if _is_wide(scheme) and (not wide_weights or scheme.weight.bits >= _ENOUGH_BITS)
+        ]
         chosen = wide[0] if wide else Scheme.FP32
         if set(knob.sites) - follows <= set(dynamic):
             chosen = Scheme.INT8_DYNAMIC

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from autoquant.core.findings.magnitudes import Magnitudes
-from autoquant.core.glance import Glance
+from autoquant.core.glance import Glance, few
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
@@ -191,6 +191,33 @@ class Distribution:
     found: Magnitudes
 
 
+LOUD_CHANNELS = 8.0
+"""From here on channels cost the others three of their bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriedMend:
+    """More bits for the ops that make the error, tried on the samples that were compared.
+
+    Attributes:
+        sites: What was raised: ops to blame, what feeds them, and what else reads that.
+        schemes: What these run in then.
+        before_db: SQNR of the outputs.
+        after_db: The same with these ops raised.
+    """
+
+    sites: tuple[str, ...]
+    schemes: tuple[Scheme, ...]
+    before_db: float
+    after_db: float
+
+    def __str__(self) -> str:
+        names = ", ".join(scheme.value for scheme in self.schemes)
+        return (
+            f"{few(self.sites)} in {names}: outputs {self.before_db:.1f} -> {self.after_db:.1f} dB"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class LayerComparison:
     """A quantized model beside its float model, op by op.
@@ -206,6 +233,7 @@ class LayerComparison:
         distributions: By position in `rows`.
         notices: What to know of how ops were paired.
         own: Name of the user's function that layers were compared by; None: none was given.
+        mend: More bits for the ops to blame, tried; None where none is, or no plan was compared.
     """
 
     mode: ComparisonMode
@@ -217,6 +245,7 @@ class LayerComparison:
     distributions: tuple[Distribution, ...]
     notices: tuple[str, ...] = ()
     own: str | None = None
+    mend: TriedMend | None = None
 
     @property
     def glance(self) -> Glance:
@@ -242,6 +271,24 @@ class LayerComparison:
         return tuple(sorted(self.rows, key=lambda row: row.error.sqnr_db)[:count])
 
     @property
+    def to_raise(self) -> frozenset[str]:
+        """Ops whose own grids or weights make the error, what feeds them, and what else reads that.
+
+        An op in integers rounds what it reads again, so that a tensor is raised where all its
+        readers are; and it rounds what it writes, so that outlier channels are raised where they
+        are written, also as a part of a sum.
+        """
+        causes = (Cause.OUTLIERS, Cause.TOO_COARSE, Cause.WEIGHTS)
+        guilty = {row.op for row in self.findings if row.reading and row.reading.cause in causes}
+        fed = {row.op: {name for name, _ in row.feeds} for row in self.rows}
+        sources = {name for op in guilty for name in fed.get(op, ())}
+        raised = guilty | sources | {op for op, names in fed.items() if names & sources}
+        loud = {row.op for row in self.rows if row.channel_spread >= LOUD_CHANNELS}
+        return frozenset(
+            raised | {name for op in raised for name in fed.get(op, ()) if name in loud}
+        )
+
+    @property
     def findings(self) -> tuple[LayerRow, ...]:
         """Rows that need attention, weights last."""
         return tuple(row for row in (*self.rows, *self.weights) if row.reading is not None)
@@ -254,6 +301,7 @@ class LayerComparison:
             "kind": self.kind.value,
             "notices": list(self.notices),
             "own": self.own,
+            "mend": None if self.mend is None else str(self.mend),
             "output": None if self.output is None else asdict(self.output),
             "activations": [row.to_json() for row in self.rows],
             "weights": [row.to_json() for row in self.weights],

@@ -30,6 +30,7 @@ from autoquant.results.layers_report import render_layers
 from autoquant.torch_ao.tracing import trace
 from tests.faulty import chain_model, class_model, outlier_model
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
+from tests.seeded_faults import outlier_channels
 from tests.untraceable import TokenNet, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -469,3 +470,19 @@ class Branching(LinearNet):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x if float(x.sum()) > 0 else -x)
+
+
+def test_the_mend_of_a_plan_is_tried_and_its_effect_is_the_outputs() -> None:
+    fault = outlier_channels()
+    space = {"schemes": ["int8", "int16", "bf16", "fp32"]}
+    given = {"calibration": fault.calibration, "backend": {"engine": "onednn"}, "space": space}
+    found = aq.compare(fault.model, "int8", fault.evaluation, **given)
+    assert found.mend is not None
+    assert found.mend.before_db < 10
+    assert found.mend.after_db > 20
+    assert "stem" in found.mend.sites
+    assert f"-> {found.mend.after_db:.1f} dB" in str(found.to_json()["mend"])
+
+
+def test_a_plan_that_is_close_to_float_needs_no_mend() -> None:
+    assert aq.compare(seeded(MixedNet), "int8", DATA).mend is None
