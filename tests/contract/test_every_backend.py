@@ -81,6 +81,31 @@ def test_what_fails_when_it_is_called_is_a_refusal(name: str) -> None:
         opened.backend.run(module, (torch.zeros(4, 5),))  # of 16 features
 
 
+class Squashing(nn.Module):
+    """As a capsule network does, with a term that keeps it from dividing by nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        power = x.square().sum(-1, keepdim=True)
+        return self.linear(x / (power + 1e-8).sqrt() * 1.000005)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "litert"])
+def test_a_term_that_is_next_to_nothing_is_kept(name: str) -> None:
+    row = find_rows()[name]
+    if row.missing:
+        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
+    rows = torch.randn(4, 8)
+    rows[1] = 0.0
+    opened = Opened(BACKENDS[name], Squashing().eval(), (rows,))
+    plan = Plan.of({site.name: Scheme.FP32 for site in opened.captured.sites})
+    with torch.no_grad():
+        torch.testing.assert_close(opened.outputs(plan), opened.model(rows), rtol=1e-5, atol=1e-5)
+
+
 CALLS: dict[str, Callable[[Any, str, Tensor], Any]] = {
     "torch": lambda run, _, tensor: run(tensor),
     "openvino": lambda run, _, tensor: run([tensor.numpy()])[0],

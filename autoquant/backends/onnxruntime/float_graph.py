@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnxscript import rewriter
+from onnxscript.rewriter.rules.common import _no_op
 
 from autoquant.backends.onnxruntime.bodies import read_by, rename_outer
 from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
@@ -94,7 +96,7 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
     Raises:
         BackendError: torch cannot write one of its ops in ONNX, or leaves out an output.
     """
-    with _quiet(), recurrent_shapes():
+    with _quiet(), recurrent_shapes(), _small_terms_kept():
         try:
             written = torch.onnx.export(
                 exported.program, dynamo=True, verbose=False, opset_version=OPSET
@@ -115,6 +117,21 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
     user_inputs = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
     names = dict(zip(user_inputs, placeholders, strict=False))
     return _rename(captured, model, origin_of, names, exported.outputs)
+
+
+@contextmanager
+def _small_terms_kept() -> Iterator[None]:
+    """Keep torch's exporter from taking 1e-8 for nothing, as in `x / (n + 1e-8).sqrt()`.
+
+    Its rules for `x + 0` and `x * 1` compare to within 1e-8, and 1e-5 of a factor.
+    """
+    before = rewriter._DEFAULT_REWRITE_RULES
+    dropped = {id(rule) for rule in _no_op.rules}
+    rewriter._DEFAULT_REWRITE_RULES = tuple(item for item in before if id(item) not in dropped)
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = before
 
 
 def _captured_node(node: NodeProto, origin: Mapping[str, str]) -> str | None:
