@@ -157,7 +157,7 @@ def measure_recovery(runs: Runs, batches: Sequence[Batch], metric: Metric, data:
         after=standing(runs.after, runs.kind),
         emulated=standing(runs.emulated, Kind.EMULATED),
         trained_float=standing(runs.trained_float, Kind.MEASURED),
-        gain=replace(gained, value=-gained.value),
+        gain=replace(gained, value=0.0 - gained.value),  # no minus before a zero
         gap=apart[f"{_NAME}_drop"],
         gap_sqnr_db=apart["sqnr_db"],
     )
