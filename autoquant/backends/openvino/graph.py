@@ -27,7 +27,6 @@ from autoquant.backends.openvino.recurrent import RECURRENT, is_projected, take_
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.decomposing import decomposed
 from autoquant.model.graph.exported import export_float, origins
 from autoquant.model.graph.recurrent_shapes import number_of_steps, recurrent_shapes
 
@@ -81,7 +80,7 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
         written_out = any(map(is_projected, program.graph.nodes))
         kept = () if written_out else RECURRENT
         with nullcontext() if written_out else recurrent_shapes():
-            graph = decomposed(program, _decompositions(kept)).module()
+            graph = program.run_decompositions(_decompositions(kept)).module()
         assert isinstance(graph, GraphModule)
         _name_for_front_end(graph)
         origin = origins(graph.graph)

@@ -29,7 +29,6 @@ from autoquant.model.data.outputs import opaque_outputs, without_opaque
 from autoquant.model.data.trees import plain_structure, register_dataclasses
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.cells import CELLS
-from autoquant.model.graph.decomposing import decomposed
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 from autoquant.model.graph.scripts import without_scripts
 from autoquant.model.graph.size_guards import SizeGuards
@@ -92,7 +91,7 @@ def export_program(
                         dynamic_shapes=shapes.dynamic_shapes(model, args, kwargs),
                         strict=False,
                     )
-                functional = decomposed(program, dict(CELLS))
+                functional: ExportedProgram = program.run_decompositions(dict(CELLS))
             except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
                 known = None if failure else _with_known_outputs(model, calling, tensors)
                 if known is not None:
