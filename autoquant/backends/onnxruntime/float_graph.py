@@ -8,7 +8,7 @@ import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -18,7 +18,6 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxscript import rewriter
-from onnxscript.rewriter.rules.common import _no_op
 
 from autoquant.backends.onnxruntime.bodies import read_by, rename_outer
 from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
@@ -27,6 +26,12 @@ from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exported import Exported, origins
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
+
+_NO_OPS: Collection[Any] = ()
+with suppress(ImportError):
+    from onnxscript.rewriter.rules.common import _no_op
+
+    _NO_OPS = tuple(_no_op.rules)
 
 OPSET = 21
 """The first in which QuantizeLinear knows int16."""
@@ -53,6 +58,7 @@ MOVING = frozenset(
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Those of them that give every value, and no other."""
 
+_RULES = "_DEFAULT_REWRITE_RULES"
 _FX_NODE = "pkg.torch.onnx.fx_node"
 _FX_NAME = re.compile(r"%(\S+) :")
 
@@ -123,15 +129,15 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
 def _small_terms_kept() -> Iterator[None]:
     """Keep torch's exporter from taking 1e-8 for nothing, as in `x / (n + 1e-8).sqrt()`.
 
-    Its rules for `x + 0` and `x * 1` compare to within 1e-8, and 1e-5 of a factor.
+    Its rules for `x + 0` and `x * 1` compare to within 1e-8, and 1e-5 of a factor. An onnxscript
+    that holds them in other places exports as it does.
     """
-    before = rewriter._DEFAULT_REWRITE_RULES
-    dropped = {id(rule) for rule in _no_op.rules}
-    rewriter._DEFAULT_REWRITE_RULES = tuple(item for item in before if id(item) not in dropped)
+    before = getattr(rewriter, _RULES, ())
+    setattr(rewriter, _RULES, tuple(item for item in before if item not in _NO_OPS))
     try:
         yield
     finally:
-        rewriter._DEFAULT_REWRITE_RULES = before
+        setattr(rewriter, _RULES, before)
 
 
 def _captured_node(node: NodeProto, origin: Mapping[str, str]) -> str | None:
