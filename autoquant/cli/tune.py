@@ -54,7 +54,9 @@ def tune(
     report = run_tune(job, JobRecipe(job), progress)
     path = job.output / files.TUNE
     _print(report, path)
-    if report.chosen is not None:
+    if report.chosen is None:
+        say_next("check", job_file, overrides, context.args)
+    else:
         words = ["--set", f"seeds=[{path}]"]
         if job.is_timed and not is_estimate(job.backend.name):
             # a search for latency leaves out what this engine only emulates; by their share of

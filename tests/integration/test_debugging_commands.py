@@ -66,3 +66,14 @@ def test_tune_prints_its_table_and_the_command_that_searches_on(
     assert main(shlex.split(line.removeprefix("next: autoquant "))) == 0
     tuned = load_plan(tmp_path / "out" / "tuned.json")
     assert origins(tmp_path / "out")[tuned.digest].startswith("seed:")
+
+
+def test_tune_leads_to_check_where_the_goal_is_out_of_reach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"data": {"metric": "cosine"}, "constraints": {"accuracy_drop": 0.0}}
+    job = str(write_job(tmp_path, {**WIDE, **changes}))
+    assert main(["tune", job]) == 0
+    shown = capsys.readouterr().out
+    assert "The goal is out of reach" in shown
+    assert f"next: autoquant check {job}" in shown
