@@ -331,6 +331,12 @@ class SearchSettings(RunSettings):
     seeds: Annotated[tuple[Annotated[Path, Field(strict=False)], ...], Field(strict=False)] = ()
     sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
 
+    @property
+    def is_about_time_alone(self) -> bool:
+        """Whether latency is the one cost that is optimized or limited."""
+        costs = [goal for goal in self.goals if not goal.is_quality]
+        return costs == [Objective.LATENCY] and self.constraints.size_ratio is None
+
 
 class Job(SearchSettings):
     """A job file: a search, and where its model and its data come from.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +18,7 @@ from autoquant.core.evaluation import Executor, Phase
 from autoquant.core.history import StopReason
 from autoquant.core.measurement import Measurements, fastest_float
 from autoquant.core.objectives import Objective
+from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Procedure, SensitivityTable
 from autoquant.errors import AutoquantError, JobError, StorageError
@@ -39,6 +40,7 @@ from autoquant.searching.interrupts import Interrupts, taken
 from autoquant.searching.measuring.evaluator import EvaluatorRecipe, PlanEvaluator
 from autoquant.searching.measuring.workers.start import check_executor, start_executor
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
+from autoquant.searching.preparing.narrowing import without_slow_floats
 from autoquant.searching.preparing.preparation import Preparation, measurement_settings, prepare
 from autoquant.searching.proposing.rounds import Ended
 from autoquant.searching.proposing.study import write_study
@@ -115,6 +117,10 @@ def _search(
     write_preparation(folder, prepared)
     evaluator = prepared.evaluator
     baseline = _measure_baseline(timed, prepared, folder, progress)
+    if job.is_about_time_alone:
+        tried = (*(item.plan for item in templates), *(it.plan for it in folder.past().candidates))
+        prepared = _without_slow_floats(prepared, baseline, tried, progress)
+        folder.write_space(prepared.space)
     evaluator.refer_to(fastest_float(baseline))
     stages = Stages(
         *(job, prepared, baseline, folder, tracker, progress, interrupts),
@@ -240,6 +246,17 @@ def _measure_baseline(
         baseline = timed.baseline(prepared)
     folder.write_baseline(baseline)
     return baseline
+
+
+def _without_slow_floats(
+    prepared: Preparation, baseline: Measurements, tried: Iterable[Plan], progress: Progress
+) -> Preparation:
+    """Leave out floats that are slow here, but for those that plans hold which must be told of."""
+    kept = {scheme for plan in tried for _, scheme in plan.assignment}
+    space, notices = without_slow_floats(prepared.space, baseline, kept)
+    for notice in notices:
+        progress.note(notice)
+    return prepared.with_space(space, notices)
 
 
 def _timed_on(timed: TimedPlace, job: SearchSettings, folder: ResultFolder) -> Mapping[str, Any]:

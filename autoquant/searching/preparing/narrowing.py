@@ -1,20 +1,24 @@
-"""What the target refuses of a space is left out of it before anything is measured."""
+"""What the target refuses of a space, or runs slowly for nothing, is left out of it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from autoquant.backends.protocol import Executable
 from autoquant.core.backends import find_rows
+from autoquant.core.measurement import FLOAT_PLAN, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import BackendError
 from autoquant.searching.preparing.preparation import Preparation
+
+_FAR_SLOWER = 4.0
+"""A float of fewer bits that takes so many times as long as fp32 has no arithmetic here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,42 @@ def without(space: SearchSpace, refused: Sequence[Refused]) -> SearchSpace:
             for knob in space.knobs
         )
     )
+
+
+def without_slow_floats(
+    space: SearchSpace, baseline: Measurements, kept: Collection[Scheme] = ()
+) -> tuple[SearchSpace, tuple[str, ...]]:
+    """A space without floats that make the model both slower by far and less exact than fp32.
+
+    So is torch's bf16 on CPUs without such instructions: 12 to 35 times as long as fp32. Plans that
+    hold some of it would take most of a search's time.
+
+    Args:
+        space: The search space.
+        baseline: The float model's measurements, with those of the engine's own float plans.
+        kept: Schemes that stay whatever they take.
+
+    Returns:
+        The space, and a sentence for each that is left out.
+    """
+    speeds = {
+        scheme: baseline[FLOAT_PLAN + scheme.value].value
+        for scheme in space.schemes
+        if FLOAT_PLAN + scheme.value in baseline
+    }
+    fp32 = speeds.pop(Scheme.FP32, 0.0)
+    notices = []
+    for scheme, speed in speeds.items():
+        if scheme in kept or fp32 < _FAR_SLOWER * speed:
+            continue
+        knobs = [knob for knob in space.free if {scheme, Scheme.FP32} <= set(knob.schemes)]
+        space = without(space, [Refused(knob.name, scheme, "slow") for knob in knobs])
+        notices.append(
+            f"{scheme.value} is left out at {len(knobs)} of {len(space.knobs)} knobs: all "
+            f"{scheme.value} takes {fp32 / speed:.0f} times as long as all fp32 here (measured), "
+            "which is more exact."
+        )
+    return space, tuple(notices)
 
 
 class _Probe:
