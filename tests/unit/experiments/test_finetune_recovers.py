@@ -20,18 +20,18 @@ def entry(name: str) -> Callable[..., Any]:
 
 
 @pytest.mark.slow
-def test_a_plan_that_loses_two_points_gets_more_than_half_back_on_images_never_seen(
+def test_a_plan_that_loses_much_gets_more_than_half_back_on_images_never_seen(
     tmp_path: Path,
 ) -> None:
     result = aq.finetune(
-        entry("model")(width=16, outlier_scale=80.0),
+        entry("model")(width=16, outlier_scale=85.0),
         "int8",
         entry("training")(),
         entry("loss"),
         float_steps=190,
         share=1.0,
         checks=4,
-        learning_rates=(2e-5,),
+        learning_rates=(5e-5,),
         calibration=entry("calibration")(),
         evaluation=entry("evaluation")(),
         heldout=entry("heldout")(),
