@@ -9,10 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoquant.core.findings.diagnosis import Cause, Pattern
 from autoquant.core.plan import Plan
 from tests.networks import images, seeded
 
 WIDTH = 16
+
+OF_ANY_NETWORK = {
+    "clipped_range": (Cause.CLIPPED_RANGE, Pattern.INSENSITIVE, "data.calibration"),
+    "outlier_channels": (Cause.OUTLIER_CHANNELS, Pattern.INSENSITIVE, "raise every op"),
+    "outlier_sample": (Cause.OUTLIER_SAMPLE, Pattern.SENSITIVE, "look at sample 37"),
+    "outlier_calibration_sample": (
+        Cause.OUTLIER_CALIBRATION,
+        Pattern.INSENSITIVE,
+        "take sample 21 out of data.calibration",
+    ),
+}
+"""By fault, what is said of it whichever the network: its cause, its pattern, part of the step."""
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,9 @@ def _search(
     write_preparation(folder, prepared)
     evaluator = prepared.evaluator
     baseline = _measure_baseline(timed, prepared, folder, progress)
+    past = folder.past().candidates
     if job.is_about_time_alone:
-        tried = (*(item.plan for item in templates), *(it.plan for it in folder.past().candidates))
+        tried = [*(item.plan for item in templates), *(item.plan for item in past)]
         prepared = _without_slow_floats(prepared, baseline, tried, progress)
         folder.write_space(prepared.space)
     evaluator.refer_to(fastest_float(baseline))
@@ -126,7 +127,7 @@ def _search(
         *(job, prepared, baseline, folder, tracker, progress, interrupts),
         *(facts, environment, deadline),
     )
-    for candidate in folder.past().candidates:
+    for candidate in past:
         tracker.candidate(candidate)
     is_quick = job.budget.effort is Effort.QUICK
     where = job.execution if job.execution.address is not None else Execution(kind="local")

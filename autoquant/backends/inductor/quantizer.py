@@ -21,7 +21,7 @@ _ENGINE = BuildSettings(TORCH, options={"engine": "onednn"})
 """The library whose kernels inductor calls; its int8 sums saturate on CPUs without VNNI."""
 
 
-def overflows(settings: BuildSettings) -> bool:  # noqa: ARG001
+def saturates() -> bool:
     """Whether int8 sums overflow on this CPU."""
     return load_target(TORCH).overflows(_ENGINE)
 
@@ -64,7 +64,7 @@ def to_quantizer(plan: Plan, sites: Iterable[Site], weight_bits: int | None = No
             stacklevel=2,
         )
     if weight_bits is None:
-        weight_bits = 7 if overflows(_ENGINE) else 8
+        weight_bits = 7 if saturates() else 8
     made = []
     for scheme, modules in chosen.items():
         quantizer = quantizers.X86InductorQuantizer()

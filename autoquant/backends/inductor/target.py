@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autoquant.backends.fixed_shapes import refuse_lengths
 from autoquant.backends.inductor.backend import InductorBackend
-from autoquant.backends.inductor.quantizer import overflows
+from autoquant.backends.inductor.quantizer import saturates
 from autoquant.backends.inductor.support import kind_support, site_support
 from autoquant.backends.protocol import BuildRequest, Target, without_options
 from autoquant.core.build import BuildSettings
@@ -32,6 +32,6 @@ TARGET = Target(
     without_options(site_support),
     without_options(kind_support),
     variants=lambda: {"inductor": BuildSettings(backend="inductor")},
-    overflows=overflows,
+    overflows=lambda _: saturates(),
     recipe=recipe,
 )

@@ -17,25 +17,18 @@ from autoquant.debugging.diagnose import diagnose_pair
 from autoquant.job import Job
 from autoquant.model.subject import unscored_subject
 from autoquant.searching.pair import Pair, build_pair, find_plan, prepare_untimed
-from tests.seeded_faults import Fault
+from tests.seeded_faults import OF_ANY_NETWORK, Fault
 from tests.seeded_sequences import SEQUENCE_FAULTS, Encoder, Network, Recurrent, healthy
 from tests.unit.debugging.pairs import spoil
 
 EXPECTED = {
-    "clipped_range": (Cause.CLIPPED_RANGE, Pattern.INSENSITIVE, "data.calibration"),
-    "outlier_channels": (Cause.OUTLIER_CHANNELS, Pattern.INSENSITIVE, "raise every op"),
+    **OF_ANY_NETWORK,
     "saturated_sigmoid": (
         Cause.SATURATED,
         Pattern.INSENSITIVE,
         "--set 'calibration.fixed_ranges={gate.product: [-8, 8]}'",
     ),
     "per_tensor_weight": (Cause.PER_TENSOR_WEIGHT, Pattern.INSENSITIVE, "raise lstm"),
-    "outlier_sample": (Cause.OUTLIER_SAMPLE, Pattern.SENSITIVE, "look at sample 37"),
-    "outlier_calibration_sample": (
-        Cause.OUTLIER_CALIBRATION,
-        Pattern.INSENSITIVE,
-        "take sample 21 out of data.calibration",
-    ),
     "varying_range": (Cause.VARYING_RANGE, Pattern.INSENSITIVE, "more bits (int16, bf16) for stem"),
 }
 
