@@ -15,12 +15,19 @@ from autoquant.core.readback import ReadBack
 class Phase(Enum):
     """One kind of work on a plan.
 
-    `quality` and `heldout` run in parallel; `latency` runs alone on its node.
+    `quality` and `heldout` run in parallel; `latency` and `single`, the latency of one sample, run
+    alone on their node.
     """
 
     QUALITY = "quality"
     LATENCY = "latency"
+    SINGLE = "single"
     HELDOUT = "heldout"
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it takes times, which other work beside it would spoil."""
+        return self in (Phase.LATENCY, Phase.SINGLE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,10 @@ FLOAT_PLAN = "speedup.all-"
 """Of a baseline: how fast the engine runs a float plan (`speedup.all-bf16`), over eager fp32."""
 
 
+RIVAL_PLAN = "rival."
+"""Of a baseline: how fast another engine runs a float plan (`rival.openvino.all-fp32`)."""
+
+
 class Kind(Enum):
     """How a number was obtained. Kinds are never mixed in one comparison.
 
@@ -142,12 +146,27 @@ def fastest_float(baseline: Measurements) -> Scheme | None:
 
     None where latency was not measured, or before float plans were timed.
     """
-    found = {
-        name.removeprefix(FLOAT_PLAN): item.value
+    found = float_plans(baseline)
+    return max(found, key=lambda scheme: found[scheme].value) if found else None
+
+
+def float_plans(baseline: Measurements) -> dict[Scheme, Measurement]:
+    """How fast the engine runs its float plans, over eager fp32."""
+    return {
+        Scheme(name.removeprefix(FLOAT_PLAN)): item
         for name, item in baseline.items()
         if name.startswith(FLOAT_PLAN)
     }
-    return Scheme(max(found, key=lambda name: found[name])) if found else None
+
+
+def rival_plans(baseline: Measurements) -> dict[tuple[str, Scheme], Measurement]:
+    """How fast other engines run the float plans that were timed there, over eager fp32."""
+    found = {}
+    for name, item in baseline.items():
+        if name.startswith(RIVAL_PLAN):
+            engine, _, scheme = name.removeprefix(RIVAL_PLAN).rpartition(".all-")
+            found[engine, Scheme(scheme)] = item
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +178,8 @@ class Candidate:
         plan: What was tried.
         origin: Where it came from (`seed:uniform-int8`, `seed:ladder-20%`, `tpe`).
         measurements: By name: `accuracy`, `accuracy_drop`, `sqnr_db`, `kl`, `latency_ms`,
-            `speedup`, `float_speedup`, `size_bytes`, `bops_ratio`; held-out ones carry the prefix
-            `heldout_`.
+            `speedup`, `float_speedup`, `single_speedup`, `size_bytes`, `bops_ratio`; held-out ones
+            carry the prefix `heldout_`.
         failure: Why there are no measurements, None for a success.
         stopped: Why something was not measured, or not on all samples (it could not have reached
             the frontier any more); None where everything was. Such a candidate is never on the

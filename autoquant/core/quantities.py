@@ -42,6 +42,8 @@ KL = Quantity("kl", "KL divergence", "nats")
 LATENCY = Quantity("latency_ms", "latency", "ms")
 SPEEDUP = Quantity("speedup", "speedup", higher_is_better=True)
 FLOAT_SPEEDUP = Quantity("float_speedup", "over float", higher_is_better=True)
+SINGLE_SPEEDUP = Quantity("single_speedup", "speedup, one sample", higher_is_better=True)
+SINGLE_LATENCY = Quantity("single_latency_ms", "latency, one sample", "ms")
 FP32_LATENCY = Quantity("fp32_latency_ms", "fp32 then", "ms")
 WALL = Quantity("wall_ms", "wall time", "ms")
 SIZE = Quantity("size_bytes", "size")
@@ -60,6 +62,8 @@ QUANTITIES: Mapping[str, Quantity] = {
         FLOAT_SPEEDUP,
         FP32_LATENCY,
         WALL,
+        SINGLE_SPEEDUP,
+        SINGLE_LATENCY,
         SIZE,
         BOPS,
         INT16_SHARE,

@@ -65,6 +65,16 @@ def backend_from_text(name: str) -> dict[str, str]:
     return {"engine": name} if name in engines else {"name": name}
 
 
+def check_backend(name: str) -> str:
+    """Refuse what names neither a backend nor an engine of torch's.
+
+    Raises:
+        ValidationError: It names none.
+    """
+    backend_settings(name)
+    return name
+
+
 def resolve_backend(value: object, folder: Path = Path()) -> object:
     """Make the paths of a `backend` section absolute, as the backend that it names has them.
 

@@ -24,7 +24,12 @@ from autoquant.core.equalisation import Equalise
 from autoquant.core.objectives import Goal, Objective
 from autoquant.core.ranges import ObserverName
 from autoquant.core.sensitivity import Procedure
-from autoquant.job.backend import BackendSettings, backend_settings
+from autoquant.job.backend import (
+    BackendSettings,
+    backend_from_text,
+    backend_settings,
+    check_backend,
+)
 from autoquant.job.finetuning import Finetuning
 from autoquant.job.mistakes import NAMED, OWN
 from autoquant.job.own_cost import OwnCost, OwnEntry
@@ -330,6 +335,15 @@ class SearchSettings(RunSettings):
     budget: Budget = Budget()
     seeds: Annotated[tuple[Annotated[Path, Field(strict=False)], ...], Field(strict=False)] = ()
     sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
+    rivals: Annotated[
+        tuple[Annotated[str, AfterValidator(check_backend)], ...], Field(strict=False)
+    ] = ()
+
+    def on(self, backend: str) -> SearchSettings:
+        """The same search on another backend, timed as this one is."""
+        timed = self.backend.model_dump(include={"threads", "batch_size", "pairs"})
+        section = backend_settings({**backend_from_text(backend), **timed})
+        return self.model_copy(update={"backend": section})
 
     @property
     def is_about_time_alone(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autoquant.core.frontier import NOISE_Z
-from autoquant.core.measurement import FLOAT_PLAN, Candidate, Measurement
+from autoquant.core.measurement import Candidate, Measurement, float_plans, rival_plans
 from autoquant.core.objectives import Objective, losses_of
 from autoquant.core.precision import Scheme
 from autoquant.results.findings import Findings
@@ -27,7 +27,7 @@ class Rival:
     """What people run without a search.
 
     Attributes:
-        title: What it is.
+        title: What it is, and on which engine where that is another than the search's.
         speedup: Over fp32 as given; None where nothing was timed.
         candidate: Where the search measured it as a candidate.
     """
@@ -122,6 +122,14 @@ def is_no_faster(candidate: Candidate) -> bool:
     return "speedup" in candidate.measurements and not pays(candidate)
 
 
+def find_shown(findings: Findings) -> tuple[Candidate, ...]:
+    """Give the candidates that come first or stand beside them, each once, as far as timed."""
+    choices = [item.candidate for item in find_choices(findings)]
+    rivals = [item.candidate for item in find_rivals(findings) if item.candidate is not None]
+    found = {item.number: item for item in (*choices, *rivals) if "speedup" in item.measurements}
+    return tuple(found.values())
+
+
 def find_rivals(findings: Findings) -> Iterator[Rival]:
     """Give the float model as given, the engine's float plans and the uniform plans."""
     named: dict[str, Candidate] = {}
@@ -129,9 +137,11 @@ def find_rivals(findings: Findings) -> Iterator[Rival]:
         label = uniform_label(item)
         if label is not None:
             named.setdefault(label, item)
-    for name, speedup in findings.frontier.baseline.items():
-        label = f"all {Scheme(name.removeprefix(FLOAT_PLAN)).title}" if FLOAT_PLAN in name else ""
-        if label and label not in named:
-            yield Rival(label, speedup)
+    baseline = findings.frontier.baseline
+    for scheme, speedup in float_plans(baseline).items():
+        if f"all {scheme.title}" not in named:
+            yield Rival(f"all {scheme.title}", speedup)
     for label, item in named.items():
         yield Rival(label, item.measurements.get("speedup"), item)
+    for (engine, scheme), speedup in rival_plans(baseline).items():
+        yield Rival(f"all {scheme.title} on {engine}", speedup)

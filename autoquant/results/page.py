@@ -14,6 +14,7 @@ from autoquant.core.measurement import SQNR_CEILING_DB, Candidate, fastest_float
 from autoquant.core.objectives import own_goals
 from autoquant.core.pareto import hypervolume
 from autoquant.core.precision import Scheme
+from autoquant.core.quantities import SINGLE_SPEEDUP
 from autoquant.core.sensitivity import Part, SensitivityTable
 from autoquant.core.sites import Site
 from autoquant.results.axes import SQNR_AXIS, Axis, cost_axis, drop_axis, window
@@ -167,6 +168,7 @@ def _facts(candidate: Candidate, findings: Findings) -> Iterator[tuple[str, str]
     for name, label, factor, digits in (
         ("speedup", f"times {findings.facts.rival}", 1.0, 2),
         ("float_speedup", f"times all {scheme.value if scheme else 'float'}", 1.0, 2),
+        (SINGLE_SPEEDUP.name, f"times {findings.facts.rival}, one sample", 1.0, 2),
         ("latency_ms", "latency, ms", 1.0, 3),
         ("accuracy_drop", drop, unit.factor, 2),
         ("heldout_accuracy_drop", f"held-out {drop}", unit.factor, 2),

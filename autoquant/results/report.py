@@ -10,6 +10,7 @@ import jinja2
 
 from autoquant.core.measurement import Candidate
 from autoquant.core.objectives import own_goals
+from autoquant.core.quantities import SINGLE_SPEEDUP
 from autoquant.results.choices import Choice, Rival, find_choices, find_rivals
 from autoquant.results.findings import Findings
 from autoquant.results.page import page_data
@@ -48,6 +49,7 @@ def _texts(findings: Findings) -> dict[str, Any]:
         "choices": [_choice(item, findings) for item in find_choices(findings)],
         "rivals": [_rival(item, findings) for item in find_rivals(findings)],
         "rival": findings.facts.rival,
+        "has_single": any(SINGLE_SPEEDUP.name in item.measurements for item in frontier),
         "metric": findings.facts.metric,
         "drop_unit": findings_unit(findings).drop_unit,
         "frontier": candidate_table(frontier.members, frontier.baseline, *named),
@@ -69,6 +71,9 @@ def _choice(choice: Choice, findings: Findings) -> dict[str, Any]:
         lines.append(f"{with_spread(found['speedup'])} times {findings.facts.rival}")
     if "float_speedup" in found:
         lines.append(f"{with_spread(found['float_speedup'])} times the fastest float plan")
+    if SINGLE_SPEEDUP.name in found:
+        single = with_spread(found[SINGLE_SPEEDUP.name])
+        lines.append(f"one sample at a time {single} times {findings.facts.rival}")
     drop = with_spread(found["accuracy_drop"], unit.factor)
     lines.append(f"{findings.facts.metric} drop {drop} {unit.drop_unit}")
     lines.append(f"output error {sqnr_text(found['sqnr_db'])} dB below the signal")
@@ -87,11 +92,13 @@ def _rival(rival: Rival, findings: Findings) -> dict[str, Any]:
     faster = ""
     if chosen is not None and rival.speedup is not None and "speedup" in chosen.measurements:
         faster = f"{chosen.value('speedup') / rival.speedup.value:.2f}"
-    drop = rival.candidate.measurements.get("accuracy_drop") if rival.candidate else None
+    known = rival.candidate.measurements if rival.candidate else {}
+    drop, single = known.get("accuracy_drop"), known.get(SINGLE_SPEEDUP.name)
     return {
         "title": rival.title,
         "number": rival.candidate.number if rival.candidate else None,
         "speedup": "-" if rival.speedup is None else interval_text(rival.speedup),
+        "single": "-" if single is None else interval_text(single),
         "faster": faster or "-",
         "drop": "-" if drop is None else interval_text(drop, unit.factor),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoquant.core.measurement import Candidate, fastest_float
+from autoquant.core.quantities import SINGLE_SPEEDUP
 from autoquant.results.choices import is_no_faster
 from autoquant.results.findings import Findings
 from autoquant.results.wording import (
@@ -34,7 +35,7 @@ def training_sentence(findings: Findings, trained: Candidate | None) -> str:
     if trained is None:
         return (
             "Training has nothing to bring back: the chosen plan loses nothing beyond noise, and "
-            "no cheaper one was measured."
+            "no cheaper one was measured that surely loses something."
         )
     what = f"#{trained.number} ({counts_text(trained.plan)})"
     drop = _quality(trained, findings_unit(findings))
@@ -106,6 +107,9 @@ def _cost_facts(findings: Findings, chosen: Candidate) -> list[str]:
         facts.append(
             f"{with_spread(over_float)} times the engine's fastest float plan, all {scheme.value}"
         )
+    single = chosen.measurements.get(SINGLE_SPEEDUP.name)
+    if single is not None:
+        facts.append(f"{with_spread(single)} times on one sample")
     size = chosen.measurements.get("size_bytes")
     full = findings.frontier.baseline.get("size_bytes")
     if size is not None:

@@ -10,11 +10,12 @@ from rich.text import Text
 
 from autoquant.core.measurement import (
     EAGER_FP32,
-    FLOAT_PLAN,
     Candidate,
     Measurement,
     Measurements,
     fastest_float,
+    float_plans,
+    rival_plans,
 )
 from autoquant.core.objectives import OwnObjective
 from autoquant.core.quantities import (
@@ -24,6 +25,7 @@ from autoquant.core.quantities import (
     FLOAT_SPEEDUP,
     FP32_LATENCY,
     LATENCY,
+    SINGLE_SPEEDUP,
     SIZE,
     SPEEDUP,
     SQNR,
@@ -32,6 +34,7 @@ from autoquant.results.wording import (
     BUSY_NOTE,
     CLOCK_NOTES,
     KIND_NOTES,
+    SINGLE_NOTE,
     SPREAD_NOTE,
     ScoreUnit,
     at_start,
@@ -44,7 +47,9 @@ from autoquant.results.wording import (
     with_spread,
 )
 
-_TIMES = tuple(item.name for item in (SPEEDUP, FLOAT_SPEEDUP, LATENCY, FP32_LATENCY))
+_TIMES = tuple(
+    item.name for item in (SPEEDUP, FLOAT_SPEEDUP, LATENCY, FP32_LATENCY, SINGLE_SPEEDUP)
+)
 
 _NARROW = (
     ACCURACY_DROP.name,
@@ -159,6 +164,8 @@ def candidate_table(
     notes = [SPREAD_NOTE, *(KIND_NOTES[kind] for kind in KIND_NOTES if kind in used)]
     notes += _sample_notes(candidates, metric)
     notes += _time_notes(everything)
+    if any(SINGLE_SPEEDUP.name in item for item in everything):
+        notes.append(SINGLE_NOTE)
     notes += _float_notes(baseline)
     if is_other and has_speed:
         notes.append(_rival_note(rival, baseline))
@@ -220,6 +227,7 @@ def _numbers(unit: ScoreUnit, baseline: Measurements, metric: str) -> tuple[_Num
             FP32_LATENCY.name,
             lambda item: with_spread(replace(item, stderr=None)),
         ),
+        _Number(SINGLE_SPEEDUP.titled(), SINGLE_SPEEDUP.name, with_spread, "1"),
         _Number(SIZE.titled(), SIZE.name, size),
         _Number(BOPS.titled(), BOPS.name, lambda item: f"{item.value:.1%}", "100%"),
     )
@@ -277,15 +285,18 @@ def _float_notes(baseline: Measurements) -> list[str]:
     if fastest is None:
         return []
     plans = ", ".join(
-        f"all {name.removeprefix(FLOAT_PLAN)} {with_spread(item)}"
-        for name, item in baseline.items()
-        if name.startswith(FLOAT_PLAN)
+        f"all {scheme.value} {with_spread(item)}" for scheme, item in float_plans(baseline).items()
     )
-    return [
+    notes = [
         f"The engine's own float plans, in times the speed of fp32 as given: {plans}; the fastest "
         f"is what 'over all {fastest.value}' is over.",
         "'fp32 then' is the latency of fp32 in the same sitting as the candidate's.",
     ]
+    elsewhere = ", ".join(
+        f"{engine} all {scheme.value} {with_spread(item)}"
+        for (engine, scheme), item in rival_plans(baseline).items()
+    )
+    return [*notes, f"The float model on other engines: {elsewhere}."] if elsewhere else notes
 
 
 def _escape(cell: str) -> str:

@@ -41,6 +41,10 @@ CLOCK_NOTES = {
         "on the machine is in them."
     ),
 }
+SINGLE_NOTE = (
+    "one sample: the same builds, called on a single sample; where that is how you serve, search "
+    "with backend.batch_size=1, which builds for it."
+)
 BUSY_NOTE = (
     "busy: taken twice, the time differed by more than its errors, because of other load on the "
     "machine."

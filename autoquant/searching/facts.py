@@ -53,8 +53,7 @@ def settle_facts(
     reason: StopReason | None,
 ) -> SearchFacts:
     """Add to the facts what preparation found out, and how the search ended; None: it goes on."""
-    batch = job.backend.batch_size or len(prepared.subject.evaluation[0])
-    threads = job.backend.threads
+    batch, threads = prepared.latency_batch, job.backend.threads
     build, name = prepared.settings.build, prepared.backend.name
     target = (
         f"{name.replace('/', ' ')}, {threads} thread{'s' if threads > 1 else ''}, batch {batch}"

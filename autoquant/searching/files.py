@@ -113,7 +113,7 @@ def context_of(prepared: Preparation) -> BuildContext:
         example=keep_example(prepared.captured, prepared.subject.calibration[0]),
         calling=prepared.subject.calling,
         dynamic=prepared.subject.dynamic,
-        latency_batch=prepared.settings.latency_batch or len(prepared.subject.evaluation[0]),
+        latency_batch=prepared.latency_batch,
         latency_threads=prepared.settings.latency_threads,
         weights=prepared.weights,
         load=lambda: prepared.subject.given or prepared.subject.model,

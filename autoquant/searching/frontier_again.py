@@ -1,4 +1,4 @@
-"""The frontier's members once more: their latency alone, and their quality on unseen data."""
+"""The frontier's members once more: their latency, also of one sample; quality on unseen data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from autoquant.core.frontier import Frontier
 from autoquant.core.history import Recorder
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.progress import Progress
+from autoquant.core.quantities import SINGLE_SPEEDUP
 from autoquant.searching.measuring.plan_timer import differ
 
 FindFrontier = Callable[[Sequence[Candidate]], Frontier]
@@ -85,6 +86,37 @@ def _is_due(candidate: Candidate, members: Collection[int], sitting: int) -> boo
     if candidate.number in members:
         return TIMED_AGAIN not in candidate.seconds or speedup.busy
     return speedup.busy and sitting == 1
+
+
+def time_single(
+    candidates: Sequence[Candidate],
+    wanted: Sequence[Candidate],
+    executor: Executor,
+    recorder: Recorder,
+    progress: Progress,
+) -> tuple[Candidate, ...]:
+    """Time some candidates on one sample: the same builds, which were made for the job's batch.
+
+    A model that takes no single sample has no such times, which is said.
+    """
+    by_number = {candidate.number: candidate for candidate in candidates}
+    due = [item for item in wanted if SINGLE_SPEEDUP.name not in item.measurements]
+    if not due:
+        return tuple(candidates)
+    tasks = [Task(item.number, item.plan) for item in due]
+    with progress.stage("timing one sample at a time", len(tasks)) as advance:
+        for outcome in executor.run(Phase.SINGLE, tasks):
+            before = by_number[outcome.number]
+            if outcome.failure is not None:
+                progress.note(
+                    f"#{before.number} is not timed on one sample: {outcome.failure.reason}"
+                )
+            by_number[outcome.number] = replace(
+                before, measurements={**before.measurements, **outcome.measurements}
+            )
+            recorder.candidate(by_number[outcome.number])
+            advance(1)
+    return tuple(by_number[number] for number in sorted(by_number))
 
 
 def score_heldout(

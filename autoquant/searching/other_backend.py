@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from autoquant.backends.protocol import Backend
 from autoquant.core.calls import checked
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Candidate, Failure, Measurement, Measurements
@@ -16,7 +15,6 @@ from autoquant.core.progress import Progress
 from autoquant.core.readback import ReadBack
 from autoquant.errors import PlanError
 from autoquant.job import Job, backend_from_text, load_job
-from autoquant.model.calibration.range_rules import bind_ranges
 from autoquant.model.subject import JobRecipe, Subject
 from autoquant.results import files
 from autoquant.results.findings import Setting
@@ -24,14 +22,13 @@ from autoquant.results.table import CandidateTable, candidate_table
 from autoquant.results.terminal import shown
 from autoquant.results.trust import refuse_stranger
 from autoquant.searching.load import load_result
-from autoquant.searching.measuring.evaluator import PlanEvaluator, build_backend
+from autoquant.searching.measuring.evaluator import PlanEvaluator
+from autoquant.searching.preparing.elsewhere import prepare_elsewhere
 from autoquant.searching.preparing.equalising import equalised
 from autoquant.searching.preparing.preparation import (
+    Preparation,
     calibrate_subject,
     capture_subject,
-    fixed_by_target,
-    measurement_settings,
-    settle_backend,
 )
 from autoquant.searching.result import SearchResult
 
@@ -126,7 +123,9 @@ def confirm(
     job = load_job(Path(folder) / files.JOB, [target, *overrides])
     with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
-    opened, evaluator = _open(job, subject, result, progress)
+    there = _prepare(job, subject, result, progress)
+    with progress.stage(f"opening {job.backend.name}", None):
+        opened, evaluator = there.backend, there.evaluator
     phases = _PHASES if subject.heldout is not None else _PHASES[:-1]
     with progress.stage("measuring the float model", None):
         baseline = evaluator.baseline()
@@ -164,23 +163,13 @@ def _measured_as(result: SearchResult) -> dict[str, Setting]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _open(
-    job: Job, subject: Subject, result: SearchResult, progress: Progress
-) -> tuple[Backend, PlanEvaluator]:
-    """Open the other backend on the statistics and ranges of the search."""
-    equalisation = result.context.build.equalisation
-    subject, captured = equalised(subject, capture_subject(subject, progress), equalisation)
+def _prepare(job: Job, subject: Subject, result: SearchResult, progress: Progress) -> Preparation:
+    """Prepare the other backend on the statistics and ranges of the search."""
+    build = result.context.build
+    captured = capture_subject(subject, progress)
+    subject, captured = equalised(subject, captured, build.equalisation)
     statistics = calibrate_subject(subject, captured, progress, result.folder)
-    settings = measurement_settings(job)
-    bound = bind_ranges(job.calibration, captured, fixed_by_target(settings.build, captured))
-    ranges = replace(  # what a backend says of ranges is this one's, not the search's
-        result.context.build.ranges, fixed=bound.fixed, weight_bits=None
-    )
-    settings = settings.building(ranges=ranges, equalisation=equalisation)
-    settings = settle_backend(job, settings, subject, captured, statistics, progress)
-    with progress.stage(f"opening {settings.build.backend}", None):
-        backend = build_backend(subject, captured, statistics, settings)
-    return backend, PlanEvaluator(subject, captured, backend, settings)
+    return prepare_elsewhere(job, subject, captured, statistics, build, progress)
 
 
 def _measure(evaluator: PlanEvaluator, candidate: Candidate, phases: Sequence[Phase]) -> Candidate:

@@ -25,6 +25,7 @@ from autoquant.errors import AutoquantError, JobError, StorageError
 from autoquant.job import Effort, Execution, SearchSettings, SensitivitySettings, dump_job
 from autoquant.model.subject import SubjectRecipe
 from autoquant.results import files
+from autoquant.results.choices import find_shown
 from autoquant.results.environment import TIMED_ON, describe_environment
 from autoquant.results.findings import SearchFacts
 from autoquant.results.folder import ResultFolder
@@ -34,7 +35,7 @@ from autoquant.results.reading import load_baseline, load_environment
 from autoquant.results.recorders import NullRecorder, Tracker
 from autoquant.searching.facts import open_facts
 from autoquant.searching.files import write_findings, write_preparation
-from autoquant.searching.frontier_again import score_heldout, time_again
+from autoquant.searching.frontier_again import score_heldout, time_again, time_single
 from autoquant.searching.guidance import Guidance, find_costs, guide, plain_pruner
 from autoquant.searching.interrupts import Interrupts, taken
 from autoquant.searching.measuring.evaluator import EvaluatorRecipe, PlanEvaluator
@@ -72,7 +73,8 @@ def run_search(
     """
     minutes = job.budget.minutes
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
-    check_target(measurement_settings(job).build)
+    for setup in (job, *map(job.on, job.rivals)):
+        check_target(measurement_settings(setup).build)
     templates = (*load_templates(job.seeds), *templates)
     with _open_folder(job, resume) as folder, taken(progress.note) as interrupts:
         facts = open_facts(job, folder, resume)
@@ -137,6 +139,11 @@ def _search(
         with _executor(where, recipe, prepared, evaluator, stages, progress) as executor:
             return stages.answer_first(executor, plain_pruner(job, prepared, stages.limits))
 
+    def compete() -> Ended:
+        nonlocal stages
+        stages = stages.beside(timed.rivals(prepared, job, stages.baseline, progress))
+        return ended
+
     def rank() -> Ended:
         known.table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
         times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
@@ -156,21 +163,14 @@ def _search(
             return _finish(stages, known.guidance, ended, executor)
 
     ended = _unless_broken(answer, folder)
+    if job.rivals and not ended.is_broken:
+        ended = _unless_broken(compete, folder)
     if ended.reason is None:
         ended = _unless_broken(rank, folder)
     if not ended.is_broken:
         ended = _unless_broken(finish, folder)
     interrupts.hold()
-    candidates = ended.candidates
-    with progress.stage("writing the study", None):
-        space, limits = prepared.space, stages.limits
-        write_study(folder.path / files.STUDY, space, job.goals, limits, candidates)
-    findings = stages.findings(candidates, ended.reason, known.table)
-    findings = replace(findings, costs=known.times_of_ops)
-    result = write_findings(findings, prepared, folder, tracker, progress)
-    if ended.error is not None:
-        raise ended.error
-    return result
+    return _leave(stages, known, ended)
 
 
 @dataclass
@@ -203,12 +203,30 @@ def _finish(stages: Stages, guidance: Guidance | None, answer: Ended, executor: 
         return ended
     candidates = ended.candidates
     is_quick = stages.job.budget.effort is Effort.QUICK
-    if is_timed and not is_quick and not is_estimate(prepared.settings.build.backend):
+    is_timed_again = is_timed and not is_quick and not is_estimate(prepared.settings.build.backend)
+    if is_timed_again:
         candidates = time_again(candidates, stages.find, executor, folder, progress)
     if prepared.subject.heldout is not None:
         find = stages.find_chosen if is_quick else stages.find
         candidates = score_heldout(candidates, find, executor, folder, progress)
+    if is_timed_again and prepared.latency_batch > 1:
+        shown = find_shown(stages.findings(candidates, None))
+        candidates = time_single(candidates, shown, executor, folder, progress)
     return replace(ended, candidates=candidates)
+
+
+def _leave(stages: Stages, known: _Known, ended: Ended) -> SearchResult:
+    """Write what was found; what broke the search is raised after that."""
+    job, prepared, folder, progress = stages.job, stages.prepared, stages.folder, stages.progress
+    with progress.stage("writing the study", None):
+        parts = (prepared.space, job.goals, stages.limits, ended.candidates)
+        write_study(folder.path / files.STUDY, *parts)
+    findings = stages.findings(ended.candidates, ended.reason, known.table)
+    findings = replace(findings, costs=known.times_of_ops)
+    result = write_findings(findings, prepared, folder, stages.tracker, progress)
+    if ended.error is not None:
+        raise ended.error
+    return result
 
 
 def _open_folder(job: SearchSettings, resume: bool) -> ResultFolder:

@@ -59,6 +59,12 @@ class Stages:
         """The job's constraints."""
         return Limits(self.job.constraints, self.baseline)
 
+    def beside(self, rivals: Measurements) -> Stages:
+        """The stages from here on, of a float model that was also timed on other engines."""
+        baseline = {**self.baseline, **rivals}
+        self.folder.write_baseline(baseline)
+        return replace(self, baseline=baseline)
+
     def answer_first(self, executor: Executor, pruner: Pruner) -> Ended:
         """Measure the uniform plans, as one round; reason None: more is to come.
 

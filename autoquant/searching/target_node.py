@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from autoquant.backends.targets import load_target
@@ -21,6 +22,7 @@ from autoquant.searching.guidance import profile_here
 from autoquant.searching.measuring.evaluator import MeasurementSettings
 from autoquant.searching.preparing.narrowing import narrow_space
 from autoquant.searching.preparing.preparation import Preparation, settle_backend
+from autoquant.searching.rivals import time_rivals
 
 _Found = TypeVar("_Found")
 
@@ -48,6 +50,11 @@ class TimedPlace(Protocol):
     def baseline(self, prepared: Preparation) -> Measurements:
         """Measure the float model."""
 
+    def rivals(
+        self, prepared: Preparation, job: SearchSettings, known: Measurements, progress: Progress
+    ) -> Measurements:
+        """Time the float model on the engines that the job names as rivals."""
+
     def profile(self, prepared: Preparation) -> CostTable:
         """Time ops and boundaries."""
 
@@ -58,6 +65,7 @@ class Here:
     machine = staticmethod(describe_machine)
     settle = staticmethod(settle_backend)
     narrow = staticmethod(narrow_space)
+    rivals = staticmethod(time_rivals)
 
     def baseline(self, prepared: Preparation) -> Measurements:
         """Measure the float model."""
@@ -113,6 +121,14 @@ class OnTarget:
     def baseline(self, prepared: Preparation) -> Measurements:
         """Measure the float model."""
         return self._measured or self._prepared(_baseline, prepared)
+
+    def rivals(
+        self, prepared: Preparation, job: SearchSettings, known: Measurements, progress: Progress
+    ) -> Measurements:
+        """Time the float model on the engines that the job names as rivals."""
+        with progress.stage("timing rivals on the target node", None):
+            timed = partial(time_rivals, job=job, known=known, progress=Silent())
+            return self._prepared(timed, prepared)
 
     def profile(self, prepared: Preparation) -> CostTable:
         """Time ops and boundaries."""

@@ -16,9 +16,10 @@ from autoquant.backends.targets import load_target
 from autoquant.core.backends import find_rows
 from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task
-from autoquant.core.measurement import Failure, Kind, Measurement
+from autoquant.core.measurement import Failure, Kind, Measurement, fastest_float
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.quantities import SINGLE_LATENCY, SINGLE_SPEEDUP
 from autoquant.core.secrets import masked
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
@@ -91,16 +92,12 @@ class PlanEvaluator:
         self._references: dict[Phase, FloatReference] = {}
         self._built: OrderedDict[str, Executable] = OrderedDict()
         self._float = subject.flat
-        self._latency_inputs = latency_inputs(subject, settings.latency_batch)
         self._sitting = 0
         self._fp32 = Plan.uniform((site.name for site in captured.sites), Scheme.FP32)
-        self._timer = PlanTimer(
-            lambda plan: self._timed_call(self.build(plan)),
-            lambda: self._run_float(self._latency_inputs),
-            Timing(settings.latency_pairs, settings.latency_threads, clocks),
-            float_plans(captured.sites, backend.support),
-        )
-        self._timer.scheme = settings.reference
+        self._timing = Timing(settings.latency_pairs, settings.latency_threads, clocks)
+        self._timed_inputs: dict[Phase, tuple[Tensor, ...]] = {}
+        self._timers: dict[Phase, PlanTimer] = {}
+        self._reference_scheme = settings.reference
 
     def run(self, phase: Phase, task: Task) -> Outcome:
         """Do one phase of one plan; what fails becomes a `Failure`."""
@@ -131,11 +128,14 @@ class PlanEvaluator:
         """Begin a sitting: what is timed in it is built anew, and so is its reference."""
         self._sitting = sitting
         self.forget()
-        self._timer.begin_sitting()
+        for timer in self._timers.values():
+            timer.begin_sitting()
 
     def refer_to(self, scheme: Scheme | None) -> None:
         """Pair candidates with the float plan of a scheme, as an earlier process did."""
-        self._timer.scheme = scheme
+        self._reference_scheme = scheme
+        for timer in self._timers.values():
+            timer.scheme = scheme
 
     def baseline(self) -> dict[str, Measurement]:
         """Measure the float model as the user gave it: the rival of every candidate."""
@@ -154,13 +154,15 @@ class PlanEvaluator:
     def rivals(self) -> dict[str, Measurement]:
         """Time the float model and the engine's float plans, and pair with the fastest."""
         with with_threads(self._settings.latency_threads):
-            return self._timer.rivals()
+            found = self._timer(Phase.LATENCY).rivals()
+        self.refer_to(fastest_float(found))
+        return found
 
     def _measure(
         self, phase: Phase, executable: Executable, task: Task
     ) -> tuple[dict[str, Measurement], str | None]:
-        if phase is Phase.LATENCY:
-            return self._latency(executable, task), None
+        if phase.is_timed:
+            return self._latency(phase, executable, task), None
         prefix = "heldout_" if phase is Phase.HELDOUT else ""
         reference = self._reference(phase)
         known = reference.of_fp32_plan
@@ -177,7 +179,7 @@ class PlanEvaluator:
             )
         return quality.measurements, quality.stopped
 
-    def _latency(self, executable: Executable, task: Task) -> dict[str, Measurement]:
+    def _latency(self, phase: Phase, executable: Executable, task: Task) -> dict[str, Measurement]:
         rival_ms, estimate = self._backend.rival_ms, executable.estimated_ms
         if rival_ms is not None and estimate is not None:
             return {
@@ -185,10 +187,30 @@ class PlanEvaluator:
                 "speedup": Measurement(rival_ms / estimate, Kind.ESTIMATED),
             }
         with with_threads(self._settings.latency_threads):
-            return self._timer.time(task.plan, self._timed_call(executable), task.competing)
+            timer = self._timer(phase)
+            call = self._timed_call(executable, phase)
+            found = timer.time(task.plan, call, task.competing)
+        if phase is Phase.LATENCY:
+            return found
+        return {SINGLE_SPEEDUP.name: found["speedup"], SINGLE_LATENCY.name: found["latency_ms"]}
 
-    def _timed_call(self, executable: Executable) -> Callable[[], object]:
-        """What runs a plan once on the latency batch."""
+    def _timer(self, phase: Phase) -> PlanTimer:
+        """Times plans on the latency batch, or on one sample."""
+        if phase not in self._timers:
+            size = self._settings.latency_batch if phase is Phase.LATENCY else 1
+            inputs = self._timed_inputs[phase] = latency_inputs(self._subject, size)
+            timer = PlanTimer(
+                lambda plan: self._timed_call(self.build(plan), phase),
+                lambda: self._run_float(inputs),
+                self._timing,
+                float_plans(self._captured.sites, self._backend.support),
+            )
+            timer.scheme = self._reference_scheme
+            self._timers[phase] = timer
+        return self._timers[phase]
+
+    def _timed_call(self, executable: Executable, phase: Phase) -> Callable[[], object]:
+        """What runs a plan once on what a phase times."""
         if executable.kind is not Kind.MEASURED:
             slow = [site for site, ran in executable.executed.items() if ran.is_emulated]
             raise BackendError(
@@ -198,7 +220,8 @@ class PlanEvaluator:
                 else f"the latency of a plan with emulated ops cannot be measured ({slow[0]})",
                 hint="search with the objective bops or size, or drop the emulated schemes",
             )
-        return lambda: self._backend.run(executable.module, self._latency_inputs)
+        inputs = self._timed_inputs[phase]
+        return lambda: self._backend.run(executable.module, inputs)
 
     def build(self, plan: Plan) -> Executable:
         """Build a plan, or give what was built of it before."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from autoquant.backends.protocol import Executable
 from autoquant.core.backends import find_rows
-from autoquant.core.measurement import FLOAT_PLAN, Measurements
+from autoquant.core.measurement import Measurements, float_plans
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
@@ -102,11 +102,8 @@ def without_slow_floats(
     Returns:
         The space, and a sentence for each that is left out.
     """
-    speeds = {
-        scheme: baseline[FLOAT_PLAN + scheme.value].value
-        for scheme in space.schemes
-        if FLOAT_PLAN + scheme.value in baseline
-    }
+    timed = float_plans(baseline)
+    speeds = {scheme: timed[scheme].value for scheme in space.schemes if scheme in timed}
     fp32 = speeds.pop(Scheme.FP32, 0.0)
     notices = []
     for scheme, speed in speeds.items():

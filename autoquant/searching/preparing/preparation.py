@@ -75,6 +75,11 @@ class Preparation:
         """Which of the target's engines runs plans (`onednn` of `torch/onednn`), if it has any."""
         return self.backend.name.partition("/")[2]
 
+    @property
+    def latency_batch(self) -> int:
+        """Samples of a latency batch."""
+        return self.settings.latency_batch or len(self.subject.evaluation[0])
+
     @cached_property
     def weights(self) -> str:
         """Digest of the given model's parameters and buffers."""

@@ -118,8 +118,8 @@ class RayExecutor:
     def run(
         self, phase: Phase, tasks: Iterable[Task], is_over: IsOver = never
     ) -> Iterator[Outcome]:
-        """Give the outcomes as they come; a latency phase keeps all but one worker idle."""
-        is_timed = phase is Phase.LATENCY
+        """Give the outcomes as they come; a timed phase keeps all but one worker idle."""
+        is_timed = phase.is_timed
         seats = self._seats[:1] if is_timed else self._seats
         depth = 1 if is_timed else _IN_FLIGHT
         source, waiting = iter(tasks), deque[Task]()

@@ -1,0 +1,57 @@
+"""Rivals that a job names: the float model on other engines."""
+
+from __future__ import annotations
+
+from autoquant.core.measurement import RIVAL_PLAN, Measurements, float_plans, rival_plans
+from autoquant.core.progress import Progress
+from autoquant.errors import BackendError, ModelError
+from autoquant.job import SearchSettings
+from autoquant.searching.preparing.elsewhere import prepare_elsewhere
+from autoquant.searching.preparing.faithful_target import refuse_unfaithful
+from autoquant.searching.preparing.preparation import Preparation
+
+
+def time_rivals(
+    prepared: Preparation, job: SearchSettings, known: Measurements, progress: Progress
+) -> Measurements:
+    """Time the float plans of the engines that a job names, over fp32 as given.
+
+    An engine that refuses the model, or computes something else, is no rival; that is said.
+
+    Args:
+        prepared: Model and data of the search.
+        job: Names the rivals.
+        known: What an earlier process has timed, which is not timed again.
+        progress: Shown the progress.
+
+    Returns:
+        Speed-ups: what `rival_plans` reads.
+    """
+    done = {engine for engine, _ in rival_plans(known)}
+    found = {}
+    for rival in job.rivals:
+        if rival in done:
+            continue
+        try:
+            timed = _time_floats(prepared, job, rival, progress)
+        except (BackendError, ModelError) as error:
+            progress.note(f"the rival {rival} is not timed: {error.message}")
+            continue
+        for scheme, speedup in float_plans(timed).items():
+            found[f"{RIVAL_PLAN}{rival}.all-{scheme.value}"] = speedup
+    return found
+
+
+def _time_floats(
+    prepared: Preparation, job: SearchSettings, rival: str, progress: Progress
+) -> Measurements:
+    """Times of the float model and of an engine's float plans, taken as those of candidates.
+
+    Raises:
+        BackendError: The engine refuses the model.
+        ModelError: Its all-fp32 plan computes something else.
+    """
+    parts = (prepared.subject, prepared.captured, prepared.statistics, prepared.settings.build)
+    with progress.stage(f"timing the rival {rival}", None):
+        there = refuse_unfaithful(prepare_elsewhere(job.on(rival), *parts, progress), progress)
+        return there.evaluator.rivals()

@@ -1,0 +1,124 @@
+"""What a result is held against: other engines by name, and the same builds on one sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autoquant as aq
+from autoquant.core.measurement import rival_plans
+from autoquant.core.precision import Scheme
+from autoquant.core.progress import Silent
+from autoquant.errors import JobError
+from autoquant.results.choices import find_choices, find_rivals
+from tests.networks import LinearNet, seeded
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SAMPLES = 32
+
+
+class Spectrum(nn.Module):
+    """A model that torch runs and OpenVINO refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.fft.rfft(x).abs())
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def search(output: Path, model: nn.Module, **settings: Any) -> aq.SearchResult:
+    inputs = torch.randn(SAMPLES, 16, generator=torch.Generator().manual_seed(0))
+    return aq.search(
+        model,
+        calibration=inputs,
+        evaluation=(inputs, torch.zeros(SAMPLES, dtype=torch.long)),
+        space={"schemes": ["int8", "fp32"]},
+        trials=3,
+        output=output,
+        **{"backend": {"engine": "fbgemm", "pairs": 4}, **settings},
+    )
+
+
+def test_engines_that_are_named_are_timed_on_the_same_batch_and_once(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = search(out, seeded(LinearNet), rivals=["qnnpack"])
+    found = rival_plans(result.findings.frontier.baseline)
+    assert ("qnnpack", Scheme.FP32) in found
+    assert all(item.value > 0.0 and item.clock is not None for item in found.values())
+    titles = [item.title for item in find_rivals(result.findings)]
+    assert "all fp32 on qnnpack" in titles
+    assert "qnnpack all fp32" in "\n".join(result.table().notes)
+    again = search(out, seeded(LinearNet), rivals=["qnnpack"], resume=True)
+    assert rival_plans(again.findings.frontier.baseline) == found
+
+
+def test_a_rival_that_refuses_the_model_is_named_and_the_search_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    heard = Heard()
+    result = search(tmp_path / "out", Spectrum().eval(), rivals=["openvino"], progress=heard)
+    assert rival_plans(result.findings.frontier.baseline) == {}
+    assert any(note.startswith("the rival openvino is not timed: ") for note in heard.notes)
+    assert result.frontier
+
+
+def test_a_rival_that_nobody_knows_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="rivals"):
+        search(tmp_path / "out", seeded(LinearNet), rivals=["opnvino"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_shown_first_is_timed_on_one_sample_too(tmp_path: Path) -> None:
+    findings = search(tmp_path / "out", seeded(LinearNet)).findings
+    shown = [item.candidate for item in find_choices(findings)]
+    shown += [item.candidate for item in find_rivals(findings) if item.candidate is not None]
+    assert shown
+    for item in shown:
+        assert item.value("single_latency_ms") > 0.0
+        assert item.measurements["single_speedup"].clock is not None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"effort": "quick"}, {"backend": {"engine": "fbgemm", "batch_size": 1, "pairs": 4}}],
+    ids=["a quick search", "where the batch is one sample"],
+)
+def test_one_sample_is_not_timed_twice_nor_in_haste(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    result = search(tmp_path / "out", seeded(LinearNet), **settings)
+    assert not any("single_speedup" in item.measurements for item in result.findings.candidates)
+
+
+class OneBatch(nn.Module):
+    """A model that takes batches of one size alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.view(SAMPLES, 16))
+
+
+def test_a_model_of_one_batch_size_is_not_timed_on_one_sample_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    heard = Heard()
+    result = search(tmp_path / "out", OneBatch().eval(), progress=heard)
+    assert result.frontier
+    assert not any("single_speedup" in item.measurements for item in result.findings.candidates)
+    assert any("is not timed on one sample" in note for note in heard.notes)
