@@ -35,8 +35,6 @@ from autoquant.model.graph.float_model import buffers_kept, check_float_model, i
 from autoquant.model.weights_digest import weights_digest
 from autoquant.results.choices import is_no_faster
 from autoquant.results.findings import Findings
-from autoquant.results.frame import candidates_frame
-from autoquant.results.plots.pareto import pareto_figure
 from autoquant.results.summary import NO_FASTER, summarize
 from autoquant.results.table import CandidateTable, candidate_table
 from autoquant.results.wording import counts_text, or_busy
@@ -572,10 +570,14 @@ class SearchResult:
 
     def to_dataframe(self) -> pd.DataFrame:
         """All candidates as a data frame; see docs/result-folder.md for its columns."""
+        from autoquant.results.frame import candidates_frame
+
         return candidates_frame(self.findings.candidates)
 
     def plot(self) -> go.Figure:
         """The Pareto plot."""
+        from autoquant.results.plots.pareto import pareto_figure
+
         return pareto_figure(self.findings)
 
 

@@ -6,14 +6,17 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from autoquant.core.costs import CostTable, PairCosts
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -195,6 +198,8 @@ def _equalities(
     knobs: Sequence[Knob], pairs: Sequence[tuple[int, int]]
 ) -> tuple[sparse.csr_matrix, Floats]:
     """One scheme for each knob, and y that agree with their x."""
+    from scipy import sparse
+
     triples = list(_triples(knobs, pairs))
     rows, columns, values = (np.array(items) for items in zip(*triples, strict=True))
     matrix = sparse.csr_matrix((values, (rows, columns)))

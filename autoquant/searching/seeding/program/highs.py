@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from autoquant.errors import PlanError
 from autoquant.searching.seeding.program.additive import Floats, Mask, Program
@@ -88,6 +86,9 @@ def relax(problem: Problem, scale: float) -> Relaxation | None:
     Raises:
         PlanError: HiGHS gave up.
     """
+    from scipy import sparse
+    from scipy.optimize import linprog
+
     objective = np.minimum(problem.objective / scale, CEILING)
     found = linprog(
         objective,
@@ -110,6 +111,9 @@ def branch(problem: Problem, relaxed: Relaxation, kept: Mask) -> Branched | None
     Raises:
         PlanError: HiGHS gave up without a plan.
     """
+    from scipy import sparse
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     whole = np.zeros(len(kept))
     whole[: len(problem.program.options)] = 1
     targets = problem.program.targets
