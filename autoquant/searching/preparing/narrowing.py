@@ -15,10 +15,8 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import BackendError
+from autoquant.searching.measuring.latency import FAR_SLOWER
 from autoquant.searching.preparing.preparation import Preparation
-
-_FAR_SLOWER = 4.0
-"""A float of fewer bits that takes so many times as long as fp32 has no arithmetic here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +89,9 @@ def without_slow_floats(
 ) -> tuple[SearchSpace, tuple[str, ...]]:
     """A space without floats that make the model both slower by far and less exact than fp32.
 
-    So is torch's bf16 on CPUs without such instructions: 12 to 35 times as long as fp32. Plans that
-    hold some of it would take most of a search's time.
+    So is torch's bf16 on CPUs without such instructions: 12 to 35 times as long as fp32. A float of
+    fewer bits that takes four times as long has no arithmetic here, and plans that hold some of it
+    would take most of a search's time.
 
     Args:
         space: The search space.
@@ -107,7 +106,7 @@ def without_slow_floats(
     fp32 = speeds.pop(Scheme.FP32, 0.0)
     notices = []
     for scheme, speed in speeds.items():
-        if scheme in kept or fp32 < _FAR_SLOWER * speed:
+        if scheme in kept or fp32 < FAR_SLOWER * speed:
             continue
         knobs = [knob for knob in space.free if {scheme, Scheme.FP32} <= set(knob.schemes)]
         space = without(space, [Refused(knob.name, scheme, "slow") for knob in knobs])

@@ -184,6 +184,18 @@ def test_of_long_calls_a_few_pairs_are_enough() -> None:
     assert found["speedup"].samples == 6
 
 
+def test_two_pairs_tell_that_a_long_call_is_far_slower() -> None:
+    machine = Machine()
+    found = measure_latency(
+        lambda: machine.work("c", 1.0 if len(machine.calls) % 3 else 1.04),
+        lambda: machine.work("f", 0.2),
+        pairs=20,
+        clocks=machine.clocks,
+    )
+    assert found["speedup"].samples == 2
+    assert found["speedup"].value == pytest.approx(0.2, rel=0.05)
+
+
 def test_a_model_without_a_rival_is_timed_alone() -> None:
     machine = Machine()
     found = measure_alone(lambda: machine.work("f", 0.5), times=12, clocks=machine.clocks)
