@@ -30,6 +30,7 @@ from autoquant.searching.proposing.prospects import is_certainly_within
 from autoquant.searching.proposing.pruner import Pruner
 from autoquant.searching.proposing.rounds import Ended, IsSpent, Rounds
 from autoquant.searching.proposing.strategy import Strategy
+from autoquant.searching.seeding.seeds import PROGRAM as OF_PROGRAM
 from autoquant.searching.seeding.seeds import Seed, uniform_plans
 
 UNIFORM, PROGRAM, SEARCH = (
@@ -89,7 +90,13 @@ class Stages:
         strategy = self._strategy(guidance.seeds, past, guidance)
         prospects = guidance.prospects
 
+        is_quick = budget.effort is Effort.QUICK
+        if is_quick:  # its plans come cheapest first, and each is looked at before the next
+            budget = budget.model_copy(update={"round_size": 1})
+
         def is_spent(candidates: Sequence[Candidate]) -> bool:
+            if is_quick:
+                return self._is_one_certain(candidates)
             if prospects is None or not budget.trials:  # all seeds are asked for by that name
                 return False
             return prospects.are_spent(candidates, strategy.taken, seeds_left=strategy.has_seeds)
@@ -105,10 +112,10 @@ class Stages:
                 advance(len(past.candidates))
                 ended = rounds.run(seeds_alone=True)
             self._write_report(ended.candidates)
+        if is_quick and ended.reason in (None, StopReason.NOTHING_TO_GAIN):
+            return replace(ended, reason=StopReason.QUICK)
         if ended.reason is not None:
             return ended
-        if budget.effort is Effort.QUICK:
-            return replace(ended, reason=StopReason.QUICK)
         if strategy.asked_count >= most and not strategy.pending:
             return replace(ended, reason=StopReason.BUDGET)
         with self.progress.stage(SEARCH, most) as advance:
@@ -239,6 +246,15 @@ class Stages:
             return StopReason.NOTHING_TO_GAIN
         self._write_report(past.candidates)
         return None
+
+    def _is_one_certain(self, candidates: Sequence[Candidate]) -> bool:
+        """Whether of the program's plans, which come cheapest first, one is surely in the limit.
+
+        With several costs there is no such order.
+        """
+        ours = (item for item in candidates if item.origin.startswith(OF_PROGRAM))
+        costs = [goal for goal in self.job.goals if not goal.is_quality]
+        return len(costs) == 1 and any(is_certainly_within(item, self.limits) for item in ours)
 
     def _is_cheapest_within(self, candidates: Sequence[Candidate]) -> bool:
         """Whether of the uniform plans the cheapest, in each cost, is within the accuracy limit."""

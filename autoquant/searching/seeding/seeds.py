@@ -190,8 +190,8 @@ def best_few(
     """Choose a few plans around the noise at which accuracy is expected to reach its limit.
 
     Accuracy is taken to fall with the amplitude of the output noise, by the uniform plans that were
-    measured; predicted noise is scaled so that it agrees with the noisiest of them. The cheapest
-    plans below the limit come first, and one that lies just above, since the estimate is rough.
+    measured; predicted noise is scaled so that it agrees with the noisiest of them. One that lies
+    just above the limit comes first, since the estimate is rough, then those below, cheapest first.
     """
     known = [item for item in measured if {"sqnr_db", "accuracy_drop"} <= set(item.measurements)]
     noisiest = max(known, key=lambda item: -item.value("sqnr_db"), default=None)
@@ -209,7 +209,7 @@ def best_few(
         key=lambda seed: predicted(seed.plan, costs),
     )
     above = sorted((seed for seed in seeds if levels[seed] > most), key=levels.__getitem__)
-    return tuple([*below[: BEST_FEW - 1], *above[:1], *below[BEST_FEW - 1 :]][:BEST_FEW])
+    return (*above[:1], *below)[:BEST_FEW]
 
 
 def _noise(candidate: Candidate) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import autoquant as aq
+from autoquant.core.frontier import NOISE_Z
 from autoquant.core.history import StopReason
 from autoquant.core.progress import Advance, Silent
 from autoquant.results import files
@@ -121,6 +122,10 @@ def test_a_quick_search_looks_for_a_few_plans_under_the_limit(tmp_path: Path) ->
     assert result.stopped is StopReason.QUICK
     best = result.best()
     assert best.origin.startswith("seed:program")
+    program = [item for item in result.candidates if item.origin.startswith("seed:program")]
+    drops = [item.measurements["accuracy_drop"] for item in program]
+    surely = [drop.value + NOISE_Z * (drop.stderr or 0.0) <= 0.01 for drop in drops]
+    assert not any(surely[:-1])  # they are measured one by one, until one is
 
 
 @pytest.mark.slow
