@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 import numpy as np
 
 from autoquant.model.calibration.ranges.density import Density, Floats, Range, with_zero
 
 _STEP = 1e-5
 """Share of the values by which the walk clips more."""
+_STEPS = round(1 / _STEP)
 _CELLS = 256
 """Levels of the grid, also of a reduced one, as in torch."""
 
@@ -19,17 +22,15 @@ def least_error_range(density: Density) -> Range:
     of the values at the end where that skips more bins, until the error rises. torch computes in
     float32, this in float64: where two ranges err alike, the two may stop a step apart.
     """
-    below = np.cumsum(density.counts)
-    steps = np.arange(1, round(1 / _STEP) + 1) * _STEP
-    first = np.searchsorted(below, steps * below[-1], side="left")
-    last = np.searchsorted(below, (1 - steps) * below[-1], side="right") - 1
-    lows, highs = first.tolist(), last.tolist()
+    below = np.cumsum(density.counts).tolist()
     start, stop = 0, len(below) - 1
     left = right = 0
     least = np.inf
-    while left + right < len(steps):
-        low = max(start, min(lows[left], stop))
-        high = min(stop, max(highs[right], start))
+    while left + right < _STEPS:
+        first = bisect_left(below, (left + 1) * _STEP * below[-1])
+        last = bisect_right(below, (1 - (right + 1) * _STEP) * below[-1]) - 1
+        low = max(start, min(first, stop))
+        high = min(stop, max(last, start))
         if low - start > stop - high:
             moved, left = (low, stop), left + 1
         else:
