@@ -167,6 +167,19 @@ class Backend(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A plan that a bench has timed.
+
+    Attributes:
+        call: Runs it once.
+        speedup: Over the float model.
+    """
+
+    call: Callable[[], object]
+    speedup: Measurement
+
+
 class Bench(Protocol):
     """Times plans as candidates are timed, for a target that settles options by measuring."""
 
@@ -183,8 +196,16 @@ class Bench(Protocol):
     def clock(self) -> AbstractContextManager[Callable[[], float]]:
         """The clock of a latency measurement, with its threads; enter it to time ops."""
 
-    def speedup(self, backend: Backend, plan: Plan, pairs: int | None = None) -> Measurement:
-        """Measure a plan's speed beside the float model.
+    def time(
+        self, backend: Backend, plan: Plan, pairs: int | None = None, rival: Timed | None = None
+    ) -> Timed:
+        """Measure a plan's speed over the float model.
+
+        Args:
+            backend: Builds it.
+            plan: What to time.
+            pairs: At most, where the machine is quiet.
+            rival: What it is paired with instead, and timed no longer than shows which is faster.
 
         Raises:
             BackendError: The engine refuses the plan.

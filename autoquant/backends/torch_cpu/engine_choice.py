@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from autoquant.backends.protocol import Backend, Bench, BuildRequest
+from autoquant.backends.protocol import Backend, Bench, BuildRequest, Timed
 from autoquant.backends.targets import native_plan
 from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
@@ -26,20 +26,22 @@ def time_engines(
 ) -> Mapping[str, Measurement]:
     """Measure the speed-up of the all-int8 plan on every engine that can build it.
 
+    The first is paired with the float model, each other with the fastest before it.
+
     Returns:
         By engine, fastest first.
 
     Raises:
         BackendError: No engine runs the model in int8.
     """
-    found: dict[str, Measurement] = {}
+    found: dict[str, Timed] = {}
     reasons: list[str] = []
     for engine in engines_here():
         request = bench.request(settings.with_options(engine=engine))
         backend = open_backend(request)
         try:
             plan = native_plan(Scheme.INT8, request.captured.sites, backend.support)
-            found[engine] = bench.speedup(backend, plan, _PAIRS)
+            found[engine] = bench.time(backend, plan, _PAIRS, fastest_of(found))
         except BackendError as error:
             reasons.append(error.message)
     if not found:
@@ -50,9 +52,15 @@ def time_engines(
     return fastest_first(found)
 
 
-def fastest_first(found: Mapping[str, Measurement]) -> dict[str, Measurement]:
+def fastest_of(found: Mapping[str, Timed]) -> Timed | None:
+    """The fastest so far."""
+    return max(found.values(), key=lambda item: item.speedup.value, default=None)
+
+
+def fastest_first(found: Mapping[str, Timed]) -> dict[str, Measurement]:
     """Speed-ups in order."""
-    return dict(sorted(found.items(), key=lambda item: -item[1].value))
+    speedups = {name: item.speedup for name, item in found.items()}
+    return dict(sorted(speedups.items(), key=lambda item: -item[1].value))
 
 
 def describe(found: Mapping[str, Measurement]) -> str:
@@ -89,12 +97,12 @@ def time_kernels(settings: BuildSettings, engines: Sequence[str], bench: Bench) 
     options = {engine: kernels_of(engine, sites) for engine in engines}
     options[MIXED] = choose_kernels(profiles, sites)
     plan = native_plan(Scheme.INT8, sites, partial(site_support, engine_of(settings)))
-    found: dict[str, Measurement] = {}
+    found: dict[str, Timed] = {}
     for name, kernels in options.items():
         chosen = settings.with_options(kernels=kernels.to_json())
         backend = TorchGraphBackend(bench.request(chosen))
         try:
-            found[name] = bench.speedup(backend, plan)
+            found[name] = bench.time(backend, plan, rival=fastest_of(found))
         except BackendError:
             continue
     if not found:

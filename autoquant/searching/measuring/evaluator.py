@@ -223,6 +223,15 @@ class PlanEvaluator:
         inputs = self._timed_inputs[phase]
         return lambda: self._backend.run(executable.module, inputs)
 
+    def call(self, plan: Plan) -> Callable[[], object]:
+        """Give what runs a plan once on the latency batch.
+
+        Raises:
+            BackendError: The engine refuses the plan, or emulates some of it.
+        """
+        self._timer(Phase.LATENCY)  # which knows the batch
+        return self._timed_call(self.build(plan), Phase.LATENCY)
+
     def build(self, plan: Plan) -> Executable:
         """Build a plan, or give what was built of it before."""
         known = self._built.pop(plan.digest, None)

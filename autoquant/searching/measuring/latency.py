@@ -64,7 +64,7 @@ def measure_latency(
     As few pairs as are needed: from six on it ends when the error is below 1% and both halves of
     the sitting agree, or when `decided` says so; at `pairs` when the error is at most 5%, else at
     thrice as many. What is then still above, or has halves that disagree, is `busy`. Of a candidate
-    whose call takes long, and four times the rival's, two pairs tell all that will be asked of it.
+    whose call fills a slice, and takes four times as long, two pairs tell all that will be asked.
 
     Args:
         candidate: Runs the candidate once.
@@ -88,7 +88,7 @@ def measure_latency(
     calls = [calls_within(item.seconds, slice_s) for item in probed]
     turns = _Turns(functions, calls, clocks, by)
     own, rival = (item.seconds for item in probed)
-    if own > max(FAR_SLOWER * rival, _LONGEST_SLICE_S):
+    if own > max(FAR_SLOWER * rival, _SHORTEST_S):
         pairs = min(pairs, _PAIRS_OF_FAR_SLOWER)
     fewest = min(pairs, fewest)
     turns.take(fewest)

@@ -107,7 +107,7 @@ class PlanTimer:
                 if timed:
                     first = next(iter(timed.values()))
                     found = self._compare(call, first.call)
-                    speedup = _product(found["speedup"], first.speedup)
+                    speedup = product(found["speedup"], first.speedup)
                 else:
                     found = self._compare_well(call)
                     eager = found["baseline_latency_ms"]
@@ -145,7 +145,7 @@ class PlanTimer:
             return _times(timed["latency_ms"], timed["wall_ms"], timed["speedup"])
         over_known = [item / reference.speedup.value for item in competing]
         timed = self._compare(call, reference.call, over_known)
-        speedup = _product(timed["speedup"], reference.speedup)
+        speedup = product(timed["speedup"], reference.speedup)
         return _times(timed["latency_ms"], timed["wall_ms"], speedup, timed["speedup"])
 
     def _over_reference(self, timed: _Timed) -> Measurement | None:
@@ -218,7 +218,8 @@ def _has_its_place(competing: Sequence[float], found: Measurement) -> bool:
     return all(abs(math.log(found.value / other)) > error for other in competing)
 
 
-def _product(first: Measurement, second: Measurement) -> Measurement:
+def product(first: Measurement, second: Measurement) -> Measurement:
+    """Multiply two speeds, of which one is over what the other is of."""
     value = first.value * second.value
     error = math.hypot(relative_error(first), relative_error(second))
     busy = first.busy or second.busy
@@ -228,7 +229,7 @@ def _product(first: Measurement, second: Measurement) -> Measurement:
 def _quotient(first: Measurement, second: Measurement) -> Measurement:
     if first is second:
         return replace(first, value=1.0, stderr=0.0)
-    return _product(
+    return product(
         first,
         replace(second, value=1.0 / second.value, stderr=relative_error(second) / second.value),
     )

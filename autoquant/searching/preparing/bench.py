@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,18 +10,16 @@ from functools import partial
 
 import torch
 
-from autoquant.backends.protocol import Backend, BuildRequest
+from autoquant.backends.protocol import Backend, BuildRequest, Timed
 from autoquant.backends.targets import load_target
 from autoquant.backends.timing import Clock
 from autoquant.core.backends import is_estimate
 from autoquant.core.build import BuildSettings
-from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.errors import BackendError
 from autoquant.job import Setup
 from autoquant.model.graph.captured import Capture
 from autoquant.model.heap import keep_freed_memory
@@ -33,7 +32,14 @@ from autoquant.searching.measuring.evaluator import (
     latency_inputs,
     with_threads,
 )
+from autoquant.searching.measuring.latency import measure_latency
+from autoquant.searching.measuring.plan_timer import product, relative_error
 from autoquant.searching.preparing.space import BoundSpace, bind_space
+
+_FEW = 3
+_CERTAIN = 3.0
+_NEARLY_EQUAL = 0.02
+"""A share of a speed that is no reason to prefer one of two plans."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,15 +71,32 @@ class SubjectBench:
         with with_threads(threads), torch.no_grad():
             yield clock_of(lambda: self.subject.flat(*inputs), threads)
 
-    def speedup(self, backend: Backend, plan: Plan, pairs: int | None = None) -> Measurement:
-        """Measure a plan's speed beside the float model."""
-        most = self.settings.latency_pairs
-        settings = replace(self.settings, latency_pairs=min(most, pairs or most))
-        evaluator = PlanEvaluator(self.subject, self.captured, backend, settings)
-        outcome = evaluator.run(Phase.LATENCY, Task(0, plan))
-        if outcome.failure is not None:
-            raise BackendError(outcome.failure.reason)
-        return outcome.measurements["speedup"]
+    def time(
+        self, backend: Backend, plan: Plan, pairs: int | None = None, rival: Timed | None = None
+    ) -> Timed:
+        """Measure a plan's speed over the float model, beside that or beside a faster rival."""
+        settings, flat = self.settings, self.subject.flat
+        call = PlanEvaluator(self.subject, self.captured, backend, settings).call(plan)
+        inputs = latency_inputs(self.subject, settings.latency_batch)
+        most, threads = settings.latency_pairs, settings.latency_threads
+        with with_threads(threads):
+            if rival is None:
+                eager = partial(backend.run, flat, inputs)
+                found = measure_latency(call, eager, pairs=_FEW, threads=threads)["speedup"]
+                return Timed(call, found)
+            found = measure_latency(
+                *(call, rival.call),
+                pairs=min(most, pairs or most),
+                threads=threads,
+                fewest=_FEW,
+                decided=_tells_apart,
+            )["speedup"]
+        return Timed(call, product(found, rival.speedup))
+
+
+def _tells_apart(found: Measurement) -> bool:
+    """Whether a ratio of two speeds says which is the faster, or that they are nearly equal."""
+    return abs(math.log(found.value)) > _CERTAIN * max(relative_error(found), _NEARLY_EQUAL)
 
 
 def bind_setup(setup: Setup, captured: Capture, build: BuildSettings) -> BoundSpace:

@@ -184,7 +184,7 @@ def test_of_long_calls_a_few_pairs_are_enough() -> None:
     assert found["speedup"].samples == 6
 
 
-def test_two_pairs_tell_that_a_long_call_is_far_slower() -> None:
+def test_two_pairs_tell_that_a_call_is_far_slower() -> None:
     machine = Machine()
     found = measure_latency(
         lambda: machine.work("c", 1.0 if len(machine.calls) % 3 else 1.04),
