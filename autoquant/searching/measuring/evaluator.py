@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from autoquant.core.secrets import masked
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
 from autoquant.model.data.batches import Batch, join_batches, repeat_to, take_samples
+from autoquant.model.data.few_samples import few_samples
 from autoquant.model.graph.captured import Capture
 from autoquant.model.heap import keep_freed_memory
 from autoquant.model.subject import Subject, SubjectRecipe
@@ -38,6 +40,7 @@ from autoquant.searching.measuring.quality import (
     run_reference,
 )
 
+_FEW = 4
 _MOST_KEPT = 16
 _KEPT_BYTES = 1 << 28
 """Built plans are kept for the next phase up to so many, or so much of the model's weights."""
@@ -204,6 +207,7 @@ class PlanEvaluator:
                 lambda: self._run_float(inputs),
                 self._timing,
                 float_plans(self._captured.sites, self._backend.support),
+                partial(self._glance, inputs),
             )
             timer.scheme = self._reference_scheme
             self._timers[phase] = timer
@@ -231,6 +235,11 @@ class PlanEvaluator:
         """
         self._timer(Phase.LATENCY)  # which knows the batch
         return self._timed_call(self.build(plan), Phase.LATENCY)
+
+    def _glance(self, inputs: tuple[Tensor, ...], plan: Plan) -> Callable[[], object]:
+        """Give what runs a plan once on a few samples of a batch."""
+        few = few_samples(self._captured, Batch(inputs), _FEW)
+        return partial(self._backend.run, self.build(plan).module, few)
 
     def build(self, plan: Plan) -> Executable:
         """Build a plan, or give what was built of it before."""

@@ -16,6 +16,7 @@ from autoquant.core.sites import Site
 from autoquant.errors import BackendError
 from autoquant.searching.measuring.clocks import Clocks
 from autoquant.searching.measuring.latency import (
+    FAR_SLOWER,
     FEWEST_PAIRS,
     measure_alone,
     measure_latency,
@@ -26,6 +27,9 @@ FLOAT_SCHEMES = (Scheme.FP32, Scheme.BF16)
 _CHECK_AFTER = 16
 """So many plans are timed before the reference is timed against the float model once more."""
 _DISAGREE = 2.0
+_GLANCES = 2
+_NO_DOUBT = 2.0
+"""What few samples say of a plan's speed may be off by less than this factor on a whole batch."""
 _CERTAIN = 3.0
 
 Call = Callable[[], object]
@@ -77,6 +81,7 @@ class PlanTimer:
         eager: Runs the float model once.
         timing: How calls are timed.
         plans: The engine's float plans.
+        glance: The same call on a few samples.
 
     Attributes:
         scheme: Of the float plan that candidates are paired with; None: with the float model.
@@ -88,24 +93,34 @@ class PlanTimer:
         eager: Call,
         timing: Timing,
         plans: Sequence[tuple[Scheme, Plan]],
+        glance: Callable[[Plan], Call],
     ) -> None:
         self._call = call
         self._eager = eager
         self._timing = timing
         self._plans = dict(plans)
+        self._glance = glance
         self._reference: _Reference | None = None
         self._timed: dict[str, _Timed] = {}
         self.scheme: Scheme | None = None
 
     def rivals(self) -> dict[str, Measurement]:
-        """Time the float model and the engine's float plans; the fastest becomes the reference."""
+        """Time the float model and the engine's float plans; the fastest becomes the reference.
+
+        One that is far slower than the first on a few samples is timed on those alone.
+        """
         timing = self._timing
         timed: dict[Scheme, _Timed] = {}
+        hopeless: dict[Scheme, Measurement] = {}
         for scheme, plan in self._plans.items():
             with suppress(BackendError):
                 call = self._call(plan)
                 if timed:
-                    first = next(iter(timed.values()))
+                    known, first = next(iter(timed.items()))
+                    glanced = self._far_slower(plan, self._plans[known])
+                    if glanced is not None:
+                        hopeless[scheme] = product(glanced, first.speedup)
+                        continue
                     found = self._compare(call, first.call)
                     speedup = product(found["speedup"], first.speedup)
                 else:
@@ -117,15 +132,22 @@ class PlanTimer:
             eager = measure_alone(
                 self._eager, times=timing.pairs, threads=timing.threads, clocks=timing.clocks
             )
+        known_speedups = {scheme: item.speedup for scheme, item in timed.items()} | hopeless
         speedups = {
-            FLOAT_PLAN + scheme.value: with_sitting_error(item.speedup)
-            for scheme, item in timed.items()
+            FLOAT_PLAN + scheme.value: with_sitting_error(item)
+            for scheme, item in known_speedups.items()
         }
         self.scheme = fastest_float(speedups)
         if self.scheme is not None:
             self._reference = _Reference(timed[self.scheme].call, timed[self.scheme].speedup)
         self._timed = {self._plans[scheme].digest: item for scheme, item in timed.items()}
         return {"latency_ms": with_sitting_error(eager), **speedups}
+
+    def _far_slower(self, plan: Plan, known: Plan) -> Measurement | None:
+        """The speed of a plan over a known one on a few samples, where that leaves no doubt."""
+        calls = self._glance(plan), self._glance(known)
+        found = self._compare(*calls, fewest=_GLANCES, most=_GLANCES)["speedup"]
+        return found if found.value * FAR_SLOWER * _NO_DOUBT < 1.0 else None
 
     def begin_sitting(self) -> None:
         """Time the reference anew before the next plan."""
@@ -160,12 +182,13 @@ class PlanTimer:
         rival: Call,
         competing: Sequence[float] = (),
         fewest: int = FEWEST_PAIRS,
+        most: int | None = None,
     ) -> dict[str, Measurement]:
         timing = self._timing
         return measure_latency(
             call,
             rival,
-            pairs=timing.pairs,
+            pairs=most or timing.pairs,
             threads=timing.threads,
             clocks=timing.clocks,
             fewest=fewest,

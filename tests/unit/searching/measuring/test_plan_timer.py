@@ -41,7 +41,13 @@ class Engine:
         clock = self.clock
         clocks = Clocks(wall=clock, thread=clock, process=clock, queued=lambda: 0.0)
         plans = ((Scheme.FP32, FP32), (Scheme.BF16, BF16))
-        return PlanTimer(self.of, self.of("eager"), Timing(8, 1, clocks), plans)
+        return PlanTimer(self.of, self.of("eager"), Timing(8, 1, clocks), plans, self.few)
+
+    def few(self, what: Plan) -> Callable[[], None]:
+        def call() -> None:
+            self.now += SECONDS[what] / 16
+
+        return call
 
     def clock(self) -> float:
         return self.now
@@ -59,6 +65,17 @@ def test_the_fastest_float_plan_is_the_rival_beside_the_float_model() -> None:
     assert found["speedup"].value == pytest.approx(6.0)
     assert found["float_speedup"].value == pytest.approx(2.0)
     assert found["speedup"].clock is TimedBy.THREAD
+
+
+def test_a_float_plan_that_is_far_slower_runs_on_a_few_samples_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SECONDS, BF16, 2.0)
+    engine = Engine()
+    timer = engine.timer()
+    assert timer.rivals()["speedup.all-bf16"].value == pytest.approx(0.15)
+    assert BF16 not in engine.calls
+    assert timer.scheme is Scheme.FP32
 
 
 def test_what_stands_in_one_row_agrees() -> None:
