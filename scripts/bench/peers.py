@@ -9,7 +9,8 @@ lose 0.005 of accuracy; test images are held out.
 Speedup is over the same model in eager fp32 torch, batch 64, one thread: the median of interleaved
 pairs, timed anew after the search. `over own fp32` is over the same engine's fp32. What cannot be
 executed is simulated. Seconds and CPU seconds are of the whole search, calibration included; ours
-runs in one process, quick and with the default effort, on the engines that `--backends` names.
+runs in one process, quick and with the default effort, on the engines that `--backends` names, as
+`autoquant.search` does: without MLflow, which no peer writes to.
 `at NNCF's accuracy` is the fastest member of our last frontier that reaches the held-out accuracy
 of NNCF's result; it looks at held-out data and so is no choice that a user has. `images` are those
 of validation and those held out; drop is that of validation.
@@ -238,6 +239,7 @@ class Bench:
                 f"backend={backend}",
                 *changes,
                 "execution.kind=local",
+                "tracking.enabled=false",
                 f"constraints.accuracy_drop={MAX_DROP}",
                 f"budget.trials={self.trials}",
                 f"output={output}",
@@ -259,7 +261,7 @@ def compare(name: str, arguments: argparse.Namespace) -> list[Row]:
     rows = [bench.row("torch", "eager fp32", fp32)]
     rows += _nncf_rows(bench, arguments)
     rows += _modelopt_rows(bench, arguments, TORCH_ENGINE)
-    for backend, effort in itertools.product(arguments.backends, EFFORTS):
+    for backend, effort in itertools.product(arguments.backends, arguments.efforts):
         result, spent = bench.search(backend, effort)
         bench.prepare(backend)
         best = result.best(max_drop=MAX_DROP)
@@ -354,6 +356,7 @@ def main() -> None:
     parser.add_argument("--venvs", type=Path, default=cache / "autoquant-peers")
     parser.add_argument("--validation", type=int, default=2000, help="images")
     parser.add_argument("--heldout", type=int, default=3000, help="images")
+    parser.add_argument("--efforts", nargs="+", default=EFFORTS, choices=EFFORTS)
     parser.add_argument("--bits", type=float, nargs="+", default=[9.5], help="for ModelOpt")
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--backends", nargs="+", default=["onednn", "openvino"])
