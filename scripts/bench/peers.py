@@ -336,7 +336,8 @@ def _shared_columns(bench: Bench, item: Mapping[str, Any]) -> dict[str, str | fl
 
 def _fastest(result: SearchResult, target: float) -> ResultCandidate | None:
     """The fastest frontier member with at least this held-out accuracy."""
-    able = [m for m in result.frontier if m.value("heldout_accuracy") >= target - 1e-4]
+    scored = [member for member in result.frontier if "heldout_accuracy" in member.measurements]
+    able = [member for member in scored if member.value("heldout_accuracy") >= target - 1e-4]
     return max(able, key=lambda member: member.value("speedup"), default=None)
 
 
