@@ -1,4 +1,4 @@
-"""One small job on a real network, for the integration tests."""
+"""Small jobs on real networks, for the integration tests."""
 
 from __future__ import annotations
 
@@ -24,6 +24,20 @@ def batches(count, seed):
         targets = seeded(MixedNet)(inputs).argmax(1)
     return list(zip(inputs.split(32), targets.split(32)))
 """
+CHAIN = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(*(part for _ in range(14) for part in (nn.Linear(8, 8), nn.Tanh())))
+
+def batches(count, seed):
+    inputs = torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        targets = model()(inputs).argmax(1)
+    return list(zip(inputs.split(32), targets.split(32)))
+"""
 WriteJob = Callable[..., Path]
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -34,11 +48,17 @@ def write_job(tmp_path: Path) -> WriteJob:
     return job_writer(tmp_path)
 
 
-def job_writer(folder: Path) -> WriteJob:
-    """Write job files for MixedNet into a folder; without tracking, which most do not look at."""
+@pytest.fixture
+def write_quick_job(tmp_path: Path) -> WriteJob:
+    """The same for a chain of small layers drawn at random, where the network is of no matter."""
+    return job_writer(tmp_path, CHAIN, sampler="random")
+
+
+def job_writer(folder: Path, entry: str = ENTRY, **general: object) -> WriteJob:
+    """Write job files into a folder; without tracking, which most do not look at."""
 
     def write(name: str = "job", **sections: object) -> Path:
-        (folder / "entry.py").write_text(ENTRY)
+        (folder / "entry.py").write_text(entry)
         document = {
             "name": name,
             "model": {"entry": "entry.py:model"},
@@ -61,6 +81,7 @@ def job_writer(folder: Path) -> WriteJob:
             "tracking": {"enabled": False},
             "seed": 3,
             "output": str(folder / name),
+            **general,
             **sections,
         }
         path = folder / f"{name}.yaml"

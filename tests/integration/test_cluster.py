@@ -133,9 +133,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_a_job_travels_to_nodes_that_never_saw_it(
-    cluster: Cluster, write_job: WriteJob, tmp_path: Path
+    cluster: Cluster, write_quick_job: WriteJob, tmp_path: Path
 ) -> None:
-    job = write_job(
+    job = write_quick_job(
         "travels",
         budget={"effort": "quick"},
         objectives=["output_error", "latency"],
@@ -212,9 +212,11 @@ def assert_all_done(seen: list[dict[str, Any]]) -> None:
 
 
 def test_a_wrong_token_is_refused_before_the_model_is_loaded(
-    cluster: Cluster, write_job: WriteJob
+    cluster: Cluster, write_quick_job: WriteJob
 ) -> None:
-    job = write_job("wrong", execution={"kind": "ray", "address": cluster.address, "workers": 3})
+    job = write_quick_job(
+        "wrong", execution={"kind": "ray", "address": cluster.address, "workers": 3}
+    )
     job.write_text(job.read_text().replace("entry.py:model", "entry.py:batches"))
     process = cluster.command(
         *("-m", "autoquant.cli.app", "search", str(job)),

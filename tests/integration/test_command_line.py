@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-import signal
+import socket
 import subprocess
 import time
 import urllib.request
@@ -138,31 +138,6 @@ def test_ctrl_c_before_the_first_candidate_says_how_to_go_on(
     assert "interrupted; what was finished is kept" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_resume(
-    write_job: WriteJob, tmp_path: Path
-) -> None:
-    job = write_job("stopped", budget={"trials": 500, "round_size": 6})
-    process = subprocess.Popen(
-        command("search", str(job)),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    history = tmp_path / "stopped" / "history.jsonl"
-    deadline = time.monotonic() + 600
-    while not (history.exists() and len(history.read_bytes().splitlines()) >= 4):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    shown, _ = process.communicate(timeout=600)
-    assert process.returncode == 130, shown
-    assert "--resume" in shown
-    assert (tmp_path / "stopped" / "frontier.json").exists()
-
-
 def test_confirm_measures_the_frontier_on_another_engine(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,24 +172,56 @@ def test_backends_lists_what_of_a_plan_cannot_run(
 
 
 @pytest.mark.slow
-def test_ui_serves_the_store_of_a_result(finished: Path) -> None:
-    process = subprocess.Popen(
-        command("ui", str(finished / "timed"), "--port", "5871"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
+def test_ui_serves_a_store_beside_a_port_that_is_taken_and_ends_with_its_command(
+    finished: Path,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = subprocess.Popen(
+            command("ui", str(finished / "timed"), "--port", str(port)),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert process.stdout is not None
-        line = process.stdout.readline()
-        assert "http://127.0.0.1:" in line
-        url = line.split()[2]
+        url = process.stdout.readline().split()[2]
+    try:
+        assert url.startswith("http://127.0.0.1:")
+        assert not url.startswith(f"http://127.0.0.1:{port}/")
         with urllib.request.urlopen(url, timeout=120) as answer:
-            assert b"MLflow" in answer.read()
+            assert b"<title>MLflow</title>" in answer.read()
+        (server,) = [row[1] for row in processes() if row[0] == process.pid]
+        served = [row[3] for row in processes() if row[2] == server]
+        assert len(served) > 1, "MLflow serves from children of its own"
+        assert not [line for line in served if "mlflow.db" in line]
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=300)
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 20
+    while (
+        left := [row for row in processes() if row[2] == server]
+    ) and deadline > time.monotonic():
+        time.sleep(0.1)
+    assert left == []
+
+
+def processes() -> list[tuple[int, int, int, str]]:
+    """Parent, id, group and command line of every process that still runs."""
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "ppid=,pid=,pgid=,stat=,args="],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line.split(None, 4) for line in listed.stdout.splitlines()]
+    return [
+        (int(parent), int(own), int(group), words)
+        for parent, own, group, state, words in rows
+        if not state.startswith("Z")
+    ]
 
 
 def test_the_version_is_printed(run_cli: RunCli) -> None:

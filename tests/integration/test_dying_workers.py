@@ -19,7 +19,7 @@ from autoquant.cli import main
 from autoquant.core.measurement import Candidate
 from autoquant.results.history import read_history
 from tests.integration.conftest import ROOT, WriteJob, command
-from tests.integration.test_crashes import members, workers_below
+from tests.integration.test_crashes import members
 
 TRIALS = int(os.environ.get("AUTOQUANT_DYING", "60"))
 IS_LONG = "AUTOQUANT_DYING" in os.environ
@@ -28,21 +28,6 @@ BETWEEN_DEATHS_S = 30.0 if IS_LONG else 0.0
 
 BETWEEN_DEATHS = 100 if IS_LONG else 25
 """Lines of the history, at least: a worker that is killed before it works lets nothing go on."""
-
-ENTRY = """
-import torch
-from torch import nn
-
-def model():
-    torch.manual_seed(0)
-    return nn.Sequential(*(part for _ in range(14) for part in (nn.Linear(8, 8), nn.Tanh())))
-
-def batches(count, seed):
-    inputs = torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        targets = model()(inputs).argmax(1)
-    return list(zip(inputs.split(32), targets.split(32)))
-"""
 
 
 def search_among_deaths(job: Path) -> int:
@@ -78,16 +63,16 @@ def found_in(folder: Path) -> dict[int, Candidate]:
 @pytest.mark.slow
 @pytest.mark.timeout(6 * 3600 if IS_LONG else 1200)
 def test_a_search_whose_workers_die_all_the_time_equals_an_undisturbed_one(
-    write_job: WriteJob, tmp_path: Path
+    write_quick_job: WriteJob, tmp_path: Path
 ) -> None:
     same = {
         "space": {"schemes": ["int8", "bf16", "fp32"]},
-        "sampler": "random",
         "budget": {"trials": TRIALS, "round_size": 50 if IS_LONG else 20, "effort": "thorough"},
     }
-    quiet = write_job("quiet", **same)
-    wounded = write_job("wounded", **same, execution={"kind": "ray", "workers": 2, "retries": 5})
-    (tmp_path / "entry.py").write_text(ENTRY)
+    quiet = write_quick_job("quiet", **same)
+    wounded = write_quick_job(
+        "wounded", **same, execution={"kind": "ray", "workers": 2, "retries": 5}
+    )
     assert main(["search", str(quiet)]) == 0
     deaths = search_among_deaths(wounded)
     assert deaths >= 2
@@ -102,3 +87,25 @@ def test_a_search_whose_workers_die_all_the_time_equals_an_undisturbed_one(
         digest for digest, _ in members(tmp_path / "quiet")
     ]
     print(f"{TRIALS} trials, {deaths} deaths")
+
+
+def workers_below(controller: int) -> list[int]:
+    """Processes of Ray actors of class Worker, below a controller."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            title = status.read_bytes().replace(b"\0", b" ")
+        except OSError:
+            continue
+        if title.startswith(b"ray::Worker") and controller in ancestors(int(status.parent.name)):
+            found.append(int(status.parent.name))
+    return found
+
+
+def ancestors(process: int) -> list[int]:
+    found = []
+    while process > 1:
+        status = Path(f"/proc/{process}/stat").read_text()
+        process = int(status.rpartition(")")[2].split()[1])
+        found.append(process)
+    return found

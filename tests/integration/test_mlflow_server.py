@@ -142,11 +142,11 @@ def waits(outputs, targets):
 
 
 def test_a_server_that_is_killed_and_comes_back_lacks_nothing_at_the_end(
-    write_job: WriteJob, tmp_path: Path, database: str
+    write_quick_job: WriteJob, tmp_path: Path, database: str
 ) -> None:
     port, held, folder = free_port(), tmp_path / "held", tmp_path / "search"
     uri = f"http://127.0.0.1:{port}"
-    job = write_job(
+    job = write_quick_job(
         "search", tracking={"enabled": True, "uri": uri}, budget={"trials": 8, "round_size": 4}
     )
 

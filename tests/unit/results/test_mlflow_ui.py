@@ -1,12 +1,7 @@
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 
@@ -16,25 +11,6 @@ from autoquant.results.mlflow.store import TrackingSettings, open_recorder
 from autoquant.results.mlflow.ui import experiment_pages, start_ui, ui_command
 from autoquant.results.mlflow.view import Pages
 from tests.unit.results.synthetic import FACTS
-
-
-@pytest.mark.slow
-def test_the_ui_answers_on_loopback_beside_a_port_that_is_taken(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    open_recorder(TrackingSettings(uri, "digits"), FACTS, "", {})
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        running = start_ui(uri, port)
-    try:
-        assert running.url.startswith("http://127.0.0.1:")
-        assert running.url != f"http://127.0.0.1:{port}"
-        with urlopen(running.url, timeout=120) as page:
-            assert b"<title>MLflow</title>" in page.read()
-    finally:
-        running.close()
-    assert running.wait() is not None
 
 
 def test_the_pages_of_a_job_are_those_of_its_last_search(tmp_path: Path) -> None:
@@ -81,43 +57,3 @@ def test_a_ui_that_does_not_start_says_why(tmp_path: Path) -> None:
 def test_the_ui_listens_on_loopback_only() -> None:
     command = ui_command("mlflow", 5001)
     assert command[command.index("--host") + 1] == "127.0.0.1"
-
-
-_SERVES = """
-import sys, time
-from autoquant.results.mlflow.ui import start_ui
-running = start_ui(sys.argv[1])
-print(running.url, running.process.pid, flush=True)
-time.sleep(600)
-"""
-
-
-@pytest.mark.slow
-def test_a_ui_ends_with_its_parent_and_no_command_line_names_its_store(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    open_recorder(TrackingSettings(uri, "digits"), FACTS, "", {})
-    parent = subprocess.Popen(
-        [sys.executable, "-c", _SERVES, uri], stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdout is not None
-    url, group = parent.stdout.readline().split()
-    served = group_of(int(group))
-    assert len(served) > 1, "MLflow serves from children of its own"
-    assert not [line for line in served if uri in line]
-    parent.kill()
-    parent.wait()
-    deadline = time.monotonic() + 20
-    while group_of(int(group)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert group_of(int(group)) == []
-    with pytest.raises(OSError):  # noqa: PT011  # refused, or reset
-        urlopen(url, timeout=5)
-
-
-def group_of(group: int) -> list[str]:
-    """Command lines of the processes of a group that still run."""
-    listed = subprocess.run(
-        ["ps", "-e", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True
-    )
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
