@@ -1,6 +1,6 @@
 """A backend of another package: found by its entry point, searched on, its mistakes named.
 
-Each runs in a process of its own, where a folder on `sys.path` is all that is installed.
+In a process of its own, where a folder on `sys.path` is all that is installed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,41 +70,24 @@ for backend in ({"name": "toy", "bit": 3}, {"name": "toy", "bits": 9}, {"bits": 
 """
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    shutil.copy(ROOT / "docs" / "extending" / "toy_backend.py", folder)
-    facts = folder / "toy_backend-1.0.dist-info"
+def test_a_package_with_an_entry_point_brings_a_backend(tmp_path: Path) -> None:
+    """It keeps what all promise, is searched on with its options, and wrong ones are named."""
+    shutil.copy(ROOT / "docs" / "extending" / "toy_backend.py", tmp_path)
+    facts = tmp_path / "toy_backend-1.0.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-backend\nVersion: 1.0\n")
     (facts / "entry_points.txt").write_text("[autoquant.backends]\ntoy = toy_backend:ROW\n")
-    return folder
-
-
-def run(site: Path, program: str) -> str:
-    paths = os.pathsep.join([str(site), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", CONTRACT + SEARCH + MISTAKE],
         env={**os.environ, "PYTHONPATH": paths},
-        cwd=site,
+        cwd=tmp_path,
         check=False,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def test_a_search_runs_on_it_with_its_own_options(site: Path) -> None:
-    run(site, SEARCH)
-
-
-def test_it_keeps_what_all_backends_promise(site: Path) -> None:
-    run(site, CONTRACT)
-
-
-def test_a_wrong_option_is_named_with_its_value_and_the_nearest_right_one(site: Path) -> None:
-    first, second, third = run(site, MISTAKE).splitlines()
+    first, second, third = done.stdout.splitlines()[-3:]
     assert first.startswith("backend.bit: '3' is given for no option of the backend toy; did you")
     assert first.endswith("mean 'bits'?")
     assert second == "backend.bits: 9 is above 8"

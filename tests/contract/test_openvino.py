@@ -347,7 +347,6 @@ def test_a_chain_that_the_engine_fuses_without_code_for_it_runs_unfused(tmp_path
 
 
 _RESIDUAL_ROWS = """
-import sys
 import torch
 from torch import nn
 from autoquant.core.build import BuildSettings
@@ -356,31 +355,34 @@ from tests.backend_contract import Opened
 from tests.spaces import full_space, random_plan
 
 class Block(nn.Module):
-    def __init__(self):
+    def __init__(self, kind):
         super().__init__()
-        self.norm = nn.LayerNorm(8) if sys.argv[1] == "norm" else nn.Identity()
+        self.kind = kind
+        self.norm = nn.LayerNorm(8) if kind == "norm" else nn.Identity()
         self.first, self.second = nn.Linear(8, 32), nn.Linear(32, 8)
 
     def forward(self, x):
         y = self.second(torch.relu(self.first(self.norm(x))))
-        return x * y if sys.argv[1] == "gate" else x + y
+        return x * y if self.kind == "gate" else x + y
 
-torch.manual_seed(0)
-model, rows = nn.Sequential(Block(), Block(), nn.Linear(8, 2)).eval(), torch.randn(4, 8)
-opened = Opened(BuildSettings(backend="openvino"), model, (rows,))
-space = full_space(opened.captured, opened.backend)
-for plan in (space.uniform(Scheme.FP32), *(random_plan(space, seed) for seed in range(3))):
-    error = (opened.outputs(plan) - model(rows)).norm() / model(rows).norm()
-    assert error < 0.2, error
+for kind in ("plain", "norm", "gate"):
+    torch.manual_seed(0)
+    model = nn.Sequential(Block(kind), Block(kind), nn.Linear(8, 2)).eval()
+    rows = torch.randn(4, 8)
+    opened = Opened(BuildSettings(backend="openvino"), model, (rows,))
+    space = full_space(opened.captured, opened.backend)
+    print(kind, flush=True)  # stands last where the process dies
+    for plan in (space.uniform(Scheme.FP32), *(random_plan(space, seed) for seed in range(3))):
+        error = (opened.outputs(plan) - model(rows)).norm() / model(rows).norm()
+        assert error < 0.2, error
 """
 
 
-@pytest.mark.parametrize("kind", ["plain", "norm", "gate"])
-def test_residual_blocks_over_few_rows_do_not_crash_the_process(kind: str) -> None:
+def test_residual_blocks_over_few_rows_do_not_crash_the_process() -> None:
     found = subprocess.run(
-        [sys.executable, "-c", _RESIDUAL_ROWS, kind], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _RESIDUAL_ROWS], capture_output=True, text=True, check=False
     )
-    assert found.returncode == 0, found.stderr
+    assert found.returncode == 0, (found.stdout, found.stderr)
 
 
 class GatedSum(nn.Module):
