@@ -210,7 +210,7 @@ def _given(*names: str) -> dict[str, Any]:
         "data": faulty.good_data(),
         "metric": faulty.good_metric,
         "progress": False,
-        "backend": "fbgemm",
+        "backend": {"engine": "fbgemm", "pairs": 3},
     }
     return {name: good[name] for name in names}
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import autoquant as aq
 from autoquant.core.precision import Scheme
+from autoquant.job.backend import backend_from_text
 from tests.networks import images
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -125,7 +126,7 @@ def test_a_detector_is_searched_end_to_end(backend: str, tmp_path: Path) -> None
         evaluation=samples(2),
         heldout=samples(3),
         metric=MeanAveragePrecision(),
-        backend=backend,
+        backend=backend_from_text(backend) | {"pairs": 3},
         space={
             "schemes": ["fp32"],
             "rules": [{"kind": "conv2d", "schemes": ["int8", "fp32"]}],

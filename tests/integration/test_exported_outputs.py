@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import autoquant as aq
+from autoquant.job.backend import backend_from_text
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Pair = namedtuple("Pair", "boxes scores")
@@ -52,7 +53,7 @@ def smallest(model: nn.Module, backend: str, folder: Path) -> aq.ResultCandidate
         calibration=((IMAGES, FACTORS), torch.zeros(64)),
         evaluation=((IMAGES, FACTORS), torch.zeros(64)),
         metric=lambda outputs, targets: targets,
-        backend=backend,
+        backend=backend_from_text(backend) | {"pairs": 3},
         space={"schemes": ["int8", "fp32"]},
         objectives=("output_error", "size"),
         trials=0,
@@ -152,7 +153,7 @@ def test_the_metric_is_called_by_its_name_in_the_table(tmp_path: Path) -> None:
         calibration=((IMAGES, FACTORS), torch.zeros(64)),
         evaluation=((IMAGES, FACTORS), torch.zeros(64)),
         metric=intersection,
-        backend="fbgemm",
+        backend={"engine": "fbgemm", "pairs": 3},
         space={"schemes": ["int8", "fp32"]},
         objectives=("output_error", "size"),
         trials=0,

@@ -37,7 +37,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> aq.SearchResult:
         calibration=CALIBRATION,
         evaluation=(EVALUATION, targets_of(EVALUATION)),
         heldout=(images(64, seed=3), targets_of(images(64, seed=3))),
-        backend="fbgemm",
+        backend={"engine": "fbgemm", "pairs": 3},
         max_drop=None,
         trials=26,
         space={"schemes": ["int8", "int16", "fp16", "fp32"]},

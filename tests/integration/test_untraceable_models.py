@@ -37,7 +37,7 @@ def search(folder: Path, capture: str, **settings: object) -> aq.SearchResult:
             "rules": [{"kind": "linear", "schemes": ["int8", "int8_dynamic", "bf16", "fp32"]}],
         },
         **{
-            "backend": "fbgemm",
+            "backend": {"engine": "fbgemm", "pairs": 3},
             "objectives": ("output_error", "latency"),
             "trials": 4,
             "max_drop": 0.1,
@@ -57,7 +57,9 @@ def search(folder: Path, capture: str, **settings: object) -> aq.SearchResult:
 def test_a_search_finds_plans_and_each_builds_again(
     tmp_path: Path, capture: str, engine: str, methods: set[str], refusal: str
 ) -> None:
-    result = search(tmp_path / capture, capture, backend=engine, batch_size=4, trials=6)
+    result = search(
+        tmp_path / capture, capture, backend={"engine": engine, "pairs": 3}, batch_size=4, trials=6
+    )
     assert result.context.build.capture == capture
     assert result.sensitivity is not None
     assert {row.method.value for row in result.sensitivity.rows} == methods
@@ -95,7 +97,7 @@ def test_what_a_lowered_layer_gives_lies_in_memory_as_the_models_python_expects(
         calibration=images(8),
         evaluation=images(8, seed=1),
         metric="cosine",
-        backend="x86",
+        backend={"engine": "x86", "pairs": 3},
         effort="quick",
         max_drop=None,
     )

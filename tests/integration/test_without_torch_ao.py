@@ -37,6 +37,7 @@ def guarded(name, globals=None, locals=None, fromlist=(), level=0):
 
 builtins.__import__ = guarded
 import autoquant as aq
+from autoquant.job.backend import backend_from_text
 from tests.networks import MixedNet, images, seeded
 
 model, inputs = seeded(MixedNet), images(32)
@@ -47,7 +48,7 @@ for backend in sys.argv[1:]:
         model,
         calibration=images(32, seed=1),
         evaluation=(inputs, targets),
-        backend=backend,
+        backend=backend_from_text(backend) | {"pairs": 3},
         max_drop=None,
         trials=2,
         space={"schemes": ["int8", "fp32"]},

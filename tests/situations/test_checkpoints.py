@@ -39,7 +39,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
         seeded(LinearNet),
         calibration=rows(1),
         evaluation=(inputs, targets),
-        backend="fbgemm",
+        backend={"engine": "fbgemm", "pairs": 3},
         max_drop=None,
         trials=2,
         space={"schemes": ["int8", "fp32"]},

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import autoquant as aq
 from autoquant.errors import BackendError
+from autoquant.job.backend import backend_from_text
 
 SPACE = {"schemes": ["int8", "fp32"]}
 
@@ -78,7 +79,7 @@ def search(model: nn.Module, backend: str, output: Path) -> aq.SearchResult:
         evaluation=batches(model, 2, (6, 12, 5, 9)),
         target="labels",
         metric=MacroF1(),
-        backend=backend,
+        backend=backend_from_text(backend) | {"pairs": 3},
         space=SPACE,
         capture="auto",
         outputs={"logits": 1.0},

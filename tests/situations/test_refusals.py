@@ -70,7 +70,7 @@ def search(
         calibration=inputs,
         evaluation=(inputs, labels),
         metric=agreement,
-        backend=backend,
+        backend={"name": backend, "pairs": 3},
         space={"schemes": list(schemes)},
         trials=4,
         output=output,

@@ -58,7 +58,7 @@ def search(**changes: Any) -> aq.SearchResult:
         "calibration": faulty.good_data(),
         "evaluation": faulty.good_data(),
         "metric": faulty.good_metric,
-        "backend": "fbgemm",
+        "backend": {"engine": "fbgemm", "pairs": 3},
         "trials": 4,
         "space": {"schemes": ["int8", "fp32"]},
         "objectives": ("output_error", "bops"),

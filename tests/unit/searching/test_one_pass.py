@@ -36,7 +36,7 @@ def search(output: Path, **settings: Any) -> aq.SearchResult:
         evaluation=(inputs, torch.zeros(SAMPLES, dtype=torch.long)),
         **{
             "metric": "accuracy",
-            "backend": "fbgemm",
+            "backend": {"engine": "fbgemm", "pairs": 3},
             "space": SPACE,
             "objectives": ("output_error", "bops"),
             "trials": 6,
