@@ -75,8 +75,8 @@ def assert_whole(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "times"),
-    [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 2)],
-    ids=["SIGTERM", "Ctrl-C", "Ctrl-C-twice"],
+    [(signal.SIGTERM, 1), (signal.SIGINT, 2)],
+    ids=["SIGTERM", "Ctrl-C-twice"],
 )
 def test_a_signal_ends_a_search_with_all_that_was_found(
     write_quick_job: WriteJob, tmp_path: Path, number: signal.Signals, times: int
