@@ -5,7 +5,8 @@
 Three models that `first_hour_subjects.py` makes, and for each tool the program in
 `peer_runs/first_hour_*.py` that a new user would write after its documentation. Each runs in a
 process of its own, one thread; seconds count from the moment when model and loader stand, so that
-imports of the tool count and making the model does not. *First answer*: the first line or figure of
+imports of the tool count and making the model does not; on a busy machine read the CPU seconds, of
+the process itself (Linux alone tells them). *First answer*: the first line or figure of
 what a quantized model scores or how fast it is. Peers are installed from the package registry into
 environments of their own.
 """
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peers import MODELOPT, NNCF, PATIENCE_S, ROOT, Peer, PeerFailedError, install
@@ -55,6 +56,25 @@ TOOLS = (
 )
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of the world and of a process's CPU time."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def by(cls, process: int) -> Spent:
+        """What a process has spent; proc(5) has the places of utime and stime."""
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])
+        return cls(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"))
+
+    def since(self, before: Spent) -> Spent:
+        """The seconds between."""
+        return Spent(self.wall - before.wall, self.cpu - before.cpu)
+
+
 def count_lines(script: Path) -> int:
     """Lines of the user's own code, without blank ones, comments and docstrings."""
     text = script.read_text().partition("# the user's code")[2].partition("# the end of it")[0]
@@ -74,24 +94,28 @@ def measure(tool: Tool, subject: str, python: Path) -> Row:
     )
     limit = threading.Timer(PATIENCE_S, process.kill)
     limit.start()
-    started, first, last = 0.0, None, ""
+    started, first, last = Spent(0.0, 0.0), None, ""
+    ended = started
     assert process.stdout is not None
     for line in process.stdout:
-        if not started and line.strip() == "ready":
-            started = time.perf_counter()
+        ended = Spent.by(process.pid)
+        if not started.wall and line.strip() == "ready":
+            started = ended
         elif first is None and re.search(tool.answer, line):
-            first = time.perf_counter() - started
+            first = ended.since(started)
         last = line.strip() or last
     limit.cancel()
-    ended = time.perf_counter() - started
+    ended = replace(ended, wall=time.perf_counter()).since(started)
     if process.wait() != 0:
         raise PeerFailedError(last)
     return {
         "model": subject,
         "tool": tool.name,
         "lines": count_lines(RUNS / tool.script),
-        "first answer, s": "at the end" if first is None else round(first, 1),
-        "end, s": round(ended, 1),
+        "first answer, s": "at the end" if first is None else round(first.wall, 1),
+        "CPU s": "at the end" if first is None else round(first.cpu, 1),
+        "end, s": round(ended.wall, 1),
+        "end, CPU s": round(ended.cpu, 1),
     }
 
 
@@ -116,7 +140,8 @@ def main() -> None:
             except PeerFailedError as error:
                 rows.append({"model": subject, "tool": tool.name, "failure": str(error)[:100]})
             print(rows[-1], flush=True)
-    heads = ("model", "tool", "lines", "first answer, s", "end, s", "failure")
+    times = ("first answer, s", "CPU s", "end, s", "end, CPU s")
+    heads = ("model", "tool", "lines", *times, "failure")
     show("first_hour", [{head: row.get(head, "-") for head in heads} for row in rows], None)
 
 
