@@ -1,8 +1,8 @@
-"""Renew docs/images from a finished search: the Pareto plot, the report, MLflow's UI.
+"""Renew docs/images: of a finished search the Pareto plot, the report and MLflow's UI; a notebook.
 
     python scripts/bench/pictures.py out/demo-20260101-120000
 
-Needs Chromium, its driver and selenium; scripts/pictures brings selenium.
+Needs Chromium, its driver, selenium and nbconvert; scripts/pictures brings the last two.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ import tempfile
 import time
 from pathlib import Path
 
+import nbformat
 from mlflow import MlflowClient
+from nbconvert import HTMLExporter
+from nbconvert.preprocessors import ExecutePreprocessor
 from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 import autoquant as aq
 from autoquant.cli.candidates import job_of
-from autoquant.results.mlflow.ui import start_ui
+from autoquant.results.mlflow.ui import experiment_pages, start_ui
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "docs" / "images"
+NOTEBOOK = ROOT / "examples" / "first_search.ipynb"
 _LOADING_S = 15.0
 _QUIET = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -63,6 +68,16 @@ def run_page(store: str, search_id: str) -> str:
     return f"#/experiments/{info.experiment_id}/runs/{info.run_id}/artifacts/report.html"
 
 
+def shoot_notebook(scratch: Path) -> None:
+    """Run the first notebook in a folder of its own, and take a picture of its first answer."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    ExecutePreprocessor(timeout=900).preprocess(notebook, {"metadata": {"path": str(scratch)}})
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    found = scratch / "notebook.html"
+    found.write_text(page)
+    shoot(f"{found.as_uri()}#The-search", 1000, 1500, "notebook.png")
+
+
 def main() -> None:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -72,15 +87,21 @@ def main() -> None:
         page = Path(scratch) / "pareto.html"
         result.plot().write_html(page, include_plotlyjs=True, config={"displayModeBar": False})
         shoot(page.as_uri(), 1200, 500, "pareto.png")
+        shoot_notebook(Path(scratch))
     report = (result.folder / "report.html").absolute().as_uri()
     shoot(report, 1200, 1300, "report.png")
     shoot(report, 1200, 1300, "report-dark.png", scheme="dark")
     shoot(report, 390, 1300, "report-phone.png")
-    store = job_of(result.folder).tracking_uri
+    job = job_of(result.folder)
+    store = job.tracking_uri
     ui = start_ui(store)
     try:
         page_of_run = run_page(store, result.findings.facts.search_id)
         shoot(f"{ui.url}/{page_of_run}", 1500, 1760, "mlflow.png")
+        pages = experiment_pages(ui.url, store, job.experiment)
+        shoot(pages.runs, 1500, 700, "mlflow-runs.png")
+        if pages.charts is not None:
+            shoot(pages.charts, 1500, 900, "mlflow-charts.png")
     finally:
         ui.close()
 

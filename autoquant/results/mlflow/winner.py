@@ -23,8 +23,12 @@ _CALLS = {
 
 _REQUIRED = {".ts": "torch", ".onnx": "onnxruntime", ".xml": "openvino"}
 _PLACE = "PLACE-OF-THE-FILE"
-_ASKED_FOR = ".*(Add type hints to the `predict` method|An input example was not provided)"
-"""MLflow's wishes for what the signature says already."""
+
+# MLflow's wishes for what the signature says already. Not where a model is saved, which a thread
+# does: a filter that one thread adds while another holds `catch_warnings` goes with that
+warnings.filterwarnings(
+    "ignore", message=".*(Add type hints to the `predict` method|An input example was not provided)"
+)
 
 _CODE = """\
 import mlflow
@@ -87,8 +91,6 @@ def _save(winner: Winner, main: Path, scratch: Path) -> Path:
         shutil.copy(path, files)
     recipe = winner.recipe(Path(_PLACE)).replace(repr(_PLACE), "place")
     code.write_text(_CODE.format(name=main.name, recipe=recipe, call=_CALLS[main.suffix]))
-    # for good: what is changed for a while is changed for other threads too, and back again by them
-    warnings.filterwarnings("ignore", message=_ASKED_FOR)
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(code),
