@@ -1,7 +1,13 @@
-"""Marks the tests of whole engines, commands and searches as slow; keeps exported models."""
+"""Marks the tests of whole engines, commands and searches as slow; keeps exported models.
+
+Each test, and what a module's tests share, has a cache folder of its own: what one search leaves
+for later ones reaches neither another test nor the user.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,3 +34,29 @@ def _kept_programs() -> Iterator[None]:
     export_capture.export_program = keeping(plain)
     yield
     export_capture.export_program = plain
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give what a module's tests share a cache folder."""
+    yield from _cache_in(tmp_path_factory.getbasetemp() / "caches" / "module")
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_test(
+    _cache_of_module: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Give a test a cache folder."""
+    yield from _cache_in(tmp_path_factory.getbasetemp() / "caches" / "test")
+
+
+def _cache_in(folder: Path) -> Iterator[None]:
+    """Have an empty cache folder for a while."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before

@@ -335,6 +335,7 @@ class SearchSettings(RunSettings):
     budget: Budget = Budget()
     seeds: Annotated[tuple[Annotated[Path, Field(strict=False)], ...], Field(strict=False)] = ()
     sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
+    cache: bool = True
     rivals: Annotated[
         tuple[Annotated[str, AfterValidator(check_backend)], ...], Field(strict=False)
     ] = ()

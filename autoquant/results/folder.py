@@ -20,6 +20,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
 from autoquant.results import files
+from autoquant.results.build_file import write_build
 from autoquant.results.costs_file import write_costs
 from autoquant.results.findings import SearchFacts
 from autoquant.results.frontier_file import write_frontier
@@ -165,7 +166,7 @@ class ResultFolder:
     def write_build(self, settings: BuildSettings) -> None:
         """Keep what decides how plans are built: `build.json`."""
         self._equalised = settings.equalisation.weights
-        write_json(self.path / files.BUILD, {"format": files.FORMAT, **settings.to_json()})
+        write_build(self.path / files.BUILD, settings)
 
     def write_calling(self, data: Mapping[str, Any]) -> None:
         """Keep how the model takes its inputs: `calling.json`."""

@@ -19,6 +19,7 @@ from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
 from autoquant.job.yaml_text import parse_yaml
 from autoquant.results import files
+from autoquant.results.build_file import read_build
 from autoquant.results.costs_file import read_costs
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.frontier_file import read_frontier
@@ -26,7 +27,7 @@ from autoquant.results.history import read_history
 from autoquant.results.manifest import verify
 from autoquant.results.sensitivity_file import read_sensitivity
 from autoquant.results.statistics_file import read_statistics
-from autoquant.results.storage import damaged, read_json, read_text, well_formed
+from autoquant.results.storage import damaged, read_document, read_mapping, read_text, well_formed
 
 
 def load_findings(folder: Path) -> Findings:
@@ -61,7 +62,7 @@ def _sensitivity(folder: Path) -> SensitivityTable | None:
 def load_facts(folder: Path) -> SearchFacts:
     """Read `search.json`."""
     path = folder / files.FACTS
-    document = _document(path)
+    document = read_document(path)
     with well_formed(path):
         return SearchFacts.from_json(
             {key: value for key, value in document.items() if key != "format"}
@@ -88,13 +89,13 @@ def load_job_document(folder: Path) -> dict[str, Any]:
 
 def load_environment(folder: Path) -> Mapping[str, Any]:
     """Read `environment.json`."""
-    return _mapping(folder / files.ENVIRONMENT)
+    return read_mapping(folder / files.ENVIRONMENT)
 
 
 def load_sites(folder: Path) -> tuple[Site, ...]:
     """Read the sites of `sites.json`, in graph order."""
     path = folder / files.SITES
-    document = _document(path)
+    document = read_document(path)
     with well_formed(path):
         return tuple(Site.from_json(item) for item in document["sites"])
 
@@ -102,7 +103,7 @@ def load_sites(folder: Path) -> tuple[Site, ...]:
 def load_space(folder: Path) -> SearchSpace:
     """Read `space.json`."""
     path = folder / files.SPACE
-    document = _document(path)
+    document = read_document(path)
     with well_formed(path):
         return SearchSpace(
             tuple(
@@ -119,7 +120,7 @@ def load_space(folder: Path) -> SearchSpace:
 def load_baseline(folder: Path) -> dict[str, Measurement]:
     """Read `baseline.json`."""
     path = folder / files.BASELINE
-    document = _mapping(path)
+    document = read_mapping(path)
     with well_formed(path):
         return {name: Measurement.from_json(item) for name, item in document.items()}
 
@@ -131,16 +132,13 @@ def load_statistics(folder: Path) -> CalibrationStatistics:
 
 def load_build(folder: Path) -> BuildSettings:
     """Read `build.json`."""
-    path = folder / files.BUILD
-    document = _document(path)
-    with well_formed(path):
-        return BuildSettings.from_json(document)
+    return read_build(folder / files.BUILD)
 
 
 def load_calling(folder: Path) -> dict[str, Any] | None:
     """Read `calling.json`; None where an older version searched."""
     path = folder / files.CALLING
-    return _document(path) if path.exists() else None
+    return read_document(path) if path.exists() else None
 
 
 def load_costs(folder: Path) -> CostTable:
@@ -168,22 +166,3 @@ def load_frontier(folder: Path) -> Frontier:
     if not (folder / files.BASELINE).exists():
         return frontier
     return replace(frontier, baseline=load_baseline(folder))
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    document = read_json(path)
-    if not isinstance(document, dict):
-        raise damaged(path, "it holds no mapping")
-    return document
-
-
-def _document(path: Path) -> dict[str, Any]:
-    """Read a file that carries its format's version."""
-    document = _mapping(path)
-    found = document.get("format")
-    if found != files.FORMAT:
-        raise StorageError(
-            f"{path} has the format {found}; this version reads {files.FORMAT}",
-            hint="read it with the version of autoquant that wrote it (see environment.json)",
-        )
-    return document

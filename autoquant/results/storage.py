@@ -11,6 +11,7 @@ from typing import Any
 
 from autoquant.core.os_errors import storage_errors
 from autoquant.errors import StorageError
+from autoquant.results.files import FORMAT
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -69,6 +70,34 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except ValueError as error:
         raise damaged(path, str(error)) from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        StorageError: It is missing, unreadable, or holds something else.
+    """
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise damaged(path, "it holds no mapping")
+    return document
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a JSON object that carries its format's version.
+
+    Raises:
+        StorageError: It is missing, unreadable, or of another version.
+    """
+    document = read_mapping(path)
+    found = document.get("format")
+    if found != FORMAT:
+        raise StorageError(
+            f"{path} has the format {found}; this version reads {FORMAT}",
+            hint="read it with the version of autoquant that wrote it (see environment.json)",
+        )
+    return document
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from autoquant.job import Job, SearchSettings
 from autoquant.model.data.scoring import metric_title
 from autoquant.results.findings import WEIGHTS, SearchFacts
 from autoquant.results.folder import ResultFolder
+from autoquant.results.kept import Kept
 from autoquant.results.reading import load_facts
 from autoquant.searching.frontier_again import noise_notice
 from autoquant.searching.preparing.preparation import Preparation
@@ -45,6 +46,22 @@ def open_facts(job: SearchSettings, folder: ResultFolder, resume: bool) -> Searc
     return facts
 
 
+TAKEN = "taken_from_earlier_searches"
+"""Among a search's settings: what was not found out anew, with the time when it was."""
+
+
+def taken_before(facts: SearchFacts) -> str:
+    """What a search that is resumed had taken from earlier searches."""
+    return str(facts.settings.get(TAKEN, ""))
+
+
+def with_taken(facts: SearchFacts, kept: Kept) -> SearchFacts:
+    """The facts with what was taken from earlier searches so far."""
+    if not kept.taken:
+        return facts
+    return replace(facts, settings={**facts.settings, TAKEN: ", ".join(kept.taken)})
+
+
 def settle_facts(
     job: SearchSettings,
     facts: SearchFacts,
@@ -58,6 +75,7 @@ def settle_facts(
     target = (
         f"{name.replace('/', ' ')}, {threads} thread{'s' if threads > 1 else ''}, batch {batch}"
     )
+    facts = with_taken(facts, prepared.kept)
     settings = {
         **facts.settings,
         "engine": prepared.engine,
@@ -71,6 +89,10 @@ def settle_facts(
     }
     rival = prepared.backend.rival if is_estimate(build.backend) else facts.rival
     notices = [*prepared.notices, noise_notice(frontier)]
+    if taken := taken_before(facts):
+        notices.append(
+            f"found out by earlier searches, not by this one: {taken}; every plan was measured anew"
+        )
     if reason is StopReason.INTERRUPTED:
         notices.append(f"interrupted; continue with --resume (kept in {job.output})")
     if reason is StopReason.FAILED:

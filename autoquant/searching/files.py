@@ -10,7 +10,7 @@ from autoquant.core.progress import Progress
 from autoquant.errors import BackendError
 from autoquant.results import files
 from autoquant.results.example_file import write_example
-from autoquant.results.findings import Findings
+from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.folder import ResultFolder
 from autoquant.results.recorders import Tracker, Winner
 from autoquant.results.report import render_report
@@ -26,8 +26,9 @@ from autoquant.searching.result import (
 _ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
 
 
-def write_preparation(folder: ResultFolder, prepared: Preparation) -> None:
+def write_preparation(folder: ResultFolder, prepared: Preparation, facts: SearchFacts) -> None:
     """Write what resuming, loading and exporting need."""
+    folder.write_facts(facts)
     folder.write_sites(prepared.captured.sites)
     folder.write_space(prepared.space)
     folder.write_statistics(prepared.statistics)

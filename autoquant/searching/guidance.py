@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from autoquant.core.backends import is_estimate
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Goal, Objective, OwnObjective
@@ -18,12 +19,15 @@ from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.errors import StorageError
 from autoquant.job import Constraints, Effort, SearchSettings
+from autoquant.results.kept import COSTS
 from autoquant.results.reading import load_costs
 from autoquant.searching.costing.cost_model import CostModel, Observation, Trust
 from autoquant.searching.costing.forecast import Forecast
 from autoquant.searching.measuring.cost_profile import latency_costs, spread_costs
+from autoquant.searching.measuring.evaluator import latency_inputs
 from autoquant.searching.measuring.own_costs import exact_costs
 from autoquant.searching.measuring.size import bops_table, int16_table, size_table
+from autoquant.searching.preparing.earlier import structure_of, timing_of
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.guided import CostAxis, Guide
@@ -79,11 +83,13 @@ def find_costs(
     folder: Path | None = None,
     times: Mapping[Scheme, float] | None = None,
     profile: Profile | None = None,
+    baseline: Measurements | None = None,
 ) -> Costs:
     """Find what each op costs in each objective: exactly, or for latency by timing a few plans.
 
     Where `times` of the uniform plans are given, latency is spread over ops from them and nothing
-    more is timed; `folder` is that of an earlier process, whose profile is taken over.
+    more is timed; `folder` is that of an earlier process, whose profile is taken over. With the
+    float model's measurements that of an earlier search is too.
 
     Raises:
         BackendError: No plan of the space can be built.
@@ -100,7 +106,7 @@ def find_costs(
         elif objective is Objective.INT16_SHARE:
             found[objective] = int16_table(sites)
         elif objective is Objective.LATENCY:
-            found[objective] = _latency_costs(prepared, progress, folder, times, profile)
+            found[objective] = _latency_costs(prepared, progress, folder, times, profile, baseline)
         elif isinstance(objective, OwnObjective):
             found[objective] = prepared.settings.own[objective.value]
     return found
@@ -112,6 +118,7 @@ def _latency_costs(
     folder: Path | None,
     times: Mapping[Scheme, float] | None,
     profile: Profile | None,
+    baseline: Measurements | None,
 ) -> CostTable:
     if folder is not None:
         try:
@@ -120,8 +127,37 @@ def _latency_costs(
             pass
     if times:
         return spread_costs(prepared.space, prepared.captured.sites, times)
-    with progress.stage("timing ops and boundaries", None):
-        return (profile or profile_here)(prepared)
+
+    def find() -> CostTable:
+        with progress.stage("timing ops and boundaries", None):
+            return (profile or profile_here)(prepared)
+
+    return find() if baseline is None else _kept_costs(prepared, baseline, find)
+
+
+def _kept_costs(
+    prepared: Preparation, baseline: Measurements, find: Callable[[], CostTable]
+) -> CostTable:
+    """Time ops and boundaries, or take what an earlier search found for a model of this form.
+
+    Costs are kept in units of what the float model took in the same sitting, so that another
+    sitting's pace cancels.
+    """
+    build, baseline_ms = prepared.settings.build, baseline["latency_ms"].value
+
+    def depends_on() -> object | None:
+        structure = structure_of(prepared.captured)
+        if structure is None or is_estimate(build.backend):
+            return None
+        inputs = latency_inputs(prepared.subject, prepared.settings.latency_batch)
+        own = (build.backend, dict(build.options), build.ranges.weight_bits)
+        return *structure, *own, timing_of(prepared.settings, inputs), prepared.space
+
+    unit = "of the float model's time"
+    kept = prepared.kept.recall(
+        "costs of ops", COSTS, depends_on, lambda: find().scaled(1.0 / baseline_ms, unit)
+    )
+    return kept.scaled(baseline_ms, "ms")
 
 
 def profile_here(prepared: Preparation) -> CostTable:

@@ -33,13 +33,14 @@ from autoquant.results.mlflow.background import BackgroundTracker
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
 from autoquant.results.reading import load_baseline, load_environment
 from autoquant.results.recorders import NullRecorder, Tracker
-from autoquant.searching.facts import open_facts
+from autoquant.searching.facts import open_facts, taken_before, with_taken
 from autoquant.searching.files import write_findings, write_preparation
 from autoquant.searching.frontier_again import score_heldout, time_again, time_single
 from autoquant.searching.guidance import Guidance, find_costs, guide, plain_pruner
 from autoquant.searching.interrupts import Interrupts, taken
 from autoquant.searching.measuring.evaluator import EvaluatorRecipe, PlanEvaluator
 from autoquant.searching.measuring.workers.start import check_executor, start_executor
+from autoquant.searching.preparing.earlier import open_kept
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
 from autoquant.searching.preparing.narrowing import without_slow_floats
 from autoquant.searching.preparing.preparation import Preparation, measurement_settings, prepare
@@ -114,9 +115,10 @@ def _search(
         *(_timed_briefly(job), subject, progress, folder.path),
         templates=templates,
         settle=timed.settle,
+        kept=open_kept(job, environment[TIMED_ON], progress.note, taken_before(facts)),
     )
     prepared = timed.narrow(refuse_unfaithful(prepared, progress), progress)
-    write_preparation(folder, prepared)
+    write_preparation(folder, prepared, with_taken(facts, prepared.kept))
     evaluator = prepared.evaluator
     baseline = _measure_baseline(timed, prepared, folder, progress)
     past = folder.past().candidates
@@ -147,10 +149,13 @@ def _search(
     def rank() -> Ended:
         known.table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
         times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
-        costs = find_costs(job.goals, prepared, progress, folder.path, times, profile=timed.profile)
+        costs = find_costs(
+            job.goals, prepared, progress, folder.path, times, timed.profile, baseline
+        )
         if Objective.LATENCY in costs and not is_quick:
             known.times_of_ops = costs[Objective.LATENCY]
             folder.write_costs(known.times_of_ops)
+        folder.write_facts(with_taken(facts, prepared.kept))
         plans, found = [template.plan for template in templates], ended.candidates
         known.guidance = guide(
             job, prepared, known.table, costs, baseline, stages.limits, plans, found

@@ -14,7 +14,7 @@ from autoquant.job import Calibration, SearchSettings, dump_job
 from autoquant.results.findings import Setting
 from autoquant.results.reading import load_job_document
 
-FREE_TO_CHANGE = ("budget", "execution", "finetune", "tracking", "output", "name")
+FREE_TO_CHANGE = ("budget", "execution", "finetune", "tracking", "output", "name", "cache")
 """Sections that a resumed search may change: they do not decide what a candidate's values are."""
 
 

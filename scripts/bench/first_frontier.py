@@ -109,6 +109,7 @@ def main() -> None:
                 backend=chosen.backend,
                 batch_size=chosen.batch,
                 max_drop=None,
+                cache=False,
                 output=Path(folder) / "out",
                 progress=Stages(),
             )

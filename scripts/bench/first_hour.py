@@ -18,6 +18,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -85,12 +86,13 @@ def count_lines(script: Path) -> int:
 def measure(tool: Tool, subject: str, python: Path) -> Row:
     """Run one tool on one model."""
     path = os.pathsep.join(map(str, (ROOT, ROOT / "scripts" / "bench")))
+    nothing_kept = {"XDG_CACHE_HOME": tempfile.mkdtemp()}  # a user's first search
     process = subprocess.Popen(
         [str(python), "-u", str(RUNS / tool.script), subject],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **nothing_kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     )
     limit = threading.Timer(PATIENCE_S, process.kill)
     limit.start()

@@ -59,6 +59,7 @@ def measure(sampler: str, layers: int, trials: int) -> Row:
             backend="fbgemm",
             sampler=sampler,
             max_drop=None,
+            cache=False,
             objectives=("output_error", "bops"),
             trials=trials,
             effort="thorough",

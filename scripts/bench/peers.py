@@ -240,6 +240,7 @@ class Bench:
                 *changes,
                 "execution.kind=local",
                 "tracking.enabled=false",
+                "cache=false",
                 f"constraints.accuracy_drop={MAX_DROP}",
                 f"budget.trials={self.trials}",
                 f"output={output}",

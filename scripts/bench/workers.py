@@ -35,6 +35,7 @@ def run(folder: Path, output: Path, trials: int, *execution: str) -> tuple[Searc
             "backend.engine=onednn",
             "space={schemes: [int8, bf16, fp32]}",
             "objectives=[output_error, size]",
+            "cache=false",
             *execution,
         ],
     )

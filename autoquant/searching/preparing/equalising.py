@@ -34,7 +34,7 @@ from autoquant.model.subject import Subject
 
 _TOLD_APART = 4
 _SCREENED = 16
-_SAMPLES = 32
+SAMPLES = 32
 _LEAST_GAIN_DB = 0.25
 """A smaller gain on so few samples is no reason to change a model."""
 
@@ -123,7 +123,7 @@ def _choose(
                 "not equalised: rescaling would change what the model computes, by rounding"
             )
             return Equalisation()
-        for samples in (_SCREENED, _SAMPLES):
+        for samples in (_SCREENED, SAMPLES):
             before = _int8_decibels(subject, captured, build, samples)
             found = {
                 name: _int8_decibels(subject, graph, build, samples)

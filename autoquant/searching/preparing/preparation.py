@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from autoquant.backends.boundaries import Edge, find_edges
 from autoquant.backends.protocol import Backend
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
-from autoquant.core.equalisation import Equalisation
+from autoquant.core.equalisation import Equalisation, Equalise
 from autoquant.core.evaluation import Phase
 from autoquant.core.progress import Progress
 from autoquant.core.ranges import ObserverName
@@ -22,18 +22,23 @@ from autoquant.errors import DataError, StorageError
 from autoquant.job import Setup
 from autoquant.model.calibration.calibrate import calibrate, digest_of
 from autoquant.model.calibration.range_rules import bind_ranges, own_ranges
+from autoquant.model.data.batches import take_samples
 from autoquant.model.data.data_set import InputsOf, sizes_of
 from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject
 from autoquant.model.weights_digest import weights_digest
+from autoquant.results.kept import BUILD, STATISTICS, Kept
 from autoquant.results.reading import load_build, load_statistics
 from autoquant.searching.measuring.evaluator import (
     MeasurementSettings,
     PlanEvaluator,
     build_backend,
+    latency_inputs,
 )
 from autoquant.searching.measuring.own_costs import own_tables
 from autoquant.searching.preparing.bench import SubjectBench, bind_setup
+from autoquant.searching.preparing.earlier import function_of, timing_of
+from autoquant.searching.preparing.equalising import SAMPLES as EQUALISING_SAMPLES
 from autoquant.searching.preparing.equalising import equalised, find_equalisation
 from autoquant.searching.preparing.ranges import settle_ranges
 from autoquant.searching.preparing.space import check_rules
@@ -55,6 +60,7 @@ class Preparation:
         space: The search space.
         phases: What is measured of each candidate.
         notices: What the user should know.
+        kept: What earlier searches found out.
     """
 
     subject: Subject
@@ -64,6 +70,7 @@ class Preparation:
     space: SearchSpace
     phases: tuple[Phase, ...]
     notices: tuple[str, ...]
+    kept: Kept = field(default_factory=Kept)
 
     @cached_property
     def backend(self) -> Backend:
@@ -112,9 +119,13 @@ def capture_subject(subject: Subject, progress: Progress) -> Capture:
 
 
 def calibrate_subject(
-    subject: Subject, captured: Capture, progress: Progress, folder: Path | None = None
+    subject: Subject,
+    captured: Capture,
+    progress: Progress,
+    folder: Path | None = None,
+    kept: Kept | None = None,
 ) -> CalibrationStatistics:
-    """Calibrate, or read what an earlier process found.
+    """Calibrate, or read what an earlier process or search found.
 
     Raises:
         DataError: The earlier process had other weights or other calibration data.
@@ -134,8 +145,16 @@ def calibrate_subject(
                 hint="--resume needs the same (seed what shuffles); or choose another output",
             )
         return known
-    with progress.stage("calibrating", samples) as advance:
-        return calibrate(captured, batches, advance)
+
+    def find() -> CalibrationStatistics:
+        with progress.stage("calibrating", samples) as advance:
+            return calibrate(captured, batches, advance)
+
+    def depends_on() -> object | None:
+        function = function_of(captured)
+        return function and (*function, digest_of((), batches))
+
+    return (kept or Kept()).recall("calibration", STATISTICS, depends_on, find)
 
 
 def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
@@ -199,15 +218,18 @@ def prepare(
     is_timed: bool = True,
     equalisation: Equalisation | None = None,
     settle: Settle = settle_backend,
+    kept: Kept | None = None,
 ) -> Preparation:
     """Do everything before the first candidate.
 
     Where it is timed, what the backend leaves open (`auto`) is settled by timing plans, else by
-    what works; `folder` is that of an earlier process, whose statistics may be taken over.
+    what works; `folder` is that of an earlier process, whose statistics may be taken over, and
+    `kept` is what earlier searches found out.
 
     Raises:
         PlanError: A rule or a template does not fit.
     """
+    kept = kept or Kept()
     captured = capture_subject(subject, progress)
     check_rules(setup.space, captured.sites)
     for template in templates:
@@ -225,17 +247,19 @@ def prepare(
         check_fit(templates, bind_setup(setup, captured, settings.build).space)
     if known is None:
         if equalisation is None:
-            equalisation = find_equalisation(
-                subject, captured, settings.build, progress, tries=is_timed
+            equalisation = _equalisation(
+                subject, captured, settings.build, progress, kept, tries=is_timed
             )
         settings = settings.building(equalisation=equalisation)
     subject, captured = equalised(subject, captured, settings.build.equalisation)
-    statistics = calibrate_subject(subject, captured, progress, folder)
+    statistics = calibrate_subject(subject, captured, progress, folder, kept)
     if known is None:
         own = own_ranges(setup.calibration, captured, statistics, settings.build)
         settings = settings.building(ranges=replace(settings.build.ranges, own=own))
-        settings = settle(setup, settings, subject, captured, statistics, progress)
-        settings = settle_ranges(settings, captured, statistics, subject.calibration, progress)
+        settings = _settle(
+            *(setup, settings, subject, captured, statistics, progress, settle, kept),
+            is_open=settings.build.options != untimed.options,
+        )
     bound = bind_setup(setup, captured, settings.build)
     check_fit(templates, bound.space)
     tables = own_tables(setup.own_costs, captured.sites, bound.space)
@@ -249,7 +273,67 @@ def prepare(
         space=bound.space,
         phases=(Phase.QUALITY, Phase.LATENCY) if setup.is_timed else (Phase.QUALITY,),
         notices=(*subject.notices, *captured.notices, *bound.notices),
+        kept=kept,
     )
+
+
+def _equalisation(
+    subject: Subject,
+    captured: Capture,
+    build: BuildSettings,
+    progress: Progress,
+    kept: Kept,
+    *,
+    tries: bool,
+) -> Equalisation:
+    """How channels are rescaled: found, or read where an earlier search found it."""
+
+    def find() -> BuildSettings:
+        found = find_equalisation(subject, captured, build, progress, tries=tries)
+        return replace(build, equalisation=found)
+
+    def depends_on() -> object | None:
+        function = function_of(captured)
+        if function is None or subject.equalise is Equalise.NEVER:
+            return None
+        scored = [*take_samples(subject.evaluation, EQUALISING_SAMPLES), *subject.telling]
+        seen = (*InputsOf(subject.calibration), *InputsOf(scored))
+        own = (subject.equalise.value, tries, dict(subject.outputs.weights), build.to_json())
+        return *function, *own, weights_digest(subject.model), digest_of((), seen)
+
+    return kept.recall("equalisation", BUILD, depends_on, find).equalisation
+
+
+def _settle(
+    setup: Setup,
+    settings: MeasurementSettings,
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    progress: Progress,
+    settle: Settle,
+    kept: Kept,
+    *,
+    is_open: bool,
+) -> MeasurementSettings:
+    """Settle what the backend leaves open, and `mix`; both take what an earlier search chose."""
+
+    def find() -> BuildSettings:
+        found = settle(setup, settings, subject, captured, statistics, progress)
+        found = settle_ranges(found, captured, statistics, subject.calibration, progress)
+        return found.build
+
+    def depends_on() -> object | None:
+        function = function_of(captured)
+        observers = {settings.build.observer, *dict(settings.build.ranges.sites).values()}
+        if function is None or not (is_open or ObserverName.MIX in observers):
+            return None
+        timed = timing_of(settings, latency_inputs(subject, settings.latency_batch))
+        space = setup.space.model_dump(mode="json")
+        return *function, settings.build.to_json(), statistics.digest, timed, space
+
+    build = kept.recall("choice of engine and observers", BUILD, depends_on, find)
+    return replace(settings, build=build)
 
 
 def fixed_by_target(settings: BuildSettings, captured: Capture) -> dict[str, tuple[float, float]]:

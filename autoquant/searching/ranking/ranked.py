@@ -30,6 +30,7 @@ from autoquant.job import SensitivitySettings
 from autoquant.model.calibration.calibrate import digest_of
 from autoquant.model.data.batches import take_samples
 from autoquant.results import files
+from autoquant.results.kept import SENSITIVITY
 from autoquant.results.sensitivity_file import read_sensitivity, write_sensitivity
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.preparing.space import widest_scheme
@@ -55,7 +56,7 @@ def rank_by_sensitivity(
     progress: Progress,
     folder: Path | None = None,
 ) -> SensitivityTable:
-    """Measure the sensitivity of every knob, or read what an earlier process left in the folder.
+    """Measure the sensitivity of every knob, or read what an earlier process or search left.
 
     The table carries its space. A saved table counts only if its digest is that of this model,
     these data and these settings. A measurement that was interrupted goes on: exact rows are saved
@@ -74,9 +75,16 @@ def rank_by_sensitivity(
             path = folder / files.SENSITIVITY_UNFINISHED
             write_sensitivity(path, replace(table, digest=digest))
 
-    with progress.stage("measuring sensitivity", count_steps(procedure, question)) as advance:
-        course = Course(_measured_rows(known), keep, advance, partial(_open_engine, prepared))
-        table = replace(measure_sensitivity(procedure, question, course), digest=digest)
+    def find() -> SensitivityTable:
+        with progress.stage("measuring sensitivity", count_steps(procedure, question)) as advance:
+            course = Course(_measured_rows(known), keep, advance, partial(_open_engine, prepared))
+            return replace(measure_sensitivity(procedure, question, course), digest=digest)
+
+    def depends_on() -> object | None:
+        has_graph = prepared.captured.how == "export"
+        return (digest, dict(question.outputs.weights)) if has_graph else None
+
+    table = prepared.kept.recall("sensitivity", SENSITIVITY, depends_on, find)
     if folder is not None:
         write_sensitivity(folder / files.SENSITIVITY, table)
         (folder / files.SENSITIVITY_UNFINISHED).unlink(missing_ok=True)

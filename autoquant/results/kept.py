@@ -1,0 +1,152 @@
+"""What searches found out, kept in the user's cache folder for later searches."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from autoquant.core.build import BuildSettings
+from autoquant.core.costs import CostTable
+from autoquant.core.os_errors import storage_errors
+from autoquant.core.sensitivity import SensitivityTable
+from autoquant.core.statistics import CalibrationStatistics
+from autoquant.errors import StorageError
+from autoquant.results import files
+from autoquant.results.build_file import read_build, write_build
+from autoquant.results.costs_file import read_costs, write_costs
+from autoquant.results.manifest import seal, verify
+from autoquant.results.sensitivity_file import read_sensitivity, write_sensitivity
+from autoquant.results.statistics_file import read_statistics, write_statistics
+
+_LOG = logging.getLogger(__name__)
+_MOST_BYTES = 2**28
+_PARTIAL = "."
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[Value]):
+    """How a value is kept: in the same file as in a result folder."""
+
+    name: str
+    write: Callable[[Path, Value], None]
+    read: Callable[[Path], Value]
+
+
+BUILD: Form[BuildSettings] = Form(files.BUILD, write_build, read_build)
+STATISTICS: Form[CalibrationStatistics] = Form(files.STATISTICS, write_statistics, read_statistics)
+SENSITIVITY: Form[SensitivityTable] = Form(files.SENSITIVITY, write_sensitivity, read_sensitivity)
+COSTS: Form[CostTable] = Form(files.COSTS, write_costs, read_costs)
+
+
+@dataclass(slots=True)
+class Kept:
+    """A folder of values, each in a folder of its own that is named by all that it depends on.
+
+    What is damaged, foreign or cannot be written is as if it were not there: no search fails for
+    it. Values are data that nothing runs: JSON, CSV and safetensors.
+
+    Attributes:
+        folder: Where they are; None: nothing is kept or taken.
+        context: What every value depends on: versions, the machine.
+        taken: What was taken, in words, with the time at which it was found out.
+        note: Told what is taken.
+        most_bytes: The oldest are dropped beyond this.
+    """
+
+    folder: Path | None = None
+    context: object = None
+    taken: list[str] = field(default_factory=list)
+    note: Callable[[str], None] = _LOG.info
+    most_bytes: int = _MOST_BYTES
+
+    def recall(
+        self,
+        title: str,
+        form: Form[Value],
+        depends_on: Callable[[], object | None],
+        find: Callable[[], Value],
+    ) -> Value:
+        """Take a value that an earlier search found, or find it and keep it.
+
+        Args:
+            title: Names the value in `taken`.
+            form: How it is kept.
+            depends_on: Gives all that decides it, by `repr`; None: that cannot be told.
+            find: Finds it.
+        """
+        known = None if self.folder is None else depends_on()
+        if self.folder is None or known is None:
+            return find()
+        content = repr((title, form.name, self.context, known))
+        entry = self.folder / hashlib.sha256(content.encode()).hexdigest()
+        if (entry / form.name).exists():
+            try:
+                return self._taken(title, form, entry)
+            except (StorageError, OSError) as error:
+                _LOG.warning("%s is not used: %s", entry, error)
+        value = find()
+        self._keep(title, form, entry, value)
+        return value
+
+    def _taken(self, title: str, form: Form[Value], entry: Path) -> Value:
+        """Read an entry.
+
+        Raises:
+            StorageError: It is not as it was written, or another user wrote it.
+        """
+        if hasattr(os, "getuid") and entry.stat().st_uid != os.getuid():
+            raise StorageError("another user wrote it")
+        if not (entry / files.MANIFEST).exists():
+            raise StorageError("it has no checksum")
+        verify(entry)
+        value = form.read(entry / form.name)
+        found = time.localtime((entry / form.name).stat().st_mtime)
+        self.taken.append(f"{title} ({time.strftime('%Y-%m-%d %H:%M', found)})")
+        self.note(f"{self.taken[-1]}: taken from an earlier search")
+        return value
+
+    def _keep(self, title: str, form: Form[Value], entry: Path, value: Value) -> None:
+        """Put an entry in place in one step, with its checksum, and drop the oldest."""
+        partial = entry.with_name(f"{_PARTIAL}{entry.name}.{os.getpid()}")
+        try:
+            form.write(partial / form.name, value)
+            seal(partial)
+            shutil.rmtree(entry, ignore_errors=True)
+            with storage_errors(entry, "write"):
+                partial.rename(entry)
+        except StorageError as error:
+            _LOG.warning("%s is not kept for later searches: %s", title, error)
+            return
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        _LOG.info("%s kept in %s", title, entry)
+        self._drop_oldest(entry.parent)
+
+    def _drop_oldest(self, folder: Path) -> None:
+        """Drop entries, oldest first, until the rest is small enough."""
+        with suppress(OSError):  # another search drops them too
+            sizes = {
+                entry: sum(path.stat().st_size for path in entry.glob("*"))
+                for entry in sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime)
+            }
+            total = sum(sizes.values())
+            for entry, size in sizes.items():
+                if total <= self.most_bytes:
+                    break
+                shutil.rmtree(entry, ignore_errors=True)
+                total -= size
+
+
+def cache_folder() -> Path:
+    """The folder of this user's cache: `$XDG_CACHE_HOME/autoquant`, or below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoquant"
