@@ -128,7 +128,7 @@ def confirm(
         opened, evaluator = there.backend, there.evaluator
     phases = _PHASES if subject.heldout is not None else _PHASES[:-1]
     with progress.stage("measuring the float model", None):
-        baseline = evaluator.baseline()
+        baseline = evaluator.baseline() | evaluator.heldout_baseline()
     after = []
     with progress.stage(f"confirming on {opened.name}", len(chosen)) as advance:
         for candidate in chosen:

@@ -143,7 +143,7 @@ def _search(
 
     def compete() -> Ended:
         nonlocal stages
-        stages = stages.beside(timed.rivals(prepared, job, stages.baseline, progress))
+        stages = stages.knowing(timed.rivals(prepared, job, stages.baseline, progress))
         return ended
 
     def rank() -> Ended:
@@ -163,6 +163,8 @@ def _search(
         return ended
 
     def finish() -> Ended:
+        nonlocal stages
+        stages = _with_heldout(stages)
         workers = where if known.guidance is None or is_quick else job.execution
         with _executor(workers, recipe, prepared, evaluator, stages, progress) as executor:
             return _finish(stages, known.guidance, ended, executor)
@@ -270,6 +272,14 @@ def _measure_baseline(
         baseline = timed.baseline(prepared)
     folder.write_baseline(baseline)
     return baseline
+
+
+def _with_heldout(stages: Stages) -> Stages:
+    """Score the float model on held-out data: once there is an answer, which needs none of it."""
+    if stages.prepared.subject.heldout is None or "heldout_accuracy" in stages.baseline:
+        return stages
+    with stages.progress.stage("scoring the float model on held-out data", None):
+        return stages.knowing(stages.prepared.evaluator.heldout_baseline())
 
 
 def _without_slow_floats(

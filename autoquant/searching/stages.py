@@ -60,9 +60,9 @@ class Stages:
         """The job's constraints."""
         return Limits(self.job.constraints, self.baseline)
 
-    def beside(self, rivals: Measurements) -> Stages:
-        """The stages from here on, of a float model that was also timed on other engines."""
-        baseline = {**self.baseline, **rivals}
+    def knowing(self, more: Measurements) -> Stages:
+        """The stages from here on, of a float model of which more was measured."""
+        baseline = {**self.baseline, **more}
         self.folder.write_baseline(baseline)
         return replace(self, baseline=baseline)
 

@@ -195,7 +195,7 @@ class Bench:
         )
         self.captured = prepared.captured
         self.sites = tuple(site.name for site in prepared.captured.sites)
-        baseline = self.evaluator.baseline()
+        baseline = self.evaluator.baseline() | self.evaluator.heldout_baseline()
         self.own_fp32 = baseline[f"{FLOAT_PLAN}{Scheme.FP32.value}"].value
         self.fp32 = baseline["accuracy"].value
         self.fp32_heldout = baseline["heldout_accuracy"].value

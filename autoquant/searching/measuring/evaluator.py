@@ -142,17 +142,19 @@ class PlanEvaluator:
 
     def baseline(self) -> dict[str, Measurement]:
         """Measure the float model as the user gave it: the rival of every candidate."""
-        found: dict[str, Measurement] = {}
-        for phase, prefix in ((Phase.QUALITY, ""), (Phase.HELDOUT, "heldout_")):
-            if phase is Phase.HELDOUT and self._subject.heldout is None:
-                continue
-            found |= self._reference(phase).measurements(prefix)
+        found = self._reference(Phase.QUALITY).measurements()
         found["size_bytes"] = Measurement(self._captured.stored_count * 4.0, Kind.ESTIMATED)
         found |= own_baseline(self._captured.sites, self._settings.own)
         if self._backend.rival_ms is not None:
             found["latency_ms"] = Measurement(self._backend.rival_ms, Kind.ESTIMATED)
             return found
         return found | self.rivals()
+
+    def heldout_baseline(self) -> dict[str, Measurement]:
+        """Score the float model on held-out data, where there are any."""
+        if self._subject.heldout is None:
+            return {}
+        return self._reference(Phase.HELDOUT).measurements("heldout_")
 
     def rivals(self) -> dict[str, Measurement]:
         """Time the float model and the engine's float plans, and pair with the fastest."""
