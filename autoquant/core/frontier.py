@@ -13,6 +13,7 @@ from autoquant.core.glance import Glance
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Goal, Objective
 from autoquant.core.pareto import hypervolume
+from autoquant.core.quantities import FLOAT_SPEEDUP
 
 NOISE_Z = 1.96
 """Two values differ when they are further apart than their 95% interval."""
@@ -101,11 +102,20 @@ class Frontier:
 
 
 def is_as_cheap(candidate: Candidate, other: Candidate, costs: Sequence[Goal]) -> bool:
-    """Whether a candidate is no dearer in any cost, or not further than the 95% interval."""
+    """Whether a candidate is no dearer in any cost, or not further than the 95% interval.
+
+    Speeds are compared over the float plan that both were paired with, where there is one: how fast
+    that is over fp32 has an error too, which is common to both and tells nothing of the two.
+    """
     for axis in costs:
-        first, second = candidate.measurements, other.measurements
-        errors = (item[axis.measurement].stderr or 0.0 for item in (first, second))
-        if axis.loss(first) - axis.loss(second) > NOISE_Z * math.hypot(*errors):
+        found = [item.measurements for item in (candidate, other)]
+        paired = axis is Objective.LATENCY and all(FLOAT_SPEEDUP.name in item for item in found)
+        quantity = FLOAT_SPEEDUP if paired else axis.quantity
+        first, second = (item[quantity.name] for item in found)
+        dearer = first.value - second.value
+        if quantity.higher_is_better:
+            dearer = -dearer
+        if dearer > NOISE_Z * math.hypot(first.stderr or 0.0, second.stderr or 0.0):
             return False
     return True
 

@@ -41,6 +41,22 @@ def test_of_plans_that_are_as_fast_within_noise_the_more_exact_is_picked(
     assert found.number == picked
 
 
+@pytest.mark.parametrize(
+    ("stderr", "picked"), [(0.01, 0), (0.1, 1)], ids=["they differ", "they do not"]
+)
+def test_plans_that_were_paired_with_one_float_plan_are_compared_over_it(
+    stderr: float, picked: int
+) -> None:
+    """Their speeds over fp32 share the error of that plan's own."""
+    items = []
+    for item in (timed(0, 2.4, 0.2, 27.0), timed(1, 2.1, 0.2, 31.0)):
+        over = Measurement(item.value("speedup") / 1.7, Kind.MEASURED, stderr=stderr)
+        items.append(replace(item, measurements={**item.measurements, "float_speedup": over}))
+    found = find_frontier(items, BASELINE, GOALS).pick(None)
+    assert found is not None
+    assert found.number == picked
+
+
 def test_a_plan_beyond_the_limit_is_not_picked() -> None:
     items = [timed(0, 2.5, 0.01, 27.0, drop=0.2), timed(1, 2.0, 0.01, 31.0)]
     frontier = find_frontier(items, BASELINE, GOALS)
