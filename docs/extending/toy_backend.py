@@ -126,7 +126,7 @@ def _faster(settings: BuildSettings, bench: Bench) -> int:
     def speedup(bits: int) -> float:
         own = settings.with_options(bits=bits)
         plan = bench.space(own).uniform(Scheme.INT8)
-        return bench.speedup(ToyBackend(bench.request(own)), plan, pairs=3).value
+        return bench.time(ToyBackend(bench.request(own)), plan, pairs=3).speedup.value
 
     found = max((8, 4), key=speedup)
     bench.progress.note(f"bits: {found}, the fastest here")
