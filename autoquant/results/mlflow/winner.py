@@ -24,11 +24,9 @@ _CALLS = {
 _REQUIRED = {".ts": "torch", ".onnx": "onnxruntime", ".xml": "openvino"}
 _PLACE = "PLACE-OF-THE-FILE"
 
-# MLflow's wishes for what the signature says already. Not where a model is saved, which a thread
-# does: a filter that one thread adds while another holds `catch_warnings` goes with that
-warnings.filterwarnings(
-    "ignore", message=".*(Add type hints to the `predict` method|An input example was not provided)"
-)
+# MLflow's wish, which the signature fulfils; here, since a filter that a thread in the background
+# adds is lost where another holds `catch_warnings`
+warnings.filterwarnings("ignore", message=".*An input example was not provided")
 
 _CODE = """\
 import mlflow
@@ -49,7 +47,7 @@ class Winner(mlflow.pyfunc.PythonModel):
 
         self.answer = answer
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: numpy.ndarray, params=None):
         arrays = list(model_input.values()) if isinstance(model_input, dict) else [model_input]
         outputs = [numpy.asarray(item) for item in self.answer(arrays)]
         if len(outputs) == 1:
