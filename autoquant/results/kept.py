@@ -89,11 +89,11 @@ class Kept:
             return find()
         content = repr((title, form.name, self.context, known))
         entry = self.folder / hashlib.sha256(content.encode()).hexdigest()
-        if (entry / form.name).exists():
-            try:
+        try:
+            if (entry / form.name).exists():
                 return self._taken(title, form, entry)
-            except (StorageError, OSError) as error:
-                _LOG.warning("%s is not used: %s", entry, error)
+        except (StorageError, OSError) as error:
+            _LOG.warning("%s is not used: %s", entry, error)
         value = find()
         self._keep(title, form, entry, value)
         return value
@@ -124,7 +124,7 @@ class Kept:
             shutil.rmtree(entry, ignore_errors=True)
             with storage_errors(entry, "write"):
                 partial.rename(entry)
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             _LOG.warning("%s is not kept for later searches: %s", title, error)
             return
         finally:
@@ -147,6 +147,12 @@ class Kept:
                 total -= size
 
 
-def cache_folder() -> Path:
-    """The folder of this user's cache: `$XDG_CACHE_HOME/autoquant`, or below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoquant"
+def cache_folder() -> Path | None:
+    """The folder of this user's cache: `$XDG_CACHE_HOME/autoquant`, or below `~/.cache`.
+
+    None where the user has no home: that of a container, of whom the system knows the number alone.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoquant"
+    except RuntimeError:
+        return None

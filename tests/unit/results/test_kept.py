@@ -131,3 +131,37 @@ def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "autoquant"
+
+
+def in_a_process_of(user: int, function: Callable[[], object]) -> str:
+    """What a function gives when another user calls it, as `repr`."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(user)
+            found = repr(function())
+        except BaseException as error:  # noqa: BLE001  # told to the parent
+            found = repr(error)
+        os.write(writing, found.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        found = told.read()
+    os.waitpid(child, 0)
+    return found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_folder_that_may_not_be_read_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    recalled(Kept(tmp_path / "cache"), TABLE)
+    (tmp_path / "cache").chmod(0o700)
+    found = in_a_process_of(54321, lambda: recalled(Kept(tmp_path / "cache"), OTHER).constant)
+    assert found == "9.0"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    assert in_a_process_of(54321, cache_folder) == "None"
