@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from autoquant.core.backends import TORCH, Row, find_rows
+from autoquant.core.backends import TORCH, Row, find_rows, is_estimate
 from autoquant.job.section import Section
 
 UNKNOWN_OPTION = "unknown_option"
@@ -65,12 +65,14 @@ def backend_from_text(name: str) -> dict[str, str]:
     return {"engine": name} if name in engines else {"name": name}
 
 
-def check_backend(name: str) -> str:
-    """Refuse what names neither a backend nor an engine of torch's.
+def check_rival(name: str) -> str:
+    """Refuse what names no backend or engine of torch's, and what is not timed but estimated.
 
     Raises:
-        ValidationError: It names none.
+        ValueError: It does; says which.
     """
+    if name in find_rows() and is_estimate(name):
+        raise ValueError(f"{name} estimates its times; a rival must run here, as openvino does")
     backend_settings(name)
     return name
 

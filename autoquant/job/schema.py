@@ -28,7 +28,7 @@ from autoquant.job.backend import (
     BackendSettings,
     backend_from_text,
     backend_settings,
-    check_backend,
+    check_rival,
 )
 from autoquant.job.finetuning import Finetuning
 from autoquant.job.mistakes import NAMED, OWN
@@ -337,7 +337,7 @@ class SearchSettings(RunSettings):
     sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
     cache: bool = True
     rivals: Annotated[
-        tuple[Annotated[str, AfterValidator(check_backend)], ...], Field(strict=False)
+        tuple[Annotated[str, AfterValidator(check_rival)], ...], Field(strict=False)
     ] = ()
 
     def on(self, backend: str) -> SearchSettings:

@@ -75,9 +75,17 @@ def test_a_rival_that_refuses_the_model_is_named_and_the_search_goes_on(tmp_path
     assert result.frontier
 
 
-def test_a_rival_that_nobody_knows_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="rivals"):
-        search(tmp_path / "out", seeded(LinearNet), rivals=["opnvino"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("opnvino", "'opnvino'"), ("profile", "a rival must run here")],
+    ids=["unknown", "an estimate"],
+)
+def test_a_rival_that_cannot_be_timed_is_refused_before_anything_runs(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    with pytest.raises(JobError, match=said) as caught:
+        search(tmp_path / "out", seeded(LinearNet), rivals=[name])
+    assert "rivals.0" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
