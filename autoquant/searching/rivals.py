@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autoquant.core.measurement import RIVAL_PLAN, Measurements, float_plans, rival_plans
 from autoquant.core.progress import Progress
-from autoquant.errors import BackendError, ModelError
+from autoquant.errors import AutoquantError
 from autoquant.job import SearchSettings
 from autoquant.searching.preparing.elsewhere import prepare_elsewhere
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
@@ -34,7 +34,7 @@ def time_rivals(
             continue
         try:
             timed = _time_floats(prepared, job, rival, progress)
-        except (BackendError, ModelError) as error:
+        except AutoquantError as error:  # it was asked for beside the search, and ends none
             progress.note(f"the rival {rival} is not timed: {error.message}")
             continue
         for scheme, speedup in float_plans(timed).items():
@@ -48,8 +48,8 @@ def _time_floats(
     """Times of the float model and of an engine's float plans, taken as those of candidates.
 
     Raises:
-        BackendError: The engine refuses the model.
-        ModelError: Its all-fp32 plan computes something else.
+        AutoquantError: The engine refuses the model, computes something else in its all-fp32 plan,
+            or has nothing that a rule of the space names.
     """
     parts = (prepared.subject, prepared.captured, prepared.statistics, prepared.settings.build)
     with progress.stage(f"timing the rival {rival}", None):
