@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from autoquant.core.evaluation import Executor, Phase, Task
+from autoquant.core.evaluation import Executor, Outcome, Phase, Task
 from autoquant.core.frontier import Frontier
 from autoquant.core.history import Recorder
 from autoquant.core.measurement import Candidate, Measurements
@@ -99,24 +99,15 @@ def time_single(
 
     A model that takes no single sample has no such times, which is said.
     """
-    by_number = {candidate.number: candidate for candidate in candidates}
     due = [item for item in wanted if SINGLE_SPEEDUP.name not in item.measurements]
-    if not due:
-        return tuple(candidates)
-    tasks = [Task(item.number, item.plan) for item in due]
-    with progress.stage("timing one sample at a time", len(tasks)) as advance:
-        for outcome in executor.run(Phase.SINGLE, tasks):
-            before = by_number[outcome.number]
-            if outcome.failure is not None:
-                progress.note(
-                    f"#{before.number} is not timed on one sample: {outcome.failure.reason}"
-                )
-            by_number[outcome.number] = replace(
-                before, measurements={**before.measurements, **outcome.measurements}
-            )
-            recorder.candidate(by_number[outcome.number])
-            advance(1)
-    return tuple(by_number[number] for number in sorted(by_number))
+
+    def add(before: Candidate, outcome: Outcome) -> Candidate:
+        if outcome.failure is not None:
+            progress.note(f"#{before.number} is not timed on one sample: {outcome.failure.reason}")
+        return replace(before, measurements={**before.measurements, **outcome.measurements})
+
+    title = "timing one sample at a time"
+    return _measure_further(candidates, due, Phase.SINGLE, title, add, executor, recorder, progress)
 
 
 def score_heldout(
@@ -127,20 +118,41 @@ def score_heldout(
     progress: Progress,
 ) -> tuple[Candidate, ...]:
     """Score the frontier's members on data that the search never saw."""
-    by_number = {candidate.number: candidate for candidate in candidates}
-    members = [item for item in find(candidates) if "heldout_accuracy" not in item.measurements]
-    if not members:
+    due = [item for item in find(candidates) if "heldout_accuracy" not in item.measurements]
+
+    def add(before: Candidate, outcome: Outcome) -> Candidate:
+        return replace(
+            before,
+            measurements={**before.measurements, **outcome.measurements},
+            seconds={**before.seconds, "heldout": outcome.seconds.get("heldout", 0.0)},
+        )
+
+    title = "scoring the frontier on held-out data"
+    return _measure_further(
+        candidates, due, Phase.HELDOUT, title, add, executor, recorder, progress
+    )
+
+
+def _measure_further(
+    candidates: Sequence[Candidate],
+    due: Sequence[Candidate],
+    phase: Phase,
+    title: str,
+    add: Callable[[Candidate, Outcome], Candidate],
+    executor: Executor,
+    recorder: Recorder,
+    progress: Progress,
+) -> tuple[Candidate, ...]:
+    """Do one more phase of some candidates, and add what it finds to them."""
+    if not due:
         return tuple(candidates)
-    tasks = [Task(item.number, item.plan) for item in members]
-    with progress.stage("scoring the frontier on held-out data", len(tasks)) as advance:
-        for outcome in executor.run(Phase.HELDOUT, tasks):
-            before = by_number[outcome.number]
-            by_number[outcome.number] = replace(
-                before,
-                measurements={**before.measurements, **outcome.measurements},
-                seconds={**before.seconds, "heldout": outcome.seconds.get("heldout", 0.0)},
-            )
-            recorder.candidate(by_number[outcome.number])
+    by_number = {candidate.number: candidate for candidate in candidates}
+    tasks = [Task(item.number, item.plan) for item in due]
+    with progress.stage(title, len(tasks)) as advance:
+        for outcome in executor.run(phase, tasks):
+            found = add(by_number[outcome.number], outcome)
+            by_number[outcome.number] = found
+            recorder.candidate(found)
             advance(1)
     return tuple(by_number[number] for number in sorted(by_number))
 
