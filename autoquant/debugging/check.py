@@ -51,6 +51,7 @@ from autoquant.debugging.structure.plan_facts import facts_of_plan
 from autoquant.debugging.structure.settings import Configured, find_misfit_ranges, find_suspicious
 from autoquant.debugging.structure.shared import compare_calls, find_shared
 from autoquant.debugging.structure.tail import find_quantized_tail
+from autoquant.debugging.tried_ranges import try_mends
 from autoquant.errors import BackendError, JobError, ModelError
 from autoquant.job import Job, Setup, backend_from_text
 from autoquant.job.document import settings_from
@@ -189,10 +190,16 @@ def _check(
     with progress.stage("reading back the configuration", None):
         built = _build(prepared, plan, mapping)
     scarce = () if counts is None else find_scarce_classes(counts)
-    misfits = find_misfit_ranges(prepared.settings.build.ranges, prepared.statistics.tensors)
+    ranges = prepared.settings.build.ranges
+    misfits = list(find_misfit_ranges(ranges, prepared.statistics.tensors))
+    if mapping is None and misfits:
+        with progress.stage("trying the mends of fixed ranges", None):
+            mends = tuple(try_mends(prepared, find_plan(plan, prepared), misfits))
+    else:
+        mends = tuple(concern for _, concern in misfits)
     return CheckReport(
         concerns=_attention_first(
-            [*structure, *comparable.concerns, *built.concerns, *misfits, *scarce]
+            [*structure, *comparable.concerns, *built.concerns, *mends, *scarce]
         ),
         modules=modules,
         outputs=tuple(_given(comparable.outputs, captured, built.ops)),

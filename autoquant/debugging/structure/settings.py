@@ -123,21 +123,21 @@ _RAISE = (
 
 def find_misfit_ranges(
     rules: RangeRules, tensors: Mapping[str, TensorStatistics]
-) -> Iterator[Concern]:
-    """Judge the job's fixed ranges, of sites and inputs, by what calibration saw."""
+) -> Iterator[tuple[FixedRange, Concern]]:
+    """Judge fixed ranges, of sites and inputs, by what calibration saw."""
     for item in rules.fixed:
         seen = next((tensors[name] for name in item.tensors if name in tensors), None)
         if seen is not None:
-            yield from _misfit(item, seen)
+            yield item, _fit(item, seen)
 
 
-def _misfit(item: FixedRange, seen: TensorStatistics) -> Iterator[Concern]:
+def _fit(item: FixedRange, seen: TensorStatistics) -> Concern:
     by = "calibration.fixed_ranges" if item.is_job else "the target"
     key = f"{by} fixes {item.name} to [{item.low:.3g}, {item.high:.3g}]"
     found = f"[{seen.low:.3g}, {seen.high:.3g}]"
     step = (item.high - item.low) / _STEPS
     if seen.low < item.low - step or seen.high > item.high + step:
-        yield attention(
+        return attention(
             Topic.SETTINGS,
             (item.name,),
             f"{key}, and calibration saw {found}: {_share_outside(item, seen):.1%} of its values "
@@ -148,8 +148,8 @@ def _misfit(item: FixedRange, seen: TensorStatistics) -> Iterator[Concern]:
             if item.is_job
             else _RAISE,
         )
-    elif seen.high - seen.low < _UNUSED * (item.high - item.low):
-        yield attention(
+    if seen.high - seen.low < _UNUSED * (item.high - item.low):
+        return attention(
             Topic.SETTINGS,
             (item.name,),
             f"{key}, and calibration saw only {found}",
@@ -159,16 +159,15 @@ def _misfit(item: FixedRange, seen: TensorStatistics) -> Iterator[Concern]:
             if item.is_job
             else _RAISE,
         )
-    else:
-        yield note(
-            Topic.SETTINGS,
-            (item.name,),
-            f"{key}; calibration saw {found}",
-            "a fixed range follows neither the model nor the data",
-            "nothing, if the range is known; else leave it out of calibration.fixed_ranges"
-            if item.is_job
-            else "nothing: it fits",
-        )
+    return note(
+        Topic.SETTINGS,
+        (item.name,),
+        f"{key}; calibration saw {found}",
+        "a fixed range follows neither the model nor the data",
+        "nothing, if the range is known; else leave it out of calibration.fixed_ranges"
+        if item.is_job
+        else "nothing: it fits",
+    )
 
 
 def _share_outside(item: FixedRange, seen: TensorStatistics) -> float:
