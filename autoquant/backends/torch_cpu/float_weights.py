@@ -23,6 +23,7 @@ from autoquant.core.precision import Scheme
 _QUANTIZED = torch.ops.quantized
 _ATEN = torch.ops.aten
 _SUM, _MEAN = 0, 1
+_RECURRENT = ("lstm", "gru")
 
 
 def dynamic_kernel(operation: Operation, engine: str) -> Kernel | None:
@@ -30,8 +31,8 @@ def dynamic_kernel(operation: Operation, engine: str) -> Kernel | None:
     emit: Callable[[Emitter, Operation, Form], None] | None = None
     if operation.name == "linear" and _has_constants(operation):
         emit = partial(_multiply_dynamically, engine)
-    elif operation.name in ("lstm", "gru") and _can_pack_cells(operation):
-        emit = partial(_recur, engine)
+    elif operation.name in _RECURRENT and _can_pack_cells(operation):
+        emit = partial(_recur, engine, "cell")
     return None if emit is None else _floats(emit, Scheme.INT8_DYNAMIC)
 
 
@@ -46,9 +47,13 @@ def weight_only_kernel(operation: Operation, engine: str) -> Kernel | None:
 
 def half_kernel(operation: Operation, engine: str) -> Kernel | None:
     """fp16 weights with a kernel of their own."""
-    if operation.name != "linear" or not has_fp16_linear(engine) or not _has_constants(operation):
+    if not has_fp16_linear(engine):
         return None
-    return _floats(partial(_multiply_halves, engine), Scheme.FP16)
+    if operation.name == "linear" and _has_constants(operation):
+        return _floats(partial(_multiply_halves, engine), Scheme.FP16)
+    if operation.name in _RECURRENT and _can_pack_cells(operation):
+        return _floats(partial(_recur, engine, "cell_fp16"), Scheme.FP16)
+    return None
 
 
 def _floats(emit: Callable[[Emitter, Operation, Form], None], scheme: Scheme) -> Kernel:
@@ -168,7 +173,7 @@ def _can_pack_cells(operation: Operation) -> bool:
     return len(parameters) == per_cell * layers and all(map(is_constant, parameters))
 
 
-def _recur(engine: str, emitter: Emitter, operation: Operation, out: Form) -> None:
+def _recur(engine: str, pack: str, emitter: Emitter, operation: Operation, out: Form) -> None:
     hidden = operation.argument("hx")
     read = emitter.read(operation.argument("input"), out).node
     state: Any = (
@@ -176,21 +181,22 @@ def _recur(engine: str, emitter: Emitter, operation: Operation, out: Form) -> No
         if isinstance(hidden, (list, tuple))
         else emitter.read(hidden, out).node
     )
-    cells = _cells(engine, emitter, operation)
+    cells = _cells(engine, pack, emitter, operation)
     names = ("num_layers", "dropout", "train", "bidirectional", "batch_first")
     numbers = [operation.argument(name) for name in names]
     if operation.name == "lstm":
+        dtype = torch.qint8 if pack == "cell" else torch.float16
         made = emitter.call(
             _ATEN.quantized_lstm.input,
-            read, state, cells, True, *numbers, dtype=torch.qint8, use_dynamic=True,
+            read, state, cells, True, *numbers, dtype=dtype, use_dynamic=True,
         )  # fmt: skip
     else:
         made = emitter.call(_ATEN.quantized_gru.input, read, state, cells, True, *numbers)
     emitter.put(operation.last, out, made)
 
 
-def _cells(engine: str, emitter: Emitter, operation: Operation) -> list[Node]:
-    """The packed weights of every layer and direction."""
+def _cells(engine: str, pack: str, emitter: Emitter, operation: Operation) -> list[Node]:
+    """The packed weights of every layer and direction: int8 (`cell`), or halves (`cell_fp16`)."""
     parameters = operation.argument("params")
     step = 4 if operation.argument("has_biases") else 2
     store = emitter.store
@@ -199,11 +205,13 @@ def _cells(engine: str, emitter: Emitter, operation: Operation) -> list[Node]:
         nodes = parameters[start : start + step]
 
         def recipe(nodes: list[Node] = nodes) -> Recipe:
-            weights = [store.quantized(item, per_channel=False) for item in nodes[:2]]
-            zeros = torch.zeros(weights[0].shape[0])
+            zeros = torch.zeros(store.value(nodes[0]).shape[0])
             biases: list[Tensor] = [store.value(item) for item in nodes[2:]] or [zeros, zeros]
-            return Recipe("cell", engine, (*weights, *biases), (False,))
+            if pack == "cell_fp16":
+                return Recipe(pack, engine, (*map(store.value, nodes[:2]), *biases))
+            weights = [store.quantized(item, per_channel=False) for item in nodes[:2]]
+            return Recipe(pack, engine, (*weights, *biases), (False,))
 
-        key = (engine, "cell", *(item.target for item in nodes))
+        key = (engine, pack, *(item.target for item in nodes))
         found.append(emitter.packed(store.packed(key, recipe), f"{operation.site.name}_{start}"))
     return found

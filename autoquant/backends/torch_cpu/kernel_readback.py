@@ -21,13 +21,16 @@ from autoquant.model.graph.built_graph import FLOAT_NODE
 KERNELS: Mapping[str, Scheme] = {
     "quantized::linear_dynamic_fp16": Scheme.FP16,
     "quantized::linear_dynamic": Scheme.INT8_DYNAMIC,
-    "aten::quantized_lstm": Scheme.INT8_DYNAMIC,
-    "aten::quantized_gru": Scheme.INT8_DYNAMIC,
     "quantized::embedding": Scheme.INT8_WEIGHT_ONLY,
     "quantized::": Scheme.INT8,
     "onednn::q": Scheme.INT8,
 }
 """By the beginning of a kernel's name; the first that fits counts."""
+
+_RECURRENT = ("aten::quantized_lstm", "aten::quantized_gru")
+_CELLS_AT = 2
+_CELLS = {"quantized_dynamic": Scheme.INT8_DYNAMIC, "quantized_fp16": Scheme.FP16}
+"""By what the packed weights of a cell call themselves."""
 
 _BETWEEN_FLOATS = frozenset({Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY, Scheme.FP16})
 
@@ -160,6 +163,8 @@ class _Kernels(TorchDispatchMode):
 
 def _scheme(kernel: str, args: tuple[Any, ...]) -> Scheme | None:
     """What a kernel computes in; None where it only counts or moves indices."""
+    if kernel in _RECURRENT:
+        return _CELLS[args[_CELLS_AT][0].__getstate__()[0][0]]
     for beginning, scheme in KERNELS.items():
         if kernel.startswith(beginning):
             return scheme

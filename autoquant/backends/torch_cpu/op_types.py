@@ -63,7 +63,7 @@ def _weight(module: GraphModule, node: Node) -> WeightType | None:
 
 def _packed_type(recipe: Recipe) -> WeightType:
     weight = recipe.tensors[0]
-    if weight is None or recipe.pack == "linear_fp16":
+    if weight is None or recipe.pack in ("linear_fp16", "cell_fp16"):
         return WeightType("float16")
     if weight.is_floating_point():
         return WeightType(_text(weight.dtype))

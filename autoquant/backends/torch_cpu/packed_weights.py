@@ -77,18 +77,24 @@ def _pack(recipe: Recipe) -> Any:
         return PACKERS[recipe.pack](*recipe.tensors, *recipe.numbers)
 
 
+_QUANTIZED = torch.ops.quantized
+
+
 def _recurrent_cell(
     w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, reduce_range: bool
 ) -> Any:
     """Weights of one direction of one layer."""
-    first = torch.ops.quantized.linear_prepack(w_ih, b_ih)
-    second = torch.ops.quantized.linear_prepack(w_hh, b_hh)
-    return torch.ops.quantized.make_quantized_cell_params_dynamic(
-        first, second, b_ih, b_hh, reduce_range
-    )
+    first = _QUANTIZED.linear_prepack(w_ih, b_ih)
+    second = _QUANTIZED.linear_prepack(w_hh, b_hh)
+    return _QUANTIZED.make_quantized_cell_params_dynamic(first, second, b_ih, b_hh, reduce_range)
 
 
-_QUANTIZED = torch.ops.quantized
+def _recurrent_cell_fp16(w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Any:
+    """Weights of one direction of one layer, in fp16."""
+    first = _QUANTIZED.linear_prepack_fp16(w_ih, b_ih)
+    second = _QUANTIZED.linear_prepack_fp16(w_hh, b_hh)
+    return _QUANTIZED.make_quantized_cell_params_fp16(first, second)
+
 
 PACKERS: Mapping[str, Callable[..., Any]] = {
     "conv1d": _QUANTIZED.conv1d_prepack,
@@ -101,6 +107,7 @@ PACKERS: Mapping[str, Callable[..., Any]] = {
     "linear_fp16": _QUANTIZED.linear_prepack_fp16,
     "embedding": _QUANTIZED.embedding_bag_prepack,
     "cell": _recurrent_cell,
+    "cell_fp16": _recurrent_cell_fp16,
     "float_conv": torch.ops.mkldnn._reorder_convolution_weight,
     "float_linear": torch.ops.mkldnn._reorder_linear_weight,
     "pointwise_conv": torch.ops.onednn.qconv_prepack,

@@ -28,7 +28,8 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
     if kind in _EMBEDDINGS:
         return _native_if(scheme is Scheme.INT8_WEIGHT_ONLY)
     if kind in _RECURRENT:
-        return _native_if(scheme is Scheme.INT8_DYNAMIC)
+        halves = scheme is Scheme.FP16 and has_fp16_linear(engine)
+        return _native_if(scheme is Scheme.INT8_DYNAMIC or halves)
     if kind is OpKind.ATTENTION:
         return _native_if(scheme is Scheme.BF16)
     if scheme is Scheme.INT8:

@@ -13,12 +13,14 @@ from autoquant.core.measurement import Measurement
 class BatchNorm(Enum):
     """What becomes of batch norms that run as part of the layer before them.
 
-    Their running statistics never change. `frozen`: weight and bias of the norm are trained beside
-    those of the layer. `folded`: the norm is folded into the layer first, and what is trained are
-    the weights and biases that the engine stores.
+    Always computed from running statistics, as the engine does. `frozen`: these never change, and
+    weight and bias of the norm are trained beside those of the layer. `trained`: they follow the
+    training batches too, at the norm's own momentum. `folded`: the norm is folded into the layer
+    first, and what is trained are the weights and biases that the engine stores.
     """
 
     FROZEN = "frozen"
+    TRAINED = "trained"
     FOLDED = "folded"
 
 

@@ -14,7 +14,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sites import Site
 from autoquant.debugging.diagnosis.recurrent import RECURRENT_LAYERS, run_layers
 from autoquant.model.graph.site_nodes import SiteNodes
-from autoquant.model.numerics.rounding import Format, SchemeRounding
+from autoquant.model.numerics.rounding import Cast, Format, SchemeRounding
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,8 +99,12 @@ class ReferenceOps(Interpreter):
 
     def _hidden_format(self, call: Call) -> Format | None:
         """How a recurrent layer rounds its hidden state at every step: as it does its input."""
-        read = self._marked.operands[call.root].reads[0]
-        return self._rounding.read_format(call.site, call.scheme, read.name)
+        return self._read_format(call, self._marked.operands[call.root].reads[0])
+
+    def _read_format(self, call: Call, source: Node) -> Format | None:
+        """How the kernel rounds what it reads: fp16's takes fp32, or what is rounded before it."""
+        how = self._rounding.read_format(call.site, call.scheme, source.name)
+        return None if isinstance(how, Cast) else how
 
     def _layers(
         self, call: Call, values: Mapping[Node, Any], how: Format | None
@@ -120,7 +124,7 @@ class ReferenceOps(Interpreter):
         how = self._rounding.weight_format(call.site, call.scheme)
         formats: dict[Node, Format | None] = dict.fromkeys(operands.weights, how)
         for source in operands.reads:
-            formats[source] = self._rounding.read_format(call.site, call.scheme, source.name)
+            formats[source] = self._read_format(call, source)
         return formats
 
     def _run(self, chain: list[Node], values: Mapping[Node, Any]) -> Any:

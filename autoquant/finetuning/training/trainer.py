@@ -77,19 +77,18 @@ class Trainer:
 
     def take(self, weights: Weights, ranges: Ranges) -> None:
         """Load weights into the twin, and the ranges that belong to them."""
-        parameters = self.twin.trainable()
+        kept = self.twin.kept()
         with torch.no_grad():
             for name, value in weights.items():
-                parameters[name].copy_(value)
+                kept[name].copy_(value)
         if ranges is Ranges.UPDATED:
             self.twin.calibrate(self.calibration)
         else:
             self.twin.take_ranges(self.statistics)
 
     def weights(self) -> Weights:
-        """A copy of the trained parameters as they are."""
-        parameters = self.twin.trainable()
-        return {name: item.detach().clone() for name, item in parameters.items()}
+        """A copy of the trained parameters, and of statistics that follow, as they are."""
+        return {name: item.detach().clone() for name, item in self.twin.kept().items()}
 
     def _check_points(self, done: int, steps: int) -> list[int]:
         """Steps after which to look, evenly spread, the last one among them."""
@@ -119,6 +118,7 @@ class Trainer:
 
     def _step(self, optimizer: Optimizer, batch: Batch) -> float:
         parameters = list(self.twin.trainable().values())
+        self.twin.weights.follow(batch.inputs)
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():  # data that yield within no_grad would leave it on
             loss = batch_loss(self.objective.loss, self.twin(batch.inputs), batch)

@@ -35,8 +35,8 @@ class Twin:
     """A plan by reference numerics over trainable weights.
 
     Tensors are rounded where quantized ops read them, weights after batch norms are folded into
-    them. Sites in fp32 are left alone. Everything runs in eval mode: no dropout, no batch
-    statistics.
+    them. Sites in fp32 are left alone. Everything runs in eval mode: no dropout, and batch norms on
+    running statistics.
     """
 
     def __init__(
@@ -73,6 +73,10 @@ class Twin:
         learned = {} if self.scales is None else self.scales.parameters
         scales = {f"{SCALES}{name}": item for name, item in learned.items()}
         return self.weights.trainable() | scales
+
+    def kept(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, by name: what is trained, and statistics that follow it."""
+        return {**self.trainable(), **self.weights.statistics()}
 
     @property
     def settings(self) -> BuildSettings:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx import GraphModule
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoquant.core.findings.finetuning import BatchNorm
 from autoquant.errors import ModelError
@@ -35,7 +36,7 @@ class TrainableWeights:
         model: The float model; it is not changed.
         captured: Of it.
         batch_norm: `folded` rewrites the copy first, to the same function: gamma becomes
-            sqrt(var + eps), and stays so.
+            sqrt(var + eps), and stays so. `trained` lets running statistics `follow` batches.
 
     Raises:
         ModelError: It was captured without a graph; or a batch norm cannot be folded by a rewrite.
@@ -48,6 +49,14 @@ class TrainableWeights:
                 hint="the notices of `autoquant check` say why torch.export cannot capture it",
             )
         self.model = copy_of(model).eval()
+        self._call = captured.calling.call
+        self._following = tuple(
+            module
+            for module in self.model.modules()
+            if batch_norm is BatchNorm.TRAINED
+            and isinstance(module, _BatchNorm)
+            and module.running_mean is not None
+        )
         self._program = captured.weights
         self._read = {
             str(node.target)
@@ -68,6 +77,28 @@ class TrainableWeights:
             for name, item in self.model.named_parameters()
             if item.requires_grad and id(item) in used
         }
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Running statistics that follow the training batches, by name; those of the model."""
+        return {
+            f"{path}.{name}": buffer
+            for path, module in self.model.named_modules()
+            if module in self._following
+            for name, buffer in module.named_buffers(recurse=False)
+        }
+
+    def follow(self, inputs: tuple[Tensor, ...]) -> None:
+        """Take a batch into the running statistics, by a forward of the float model."""
+        if not self._following:
+            return
+        for module in self._following:
+            module.train()
+        try:
+            with torch.no_grad():
+                self._call(self.model, inputs)
+        finally:
+            for module in self._following:
+                module.eval()
 
     def constants(self) -> dict[str, Tensor]:
         """The graph's constants by path; gradients reach the model's parameters."""

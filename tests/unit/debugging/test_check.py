@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import re
 
 import pytest
 import torch
@@ -169,6 +170,18 @@ def test_a_fixed_range_of_the_job_is_judged_by_what_was_observed(
     assert f"calibration.fixed_ranges fixes {name}" in concern.what
     if name == "inputs.x":
         assert f"[{data.min():.3g}, {data.max():.3g}]" in concern.what
+    tried = re.search(r"emulated\), left out: outputs (\S+) -> (\S+) dB$", concern.mend)
+    assert bool(tried) is (severity == "attention")
+    if tried:
+        assert float(tried[2]) > float(tried[1])
+
+
+def test_the_mends_of_two_ranges_are_tried_together_too() -> None:
+    data = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    ranges = {"fixed_ranges": {"first": [-0.1, 0.1], "inputs.x": [-0.5, 0.5]}}
+    found = [item.mend for item in aq.check(seeded(LinearNet), data, ranges=ranges).concerns]
+    tried = [re.search(r"-> (\S+) dB, (\S+) dB with all 2 mended", mend) for mend in found]
+    assert [float(one[2]) > float(one[1]) + 10 for one in tried if one] == [True, True]
 
 
 class Recurrent(nn.Module):

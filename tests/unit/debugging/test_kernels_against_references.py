@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoquant.backends.torch_cpu.engines import POINTWISE, using_engine
+from autoquant.backends.torch_cpu.engines import POINTWISE, has_fp16_linear, using_engine
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.debugging.diagnosis.grids import read_grids
@@ -53,6 +53,15 @@ def test_every_kernel_of_a_random_plan_is_right(
     assert {check.site for check in checks} >= {s.name for s in captured.sites} - fused
 
 
+@pytest.mark.skipif(not has_fp16_linear("fbgemm"), reason="this torch build has no fp16 kernels")
+def test_a_kernel_with_weights_in_fp16_reads_floats_as_they_are() -> None:
+    inputs = torch.randn(32, 16, generator=torch.Generator().manual_seed(1))
+    plan = Plan.of(dict.fromkeys(("first", "second", "last"), Scheme.FP16))
+    built = build(seeded(LinearNet), inputs, plan, engine="fbgemm")
+    with using_engine("fbgemm"):
+        assert all(check.is_right for check in check_kernels(built.plan, [(inputs,)]))
+
+
 class Layers(nn.Module):
     """Two recurrent layers in both directions, and their last states."""
 
@@ -65,14 +74,19 @@ class Layers(nn.Module):
         return steps, state[0] if isinstance(state, tuple) else state
 
 
-@pytest.mark.parametrize("scheme", [Scheme.INT8_DYNAMIC, Scheme.FP32])
+@pytest.mark.parametrize(
+    ("scheme", "engine"),
+    [(Scheme.INT8_DYNAMIC, ENGINE), (Scheme.FP16, "fbgemm"), (Scheme.FP32, ENGINE)],
+)
 @pytest.mark.parametrize("layers", [nn.LSTM, nn.GRU])
 def test_recurrent_kernels_are_compared_with_the_layer_step_by_step(
-    layers: type[nn.LSTM | nn.GRU], scheme: Scheme
+    layers: type[nn.LSTM | nn.GRU], scheme: Scheme, engine: str
 ) -> None:
+    if scheme is Scheme.FP16 and not has_fp16_linear(engine):
+        pytest.skip("this torch build has no fp16 kernels")
     inputs = torch.randn(5, 12, 16, generator=torch.Generator().manual_seed(1))
-    built = build(seeded(lambda: Layers(layers)), inputs, Plan.of({"rnn": scheme}))
-    with using_engine(ENGINE):
+    built = build(seeded(lambda: Layers(layers)), inputs, Plan.of({"rnn": scheme}), engine=engine)
+    with using_engine(engine):
         (check,) = check_kernels(built.plan, [(inputs,)])
     assert check.site == "rnn"
     assert check.is_right

@@ -251,6 +251,23 @@ def test_ranges_follow_the_weights_when_they_are_updated(mixed: Subject) -> None
     assert twin.statistics.tensors[written].high == pytest.approx(3 * before, rel=1e-5)
 
 
+def test_running_statistics_follow_the_batches_where_they_are_trained(mixed: Subject) -> None:
+    weights, inputs = mixed.weights(BatchNorm.TRAINED), mixed.inputs + 1.0
+    expected = copy.deepcopy(mixed.network)
+    for module in expected.modules():
+        module.train(isinstance(module, nn.BatchNorm2d))
+    expected(inputs)
+    before = {name: item.clone() for name, item in weights.constants().items()}
+    weights.follow((inputs,))
+    found, wanted = weights.statistics(), expected.state_dict()
+    assert len(found) == 3 * 5  # mean, variance and count of five norms
+    assert all(torch.equal(item, wanted[name]) for name, item in found.items())
+    assert found.keys() < mixed.twin("int8", weights).kept().keys()
+    moved = [not torch.equal(item, before[name]) for name, item in weights.constants().items()]
+    assert any(moved)  # what the engine stores follows
+    assert not mixed.weights().statistics()
+
+
 def test_the_users_model_is_never_changed(mixed: Subject) -> None:
     before = copy.deepcopy(mixed.network.state_dict())
     weights = mixed.weights(BatchNorm.FOLDED)
