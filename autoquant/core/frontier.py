@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import itemgetter
 
 import numpy as np
 
 from autoquant.core.glance import Glance
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Goal, Objective
-from autoquant.core.pareto import hypervolume
+from autoquant.core.pareto import frontier_mask, hypervolume
 from autoquant.core.quantities import FLOAT_SPEEDUP
 
 NOISE_Z = 1.96
@@ -138,43 +139,109 @@ def find_frontier(
         baseline: Measurements of the float model.
         objectives: What the sampler minimized.
     """
-    axes = (Objective.ACCURACY, *(item for item in objectives if not item.is_quality))
-    needed = {item.measurement for item in (*axes, *objectives, Objective.OUTPUT_ERROR)}
-    measured = [
-        item for item in candidates if item.stopped is None and needed <= set(item.measurements)
-    ]
-    losses = np.array(
-        [[item.loss(candidate.measurements) for item in objectives] for candidate in measured]
-    ).reshape(len(measured), len(objectives))
-    reference = losses.max(axis=0) if measured else np.zeros(len(objectives))
-    return Frontier(
-        axes=axes,
-        members=tuple(_drop_beaten(measured, axes)),
-        baseline=baseline,
-        objectives=tuple(objectives),
-        reference=tuple(float(value) for value in reference),
-        hypervolume=hypervolume(losses, reference) if measured else 0.0,
-    )
+    growing = GrowingFrontier(objectives)
+    growing.extend(candidates)
+    return growing.stand(baseline)
 
 
-def _drop_beaten(candidates: Sequence[Candidate], axes: Sequence[Goal]) -> list[Candidate]:
-    """Drop what an already kept candidate beats, walking from the cheapest on.
+_Rank = tuple[float, ...]
+"""Place in the walk: costs, output error, number."""
 
-    Comparison within noise is not transitive, so the walk has a fixed order: cost, then output
-    error, then number. The same candidates give the same frontier in whatever order they come.
-    What beats a candidate is mostly found among the last that were kept.
+
+@dataclass(slots=True)
+class _Stay:
+    """From where to where in the walk a candidate is kept; to its end: None."""
+
+    candidate: Candidate
+    begin: _Rank
+    end: _Rank | None = None
+
+
+class GrowingFrontier:
+    """The frontier of candidates that come a few at a time: that of them all at once.
+
+    Walks from the cheapest candidate on and drops what an already kept one beats. Comparison
+    within noise is not transitive, so the walk has a fixed order: cost, then output error, then
+    number. The same candidates give the same frontier in whatever order they come. A candidate that
+    is dropped at its place in the walk changes nothing that follows; only for one that is kept the
+    walk is taken again.
+
+    Args:
+        objectives: What the sampler minimized.
     """
 
-    def rank(candidate: Candidate) -> tuple[float, ...]:
-        costs = [axis.loss(candidate.measurements) for axis in axes[1:]]
+    def __init__(self, objectives: Sequence[Goal]) -> None:
+        self._objectives = tuple(objectives)
+        self._axes = (Objective.ACCURACY, *(item for item in objectives if not item.is_quality))
+        needed = (*self._axes, *objectives, Objective.OUTPUT_ERROR)
+        self._needed = {item.measurement for item in needed}
+        self._ranked: list[tuple[_Rank, Candidate]] = []
+        self._stays: list[_Stay] = []
+        self._losses = np.empty((0, len(self._objectives)))
+        self._reference = np.full(len(self._objectives), -np.inf)
+
+    def extend(self, candidates: Iterable[Candidate]) -> None:
+        """Take in candidates; those that failed, were stopped or lack an axis are passed over."""
+        new = [
+            (self._rank(item), item)
+            for item in candidates
+            if item.stopped is None and self._needed <= item.measurements.keys()
+        ]
+        if not new:
+            return
+        self._ranked = sorted([*self._ranked, *new], key=itemgetter(0))
+        losses = [[axis.loss(item.measurements) for axis in self._objectives] for _, item in new]
+        self._reference = np.maximum(self._reference, np.max(losses, axis=0))
+        self._losses = np.concatenate([self._losses, losses])
+        self._losses = self._losses[frontier_mask(self._losses)]
+        if not all(self._is_dropped(*item) for item in new):
+            self._walk()
+
+    def stand(self, baseline: Measurements) -> Frontier:
+        """The frontier of what was taken in so far.
+
+        Args:
+            baseline: Measurements of the float model.
+        """
+        reference = self._reference if self._ranked else np.zeros(len(self._objectives))
+        return Frontier(
+            axes=self._axes,
+            members=tuple(item.candidate for item in self._stays if item.end is None),
+            baseline=baseline,
+            objectives=self._objectives,
+            reference=tuple(float(value) for value in reference),
+            hypervolume=hypervolume(self._losses, reference),
+        )
+
+    def _rank(self, candidate: Candidate) -> _Rank:
+        costs = [axis.loss(candidate.measurements) for axis in self._axes[1:]]
         return (*costs, Objective.OUTPUT_ERROR.loss(candidate.measurements), candidate.number)
 
-    kept: list[Candidate] = []
-    for candidate in sorted(candidates, key=rank):
-        if not any(beats(other, candidate, axes) for other in reversed(kept)):
-            kept = [other for other in kept if not beats(candidate, other, axes)]
-            kept.append(candidate)
-    return kept
+    def _is_dropped(self, rank: _Rank, candidate: Candidate) -> bool:
+        """Whether a candidate is beaten by what the walk has kept when it comes to its rank."""
+        return any(
+            stay.begin < rank
+            and (stay.end is None or rank < stay.end)
+            and beats(stay.candidate, candidate, self._axes)
+            for stay in reversed(self._stays)
+        )
+
+    def _walk(self) -> None:
+        """Keep what nothing before it beats, until something after it does.
+
+        What beats a candidate is mostly found among the last that were kept.
+        """
+        self._stays = []
+        kept: list[_Stay] = []
+        for rank, candidate in self._ranked:
+            if any(beats(stay.candidate, candidate, self._axes) for stay in reversed(kept)):
+                continue
+            for stay in kept:
+                if beats(candidate, stay.candidate, self._axes):
+                    stay.end = rank
+            new = _Stay(candidate, rank)
+            kept = [*(stay for stay in kept if stay.end is None), new]
+            self._stays.append(new)
 
 
 def beats(first: Candidate, second: Candidate, axes: Sequence[Goal]) -> bool:

@@ -129,7 +129,7 @@ def _search(
     evaluator.refer_to(fastest_float(baseline))
     stages = Stages(
         *(job, prepared, baseline, folder, tracker, progress, interrupts),
-        *(facts, environment, deadline),
+        *(facts, environment, deadline, dump_job(job)),
     )
     for candidate in past:
         tracker.candidate(candidate)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autoquant.core.evaluation import Executor
-from autoquant.core.frontier import Frontier, find_frontier
+from autoquant.core.frontier import Frontier, GrowingFrontier, find_frontier
 from autoquant.core.history import Past, StopReason
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Goal, Objective
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Advance, Progress, ShowsStanding, Standing
 from autoquant.core.sensitivity import SensitivityTable
-from autoquant.job import Budget, Effort, SearchSettings, dump_job
+from autoquant.job import Budget, Effort, SearchSettings
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.folder import ResultFolder
 from autoquant.results.recorders import JointRecorder, Tracker
@@ -54,6 +54,7 @@ class Stages:
     facts: SearchFacts
     environment: Mapping[str, Any]
     deadline: float
+    job_text: str
 
     @property
     def limits(self) -> Limits:
@@ -130,10 +131,18 @@ class Stages:
         table: SensitivityTable | None = None,
     ) -> Findings:
         """What was found so far, or where the search has ended in all."""
-        frontier = self.find(candidates)
+        return self._findings(candidates, self.find(candidates), reason, table)
+
+    def _findings(
+        self,
+        candidates: Sequence[Candidate],
+        frontier: Frontier,
+        reason: StopReason | None = None,
+        table: SensitivityTable | None = None,
+    ) -> Findings:
         return Findings(
             facts=settle_facts(self.job, self.facts, self.prepared, frontier, reason),
-            job_text=dump_job(self.job),
+            job_text=self.job_text,
             environment=self.environment,
             sites=self.prepared.captured.sites,
             candidates=tuple(candidates),
@@ -197,13 +206,13 @@ class Stages:
             clock=time.monotonic,
             deadline=deadline,
             is_spent=is_spent,
-            told=self._write_standing,
+            told=_Told(self, GrowingFrontier(self.job.goals)),
         )
         return rounds, counter
 
-    def _write_standing(self, candidates: Sequence[Candidate]) -> None:
+    def write_standing(self, candidates: Sequence[Candidate], frontier: Frontier) -> None:
         """Write the frontier as it stands after a round."""
-        findings = self.findings(candidates, None)
+        findings = self._findings(candidates, frontier)
         self.folder.write_standing(findings.frontier)
         self.tracker.frontier(findings)
         if isinstance(self.progress, ShowsStanding):
@@ -288,6 +297,26 @@ def _cheapest(candidates: Sequence[Candidate], axis: Goal) -> Candidate | None:
     """The candidate with the least of a cost, of those that know it."""
     priced = [item for item in candidates if axis.measurement in item.measurements]
     return min(priced, key=lambda item: axis.loss(item.measurements), default=None)
+
+
+@dataclass
+class _Told:
+    """Takes in the candidates of each round, and writes the frontier as it then stands.
+
+    Attributes:
+        count: Candidates that were taken in; those of a round come after all before it.
+    """
+
+    stages: Stages
+    growing: GrowingFrontier
+    count: int = 0
+
+    def __call__(self, candidates: Sequence[Candidate]) -> None:
+        """Take in what is new of all candidates."""
+        limits = self.stages.limits
+        self.growing.extend(filter(limits.kept_by, candidates[self.count :]))
+        self.count = len(candidates)
+        self.stages.write_standing(candidates, self.growing.stand(self.stages.baseline))
 
 
 @dataclass

@@ -236,7 +236,7 @@ class MlflowRecorder:
     def _tag_members(self, members: Collection[int]) -> None:
         for number, child in self._children.items():
             is_member = number in members
-            if is_member or child.is_member:
+            if is_member is not child.is_member:
                 tag = str(is_member).lower()
                 self._client.set_tag(child.run_id, entities.FRONTIER_TAG, tag)
                 child.is_member = is_member

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 
-from autoquant.core.frontier import Order, compare, find_frontier
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoquant.core.frontier import GrowingFrontier, Order, beats, compare, find_frontier
 from autoquant.core.measurement import Candidate, Failure, Kind, Measurement
 from autoquant.core.objectives import Objective
 from autoquant.core.plan import Plan
@@ -84,3 +87,40 @@ def test_an_empty_history_has_an_empty_frontier() -> None:
     frontier = find_frontier([], {}, OBJECTIVES)
     assert len(frontier) == 0
     assert frontier.hypervolume == 0.0
+
+
+levels = st.integers(0, 3)
+rows = st.tuples(levels, levels, levels, st.sampled_from([0.0, 0.3, 0.8]))
+
+
+@given(made=st.lists(rows, max_size=12), data=st.data())
+def test_a_frontier_that_grows_is_that_of_all_candidates_at_once(
+    made: list[tuple[int, int, int, float]], data: st.DataObject
+) -> None:
+    listed = [
+        candidate(number, drop, sqnr, 1.0 + speedup, noise)
+        for number, (drop, sqnr, speedup, noise) in enumerate(made)
+    ]
+    growing = GrowingFrontier(OBJECTIVES)
+    left = data.draw(st.permutations(listed))
+    while left:
+        count = data.draw(st.integers(1, len(left)))
+        growing.extend(left[:count])
+        left = left[count:]
+    assert growing.stand({}) == find_frontier(listed, {}, OBJECTIVES)
+
+
+@given(made=st.lists(rows, max_size=12))
+def test_a_frontier_is_what_is_left_of_a_walk_from_the_cheapest(
+    made: list[tuple[int, int, int, float]],
+) -> None:
+    listed = [
+        candidate(number, drop, sqnr, 1.0 + speedup, noise)
+        for number, (drop, sqnr, speedup, noise) in enumerate(made)
+    ]
+    axes = (Objective.ACCURACY, Objective.LATENCY)
+    kept: list[Candidate] = []
+    for item in sorted(listed, key=lambda c: (-c.value("speedup"), -c.value("sqnr_db"), c.number)):
+        if not any(beats(other, item, axes) for other in kept):
+            kept = [*(other for other in kept if not beats(item, other, axes)), item]
+    assert numbers(*listed) == [item.number for item in kept]

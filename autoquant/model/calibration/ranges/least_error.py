@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from functools import partial
 
 import numpy as np
 
@@ -26,22 +27,29 @@ def least_error_range(density: Density) -> Range:
     start, stop = 0, len(below) - 1
     left = right = 0
     least = np.inf
-    while left + right < _STEPS:
+    while left + right < _STEPS and start < stop:
         first = bisect_left(below, (left + 1) * _STEP * below[-1])
         last = bisect_right(below, (1 - (right + 1) * _STEP) * below[-1]) - 1
         low = max(start, min(first, stop))
         high = min(stop, max(last, start))
         if low - start > stop - high:
             moved, left = (low, stop), left + 1
-        else:
+        elif high < stop:
             moved, right = (start, high), right + 1
-        if moved == (start, stop):
+        else:  # a step within the bins at both ends: on to the first that leaves the last bin
+            steps = range(right, _STEPS - left)
+            right += bisect_left(steps, True, key=partial(_leaves, below[stop], below[-1]))
             continue
         error = _expected_error(density, *moved)
         if error > least:
             break
         least, (start, stop) = error, moved
     return with_zero(density.low + density.width * start, density.low + density.width * (stop + 1))
+
+
+def _leaves(below: float, total: float, step: int) -> bool:
+    """Whether a step at the upper end leaves the bin up to which so many values lie."""
+    return (1 - (step + 1) * _STEP) * total < below
 
 
 def _expected_error(density: Density, start: int, stop: int) -> float:
