@@ -19,6 +19,7 @@ _MENDS = {
     errno.EEXIST: "a file stands where the folder belongs; move it away, or choose another output",
     errno.ENOTDIR: "a part of that path is a file; choose another output",
     errno.EISDIR: "a folder stands where the file belongs; move it away",
+    errno.ENAMETOOLONG: "give a shorter path",
     errno.EIO: "the disk reports an error; choose an output on another one",
 }
 

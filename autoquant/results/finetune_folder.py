@@ -38,7 +38,8 @@ class FinetuneFolder:
 
     def __init__(self, path: Path, *, resume: bool) -> None:
         self.path = path
-        holds = (path / CHECKPOINT).exists()
+        with storage_errors(path, "read"):
+            holds = (path / CHECKPOINT).exists()
         if holds and not resume:
             raise StorageError(
                 f"{path} already holds a fine-tuning",

@@ -11,6 +11,7 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
 from autoquant.core.measurement import Candidate, Measurement
+from autoquant.core.os_errors import storage_errors
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Site
@@ -36,7 +37,9 @@ def load_findings(folder: Path) -> Findings:
     Raises:
         StorageError: The folder holds no finished search, or a file of it is damaged.
     """
-    if not folder.is_dir():
+    with storage_errors(folder, "read"):
+        is_folder = folder.is_dir()
+    if not is_folder:
         raise StorageError(f"no folder {folder}", hint="give the output folder of a search")
     verify(folder)
     return Findings(

@@ -9,7 +9,9 @@ from pathlib import Path
 from autoquant.backends.protocol import Backend, Executable
 from autoquant.backends.targets import load_target
 from autoquant.core.backends import BY_TORCH
+from autoquant.core.calls import show
 from autoquant.core.equalisation import Equalisation
+from autoquant.core.os_errors import storage_errors
 from autoquant.core.plan import Plan, equalised_weights, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
@@ -69,14 +71,17 @@ def equalisation_of(text: str) -> Equalisation | None:
 
     Raises:
         PlanError: It is a file that was taken out of its folder, whose search rescaled channels.
+        StorageError: The operating system knows no such names.
     """
     folder, _, number = text.rpartition(":")
-    path = Path(folder) if number.isdigit() and Path(folder).is_dir() else Path(text)
+    with storage_errors(Path(text), "read"):
+        path = Path(folder) if number.isdigit() and Path(folder).is_dir() else Path(text)
+        is_file, is_folder = path.is_file(), path.is_dir()
     weights = ""
-    if path.is_file():
+    if is_file:
         weights = equalised_weights(path)
         path = path.parent.parent
-    elif not path.is_dir():
+    elif not is_folder:
         return None
     try:
         found = load_build(path).equalisation
@@ -136,6 +141,10 @@ def find_plan(given: Plan | Path | str, prepared: Preparation) -> Plan:
     """
     if isinstance(given, Plan):
         plan, name = given, "the plan"
+    elif not isinstance(given, (str, Path)):
+        raise PlanError(
+            f"{show(given)} is no plan", hint="give a scheme's name, a file or a result folder"
+        )
     else:
         plan, name = _plan_of(str(given), prepared), f"--plan {given}"
     check_sites(name, dict.fromkeys(plan.schemes), prepared.captured.sites)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
@@ -42,7 +41,7 @@ class ExportedQuantized:
 
     Args:
         captured: The exported graph of the float model.
-        quantized: From `convert_pt2e`; never changed.
+        quantized: From `convert_pt2e`.
 
     Raises:
         ModelError: Neither modules nor order pair the ops with weights.
@@ -51,7 +50,7 @@ class ExportedQuantized:
     kind = Kind.EMULATED
 
     def __init__(self, captured: Capture, quantized: GraphModule) -> None:
-        self._captured, self._graph = captured, copy.deepcopy(quantized)
+        self._captured, self._graph = captured, quantized
         self._nodes = {node.name: node for node in self._graph.graph.nodes}
         self.notices: tuple[str, ...] = ()
         found = self._counterparts(by_module=True)

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from autoquant.comparing.runs import QuantizedModel
+from autoquant.errors import ModelError
 from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.float_model import copy_of
 from autoquant.torch_ao.comparison import TorchQuantized
 from autoquant.torch_ao.exported import ExportedQuantized, is_exported
 from autoquant.torch_ao.modules import ModulesQuantized
@@ -24,8 +26,15 @@ def given_model(
         example: A few samples, flat.
 
     Raises:
-        ModelError: It is not of this model, or computes in float.
+        ModelError: It is not of this model, computes in float, or cannot be copied.
     """
+    try:
+        quantized = copy_of(quantized)
+    except (TypeError, RuntimeError) as error:
+        raise ModelError(
+            f"the quantized model cannot be copied: {error}",
+            hint="take out of it what copy.deepcopy cannot copy",
+        ) from error
     if not isinstance(quantized, GraphModule):
         return ModulesQuantized(model, captured, quantized, example)
     if is_exported(quantized):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +58,7 @@ class ModulesQuantized:
     Args:
         model: The float model in eval mode; never changed.
         captured: Its exported graph.
-        quantized: From `convert` or `quantize_dynamic`; never changed.
+        quantized: From `convert` or `quantize_dynamic`; put in eval mode.
         example: A few samples, flat.
 
     Raises:
@@ -74,7 +73,7 @@ class ModulesQuantized:
         example: tuple[Tensor, ...],
     ) -> None:
         self._captured, self._calling = captured, captured.calling
-        self._model = copy.deepcopy(quantized).eval()
+        self._model = quantized.eval()
         _refuse_float(self._model)
         expected, found = self._watch(model, example), self._watch(self._model, example)
         first, second = _sizes(model, expected), _sizes(self._model, found)

@@ -52,6 +52,7 @@ ODD: Mapping[str, Callable[[], object]] = {
     "10**400": lambda: 10**400,
     "minus infinity": lambda: -float("inf"),
     "long text": lambda: "x" * 5000,
+    "long name": lambda: "x" * 300,
     "list": list,
     "list in a list": lambda: [[]],
     "list of None": lambda: [None],
@@ -340,6 +341,11 @@ def call(name: str, changes: Mapping[str, str]) -> None:
 @example(changed=("compare", (("data", "array of objects"),)))
 @example(changed=("check", (("observer", "'sys:exit'"),)))
 @example(changed=("check", (("mapping", "dict of a number"),)))
+@example(changed=("compare", (("quantized", "state"),)))
+@example(changed=("compare", (("quantized", "sparse weight"),)))
+@example(changed=("finetune", (("output", "long name"),)))
+@example(changed=("load_result", (("folder", "long name"),)))
+@example(changed=("compare", (("quantized", "long name"),)))
 @given(changed=changed_calls())
 def test_a_call_does_its_work_or_is_refused_in_a_sentence(
     changed: tuple[str, tuple[tuple[str, str], ...]],
