@@ -113,7 +113,7 @@ class ResultFolder:
         self._history.candidate(candidate)
 
     def asked(self, ask: Ask) -> None:
-        """Append an ask to the history; it is on disk when this returns."""
+        """Append an ask to the history; it is on disk when the next record is."""
         self._history.asked(ask)
 
     def told(self, number: int) -> None:

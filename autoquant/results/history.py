@@ -26,7 +26,10 @@ _NOTHING: Mapping[str, Any] = {"plan": {}, "executed": {}}
 
 
 class History:
-    """Appends lines to `history.jsonl`, each on disk before its call returns.
+    """Appends lines to `history.jsonl`: a record is on disk before its call returns.
+
+    With it is all that was appended before. An ask alone waits for the next record: whoever loses
+    it with the machine's power asks the same again.
 
     Opening repairs what a crash left: a torn last line is cut off, a last line that only lacks
     its newline gets it. It reads no more than the last line.
@@ -64,21 +67,22 @@ class History:
 
     def asked(self, ask: Ask) -> None:
         """Append an ask; it is a round's, which is not told yet."""
-        self._append(ask.to_json())
+        self._append(ask.to_json(), is_waited_for=False)
         self._plans[ask.number] = ask.plan
 
     def told(self, number: int) -> None:
         """Append that the strategy was told of a round, as the lines so far have it."""
         self._append({"told": number})
 
-    def _append(self, document: Mapping[str, Any]) -> None:
+    def _append(self, document: Mapping[str, Any], *, is_waited_for: bool = True) -> None:
         line = json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
         with storage_errors(self._path, "write"):
             length = os.fstat(self._file.fileno()).st_size
             try:
                 self._file.write(line.encode("utf-8"))
                 self._file.flush()
-                os.fsync(self._file.fileno())
+                if is_waited_for:
+                    os.fsync(self._file.fileno())
             except OSError:
                 self._reopen(length)
                 raise

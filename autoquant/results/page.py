@@ -12,7 +12,7 @@ from autoquant.core.costs import CostTable
 from autoquant.core.frontier import NOISE_Z
 from autoquant.core.measurement import SQNR_CEILING_DB, Candidate, fastest_float
 from autoquant.core.objectives import own_goals
-from autoquant.core.pareto import hypervolume
+from autoquant.core.pareto import Floats, frontier_mask, hypervolume
 from autoquant.core.precision import Scheme
 from autoquant.core.quantities import SINGLE_SPEEDUP
 from autoquant.core.sensitivity import Part, SensitivityTable
@@ -21,7 +21,13 @@ from autoquant.results.axes import SQNR_AXIS, Axis, cost_axis, drop_axis, window
 from autoquant.results.colours import SCHEME_CODES, SCHEME_COLOURS, is_light
 from autoquant.results.findings import Findings
 from autoquant.results.summary import findings_unit
-from autoquant.results.wording import bytes_text, counts_text, interval_text, uniform_label
+from autoquant.results.wording import (
+    ScoreUnit,
+    bytes_text,
+    counts_text,
+    interval_text,
+    uniform_label,
+)
 
 _FIRST_LETTER = ord("A")
 _MOST_LETTERS = 800_000
@@ -118,7 +124,7 @@ def _points(
         findings.comparable,
         key=lambda item: (item.number not in members and not uniform_label(item), item.number),
     )
-    left, found = _MOST_LETTERS, []
+    left, found, unit = _MOST_LETTERS, [], findings_unit(findings)
     for item in known:
         point = {
             "number": item.number,
@@ -132,7 +138,7 @@ def _points(
             else "",
             "busy": x.name in item.measurements and item.measurements[x.name].busy,
             "ops": counts_text(item.plan),
-            "facts": list(_facts(item, findings)),
+            "facts": list(_facts(item, findings, unit)),
         }
         left -= 2 * len(findings.sites)
         if left > 0:
@@ -160,9 +166,9 @@ def _plan(candidate: Candidate, sites: Sequence[Site], schemes: Sequence[Scheme]
     return {"plan": "".join(letters), "ran": ran, "read": bool(executed)}
 
 
-def _facts(candidate: Candidate, findings: Findings) -> Iterator[tuple[str, str]]:
+def _facts(candidate: Candidate, findings: Findings, unit: ScoreUnit) -> Iterator[tuple[str, str]]:
     """Numbers with their 95% intervals and kinds, as labels and texts."""
-    unit, found = findings_unit(findings), candidate.measurements
+    found = candidate.measurements
     scheme = fastest_float(findings.frontier.baseline)
     drop = f"{findings.facts.metric} drop, {unit.drop_unit}"
     for name, label, factor, digits in (
@@ -261,11 +267,22 @@ def _progress(findings: Findings) -> list[tuple[int, float]]:
         [[objective.loss(item.measurements) for objective in objectives] for item in counted]
     ).reshape(len(counted), len(objectives))
     reference = np.array(findings.frontier.reference)
-    volumes = [hypervolume(losses[:count], reference) for count in range(1, len(counted) + 1)]
+    volumes = list(_volumes(losses, reference))
     if not volumes or max(volumes) <= 0.0:
         return []
     shares = np.maximum.accumulate(volumes) / max(volumes)
     return [(item.number, _short(share)) for item, share in zip(counted, shares, strict=True)]
+
+
+def _volumes(losses: Floats, reference: Floats) -> Iterator[float]:
+    """The hypervolume of the first point, of the first two, and so on."""
+    front, volume = losses[:0], 0.0
+    for row in losses:
+        if not (front <= row).all(axis=1).any():
+            front = np.concatenate([front, row[None, :]])
+            front = front[frontier_mask(front)]
+            volume = hypervolume(front, reference)
+        yield volume
 
 
 def _short(value: float) -> float:

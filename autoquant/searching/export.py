@@ -39,9 +39,11 @@ def export(
     Raises:
         ModelError: The model is not the one that was searched.
         BackendError: The engine refuses the plan.
-        StorageError: The path has another suffix, or cannot be written.
+        StorageError: The path names no file, has another suffix, or cannot be written.
     """
     path = Path(path)
+    if not path.name:
+        raise StorageError(f"export: the path {str(path)!r} names no file", hint="give it a name")
     backend = candidate.open_backend(model, other_weights=other_weights, reduce_range=reduce_range)
     if not path.suffix:
         path = path.with_suffix(backend.suffix)

@@ -341,6 +341,8 @@ def call(name: str, changes: Mapping[str, str]) -> None:
 @example(changed=("compare", (("data", "array of objects"),)))
 @example(changed=("check", (("observer", "'sys:exit'"),)))
 @example(changed=("check", (("mapping", "dict of a number"),)))
+@example(changed=("check", (("calibration", "function"),)))
+@example(changed=("export", (("path", "''"),)))
 @example(changed=("compare", (("quantized", "state"),)))
 @example(changed=("compare", (("quantized", "sparse weight"),)))
 @example(changed=("finetune", (("output", "long name"),)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.jit import ScriptModule
+from torch.jit._recursive import wrap_cpp_module
 
 from autoquant.backends.torch_cpu.stored_weights import stored
 from autoquant.errors import first_line
@@ -80,11 +81,29 @@ def storable_script(
 def _compile(writer: _Writer) -> ScriptModule:
     source = writer.write()
     try:
-        scripted = torch.jit.script(writer.holder.eval())
+        scripted = _module_of(writer.holder.eval())
         scripted.define(source)
     except Exception as error:
         raise UnscriptableError(first_line(error)) from error
-    found: ScriptModule = scripted
+    return scripted
+
+
+def _module_of(holder: nn.Module) -> ScriptModule:
+    """What a holder holds as TorchScript, without a method.
+
+    In a compilation unit of its own, which goes with the last of it: what `torch.jit.script` makes
+    is held, weights and all, as long as the process lives. Only modules within need it.
+    """
+    found: ScriptModule
+    if next(holder.children(), None) is not None:
+        found = torch.jit.script(holder)
+        return found
+    unit = torch._C.CompilationUnit()
+    made: Any = torch._C.ScriptModule("__torch__.Lowered", unit, True)  # type: ignore[call-arg]
+    held = {name: value for name, value in vars(holder).items() if not name.startswith("_")}
+    for name, value in {**held, **holder._buffers}.items():
+        made._register_attribute(name, torch._C._jit_try_infer_type(value).type(), value)
+    found = wrap_cpp_module(made)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from autoquant.errors import DataError
+from autoquant.errors import AutoquantError, DataError
 from autoquant.model.data.arguments import Arguments, Parameters
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.calling import Calling, failing
@@ -243,13 +243,26 @@ class DataReader:
                 sizes.add(size)
 
 
+def _called(function: Callable[[], object], name: str) -> object:
+    """What the user's function gives; what it raises is its own error."""
+    try:
+        return function()
+    except AutoquantError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{name}: the function failed: {type(error).__name__}: {error}",
+            hint="it is called without arguments; call it on its own to see the whole error",
+        ) from error
+
+
 def _items(data: object, name: str, parameters: Parameters) -> Iterator[object]:
     """Items of the data one after the other; what the user's loader raises is its own error."""
     if is_whole(data, parameters):
         yield from _split(data)
         return
     if callable(data) and not isinstance(data, Iterable):
-        data = data()
+        data = _called(data, name)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         data = DataLoader(data, DEFAULT_BATCH_SIZE)
     if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):

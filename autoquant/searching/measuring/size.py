@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind, Measurement
@@ -13,19 +14,18 @@ from autoquant.core.sites import Site
 _BYTES_FP32 = 4
 
 
-def plan_costs(plan: Plan, sites: Iterable[Site], stored_count: int) -> dict[str, Measurement]:
+def plan_costs(plan: Plan, sites: tuple[Site, ...], stored_count: int) -> dict[str, Measurement]:
     """Estimate size, bit operations and the share of ops on 16-bit integers.
 
     `size_bytes` is what `size_table` predicts. `bops_ratio` is sum(MACs * weight bits *
     activation bits) over the same with 32 x 32 bits (van Baalen et al., "Bayesian Bits", NeurIPS
     2020, sec. 4).
     """
-    listed = tuple(sites)
     operations = full = 0
-    for site in listed:
+    for site in sites:
         operations += bit_operations(site, plan[site.name])
         full += bit_operations(site, Scheme.FP32)
-    size = size_table(listed, stored_count).predict(plan)
+    size = size_table(sites, stored_count).predict(plan)
     return {
         "size_bytes": Measurement(size, Kind.ESTIMATED),
         "bops_ratio": Measurement(operations / full if full else 1.0, Kind.ESTIMATED),
@@ -33,7 +33,8 @@ def plan_costs(plan: Plan, sites: Iterable[Site], stored_count: int) -> dict[str
     }
 
 
-def size_table(sites: Iterable[Site], stored_count: int) -> CostTable:
+@lru_cache(maxsize=4)
+def size_table(sites: tuple[Site, ...], stored_count: int) -> CostTable:
     """Give the table whose `predict` is a plan's `size_bytes`.
 
     Each weight counts in its scheme's format, with an fp32 scale for each output channel, or
@@ -41,17 +42,16 @@ def size_table(sites: Iterable[Site], stored_count: int) -> CostTable:
     sites read is stored once where both want the same format, and in both formats where they
     differ. The container of an exported file is not counted.
     """
-    listed = tuple(sites)
-    others = stored_count - sum(site.weight_count for site in listed if site.shares is None)
+    others = stored_count - sum(site.weight_count for site in sites if site.shares is None)
     ops = {
         (site.name, scheme): float(weight_bytes(site, scheme))
-        for site in listed
+        for site in sites
         for scheme in Scheme
     }
-    by_name = {site.name: site for site in listed}
+    by_name = {site.name: site for site in sites}
     saved = {
         (site.shares, site.name): _saved_by_sharing(by_name[site.shares], site)
-        for site in listed
+        for site in sites
         if site.shares is not None
     }
     return CostTable(float(others * _BYTES_FP32), ops, saved, Kind.ESTIMATED, "bytes")

@@ -152,7 +152,7 @@ class Guide:
         self._retake = retake
         self._retaken: dict[str, tuple[Observation, ...]] = {}
         self._pending: dict[str, Rows] = {}
-        self._is_learnt = False
+        self._is_fitted = False
 
     def observe(self, candidate: Candidate, *, is_feasible: bool) -> None:
         """Take in a candidate; one that failed or lacks a measurement teaches nothing."""
@@ -176,7 +176,7 @@ class Guide:
             del self._recent[min(self._recent)]
         if point.is_feasible:
             self._keep_on_front(candidate.number, point)
-        self._is_learnt = False
+        self._is_fitted = False
 
     def _keep_on_front(self, number: int, point: _Point) -> None:
         """Only the frontier, and how far the feasible candidates reach, is kept for good."""
@@ -196,7 +196,8 @@ class Guide:
         front = [self._front[number] for number in sorted(self._front)]
         if not front:
             return None
-        self._learn()
+        self._retake_around_best()
+        self._fit()
         noise = self._options.dense(_positive(self._noise.draw(random), self._noise.prior))
         cost = self._options.dense(self._axis.draw(random))
         known = self._losses_of(front)
@@ -260,17 +261,12 @@ class Guide:
         best = min(self._front.values(), key=lambda point: point.cost)
         if best.plan.digest not in self._retaken:
             self._retaken[best.plan.digest] = tuple(self._retake(best.plan))
-
-    def _learn(self) -> None:
-        """Teach both models what was measured last."""
-        if self._is_learnt:
-            return
-        self._retake_around_best()
-        self._fit()
-        self._is_learnt = True
+            self._is_fitted = False
 
     def _fit(self) -> None:
-        """Give both models the observations so far."""
+        """Give both models the observations so far, once."""
+        if self._is_fitted:
+            return
         points = [self._recent[number] for number in sorted(self._recent)]
         around = (item for found in self._retaken.values() for item in found)
         measured = (Observation(p.choices, p.noise, p.noise_stderr) for p in points)
@@ -285,6 +281,7 @@ class Guide:
                 ),
             )
             self._axis = replace(self._axis, model=model)
+        self._is_fitted = True
 
     def _rows_of(self, pending: Sequence[Plan]) -> Rows:
         """Rows of the plans that are being measured; those of the last call are kept."""
