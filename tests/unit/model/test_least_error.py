@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoquant.model.calibration.ranges.density import Density, Range, with_zero
@@ -39,6 +39,7 @@ def step_by_step(density: Density) -> Range:
     return with_zero(density.low + density.width * start, density.low + density.width * (stop + 1))
 
 
+@settings(deadline=None, max_examples=50)
 @given(found=counts, low=st.floats(-5, 5))
 def test_the_range_is_that_of_the_walk_step_by_step(found: list[float], low: float) -> None:
     density = Density(np.array(found), low, low + 3.0)
