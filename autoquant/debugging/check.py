@@ -194,7 +194,8 @@ def _check(
     misfits = list(find_misfit_ranges(ranges, prepared.statistics.tensors))
     if mapping is None and misfits:
         with progress.stage("trying the mends of fixed ranges", None):
-            mends = tuple(try_mends(prepared, find_plan(plan, prepared), misfits))
+            compared = replace(prepared, captured=comparable.captured)
+            mends = tuple(try_mends(compared, find_plan(plan, prepared), misfits))
     else:
         mends = tuple(concern for _, concern in misfits)
     return CheckReport(

@@ -20,6 +20,7 @@ from autoquant.core.findings.layers import ComparisonMode, LayerComparison, Trie
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
+from autoquant.debugging.structure.outputs import with_comparable_outputs
 from autoquant.errors import PlanError
 from autoquant.job import Setup
 from autoquant.job.document import settings_from
@@ -172,8 +173,9 @@ def compare_plans(
     needs_graph(prepared.captured, "compare")
     build = prepared.settings.build
     rounding = reference_rounding(prepared.captured, prepared.statistics, build)
-    found = [ReferencePlan(prepared.captured, plan, rounding) for plan in plans]
-    captured = prepared.captured
+    example = prepared.subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
+    captured = with_comparable_outputs(prepared.captured, example).captured
+    found = [ReferencePlan(captured, plan, rounding) for plan in plans]
     result = _run(captured, found, batches, mode, progress, weights=weights, error=error)
     if mode is not ComparisonMode.UNSHADOWED or result.output is None:
         return result

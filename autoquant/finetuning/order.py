@@ -22,8 +22,8 @@ from autoquant.finetuning.training.objective import Loss, Objective, batch_loss
 from autoquant.finetuning.training.probe import begin, probe
 from autoquant.finetuning.training.schedule import Schedule, cosine, tail_of
 from autoquant.finetuning.training.state import TrainingState, dump_state, load_state
-from autoquant.finetuning.training.trainer import Trainer, rate_groups
-from autoquant.finetuning.training.twin import Twin
+from autoquant.finetuning.training.trainer import Trainer, check_factors, rate_groups
+from autoquant.finetuning.training.twin import SCALES, Twin
 from autoquant.finetuning.training.weights import TrainableWeights
 from autoquant.job import RunSettings, TrainingSettings
 from autoquant.model.data.calling import failing
@@ -102,7 +102,10 @@ def check_task(task: Task, subject: Subject) -> None:
         DataError: The batch is unusable.
         ModelError: The model fails on it.
         MetricError: The loss fails on its outputs, or cannot be lowered.
+        JobError: A pattern of rates matches no parameter of the model.
     """
+    factors = [name for name in task.settings.rate_factors if not name.startswith(SCALES)]
+    check_factors(factors, [name for name, _ in subject.model.named_parameters()])
     batch = task.data.first()
     with torch.enable_grad():
         with failing("the model", "training batch 0", batch.inputs):

@@ -21,6 +21,7 @@ from autoquant.model.data.entry_points import call_entry, load_entry
 from autoquant.model.data.outputs import (
     OutputWeights,
     difference,
+    floating_outputs,
     named_outputs,
     opaque_outputs,
     output_rows,
@@ -513,7 +514,7 @@ def _protected(subject: Subject, given: object) -> Subject:
             f"the model returns what torch cannot look into, {opaque}: it is not compared, and "
             "what is built of the exported graph returns None for it"
         )
-    silent = [name for name, value in named_outputs(outputs).items() if not value.any()]
+    silent = [name for name, value in floating_outputs(outputs).items() if not value.any()]
     if silent:
         notices.append(
             f"the model gives nothing but zeros on calibration batch 0 ({', '.join(silent)}): "

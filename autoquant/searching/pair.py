@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from autoquant.model.subject import JobRecipe, Subject
 from autoquant.results.reading import load_build
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.preparing.space import bind_space, widest_scheme
+from autoquant.searching.templates import Template
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +57,22 @@ def prepare_untimed(
             rescaled channels, so are those of the model.
 
     Raises:
-        PlanError: The plan is of a model with rescaled channels, and its search is not there.
+        PlanError: The plan is of a model with rescaled channels, and its search is not there; or
+            it cannot be read, or names other sites: before anything is calibrated.
     """
     settled = None if plan is None or isinstance(plan, Plan) else equalisation_of(str(plan))
     if settled:
         progress.note(f"channels are rescaled as in the search that {plan} is of")
-    return prepare(setup, subject, progress, is_timed=False, equalisation=settled)
+    named = tuple(_named(plan))
+    return prepare(setup, subject, progress, named=named, is_timed=False, equalisation=settled)
+
+
+def _named(plan: Plan | Path | str | None) -> Iterator[Template]:
+    """A plan that is given or can be read, with what errors call it; none for a scheme."""
+    if isinstance(plan, Plan):
+        yield Template("the plan", plan)
+    elif plan is not None and str(plan) not in {scheme.value for scheme in Scheme}:
+        yield Template(f"--plan {plan}", read_plan(str(plan)))
 
 
 def equalisation_of(text: str) -> Equalisation | None:

@@ -23,7 +23,7 @@ from autoquant.torch_ao.mapping import build_mapping, split_methods
 from autoquant.torch_ao.matching import Matched
 from autoquant.torch_ao.qconfig import NO_QCONFIG
 from autoquant.torch_ao.readback import Execution, Spy, float_name, observe_execution
-from autoquant.torch_ao.scales import fix_scales
+from autoquant.torch_ao.scales import UnseenTensorError, fix_scales
 from autoquant.torch_ao.tracing import quiet_torch
 from autoquant.torch_ao.values import copied
 
@@ -190,6 +190,9 @@ def _try(mapping: QConfigMapping, setting: Setting) -> _Attempt:
         spy = Spy(convert(prepared, setting.engine))
         with using_engine(setting.engine), quiet_torch(), torch.no_grad():
             spy.run(*copied(setting.inputs), enable_io_processing=False)
+    except UnseenTensorError as error:
+        problem = "it rounds what lies between an op and its relu: only F.relu and nn.ReLU join it"
+        return _Attempt(None, problem, setting.matched.sites.get(error.node.name))
     except Exception as error:  # noqa: BLE001  torch's converter and kernels raise what they like
         text = str(error.__cause__ or error).strip().split("\n", 1)[0]
         failed = None if spy is None else spy.failed

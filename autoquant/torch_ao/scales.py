@@ -46,6 +46,18 @@ class KnownScale(ObserverBase):
         return self.scale, self.zero_point
 
 
+class UnseenTensorError(ValueError):
+    """torch.ao observes a tensor that calibration did not see: one within a site.
+
+    Attributes:
+        node: Its node in the prepared graph.
+    """
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(f"calibration did not see the tensor {node.name}")
+        self.node = node
+
+
 def fix_scales(prepared: GraphModule, matched: Matched, ranges: TensorRanges) -> None:
     """Give the observers of a prepared model the grids of their tensors, in place.
 
@@ -53,7 +65,7 @@ def fix_scales(prepared: GraphModule, matched: Matched, ranges: TensorRanges) ->
     concatenation) gets the grid that spans all of theirs.
 
     Raises:
-        ValueError: It observes a tensor that calibration did not see.
+        UnseenTensorError: It observes a tensor that calibration did not see.
     """
     for observer, nodes in activation_observers(prepared):
         if isinstance(observer, PlaceholderObserver):
@@ -61,20 +73,20 @@ def fix_scales(prepared: GraphModule, matched: Matched, ranges: TensorRanges) ->
         if nodes[0].op == "get_attr":
             observer(_attribute(prepared, str(nodes[0].target)))
             continue
-        grid = _shared_grid(observer, [node.name for node in nodes], matched, ranges)
+        grid = _shared_grid(observer, nodes, matched, ranges)
         if isinstance(observer, FixedQParamsObserver) and grid == _grid_of(observer):
             continue  # torch's lowering of a sigmoid asks for this very class
         replace_observer(prepared, observer, KnownScale(observer, grid))
 
 
 def _shared_grid(
-    observer: ObserverBase, names: Sequence[str], matched: Matched, ranges: TensorRanges
+    observer: ObserverBase, nodes: Sequence[Node], matched: Matched, ranges: TensorRanges
 ) -> Grid:
     is_wide = observer.dtype is torch.int16
-    keys = dict.fromkeys(matched.tensors.get(name, "") for name in names)
+    keys = dict.fromkeys(matched.tensors.get(node.name, "") for node in nodes)
     known = [key for key in keys if key and ranges.knows(key)]
     if not known:
-        raise ValueError(f"calibration did not see the tensor {names[0]}")
+        raise UnseenTensorError(nodes[0])
     grids = [ranges.int16_grid(key) if is_wide else ranges.int8_grid(key) for key in known]
     if all(grid == grids[0] for grid in grids):
         return grids[0]

@@ -3,14 +3,15 @@
     python scripts/bench/guide.py experiments/resnet20_npu_guide.yaml \
         --set model.arguments.folder=FOLDER --set data.arguments.folder=FOLDER
 
-prints how long each command took, and writes what it printed to FOLDER/N-COMMAND.txt of the folder
-that `--output` names (default: `guide` below the working folder). Ends with the command after which
-there is no next one, or when finetune is done.
+prints how long each command took, by the clock and on the CPU, and writes what it printed to
+FOLDER/N-COMMAND.txt of the folder that `--output` names (default: `guide` below the working
+folder). Ends with the command after which there is no next one, or when finetune is done.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import shlex
 import subprocess
 import sys
@@ -30,22 +31,29 @@ def main() -> int:
     words = ["check", str(options.job), *overrides]
     begun = time.monotonic()
     for number in range(1, MOST_STEPS + 1):
-        start, name = time.monotonic(), words[0]
+        start, used, name = time.monotonic(), _cpu_s(), words[0]
         ran = subprocess.run(
-            [sys.executable, "-m", "autoquant.cli.app", *words],
+            [sys.executable, "-m", "autoquant", *words],
             stdout=subprocess.PIPE,
             text=True,
             check=False,
         )
         (options.output / f"{number}-{name}.txt").write_text(ran.stdout, encoding="utf-8")
-        print(f"{time.monotonic() - start:6.0f} s  exit code {ran.returncode}  {shlex.join(words)}")
+        took = f"{time.monotonic() - start:6.0f} s {_cpu_s() - used:6.0f} CPU s"
+        print(f"{took}  exit code {ran.returncode}  {shlex.join(words)}", flush=True)
         if ran.returncode > 1:  # 1: check found something
             return ran.returncode
         words = next_words(ran.stdout)
         if not words:
             break
-    print(f"{time.monotonic() - begun:6.0f} s  together")
+    print(f"{time.monotonic() - begun:6.0f} s {_cpu_s():6.0f} CPU s  together")
     return 0
+
+
+def _cpu_s() -> float:
+    """What the commands took so far, on all cores."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def next_words(printed: str) -> list[str]:

@@ -67,7 +67,8 @@ def rows() -> list[Row]:
 
 def test_rows_are_numbered_in_order() -> None:
     assert [row.number for row in rows()] == list(range(1, len(rows()) + 1))
-    assert len(rows()) > 80
+    assert len(rows()) > 130
+    assert sum(row.shown_by.startswith("not here") for row in rows()) <= 5
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: str(row.number))
@@ -83,7 +84,10 @@ def write_jobs(folder: Path) -> dict[str, str]:
     """A job file for each network that the page names, by its placeholder."""
     (folder / "errors.py").write_text(_ERRORS)
     described = yaml.safe_load(shipped_profiles()["npu_int8_int16_fp16"])
-    described["functions"] = {"add": {"schemes": ["int16", "fp16"]}}
+    described["functions"] = {
+        "add": {"schemes": ["int16", "fp16"]},
+        "conv2d": {"range": [-8.0, 8.0]},
+    }
     (folder / "chip.yaml").write_text(yaml.safe_dump(described))
     for name, fault in _JOBS.items():
         (folder / f"{fault}.py").write_text(_ENTRY.format(fault=fault))
@@ -117,17 +121,68 @@ def write_jobs(folder: Path) -> dict[str, str]:
     return {name: f"{name}.yaml" for name in _JOBS}
 
 
-class Tokens(nn.Module):
-    """An embedding, an LSTM and a linear head."""
+class Recurrent(nn.Module):
+    """An embedding, an LSTM, a GRU and a linear head."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(50, 16)
         self.lstm = nn.LSTM(16, 16, batch_first=True)
+        self.gru = nn.GRU(16, 16, batch_first=True)
         self.head = nn.Linear(16, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.lstm(self.table(x))[0][:, -1])
+        return self.head(self.gru(self.lstm(self.table(x))[0])[0][:, -1])
+
+
+class Bag(nn.Module):
+    """The mean of embeddings, and a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.EmbeddingBag(50, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.table(x))
+
+
+class Steps(nn.Module):
+    """An LSTM over steps, and a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(16, 8, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class Attention(nn.Module):
+    """Self-attention over steps, and a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.attend(x, x, x, need_weights=False)[0].mean(1))
+
+
+class Ranking(LinearNet):
+    """Hands out the class alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).argmax(1)
+
+
+class Observer:
+    """All that was seen."""
+
+    def __call__(self, seen: Any) -> tuple[float, float]:
+        return seen.low, seen.high
 
 
 class Cells(nn.Module):
@@ -146,15 +201,27 @@ class Cells(nn.Module):
 def names() -> dict[str, Any]:
     """What the calls of the page name."""
     from torch.ao import quantization as ao
-    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
+    from torch.ao.nn.quantizable import LSTM
+    from torch.ao.quantization import quantize_fx as fx
 
     model, data = seeded(LinearNet), torch.randn(64, 16)
-    prepared = prepare_fx(seeded(LinearNet), ao.get_default_qconfig_mapping("x86"), (data,))
-    prepared(data)
-    fake = prepare_qat_fx(
+    static = ao.get_default_qconfig_mapping("x86")
+    prepared = [fx.prepare_fx(seeded(LinearNet), static, (data,)) for _ in range(2)]
+    for item in prepared:
+        item(data)
+    by_batch = ao.QConfigMapping().set_global(ao.default_dynamic_qconfig)
+    fx_dynamic = fx.convert_fx(fx.prepare_fx(seeded(LinearNet), by_batch, (data,)))
+    fake = fx.prepare_qat_fx(
         seeded(LinearNet).train(), ao.get_default_qat_qconfig_mapping("x86"), (data,)
     )
     fake(data)
+    stubbed = ao.QuantWrapper(seeded(LinearNet)).eval()
+    eager = ao.QuantWrapper(seeded(LinearNet)).eval()
+    eager.qconfig = ao.get_default_qconfig("x86")
+    ao.prepare(eager, inplace=True)(data)
+    written_out = seeded(Steps)
+    written_out.lstm.qconfig = None
+    written_out.lstm = LSTM.from_float(written_out.lstm)
     weight = ao.default_weight_observer  # one scale for the tensor
     activation = ao.HistogramObserver.with_args(reduce_range=False)
     per_tensor = ao.QConfig(activation=activation, weight=weight)
@@ -162,19 +229,42 @@ def names() -> dict[str, Any]:
         "aq": aq,
         "model": model,
         "data": data,
-        "fx_converted": convert_fx(prepared),
+        "fx_converted": fx.convert_fx(prepared[0]),
+        "fx_reference": fx.convert_to_reference_fx(prepared[1]),
+        "fx_dynamic": fx_dynamic,
         "fx_fake": fake.eval(),
+        "stubbed": stubbed,
+        "eager": ao.convert(eager),
+        "pt2e": _pt2e(model, data),
         "classes": torch.tensor([0, 1, 2] * 21 + [3]),
         "dynamic": ao.quantize_dynamic(model, {nn.Linear}),
         "per_tensor": ao.QConfigMapping().set_global(per_tensor),
         "typo": ao.QConfigMapping().set_module_name("frist", per_tensor),
         "observer": lambda seen: (seen.low, seen.high),
+        "Observer": Observer,
         "cells": seeded(Cells),
-        "lstm": seeded(Tokens),
+        "recurrent": seeded(Recurrent),
+        "bag": seeded(Bag),
+        "attention": seeded(Attention),
+        "written_out": written_out.eval(),
+        "steps": torch.randn(32, 4, 16),
+        "ranking": seeded(Ranking),
         "tokens": torch.randint(0, 50, (64, 8)),
         "shared": seeded(SharedNet),
         "images": images(8),
     }
+
+
+def _pt2e(model: nn.Module, data: torch.Tensor) -> nn.Module:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = prepare_pt2e(torch.export.export(model, (data,)).module(), quantizer)
+    prepared(data)
+    converted: nn.Module = convert_pt2e(prepared)
+    return converted
 
 
 def test_the_network_of_the_page_is_ruined_by_int8() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -161,6 +161,21 @@ _FACTOR = "rate_factor"
 """Of a group of parameters; a checkpoint of before factors has none."""
 
 
+def check_factors(patterns: Iterable[str], names: Sequence[str]) -> None:
+    """Refuse patterns of `finetune.rate_factors` that match no parameter.
+
+    Raises:
+        JobError: One matches none.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            close = difflib.get_close_matches(pattern.replace("*", ""), names, 3, cutoff=0.1)
+            raise JobError(
+                f"finetune.rate_factors: {pattern!r} matches no parameter that is trained",
+                hint=f"names are like {', '.join(close or names[:3])}",
+            )
+
+
 def rate_groups(
     parameters: Mapping[str, nn.Parameter], factors: Mapping[str, float]
 ) -> list[dict[str, Any]]:
@@ -169,13 +184,7 @@ def rate_groups(
     Raises:
         JobError: A pattern matches no parameter that is trained.
     """
-    for pattern in factors:
-        if not any(fnmatchcase(name, pattern) for name in parameters):
-            close = difflib.get_close_matches(pattern.replace("*", ""), parameters, 3, cutoff=0.1)
-            raise JobError(
-                f"finetune.rate_factors: {pattern!r} matches no parameter that is trained",
-                hint=f"names are like {', '.join(close or list(parameters)[:3])}",
-            )
+    check_factors(factors, list(parameters))
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         matching = [factor for pattern, factor in factors.items() if fnmatchcase(name, pattern)]

@@ -114,12 +114,24 @@ class OutputStructure:
 
 
 def named_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:
-    """Every floating output by its name: by key in a mapping, by place in a tuple.
-
-    Complex tensors come as pairs of reals. Integers, strings, None and the like are left out.
+    """`floating_outputs`, of which there must be some.
 
     Raises:
         ModelError: There is none.
+    """
+    found = floating_outputs(outputs, detached=detached)
+    if not found:
+        raise ModelError(
+            f"the model returns {type(outputs).__name__} without a floating tensor",
+            hint="return logits or other floats; integers (argmax, top-k) cannot be compared",
+        )
+    return found
+
+
+def floating_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:
+    """Every floating output by its name: by key in a mapping, by place in a tuple.
+
+    Complex tensors come as pairs of reals. Integers, strings, None and the like are left out.
     """
     register_dataclasses(outputs)
     leaves, _ = flatten_with_paths(outputs)
@@ -129,11 +141,6 @@ def named_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:
             continue
         value = leaf.detach() if detached else leaf
         found[output_name(path)] = torch.view_as_real(value) if value.is_complex() else value
-    if not found:
-        raise ModelError(
-            f"the model returns {type(outputs).__name__} without a floating tensor",
-            hint="return logits or other floats; integers (argmax, top-k) cannot be compared",
-        )
     return found
 
 

@@ -215,6 +215,7 @@ def prepare(
     folder: Path | None = None,
     templates: Sequence[Template] = (),
     *,
+    named: Sequence[Template] = (),
     is_timed: bool = True,
     equalisation: Equalisation | None = None,
     settle: Settle = settle_backend,
@@ -223,8 +224,8 @@ def prepare(
     """Do everything before the first candidate.
 
     Where it is timed, what the backend leaves open (`auto`) is settled by timing plans, else by
-    what works; `folder` is that of an earlier process, whose statistics may be taken over, and
-    `kept` is what earlier searches found out.
+    what works; `folder` is that of an earlier process, whose statistics may be taken over, `kept`
+    is what earlier searches found out, and `named` are plans of any space for the same sites.
 
     Raises:
         PlanError: A rule or a template does not fit.
@@ -232,7 +233,7 @@ def prepare(
     kept = kept or Kept()
     captured = capture_subject(subject, progress)
     check_rules(setup.space, captured.sites)
-    for template in templates:
+    for template in (*templates, *named):
         check_sites(template.name, dict.fromkeys(template.plan.schemes), captured.sites)
     settings = measurement_settings(setup).building(capture=captured.how)
     ranges = bind_ranges(setup.calibration, captured, fixed_by_target(settings.build, captured))

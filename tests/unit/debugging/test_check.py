@@ -6,12 +6,16 @@ import copy
 import inspect
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import autoquant as aq
+from autoquant.core.progress import Advance, Silent
 from autoquant.errors import AutoquantError, JobError, PlanError
 from tests import misbuilt as nets
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
@@ -174,6 +178,39 @@ def test_a_fixed_range_of_the_job_is_judged_by_what_was_observed(
     assert bool(tried) is (severity == "attention")
     if tried:
         assert float(tried[2]) > float(tried[1])
+
+
+class Uncalibrated(Silent):
+    """Fails where calibration begins."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None) -> Iterator[Advance]:  # type: ignore[override]  # noqa: ARG002
+        assert title != "calibrating"
+        yield lambda steps: None
+
+
+def test_a_plan_that_will_be_refused_is_refused_before_calibration(tmp_path: Path) -> None:
+    data, progress = torch.randn(64, 16), Uncalibrated()
+    plan = aq.Plan.from_json({"first": "int8"})
+    with pytest.raises(PlanError, match="lacks the site"):
+        aq.check(seeded(LinearNet), data, plan=plan, progress=progress)
+    saved = plan.save(tmp_path / "plan.json") or tmp_path / "plan.json"
+    saved.write_text(saved.read_text().replace("int8", "fp16"))
+    with pytest.raises(PlanError, match="the file was edited|is not that of its plan"):
+        aq.check(seeded(LinearNet), data, plan=str(saved), progress=progress)
+
+
+def test_a_model_that_hands_out_classes_alone_is_looked_at_by_its_logits() -> None:
+    class Ranking(LinearNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).argmax(1)
+
+    data = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    (given,) = aq.check(seeded(Ranking), data).outputs
+    assert given.dtype == "int64"
+    assert given.compared == "linear_2"
+    found, expected = (aq.compare(seeded(net), "int8", data) for net in (Ranking, LinearNet))
+    assert found.output == expected.output
 
 
 def test_the_mends_of_two_ranges_are_tried_together_too() -> None:

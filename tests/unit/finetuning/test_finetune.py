@@ -119,6 +119,19 @@ def test_a_finished_training_resumes_to_the_same_result_without_a_step(tmp_path:
     assert again.recovery == first.recovery
 
 
+def test_a_pattern_of_rates_that_matches_nothing_is_refused_before_calibration(
+    tmp_path: Path,
+) -> None:
+    class Uncalibrated(Silent):
+        @contextmanager
+        def stage(self, title: str, total: int | None) -> Iterator[Advance]:  # type: ignore[override]  # noqa: ARG002
+            assert title != "calibrating"
+            yield lambda steps: None
+
+    with pytest.raises(JobError, match="matches no parameter"):
+        finetune(tmp_path, rate_factors={"nope.*": 0.1}, progress=Uncalibrated())
+
+
 def test_training_lowers_the_loss_and_the_best_check_is_kept(tmp_path: Path) -> None:
     result = finetune(tmp_path)
     assert result.checks[-1].loss < result.checks[0].loss

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -48,6 +48,25 @@ def test_a_complete_mapping_says_so() -> None:
     coverage = way_out(nets.ResNet, PICTURES).of(plan).coverage
     assert coverage.is_complete
     assert str(coverage) == "a QConfigMapping carries 17 of 17 sites"
+
+
+def test_a_relu_that_torch_ao_does_not_fuse_leaves_its_op_in_fp32_and_says_why() -> None:
+    """torch's BackendConfig knows `F.relu` and `nn.ReLU` behind a layer, not `torch.relu`."""
+    plan = uniform(captured(OtherRelu, PICTURES), Scheme.INT8)
+    coverage = way_out(OtherRelu, PICTURES).of(plan).coverage
+    assert coverage.left.keys() == {"conv"}
+    assert "only F.relu and nn.ReLU join it" in coverage.left["conv"]
+
+
+class OtherRelu(nn.Module):
+    """A relu by `torch.relu` between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.conv(x)))
 
 
 def test_a_kernel_that_computes_something_else_is_left_out_by_name() -> None:
