@@ -194,9 +194,10 @@ def test_a_plan_that_will_be_refused_is_refused_before_calibration(tmp_path: Pat
     plan = aq.Plan.from_json({"first": "int8"})
     with pytest.raises(PlanError, match="lacks the site"):
         aq.check(seeded(LinearNet), data, plan=plan, progress=progress)
-    saved = plan.save(tmp_path / "plan.json") or tmp_path / "plan.json"
+    saved = tmp_path / "plan.json"
+    plan.save(saved)
     saved.write_text(saved.read_text().replace("int8", "fp16"))
-    with pytest.raises(PlanError, match="the file was edited|is not that of its plan"):
+    with pytest.raises(PlanError, match="is not that of its plan"):
         aq.check(seeded(LinearNet), data, plan=str(saved), progress=progress)
 
 

@@ -28,7 +28,7 @@ from autoquant.core.precision import Scheme
 from autoquant.errors import DataError, JobError, MetricError, ModelError, PlanError
 from autoquant.results.layers_report import render_layers
 from autoquant.torch_ao.tracing import trace
-from tests.faulty import chain_model, class_model, outlier_model
+from tests.faulty import chain_model, outlier_model
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 from tests.seeded_faults import outlier_channels
 from tests.untraceable import TokenNet, tokens
@@ -382,8 +382,6 @@ def test_mistakes_are_named() -> None:
         aq.compare(model, copy.deepcopy(model), DATA)
     with pytest.raises(JobError, match=r"backend\.name: 'gpu' is none of"):
         aq.compare(model, "int8", DATA, backend="gpu")
-    with pytest.raises(ModelError, match="integers"):
-        aq.compare(class_model(), "int8", torch.randn(8, 16))
 
 
 def test_a_model_that_only_observes_is_refused() -> None:
