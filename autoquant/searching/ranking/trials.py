@@ -19,7 +19,7 @@ from autoquant.model.data.outputs import OutputWeights
 from autoquant.model.graph.captured import Capture
 from autoquant.model.numerics.rounding import SchemeRounding
 
-_CHUNK = 128
+_CHUNK = 32
 _FLOAT_BYTES = 4
 
 

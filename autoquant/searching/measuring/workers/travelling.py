@@ -19,6 +19,8 @@ from autoquant.model.data.entry_points import ENTRY_MODULE, FILES
 
 _SKIPPED = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
 _SHIPPED = ("search_spaces", "accelerators")
+_OF_OTHERS = ("site-packages", "dist-packages")
+"""Folders of installed packages of another Python, which PYTHONPATH or a .pth file names."""
 
 
 def travelling_environment(files: Sequence[Path], packages: Sequence[str]) -> dict[str, Any]:
@@ -106,6 +108,7 @@ def _installed_folders() -> tuple[Path, ...]:
     paths = sysconfig.get_paths()
     places = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
     places |= {*site.getsitepackages(), site.getusersitepackages()}
+    places |= {place for place in sys.path if Path(place).name in _OF_OTHERS}
     return tuple(Path(place).resolve() for place in places)
 
 

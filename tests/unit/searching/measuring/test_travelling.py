@@ -81,3 +81,18 @@ def test_a_target_is_named_once(named: dict[str, object]) -> None:
 def test_an_entry_point_that_did_not_travel_is_looked_for_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="no file"):
         load_entry(f"{tmp_path / 'missing.py'}:model")
+
+
+def test_what_another_python_has_installed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "other" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "installed_elsewhere.py").write_text("")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(installed)])
+    __import__("installed_elsewhere")
+    try:
+        gather(tmp_path / "there")
+    finally:
+        del sys.modules["installed_elsewhere"]
+    assert not (tmp_path / "there" / "installed_elsewhere.py").exists()
