@@ -30,8 +30,10 @@ def test_a_plan_that_loses_much_gets_more_than_half_back_on_images_never_seen(
         entry("loss"),
         float_steps=190,
         share=1.0,
-        checks=4,
-        learning_rates=(5e-5,),
+        steps=50,  # by Adam as good as 190 of SGD
+        checks=2,
+        optimizer="adam",
+        learning_rates=(1e-4,),
         calibration=entry("calibration")(),
         evaluation=entry("evaluation")(),
         heldout=entry("heldout")(),
@@ -44,4 +46,4 @@ def test_a_plan_that_loses_much_gets_more_than_half_back_on_images_never_seen(
     assert found.recovered_share >= 0.5
     assert found.gain.stderr is not None
     assert found.gain.value > 3 * found.gain.stderr
-    assert result.steps <= 190
+    assert result.steps == 50
