@@ -10,6 +10,7 @@ name. One whose `against_float` is True needs no labels: its targets are the flo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch.nn.functional import cosine_similarity
 from torch.utils import _pytree as pytree
 
 __all__ = ["Entry", "accuracy", "agreement", "cosine", "mse", "top5"]
+
+_IGNORED = -100
 
 
 class Entry:
@@ -47,41 +50,72 @@ class Entry:
         self._metric.reset()
 
 
-def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+def accuracy(outputs: Any, targets: Tensor) -> Tensor:
     """Score 1 where the largest logit is the target.
 
     Args:
-        outputs: Shape (batch, classes, ...).
-        targets: Shape (batch, ...), class indices; scores are averaged over what follows.
+        outputs: A tensor of shape (batch, classes, ...) or (batch, ..., classes): the axis that the
+            targets lack, the first where two would do. Or what holds tensors: its `logits`, or the
+            only one of floats.
+        targets: Shape (batch, ...), class indices; scores are averaged over what follows, -100 left
+            out (`ignore_index` of torch.nn.CrossEntropyLoss).
 
     Returns:
         Shape (batch,), in [0, 1].
 
     Raises:
-        ValueError: There is one class alone, or the targets are no class indices.
+        ValueError: There is one class alone, the targets are no class indices, a sample has none to
+            find, or the outputs hold several tensors.
     """
-    if outputs.ndim < 2 or outputs.shape[1] < 2:
-        raise ValueError(
-            f"outputs of shape {tuple(outputs.shape)} hold no two classes to choose from; of one "
-            "logit, write ((outputs[:, 0] > 0) == targets).float()"
-        )
-    found = outputs.argmax(1)
+    logits = _scored(outputs)
+    if logits.ndim < 2:
+        raise ValueError(_NO_CLASSES.format(tuple(logits.shape)))
+    last = targets.shape == logits.shape[:-1] != logits[:, 0].shape
+    return _found(logits, targets, -1 if last else 1)
+
+
+_NO_CLASSES = (
+    "outputs of shape {} hold no two classes to choose from; of one logit, write "
+    "((outputs[:, 0] > 0) == targets).float()"
+)
+
+
+def _found(logits: Tensor, targets: Tensor, axis: int) -> Tensor:
+    if logits.shape[axis] < 2:
+        raise ValueError(_NO_CLASSES.format(tuple(logits.shape)))
+    found = logits.argmax(axis)
     _check_shapes(targets, found, "; of one-hot targets, targets.argmax(1)")
-    return (found == targets).float().reshape(len(found), -1).mean(1)
+    counted = (targets != _IGNORED).reshape(len(found), -1)
+    if not counted.any(1).all():
+        sample = int(counted.any(1).int().argmin())
+        raise ValueError(f"sample {sample} of the batch has no target but {_IGNORED} (left out)")
+    right = (found == targets).reshape(len(found), -1) & counted
+    return right.float().sum(1) / counted.sum(1)
+
+
+def class_axis(logits: Tensor) -> int:
+    """Give the axis of the classes, where no targets tell.
+
+    That is the last of (batch, classes) and of (batch, time, vocabulary), and 1 of
+    (batch, classes, height, width).
+    """
+    return 1 if logits.ndim > 3 else -1
 
 
 def agreement(outputs: Any, targets: Any) -> Tensor:
     """Score 1 where the largest logit is the float model's: of data without labels.
 
     Args:
-        outputs: A tensor of shape (batch, classes, ...), or what holds tensors: the first counts.
+        outputs: A tensor of shape (batch, classes), (batch, time, classes) or (batch, classes,
+            height, width), or what holds tensors: the first counts.
         targets: The same of the float model.
 
     Returns:
-        Shape (batch,), in [0, 1]; averaged over what follows the classes.
+        Shape (batch,), in [0, 1]; averaged over a sample's positions.
     """
     found, expected = _floats(outputs)[0], _floats(targets)[0]
-    return accuracy(found, expected.argmax(1))
+    axis = class_axis(expected)
+    return _found(found, expected.argmax(axis), axis)
 
 
 def cosine(outputs: Any, targets: Any) -> Tensor:
@@ -104,6 +138,26 @@ def _cosine(found: Tensor, expected: Tensor) -> Tensor:
     return torch.where(alike, 1.0, cosine_similarity(one, other, dim=1))
 
 
+def _scored(outputs: Any) -> Tensor:
+    """The tensor that a metric of one tensor reads.
+
+    Raises:
+        ValueError: There are several of floats, none of them called `logits`.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    named = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    named = getattr(outputs, "logits", named)
+    floats = [named] if isinstance(named, Tensor) else _floats(outputs)
+    if len(floats) != 1:
+        raise ValueError(
+            f"the outputs hold {len(floats)} tensors of floats, none of them called 'logits'; give "
+            "a function that takes one, as lambda outputs, targets: "
+            "aq.metrics.accuracy(outputs[0], targets)"
+        )
+    return floats[0]
+
+
 def _floats(tree: Any) -> list[Tensor]:
     leaves = pytree.tree_leaves(tree)
     return [item for item in leaves if isinstance(item, Tensor) and item.is_floating_point()]
@@ -121,36 +175,38 @@ def _check_shapes(targets: Tensor, like: Tensor, mend: str = "") -> None:
         )
 
 
-def top5(outputs: Tensor, targets: Tensor) -> Tensor:
+def top5(outputs: Any, targets: Tensor) -> Tensor:
     """Score 1 where the target is among the five largest logits.
 
     Args:
-        outputs: Shape (batch, classes).
+        outputs: Shape (batch, classes), or what holds tensors, as `accuracy` takes it.
         targets: Shape (batch,), class indices.
 
     Returns:
         Shape (batch,), 0 or 1.
 
     Raises:
-        ValueError: The targets are no class indices.
+        ValueError: The targets are no class indices, or the outputs hold several tensors.
     """
-    _check_shapes(targets, outputs[:, 0])
-    best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
+    logits = _scored(outputs)
+    _check_shapes(targets, logits[:, 0])
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     return (best == targets[:, None]).any(1).float()
 
 
-def mse(outputs: Tensor, targets: Tensor) -> Tensor:
+def mse(outputs: Any, targets: Tensor) -> Tensor:
     """Score minus the mean squared error, so that higher is better.
 
     Args:
-        outputs: Shape (batch, ...).
+        outputs: Shape (batch, ...), or what holds one tensor of floats.
         targets: The same shape.
 
     Returns:
         Shape (batch,), at most 0.
 
     Raises:
-        ValueError: The targets have another shape.
+        ValueError: The targets have another shape, or the outputs hold several tensors.
     """
-    _check_shapes(targets, outputs)
-    return -((outputs - targets) ** 2).reshape(len(outputs), -1).mean(1)
+    found = _scored(outputs)
+    _check_shapes(targets, found)
+    return -((found - targets) ** 2).reshape(len(found), -1).mean(1)

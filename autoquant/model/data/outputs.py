@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
+from autoquant.metrics import class_axis
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.trees import flatten_with_paths, register_dataclasses
 
@@ -221,7 +222,7 @@ def divergence(expected: Tensor, found: Tensor, samples: int) -> Tensor:
     """
     if expected.ndim < 2:
         expected, found = expected.reshape(1, -1), found.reshape(1, -1)
-    axis = 1 if expected.ndim > 3 else -1
+    axis = class_axis(expected)
     log_p = torch.log_softmax(expected.double(), axis)
     log_q = torch.log_softmax(found.double(), axis)
     by_position = (log_p.exp() * (log_p - log_q)).sum(axis)

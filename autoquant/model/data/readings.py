@@ -180,6 +180,12 @@ def _read_twice(reading: Reading, parameters: Parameters, where: str) -> DataErr
     )
 
 
+_UNLABELLED = (
+    "without labels, metric='agreement' (the class that float finds) or 'cosine' (any outputs) "
+    "compares with the float model"
+)
+
+
 def _lacks_targets(
     item: object, reading: Reading, parameters: Parameters, where: str, target: str | None
 ) -> DataError:
@@ -191,7 +197,8 @@ def _lacks_targets(
     if isinstance(item, Mapping):
         return DataError(
             f"{where} has no targets",
-            hint="say by `target` under which key they are, or give (inputs, targets)",
+            hint="say by `target` under which key they are, or give (inputs, targets); "
+            + _UNLABELLED,
         )
     if isinstance(item, (tuple, list)) and len(item) > 1:
         names = ", ".join(_names(reading.arguments, parameters))
@@ -202,8 +209,7 @@ def _lacks_targets(
         )
     return DataError(
         f"{where} has no targets",
-        hint="give (inputs, targets), for the metric; without labels, metric='agreement' (the "
-        "class that float finds) or 'cosine' (any outputs) compares with the float model",
+        hint="give (inputs, targets), for the metric; " + _UNLABELLED,
     )
 
 

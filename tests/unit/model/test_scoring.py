@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -214,6 +215,42 @@ def test_agreement_counts_the_classes_that_float_finds_too() -> None:
     found = {"none": torch.arange(4), "logits": torch.tensor([[0.0, 1.0]] * 4)}
     scores = metrics.agreement(found, {"none": torch.arange(4), "logits": expected})
     assert scores.tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_agreement_looks_for_classes_where_kl_does() -> None:
+    by_position = torch.tensor([[[0.1, 0.9, 0.0], [0.8, 0.2, 0.0]]])
+    other = torch.tensor([[[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]])
+    assert metrics.agreement(other, by_position).tolist() == [0.5]
+    image = torch.zeros(1, 2, 1, 4)
+    image[0, 1, 0, :3] = 1.0
+    assert metrics.agreement(torch.zeros(1, 2, 1, 4), image).tolist() == [0.25]
+
+
+def test_accuracy_takes_the_axis_that_the_targets_lack() -> None:
+    targets = torch.tensor([[1, 0, 2]])
+    last = torch.nn.functional.one_hot(targets, 5).float()  # (batch, time, classes)
+    assert metrics.accuracy(last, targets).tolist() == [1.0]
+    assert metrics.accuracy(last.transpose(1, 2), targets).tolist() == [1.0]
+
+
+def test_accuracy_leaves_out_what_torchs_loss_ignores() -> None:
+    logits = torch.tensor([[[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]])
+    assert metrics.accuracy(logits, torch.tensor([[1, 1, -100]])).tolist() == [0.5]
+    with pytest.raises(ValueError, match="sample 0 of the batch has no target but -100"):
+        metrics.accuracy(logits[:, 0], torch.tensor([-100]))
+
+
+@pytest.mark.parametrize("metric", [metrics.accuracy, metrics.top5])
+def test_classes_are_read_from_what_is_called_logits(metric: Any) -> None:
+    logits, targets = torch.eye(6), torch.arange(6)
+    for outputs in (
+        {"hidden": torch.zeros(6, 9), "logits": logits},
+        SimpleNamespace(logits=logits),
+        (logits,),
+    ):
+        assert metric(outputs, targets).tolist() == [1.0] * 6
+    with pytest.raises(ValueError, match="hold 2 tensors of floats, none of them called 'logits'"):
+        metric((logits, logits), targets)
 
 
 def test_cosine_is_that_of_the_least_similar_output() -> None:
