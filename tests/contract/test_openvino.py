@@ -26,7 +26,7 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, ModelError
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import Capture, capture
 from tests.networks import MixedNet, TextNet, images, seeded
@@ -200,6 +200,16 @@ def test_a_scheme_that_the_engine_lacks_is_refused_with_the_reason(
     plan = Plan.of({site.name: scheme for site in captured.sites})
     with pytest.raises(BackendError, match=rf"does not run {scheme.value} at '0'.*{reason}"):
         backend.build(plan)
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x).abs()
+
+
+def test_an_op_without_a_rule_is_named_with_its_line() -> None:
+    with pytest.raises(ModelError, match=r"aten\._fft_r2c.* at .*test_openvino\.py:\d+ \(return"):
+        backend_for(nn.Sequential(nn.Linear(64, 8), Spectrum()), ROW)
 
 
 def test_a_plan_of_another_model_is_refused() -> None:

@@ -17,7 +17,7 @@ from autoquant.core.plan import Plan
 from autoquant.errors import BackendError, ModelError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import said_of
+from autoquant.model.graph.places import said_of
 
 MARK = "autoquant"
 """Key in a node's `custom` metadata, which torch.compile carries to the end: a site's name."""

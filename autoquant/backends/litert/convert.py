@@ -24,6 +24,7 @@ from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.places import places
 
 
 def convert_float(captured: Capture, inputs: tuple[Tensor, ...], ranges: TensorRanges) -> FloatFile:
@@ -90,8 +91,10 @@ def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
             model = litert_torch.convert(_Tensors(copy.deepcopy(captured.graph)).eval(), inputs)
             return bytes(model.model_content())
     except Exception as error:
+        said = first_line(error)
+        at = places(captured.graph.graph.nodes, said)
         raise BackendError(
-            f"litert-torch cannot convert the model: {first_line(error)}",
+            f"litert-torch cannot convert the model: {said}{at}",
             hint="search with backend.name: torch, or rewrite what it names",
         ) from error
     finally:

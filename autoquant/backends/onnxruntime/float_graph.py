@@ -25,6 +25,7 @@ from autoquant.errors import BackendError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exported import Exported, origins
+from autoquant.model.graph.places import places
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 
 _NO_OPS: Collection[Any] = ()
@@ -108,8 +109,10 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
                 exported.program, dynamo=True, verbose=False, opset_version=OPSET
             )
         except Exception as error:
+            said = _last_line(error)
+            at = places(exported.program.graph.nodes, said)
             raise BackendError(
-                f"onnxruntime: torch cannot write the model in ONNX: {_last_line(error)}",
+                f"onnxruntime: torch cannot write the model in ONNX: {said}{at}",
                 hint="rewrite the op that it names, or choose another backend.name",
             ) from error
     program = None if written is None else written.exported_program
@@ -265,7 +268,8 @@ def _quiet() -> Iterator[None]:
 
 def _last_line(error: Exception) -> str:
     cause = error.__cause__ or error
-    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    line = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    return line.partition(" : [num_users")[0]  # of a node, its name without all that it reads
 
 
 def consumers(nodes: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:

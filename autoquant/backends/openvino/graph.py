@@ -28,6 +28,7 @@ from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exported import export_float, origins
+from autoquant.model.graph.places import places
 from autoquant.model.graph.recurrent_shapes import number_of_steps, recurrent_shapes
 
 PRECISE = "DisablePrecisionConversion_0"
@@ -88,8 +89,9 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
         try:
             model = _translate(graph, extensions)
         except Exception as error:
+            said = str(error).strip().splitlines()[-1]
             raise ModelError(
-                f"OpenVINO cannot convert the model: {str(error).strip().splitlines()[-1]}",
+                f"OpenVINO cannot convert the model: {said}{places(graph.graph.nodes, said)}",
                 hint="search with backend.name: torch, or rewrite the op that it names",
             ) from error
     origin |= origins(graph.graph)
@@ -121,8 +123,8 @@ def _name_ends(model: ov.Model, inputs: Sequence[str], outputs: Sequence[str]) -
     ends = ((model.outputs, outputs), (model.inputs, inputs))
     for end in (*model.outputs, *model.inputs):
         end.get_tensor().set_names(set())
-    for places, names in ends:
-        for end, name in zip(places, names, strict=True):
+    for side, names in ends:
+        for end, name in zip(side, names, strict=True):
             end.get_tensor().add_names({name})  # one tensor may be several outputs
 
 

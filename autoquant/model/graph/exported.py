@@ -17,7 +17,8 @@ from torch.utils import _pytree as pytree
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import grown, quiet_export, said_of
+from autoquant.model.graph.exporting import grown, quiet_export
+from autoquant.model.graph.places import said_of
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 from autoquant.model.graph.scripts import find_scripts
 

@@ -6,12 +6,10 @@ import builtins
 import inspect
 import logging
 import operator
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,20 +21,19 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from autoquant.errors import ModelError, first_line
+from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
 from autoquant.model.data.outputs import opaque_outputs, without_opaque
 from autoquant.model.data.trees import plain_structure, register_dataclasses
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.cells import CELLS
+from autoquant.model.graph.places import said_of
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 from autoquant.model.graph.scripts import without_scripts
 from autoquant.model.graph.size_guards import SizeGuards
 
 _CHECKS = ("_assert", "sym_constrain_range", "_check")
 _IDENTITIES = frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "clone"})
-_TORCH_FOLDER = str(Path(torch.__file__).parent)
-_OUR_FOLDER = str(Path(__file__).parents[2])
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -458,14 +455,3 @@ def quiet_export() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def said_of(error: Exception | None) -> str:
-    """What torch.export said of a failure, and the last line of the model's own code it reached."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(None if error is None else error.__traceback__)
-        if not frame.filename.startswith((_TORCH_FOLDER, _OUR_FOLDER, "<"))
-    ]
-    at = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
-    return first_line(error) + at
