@@ -388,6 +388,23 @@ for kind in ("plain", "norm", "gate"):
 """
 
 
+class Chosen(nn.Module):
+    """A mask that is spread over what it chooses from: the engine keeps it in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (x[:, :, 0] > 0)[:, :, None].expand(x.shape)
+        return torch.where(mask, self.one(x), self.other(x)) * x
+
+
+def test_a_mask_in_bytes_is_no_quantized_operand() -> None:
+    captured, backend = backend_for(seeded(Chosen), ROW[:, None].repeat(1, 3, 1))
+    backend.build(Plan.of({site.name: Scheme.FP32 for site in captured.sites}))
+
+
 def test_residual_blocks_over_few_rows_do_not_crash_the_process() -> None:
     found = subprocess.run(
         [sys.executable, "-c", _RESIDUAL_ROWS], capture_output=True, text=True, check=False

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import autoquant as aq
+from autoquant import metrics
 from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.capture import capture
@@ -100,6 +101,15 @@ class Caches(Base):
     def forward(self, x: Tensor) -> Any:
         y = self.linear(x)
         return {"logits": y, "cache": Cache(y)}
+
+
+def test_without_labels_a_cache_of_keys_and_values_is_no_target() -> None:
+    subject = build_subject(
+        Caches().eval(), calibration=X, evaluation=X, heldout=None, metric=metrics.agreement
+    )
+    (batch,) = subject.evaluation
+    assert batch.targets["cache"] is None
+    assert batch.head(2).targets["logits"].shape[0] == 2
 
 
 class Keywords(Base):

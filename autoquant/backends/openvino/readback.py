@@ -11,7 +11,7 @@ from autoquant.backends.openvino.layout import QUANTIZER, Layout
 
 EIGHT_BITS = frozenset({"u8", "i8"})
 FOUR_BITS = frozenset({"u4", "i4"})
-_MOVES = frozenset({"Reorder", "Reshape", "Transpose", "Convert"})
+_MOVES = frozenset({"Broadcast", "Convert", "Reorder", "Reshape", "Transpose"})
 _KERNELS = {"MatMul": frozenset({"MatMul", "FullyConnected"}), "Softmax": frozenset({"Softmax"})}
 """By type of an op, the kernels that may run it: those whose names the engine loses."""
 
@@ -157,14 +157,16 @@ class ExecutionGraph:
 
         A kernel may round what it writes to 8 bits and store it as floats all the same, where
         another kernel is to add to them in place. Masks and the model's own integers, which the
-        engine keeps in bytes too, are `integer`.
+        engine keeps in bytes too, are `integer`, and so is what it spreads of constants.
         """
         while fact(value.get_node(), "layerType") in _MOVES and value.get_node().get_input_size():
             value = value.get_node().input_value(0)
         names = original_names(value.get_node())
         if names and names[-1].startswith(QUANTIZER):
             return "u8"
-        return "integer" if names and names[-1] in self._layout.integers else _precision(value)
+        is_integer = names and names[-1] in self._layout.integers
+        constant = depends_on_constants(value.get_node())
+        return "integer" if is_integer or constant else _precision(value)
 
 
 def fact(node: ov.Node, key: str) -> str:

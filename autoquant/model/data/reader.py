@@ -23,6 +23,7 @@ from autoquant.model.data.data_set import (
     plan_source,
     size_of,
 )
+from autoquant.model.data.outputs import without_opaque
 from autoquant.model.data.readings import DataForm, Reading, find_reading, is_whole
 
 DEFAULT_BATCH_SIZE = 64
@@ -195,9 +196,10 @@ class DataReader:
             return calling.call(self._model, tuple(item.clone() for item in tensors))
 
     def _answered(self, batch: Batch, where: str) -> Batch:
-        """A batch whose targets are the model's outputs."""
+        """A batch whose targets are the model's outputs; of a cache of keys and values, nothing."""
         with failing("the model", where, batch.inputs):
-            return Batch(batch.inputs, self._call(self.calling, batch.inputs), batch.axes)
+            outputs = self._call(self.calling, batch.inputs)
+        return Batch(batch.inputs, without_opaque(outputs), batch.axes)
 
     def _check_names(self) -> None:
         names = self.calling.names
