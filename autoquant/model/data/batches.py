@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from autoquant.errors import DataError
 
@@ -134,21 +135,35 @@ def repeat_to(batch: Batch, count: int) -> Batch:
 
 
 def _pick_targets(targets: Any, places: Places, count: int) -> Any:
-    """Targets of some samples: rows of a tensor, items of a list, or each of a mapping's."""
+    """Targets of some samples: rows of a tensor, items of a list, or each of what holds these."""
     if targets is None:
         return None
     if isinstance(targets, Tensor):
-        axis = next((at for at, size in enumerate(targets.shape[:2]) if size == count), None)
+        axis = _counting_axis(targets, count)
         if axis is not None:
             return targets[(slice(None),) * axis + (places,)]
-    elif isinstance(targets, dict):
-        return {name: _pick_targets(item, places, count) for name, item in targets.items()}
-    elif isinstance(targets, tuple) and all(isinstance(item, Tensor) for item in targets):
-        return tuple(_pick_targets(item, places, count) for item in targets)
-    elif isinstance(targets, Sequence) and not isinstance(targets, str):
+    elif _is_by_sample(targets, count):
         chosen = range(count)[places] if isinstance(places, slice) else places
         return [targets[place] for place in chosen]
+    else:
+        if isinstance(targets, Mapping) and type(targets) not in pytree.SUPPORTED_NODES:
+            targets = dict(targets)
+        parts, structure = pytree.tree_flatten(targets, is_leaf=lambda item: item is not targets)
+        if not structure.is_leaf():
+            picked = [_pick_targets(item, places, count) for item in parts]
+            return pytree.tree_unflatten(picked, structure)
     raise DataError(
         f"targets of the type {type(targets).__name__} cannot be taken apart by sample",
         hint="give targets as tensors, lists, or mappings of these, one for each sample",
     )
+
+
+def _counting_axis(tensor: Tensor, count: int) -> int | None:
+    return next((at for at, size in enumerate(tensor.shape[:2]) if size == count), None)
+
+
+def _is_by_sample(targets: Any, count: int) -> bool:
+    """Whether a list or tuple holds an item for each sample, and not columns of all samples."""
+    if not isinstance(targets, Sequence) or isinstance(targets, str) or len(targets) != count:
+        return False
+    return isinstance(targets, list) or not all(isinstance(item, Tensor) for item in targets)

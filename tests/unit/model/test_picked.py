@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -29,6 +30,30 @@ def test_targets_in_lists_and_mappings_are_taken_apart() -> None:
     (batch,) = pick_samples([Batch((VALUES[:4],), targets)], [1, 3])
     assert batch.targets["boxes"].flatten().tolist() == [1, 3]
     assert batch.targets["names"] == ["b", "d"]
+
+
+class Named(NamedTuple):
+    logits: torch.Tensor
+    states: list[torch.Tensor]
+
+
+def test_columns_of_any_structure_are_taken_apart_and_keep_it() -> None:
+    targets = Named(VALUES[:4], [VALUES[:4] + layer for layer in range(3)])
+    (batch,) = pick_samples([Batch((VALUES[:4],), targets)], [1, 3])
+    assert isinstance(batch.targets, Named)
+    assert batch.targets.logits.flatten().tolist() == [1, 3]
+    assert [state.flatten().tolist() for state in batch.targets.states] == [[1, 3], [2, 4], [3, 5]]
+
+
+def test_mappings_in_a_tuple_are_one_for_each_sample() -> None:
+    targets = tuple({"boxes": torch.zeros(count, 4)} for count in (4, 1, 0, 4))
+    (batch,) = pick_samples([Batch((VALUES[:4],), targets)], [1, 3])
+    assert [item["boxes"].shape[0] for item in batch.targets] == [1, 4]
+
+
+def test_a_list_of_another_length_is_refused() -> None:
+    with pytest.raises(DataError, match="type str cannot be taken apart"):
+        pick_samples([Batch((VALUES[:4],), list("abcde"))], [1])
 
 
 @pytest.mark.parametrize(
