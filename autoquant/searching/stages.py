@@ -31,13 +31,16 @@ from autoquant.searching.proposing.pruner import Pruner
 from autoquant.searching.proposing.rounds import Ended, IsSpent, Rounds
 from autoquant.searching.proposing.strategy import Strategy
 from autoquant.searching.seeding.seeds import PROGRAM as OF_PROGRAM
-from autoquant.searching.seeding.seeds import Seed, uniform_plans
+from autoquant.searching.seeding.seeds import Seed, mend_uniform, uniform_plans
 
 UNIFORM, PROGRAM, SEARCH = (
     "1 of 3: uniform plans",
     "2 of 3: the program's plans",
     "3 of 3: search",
 )
+
+_MENDS = 4
+"""Uniform plans that are measured once more, without what the target refused, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +73,22 @@ class Stages:
     def answer_first(self, executor: Executor, pruner: Pruner) -> Ended:
         """Measure the uniform plans, as one round; reason None: more is to come.
 
-        Whatever time is left: a search without an answer would be none.
+        Whatever time is left: a search without an answer would be none. One that the target
+        refuses is measured without what it refuses.
         """
-        seeds = self._uniform_plans()[: self.job.budget.trials or None]
         past = self.folder.past()
-        told = {candidate.digest for candidate in past.told.values()}
+        seeds = self._answers(past)
         ended = Ended(past.candidates, None)
-        if not all(seed.plan.digest in told for seed in seeds):
+        while (
+            ended.reason is None and not {seed.plan.digest for seed in seeds} <= _told(past).keys()
+        ):
             strategy = self._strategy(seeds, past)
             budget = self.job.budget.model_copy(update={"round_size": len(seeds)})
             with self.progress.stage(UNIFORM, len(seeds)) as advance:
                 rounds, _ = self._rounds(strategy, executor, pruner, past, budget, advance)
                 ended = rounds.run(seeds_alone=True)
             past = self.folder.past()
+            seeds = self._answers(past)
         return replace(ended, reason=ended.reason or self._reason_after_answer(past))
 
     def go_on(self, guidance: Guidance, executor: Executor) -> Ended:
@@ -162,8 +168,17 @@ class Stages:
         chosen = findings.chosen
         return replace(findings.frontier, members=(chosen,) if chosen is not None else ())
 
-    def _uniform_plans(self) -> tuple[Seed, ...]:
-        return uniform_plans(self.prepared.space, self.prepared.captured.sites)
+    def _answers(self, past: Past) -> tuple[Seed, ...]:
+        """The uniform plans, and those that the target refused without what it refused."""
+        space = self.prepared.space
+        seeds = list(uniform_plans(space, self.prepared.captured.sites))
+        told, most = _told(past), len(seeds) + _MENDS
+        for seed in seeds:  # grows while it is walked
+            failure = told[seed.plan.digest].failure if seed.plan.digest in told else None
+            mended = mend_uniform(space, seed, failure.refused or ()) if failure else None
+            if mended is not None and mended not in seeds and len(seeds) < most:
+                seeds.append(mended)
+        return tuple(seeds[: self.job.budget.trials or None])
 
     def _strategy(
         self, seeds: Sequence[Seed], past: Past, guidance: Guidance | None = None
@@ -251,7 +266,7 @@ class Stages:
             return StopReason.BUDGET
         if time.monotonic() >= self.deadline:
             return StopReason.TIME
-        if budget.effort is Effort.QUICK and self._is_cheapest_within(past.candidates):
+        if budget.effort is Effort.QUICK and self._is_cheapest_within(past):
             return StopReason.NOTHING_TO_GAIN
         self._write_report(past.candidates)
         return None
@@ -265,15 +280,29 @@ class Stages:
         costs = [goal for goal in self.job.goals if not goal.is_quality]
         return len(costs) == 1 and any(is_certainly_within(item, self.limits) for item in ours)
 
-    def _is_cheapest_within(self, candidates: Sequence[Candidate]) -> bool:
-        """Whether of the uniform plans the cheapest, in each cost, is within the accuracy limit."""
-        digests = {seed.plan.digest for seed in self._uniform_plans()}
-        uniform = [item for item in candidates if item.digest in digests]
+    def _is_cheapest_within(self, past: Past) -> bool:
+        """Whether of the uniform plans the cheapest, in each cost, is within the accuracy limit.
+
+        Of one that failed nobody knows what the rest of it would cost.
+        """
+        told, seeds = _told(past), self._answers(past)
+        uniform = [told[seed.plan.digest] for seed in seeds if seed.plan.digest in told]
+        known = {_scheme(item) for item in uniform if item.failure is None}
+        if not {_scheme(item) for item in uniform} <= known:
+            return False
         for axis in (goal for goal in self.job.goals if not goal.is_quality):
             cheapest = _cheapest(uniform, axis)
             if cheapest is None or not is_certainly_within(cheapest, self.limits):
                 return False
         return True
+
+
+def _told(past: Past) -> dict[str, Candidate]:
+    return {candidate.digest: candidate for candidate in past.told.values()}
+
+
+def _scheme(uniform: Candidate) -> str:
+    return uniform.origin.rpartition("-")[2]
 
 
 def times_of_uniform(

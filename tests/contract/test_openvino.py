@@ -405,6 +405,38 @@ def test_a_mask_in_bytes_is_no_quantized_operand() -> None:
     backend.build(Plan.of({site.name: Scheme.FP32 for site in captured.sites}))
 
 
+class MaskedProducts(nn.Module):
+    """An attention written out: one kernel runs its products, with a mask in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(64, 64) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            layer(x).unflatten(2, (4, 16)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        hidden = (x[:, :, 0] > 1)[:, None, None]
+        scores = (query @ key.transpose(2, 3) / 4).masked_fill(hidden, -1e4)
+        return scores.softmax(3) @ value
+
+
+def test_a_product_beside_a_mask_runs_in_the_format_of_its_operands() -> None:
+    captured, backend = backend_for(seeded(MaskedProducts), ROW[:, None].repeat(1, 8, 1))
+    for scheme in (Scheme.FP32, Scheme.INT8):
+        plan = Plan.of(
+            {
+                site.name: scheme if site.kind is OpKind.MATMUL else Scheme.FP32
+                for site in captured.sites
+            }
+        )
+        executed = backend.build(plan).executed
+        products = [site.name for site in captured.sites if site.kind is OpKind.MATMUL]
+        assert len(products) == 2
+        assert {executed[name].scheme for name in products} == {scheme}
+
+
 def test_residual_blocks_over_few_rows_do_not_crash_the_process() -> None:
     found = subprocess.run(
         [sys.executable, "-c", _RESIDUAL_ROWS], capture_output=True, text=True, check=False

@@ -182,11 +182,15 @@ class Assembler:
     def range_of(self, output: ov.Output, reader: ov.Node) -> TensorRange:
         """Range of a tensor, from the statistics of the captured node that writes it.
 
-        The op that reads it tells the outputs of a recurrent layer apart.
+        The op that reads it tells the outputs of a recurrent layer apart. A constant, which the
+        model spreads over a batch, has the range of its values.
 
         Raises:
             BackendError: Calibration did not see it.
         """
+        if is_constant(output):
+            values = np.asarray(output.get_node().get_data())
+            return TensorRange(min(float(values.min()), 0.0), max(float(values.max()), 0.0))
         name = output.get_node().get_friendly_name()
         node = self._graph.captured_node(name)
         reading = self._graph.captured_node(reader.get_friendly_name())

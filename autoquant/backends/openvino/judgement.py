@@ -62,7 +62,10 @@ class Judge:
         if site.kind is OpKind.ACTIVATION and execution.host is not None:
             return (Scheme.BF16, Scheme.FP32)
         if site.kind is OpKind.ATTENTION:
-            return _attention(execution)
+            return _masked(execution)
+        if execution.layer == "Subgraph":
+            rounded = any(item in EIGHT_BITS for item in execution.written)
+            return (Scheme.INT8,) if rounded else _masked(execution)
         found = _weighted(site, execution) if site.kind.is_weighted else _named(execution.runs)
         return () if found is None else (found,)
 
@@ -122,8 +125,8 @@ def _weighted(site: Site, execution: Execution) -> Scheme | None:
     return Scheme.INT8_WEIGHT_ONLY
 
 
-def _attention(execution: Execution) -> tuple[Scheme, ...]:
-    """The float format that an attention reads.
+def _masked(execution: Execution) -> tuple[Scheme, ...]:
+    """The format that an attention reads, or a product in a subgraph with its mask and softmax.
 
     Its kernel is said to run in the format of its mask, and may write what the next op reads.
     """

@@ -19,7 +19,7 @@ from autoquant.searching.proposing.constraints import Limits
 INTERVAL_Z = 2.0
 """A predicted latency is taken to be within this many standard errors."""
 
-ALWAYS_WHOLE = ("seed:uniform", "seed:most-precise")
+ALWAYS_WHOLE = ("seed:uniform", "seed:mended", "seed:most-precise")
 """Origins that begin so are rivals that any user asks for: they are measured in full."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -48,6 +48,24 @@ def uniform_plans(space: SearchSpace, sites: Sequence[Site]) -> tuple[Seed, ...]
     take (weights alone, in a network of convolutions) is none of them.
     """
     return _once(_uniform(space, sites))
+
+
+def mend_uniform(space: SearchSpace, seed: Seed, refused: Collection[str]) -> Seed | None:
+    """Leave out of a uniform plan what an engine refuses there, beside what it may stand.
+
+    Args:
+        space: The search space.
+        seed: A uniform plan, or one that was mended before.
+        refused: The sites that the engine names.
+
+    Returns:
+        The plan with these in their most precise schemes; None where they are already.
+    """
+    choices = space.choices(seed.plan)
+    named = [knob for knob in space.knobs if not set(refused).isdisjoint(knob.sites)]
+    plan = space.plan({**choices, **{knob.name: knob.schemes[-1] for knob in named}})
+    scheme = seed.origin.rpartition("-")[2]
+    return None if plan == seed.plan else Seed(plan, f"seed:mended-{scheme}")
 
 
 def seed_plans(
