@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import autoquant as aq
 from autoquant.backends.protocol import Executable
@@ -42,6 +43,20 @@ class TwoBags(nn.Module):
 
     def forward(self, words: Tensor) -> Tensor:
         return self.head(torch.cat([bag(words) for bag in self.bags], 1))
+
+
+class Pooled(nn.Module):
+    """A class token beside the mean of the others, as encoders of images have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(F.gelu(self.first(x)))
+        return self.head(torch.cat([x[:, 0], x[:, 1:].mean(1)], 1))
 
 
 class Parameterless(nn.Module):
@@ -111,6 +126,19 @@ def test_a_search_ends_with_a_frontier_and_few_refusals(name: str, tmp_path: Pat
     failed = [item for item in result.candidates if item.failure is not None]
     assert result.frontier
     assert len(failed) <= len(result.candidates) // 3, [item.failure for item in failed]
+
+
+def test_int8_without_what_is_refused_beside_it_is_measured_at_once(tmp_path: Path) -> None:
+    inputs = torch.randn(16, 6, 32, generator=torch.Generator().manual_seed(0))
+    result = search(Pooled().eval(), inputs, "openvino", ("int8", "fp32"), tmp_path / "out")
+    by_origin = {item.origin: item for item in result.candidates}
+    refused = by_origin["seed:uniform-int8"].failure
+    assert refused is not None
+    assert refused.refused == ("head",)
+    mended = by_origin["seed:mended-int8"]
+    assert mended.failure is None
+    floats = {site for site, scheme in mended.plan.assignment if scheme is Scheme.FP32}
+    assert floats == {"head"}
 
 
 def test_what_a_target_runs_in_no_format_is_named_with_another_backend(tmp_path: Path) -> None:

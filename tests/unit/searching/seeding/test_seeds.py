@@ -11,7 +11,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import PlanError
 from autoquant.searching.seeding.program.additive import Limit
-from autoquant.searching.seeding.seeds import PROGRAM_SEEDS, Seed, seed_plans
+from autoquant.searching.seeding.seeds import PROGRAM_SEEDS, Seed, mend_uniform, seed_plans
 from tests.unit.searching.test_resume import SCHEMES, space_of, table_of
 
 SPACE = space_of(8)
@@ -35,6 +35,16 @@ SHARE = CostTable(
 
 def of_program(seeds: tuple[Seed, ...]) -> list[Seed]:
     return [seed for seed in seeds if seed.origin.startswith("seed:program-")]
+
+
+def test_a_uniform_plan_is_mended_where_an_engine_refuses_it() -> None:
+    uniform = Seed(SPACE.uniform(Scheme.INT8), "seed:uniform-int8")
+    mended = mend_uniform(SPACE, uniform, ["k2", "elsewhere"])
+    assert mended is not None
+    assert mended.origin == "seed:mended-int8"
+    changed = dict(set(mended.plan.assignment) - set(uniform.plan.assignment))
+    assert changed == {"k2": SPACE.knobs[2].schemes[-1]}
+    assert mend_uniform(SPACE, mended, ["k2"]) is None
 
 
 def test_templates_have_their_numbers_and_one_that_is_uniform_is_listed_as_that() -> None:
