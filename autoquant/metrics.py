@@ -122,20 +122,24 @@ def cosine(outputs: Any, targets: Any) -> Tensor:
     """Score the cosine similarity with the float model's outputs: of data without labels.
 
     Args:
-        outputs: A tensor of shape (batch, ...), or what holds several: the least similar counts.
+        outputs: A tensor of shape (batch, ...), or what holds several: the least similar counts,
+            those that start with other than the first one's samples as a whole.
         targets: The same of the float model.
 
     Returns:
         Shape (batch,), in [-1, 1]; 1 where both are zero.
     """
-    pairs = zip(_floats(outputs), _floats(targets), strict=True)
-    return torch.stack([_cosine(found, expected) for found, expected in pairs]).amin(0)
+    wanted = _floats(targets)
+    pairs = zip(_floats(outputs), wanted, strict=True)
+    samples = len(wanted[0])
+    return torch.stack([_cosine(found, expected, samples) for found, expected in pairs]).amin(0)
 
 
-def _cosine(found: Tensor, expected: Tensor) -> Tensor:
-    one, other = (item.double().reshape(len(item), -1) for item in (found, expected))
+def _cosine(found: Tensor, expected: Tensor, samples: int) -> Tensor:
+    rows = samples if expected.ndim and len(expected) == samples else 1
+    one, other = (item.double().reshape(rows, -1) for item in (found, expected))
     alike = (one == other).all(1)  # also where both are zero
-    return torch.where(alike, 1.0, cosine_similarity(one, other, dim=1))
+    return torch.where(alike, 1.0, cosine_similarity(one, other, dim=1)).expand(samples)
 
 
 def _scored(outputs: Any) -> Tensor:

@@ -259,6 +259,12 @@ def test_cosine_is_that_of_the_least_similar_output() -> None:
     assert metrics.cosine(2 * same, same).tolist() == pytest.approx([1.0, 1.0])
 
 
+def test_cosine_takes_an_output_without_samples_as_a_whole() -> None:
+    logits, states = torch.ones(2, 3), torch.tensor([[3.0], [4.0], [0.0]])  # time first
+    found = (logits, torch.tensor([[4.0], [-3.0], [0.0]]))
+    assert metrics.cosine(found, (logits, states)).tolist() == [0.0, 0.0]
+
+
 def test_a_score_of_another_axis_says_how_to_name_that() -> None:
     batch = Batch((torch.zeros(5, 4, 6),), torch.zeros(4), (0,))
     with pytest.raises(MetricError, match=r"shape .4,. for a batch of 5") as refused:
