@@ -212,6 +212,19 @@ def test_an_op_without_a_rule_is_named_with_its_line() -> None:
         backend_for(nn.Sequential(nn.Linear(64, 8), Spectrum()), ROW)
 
 
+class Windows(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unfold(dimension=-1, size=16, step=16)
+
+
+def test_windows_along_an_axis_counted_from_the_end_are_converted() -> None:
+    model = nn.Sequential(Windows(), nn.Linear(16, 4)).eval()
+    captured, backend = backend_for(model, ROW)
+    built = backend.build(Plan.of({site.name: Scheme.FP32 for site in captured.sites})).module
+    with torch.no_grad():
+        torch.testing.assert_close(built(ROW), model(ROW))
+
+
 def test_a_plan_of_another_model_is_refused() -> None:
     _, backend = backend_for(nn.Sequential(nn.Conv2d(8, 8, 1)), MAP)
     with pytest.raises(BackendError, match="the site 'ghost', which the model does not have"):

@@ -40,6 +40,7 @@ _MARK = {"name": "precise", "version": "0"}
 _BROADCASTING = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "Maximum", "Minimum"})
 
 _MATMUL = torch.ops.aten.matmul.default
+_UNFOLD = torch.ops.aten.unfold.default
 _UNMARKED = frozenset({"Const", "Parameter", "Result"})
 
 
@@ -167,14 +168,17 @@ def _translate(graph: GraphModule, extensions: Sequence[ConversionExtension]) ->
 
 
 def _name_for_front_end(graph: GraphModule) -> None:
-    """Call matmuls what the front end knows, in place.
+    """Call matmuls and axes of windows what the front end knows, in place.
 
     It makes a MatMul of any rank from `bmm` and has no rule for `matmul`, whose decomposition
-    copies both operands into three dimensions.
+    copies both operands into three dimensions; of `unfold` it takes no axis counted from the end.
     """
     for node in graph.graph.nodes:
         if node.op == "call_function" and node.target is _MATMUL:
             node.target = torch.ops.aten.bmm.default
+        elif node.op == "call_function" and node.target is _UNFOLD:
+            source, axis, *window = node.args
+            node.args = (source, axis % source.meta["val"].ndim, *window)
 
 
 def _keep_marks_of_rewritten(model: ov.Model) -> None:
