@@ -153,9 +153,9 @@ def test_sort_is_named_on_litert(tmp_path: Path) -> None:
 
 
 class Refusing:
-    """Refuses int8 at some knobs, by name or without saying which."""
+    """Refuses int8 at some knobs, naming so many of them."""
 
-    def __init__(self, refused: set[str], *, names: bool) -> None:
+    def __init__(self, refused: set[str], *, names: int) -> None:
         self.refused, self.names, self.builds = refused, names, 0
 
     def build(self, plan: Plan) -> Executable:
@@ -163,13 +163,13 @@ class Refusing:
         found = [site for site, scheme in plan.assignment if scheme is Scheme.INT8]
         wrong = [site for site in found if site in self.refused]
         if wrong:
-            raise BackendError("no kernel", sites=wrong[:1] if self.names else ())
+            raise BackendError("no kernel", sites=wrong[: self.names])
         return Executable(nn.Identity(), {})
 
 
-@pytest.mark.parametrize("names", [True, False], ids=["by name", "unnamed"])
+@pytest.mark.parametrize("names", [99, 1, 0], ids=["all named", "one named", "unnamed"])
 @pytest.mark.parametrize("refused", [set(), {"2"}, {"0", "5"}], ids=["none", "one", "two"])
-def test_refused_choices_are_found_and_left_out(refused: set[str], names: bool) -> None:
+def test_refused_choices_are_found_and_left_out(refused: set[str], names: int) -> None:
     knobs = tuple(Knob(str(i), (str(i),), (Scheme.INT8, Scheme.FP32)) for i in range(8))
     space = SearchSpace(knobs)
     backend: Any = Refusing(refused, names=names)
@@ -178,6 +178,15 @@ def test_refused_choices_are_found_and_left_out(refused: set[str], names: bool) 
     left = without(space, found)
     assert {knob.name for knob in left.knobs if len(knob.schemes) == 1} == refused
     assert backend.builds < 4 * len(knobs)
+
+
+def test_what_is_refused_in_every_block_is_found_in_few_builds() -> None:
+    knobs = tuple(Knob(str(i), (str(i),), (Scheme.INT8, Scheme.FP32)) for i in range(64))
+    refused = {str(i) for i in range(1, 64, 2)}
+    backend: Any = Refusing(refused, names=99)
+    found = find_refused(SearchSpace(knobs), backend)
+    assert {item.knob for item in found} == refused
+    assert backend.builds <= 6
 
 
 class Bound:

@@ -146,7 +146,10 @@ class _Probe:
         if len(knobs) == 1:
             return [Refused(knobs[0].name, scheme, error.message)]
         named = [knob for knob in knobs if not set(error.sites).isdisjoint(knob.sites)]
-        if not named and error.sites and self._any_refuses(knobs, base, scheme, error):
+        elsewhere = not named and bool(error.sites)
+        if (elsewhere or len(named) == len(knobs)) and self._each_refuses(
+            knobs, base, scheme, error.sites[:1] if elsewhere else ()
+        ):
             return [Refused(knob.name, scheme, error.message) for knob in knobs]
         if 0 < len(named) < len(knobs):
             rest = [knob for knob in knobs if knob not in named]
@@ -155,16 +158,20 @@ class _Probe:
             named, rest = list(knobs[:half]), list(knobs[half:])
         return [*self.among(named, base, scheme), *self.among(rest, base, scheme)]
 
-    def _any_refuses(
-        self, knobs: Sequence[Knob], base: Scheme, scheme: Scheme, error: BackendError
+    def _each_refuses(
+        self, knobs: Sequence[Knob], base: Scheme, scheme: Scheme, elsewhere: tuple[str, ...]
     ) -> bool:
-        """Whether a site elsewhere stands against a scheme, whichever of some knobs takes it.
+        """Whether all of some knobs are refused a scheme, whichever takes it alone.
 
-        So does an attention that must run in bf16 with anything in bf16. The first and the last
-        knob speak for all: to ask each would take a hundred builds.
+        Each by itself, as sums that the engine adds in floats in every block, or by a site
+        elsewhere: an attention must run in bf16 with anything in bf16. The first and the last knob
+        speak for all: to ask each would take a hundred builds.
         """
-        asked = [self.refusal(base, [knob], scheme) for knob in (knobs[0], knobs[-1])]
-        return all(item is not None and item.sites[:1] == error.sites[:1] for item in asked)
+        for knob in (knobs[0], knobs[-1]):
+            error = self.refusal(base, [knob], scheme)
+            if error is None or set(error.sites).isdisjoint(elsewhere or knob.sites):
+                return False
+        return True
 
 
 def _notices(refused: Sequence[Refused]) -> Iterator[str]:
