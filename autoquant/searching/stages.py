@@ -78,10 +78,10 @@ class Stages:
         """
         past = self.folder.past()
         seeds = self._answers(past)
+        tried = set(_told(past))
         ended = Ended(past.candidates, None)
-        while (
-            ended.reason is None and not {seed.plan.digest for seed in seeds} <= _told(past).keys()
-        ):
+        while ended.reason is None and not _digests(seeds) <= tried:
+            tried |= _digests(seeds)
             strategy = self._strategy(seeds, past)
             budget = self.job.budget.model_copy(update={"round_size": len(seeds)})
             with self.progress.stage(UNIFORM, len(seeds)) as advance:
@@ -299,6 +299,10 @@ class Stages:
 
 def _told(past: Past) -> dict[str, Candidate]:
     return {candidate.digest: candidate for candidate in past.told.values()}
+
+
+def _digests(seeds: Sequence[Seed]) -> set[str]:
+    return {seed.plan.digest for seed in seeds}
 
 
 def _scheme(uniform: Candidate) -> str:
