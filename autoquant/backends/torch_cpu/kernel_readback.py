@@ -18,7 +18,7 @@ from autoquant.core.precision import Precision, Scheme, Support
 from autoquant.core.readback import Ran
 from autoquant.model.graph.built_graph import FLOAT_NODE
 
-KERNELS: Mapping[str, Scheme] = {
+_KERNELS: Mapping[str, Scheme] = {
     "quantized::linear_dynamic_fp16": Scheme.FP16,
     "quantized::linear_dynamic": Scheme.INT8_DYNAMIC,
     "quantized::embedding": Scheme.INT8_WEIGHT_ONLY,
@@ -161,13 +161,24 @@ class _Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _scheme(kernel: str, args: tuple[Any, ...]) -> Scheme | None:
-    """What a kernel computes in; None where it only counts or moves indices."""
+def scheme_of_quantized(kernel: str, args: tuple[Any, ...]) -> Scheme | None:
+    """The scheme of one of torch's quantized kernels; None for others.
+
+    Args:
+        kernel: Its name, as its schema has it.
+        args: What it is called with.
+    """
     if kernel in _RECURRENT:
         return _CELLS[args[_CELLS_AT][0].__getstate__()[0][0]]
-    for beginning, scheme in KERNELS.items():
-        if kernel.startswith(beginning):
-            return scheme
+    fitting = (scheme for beginning, scheme in _KERNELS.items() if kernel.startswith(beginning))
+    return next(fitting, None)
+
+
+def _scheme(kernel: str, args: tuple[Any, ...]) -> Scheme | None:
+    """What a kernel computes in; None where it only counts or moves indices."""
+    quantized = scheme_of_quantized(kernel, args)
+    if quantized is not None:
+        return quantized
     tensors = [item for item in pytree.tree_leaves(args) if isinstance(item, Tensor)]
     if any(item.is_quantized for item in tensors):
         return Scheme.INT8

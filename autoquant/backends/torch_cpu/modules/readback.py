@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoquant.backends.torch_cpu.kernel_readback import FLOATS, KERNELS
+from autoquant.backends.torch_cpu.kernel_readback import FLOATS, scheme_of_quantized
 from autoquant.core.precision import Scheme
 
 _FLOAT_KERNELS = (
@@ -86,9 +86,9 @@ class _Spy(TorchDispatchMode):
 
 def _schemes(kernel: str, args: tuple[Any, ...]) -> set[Scheme]:
     """What a kernel computes in; nothing where it does no arithmetic with a weight."""
-    for beginning, scheme in KERNELS.items():
-        if kernel.startswith(beginning):
-            return {scheme}
+    quantized = scheme_of_quantized(kernel, args)
+    if quantized is not None:
+        return {quantized}
     if not kernel.startswith(_FLOAT_KERNELS):
         return set()
     tensors = [item for item in args if isinstance(item, Tensor)]
