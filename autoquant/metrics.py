@@ -68,9 +68,7 @@ def accuracy(outputs: Any, targets: Tensor) -> Tensor:
             find, or the outputs hold several tensors.
     """
     logits = _scored(outputs)
-    if logits.ndim < 2:
-        raise ValueError(_NO_CLASSES.format(tuple(logits.shape)))
-    last = targets.shape == logits.shape[:-1] != logits[:, 0].shape
+    last = logits.ndim > 2 and targets.shape == logits.shape[:-1] != logits[:, 0].shape
     return _found(logits, targets, -1 if last else 1)
 
 
@@ -81,7 +79,7 @@ _NO_CLASSES = (
 
 
 def _found(logits: Tensor, targets: Tensor, axis: int) -> Tensor:
-    if logits.shape[axis] < 2:
+    if logits.ndim < 2 or logits.shape[axis] < 2:
         raise ValueError(_NO_CLASSES.format(tuple(logits.shape)))
     found = logits.argmax(axis)
     _check_shapes(targets, found, "; of one-hot targets, targets.argmax(1)")
@@ -107,13 +105,17 @@ def agreement(outputs: Any, targets: Any) -> Tensor:
 
     Args:
         outputs: A tensor of shape (batch, classes), (batch, time, classes) or (batch, classes,
-            height, width), or what holds tensors: the first counts.
+            height, width), or what holds tensors: its `logits` count, or the first of two axes or
+            more.
         targets: The same of the float model.
 
     Returns:
         Shape (batch,), in [0, 1]; averaged over a sample's positions.
+
+    Raises:
+        ValueError: There are no two classes to choose from.
     """
-    found, expected = _floats(outputs)[0], _floats(targets)[0]
+    found, expected = _compared(outputs), _compared(targets)
     axis = class_axis(expected)
     return _found(found, expected.argmax(axis), axis)
 
@@ -131,7 +133,7 @@ def cosine(outputs: Any, targets: Any) -> Tensor:
     """
     wanted = _floats(targets)
     pairs = zip(_floats(outputs), wanted, strict=True)
-    samples = len(wanted[0])
+    samples = next((len(item) for item in wanted if item.ndim), 1)
     return torch.stack([_cosine(found, expected, samples) for found, expected in pairs]).amin(0)
 
 
@@ -150,9 +152,8 @@ def _scored(outputs: Any) -> Tensor:
     """
     if isinstance(outputs, Tensor):
         return outputs
-    named = outputs.get("logits") if isinstance(outputs, Mapping) else None
-    named = getattr(outputs, "logits", named)
-    floats = [named] if isinstance(named, Tensor) else _floats(outputs)
+    named = _logits(outputs)
+    floats = _floats(outputs) if named is None else [named]
     if len(floats) != 1:
         raise ValueError(
             f"the outputs hold {len(floats)} tensors of floats, none of them called 'logits'; give "
@@ -160,6 +161,20 @@ def _scored(outputs: Any) -> Tensor:
             "aq.metrics.accuracy(outputs[0], targets)"
         )
     return floats[0]
+
+
+def _compared(outputs: Any) -> Tensor:
+    """The tensor of classes among what a model returns: a loss may stand before it."""
+    named = _logits(outputs)
+    found = _floats(outputs) if named is None else [named]
+    return next((item for item in found if item.ndim > 1), found[0])
+
+
+def _logits(outputs: Any) -> Tensor | None:
+    """What a model that returns several things calls its logits."""
+    named = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    named = getattr(outputs, "logits", named)
+    return named if isinstance(named, Tensor) else None
 
 
 def _floats(tree: Any) -> list[Tensor]:

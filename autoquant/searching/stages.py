@@ -78,7 +78,7 @@ class Stages:
         """
         past = self.folder.past()
         seeds = self._answers(past)
-        tried = set(_told(past))
+        tried = set(_by_digest(past))
         ended = Ended(past.candidates, None)
         while ended.reason is None and not _digests(seeds) <= tried:
             tried |= _digests(seeds)
@@ -172,7 +172,7 @@ class Stages:
         """The uniform plans, and those that the target refused without what it refused."""
         space = self.prepared.space
         seeds = list(uniform_plans(space, self.prepared.captured.sites))
-        told, most = _told(past), len(seeds) + _MENDS
+        told, most = _by_digest(past), len(seeds) + _MENDS
         for seed in seeds:  # grows while it is walked
             failure = told[seed.plan.digest].failure if seed.plan.digest in told else None
             mended = mend_uniform(space, seed, failure.refused or ()) if failure else None
@@ -285,7 +285,7 @@ class Stages:
 
         Of one that failed nobody knows what the rest of it would cost.
         """
-        told, seeds = _told(past), self._answers(past)
+        told, seeds = _by_digest(past), self._answers(past)
         uniform = [told[seed.plan.digest] for seed in seeds if seed.plan.digest in told]
         known = {_scheme(item) for item in uniform if item.failure is None}
         if not {_scheme(item) for item in uniform} <= known:
@@ -297,7 +297,7 @@ class Stages:
         return True
 
 
-def _told(past: Past) -> dict[str, Candidate]:
+def _by_digest(past: Past) -> dict[str, Candidate]:
     return {candidate.digest: candidate for candidate in past.told.values()}
 
 

@@ -217,6 +217,15 @@ def test_agreement_counts_the_classes_that_float_finds_too() -> None:
     assert scores.tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
+def test_a_loss_before_the_logits_is_no_output_to_compare() -> None:
+    logits = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
+    for outputs in ({"loss": torch.tensor(0.3), "logits": logits}, (torch.tensor(0.3), logits)):
+        assert metrics.agreement(outputs, outputs).tolist() == [1.0, 1.0]
+        assert metrics.cosine(outputs, outputs).tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="no two classes"):
+        metrics.agreement(torch.zeros(4), torch.zeros(4))
+
+
 def test_agreement_looks_for_classes_where_kl_does() -> None:
     by_position = torch.tensor([[[0.1, 0.9, 0.0], [0.8, 0.2, 0.0]]])
     other = torch.tensor([[[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]])
