@@ -31,7 +31,7 @@ def begin(job: Path) -> subprocess.Popen[str]:
 
 
 def wait_for(condition, process: subprocess.Popen[str]) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900  # as long as the machine is busy
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
