@@ -27,6 +27,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import BY_GROUP, Scheme
 from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
+from autoquant.model.calibration.ranges.density import with_zero
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRange, TensorRanges
 from autoquant.model.graph.captured import Capture
 
@@ -188,10 +189,11 @@ class Assembler:
         Raises:
             BackendError: Calibration did not see it.
         """
-        if is_constant(output):
-            values = np.asarray(output.get_node().get_data())
-            return TensorRange(min(float(values.min()), 0.0), max(float(values.max()), 0.0))
-        name = output.get_node().get_friendly_name()
+        writer = output.get_node()
+        if writer.get_type_name() == "Constant":
+            values = np.asarray(writer.get_data())
+            return TensorRange(*with_zero(float(values.min()), float(values.max())))
+        name = writer.get_friendly_name()
         node = self._graph.captured_node(name)
         reading = self._graph.captured_node(reader.get_friendly_name())
         node = self._selections.get((node, reading), node)

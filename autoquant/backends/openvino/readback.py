@@ -164,9 +164,11 @@ class ExecutionGraph:
         names = original_names(value.get_node())
         if names and names[-1].startswith(QUANTIZER):
             return "u8"
-        is_integer = names and names[-1] in self._layout.integers
-        constant = depends_on_constants(value.get_node())
-        return "integer" if is_integer or constant else _precision(value)
+        if names and names[-1] in self._layout.integers:
+            return "integer"
+        written = _precision(value)
+        spread = written in EIGHT_BITS and depends_on_constants(value.get_node())
+        return "integer" if spread else written
 
 
 def fact(node: ov.Node, key: str) -> str:
