@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-import torch
-
 from autoquant.backends.targets import reference_rounding
 from autoquant.core.findings.concerns import Concern, Severity
 from autoquant.core.plan import Plan
 from autoquant.core.ranges import FixedRange
-from autoquant.model.data.output_noise import OutputNoises
-from autoquant.model.data.outputs import named_outputs
 from autoquant.model.graph.site_nodes import mark_sites
+from autoquant.model.numerics.output_error import output_noises
 from autoquant.model.numerics.rounded_graph import RoundedGraph, choices_of
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.raised_plan import raise_ops
@@ -30,13 +27,15 @@ def try_mends(
     misfits = [item for item, concern in judged if concern.severity is Severity.ATTENTION]
     with_graph = prepared.captured.how != "modules"
     before = _output_db(prepared, plan, ()) if misfits and with_graph else None
-    together = _output_db(prepared, plan, misfits) if len(misfits) > 1 and with_graph else None
+    together = None
+    if len(misfits) > 1 and with_graph:
+        together = _output_db(prepared, _raised(prepared, plan, misfits), misfits)
     for item, concern in judged:
         if before is None or item not in misfits:
             yield concern
             continue
-        after = _output_db(prepared, plan, (item,))
         raised = _raised(prepared, plan, (item,))
+        after = _output_db(prepared, raised, (item,))
         how = "left out" if item.is_job else f"in {raised[item.name].value}"
         step = f"{how}: outputs {before:.1f} -> {after:.1f} dB"
         others = f", {together:.1f} dB with all {len(misfits)} mended" if together else ""
@@ -52,18 +51,11 @@ def _raised(prepared: Preparation, plan: Plan, mended: Collection[FixedRange]) -
 
 
 def _output_db(prepared: Preparation, plan: Plan, mended: Collection[FixedRange]) -> float:
-    """SQNR of the outputs of a plan with some fixed ranges mended."""
+    """SQNR of the outputs of a plan with some of the job's fixed ranges left out."""
     captured, build = prepared.captured, prepared.settings.build
     kept = tuple(item for item in build.ranges.fixed if not (item.is_job and item in mended))
     build = replace(build, ranges=replace(build.ranges, fixed=kept))
-    raised = _raised(prepared, plan, mended)
     rounding = reference_rounding(captured, prepared.statistics, build)
-    rounded, noises = (
-        RoundedGraph(mark_sites(captured), rounding, choices_of(raised)),
-        OutputNoises(),
-    )
-    with torch.no_grad():
-        for batch in prepared.subject.calibration:
-            expected = named_outputs(captured.graph(*batch.inputs))
-            noises.add(expected, named_outputs(rounded.run(*batch.inputs)), len(batch))
+    rounded = RoundedGraph(mark_sites(captured), rounding, choices_of(plan))
+    noises = output_noises(captured, rounded, prepared.subject.calibration)
     return noises.decibels(prepared.subject.outputs)["sqnr_db"][0]

@@ -31,7 +31,7 @@ from autoquant.searching.proposing.pruner import Pruner
 from autoquant.searching.proposing.rounds import Ended, IsSpent, Rounds
 from autoquant.searching.proposing.strategy import Strategy
 from autoquant.searching.seeding.seeds import PROGRAM as OF_PROGRAM
-from autoquant.searching.seeding.seeds import Seed, mend_uniform, uniform_plans
+from autoquant.searching.seeding.seeds import Seed, mend_uniform, scheme_of, uniform_plans
 
 UNIFORM, PROGRAM, SEARCH = (
     "1 of 3: uniform plans",
@@ -287,8 +287,8 @@ class Stages:
         """
         told, seeds = _by_digest(past), self._answers(past)
         uniform = [told[seed.plan.digest] for seed in seeds if seed.plan.digest in told]
-        known = {_scheme(item) for item in uniform if item.failure is None}
-        if not {_scheme(item) for item in uniform} <= known:
+        known = {scheme_of(item.origin) for item in uniform if item.failure is None}
+        if not {scheme_of(item.origin) for item in uniform} <= known:
             return False
         for axis in (goal for goal in self.job.goals if not goal.is_quality):
             cheapest = _cheapest(uniform, axis)
@@ -303,10 +303,6 @@ def _by_digest(past: Past) -> dict[str, Candidate]:
 
 def _digests(seeds: Sequence[Seed]) -> set[str]:
     return {seed.plan.digest for seed in seeds}
-
-
-def _scheme(uniform: Candidate) -> str:
-    return uniform.origin.rpartition("-")[2]
 
 
 def times_of_uniform(

@@ -64,8 +64,12 @@ def mend_uniform(space: SearchSpace, seed: Seed, refused: Collection[str]) -> Se
     choices = space.choices(seed.plan)
     named = [knob for knob in space.knobs if not set(refused).isdisjoint(knob.sites)]
     plan = space.plan({**choices, **{knob.name: knob.schemes[-1] for knob in named}})
-    scheme = seed.origin.rpartition("-")[2]
-    return None if plan == seed.plan else Seed(plan, f"seed:mended-{scheme}")
+    return None if plan == seed.plan else Seed(plan, f"seed:mended-{scheme_of(seed.origin)}")
+
+
+def scheme_of(origin: str) -> str:
+    """The scheme of a uniform plan, mended or not, by its origin (`seed:uniform-int8`)."""
+    return origin.rpartition("-")[2]
 
 
 def seed_plans(
