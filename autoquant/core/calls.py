@@ -31,6 +31,8 @@ _WORDS: Mapping[object, str] = {
 _SHOWN = 60
 _LONGEST = 4096
 """Characters of a text: no path, name or key is longer."""
+_MOST = 1 << 63
+"""Whole numbers of a database and of a tensor are smaller."""
 
 Count = Annotated[int, 0]
 Positive = Annotated[int, 1]
@@ -97,8 +99,10 @@ def _improper(name: str, value: object) -> Iterator[str]:
 
 
 def find_unwritable(value: object, key: str = "") -> Iterator[str]:
-    """Find what no file name, database or page can hold: NUL, and halves of characters."""
-    if isinstance(value, (str, Path)):
+    """Find what no file, database or page can hold: NUL, half characters, huge numbers."""
+    if isinstance(value, int) and not -_MOST <= value < _MOST:
+        yield f"{key}: {show(value)} takes more than 64 bits"
+    elif isinstance(value, (str, Path)):
         text = str(value)
         if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
             yield f"{key}: {show(text)} holds a character that cannot be written"

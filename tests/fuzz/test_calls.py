@@ -348,6 +348,8 @@ def call(name: str, changes: Mapping[str, str]) -> None:
 @example(changed=("finetune", (("output", "long name"),)))
 @example(changed=("load_result", (("folder", "long name"),)))
 @example(changed=("compare", (("quantized", "long name"),)))
+@example(changed=("finetune", (("float_steps", "10**400"),)))
+@example(changed=("diagnose", (("evaluation", "nested tensor"),)))
 @given(changed=changed_calls())
 def test_a_call_does_its_work_or_is_refused_in_a_sentence(
     changed: tuple[str, tuple[tuple[str, str], ...]],

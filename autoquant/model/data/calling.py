@@ -301,10 +301,25 @@ def _nodes(structure: pytree.TreeSpec) -> list[pytree.TreeSpec]:
     return [structure, *(node for child in structure.children() for node in _nodes(child))]
 
 
+def _odd_form(tensor: Tensor) -> str | None:
+    """How a tensor keeps its values, where that is not one number for each place."""
+    if tensor.is_meta:
+        return "meta"
+    if tensor.is_quantized:
+        return "quantized"
+    if tensor.is_nested:
+        return "nested"
+    return None if tensor.layout is torch.strided else str(tensor.layout)
+
+
 def _read_leaf(leaf: object, where: str) -> Tensor | Constant:
     if isinstance(leaf, Tensor):
-        if leaf.is_meta:
-            raise DataError(f"{where} is on meta, without values", hint="give the data themselves")
+        form = _odd_form(leaf)
+        if form is not None:
+            raise DataError(
+                f"{where} is a {form} tensor",
+                hint="give dense tensors with values (to_dense, dequantize)",
+            )
         found = (leaf.detach() if leaf.requires_grad else leaf).cpu()
         return found.clone() if found.is_inference() else found
     if isinstance(leaf, np.ndarray):

@@ -297,16 +297,9 @@ def _split(data: Any) -> Iterator[object]:
 
 
 def _check_batch(batch: Batch, first: Batch, where: str) -> None:
-    """Refuse a batch that is empty, not finite, without plain values, or unlike the first one."""
+    """Refuse a batch that is empty, not finite, or unlike the first one."""
     if len(batch) == 0 or any(item.numel() == 0 for item in batch.inputs):
         raise DataError(f"{where} is empty", hint="drop it, or give it samples")
-    for item in batch.inputs:
-        if item.is_nested or item.layout is not torch.strided or item.is_quantized or item.is_meta:
-            form = "meta" if item.is_meta else "quantized" if item.is_quantized else item.layout
-            raise DataError(
-                f"{where} holds a {'nested' if item.is_nested else form} tensor",
-                hint="give dense tensors with values (to_dense, dequantize)",
-            )
     for item, before in zip(batch.inputs, first.inputs, strict=True):
         if item.ndim != before.ndim:
             raise DataError(
