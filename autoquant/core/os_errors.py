@@ -12,6 +12,7 @@ from autoquant.errors import StorageError
 _MENDS = {
     errno.ENOSPC: "free space on that disk, then go on with --resume; what is finished is kept",
     errno.EDQUOT: "free some of your quota there, then go on with --resume",
+    errno.ENOENT: "it was deleted or moved away: put it back, or choose another output",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f), then go on with --resume",
     errno.EACCES: "make it writable for you, or choose another output",
     errno.EPERM: "make it writable for you, or choose another output",

@@ -54,7 +54,7 @@ class History:
         """Append a record of a candidate, without what an earlier line of its number says.
 
         Raises:
-            StorageError: The disk is full or fails; the file is left as it was.
+            StorageError: The disk is full or fails; the file is left as it was. Or it is gone.
         """
         number, document = candidate.number, candidate.to_json()
         if self._plans.get(number) == candidate.plan:
@@ -77,7 +77,7 @@ class History:
     def _append(self, document: Mapping[str, Any], *, is_waited_for: bool = True) -> None:
         line = json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
         with storage_errors(self._path, "write"):
-            length = os.fstat(self._file.fileno()).st_size
+            length = self._path.stat().st_size  # not the open file's: that outlives its deletion
             try:
                 self._file.write(line.encode("utf-8"))
                 self._file.flush()

@@ -155,3 +155,18 @@ def test_a_refused_write_leaves_the_history_as_it_was(tmp_path: Path) -> None:
     history.candidate(candidate(1))
     history.close()
     assert read_history(path) == (candidate(0), candidate(1))
+
+
+def test_a_history_that_was_deleted_or_moved_away_is_said(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "search", tmp_path / "elsewhere"
+    folder.mkdir()
+    history = History(folder / "history.jsonl")
+    history.candidate(candidate(0))
+    folder.rename(elsewhere)
+    with pytest.raises(StorageError, match=r"cannot write .*history\.jsonl: No such file") as told:
+        history.candidate(candidate(1))
+    assert "put it back" in told.value.hint
+    elsewhere.rename(folder)
+    history.candidate(candidate(1))
+    history.close()
+    assert read_history(folder / "history.jsonl") == (candidate(0), candidate(1))
