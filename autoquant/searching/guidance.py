@@ -46,8 +46,10 @@ _NOISE_TRUST = Trust(term=0.5, group=0.3, constant=0.0, misfit=0.1)
 
 _MOST_CHANGES = 256
 """Of a plan with more neighbours than this no sensitivities are taken around it."""
+_FEW_SAMPLES = 64
 _FEW_SAMPLES_ERROR = 0.1
-"""How far reference numerics on a few samples may be off from the engine on all."""
+"""How far reference numerics on a few samples may be off from the engine on all; with more than
+64 they are known better than that, and no more is learnt."""
 
 _THOROUGH = 0.1
 """What a thorough search finds enough to gain, beside a normal one."""
@@ -225,7 +227,8 @@ def guide(
         seeds = tuple(seed for seed in seeds if seed not in of_program or seed in few)
     guides: list[Guide] = []
     if is_guided and effort is not Effort.QUICK:
-        retake = cache(partial(_noise_around, prepared, job.sensitivity.samples))
+        few = min(job.sensitivity.samples, _FEW_SAMPLES)
+        retake = cache(partial(_noise_around, prepared, few))
         guides = [Guide(space, noise, axis, retake) for axis in axes]
     prospects = [
         Prospects(

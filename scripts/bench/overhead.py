@@ -5,8 +5,9 @@
 A small network of many linear layers is searched by `aq.search`, with its result folder and an
 MLflow store, on real kernels. A trial's evaluation is what its candidate says it took: building,
 quality, latency. The rest of the time from the last seed to the last candidate is overhead:
-proposals, pruning, history, tracking. `scale.py` has the same for very long searches, and
-`ray_scale.py` for workers.
+proposals, pruning, history, tracking. CPU time is that of the searching thread: what it has to do
+itself, whatever others do; tracking runs beside it. `scale.py` has the same for very long searches,
+and `ray_scale.py` for workers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from functools import wraps
 from pathlib import Path
 
 import torch
@@ -21,21 +23,39 @@ from report import Row, show
 from torch import nn
 
 import autoquant as aq
+from autoquant.core.evaluation import Outcome
 from autoquant.core.measurement import Candidate
 from autoquant.core.progress import Silent
+from autoquant.searching.measuring.evaluator import PlanEvaluator
 
 
 class Watch(Silent):
     """Notes when candidates come in, as the progress of a search."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[float, float]] = []
+        self.seen: list[tuple[float, float, float]] = []
+        self.evaluating = 0.0
 
     def candidate(self, candidate: Candidate) -> None:
-        """Note the time, and what the candidate's evaluation took; begin anew at each seed."""
+        """Note times, and what the candidate's evaluation took; begin anew at each seed."""
         if candidate.origin.startswith("seed:"):
             self.seen.clear()
-        self.seen.append((time.monotonic(), sum(candidate.seconds.values())))
+        own = time.thread_time() - self.evaluating
+        self.seen.append((time.monotonic(), sum(candidate.seconds.values()), own))
+
+    def watch_evaluations(self) -> None:
+        """Sum up the CPU time of this process's evaluations."""
+        run = PlanEvaluator.run
+
+        @wraps(run)
+        def watched(*args: object, **kwargs: object) -> Outcome:
+            started = time.thread_time()
+            try:
+                return run(*args, **kwargs)  # type: ignore[arg-type]
+            finally:
+                self.evaluating += time.thread_time() - started
+
+        PlanEvaluator.run = watched  # type: ignore[method-assign, assignment]
 
 
 def model_of(layers: int) -> nn.Module:
@@ -51,6 +71,7 @@ def measure(sampler: str, layers: int, trials: int) -> Row:
     with torch.no_grad():
         labels = model(inputs).argmax(1)
     watch = Watch()
+    watch.watch_evaluations()
     with tempfile.TemporaryDirectory() as folder:
         result = aq.search(
             model,
@@ -68,15 +89,16 @@ def measure(sampler: str, layers: int, trials: int) -> Row:
             progress=watch,
         )
         count = len(result.candidates)
-    first, last = watch.seen[0][0], watch.seen[-1][0]
-    spent = sum(seconds for _, seconds in watch.seen[1:])
+    first, last = watch.seen[0], watch.seen[-1]
+    spent = sum(seconds for _, seconds, _ in watch.seen[1:])
     number = len(watch.seen) - 1
     return {
         "sampler": sampler,
         "layers": layers + 1,
         "candidates": count,
         "evaluation, ms": 1e3 * spent / number,
-        "overhead, ms": 1e3 * (last - first - spent) / number,
+        "overhead, ms": 1e3 * (last[0] - first[0] - spent) / number,
+        "overhead, CPU ms": 1e3 * (last[2] - first[2]) / number,
     }
 
 

@@ -34,6 +34,12 @@ class Trust:
     constant: float = 0.05
     misfit: float = 0.02
 
+    def scaled(self, term: float, group: float, misfit: float) -> Trust:
+        """The same with three of them multiplied."""
+        return replace(
+            self, term=self.term * term, group=self.group * group, misfit=self.misfit * misfit
+        )
+
 
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _FACTOR_SPREAD = math.log(2.5)
@@ -199,29 +205,18 @@ class CostModel:
         rows, residuals = self._rows[judges], self._residuals[judges]
         own = self._terms.own_kernel(rows, rows)
         parts = self._terms.shared_parts(rows)
-        shared = parts @ parts.T
-        misfits = {
-            factor: np.diag(
-                self._noise(replace(self.trust, misfit=self.trust.misfit * factor), judges)
-            )
-            for factor in _FACTORS
-        }
-        best, chosen = -math.inf, self.trust
-        for factors in itertools.product(_FACTORS, repeat=3):
-            term, group, misfit = factors
-            trust = replace(
-                self.trust,
-                term=self.trust.term * term,
-                group=self.trust.group * group,
-                misfit=self.trust.misfit * misfit,
-            )
-            kernel = trust.term**2 * own + trust.group**2 * shared
-            kernel += self._constant_variance(trust) + misfits[misfit]
-            prior = sum((math.log(item) / _FACTOR_SPREAD) ** 2 for item in factors)
-            found = _log_evidence(kernel, residuals) - 0.5 * prior
-            if found > best:
-                best, chosen = found, trust
-        return chosen
+        count = len(_FACTORS)
+        found = np.empty((count, count, count))
+        for (at, term), (place, misfit) in itertools.product(enumerate(_FACTORS), repeat=2):
+            trust = self.trust.scaled(term, 1.0, misfit)
+            apart = trust.term**2 * own + self._constant_variance(trust)
+            apart += np.diag(self._noise(trust, judges))
+            spreads = trust.group * np.array(_FACTORS)
+            found[at, :, place] = _log_evidences(apart, parts, spreads, residuals)
+        prior = (np.log(_FACTORS) / _FACTOR_SPREAD) ** 2
+        found -= 0.5 * (prior[:, None, None] + prior[:, None] + prior)
+        best = np.unravel_index(found.argmax(), found.shape)
+        return self.trust.scaled(*(_FACTORS[index] for index in best))
 
     def _covariance(self, rows: Ints, columns: Ints, trust: Trust) -> Floats:
         """Prior covariance of two lists of plans, without misfit and noise."""
@@ -241,11 +236,16 @@ class CostModel:
 
     def _noise(self, trust: Trust, which: slice) -> Floats:
         """Variance of each observation around the additive model."""
-        stderrs = np.array([item.stderr for item in self.observations[which]])
+        misfits = trust.misfit * self._prior_means[which]
+        return np.asarray(self._variances[which] + misfits**2)
+
+    @cached_property
+    def _variances(self) -> Floats:
+        """Of each observation by itself."""
+        stderrs = np.array([item.stderr for item in self.observations])
         costs = np.array([abs(item.cost) for item in self.observations])
         least = _LEAST_ERROR * max(float(costs.max()), float(np.abs(self._prior_means).max()))
-        noise: Floats = stderrs**2 + (trust.misfit * self._prior_means[which]) ** 2 + least**2
-        return noise
+        return np.asarray(stderrs**2 + least**2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -257,13 +257,33 @@ class _Fit:
     weights: Floats
 
 
-def _log_evidence(covariance: Floats, residuals: Floats) -> float:
-    """Log density of the residuals, up to a constant; Rasmussen and Williams, eq. 2.30."""
-    correlations, scales = _correlations(covariance)
+def _log_evidences(apart: Floats, parts: Floats, spreads: Floats, residuals: Floats) -> Floats:
+    """Log densities of residuals with the covariance apart + s^2 parts parts', for each spread s.
+
+    Up to a constant; Rasmussen and Williams, eq. 2.30. With apart = L L' and the thin singular
+    value decomposition L^-1 parts = U S V' the rest is a diagonal, 1 + s^2 S^2: one factorization
+    for all spreads.
+
+    Args:
+        apart: Shape (n, n).
+        parts: Shape (n, groups).
+        spreads: Shape (m,).
+        residuals: Shape (n,).
+
+    Returns:
+        Shape (m,).
+    """
+    correlations, scales = _correlations(apart)
     factor = np.linalg.cholesky(correlations)
-    solved = np.linalg.solve(factor, residuals / scales)
-    determinant = float(np.log(np.diag(factor)).sum() + np.log(scales).sum())
-    return -0.5 * float(solved @ solved) - determinant
+    solved = np.linalg.solve(factor, np.column_stack([residuals, parts]) / scales[:, None])
+    basis, strengths, _ = np.linalg.svd(solved[:, 1:], full_matrices=False)
+    inside = basis.T @ solved[:, 0]
+    outside = solved[:, 0] - basis @ inside
+    stretched = 1.0 + (spreads[:, None] * strengths) ** 2
+    determinants = np.log(np.diag(factor)).sum() + np.log(scales).sum()
+    determinants += 0.5 * np.log(stretched).sum(axis=1)
+    squares = outside @ outside + (inside**2 / stretched).sum(axis=1)
+    return np.asarray(-0.5 * squares - determinants)
 
 
 def _correlations(covariance: Floats) -> tuple[Floats, Floats]:

@@ -20,6 +20,9 @@ from autoquant.model.graph.captured import Capture
 from autoquant.model.numerics.rounding import SchemeRounding
 
 _CHUNK = 32
+_CHUNK_BYTES = 1 << 22
+"""A chunk has more samples than 32 where the network's tensors for them fit a cache: of a small
+network most of the time goes to calls, not to numbers."""
 _FLOAT_BYTES = 4
 
 
@@ -54,8 +57,9 @@ class Question:
 
     def chunks(self, memory_bytes: int) -> tuple[Batch, ...]:
         """The samples in chunks; all tensors of the network for one chunk fit in memory."""
-        size = memory_bytes // max(1, _sample_bytes(self.captured.graph))
-        return tuple(_cut(take_samples(self.batches, self.samples), max(1, min(_CHUNK, size))))
+        one = max(1, _sample_bytes(self.captured.graph))
+        size = min(max(_CHUNK, _CHUNK_BYTES // one), max(1, memory_bytes // one))
+        return tuple(_cut(take_samples(self.batches, self.samples), size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,18 @@ import time
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.space import Knob, SearchSpace
-from autoquant.searching.costing.cost_model import CostModel, Observation, Trust
+from autoquant.searching.costing.cost_model import (
+    CostModel,
+    Observation,
+    Trust,
+    _log_evidences,
+)
 from autoquant.searching.costing.cost_terms import number_terms
 
 SCHEMES = (Scheme.INT8, Scheme.BF16, Scheme.FP32)
@@ -195,6 +201,21 @@ def test_a_plan_under_a_scheme_that_was_not_profiled_is_refused() -> None:
     prior = random_table(0)
     with pytest.raises(KeyError):
         CostModel(prior).predict(Plan.of(dict.fromkeys(names(12), Scheme.FP16)))
+
+
+@pytest.mark.parametrize(("count", "groups"), [(1, 3), (4, 6), (20, 5)])
+def test_evidences_of_one_factorization_differ_as_those_of_the_whole_covariances(
+    count: int, groups: int
+) -> None:
+    draw = np.random.default_rng(count)
+    root, parts = draw.standard_normal((count, count)), draw.standard_normal((count, groups))
+    apart, residuals = root @ root.T + np.eye(count), draw.standard_normal(count)
+    spreads = np.array([0.0, 0.5, 4.0])
+    found = _log_evidences(apart, parts, spreads, residuals)
+    wholes = [apart + spread**2 * parts @ parts.T for spread in spreads]
+    expected = [multivariate_normal(cov=whole).logpdf(residuals) for whole in wholes]
+    # each variance has a share of 1e-10 more
+    assert np.diff(found) == pytest.approx(np.diff(expected), rel=1e-6)
 
 
 @pytest.mark.slow
