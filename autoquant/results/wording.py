@@ -46,8 +46,8 @@ SINGLE_NOTE = (
     "with backend.batch_size=1, which builds for it."
 )
 BUSY_NOTE = (
-    "busy: taken twice, the time differed by more than its errors, because of other load on the "
-    "machine."
+    "busy: because of other load on the machine the time, taken twice, differed by more than its "
+    "errors, or calls were too short beside it."
 )
 
 

@@ -165,6 +165,6 @@ def noise_notice(frontier: Frontier) -> str | None:
         return None
     return (
         f"the machine was busy: {busy} of {len(speedups)} speedups of the frontier are marked so, "
-        "which differed by more than their errors within a sitting or between two; search again "
-        "on a quiet machine"
+        "which differed by more than their errors within a sitting or between two, or were of "
+        "short calls that others held up; search again on a quiet machine"
     )

@@ -32,6 +32,9 @@ _PAIRS_OF_FAR_SLOWER = 2
 _LOW = 0.2
 """Quantile of wall times: what is undisturbed is fast, what is disturbed slow."""
 _RESAMPLES = 200
+_CROWDED = 1.5
+"""Wall time over CPU time from which on a call shorter than a time slice is not what it is alone:
+after each slice that others had, its tensors come from memory. CPU time does not leave that out."""
 _DRIFT = 0.03
 _DRIFT_ERRORS = 3.0
 _MAD_TO_SIGMA = 1.4826
@@ -63,8 +66,9 @@ def measure_latency(
 
     As few pairs as are needed: from six on it ends when the error is below 1% and both halves of
     the sitting agree, or when `decided` says so; at `pairs` when the error is at most 5%, else at
-    thrice as many. What is then still above, or has halves that disagree, is `busy`. Of a candidate
-    whose call fills a slice, and takes four times as long, two pairs tell all that will be asked.
+    thrice as many. What is then still above, or has halves that disagree, is `busy`; so is what
+    short calls took while others had the cores. Of a candidate whose call fills a slice, and takes
+    four times as long, two pairs tell all that will be asked.
 
     Args:
         candidate: Runs the candidate once.
@@ -94,12 +98,15 @@ def measure_latency(
     turns.take(fewest)
     while not _is_enough(turns, fewest, pairs, decided):
         turns.take(min(_MORE, pairs - len(turns.times) % pairs))
-    return {
+    found = {
         "latency_ms": _summary(turns.times[:, 0], by),
         "speedup": _ratio(turns.times, by),
         "baseline_latency_ms": _summary(turns.times[:, 1], by),
         "wall_ms": _summary(turns.walls[:, 0], TimedBy.WALL),
     }
+    if min(own, rival) < _SHORTEST_S and turns.are_crowded:
+        return {name: replace(item, busy=True) for name, item in found.items()}
+    return found
 
 
 def measure_alone(
@@ -145,6 +152,11 @@ class _Turns:
     def walls(self) -> Times:
         """The same by wall time."""
         return np.array(self._walls)
+
+    @property
+    def are_crowded(self) -> bool:
+        """Whether other processes had the core for long in between."""
+        return bool(self.walls.sum() > _CROWDED * self.times.sum())
 
     @property
     def is_long(self) -> bool:

@@ -173,6 +173,25 @@ def test_halves_of_a_sitting_that_disagree_are_called_busy() -> None:
     assert found["speedup"].busy
 
 
+@pytest.mark.parametrize(
+    ("seconds", "others", "busy"),
+    [(0.001, 0.001, True), (0.001, 0.0001, False), (0.05, 0.05, False)],
+    ids=["short and held up", "short", "long and held up"],
+)
+def test_short_calls_that_others_hold_up_are_called_busy(
+    seconds: float, others: float, *, busy: bool
+) -> None:
+    machine = Machine()
+    found = measure_latency(
+        lambda: machine.work("c", seconds, others),
+        lambda: machine.work("f", 2 * seconds, others),
+        pairs=8,
+        clocks=machine.clocks,
+    )
+    assert found["speedup"].value == pytest.approx(2.0)
+    assert found["speedup"].busy is busy
+
+
 def test_of_long_calls_a_few_pairs_are_enough() -> None:
     machine = Machine()
     found = measure_latency(
