@@ -184,6 +184,16 @@ KINDS: Mapping[str, Mapping[str, Callable[[], object]]] = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Relative paths, `../..` among them, stay below the test's own folder."""
+    inner = tmp_path_factory.mktemp("calls") / "a" / "b"
+    inner.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(inner)
+        yield
+
+
 @cache
 def result() -> aq.SearchResult:
     return search(trials=2, progress=False)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -55,6 +57,16 @@ def test_report_prints_the_frontier_again(
     assert "speedup" in capsys.readouterr().out
     page = (finished / "timed" / "report.html").read_text()
     assert "result.candidates" in page
+
+
+def test_a_terminal_without_a_character_is_shown_another(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["report", str(finished / "timed")]) == 0
+    sys.stdout.flush()
+    assert b"? " in written.getvalue()
 
 
 def test_export_writes_a_file_that_torch_loads(
