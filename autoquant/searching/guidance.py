@@ -227,8 +227,8 @@ def guide(
         seeds = tuple(seed for seed in seeds if seed not in of_program or seed in few)
     guides: list[Guide] = []
     if is_guided and effort is not Effort.QUICK:
-        few = min(job.sensitivity.samples, _FEW_SAMPLES)
-        retake = cache(partial(_noise_around, prepared, few))
+        count = min(job.sensitivity.samples, _FEW_SAMPLES)
+        retake = cache(partial(_noise_around, prepared, count))
         guides = [Guide(space, noise, axis, retake) for axis in axes]
     prospects = [
         Prospects(

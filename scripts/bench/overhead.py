@@ -55,7 +55,7 @@ class Watch(Silent):
             finally:
                 self.evaluating += time.thread_time() - started
 
-        PlanEvaluator.run = watched  # type: ignore[method-assign, assignment]
+        PlanEvaluator.run = watched  # type: ignore[method-assign]
 
 
 def model_of(layers: int) -> nn.Module:
