@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
@@ -30,26 +29,9 @@ __all__ = [
     "Backend",
     "Bench",
     "BuildRequest",
-    "BuiltGraph",
     "Executable",
     "Target",
 ]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BuiltGraph:
-    """The graph that a built plan runs, for whoever looks into it.
-
-    Attributes:
-        graph: Tensors in, the tuple of the output tensors out; its nodes say what they hold
-            (`model/graph/built_graph.py`).
-        nest: Gives such a tuple in the structure of the model's outputs.
-        kernels: Enter it to run parts of the graph with the engine's own kernels.
-    """
-
-    graph: GraphModule
-    nest: Callable[[Sequence[Any]], Any]
-    kernels: Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,13 +44,11 @@ class Executable:
         executed: By site, what really runs, read back from the engine's own dump.
         estimated_ms: What a model of the target says that one call takes; None where the time of
             `module` is the target's own.
-        shown: What `module` runs, op by op; None where the engine does not show it.
     """
 
     module: nn.Module
     executed: ReadBack
     estimated_ms: float | None = None
-    shown: BuiltGraph | None = None
 
     @property
     def kind(self) -> Kind:

@@ -16,7 +16,8 @@ from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.debugging.badcases import data_set
 from autoquant.debugging.diagnosis.causes import find_causes
-from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites, energies_of, observe
+from autoquant.debugging.diagnosis.probe_set import energies_of
+from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites, observe
 from autoquant.debugging.diagnosis.variation import find_variations
 from autoquant.debugging.diagnosis.wording import go_wider
 from autoquant.errors import BackendError
@@ -131,15 +132,11 @@ def _explain(
     seen: Symptoms, progress: Progress
 ) -> tuple[Pattern, tuple[Finding, ...], tuple[str, ...]]:
     """The pattern, the causes, and what does no harm."""
-    fault = seen.fault
+    fault = seen.kernels.fault
     if fault is not None and fault.explains and seen.pattern is not Pattern.HEALTHY:
         return Pattern.IMPLEMENTATION, (fault.finding,), ()
-    notes = () if fault is None else (_harmless(fault.finding),)
-    if seen.pair.executable.shown is None:
-        notes = (
-            f"{seen.pair.backend.name} does not show what each kernel computes: none of them "
-            "was compared with its reference",
-        )
+    harmless = () if fault is None else (_harmless(fault.finding),)
+    notes = (*harmless, *seen.kernels.notes)
     findings = () if seen.pattern is Pattern.HEALTHY else find_causes(seen, progress)
     return seen.pattern, findings, notes
 
@@ -203,5 +200,5 @@ def _measured(pair: Pair, seen: Symptoms, batches: Iterable[Batch]) -> float:
 def _harmless(finding: Finding) -> str:
     return (
         f"{finding.evidence}; with right kernels the outputs would have {finding.after_db:.1f} dB "
-        f"instead of {finding.before_db:.1f} (measured)"
+        f"instead of {finding.before_db:.1f}"
     )

@@ -55,6 +55,33 @@ from tests.backend_contract import Opened, check_all
 check_all(Opened(BuildSettings(backend="toy", options={"bits": 4})), Path())
 """
 
+DIAGNOSIS = """
+from dataclasses import replace
+import toy_backend
+
+def diagnosis():
+    inputs = [item for item, _ in data]
+    return aq.diagnose(model, "int8", calibration=inputs, evaluation=inputs, backend="toy")
+
+def too_strong(request):
+    class Wrong(toy_backend.ToyBackend):
+        def build(self, plan):
+            made = super().build(plan)
+            with torch.no_grad():
+                for name, weight in made.module.named_parameters():
+                    if name.endswith("2.weight") and plan["2"] is Scheme.INT8:
+                        weight *= 1.5
+            return made
+    return Wrong(request)
+
+found = diagnosis()
+assert (found.findings, found.notes) == ((), ()), found
+toy_backend.TARGET = replace(toy_backend.TARGET, open_backend=too_strong)
+found = diagnosis()
+assert [item.sites for item in found.findings] == [("2",)], found
+assert found.pattern.value == "implementation", found.pattern
+"""
+
 MISTAKE = """
 from autoquant.errors import AutoquantError
 from autoquant.job import SearchSettings
@@ -71,7 +98,7 @@ for backend in ({"name": "toy", "bit": 3}, {"name": "toy", "bits": 9}, {"bits": 
 
 
 def test_a_package_with_an_entry_point_brings_a_backend(tmp_path: Path) -> None:
-    """It keeps what all promise, is searched on with its options, and wrong ones are named."""
+    """It keeps what all promise, is searched on, diagnosed, and wrong options are named."""
     shutil.copy(ROOT / "docs" / "extending" / "toy_backend.py", tmp_path)
     facts = tmp_path / "toy_backend-1.0.dist-info"
     facts.mkdir()
@@ -79,7 +106,7 @@ def test_a_package_with_an_entry_point_brings_a_backend(tmp_path: Path) -> None:
     (facts / "entry_points.txt").write_text("[autoquant.backends]\ntoy = toy_backend:ROW\n")
     paths = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", CONTRACT + SEARCH + MISTAKE],
+        [sys.executable, "-c", CONTRACT + SEARCH + DIAGNOSIS + MISTAKE],
         env={**os.environ, "PYTHONPATH": paths},
         cwd=tmp_path,
         check=False,

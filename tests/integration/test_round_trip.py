@@ -16,7 +16,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.fx import GraphModule, Node
 
 import autoquant as aq
-from autoquant.model.graph.built_graph import FLOAT_NODE, holds
+from autoquant.model.graph.built_graph import FLOAT_NODE
 from tests.networks import MixedNet, images, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -122,7 +122,8 @@ class Grids(torch.fx.Interpreter):
     def run_node(self, n: Node) -> object:
         value = super().run_node(n)
         # of several kernels for one op of the model, those before the last hold nothing of it
-        is_inner = FLOAT_NODE in n.meta and not holds(n)
+        origin = n.meta.get(FLOAT_NODE)
+        is_inner = origin and any(user.meta.get(FLOAT_NODE) == origin for user in n.users)
         if isinstance(value, torch.Tensor) and value.is_quantized and not is_inner:
             self.found[n.name] = (value.q_scale(), value.q_zero_point())
         return value

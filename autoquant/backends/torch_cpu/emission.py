@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from autoquant.backends.torch_cpu.forms import INTEGERS, Form, Grid, Value
+from autoquant.backends.torch_cpu.forms import Form, Grid, Value
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
 from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Precision, Scheme
 from autoquant.model.calibration.ranges import grid as ranges
-from autoquant.model.graph.built_graph import FLOAT_NODE, let_hold
+from autoquant.model.graph.built_graph import FLOAT_NODE
 from autoquant.model.graph.node_shapes import fixed_sizes, tensor_meta
 
 ROUNDED_TO = "rounded_to"
@@ -70,7 +70,7 @@ class Emitter:
 
     def put(self, source: Node, form: Form, node: Any, grid: Grid | None = None) -> None:
         """Let a node of the lowered graph stand for one of the float graph."""
-        self._values.setdefault(source, {})[form] = _held(source, Value(node, form, grid))
+        self._values.setdefault(source, {})[form] = Value(node, form, grid)
 
     def forms(self, source: Node) -> tuple[Form, ...]:
         """Forms in which a tensor is there already; the one that it was written in first."""
@@ -96,14 +96,14 @@ class Emitter:
         """
         values = self._values.get(source)
         if values is None:
-            values = self._values[source] = {Form.FLOAT32: _held(source, self._constant(source))}
+            values = self._values[source] = {Form.FLOAT32: self._constant(source)}
         if form in values or not is_float32(source):
             return values.get(form) or next(iter(values.values()))
         if source.op == "get_attr":
-            values[form] = _held(source, self._converted_constant(source, form))
+            values[form] = self._converted_constant(source, form)
         else:
             origin, self._origin = self._origin, ""
-            values[form] = _held(source, self._convert(source, values, form, grid))
+            values[form] = self._convert(source, values, form, grid)
             self._origin = origin
         return values[form]
 
@@ -127,7 +127,6 @@ class Emitter:
         if scheme.activation is Precision.FP16:
             half = self.call(_ATEN.to.dtype, floats, torch.float16)
             made = self.call(_ATEN.to.dtype, half, torch.float32)
-            let_hold(made, source.name)
         else:
             if scheme.activation is Precision.INT16:
                 grid = ranges.Grid(self.grids.int16(source.name), 0, -32768, 32767)
@@ -135,7 +134,6 @@ class Emitter:
                 grid = self.grids.int8(source.name).with_ends
             numbers = (grid.scale, grid.zero_point, grid.low, grid.high)
             made = self.call(_ATEN.fake_quantize_per_tensor_affine.default, floats, *numbers)
-            let_hold(made, source.name, grid)
         self._origin = origin
         self._rounded[key] = made
         return made
@@ -249,14 +247,6 @@ def grid_of_values(value: Tensor) -> Grid:
     low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
     scale = max((high - low) / 255.0, torch.finfo(torch.float32).eps)
     return Grid(scale, min(max(round(-low / scale), 0), 255))
-
-
-def _held(source: Node, value: Value) -> Value:
-    """The same, with a note at its node of what it holds."""
-    grid = value.grid if value.form in INTEGERS else None
-    if isinstance(value.node, Node):  # outputs that exist apart are held one by one
-        let_hold(value.node, source.name, None if grid is None else grid.with_ends)
-    return value
 
 
 def _grid(value: Value) -> Grid:

@@ -16,7 +16,6 @@ from autoquant.backends.examination import Examination
 from autoquant.backends.protocol import (
     EAGER_FP32,
     BuildRequest,
-    BuiltGraph,
     Executable,
     settle_range,
 )
@@ -89,8 +88,7 @@ class TorchGraphBackend:
         refuse_substitution(self.name, plan, executed, self._accepts)
         module = LoweredModel.of(lowered, self._engine)
         self._check_frozen(module, reading)
-        shown = BuiltGraph(module.graph, module.nest, self._running)
-        return Executable(module, executed, shown=shown)
+        return Executable(module, executed)
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""

@@ -22,7 +22,6 @@ from autoquant.backends.torch_cpu.forms import Form, Grid
 from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
 from autoquant.backends.torch_cpu.packed_weights import Recipe
 from autoquant.core.precision import Scheme
-from autoquant.model.graph.built_graph import let_round
 from autoquant.model.graph.node_shapes import fixed_sizes, shape_of
 
 _QUANTIZED = torch.ops.quantized
@@ -170,7 +169,6 @@ def _multiply_to_float(emitter: Emitter, operation: Operation, packed: Node) -> 
         else _QUANTIZED.linear_with_input_q_dq_qweight_dq_output_fp32
     ).default
     made = emitter.call(target, floats.node, grid.scale, grid.zero_point, packed)
-    let_round(made, source.name, grid.with_ends)
     emitter.put(operation.last, Form.FLOAT32, made)
 
 

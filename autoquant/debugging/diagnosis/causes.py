@@ -9,7 +9,6 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.debugging.diagnosis.findings import Proof, find_coarse, prove
 from autoquant.debugging.diagnosis.pattern import BAD_DB
-from autoquant.debugging.diagnosis.repairs import Repairs
 from autoquant.debugging.diagnosis.suspects import REACH, find_suspects, find_weight_suspects
 from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites, sites_of
 from autoquant.debugging.diagnosis.wording import word_coarse, word_finding
@@ -24,9 +23,9 @@ def find_causes(seen: Symptoms, progress: Progress) -> tuple[Finding, ...]:
         resolution does.
     """
     sites = sites_of(seen.pair)
-    repairs = Repairs(seen.marked, seen.ranges, seen.grids, seen.plan, seen.probe.batch)
+    repairs = seen.repairs
     suspects = (
-        *find_suspects(seen.audits, seen.grids.by_tensor, sites, reach=0.0 if seen.bad else REACH),
+        *find_suspects(seen.audits, seen.grids, sites, reach=0.0 if seen.bad else REACH),
         *find_weight_suspects(seen.marked, seen.plan, SchemeRounding(seen.ranges)),
     )
     if suspects:

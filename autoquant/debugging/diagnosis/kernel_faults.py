@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from autoquant.core.findings.diagnosis import Cause, Finding, KernelCheck
+from autoquant.backends.targets import load_target
+from autoquant.core.findings.diagnosis import Cause, Finding, KernelCheck, Pattern
 from autoquant.core.glance import few
 from autoquant.debugging.diagnosis.findings import EXPLAINS
-from autoquant.debugging.diagnosis.kernels import BuiltPlan, run_with_references
-from autoquant.debugging.diagnosis.probe_set import ProbeSet
-from autoquant.debugging.samples.sample_error import energies
-from autoquant.model.data.batches import Batch
+from autoquant.debugging.diagnosis.kernels import build_handed_out, check_kernels
+from autoquant.debugging.diagnosis.probe_set import ProbeSet, energies_of
+from autoquant.debugging.diagnosis.repairs import Repairs
+from autoquant.errors import BackendError, ModelError
+from autoquant.model.data.batches import take_samples
 from autoquant.model.data.output_noise import to_decibels
-from autoquant.model.data.outputs import output_rows
+from autoquant.model.graph.node_shapes import shape_of
+from autoquant.model.graph.site_nodes import SiteNodes
+from autoquant.model.numerics.rounding import SchemeRounding
+from autoquant.searching.measuring.evaluator import MeasurementSettings, build_request
+from autoquant.searching.pair import Pair
+
+KERNEL_SAMPLES = 16
+"""Samples on which kernels are compared with their reference."""
+_MOST_ELEMENTS = 2**26
+"""Of all results together that are kept at once; samples run in parts of as many as that allows."""
+_APART = 4.0
+"""Outputs with so many times the noise that reference numerics of the plan have (6 dB) say that
+something is wrong which no op shows that hands out its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +38,7 @@ class KernelFault:
     """All wrong kernels of a plan.
 
     Attributes:
-        finding: In words; its decibels are measured, on the native kernels.
+        finding: In words; its decibels are of the outputs as they run, and by reference.
         explains: Whether they make at least half of the output error.
     """
 
@@ -32,43 +46,111 @@ class KernelFault:
     explains: bool
 
 
-def weigh_kernels(
-    checks: Sequence[KernelCheck],
-    model: nn.Module,
-    built: BuiltPlan,
-    probe: ProbeSet,
-    engines: Iterable[str],
-) -> KernelFault | None:
-    """Put a reference in place of every wrong kernel, and see what that gains.
+@dataclass(frozen=True, slots=True)
+class KernelAudit:
+    """A plan's kernels against their references.
 
-    Returns:
-        None where all kernels are right.
+    Attributes:
+        fault: The wrong ones; None: none is.
+        notes: Why none was compared, or what no single op explains.
     """
-    wrong = [check for check in checks if not check.is_right]
-    if not wrong:
-        return None
-    names = [check.site for check in wrong]
-    inputs = probe.batch.inputs
-    expected = model(*inputs)
-    before = probe.loss(_noise(expected, built.shown.nest(built.graph(*inputs)), probe.batch))
-    mended = run_with_references(built, inputs, names)
-    after = probe.loss(_noise(expected, mended, probe.batch))
+
+    fault: KernelFault | None
+    notes: tuple[str, ...]
+
+
+def audit_kernels(
+    pair: Pair, marked: SiteNodes, rounding: SchemeRounding, probe: ProbeSet, repairs: Repairs
+) -> KernelAudit:
+    """Check every kernel of a pair's plan on a few samples, and weigh what is wrong.
+
+    Takes one more conversion and build of the model, whose outputs are the results of all its ops.
+    """
+    prepared = pair.prepared
+    inputs = _few(pair, marked, probe)
+
+    def look(settings: MeasurementSettings) -> tuple[KernelCheck, ...]:
+        request = build_request(prepared.subject, prepared.captured, prepared.statistics, settings)
+        target = load_target(settings.build.backend)
+        built = build_handed_out(target, request, marked, pair.plan, pair.executable)
+        return check_kernels(built, rounding, inputs)
+
+    try:
+        checks = look(prepared.settings)
+    except (BackendError, ModelError) as error:
+        why = f"no kernel was compared with its reference: {pair.backend.name} does not build the "
+        return KernelAudit(None, (f"{why}model with all results as outputs ({error.message})",))
+    before = probe.loss(_ratio(*energies_of(pair, probe.batch)))
+    after = probe.loss(repairs.noise())
+    wrong = _wrong(checks)
+    if wrong:
+        engine = next(_right_engines(prepared.settings, look, set(wrong)), None)
+        return KernelAudit(_weighed(wrong, before, after, engine), ())
+    is_apart = probe.pattern is not Pattern.HEALTHY and before >= _APART * after
+    return KernelAudit(None, (_beside(pair, before, after),) if is_apart else ())
+
+
+def _ratio(signal: Tensor, noise: Tensor) -> Tensor:
+    return noise / signal.clamp_min(1e-300)
+
+
+def _few(pair: Pair, marked: SiteNodes, probe: ProbeSet) -> list[tuple[Tensor, ...]]:
+    """Inputs of the first samples, in parts whose results fit into memory."""
+    elements = sum(math.prod(shape_of(node) or ()) for node in marked.lasts)
+    size = _MOST_ELEMENTS * len(pair.prepared.subject.calibration[0]) // max(elements, 1)
+    batches = take_samples([probe.batch], KERNEL_SAMPLES)
+    return [part.inputs for batch in batches for part in batch.parts(max(size, 1))]
+
+
+def _wrong(checks: Sequence[KernelCheck]) -> dict[str, KernelCheck]:
+    return {check.site: check for check in checks if not check.is_right}
+
+
+def _beside(pair: Pair, before: float, after: float) -> str:
+    return (
+        f"as {pair.backend.name} runs the plan its outputs have {to_decibels(before):.1f} dB, by "
+        f"reference numerics {to_decibels(after):.1f}, and no op alone is wrong: what it fuses, or "
+        "does beside the ops, is"
+    )
+
+
+def _right_engines(
+    settings: MeasurementSettings,
+    look: Callable[[MeasurementSettings], Sequence[KernelCheck]],
+    wrong: Collection[str],
+) -> Iterator[str]:
+    """Other engines of this target that run the plan, with right kernels at some ops.
+
+    Each as what a job says of the backend to choose it: `engine=fbgemm`.
+    """
+    build = settings.build
+    for variant in load_target(build.backend).variants().values():
+        if variant.options.items() <= build.options.items():
+            continue
+        try:
+            seen = look(settings.building(options=variant.options))
+        except (BackendError, ModelError):
+            continue
+        if not _wrong(seen).keys() & wrong:
+            yield ", ".join(f"{key}={value}" for key, value in variant.options.items())
+
+
+def _weighed(
+    wrong: Mapping[str, KernelCheck], before: float, after: float, engine: str | None
+) -> KernelFault:
+    """Wrong kernels, and what they cost: noise as the plan runs, and by reference numerics."""
+    names = tuple(wrong)
     finding = Finding(
         cause=Cause.KERNEL,
-        sites=tuple(names),
-        touching=tuple(names),
+        sites=names,
+        touching=names,
         samples=(),
-        evidence="; ".join(map(_evidence, wrong[:3])),
-        step=_step(names, next(iter(engines), None)),
+        evidence="; ".join(map(_evidence, [*wrong.values()][:3])),
+        step=_step(names, engine),
         before_db=to_decibels(before),
         after_db=to_decibels(after),
     )
     return KernelFault(finding, before >= EXPLAINS * after)
-
-
-def _noise(expected: Any, found: Any, batch: Batch) -> Tensor:
-    signal, noise = energies(output_rows(expected, batch), output_rows(found, batch))
-    return noise / signal.clamp_min(1e-300)
 
 
 def _evidence(check: KernelCheck) -> str:

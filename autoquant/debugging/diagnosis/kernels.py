@@ -3,175 +3,152 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Node
 
-from autoquant.backends.protocol import BuiltGraph
+from autoquant.backends.protocol import Backend, BuildRequest, Executable, Target
 from autoquant.core.findings.diagnosis import KernelCheck
 from autoquant.core.plan import Plan
-from autoquant.debugging.diagnosis.agreement import Agreement, compare_values
-from autoquant.debugging.diagnosis.grids import grid_of
-from autoquant.debugging.diagnosis.reference_op import Arrived, Call, ReferenceOps
+from autoquant.core.precision import Scheme
+from autoquant.core.sites import FOLLOWING_KINDS, Site
+from autoquant.debugging.diagnosis.agreement import Agreement, Reference
 from autoquant.model.calibration.ranges.grid import Grid
-from autoquant.model.graph.built_graph import FLOAT_NODE, ROUNDS, holds
+from autoquant.model.graph.handing_out import HandingOut, hand_out
 from autoquant.model.graph.site_nodes import SiteNodes
+from autoquant.model.numerics.rounded_graph import Choices, RoundedGraph, choices_of
 from autoquant.model.numerics.rounding import SchemeRounding
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BuiltPlan:
-    """A plan beside what it was built from.
+class HandedOut:
+    """A plan built once more, so that every op hands out what it computes.
 
     Attributes:
-        shown: What was built.
         marked: The float graph with its sites marked.
-        plan: What of it really runs.
-        rounding: Rounds tensors as the plan's schemes do.
+        handing: The same graph, as the target was given it.
+        backend: Built it, and runs it.
+        executable: What was built.
+        plan: What of the plan runs, here or where the model hands out its outputs alone.
     """
 
-    shown: BuiltGraph
     marked: SiteNodes
+    handing: HandingOut
+    backend: Backend
+    executable: Executable
     plan: Plan
-    rounding: SchemeRounding
 
-    @property
-    def graph(self) -> GraphModule:
-        """The graph that was built."""
-        return self.shown.graph
+    def run(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """What the target gives, by node of the float graph."""
+        given = self.backend.run(self.executable.module, inputs)
+        return dict(zip(self.handing.sites, given, strict=True))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Group:
-    """Nodes of the built graph that compute one call of a site; the last one gives its result."""
+def build_handed_out(
+    target: Target, request: BuildRequest, marked: SiteNodes, plan: Plan, given: Executable
+) -> HandedOut:
+    """Build a plan of a model whose outputs are the results of all its sites.
 
-    call: Call
-    last: Node
+    The target is asked as for any other model, so that a backend needs nothing for it. What it
+    fuses across sites it does not fuse here; and what follows an op in integers may run in floats
+    here, or the other way round: it is then judged by the coarser of the two.
+
+    Args:
+        target: The plan's.
+        request: What it is built from.
+        marked: The float graph with its sites marked.
+        plan: What to build.
+        given: The plan as it was built for the model itself.
+
+    Raises:
+        BackendError: The target refuses the plan, or runs something else.
+        ModelError: It cannot convert such a model.
+    """
+    handing = hand_out(request.captured, marked)
+    captured = handing.captured
+    backend = target.open_backend(
+        replace(request, model=captured.graph, captured=captured, timed=request.example)
+    )
+    executable = backend.build(plan)
+    pairs = zip(given.runs(plan).assignment, executable.runs(plan).assignment, strict=True)
+    runs = {name: here if there is Scheme.FP32 else there for (name, there), (_, here) in pairs}
+    return HandedOut(marked, handing, backend, executable, Plan.of(runs))
 
 
 def check_kernels(
-    built: BuiltPlan, batches: Iterable[tuple[Tensor, ...]]
+    built: HandedOut, rounding: SchemeRounding, batches: Iterable[tuple[Tensor, ...]]
 ) -> tuple[KernelCheck, ...]:
-    """Compare every op of a built plan with its reference computation on the same inputs.
+    """Compare every op of a built plan with its reference numerics on the same inputs.
 
-    Each op of the built graph runs on what the built graph gives it. Those very values,
-    dequantized, go through the float op in float64, with its float weight rounded as the plan's
-    scheme says. So nothing that happened upstream counts, and packed weights, biases, scales of
-    accumulators, paddings and kernels do. `agreement` says what rounding explains.
+    What the target computed before an op goes through the float op, with inputs and weights rounded
+    as the plan's scheme says, and unrounded. So nothing that happened upstream counts; packed
+    weights, biases, scales of accumulators, paddings and kernels do. `agreement` says what rounding
+    explains.
 
     Returns:
-        One check for every site that could be compared, in graph order; an activation that runs
-        within the kernel of another site counts there.
+        One check for every site, in graph order; an activation that runs within the kernel of
+        another site counts there.
     """
-    spy = _Spy(built)
+    found: dict[str, Agreement] = defaultdict(Agreement)
     with torch.no_grad():
         for inputs in batches:
-            spy.run(*inputs)
+            given = built.run(inputs)
+            rounded = _on_given(built, rounding, choices_of(built.plan), given, inputs)
+            exact = _on_given(built, rounding, {}, given, inputs)
+            for name, site in built.handing.sites.items():
+                scheme, grids = built.plan[site.name], _grids(built, rounding, name, site)
+                reference = Reference(site.kind, scheme, rounded[name], exact[name], grids)
+                found[site.name].add(given[name], reference)
     return tuple(
-        KernelCheck(
-            site=name,
-            scheme=built.plan[name],
-            roundings=spy.found[name].worst,
-            share=spy.found[name].share,
-        )
-        for name in dict.fromkeys(site.name for site in built.marked.roots.values())
-        if name in spy.found
+        KernelCheck(site=name, scheme=built.plan[name], roundings=seen.worst, share=seen.share)
+        for name, seen in found.items()
     )
 
 
-def run_with_references(
-    built: BuiltPlan, inputs: tuple[Tensor, ...], sites: Collection[str]
-) -> Any:
-    """Run a built plan with the reference in place of the kernels of some sites.
-
-    Their outputs are rounded to the scales that the kernels have.
-    """
-    spy = _Spy(built, sites)
-    with torch.no_grad():
-        return built.shown.nest(spy.run(*inputs))
+def _grids(built: HandedOut, rounding: SchemeRounding, name: str, site: Site) -> tuple[Grid, ...]:
+    """Grids on which an op may keep its result: its own; a pool or an activation what it reads."""
+    roots = [root for root, other in built.marked.roots.items() if other is site]
+    follows = [roots[0]] if site.kind in FOLLOWING_KINDS else []
+    read = [source.name for root in follows for source in built.marked.operands[root].reads]
+    found = (rounding.result_grid(built.plan[site.name], item) for item in (name, *read))
+    return tuple(grid for grid in found if grid is not None)
 
 
-def _groups(built: BuiltPlan) -> dict[Node, _Group]:
-    """By node of the built graph that computes a call of a site, the call."""
-    computing: dict[str, list[Node]] = defaultdict(list)
-    for node in built.graph.graph.nodes:
-        if node.op == "call_function" and FLOAT_NODE in node.meta:
-            computing[node.meta[FLOAT_NODE]].append(node)
-    groups: dict[Node, _Group] = {}
-    for root, site in built.marked.roots.items():
-        nodes = computing.get(root.name, [])
-        giving = [node for node in nodes if holds(node)]
-        if not giving:
-            continue
-        call = Call(site, built.plan[site.name], root, holds(giving[-1])[0])
-        groups |= dict.fromkeys(nodes, _Group(call, giving[-1]))
-    return groups
+def _on_given(
+    built: HandedOut,
+    rounding: SchemeRounding,
+    choices: Choices,
+    given: Mapping[str, Tensor],
+    inputs: tuple[Tensor, ...],
+) -> Mapping[str, Tensor]:
+    """What each site computes on what the target gave before it."""
+    run = _OnGiven(built.marked, rounding, choices, given)
+    run.run(*inputs)
+    return run.computed
 
 
-class _Spy(Interpreter):
-    """Runs the built graph, and behind every op its reference."""
+class _OnGiven(RoundedGraph):
+    """Runs the float graph, and goes on from every site with what the target gave there."""
 
-    def __init__(self, built: BuiltPlan, replaced: Collection[str] = ()) -> None:
-        super().__init__(built.graph)
-        self.found: dict[str, Agreement] = defaultdict(Agreement)
-        self._replaced = frozenset(replaced)
-        self._groups = _groups(built)
-        self._reference = ReferenceOps(built.marked, built.rounding)
-        self._arrived: dict[_Group, dict[str, Arrived]] = defaultdict(dict)
+    def __init__(
+        self,
+        marked: SiteNodes,
+        rounding: SchemeRounding,
+        choices: Choices,
+        given: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__(marked, rounding, choices)
+        self.computed: dict[str, Tensor] = {}
+        self._given = given
 
     def run_node(self, n: Node) -> Any:
-        group = self._groups.get(n)
-        if group is None:
-            return super().run_node(n)
-        for source in n.all_input_nodes:
-            if self._groups.get(source) is not group:
-                arrived = _arrive(source, self.env[source])
-                self._arrived[group] |= dict.fromkeys(holds(source), arrived)
-        for name, grid in n.meta.get(ROUNDS, {}).items():
-            value = grid(self._arrived[group][name].value.float()).double()
-            self._arrived[group][name] = Arrived(value, is_rounded=True)
+        """Run one node."""
         value = super().run_node(n)
-        return self._compare(group, n, value) if n is group.last else value
-
-    def _compare(self, group: _Group, node: Node, value: Any) -> Any:
-        """Take in one call; gives what the graph goes on with."""
-        references = self._reference.compute(group.call, self._arrived.pop(group))
-        given = value if isinstance(value, tuple) else (value,)
-        if len(references) != len(given) or not all(isinstance(it, Tensor) for it in given):
+        if n.name not in self._given:
             return value
-        grid = grid_of(node, value)
-        name = group.call.site.name
-        for found, reference in zip(given, references, strict=True):
-            compare_values(self.found[name], found, grid, reference)
-        if name not in self._replaced:
-            return value
-        right = tuple(_like(it, grid, one.value) for it, one in zip(given, references, strict=True))
-        return right if isinstance(value, tuple) else right[0]
-
-
-def _arrive(node: Node, value: Any) -> Arrived:
-    """A tensor as the real numbers that it stands for."""
-    if not isinstance(value, Tensor) or value.is_mkldnn:  # a packed weight
-        return Arrived(value, is_rounded=False)
-    grid = grid_of(node, value)
-    if value.is_quantized:
-        value = value.dequantize()
-    elif grid is not None and not value.is_floating_point():
-        value = (value.double() - grid.zero_point) * grid.scale
-    return Arrived(value.double() if value.is_floating_point() else value, grid is not None)
-
-
-def _like(value: Tensor, grid: Grid | None, reference: Tensor) -> Tensor:
-    """The reference in the kernel's own format and scale."""
-    if value.is_quantized:
-        return torch.quantize_per_tensor(
-            reference.float(), value.q_scale(), value.q_zero_point(), value.dtype
-        )
-    if value.dtype is torch.uint8 and grid is not None:
-        levels = (reference / grid.scale).round() + grid.zero_point
-        return levels.clamp(grid.low, grid.high).to(value.dtype)
-    return reference.to(value.dtype)
+        self.computed[n.name] = value
+        return self._given[n.name]

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from autoquant.core.findings.diagnosis import Pattern
+from autoquant.debugging.badcases import runs_of
+from autoquant.debugging.samples.sample_error import energies
 from autoquant.model.data.batches import Batch, join_batches, take_samples
 from autoquant.model.data.data_set import pick_samples
+from autoquant.model.data.outputs import output_rows
+from autoquant.searching.pair import Pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,3 +54,9 @@ def build_probe(
     shape = (*chosen, batches[0])[0].sample_shapes
     typical = take_samples([item for item in batches if item.sample_shapes == shape], count)
     return ProbeSet(join_batches([*typical, *chosen]), sum(map(len, typical)), pattern)
+
+
+def energies_of(pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Energy of signal and noise of each sample, as the pair runs here."""
+    expected, found = (output_rows(run(batch.inputs), batch) for run in runs_of(pair))
+    return energies(expected, found)

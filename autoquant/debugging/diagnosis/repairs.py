@@ -5,71 +5,61 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Interpreter
 
+from autoquant.backends.protocol import IntegerWriter
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
 from autoquant.core.sites import Site
-from autoquant.debugging.diagnosis.grids import BuiltGrids
+from autoquant.debugging.diagnosis.grids import planned_grids
 from autoquant.debugging.samples.sample_error import energies
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.outputs import output_rows
 from autoquant.model.graph.site_nodes import SiteNodes
-from autoquant.model.numerics.rounded_graph import Choices, RoundedGraph
+from autoquant.model.numerics.rounded_graph import RoundedGraph
 from autoquant.model.numerics.rounding import Format, SchemeRounding
 
 _CHUNK = 8
 """Samples that run at once: memory is that of their activations."""
 
 
-class BuiltRounding(SchemeRounding):
-    """Rounds tensors on the grids that a built plan really has, and some not at all.
+class MendedRounding(SchemeRounding):
+    """Rounds tensors as a plan's schemes do, but some on other grids, or not at all.
 
     Args:
-        ranges: Of the tensors that have no grid in `grids`.
-        grids: By tensor; None: it is not rounded.
+        ranges: Of all tensors.
+        writers: Kinds and schemes whose kernels write integers, whoever reads them.
+        mended: By tensor; None: it is not rounded.
     """
-
-    def __init__(self, ranges: TensorRanges, grids: Mapping[str, Grid | None]) -> None:
-        super().__init__(ranges)
-        self._grids = grids
-
-    def read_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
-        """How a tensor is rounded where the site reads it; None: not at all."""
-        planned = super().read_format(site, scheme, tensor)
-        if not isinstance(planned, Grid):
-            return planned
-        found = self._grids.get(tensor, planned)
-        return found if found is None or _is_as_fine(found, planned) else planned
-
-
-class _BuiltGraph(RoundedGraph):
-    """Rounds tensors also where kernels write integers, whoever reads them."""
 
     def __init__(
         self,
-        marked: SiteNodes,
-        rounding: SchemeRounding,
-        choices: Choices,
-        written: Mapping[str, Grid | None],
+        ranges: TensorRanges,
+        writers: Collection[IntegerWriter],
+        mended: Mapping[str, Grid | None],
     ) -> None:
-        super().__init__(marked, rounding, choices)
-        self._sites = marked.lasts
-        self._grids = written
+        super().__init__(ranges, writers)
+        self._mended = mended
 
-    def run_node(self, n: Node) -> Any:
-        """Run one node."""
-        value = super().run_node(n)
-        site, grid = self._sites.get(n), self._grids.get(n.name)
-        is_rounded = site is not None and site.name in self.choices
-        return grid(value) if grid is not None and is_rounded else value
+    def read_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
+        """How a tensor is rounded where the site reads it; None: not at all."""
+        return self._of(super().read_format(site, scheme, tensor), tensor)
+
+    def write_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
+        """How a tensor is rounded where the site writes it; None: not at all."""
+        return self._of(super().write_format(site, scheme, tensor), tensor)
+
+    def _of(self, planned: Format | None, tensor: str) -> Format | None:
+        if not isinstance(planned, Grid):
+            return planned
+        found = self._mended.get(tensor, planned)
+        return found if found is None or _is_as_fine(found, planned) else planned
 
 
 class Repairs:
@@ -79,14 +69,15 @@ class Repairs:
         self,
         marked: SiteNodes,
         ranges: TensorRanges,
-        grids: BuiltGrids,
+        writers: Collection[IntegerWriter],
         plan: Plan,
         probe: Batch,
     ) -> None:
         self.plan = plan
         self._marked = marked
         self._ranges = ranges
-        self._grids = grids
+        self._writers = writers
+        self._unread = _unread(marked, planned_grids(marked, plan, SchemeRounding(ranges, writers)))
         self._probe = probe
 
     def noise(
@@ -102,14 +93,13 @@ class Repairs:
             raised: Names of the ops that are left in fp32.
             exact_weights: Names of the ops whose weights alone are not rounded.
         """
-        grids: dict[str, Grid | None] = {**self._grids.by_tensor, **mended}
-        written = {name: grids[name] for name in self._grids.written}
         choices = {
             site: (scheme, Part.ACTIVATION if site in exact_weights else Part.BOTH)
             for site, scheme in self.plan.assignment
             if scheme is not Scheme.FP32 and site not in raised
         }
-        run = _BuiltGraph(self._marked, BuiltRounding(self._ranges, grids), choices, written)
+        rounding = MendedRounding(self._ranges, self._writers, {**self._unread, **mended})
+        run = RoundedGraph(self._marked, rounding, choices)
         signal, noise = energies(self._expected, self._rows(run))
         return noise / signal.clamp_min(torch.finfo(torch.float64).tiny)
 
@@ -130,6 +120,11 @@ class Repairs:
         with torch.no_grad():
             parts = [output_rows(run.run(*chunk.inputs), chunk) for chunk in self._chunks]
         return [torch.cat(rows) for rows in zip(*parts, strict=True)]
+
+
+def _unread(marked: SiteNodes, grids: Mapping[str, Grid]) -> dict[str, Grid | None]:
+    """Results that no site keeps in integers."""
+    return {node.name: None for node in marked.lasts if node.name not in grids}
 
 
 def _is_as_fine(grid: Grid, planned: Grid) -> bool:

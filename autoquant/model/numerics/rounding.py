@@ -128,6 +128,12 @@ class SchemeRounding:
             return None
         return self._grid(scheme, tensor)
 
+    def result_grid(self, scheme: Scheme, tensor: str) -> Grid | None:
+        """The grid on which a scheme's readers keep a tensor; None: on none that is fixed."""
+        is_fixed = scheme.activation in (Precision.INT8, Precision.INT16)
+        static = is_fixed and scheme.mode is Mode.STATIC and self._ranges.knows(tensor)
+        return self._grid(scheme, tensor) if static else None
+
     def _grid(self, scheme: Scheme, tensor: str) -> Grid:
         """Grid of a tensor under a static integer scheme."""
         if scheme.activation is Precision.INT16:

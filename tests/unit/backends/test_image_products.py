@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.torch_cpu.engines import engines_here, using_engine
-from autoquant.debugging.diagnosis.kernels import check_kernels
 from tests.networks import images, seeded
 from tests.unit.debugging.pairs import all_int8
 
@@ -34,9 +33,9 @@ def test_scaled_channels_are_right_at_every_batch_size(engine: str, size: int) -
     model, x = seeded(Gated), images(8, size=size)
     built = all_int8(model, x, engine)
     with using_engine(engine), torch.no_grad():
-        checks = check_kernels(built.plan, [(x,)])
         whole = built.model(x)
         single = torch.cat([built.model(item) for item in x.split(1)])
+    checks = built.checks(x)
     assert {"before", "gate", "after"} <= {check.site for check in checks}
     assert all(check.is_right for check in checks)
     assert torch.equal(whole, single)

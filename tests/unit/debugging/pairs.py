@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from torch import Tensor, nn
 
-from autoquant.backends.protocol import BuildRequest, settle_range
-from autoquant.backends.torch_cpu.engines import saturates
+from autoquant.backends.protocol import BuildRequest, Executable, settle_range
+from autoquant.backends.targets import load_target
+from autoquant.backends.torch_cpu.engines import POINTWISE, saturates
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.build import BuildSettings
+from autoquant.core.findings.diagnosis import KernelCheck
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.statistics import CalibrationStatistics
-from autoquant.debugging.diagnosis.kernels import BuiltPlan
+from autoquant.debugging.diagnosis.kernels import build_handed_out, check_kernels
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
-from autoquant.model.graph.built_graph import HOLDS
 from autoquant.model.graph.capture import Capture, capture
 from autoquant.model.graph.site_nodes import mark_sites
 from autoquant.model.numerics.rounding import SchemeRounding
@@ -32,18 +34,34 @@ class Built:
     """A plan that torch runs.
 
     Attributes:
-        captured: The float model.
-        plan: As diagnosis looks at it.
-        model: What was built.
-        statistics: Of the float model.
+        request: What it was built from.
+        plan: What was asked for.
+        executable: What was built.
         ranges: Of its tensors.
     """
 
-    captured: Capture
-    plan: BuiltPlan
-    model: LoweredModel
-    statistics: CalibrationStatistics
+    request: BuildRequest
+    plan: Plan
+    executable: Executable
     ranges: TensorRanges
+
+    @property
+    def model(self) -> LoweredModel:
+        """The module that was built."""
+        assert isinstance(self.executable.module, LoweredModel)
+        return self.executable.module
+
+    @property
+    def captured(self) -> Capture:
+        """The float model."""
+        return self.request.captured
+
+    def checks(self, *batches: Tensor) -> tuple[KernelCheck, ...]:
+        """Its kernels beside their references."""
+        marked, target = mark_sites(self.captured), load_target("torch")
+        rounding = SchemeRounding(self.ranges, target.integer_writers(self.request.settings))
+        built = build_handed_out(target, self.request, marked, self.plan, self.executable)
+        return check_kernels(built, rounding, [(batch,) for batch in batches])
 
 
 def build(
@@ -59,24 +77,35 @@ def build(
     captured = capture(model, (inputs,))
     statistics = calibrate(captured, [(inputs,)])
     settings = settle_range(BuildSettings(options={"engine": engine}), lambda: saturates(engine))
-    backend = TorchGraphBackend(
-        BuildRequest(model, captured, statistics, settings, (inputs,), (inputs,))
-    )
+    request = BuildRequest(model, captured, statistics, settings, (inputs,), (inputs,))
+    backend = TorchGraphBackend(request)
     plan = plan or random_plan(full_space(captured, backend), seed)
     ranges = TensorRanges(captured, statistics, settings)
-    executable = backend.build(plan)
-    lowered, plan = executable.module, executable.runs(plan)
-    assert executable.shown is not None
-    assert isinstance(lowered, LoweredModel)
-    marked, rounding = mark_sites(captured), SchemeRounding(ranges)
-    seen = BuiltPlan(executable.shown, marked, plan, rounding)
-    return Built(captured, seen, lowered, statistics, ranges)
+    return Built(request, plan, backend.build(plan), ranges)
 
 
 def all_int8(model: nn.Module, inputs: Tensor, engine: str = ENGINE) -> Built:
     """The plan that has every site in int8."""
     sites = capture(model, (inputs,)).sites
     return build(model, inputs, Plan.of({site.name: Scheme.INT8 for site in sites}), engine=engine)
+
+
+@contextmanager
+def spoilt(site: str, mistake: Callable[[Any], Any]) -> Iterator[None]:
+    """Within, the kernel of a site makes a mistake in whatever torch's backend builds."""
+    with pytest.MonkeyPatch.context() as patch:
+        right = TorchGraphBackend.build
+
+        def build(backend: TorchGraphBackend, plan: Plan) -> Executable:
+            made = right(backend, plan)
+            assert isinstance(made.module, LoweredModel)
+            is_integer = plan[site] in (Scheme.INT8, Scheme.INT8_DYNAMIC)
+            if is_integer and made.module.engine != POINTWISE:  # whose integers are plain tensors
+                spoil(made.module, site, mistake)
+            return made
+
+        patch.setattr(TorchGraphBackend, "build", build)
+        yield
 
 
 def spoil(model: LoweredModel, site: str, mistake: Callable[[Any], Any]) -> None:
@@ -96,6 +125,5 @@ def spoil(model: LoweredModel, site: str, mistake: Callable[[Any], Any]) -> None
         wrong = graph.call_function(mistake, (node,))
     node.replace_all_uses_with(wrong, delete_user_cb=lambda user: user is not wrong)
     wrong.meta.update(node.meta)
-    node.meta.pop(HOLDS)
     model.graph.recompile()
     model.run_eagerly("a kernel of it is wrong")

@@ -34,7 +34,7 @@ from tests.seeded_faults import (
     SharedNet,
     outlier_channels,
 )
-from tests.unit.debugging.pairs import spoil
+from tests.unit.debugging.pairs import spoilt
 
 ENGINE = {"engine": "onednn"}
 
@@ -215,14 +215,14 @@ def without_sign(found: Tensor) -> Tensor:
 
 def nudged_corner(found: Tensor) -> Tensor:
     values = found.dequantize()
-    values[..., 0, 0] += 3 * found.q_scale()
+    values[..., 0, 0] += 30 * found.q_scale()
     return torch.quantize_per_tensor(values, found.q_scale(), found.q_zero_point(), found.dtype)
 
 
 def test_a_wrong_kernel_is_an_implementation_error_and_nothing_else() -> None:
-    pair = pair_of(seeded(ResidualNet), images(64, 1), images(96, 2))
-    spoil(lowered_of(pair), "block1.conv2", without_sign)
-    diagnosis = diagnose_pair(pair, "evaluation", Silent())
+    with spoilt("block1.conv2", without_sign):
+        pair = pair_of(seeded(ResidualNet), images(64, 1), images(96, 2))
+        diagnosis = diagnose_pair(pair, "evaluation", Silent())
     finding = only(diagnosis)
     assert (diagnosis.pattern, finding.cause) == (Pattern.IMPLEMENTATION, Cause.KERNEL)
     assert finding.sites == ("block1.conv2",)
@@ -231,9 +231,9 @@ def test_a_wrong_kernel_is_an_implementation_error_and_nothing_else() -> None:
 
 
 def test_a_wrong_kernel_that_does_no_harm_is_a_note() -> None:
-    pair = pair_of(seeded(ResidualNet), images(64, 1), images(96, 2))
-    spoil(lowered_of(pair), "block1.conv2", nudged_corner)
-    diagnosis = diagnose_pair(pair, "evaluation", Silent())
+    with spoilt("block1.conv2", nudged_corner):
+        pair = pair_of(seeded(ResidualNet), images(64, 1), images(96, 2))
+        diagnosis = diagnose_pair(pair, "evaluation", Silent())
     assert (diagnosis.pattern, diagnosis.findings) == (Pattern.HEALTHY, ())
     (note,) = diagnosis.notes
     assert "block1.conv2" in note
@@ -303,7 +303,7 @@ def test_nothing_is_found_in_resnet20() -> None:
     assert (diagnosis.pattern, diagnosis.findings) == (Pattern.HEALTHY, ())
 
 
-def test_another_backend_is_diagnosed_but_for_its_kernels() -> None:
+def test_another_backend_is_diagnosed_too() -> None:
     pytest.importorskip("openvino")
     fault = outlier_channels()
     diagnosis = aq.diagnose(
@@ -313,8 +313,7 @@ def test_another_backend_is_diagnosed_but_for_its_kernels() -> None:
         backend={"name": "openvino"},
     )
     assert only(diagnosis).cause is Cause.OUTLIER_CHANNELS
-    (note,) = diagnosis.notes
-    assert "openvino does not show what each kernel computes" in note
+    assert diagnosis.notes == ()
 
 
 def test_a_model_that_is_captured_module_by_module_has_no_graph_to_look_into() -> None:

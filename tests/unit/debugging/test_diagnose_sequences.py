@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 import autoquant as aq
-from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.core.findings.diagnosis import Cause, Diagnosis, Pattern
 from autoquant.core.progress import Silent
 from autoquant.debugging.diagnose import diagnose_pair
@@ -19,7 +18,7 @@ from autoquant.model.subject import unscored_subject
 from autoquant.searching.pair import Pair, build_pair, find_plan, prepare_untimed
 from tests.seeded_faults import OF_ANY_NETWORK, Fault
 from tests.seeded_sequences import SEQUENCE_FAULTS, Encoder, Network, Recurrent, healthy
-from tests.unit.debugging.pairs import spoil
+from tests.unit.debugging.pairs import spoilt
 
 EXPECTED = {
     **OF_ANY_NETWORK,
@@ -101,11 +100,8 @@ def forgetful(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def test_a_wrong_kernel_is_an_implementation_error_and_nothing_else(
     network: Network, site: str, mistake: Callable[[Any], Any]
 ) -> None:
-    pair = pair_of(healthy(network))
-    module = pair.executable.module
-    assert isinstance(module, LoweredModel)
-    spoil(module, site, mistake)
-    diagnosis = diagnose_pair(pair, "evaluation", Silent())
+    with spoilt(site, mistake):
+        diagnosis = diagnose_pair(pair_of(healthy(network)), "evaluation", Silent())
     (finding,) = diagnosis.findings
     assert (diagnosis.pattern, finding.cause) == (Pattern.IMPLEMENTATION, Cause.KERNEL)
     assert finding.sites == (site,)

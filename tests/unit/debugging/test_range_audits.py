@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 import torch
 
+from autoquant.backends.targets import load_target
 from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.core.findings.diagnosis import Pattern
 from autoquant.core.findings.range_audit import Clipping, RangeAudit, widths
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.statistics import TensorStatistics
-from autoquant.debugging.diagnosis.grids import read_grids
+from autoquant.debugging.diagnosis.grids import planned_grids
 from autoquant.debugging.diagnosis.pattern import typical_limit_db
 from autoquant.debugging.diagnosis.probe_set import build_probe
 from autoquant.debugging.diagnosis.range_audit import audit_ranges
 from autoquant.debugging.diagnosis.repairs import Repairs
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.data.batches import Batch
+from autoquant.model.graph.site_nodes import mark_sites
+from autoquant.model.numerics.rounding import SchemeRounding
 from tests.networks import LinearNet, seeded
 from tests.unit.debugging.pairs import ENGINE, build
 
@@ -98,11 +101,10 @@ def test_the_limit_follows_the_number_and_the_levels_of_tensors(
 def test_audits_do_not_depend_on_batches_and_are_those_of_all_samples_at_once(size: int) -> None:
     data = 3.0 * inputs(40, seed=2)
     built = build(seeded(LinearNet), inputs(40), INT8)
-    marked = built.plan.marked
-    with using_engine(ENGINE):
-        grids = read_grids(built.model.graph, (inputs(2),)).by_tensor
+    marked = mark_sites(built.captured)
+    grids = planned_grids(marked, INT8, SchemeRounding(built.ranges))
     batches = [Batch((part,)) for part in data.split(size)]
-    found = {a.tensor: a for a in audit_ranges(marked, built.statistics, grids, batches)}
+    found = {a.tensor: a for a in audit_ranges(marked, built.request.statistics, grids, batches)}
     beyond = (data - data.clamp(grids["x"].lowest, grids["x"].highest)).double().square()
     x = found["x"].clipping
     assert x.energy == pytest.approx(float(beyond.sum()))
@@ -117,15 +119,15 @@ def test_the_error_by_reference_numerics_is_that_of_the_native_kernels() -> None
     data = inputs(64)
     built = build(seeded(LinearNet), data, INT8)
     with using_engine(ENGINE), torch.no_grad():
-        grids = read_grids(built.model.graph, (data[:2],))
         native = built.model(data).double()
         expected = seeded(LinearNet)(data).double()
-    repairs = Repairs(built.plan.marked, built.ranges, grids, INT8, Batch((data,)))
+    writers = load_target("torch").integer_writers(built.request.settings)
+    repairs = Repairs(mark_sites(built.captured), built.ranges, writers, INT8, Batch((data,)))
     noise = (native - expected).square().sum(1) / expected.square().sum(1)
     # kernels round a few ties the other way
     assert repairs.noise().median() == pytest.approx(float(noise.median()), rel=0.05)
     assert repairs.noise(raised=["first", "second", "last"]).max() < 1e-12
-    (read, *_) = [name for name in grids.by_tensor if name != "x"]
+    read = built.captured.writes("first")[0]
     assert repairs.noise({read: None}).sum() < repairs.noise({read: Grid(1.0, 0, 0, 255)}).sum()
 
 
