@@ -129,15 +129,15 @@ class Cluster:
         script = (
             "import ray, sys, time\n"
             f"ray.init(address={self.address!r}, log_to_driver=False, configure_logging=False)\n"
-            "end = time.monotonic() + 60\n"
+            "end = time.monotonic() + 300\n"
             f"while sum(node['Alive'] for node in ray.nodes()) < {count}:\n"
             "    assert time.monotonic() < end\n"
             "    time.sleep(0.2)\n"
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             process = self.command("-c", script)
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=600)
             if process.returncode == 0:
                 return
             if time.monotonic() > deadline:

@@ -89,9 +89,9 @@ def test_an_openvino_file_carries_the_configuration_that_was_timed(tmp_path: Pat
         model,
         calibration=rows,
         evaluation=(rows, labels),
-        backend={"name": "openvino", "threads": 2, "batch_size": 4},
+        backend={"name": "openvino", "threads": 2, "batch_size": 4, "pairs": 3},
         space={"schemes": ["int8", "fp32"]},
-        trials=0,
+        trials=1,
         max_drop=None,
         output=tmp_path / "out",
     )

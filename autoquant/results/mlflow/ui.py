@@ -21,7 +21,7 @@ from autoquant.results.mlflow.runs import find_last_search
 from autoquant.results.mlflow.view import Pages, pages_of
 
 _HOST = "127.0.0.1"
-_START_SECONDS = 90.0
+_START_SECONDS = 300.0
 _POLL_SECONDS = 0.25
 _LAST_LINES = 5
 _STORE = "MLFLOW_BACKEND_STORE_URI"
@@ -172,7 +172,7 @@ def _wait_for(running: RunningUi, patience_s: float) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        with urlopen(f"{url}/health", timeout=2.0) as answer:
+        with urlopen(f"{url}/health", timeout=10.0) as answer:
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False
