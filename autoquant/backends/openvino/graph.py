@@ -27,6 +27,7 @@ from autoquant.backends.openvino.recurrent import RECURRENT, is_projected, take_
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.decomposing import decompose
 from autoquant.model.graph.exported import export_float, origins
 from autoquant.model.graph.places import places
 from autoquant.model.graph.recurrent_shapes import number_of_steps, recurrent_shapes
@@ -75,15 +76,9 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
             and data of several lengths.
     """
     _refuse_open_steps(captured)
-    exported = export_float(captured, example)
-    program = exported.program
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        written_out = any(map(is_projected, program.graph.nodes))
-        kept = () if written_out else RECURRENT
-        with nullcontext() if written_out else recurrent_shapes():
-            graph = program.run_decompositions(_decompositions(kept)).module()
-        assert isinstance(graph, GraphModule)
+        graph, outputs = _decomposed(captured, example)
         _name_for_front_end(graph)
         origin = origins(graph.graph)
         extensions = take_out(graph)
@@ -104,8 +99,24 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     _write_out_batch_norms(model)
     _give_scalars_an_axis(model)
     called = captured.calling.names
-    _name_ends(model, called, exported.outputs.names_beside(called))
-    return FloatGraph(mark_precise(model), origin, exported.outputs)
+    _name_ends(model, called, outputs.names_beside(called))
+    return FloatGraph(mark_precise(model), origin, outputs)
+
+
+def _decomposed(
+    captured: Capture, example: tuple[Tensor, ...]
+) -> tuple[GraphModule, OutputStructure]:
+    """The captured graph in the ops that the front end knows."""
+    written_out = any(map(is_projected, captured.graph.graph.nodes))
+    kept = (*ops_to_not_decompose(), _MATMUL, *(() if written_out else RECURRENT))
+    with nullcontext() if written_out else recurrent_shapes():
+        if captured.how == "export":
+            graph = decompose(captured.graph, _decompositions(kept), kept)
+            return graph, OutputStructure.of(captured.graph(*example))
+        exported = export_float(captured, example)
+        graph = exported.program.run_decompositions(_decompositions(kept)).module()
+    assert isinstance(graph, GraphModule)
+    return graph, exported.outputs
 
 
 def _refuse_open_steps(captured: Capture) -> None:
@@ -296,7 +307,7 @@ def _swaps_last_two(transpose: ov.Node) -> bool:
 def _decompositions(kept: Sequence[Any]) -> CustomDecompTable:
     """What torch decomposes for OpenVINO: all but what it has an op for, and what is kept."""
     table = CustomDecompTable()
-    for operator in (*ops_to_not_decompose(), _MATMUL, *kept):
+    for operator in kept:
         if operator in table:
             table.pop(operator)
     table[torch.ops.aten.index_add.default] = _index_add

@@ -11,7 +11,7 @@ import torch
 import torch.fx.traceback
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx import Graph, GraphModule, Interpreter
+from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
@@ -74,8 +74,13 @@ def _marked(module: GraphModule) -> GraphModule:
     """The same graph over the same weights, its nodes marked with their names."""
     graph = copy.deepcopy(module.graph)
     for node in graph.nodes:
-        node.meta["custom"] = {_ORIGIN: node.name}
+        mark_origin(node, node)
     return GraphModule(module, graph)
+
+
+def mark_origin(node: Node, captured: Node) -> None:
+    """Note at a node which node of the captured graph it comes from."""
+    node.meta["custom"] = {_ORIGIN: captured.name}
 
 
 def _export(module: nn.Module, captured: Capture, example: tuple[Tensor, ...]) -> ExportedProgram:

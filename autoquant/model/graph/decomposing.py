@@ -1,0 +1,157 @@
+"""A captured graph in other ops: each op that a table knows is written out where it stands."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C import DispatchKey
+from torch._ops import OpOverload
+from torch._subclasses import FakeTensorMode
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_aggregate, map_arg
+from torch.fx.passes.shape_prop import _extract_tensor_metadata
+from torch.utils import _pytree as pytree
+
+from autoquant.model.graph.exported import mark_origin
+from autoquant.model.graph.exporting import put, take
+
+_COMPOSITE = DispatchKey.CompositeImplicitAutograd
+"""The kernel of an op that torch writes out in others."""
+
+
+def decompose(
+    module: GraphModule, table: Mapping[Any, Callable[..., Any]], kept: Collection[Any]
+) -> GraphModule:
+    """Write a captured graph in the ops of an engine.
+
+    The same as `ExportedProgram.run_decompositions` of that graph, which traces all of it again
+    and takes seconds: here an op that stays is only copied. Every node is marked with the node of
+    the captured graph that it comes from (`origins`).
+
+    Args:
+        module: The graph of a `Capture` by torch.export; not changed.
+        table: By op, a function that computes it in other ops.
+        kept: Ops that stay whole though torch itself would write them out.
+
+    Returns:
+        Tensors in, a tuple of the output tensors out; over the same weights.
+    """
+    writer = _Writer(module, table, kept)
+    for node in module.graph.nodes:
+        writer.write(node)
+    root = nn.Module()
+    for name, value in writer.held.items():
+        put(root, name, value)
+    return GraphModule(root, writer.graph)
+
+
+class _Writer:
+    def __init__(
+        self,
+        module: GraphModule,
+        table: Mapping[Any, Callable[..., Any]],
+        kept: Collection[Any],
+    ) -> None:
+        self.graph = Graph()
+        self.held: dict[str, Any] = {}
+        self._module = module
+        self._table = table
+        self._kept = frozenset(kept)
+        self._made: dict[Node, Any] = {}
+        self._values: dict[Node, Any] = {}
+        self._mode = _mode_of(module.graph)
+
+    def write(self, node: Node) -> None:
+        """Write one node."""
+        if node.op == "output":
+            leaves = pytree.tree_leaves(map_aggregate(node.args[0], self._value))
+            made = pytree.tree_leaves(map_arg(node.args[0], self._made.__getitem__))
+            given = zip(made, leaves, strict=True)
+            self.graph.output(tuple(item for item, value in given if isinstance(value, Tensor)))
+            return
+        if node.op == "get_attr":
+            self.held[str(node.target)] = take(self._module, str(node.target))
+        source = self._made.get(node.args[0]) if node.target is operator.getitem else None  # type: ignore[arg-type]
+        if isinstance(source, (tuple, list)):
+            self._made[node] = source[node.args[1]]  # type: ignore[index]
+        elif self._is_written_out(node.target):
+            self._made[node] = self._written_out(node)
+        else:
+            self._made[node] = self._copied(node, self._made, node, self._value(node))
+
+    def _is_written_out(self, target: Any) -> bool:
+        if not isinstance(target, OpOverload) or target in self._kept:
+            return False
+        return target in self._table or target.has_kernel_for_dispatch_key(_COMPOSITE)
+
+    def _written_out(self, node: Node) -> Any:
+        """What computes a node in other ops: a node, or as many as it gives tensors."""
+        inputs, target = node.all_input_nodes, node.target
+        compute: Any = self._table.get(target, target)
+
+        def run(*values: Any) -> Any:
+            known = dict(zip(inputs, values, strict=True))
+            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            return compute(*args, **kwargs)
+
+        with torch.no_grad(), self._mode:
+            traced = make_fx(run, decomposition_table=self._table)(*map(self._value, inputs))
+        made: dict[Node, Any] = {}
+        given = iter(inputs)
+        for inner in traced.graph.nodes:
+            if inner.op == "placeholder":
+                made[inner] = self._made[next(given)]
+            elif inner.op == "output":
+                return map_arg(inner.args[0], made.__getitem__)
+            else:
+                made[inner] = self._copied(inner, made, node, inner.meta.get("val"))
+                if inner.op == "get_attr":
+                    made[inner].target = f"{node.name}_{inner.target}"
+                    self.held[made[inner].target] = take(traced, str(inner.target))
+        raise AssertionError("a traced graph has an output")
+
+    def _copied(self, node: Node, made: Mapping[Node, Any], origin: Node, value: Any) -> Node:
+        """Copy a node, with what it gives at any size in place of the example's."""
+        copied = self.graph.node_copy(node, made.__getitem__)
+        copied.target = copied.name if node.op == "placeholder" else _without_write(copied.target)
+        copied.meta = {**origin.meta, "val": value}
+        copied.meta.pop("tensor_meta", None)
+        if isinstance(value, Tensor):
+            copied.meta["tensor_meta"] = _extract_tensor_metadata(value)
+        mark_origin(copied, origin)
+        return copied
+
+    def _value(self, node: Any) -> Any:
+        """What a node gives, without its numbers."""
+        if not isinstance(node, Node):
+            return node
+        if node not in self._values:
+            value = node.meta.get("val")
+            if value is None and node.op == "get_attr":
+                value = take(self._module, str(node.target))
+                value = self._mode.from_tensor(value) if isinstance(value, Tensor) else value
+            self._values[node] = value
+        return self._values[node]
+
+
+def _mode_of(graph: Graph) -> FakeTensorMode:
+    """The mode in which torch.export followed the model."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and isinstance(value, torch._subclasses.FakeTensor):
+            return value.fake_mode
+    return FakeTensorMode()
+
+
+def _without_write(target: Any) -> Any:
+    """The op that gives what an op in place writes into a tensor that nothing else reads."""
+    if not isinstance(target, OpOverload) or not target._schema.is_mutable:
+        return target
+    namespace, _, name = target._schema.name.partition("::")
+    plain = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    return getattr(plain, target._overloadname, target)
