@@ -31,6 +31,7 @@ from autoquant.errors import BackendError
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.capture import capture
+from tests.backend_contract import Opened
 from tests.networks import LinearNet, MixedNet, TextNet, images, seeded
 from tests.readbacks import words
 from tests.spaces import full_space, random_plan
@@ -211,6 +212,21 @@ class Bags(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.bags(tokens))
+
+
+class Masked(nn.Module):
+    """Adds what is far below zero where a mask of whole numbers is zero."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        shifted: Tensor = torch.relu(x) + (1.0 - mask).unsqueeze(-1) * -50.0
+        return shifted
+
+
+def test_whole_numbers_are_taken_from_a_fraction() -> None:
+    model, inputs = Masked(), (torch.randn(2, 3, 4), torch.tensor([[1, 1, 0], [1, 0, 0]]))
+    opened = Opened(BuildSettings(backend="onnxruntime"), model, inputs)
+    plan = Plan.uniform([site.name for site in opened.captured.sites], Scheme.FP32)
+    torch.testing.assert_close(opened.outputs(plan), model(*inputs))
 
 
 def test_a_loop_finds_what_its_body_reads_outside() -> None:

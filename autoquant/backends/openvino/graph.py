@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,13 +108,13 @@ def _decomposed(
 ) -> tuple[GraphModule, OutputStructure]:
     """The captured graph in the ops that the front end knows."""
     written_out = any(map(is_projected, captured.graph.graph.nodes))
-    kept = (*ops_to_not_decompose(), _MATMUL, *(() if written_out else RECURRENT))
+    table = decompositions(() if written_out else RECURRENT)
     with nullcontext() if written_out else recurrent_shapes():
         if captured.how == "export":
-            graph = decompose(captured.graph, _decompositions(kept), kept)
+            graph = decompose(captured.graph, table)
             return graph, OutputStructure.of(captured.graph(*example))
         exported = export_float(captured, example)
-        graph = exported.program.run_decompositions(_decompositions(kept)).module()
+        graph = exported.program.run_decompositions(dict(table)).module()
     assert isinstance(graph, GraphModule)
     return graph, exported.outputs
 
@@ -304,14 +304,14 @@ def _swaps_last_two(transpose: ov.Node) -> bool:
     return axes == [*range(last - 1), last, last - 1]
 
 
-def _decompositions(kept: Sequence[Any]) -> CustomDecompTable:
+def decompositions(kept: Sequence[Any]) -> Mapping[Any, Callable[..., Any]]:
     """What torch decomposes for OpenVINO: all but what it has an op for, and what is kept."""
     table = CustomDecompTable()
-    for operator in kept:
+    for operator in (*ops_to_not_decompose(), _MATMUL, *kept):
         if operator in table:
             table.pop(operator)
     table[torch.ops.aten.index_add.default] = _index_add
-    return table
+    return table.materialize()
 
 
 def _index_add(

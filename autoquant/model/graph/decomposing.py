@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._C import DispatchKey
 from torch._ops import OpOverload
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_aggregate, map_arg
@@ -24,9 +24,7 @@ _COMPOSITE = DispatchKey.CompositeImplicitAutograd
 """The kernel of an op that torch writes out in others."""
 
 
-def decompose(
-    module: GraphModule, table: Mapping[Any, Callable[..., Any]], kept: Collection[Any]
-) -> GraphModule:
+def decompose(module: GraphModule, table: Mapping[Any, Callable[..., Any]]) -> GraphModule:
     """Write a captured graph in the ops of an engine.
 
     The same as `ExportedProgram.run_decompositions` of that graph, which traces all of it again
@@ -35,13 +33,14 @@ def decompose(
 
     Args:
         module: The graph of a `Capture` by torch.export; not changed.
-        table: By op, a function that computes it in other ops.
-        kept: Ops that stay whole though torch itself would write them out.
+        table: By op, a function that computes it in other ops. An op of the graph that torch
+            itself would write out stays whole without an entry, unless it may hand out its
+            input or write into it.
 
     Returns:
         Tensors in, a tuple of the output tensors out; over the same weights.
     """
-    writer = _Writer(module, table, kept)
+    writer = _Writer(module, table)
     for node in module.graph.nodes:
         writer.write(node)
     root = nn.Module()
@@ -51,17 +50,11 @@ def decompose(
 
 
 class _Writer:
-    def __init__(
-        self,
-        module: GraphModule,
-        table: Mapping[Any, Callable[..., Any]],
-        kept: Collection[Any],
-    ) -> None:
+    def __init__(self, module: GraphModule, table: Mapping[Any, Callable[..., Any]]) -> None:
         self.graph = Graph()
         self.held: dict[str, Any] = {}
         self._module = module
         self._table = table
-        self._kept = frozenset(kept)
         self._made: dict[Node, Any] = {}
         self._values: dict[Node, Any] = {}
         self._mode = _mode_of(module.graph)
@@ -85,9 +78,12 @@ class _Writer:
             self._made[node] = self._copied(node, self._made, node, self._value(node))
 
     def _is_written_out(self, target: Any) -> bool:
-        if not isinstance(target, OpOverload) or target in self._kept:
+        if not isinstance(target, OpOverload):
             return False
-        return target in self._table or target.has_kernel_for_dispatch_key(_COMPOSITE)
+        if target in self._table or not target.has_kernel_for_dispatch_key(_COMPOSITE):
+            return target in self._table
+        may_alias = any(item.alias_info is not None for item in target._schema.arguments)
+        return may_alias or torch.Tag.maybe_aliasing_or_mutating in target.tags
 
     def _written_out(self, node: Node) -> Any:
         """What computes a node in other ops: a node, or as many as it gives tensors."""
@@ -143,7 +139,7 @@ def _mode_of(graph: Graph) -> FakeTensorMode:
     """The mode in which torch.export followed the model."""
     for node in graph.nodes:
         value = node.meta.get("val")
-        if node.op == "placeholder" and isinstance(value, torch._subclasses.FakeTensor):
+        if node.op == "placeholder" and isinstance(value, FakeTensor):
             return value.fake_mode
     return FakeTensorMode()
 

@@ -311,6 +311,7 @@ def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
         if len(joined) == 1:
             return made[joined[0]]
         args = (joined, *args[1:])
+    typed = _typed(graph, node, made) if name == "rsub" else None
     is_view = name in ("view", "_unsafe_view") and not isinstance(node.args[1], torch.dtype)
     copied = graph.create_node(  # a name of its own: the program's hold numbers of symbols
         node.op,
@@ -320,6 +321,8 @@ def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
         name if node.op == "call_function" and name else None,
     )
     copied.meta = dict(node.meta)
+    if typed is not None:  # 1.0 - mask: torch's ONNX exporter converts no whole numbers there
+        copied.update_arg(0, typed)
     return copied
 
 
