@@ -21,7 +21,13 @@ def dom_of(url: str, profile: Path, *options: str) -> str:
         options: Further options of Chromium.
     """
     assert CHROMIUM is not None
-    quiet = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}")
+    quiet = (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={profile}",
+    )
     return subprocess.run(
         [CHROMIUM, *quiet, *options, "--dump-dom", url],
         capture_output=True,

@@ -102,14 +102,12 @@ class _Writer:
         for inner in traced.graph.nodes:
             if inner.op == "placeholder":
                 made[inner] = self._made[next(given)]
-            elif inner.op == "output":
-                return map_arg(inner.args[0], made.__getitem__)
-            else:
+            elif inner.op != "output":
                 made[inner] = self._copied(inner, made, node, inner.meta.get("val"))
                 if inner.op == "get_attr":
                     made[inner].target = f"{node.name}_{inner.target}"
                     self.held[made[inner].target] = take(traced, str(inner.target))
-        raise AssertionError("a traced graph has an output")
+        return map_arg(traced.graph.output_node().args[0], made.__getitem__)
 
     def _copied(self, node: Node, made: Mapping[Node, Any], origin: Node, value: Any) -> Node:
         """Copy a node, with what it gives at any size in place of the example's."""
