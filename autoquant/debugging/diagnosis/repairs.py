@@ -63,7 +63,11 @@ class MendedRounding(SchemeRounding):
 
 
 class Repairs:
-    """Measures the output error of a plan with some of its faults mended, by reference numerics."""
+    """Measures the output error of a plan with some of its faults mended, by reference numerics.
+
+    What the model returns is not rounded, as where a target hands that out so; kernels that write
+    integers whoever reads them (torch's onednn) round it once more.
+    """
 
     def __init__(
         self,

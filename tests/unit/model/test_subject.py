@@ -35,6 +35,25 @@ def test_a_model_in_eval_mode_is_not_copied() -> None:
     assert subject_of(model).model is model
 
 
+class Unsteady(nn.Module):
+    """What it gives differs from call to call by so much of the largest output."""
+
+    def __init__(self, apart: float) -> None:
+        super().__init__()
+        self.model, self.apart, self.calls = good_model(), apart, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        found: Tensor = self.model(x)
+        return found + found.abs().max() * self.apart * (self.calls % 2)
+
+
+def test_only_what_no_roundoff_explains_is_another_output_for_the_same_batch() -> None:
+    subject_of(Unsteady(1e-6).eval())
+    with pytest.raises(ModelError, match="different outputs for the same batch"):
+        subject_of(Unsteady(1e-4).eval())
+
+
 def test_without_labels_the_targets_are_what_the_float_model_gives() -> None:
     model, images = seeded(LinearNet), torch.randn(100, 16)
     subject = build_subject(
