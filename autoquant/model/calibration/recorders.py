@@ -106,13 +106,14 @@ class ModuleRecorder:
         self.batch = 0
         self.observers: dict[str, TensorObserver] = {}
         self._model = captured.graph.get_submodule(WHOLE)
+        self._calling = captured.calling
         self._paths = [site.name for site in captured.sites]
 
     def run(self, *inputs: Tensor) -> Any:
         """Run one batch."""
         with watch_calls(self._model, self._paths, self._take_input, self._take_output):
             try:
-                return self._model(*inputs)
+                return self._calling.call(self._model, inputs)
             except DataError:
                 raise
             except Exception as error:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.errors import MetricError, ModelError
+from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.subject import Subject, build_subject
 from tests.faulty import good_data, good_metric, good_model
 from tests.networks import LinearNet, seeded
@@ -143,3 +144,34 @@ def test_an_encoder_that_leaves_padding_out_is_searched_as_a_copy_that_computes_
     assert any("leaves padding out" in notice for notice in subject.notices)
     assert subject.find_sites().how == "export"
     assert model.encoder.use_nested_tensor
+
+
+class Shifted(nn.Module):
+    """Takes three tensors, of which the data give the first and the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 4)
+
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        x = x if scale is None else x * scale
+        found: Tensor = self.layer(x if shift is None else x + shift)
+        return found
+
+
+def test_module_by_module_inputs_arrive_by_their_names() -> None:
+    data = [{"x": torch.rand(8, 16), "shift": torch.full((8, 16), 5.0)}]
+    subject = build_subject(
+        Shifted().eval(),
+        calibration=data,
+        evaluation=data,
+        heldout=None,
+        metric="cosine",
+        capture="modules",
+    )
+    found = calibrate(subject.find_sites(), [batch.inputs for batch in subject.calibration])
+    read = found.tensors["layer@input"]
+    assert read.low >= 5.0
+    assert read.high <= 6.0
