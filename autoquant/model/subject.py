@@ -572,12 +572,12 @@ def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> Any
                 f"the float model's outputs hold NaN or infinity on {name} batch 0",
                 hint="check the checkpoint and the preprocessing of the data",
             )
-        apart = difference(value, again.get(key)).abs()
-        least = _ROUNDOFF * float(value.abs().max()) if value.is_floating_point() else 0.0
-        if apart.numel() and float(apart.max()) > least:
+        apart = difference(value, again.get(key))
+        least = _ROUNDOFF * _largest(value) if value.is_floating_point() else 0.0
+        if _largest(apart) > least:
             raise ModelError(
                 "the model gives different outputs for the same batch "
-                f"(largest difference {float(apart.max()):.3g})",
+                f"(largest difference {_largest(apart):.3g})",
                 hint="remove randomness (dropout outside eval mode, sampling) and state kept "
                 "between calls",
             )
@@ -585,6 +585,11 @@ def _check_outputs(subject: Subject, batches: Sequence[Batch], name: str) -> Any
         check_metric(function, first, batch)
     _check_runs(subject, batches, name)
     return first
+
+
+def _largest(value: Tensor) -> float:
+    """Largest magnitude; 0 where there is none."""
+    return float(value.abs().max()) if value.numel() else 0.0
 
 
 def _check_runs(subject: Subject, batches: Sequence[Batch], name: str) -> None:

@@ -55,6 +55,25 @@ def test_only_what_no_roundoff_explains_is_another_output_for_the_same_batch() -
         subject_of(Unsteady(1e-4).eval())
 
 
+class Detector(nn.Module):
+    """Hands out logits, and the boxes of nothing that it found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = good_model()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.model(x), "boxes": x[:, :0]}
+
+
+def test_an_output_that_holds_nothing_is_taken() -> None:
+    images = torch.randn(8, 16)
+    subject = build_subject(
+        Detector().eval(), calibration=images, evaluation=images, heldout=None, metric="cosine"
+    )
+    assert "boxes" in subject.run(subject.evaluation[0])
+
+
 def test_without_labels_the_targets_are_what_the_float_model_gives() -> None:
     model, images = seeded(LinearNet), torch.randn(100, 16)
     subject = build_subject(
@@ -171,7 +190,9 @@ def test_module_by_module_inputs_arrive_by_their_names() -> None:
         metric="cosine",
         capture="modules",
     )
-    found = calibrate(subject.find_sites(), [batch.inputs for batch in subject.calibration])
+    captured, given = subject.find_sites(), [batch.inputs for batch in subject.calibration]
+    assert torch.equal(captured.graph(*given[0]), subject.run(subject.calibration[0]))
+    found = calibrate(captured, given)
     read = found.tensors["layer@input"]
     assert read.low >= 5.0
     assert read.high <= 6.0
