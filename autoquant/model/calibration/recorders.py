@@ -15,7 +15,7 @@ from autoquant.model.graph.channel_axes import channel_axes
 from autoquant.model.graph.exporting import scope_of
 from autoquant.model.graph.masks import MaskedNodes
 from autoquant.model.graph.module_calls import first_tensor, result_tensor, watch_calls
-from autoquant.model.graph.module_capture import WHOLE
+from autoquant.model.graph.module_capture import whole_model
 from autoquant.model.graph.same_values import reshaped_sources
 from autoquant.model.graph.site_nodes import mark_sites
 
@@ -105,7 +105,7 @@ class ModuleRecorder:
     def __init__(self, captured: Capture) -> None:
         self.batch = 0
         self.observers: dict[str, TensorObserver] = {}
-        self._model = captured.graph.get_submodule(WHOLE)
+        self._model = whole_model(captured)
         self._calling = captured.calling
         self._paths = [site.name for site in captured.sites]
 

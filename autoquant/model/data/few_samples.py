@@ -9,7 +9,7 @@ from autoquant.model.data.batches import Batch
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.float_model import buffers_kept
 from autoquant.model.graph.module_calls import watch_calls
-from autoquant.model.graph.module_capture import WHOLE
+from autoquant.model.graph.module_capture import whole_model
 
 
 def few_samples(captured: Capture, batch: Batch, count: int = 2) -> tuple[Tensor, ...]:
@@ -33,7 +33,7 @@ def few_samples(captured: Capture, batch: Batch, count: int = 2) -> tuple[Tensor
 
 
 def _calls_all_sites(captured: Capture, inputs: tuple[Tensor, ...]) -> bool:
-    model, called = captured.graph.get_submodule(WHOLE), set[str]()
+    model, called = whole_model(captured), set[str]()
     paths = [site.name for site in captured.sites]
     with (
         buffers_kept(model),

@@ -15,7 +15,7 @@ from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from autoquant.core.glance import few
 from autoquant.core.sites import OpKind, Site
 from autoquant.errors import ModelError
-from autoquant.model.data.calling import Calling, failing
+from autoquant.model.data.calling import Calling, FlatModel, failing
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.costs import macs_of, weight_count_of
 from autoquant.model.graph.float_model import paths_within
@@ -36,8 +36,14 @@ _KINDS: Mapping[type[nn.Module], OpKind] = {
     nn.GRU: OpKind.GRU,
 }
 
-WHOLE = "model"
-"""Path of the whole model in the one-node graph that stands for it."""
+_WHOLE = "model"
+"""Path of the whole model, of flat tensors, in the one-node graph that stands for it."""
+
+
+def whole_model(captured: Capture) -> nn.Module:
+    """The model that was captured module by module, as the user gave it."""
+    flat = captured.graph.get_submodule(_WHOLE)
+    return flat.model if isinstance(flat, FlatModel) else flat
 
 
 def capture_modules(
@@ -77,7 +83,7 @@ def capture_modules(
     return Capture(
         how="modules",
         leaf_modules=tuple(leaf_modules),
-        graph=_one_node(model, example),
+        graph=_one_node(calling.flatten(model), example),
         sites=tuple(calls.sites.values()),
         agreements=(),
         members={name: ((name,),) for name in calls.sites},
@@ -148,16 +154,16 @@ class _Calls:
         )
 
 
-def _one_node(model: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
-    """A graph that calls the whole model."""
+def _one_node(flat: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
+    """A graph that calls the whole model, on the flat tensors of its inputs."""
     graph = Graph()
     inputs = []
     for index, item in enumerate(example):
         node = graph.placeholder(f"input_{index}")
         node.meta["tensor_meta"] = _metadata(item)
         inputs.append(node)
-    graph.output(graph.call_module(WHOLE, tuple(inputs)))
-    return GraphModule({WHOLE: model}, graph)
+    graph.output(graph.call_module(_WHOLE, tuple(inputs)))
+    return GraphModule({_WHOLE: flat}, graph)
 
 
 def _metadata(tensor: Tensor) -> TensorMetadata:
