@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.node import map_aggregate, map_arg
+from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils import _pytree as pytree
 
@@ -62,16 +62,15 @@ class _Writer:
     def write(self, node: Node) -> None:
         """Write one node."""
         if node.op == "output":
-            leaves = pytree.tree_leaves(map_aggregate(node.args[0], self._value))
-            made = pytree.tree_leaves(map_arg(node.args[0], self._made.__getitem__))
-            given = zip(made, leaves, strict=True)
-            self.graph.output(tuple(item for item, value in given if isinstance(value, Tensor)))
+            found = [item for item in pytree.tree_leaves(node.args[0]) if isinstance(item, Node)]
+            tensors = [item for item in found if isinstance(self._value(item), Tensor)]
+            self.graph.output(tuple(self._made[item] for item in tensors))
             return
         if node.op == "get_attr":
             self.held[str(node.target)] = take(self._module, str(node.target))
-        source = self._made.get(node.args[0]) if node.target is operator.getitem else None  # type: ignore[arg-type]
-        if isinstance(source, (tuple, list)):
-            self._made[node] = source[node.args[1]]  # type: ignore[index]
+        given: Any = map_arg(node.args, self._made.__getitem__)
+        if node.target is operator.getitem and isinstance(given[0], (tuple, list)):
+            self._made[node] = given[0][given[1]]
         elif self._is_written_out(node.target):
             self._made[node] = self._written_out(node)
         else:
@@ -120,10 +119,8 @@ class _Writer:
         mark_origin(copied, origin)
         return copied
 
-    def _value(self, node: Any) -> Any:
+    def _value(self, node: Node) -> Any:
         """What a node gives, without its numbers."""
-        if not isinstance(node, Node):
-            return node
         if node not in self._values:
             value = node.meta.get("val")
             if value is None and node.op == "get_attr":
