@@ -16,7 +16,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.debugging.badcases import data_set
 from autoquant.debugging.diagnosis.causes import find_causes
-from autoquant.debugging.diagnosis.probe_set import energies_of
+from autoquant.debugging.diagnosis.probe_set import noise_of
 from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites, observe
 from autoquant.debugging.diagnosis.variation import find_variations
 from autoquant.debugging.diagnosis.wording import go_wider
@@ -190,11 +190,7 @@ def _raised(seen: Symptoms, finding: Finding, dynamic: frozenset[str], progress:
 
 
 def _measured(pair: Pair, seen: Symptoms, batches: Iterable[Batch]) -> float:
-    found = [
-        noise / signal.clamp_min(1e-300)
-        for signal, noise in (energies_of(pair, it) for it in batches)
-    ]
-    return to_decibels(seen.probe.loss(torch.cat(found)))
+    return to_decibels(seen.probe.loss(torch.cat([noise_of(pair, it) for it in batches])))
 
 
 def _harmless(finding: Finding) -> str:

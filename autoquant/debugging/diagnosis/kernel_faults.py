@@ -13,7 +13,7 @@ from autoquant.core.findings.diagnosis import Cause, Finding, KernelCheck, Patte
 from autoquant.core.glance import few
 from autoquant.debugging.diagnosis.findings import EXPLAINS
 from autoquant.debugging.diagnosis.kernels import build_handed_out, check_kernels
-from autoquant.debugging.diagnosis.probe_set import ProbeSet, energies_of
+from autoquant.debugging.diagnosis.probe_set import ProbeSet, noise_of
 from autoquant.debugging.diagnosis.repairs import Repairs
 from autoquant.errors import BackendError, ModelError
 from autoquant.model.data.batches import take_samples
@@ -80,7 +80,7 @@ def audit_kernels(
     except (BackendError, ModelError) as error:
         why = f"no kernel was compared with its reference: {pair.backend.name} does not build the "
         return KernelAudit(None, (f"{why}model with all results as outputs ({error.message})",))
-    before = probe.loss(_ratio(*energies_of(pair, probe.batch)))
+    before = probe.loss(noise_of(pair, probe.batch))
     after = probe.loss(repairs.noise())
     wrong = _wrong(checks)
     if wrong:
@@ -88,10 +88,6 @@ def audit_kernels(
         return KernelAudit(_weighed(wrong, before, after, engine), ())
     is_apart = probe.pattern is not Pattern.HEALTHY and before >= _APART * after
     return KernelAudit(None, (_beside(pair, before, after),) if is_apart else ())
-
-
-def _ratio(signal: Tensor, noise: Tensor) -> Tensor:
-    return noise / signal.clamp_min(1e-300)
 
 
 def _few(pair: Pair, marked: SiteNodes, probe: ProbeSet) -> list[tuple[Tensor, ...]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoquant.core.findings.diagnosis import Pattern
 from autoquant.debugging.badcases import runs_of
-from autoquant.debugging.samples.sample_error import energies
+from autoquant.debugging.samples.sample_error import energies, noise_ratio
 from autoquant.model.data.batches import Batch, join_batches, take_samples
 from autoquant.model.data.data_set import pick_samples
 from autoquant.model.data.outputs import output_rows
@@ -60,3 +60,8 @@ def energies_of(pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
     """Energy of signal and noise of each sample, as the pair runs here."""
     expected, found = (output_rows(run(batch.inputs), batch) for run in runs_of(pair))
     return energies(expected, found)
+
+
+def noise_of(pair: Pair, batch: Batch) -> Tensor:
+    """Noise-to-signal ratio of each sample, as `ProbeSet.loss` takes it."""
+    return noise_ratio(*energies_of(pair, batch))

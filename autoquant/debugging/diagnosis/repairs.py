@@ -16,7 +16,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
 from autoquant.core.sites import Site
 from autoquant.debugging.diagnosis.grids import planned_grids
-from autoquant.debugging.samples.sample_error import energies
+from autoquant.debugging.samples.sample_error import energies, noise_ratio
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import Batch
@@ -104,8 +104,7 @@ class Repairs:
         }
         rounding = MendedRounding(self._ranges, self._writers, {**self._unread, **mended})
         run = RoundedGraph(self._marked, rounding, choices)
-        signal, noise = energies(self._expected, self._rows(run))
-        return noise / signal.clamp_min(torch.finfo(torch.float64).tiny)
+        return noise_ratio(*energies(self._expected, self._rows(run)))
 
     @cached_property
     def _expected(self) -> Sequence[Tensor]:

@@ -69,8 +69,13 @@ def energies(expected: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[Tenso
     if len(expected) == 1:
         return signal[0], noise[0]
     units = signal.mean(1, keepdim=True).clamp_min(_TINY)
-    worst = (noise / signal.clamp_min(_TINY)).argmax(0, keepdim=True)
+    worst = noise_ratio(signal, noise).argmax(0, keepdim=True)
     return (signal / units).gather(0, worst)[0], (noise / units).gather(0, worst)[0]
+
+
+def noise_ratio(signal: Tensor, noise: Tensor) -> Tensor:
+    """Noise over signal, element by element; finite where there is no signal but for huge noise."""
+    return noise / signal.clamp_min(_TINY)
 
 
 def sqnr_db(signal: Tensor, noise: Tensor) -> Tensor:
