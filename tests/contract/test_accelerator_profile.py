@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,11 @@ def request_of(text: str, model: nn.Module, captured: Capture) -> BuildRequest:
 
 
 MODEL = seeded(MixedNet)
-CAPTURED = capture(MODEL, (images(4),))
+
+
+@cache
+def captured_model() -> Capture:
+    return capture(MODEL, (images(4),))
 
 
 @pytest.fixture(scope="module", params=[NPU, everything()], ids=["npu", "everything"])
@@ -86,13 +91,13 @@ def backend(request: pytest.FixtureRequest) -> ProfileBackend:
 
 
 def open_profile(text: str) -> ProfileBackend:
-    opened = load_target("profile").open_backend(request_of(text, MODEL, CAPTURED))
+    opened = load_target("profile").open_backend(request_of(text, MODEL, captured_model()))
     assert isinstance(opened, ProfileBackend)
     return opened
 
 
 def spaced(backend: ProfileBackend) -> SearchSpace:
-    return full_space(CAPTURED, backend)
+    return full_space(captured_model(), backend)
 
 
 def test_estimates_are_what_the_table_predicts(backend: ProfileBackend) -> None:
@@ -121,7 +126,7 @@ def test_the_numerics_are_those_of_the_reference_engine() -> None:
     backend = open_profile(everything())
     plan = random_plan(spaced(backend), 1)
     engine = reference_engine()
-    asked = request_of(everything(), MODEL, CAPTURED)
+    asked = request_of(everything(), MODEL, captured_model())
     torch_backend = TorchGraphBackend(
         replace(asked, settings=BuildSettings(options={"engine": engine}))
     )
@@ -149,7 +154,7 @@ def test_the_rival_is_a_uniform_plan_of_the_accelerator(
 def test_what_the_file_does_not_describe_is_unsupported() -> None:
     target = load_target("profile")
     settings = BuildSettings("profile", options={"profile": NPU})
-    (conv, *_) = CAPTURED.sites
+    (conv, *_) = captured_model().sites
     assert target.site_support(settings, conv, Scheme.INT16) is Support.EMULATED
     for scheme in (Scheme.FP32, Scheme.BF16, Scheme.INT16_WEIGHT, Scheme.INT8_DYNAMIC):
         assert target.site_support(settings, conv, scheme) is Support.UNSUPPORTED
@@ -165,7 +170,7 @@ def test_what_the_reference_cannot_compute_is_unsupported() -> None:
 
 
 def test_a_plan_that_the_file_does_not_describe_is_refused_by_site() -> None:
-    plan = Plan.of({site.name: Scheme.FP32 for site in CAPTURED.sites})
+    plan = Plan.of({site.name: Scheme.FP32 for site in captured_model().sites})
     with pytest.raises(
         BackendError, match=r"npu_int8_int16_fp16 does not run .* in fp32 and 22 more"
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
 from autoquant.model.calibration.calibrate import calibrate
-from autoquant.model.graph.capture import capture
+from autoquant.model.graph.capture import Capture, capture
 from tests.readbacks import words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -68,16 +69,33 @@ class Net(nn.Module):
 torch.manual_seed(0)
 MODEL = Net().eval()
 EXAMPLE = (torch.randn(4, 3, 8, 8),)
-CAPTURED = capture(MODEL, EXAMPLE)
-FP32 = {site.name: Scheme.FP32 for site in CAPTURED.sites}
-PLAN = Plan.of(FP32 | {"stem": Scheme.INT8, "head": Scheme.INT8, "last": Scheme.INT8_DYNAMIC})
+
+
+@cache
+def captured_model() -> Capture:
+    return capture(MODEL, EXAMPLE)
+
+
+def in_fp32(**others: Scheme) -> Plan:
+    return Plan.of({site.name: Scheme.FP32 for site in captured_model().sites} | others)
+
+
+def mixed_plan() -> Plan:
+    return in_fp32(stem=Scheme.INT8, head=Scheme.INT8, last=Scheme.INT8_DYNAMIC)
 
 
 @pytest.fixture(scope="module")
 def backend() -> InductorBackend:
     settings = BuildSettings(backend="inductor")
     opened = load_target("inductor").open_backend(
-        BuildRequest(MODEL, CAPTURED, calibrate(CAPTURED, [EXAMPLE]), settings, EXAMPLE, EXAMPLE)
+        BuildRequest(
+            MODEL,
+            captured_model(),
+            calibrate(captured_model(), [EXAMPLE]),
+            settings,
+            EXAMPLE,
+            EXAMPLE,
+        )
     )
     assert isinstance(opened, InductorBackend)
     return opened
@@ -88,10 +106,10 @@ def test_int8_kernels_run_where_planned_and_from_the_exported_file(
     backend: InductorBackend, tmp_path: Path
 ) -> None:
     # a plan of a backend with int8 adds: here the add stays in fp32, and that is what is said
-    built = backend.build(Plan.of(dict(PLAN.assignment) | {":add:0": Scheme.INT8}))
+    built = backend.build(Plan.of(dict(mixed_plan().assignment) | {":add:0": Scheme.INT8}))
     assert built.kind is Kind.MEASURED
     assert words(built.executed) == {
-        name: f"{scheme.value} native" for name, scheme in PLAN.assignment
+        name: f"{scheme.value} native" for name, scheme in mixed_plan().assignment
     }
     outputs = backend.run(built.module, EXAMPLE)
     with torch.no_grad():
@@ -100,7 +118,9 @@ def test_int8_kernels_run_where_planned_and_from_the_exported_file(
     # eight bits at three layers: a few steps of 1/256 of the range
     assert (outputs - expected).abs().max() < 0.05 * (expected.max() - expected.min())
 
-    path = backend.export(PLAN, tmp_path / f"model{backend.suffix}", {"plan": PLAN.to_json()})
+    path = backend.export(
+        mixed_plan(), tmp_path / f"model{backend.suffix}", {"plan": mixed_plan().to_json()}
+    )
     tensors = tmp_path / "tensors.pt"
     torch.save((EXAMPLE, outputs), tensors)
     done = subprocess.run(
@@ -112,7 +132,7 @@ def test_int8_kernels_run_where_planned_and_from_the_exported_file(
     )
     difference, metadata = json.loads(done.stdout.splitlines()[-1])
     assert difference < 1e-5  # the same kernels on the same data
-    assert metadata == {"plan": PLAN.to_json()}
+    assert metadata == {"plan": mixed_plan().to_json()}
 
 
 class Overwriting(nn.Module):
@@ -161,14 +181,14 @@ def test_a_graph_that_writes_into_its_input_is_refused() -> None:
 def test_what_inductor_does_not_run_is_unsupported_and_refused(
     backend: InductorBackend, site: str, scheme: Scheme
 ) -> None:
-    (found,) = [item for item in CAPTURED.sites if item.name == site]
+    (found,) = [item for item in captured_model().sites if item.name == site]
     assert backend.support(found, scheme) is Support.UNSUPPORTED
     with pytest.raises(BackendError, match=f"inductor does not run {site} .* in {scheme.value}"):
-        backend.build(Plan.of(FP32 | {site: scheme}))
+        backend.build(in_fp32(**{site: scheme}))
 
 
 def test_an_int8_add_is_no_choice_of_a_search(backend: InductorBackend) -> None:
-    (add,) = [site for site in CAPTURED.sites if site.kind is OpKind.ADD]
+    (add,) = [site for site in captured_model().sites if site.kind is OpKind.ADD]
     assert backend.support(add, Scheme.INT8) is Support.UNSUPPORTED
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
-from autoquant.model.graph.capture import capture
+from autoquant.model.graph.capture import Capture, capture
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -45,18 +47,29 @@ class Net(nn.Module):
 torch.manual_seed(0)
 MODEL = Net().eval()
 EXAMPLE = (torch.randn(4, 3, 8, 8),)
-CAPTURED = capture(MODEL, EXAMPLE)
-PLAN = Plan.of(
-    {site.name: Scheme.FP32 for site in CAPTURED.sites}
-    | {"stem": Scheme.INT8, "head": Scheme.INT8, "last": Scheme.INT8_DYNAMIC}
-)
-BITS = settle_range(BuildSettings(), lambda: saturates("onednn"))
-RANGES = TensorRanges(CAPTURED, calibrate(CAPTURED, [EXAMPLE]), BITS)
+
+
+@cache
+def captured_model() -> Capture:
+    return capture(MODEL, EXAMPLE)
+
+
+@cache
+def ranges() -> TensorRanges:
+    bits = settle_range(BuildSettings(), lambda: saturates("onednn"))
+    return TensorRanges(captured_model(), calibrate(captured_model(), [EXAMPLE]), bits)
+
+
+def mixed_plan() -> Plan:
+    return Plan.of(
+        {site.name: Scheme.FP32 for site in captured_model().sites}
+        | {"stem": Scheme.INT8, "head": Scheme.INT8, "last": Scheme.INT8_DYNAMIC}
+    )
 
 
 @pytest.fixture(scope="module")
 def converted() -> torch.fx.GraphModule:
-    return convert_plan(export_model(MODEL, EXAMPLE), PLAN, CAPTURED, RANGES)
+    return convert_plan(export_model(MODEL, EXAMPLE), mixed_plan(), captured_model(), ranges())
 
 
 def calls(graph: torch.fx.GraphModule) -> dict[str, list[torch.fx.Node]]:
@@ -79,27 +92,29 @@ def test_each_site_reads_what_its_scheme_says(converted: torch.fx.GraphModule) -
     for name, nodes in found.items():
         for node in nodes:
             weight = str(node.args[1].target)
-            is_int8 = PLAN[name] is not Scheme.FP32
+            is_int8 = mixed_plan()[name] is not Scheme.FP32
             assert ("dequantize_per_channel" in weight) is is_int8, name
             assert ("dequantize" in input_op(node)) is is_int8, name
-            assert input_op(node).endswith("tensor.tensor") is (PLAN[name] is Scheme.INT8_DYNAMIC)
+            assert input_op(node).endswith("tensor.tensor") is (
+                mixed_plan()[name] is Scheme.INT8_DYNAMIC
+            )
 
 
 def test_scales_are_those_of_the_cached_statistics(converted: torch.fx.GraphModule) -> None:
     inputs = {
-        site: [node_named(group[0]).args[0].name for group in CAPTURED.members[site]]
+        site: [node_named(group[0]).args[0].name for group in captured_model().members[site]]
         for site in ("stem", "head")
     }
     for site, tensors in inputs.items():
         for node, tensor in zip(calls(converted)[site], tensors, strict=True):
             _, scale, zero_point, low, high, *_ = node.args[0].args
-            expected = RANGES.int8(tensor)
+            expected = ranges().int8(tensor)
             assert (low - zero_point) * scale == pytest.approx(expected.low, rel=1e-5)
             assert (high - zero_point) * scale == pytest.approx(expected.high, rel=1e-5)
 
 
 def node_named(name: str) -> torch.fx.Node:
-    return next(node for node in CAPTURED.graph.graph.nodes if node.name == name)
+    return next(node for node in captured_model().graph.graph.nodes if node.name == name)
 
 
 def test_the_converted_graph_stays_near_float(converted: torch.fx.GraphModule) -> None:
@@ -120,7 +135,9 @@ def test_the_batch_stays_open(converted: torch.fx.GraphModule) -> None:
 def test_users_of_pt2e_get_the_quantizer_alone() -> None:
     with quiet(), torch.no_grad():
         program = torch.export.export(MODEL, EXAMPLE).module()
-        prepared = pt2e().flow.prepare_pt2e(program, to_quantizer(PLAN, CAPTURED.sites))
+        prepared = pt2e().flow.prepare_pt2e(
+            program, to_quantizer(mixed_plan(), captured_model().sites)
+        )
         prepared(*EXAMPLE)
         mine = pt2e().flow.convert_pt2e(prepared)
     ops = [str(node.target) for node in mine.graph.nodes]
@@ -129,6 +146,6 @@ def test_users_of_pt2e_get_the_quantizer_alone() -> None:
 
 
 def test_sites_that_pt2e_cannot_address_are_named() -> None:
-    plan = Plan.of(dict(PLAN.assignment) | {":add:0": Scheme.INT8, "mix": Scheme.BF16})
+    plan = Plan.of(dict(mixed_plan().assignment) | {":add:0": Scheme.INT8, "mix": Scheme.BF16})
     with pytest.warns(UserWarning, match=r"2 sites, which stay in fp32: mix \(bf16\), :add:0"):
-        to_quantizer(plan, CAPTURED.sites)
+        to_quantizer(plan, captured_model().sites)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -52,9 +53,17 @@ class Residual(nn.Module):
         return F.hardswish(x + self.second(x))
 
 
-CAPTURED = capture(Residual().eval(), (torch.ones(BATCH, 4),))
-FP16 = Plan.of({site.name: Scheme.FP16 for site in CAPTURED.sites})
-ACTIVATION = CAPTURED.sites[-1].name
+@cache
+def captured_model() -> Capture:
+    return capture(Residual().eval(), (torch.ones(BATCH, 4),))
+
+
+def all_fp16() -> Plan:
+    return Plan.of({site.name: Scheme.FP16 for site in captured_model().sites})
+
+
+def activation() -> str:
+    return captured_model().sites[-1].name
 
 
 def table_of(
@@ -67,7 +76,7 @@ def table_of(
 
 
 def test_an_op_takes_its_arithmetic_or_its_traffic_and_a_launch() -> None:
-    ops = table_of(CAPTURED, CHIP).ops
+    ops = table_of(captured_model(), CHIP).ops
     # fp16: 2 samples * 32 MACs at 10 a second: 6400 ms; the traffic is shorter
     assert ops["first", Scheme.FP16] == pytest.approx(6400 + 1)
     # int8: 32 weights of 1 byte, 8 biases of 4, (8 + 16) activations of 1 byte: 88 bytes at 1000 a
@@ -77,11 +86,11 @@ def test_an_op_takes_its_arithmetic_or_its_traffic_and_a_launch() -> None:
     assert ops["first", Scheme.INT16_WEIGHT] == pytest.approx(120 + 1)
     # an add of 16 elements at 10 a second
     assert ops[":add:0", Scheme.INT8] == pytest.approx(1600 + 1)
-    assert ops[ACTIVATION, Scheme.INT8] == 0  # fused
+    assert ops[activation(), Scheme.INT8] == 0  # fused
 
 
 def test_a_boundary_is_paid_by_each_reader_and_by_direction() -> None:
-    edges = table_of(CAPTURED, CHIP).edges
+    edges = table_of(captured_model(), CHIP).edges
     pairs = edges["first", "second"]
     assert pairs[Scheme.INT8, Scheme.FP16] == pytest.approx(16 + 100)  # 16 elements and 100 ms
     assert pairs[Scheme.FP16, Scheme.INT8] == pytest.approx(16)
@@ -92,8 +101,8 @@ def test_a_boundary_is_paid_by_each_reader_and_by_direction() -> None:
 
 
 def test_a_plan_costs_the_call_its_ops_and_its_boundaries() -> None:
-    plan = Plan.of(dict(FP16.assignment) | {"second": Scheme.INT8})
-    table = table_of(CAPTURED, CHIP)
+    plan = Plan.of(dict(all_fp16().assignment) | {"second": Scheme.INT8})
+    table = table_of(captured_model(), CHIP)
     first, add, activation = 6401, 1601, 1601
     second = 2 * 64 + 1  # 128 MACs at 1000 a second: 128 ms; 64 + 32 + 32 bytes take as long
     assert table.predict(plan) == pytest.approx(
@@ -103,7 +112,7 @@ def test_a_plan_costs_the_call_its_ops_and_its_boundaries() -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 6])
 def test_arithmetic_and_activations_grow_with_the_batch(batch: int) -> None:
-    ops = table_of(CAPTURED, CHIP, batch).ops
+    ops = table_of(captured_model(), CHIP, batch).ops
     assert ops["first", Scheme.FP16] == pytest.approx(3200 * batch + 1)
     assert ops["first", Scheme.INT8] == pytest.approx(max(32 * batch, 64 + 12 * batch) + 1)
 
@@ -114,7 +123,7 @@ def test_a_measured_time_overrides_the_rates_and_the_last_one_wins() -> None:
         {"site": "sec*", "scheme": "int8", "ms": 9},
         {"kind": "add", "site": "first", "scheme": "int8", "ms": 11},
     ]
-    table = table_of(CAPTURED, CHIP | {"measured": {"batch": BATCH, "ops": measured}})
+    table = table_of(captured_model(), CHIP | {"measured": {"batch": BATCH, "ops": measured}})
     assert table.ops["first", Scheme.INT8] == 7
     assert table.ops["second", Scheme.INT8] == 9
     assert table.ops["first", Scheme.FP16] == pytest.approx(6401)
@@ -123,14 +132,14 @@ def test_a_measured_time_overrides_the_rates_and_the_last_one_wins() -> None:
 def test_measured_times_alone_describe_an_accelerator() -> None:
     ops = [{"site": "*", "scheme": "int8", "ms": 3}]
     chip = {"name": "chip", "source": "a test", "launch_us": 1}
-    table = table_of(CAPTURED, chip | {"measured": {"batch": BATCH, "ops": ops}})
+    table = table_of(captured_model(), chip | {"measured": {"batch": BATCH, "ops": ops}})
     assert set(table.ops.values()) == {3}
 
 
 def test_measured_times_of_another_batch_are_refused() -> None:
     measured = {"batch": 1, "ops": [{"kind": "linear", "scheme": "int8", "ms": 7}]}
     with pytest.raises(BackendError, match=r"measured\.batch is 1, but a call has 2 samples"):
-        table_of(CAPTURED, CHIP | {"measured": measured})
+        table_of(captured_model(), CHIP | {"measured": measured})
 
 
 def test_formats_outside_are_paid_by_the_sites_that_touch_them() -> None:
@@ -141,10 +150,10 @@ def test_formats_outside_are_paid_by_the_sites_that_touch_them() -> None:
             for before in ("int8", "fp16", "fp32")
         },
     }
-    plain, table = table_of(CAPTURED, CHIP), table_of(CAPTURED, chip)
+    plain, table = table_of(captured_model(), CHIP), table_of(captured_model(), chip)
     extra = {key: cost - plain.ops[key] for key, cost in table.ops.items()}
     assert extra["first", Scheme.INT8] == pytest.approx(100 + 8)  # it reads 8 elements
-    assert extra[ACTIVATION, Scheme.FP16] == pytest.approx(100 + 16)  # it writes 16
+    assert extra[activation(), Scheme.FP16] == pytest.approx(100 + 16)  # it writes 16
     assert extra["second", Scheme.INT8] == extra[":add:0", Scheme.INT8] == 0
 
 
@@ -181,7 +190,7 @@ def test_a_kind_that_follows_must_be_described_where_its_leader_is() -> None:
     chip = yaml.safe_load(yaml.safe_dump(CHIP))
     del chip["throughput"]["fp16"]["activation"]
     with pytest.raises(BackendError, match=r"throughput\.fp16\.activation: is missing.*:add:0"):
-        table_of(CAPTURED, chip)
+        table_of(captured_model(), chip)
 
 
 def test_a_model_with_a_kind_that_is_nowhere_described_is_refused() -> None:
@@ -189,7 +198,7 @@ def test_a_model_with_a_kind_that_is_nowhere_described_is_refused() -> None:
     for rates in chip["throughput"].values():
         rates.pop("add", None)
     with pytest.raises(BackendError, match=r"\.add: is missing, and :add:0"):
-        table_of(CAPTURED, chip)
+        table_of(captured_model(), chip)
 
 
 def with_functions(**functions: Any) -> dict[str, Any]:
@@ -198,18 +207,20 @@ def with_functions(**functions: Any) -> dict[str, Any]:
 
 def test_a_function_runs_within_the_kinds_of_op_that_it_is_fused_into() -> None:
     """The hardswish follows the add; elsewhere it takes the time of its kind."""
-    apart = table_of(CAPTURED, with_functions(hardswish={"fused_into": ["linear"]})).ops
-    within = table_of(CAPTURED, with_functions(hardswish={"fused_into": ["linear", "add"]})).ops
-    assert apart[ACTIVATION, Scheme.FP16] > 0
-    assert within[ACTIVATION, Scheme.FP16] == 0
+    apart = table_of(captured_model(), with_functions(hardswish={"fused_into": ["linear"]})).ops
+    within = table_of(
+        captured_model(), with_functions(hardswish={"fused_into": ["linear", "add"]})
+    ).ops
+    assert apart[activation(), Scheme.FP16] > 0
+    assert within[activation(), Scheme.FP16] == 0
     assert within[":add:0", Scheme.FP16] == apart[":add:0", Scheme.FP16]
 
 
 def test_an_op_whose_follower_does_not_run_a_scheme_does_not_take_it() -> None:
     accelerator = read_accelerator(yaml.safe_dump(with_functions(Hardswish={"schemes": ["fp16"]})))
-    schemes = find_schemes(accelerator, BuildSettings(), CAPTURED.sites)
+    schemes = find_schemes(accelerator, BuildSettings(), captured_model().sites)
     assert schemes["first"] == (Scheme.INT8, Scheme.INT16_WEIGHT, Scheme.FP16)
-    assert schemes[":add:0"] == schemes[ACTIVATION] == (Scheme.FP16,)
+    assert schemes[":add:0"] == schemes[activation()] == (Scheme.FP16,)
 
 
 def test_a_follower_that_would_leave_the_integers_for_fp32_is_refused() -> None:
@@ -220,4 +231,4 @@ def test_a_follower_that_would_leave_the_integers_for_fp32_is_refused() -> None:
     chip = with_functions(hardswish={"schemes": ["fp16", "fp32"]})
     chip |= {"throughput": rates, "conversions": ways}
     with pytest.raises(BackendError, match=r"functions.hardswish.schemes: int8: is missing"):
-        table_of(CAPTURED, chip)
+        table_of(captured_model(), chip)

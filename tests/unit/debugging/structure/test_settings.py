@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pytest
 
 from autoquant.core.findings.concerns import Concern, Severity
 from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
-from autoquant.core.sites import OpKind
+from autoquant.core.sites import OpKind, Site
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.debugging.structure.settings import Configured, find_suspicious
 from autoquant.model.graph.capture import capture
 from tests.networks import MixedNet, images, seeded
 
-SITES = {site.name: site for site in capture(seeded(MixedNet), (images(2),)).sites}
 FULL = ObserverFacts("HistogramObserver", "quint8", low=0, high=255)
 REDUCED = ObserverFacts("HistogramObserver", "quint8", low=0, high=127)
 WIDE = ObserverFacts("MinMaxObserver", "int16", low=-32768, high=32767)
@@ -23,6 +23,11 @@ CHANNELS = ObserverFacts("PerChannelMinMaxObserver", "qint8", axis=0, low=-128, 
 HALF = ObserverFacts("largest", "qint8", axis=0, low=-64, high=63)
 TENSOR = ObserverFacts("MinMaxObserver", "qint8", low=-128, high=127)
 WIDE_WEIGHT = dataclasses.replace(CHANNELS, dtype="int16", low=-32768, high=32767)
+
+
+@cache
+def site_named(name: str) -> Site:
+    return next(site for site in capture(seeded(MixedNet), (images(2),)).sites if site.name == name)
 
 
 def seen(low: float, high: float) -> CalibrationStatistics:
@@ -39,7 +44,7 @@ def found(
     *,
     saturates: bool = False,
 ) -> list[Concern]:
-    item = Configured(SITES[site], QConfigFacts(activation, weight), "out")
+    item = Configured(site_named(site), QConfigFacts(activation, weight), "out")
     return list(find_suspicious([item], seen(*values), "x86", saturates=saturates))
 
 
@@ -75,7 +80,7 @@ def test_sixteen_bits_on_both_sides_are_found_and_on_one_are_not() -> None:
 def test_one_weight_scale_is_found_where_kernels_take_one_for_each_channel() -> None:
     (concern,) = found(FULL, TENSOR)
     assert "one scale for all channels" in concern.what
-    site = dataclasses.replace(SITES["stem"], kind=OpKind.CONV_TRANSPOSE2D)
+    site = dataclasses.replace(site_named("stem"), kind=OpKind.CONV_TRANSPOSE2D)
     item = Configured(site, QConfigFacts(FULL, TENSOR), "out")
     assert list(find_suspicious([item], seen(0, 1), "x86", saturates=False)) == []
 
@@ -104,5 +109,5 @@ def test_the_fixed_scale_of_a_sigmoid_is_sane_while_its_values_fill_it() -> None
 
 
 def test_a_site_without_a_qconfig_has_no_settings_to_suspect() -> None:
-    item = Configured(SITES["stem"], None, "out")
+    item = Configured(site_named("stem"), None, "out")
     assert list(find_suspicious([item], seen(0, 1), "x86", saturates=True)) == []
