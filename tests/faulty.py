@@ -109,9 +109,9 @@ class _BranchingNet(_Wrapped):
         return self.head(y)
 
 
-class _ClassNet(_Wrapped):
+class _CountNet(_Wrapped):
     def change(self, y: Tensor) -> Tensor:
-        return y.argmax(1)
+        return torch.arange(len(y))
 
 
 class _MeanNet(_Wrapped):
@@ -167,8 +167,8 @@ def branching_model() -> nn.Module:
     return seeded(_BranchingNet)
 
 
-def class_model() -> nn.Module:
-    return seeded(_ClassNet)
+def count_model() -> nn.Module:
+    return seeded(_CountNet)
 
 
 def mean_model() -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.data_set import sizes_of
+from autoquant.model.data.number_outputs import judged_pair
 from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.data.outputs import divergence, named_outputs
 
@@ -77,7 +79,8 @@ def compare_layers(
             inputs = tuple(_channels_last(item) for item in batch.inputs)
             given = floats.run(*inputs)
             for side in sides:
-                outputs.add(given, side.run(floats.values, batch, inputs), batch)
+                run = partial(side.run, floats.values, batch, inputs)
+                outputs.add(*judged_pair(given, run, inputs), batch)
             progress(len(batch))
     rows = [row for side in sides for row in side.rows()]
     if mode is ComparisonMode.N_SHADOWS:

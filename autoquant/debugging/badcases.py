@@ -19,6 +19,7 @@ from autoquant.errors import DataError
 from autoquant.model.data.batches import Batch, first_samples, take_samples
 from autoquant.model.data.calling import failing
 from autoquant.model.data.data_set import sizes_of
+from autoquant.model.data.number_outputs import returned, sourced
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.float_model import check_float_model, check_module, in_eval_mode
@@ -77,8 +78,12 @@ def find_bad_cases(
         with torch.no_grad(), failing(f"the {name}", "data", inputs):
             return reader.calling.call(module, inputs)
 
+    def run_float(inputs: tuple[Tensor, ...]) -> Any:
+        found = sourced(partial(run, float_model, inputs), (*inputs, *float_model.parameters()))
+        return found if found.differs else returned(found)
+
     with shown(progress).stage("comparing outputs", None) as advance:
-        runs = partial(run, float_model), partial(run, quantized)
+        runs = run_float, partial(run, quantized)
         return find_among(*runs, batches, top, advance, outputs=outputs, error=error)
 
 

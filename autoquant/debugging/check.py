@@ -46,7 +46,7 @@ from autoquant.debugging.structure.configuration import (
 )
 from autoquant.debugging.structure.fusion import find_gaps
 from autoquant.debugging.structure.hidden import find_hidden
-from autoquant.debugging.structure.outputs import with_comparable_outputs
+from autoquant.debugging.structure.outputs import find_uncompared, list_outputs
 from autoquant.debugging.structure.plan_facts import facts_of_plan
 from autoquant.debugging.structure.settings import Configured, find_misfit_ranges, find_suspicious
 from autoquant.debugging.structure.shared import compare_calls, find_shared
@@ -57,6 +57,7 @@ from autoquant.job import Job, Setup, backend_from_text
 from autoquant.job.document import settings_from
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import take_samples
+from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject, load_unscored, unscored_subject
@@ -184,8 +185,8 @@ def _check(
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     with progress.stage("looking at the structure", None):
         modules, structure = _structure(prepared, example)
-        comparable = with_comparable_outputs(prepared.captured, example)
-        counts = count_classes(calibration, [item.shape for item in comparable.outputs])
+        outputs = list_outputs(prepared.captured, example)
+        counts = count_classes(calibration, [item.shape for item in outputs])
     captured = prepared.captured
     with progress.stage("reading back the configuration", None):
         built = _build(prepared, plan, mapping)
@@ -194,16 +195,21 @@ def _check(
     misfits = list(find_misfit_ranges(ranges, prepared.statistics.tensors))
     if mapping is None and misfits:
         with progress.stage("trying the mends of fixed ranges", None):
-            compared = replace(prepared, captured=comparable.captured)
-            mends = tuple(try_mends(compared, find_plan(plan, prepared), misfits))
+            mends = tuple(try_mends(prepared, find_plan(plan, prepared), misfits))
     else:
         mends = tuple(concern for _, concern in misfits)
     return CheckReport(
         concerns=_attention_first(
-            [*structure, *comparable.concerns, *built.concerns, *mends, *scarce]
+            [
+                *structure,
+                *find_uncompared(outputs, len(example[0])),
+                *built.concerns,
+                *mends,
+                *scarce,
+            ]
         ),
         modules=modules,
-        outputs=tuple(_given(comparable.outputs, captured, built.ops)),
+        outputs=tuple(_given(outputs, captured, built.ops)),
         ops=built.ops,
         weights=built.weights,
         engine=prepared.engine,
@@ -366,7 +372,9 @@ def _build_mapping(prepared: Preparation, mapping: QConfigMapping) -> _Built:
         )
     try:
         batches = [batch.inputs for batch in subject.calibration]
-        examined = examine_mapping(subject.model, captured, mapping, batches, prepared.engine)
+        examined = examine_mapping(
+            without_sources(subject.model), captured, mapping, batches, prepared.engine
+        )
     except BackendError as error:
         return _Built(name, (refused(error.message, error.hint),))
     return _built(name, prepared, examined)

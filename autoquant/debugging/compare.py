@@ -20,12 +20,12 @@ from autoquant.core.findings.layers import ComparisonMode, LayerComparison, Trie
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
-from autoquant.debugging.structure.outputs import with_comparable_outputs
 from autoquant.errors import PlanError
 from autoquant.job import Setup
 from autoquant.job.document import settings_from
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.data_set import pick_samples, sizes_of
+from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject, SubjectRecipe, unscored_subject
@@ -173,8 +173,7 @@ def compare_plans(
     needs_graph(prepared.captured, "compare")
     build = prepared.settings.build
     rounding = reference_rounding(prepared.captured, prepared.statistics, build)
-    example = prepared.subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
-    captured = with_comparable_outputs(prepared.captured, example).captured
+    captured = prepared.captured
     found = [ReferencePlan(captured, plan, rounding) for plan in plans]
     result = _run(captured, found, batches, mode, progress, weights=weights, error=error)
     if mode is not ComparisonMode.UNSHADOWED or result.output is None:
@@ -256,7 +255,7 @@ def _compare_graph(
     captured = capture_subject(subject, progress)
     needs_graph(captured, "compare")
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
-    found = given_model(subject.model, captured, quantized, example)
+    found = given_model(without_sources(subject.model), captured, quantized, example)
     batches = subject.evaluation
     return _run(captured, [found], batches, mode, progress, weights=weights, error=error)
 

@@ -18,6 +18,7 @@ from autoquant.finetuning.training.state import TrainingState
 from autoquant.finetuning.training.trainer import Trainer
 from autoquant.finetuning.training.twin import Twin
 from autoquant.model.data.batches import Batch
+from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.subject import Metric, Subject
 from autoquant.results.finetune_folder import QUANTIZED, FinetuneFolder
 from autoquant.searching.measuring.evaluator import build_backend
@@ -39,11 +40,19 @@ def build_outcome(
     with torch.no_grad(), progress.stage("building the trained plan", None):
         model = trainer.twin.weights.model.requires_grad_(False)
         subject = replace(prepared.subject, model=model)
-        captured = capture_subject(subject, Silent())
         statistics = trainer.twin.statistics
         settings = replace(prepared.settings, build=trainer.twin.settings)
-        backend = build_backend(subject, captured, statistics, settings)
-        executable = backend.build(pair.plan)
+
+        def opened(subject: Subject) -> Backend:
+            captured = capture_subject(subject, Silent())
+            return build_backend(subject, captured, statistics, settings)
+
+        backend = handed = opened(subject)
+        executable = quantized = backend.build(pair.plan)
+        own = without_sources(model)
+        if own is not model:  # what is measured hands out more than what the user gets
+            handed = opened(replace(subject, model=own))
+            quantized = handed.build(pair.plan)
     runs = Runs(
         float_model=lambda inputs: pair.backend.run(prepared.subject.flat, inputs),
         before=lambda inputs: pair.backend.run(pair.executable.module, inputs),
@@ -54,8 +63,8 @@ def build_outcome(
     )
     result = FinetuneResult(
         plan=pair.plan,
-        model=model,
-        quantized=executable.module,
+        model=own,
+        quantized=quantized.module,
         statistics=statistics,
         learning_rate=state.learning_rate,
         ranges=state.ranges.value,
@@ -69,7 +78,7 @@ def build_outcome(
         folder=folder.path if folder else None,
     )
     if folder is not None:
-        _keep(folder, result, backend)
+        _keep(folder, result, handed)
     return result
 
 

@@ -18,6 +18,7 @@ from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.calling import Calling, OnCopies, failing
 from autoquant.model.data.data_set import StreamedBatches, shapes_of
 from autoquant.model.data.entry_points import call_entry, load_entry
+from autoquant.model.data.number_outputs import NumberSources, with_sources, without_sources
 from autoquant.model.data.outputs import (
     OutputWeights,
     difference,
@@ -25,6 +26,7 @@ from autoquant.model.data.outputs import (
     named_outputs,
     opaque_outputs,
     output_rows,
+    without_opaque,
 )
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm
@@ -79,7 +81,8 @@ class Subject:
     """What is searched.
 
     Attributes:
-        model: The float model, in eval mode.
+        model: The float model, in eval mode; where it returns whole numbers, one that hands out
+            what they are computed from too (`Sourced`).
         calibration: Batches to calibrate on.
         evaluation: Batches to compare candidates on.
         heldout: Batches that the search never sees; None where there are none.
@@ -93,8 +96,8 @@ class Subject:
         form: Of the user's data.
         outputs: Which outputs guide the search.
         equalise: Whether its channels are rescaled before plans are built.
-        given: The model as its user gave it, where `model` has rescaled channels or is a copy;
-            else None.
+        given: The model as its user gave it, where `model` has rescaled channels, is a copy or
+            hands out more; else None.
         writes_inputs: Whether the model's forward changes its inputs: it is given copies.
         notices: What was done to the user's model, in one line each.
     """
@@ -161,7 +164,15 @@ class Subject:
     @property
     def flat(self) -> nn.Module:
         """The float model as a module that takes the tensors of a batch, and leaves them alone."""
-        flat = self.calling.flatten(self.model)
+        return self._flat(self.model)
+
+    @property
+    def timed(self) -> nn.Module:
+        """`flat` with the model's own outputs alone: the rival whose latency is measured."""
+        return self._flat(without_sources(self.model))
+
+    def _flat(self, model: nn.Module) -> nn.Module:
+        flat = self.calling.flatten(model)
         return OnCopies(flat) if self.writes_inputs else flat
 
     def find_sites(self) -> Capture:
@@ -235,7 +246,7 @@ class Subject:
 
     def reader(self) -> DataReader:
         """Reads more data for the same model."""
-        return DataReader(self.model, self.form, self.calling)
+        return DataReader(without_sources(self.model), self.form, self.calling)
 
 
 class SubjectRecipe(Protocol):
@@ -503,7 +514,8 @@ def _protected(subject: Subject, given: object) -> Subject:
         notices.append(f"taken out of {type(given).__name__}: the module that it wraps is searched")
     batch = subject.calibration[0]
     inputs = tuple(item.clone() for item in batch.inputs)
-    with torch.no_grad(), buffers_kept(subject.model) as changed:
+    sources = NumberSources([*inputs, *subject.model.parameters(), *subject.model.buffers()])
+    with torch.no_grad(), buffers_kept(subject.model) as changed, sources:
         outputs = _forward(subject, replace(batch, inputs=inputs), "calibration batch 0")
     writes = not all(map(same_values, inputs, batch.inputs))
     if writes:
@@ -514,7 +526,8 @@ def _protected(subject: Subject, given: object) -> Subject:
             f"the model returns what torch cannot look into, {opaque}: it is not compared, and "
             "what is built of the exported graph returns None for it"
         )
-    silent = [name for name, value in floating_outputs(outputs).items() if not value.any()]
+    sourced = sources.beside(without_opaque(outputs))
+    silent = [name for name, value in floating_outputs(sourced).items() if not value.any()]
     if silent:
         notices.append(
             f"the model gives nothing but zeros on calibration batch 0 ({', '.join(silent)}): "
@@ -524,6 +537,13 @@ def _protected(subject: Subject, given: object) -> Subject:
         subject, how = _of_copy(subject)
         notices.append(f"the model's forward writes into its buffers ({', '.join(changed)}); {how}")
     subject, notice = _without_nested_tensors(subject)
+    if sourced.differs:
+        given = subject.given or subject.model
+        subject = replace(subject, model=with_sources(subject.model), given=given)
+        notices.append(
+            "the model returns whole numbers (class numbers, places): the floats that they are "
+            "computed from are compared in their place, and metrics score what it returns"
+        )
     return replace(subject, writes_inputs=writes, notices=(*notices, *notice))
 
 

@@ -105,7 +105,7 @@ MODELS: Mapping[str, Callable[[], object]] = {
     "infinite": lambda: _with_weight(lambda weight: weight * float("inf")),
     "training": lambda: faulty.dropout_model().train(),
     "branching": faulty.branching_model,
-    "classes": faulty.class_model,
+    "counts": faulty.count_model,
     "mean": faulty.mean_model,
     "logarithm": faulty.log_model,
     "other width": lambda: nn.Linear(12, 4),

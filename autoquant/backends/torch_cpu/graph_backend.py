@@ -40,6 +40,7 @@ from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
+from autoquant.model.data.number_outputs import without_sources
 
 _READBACK_SAMPLES = 2
 
@@ -58,7 +59,7 @@ class TorchGraphBackend:
         self._engine = engine
         self._is_reduced = settings.ranges.is_reduced
         self._captured = request.captured
-        self._rival = request.captured.calling.flatten(request.model)
+        self._rival = request.captured.calling.flatten(without_sources(request.model))
         self._example = request.few_samples(_READBACK_SAMPLES)
         self._timed = request.timed
         self._used: set[PackedWeight] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -22,6 +23,7 @@ from autoquant.core.measurement import SQNR_CEILING_DB
 from autoquant.debugging.samples.sample_error import energies, sample_errors, sqnr_db
 from autoquant.errors import DataError, ModelError
 from autoquant.model.data.batches import Batch
+from autoquant.model.data.number_outputs import judged_pair, returned
 from autoquant.model.data.outputs import named_outputs
 
 _BIN_DB = 0.1
@@ -94,9 +96,10 @@ def find_bad_cases(
     """
     search: _Search | None = None
     for batch in batches:
-        expected = run_float(batch.inputs)
+        run = partial(run_quantized, batch.inputs)
+        expected, found = judged_pair(run_float(batch.inputs), run, batch.inputs)
         search = search or _Search(_chosen(named_outputs(expected), outputs), top, error)
-        search.add(expected, run_quantized(batch.inputs), batch)
+        search.add(expected, found, batch)
         progress(len(batch))
     if search is None:
         raise DataError("data: no batches", hint="give at least one batch")
@@ -141,7 +144,8 @@ class _Search:
             for metric, values in sample_errors(wanted, found_there, samples).items():
                 self._worst[name, metric].add(self._samples, values)
         if self._error is not None:
-            self._own.add(self._samples, own_errors(self._error, expected, found, samples))
+            pair = returned(expected), returned(found)
+            self._own.add(self._samples, own_errors(self._error, *pair, samples))
         signal, noise = energies(want, have)
         self._sqnr.add(sqnr_db(signal, noise))
         self._levels.add(-sqnr_db(torch.ones_like(noise), noise))

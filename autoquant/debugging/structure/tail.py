@@ -8,12 +8,18 @@ from torch.fx import Node
 
 from autoquant.core.findings.concerns import Concern, Topic, attention, note
 from autoquant.core.precision import Scheme
-from autoquant.debugging.structure.outputs import RANKING
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
 
 _SOFTMAX = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax"})
-_ELEMENTWISE = frozenset({"max", "min", "round", "sign", "gt", "ge", "lt", "le"})
+_RANKING = frozenset(
+    {
+        *("argmax", "argmin", "argsort", "topk", "sort", "msort", "kthvalue", "nonzero"),
+        *("mode", "median", "unique", "nms", "batched_nms", "multinomial"),
+        *("bucketize", "searchsorted", "one_hot"),
+    }
+)
+"""Names of ops that rank or select."""
 
 
 def find_quantized_tail(
@@ -74,7 +80,7 @@ def _behind(node: Node) -> Iterator[Node]:
 
 
 def _is_ranking(node: Node) -> bool:
-    return node.op == "call_function" and op_name(node) in RANKING - _ELEMENTWISE
+    return node.op == "call_function" and op_name(node) in _RANKING
 
 
 def _is_integer(scheme: Scheme | None) -> bool:

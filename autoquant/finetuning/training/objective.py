@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autoquant.errors import MetricError
 from autoquant.model.data.batches import Batch
+from autoquant.model.data.number_outputs import judged
 from autoquant.model.data.scoring import Metric, is_loss, start_tally
 
 Loss = Callable[[Any, Any], Tensor]
@@ -18,14 +19,14 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 def batch_loss(loss: Loss, outputs: Any, batch: Batch) -> Tensor:
-    """Mean loss of one batch, a scalar.
+    """Mean loss of one batch, a scalar; of whole numbers it gets the floats before them.
 
     Raises:
         MetricError: The loss fails, gives no tensor, or none that depends on the outputs.
     """
     name = getattr(loss, "__name__", type(loss).__name__)
     try:
-        found = loss(outputs, batch.targets)
+        found = loss(judged(outputs), batch.targets)
     except Exception as error:
         raise MetricError(
             f"loss {name!r} failed: {type(error).__name__}: {error}",

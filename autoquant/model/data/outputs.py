@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from autoquant.errors import ModelError
 from autoquant.metrics import class_axis
 from autoquant.model.data.batches import Batch
+from autoquant.model.data.number_outputs import judged, returned
 from autoquant.model.data.trees import flatten_with_paths, register_dataclasses
 
 _CONSTANTS = (bool, int, float, complex, str, torch.dtype, torch.device)
@@ -123,8 +124,9 @@ def named_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:
     found = floating_outputs(outputs, detached=detached)
     if not found:
         raise ModelError(
-            f"the model returns {type(outputs).__name__} without a floating tensor",
-            hint="return logits or other floats; integers (argmax, top-k) cannot be compared",
+            f"the model returns {type(returned(outputs)).__name__} without a floating tensor",
+            hint="return logits or other floats; whole numbers are compared by the floats that "
+            "torch computes them from in Python, and here there are none",
         )
     return found
 
@@ -132,8 +134,10 @@ def named_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:
 def floating_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:
     """Every floating output by its name: by key in a mapping, by place in a tuple.
 
-    Complex tensors come as pairs of reals. Integers, strings, None and the like are left out.
+    Complex tensors come as pairs of reals. Whole numbers are floats that they were computed from,
+    where these are handed out (`Sourced`); other numbers, strings, None and the like are left out.
     """
+    outputs = judged(outputs)
     register_dataclasses(outputs)
     leaves, _ = flatten_with_paths(outputs)
     found: dict[str, Tensor] = {}

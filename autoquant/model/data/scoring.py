@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from autoquant.core.quantities import LOWER
 from autoquant.errors import MetricError
 from autoquant.model.data.batches import Batch
+from autoquant.model.data.number_outputs import returned
 from autoquant.model.data.trees import register_dataclasses
 
 Floats = npt.NDArray[np.float64]
@@ -201,6 +202,7 @@ def check_metric(metric: Metric, outputs: Any, batch: Batch) -> None:
     tally = start_tally(metric)
     tally.add(outputs, batch)
     tally.scores()
+    outputs = returned(outputs)
     given = _copied(outputs), _copied(batch.targets)
     function: Any = _fresh(metric).update if is_over_data(metric) else metric
     function(*given)
@@ -339,7 +341,7 @@ def _number(found: Any, name: str) -> float:
 
 def _called(name: str, function: Callable[[Any, Any], Any], outputs: Any, targets: Any) -> Any:
     try:
-        return function(_copied(outputs), _copied(targets))
+        return function(_copied(returned(outputs)), _copied(targets))
     except Exception as error:
         raise MetricError(
             f"metric {name!r} failed: {type(error).__name__}: {error}",

@@ -46,7 +46,7 @@ def latency_costs(
         backend.support(site, Scheme.FP32) is not Support.UNSUPPORTED for site in captured.sites
     )
     with with_threads(settings.latency_threads):
-        module = backend.build(floats).module if runs_floats else subject.flat
+        module = backend.build(floats).module if runs_floats else subject.timed
         call = partial(backend.run, module, inputs)
         table = backend.costs(space, inputs, clock_of(call, settings.latency_threads))
     if table is not None:

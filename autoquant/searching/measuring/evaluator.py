@@ -95,6 +95,7 @@ class PlanEvaluator:
         self._references: dict[Phase, FloatReference] = {}
         self._built: OrderedDict[str, Executable] = OrderedDict()
         self._float = subject.flat
+        self._rival = subject.timed
         self._sitting = 0
         self._fp32 = Plan.uniform((site.name for site in captured.sites), Scheme.FP32)
         self._timing = Timing(settings.latency_pairs, settings.latency_threads, clocks)
@@ -206,7 +207,7 @@ class PlanEvaluator:
             inputs = self._timed_inputs[phase] = latency_inputs(self._subject, size)
             timer = PlanTimer(
                 lambda plan: self._timed_call(self.build(plan), phase),
-                lambda: self._run_float(inputs),
+                lambda: self._backend.run(self._rival, inputs),
                 self._timing,
                 float_plans(self._captured.sites, self._backend.support),
                 partial(self._glance, inputs),

@@ -69,13 +69,13 @@ class SubjectBench:
         inputs = latency_inputs(self.subject, self.settings.latency_batch)
         threads = self.settings.latency_threads
         with with_threads(threads), torch.no_grad():
-            yield clock_of(lambda: self.subject.flat(*inputs), threads)
+            yield clock_of(lambda: self.subject.timed(*inputs), threads)
 
     def time(
         self, backend: Backend, plan: Plan, pairs: int | None = None, rival: Timed | None = None
     ) -> Timed:
         """Measure a plan's speed over the float model, beside that or beside a faster rival."""
-        settings, flat = self.settings, self.subject.flat
+        settings, flat = self.settings, self.subject.timed
         call = PlanEvaluator(self.subject, self.captured, backend, settings).call(plan)
         inputs = latency_inputs(self.subject, settings.latency_batch)
         most, threads = settings.latency_pairs, settings.latency_threads
