@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +20,18 @@ from tests.integration.bad_inputs.stage import write_job
 REFUSED = "names functions to call, and was not written by you"
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of a search."""
+    folder = tmp_path_factory.mktemp("searched")
+    assert main(["search", str(write_job(folder))]) == 0
+    return folder / "out"
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The result of a search, whose job then was made to name another function."""
-    assert main(["search", str(write_job(tmp_path))]) == 0
-    return tmp_path / "out"
+def folder(searched: Path, tmp_path: Path) -> Path:
+    """A copy of it, whose job then is made to name another function."""
+    return shutil.copytree(searched, tmp_path / "out")
 
 
 def of_a_stranger(folder: Path) -> Path:
@@ -39,8 +47,10 @@ def of_a_stranger(folder: Path) -> Path:
     return mark
 
 
-def test_what_this_user_wrote_is_exported_without_a_question(folder: Path, tmp_path: Path) -> None:
-    assert main(["export", str(folder), "-o", str(tmp_path / "m.ts")]) == 0
+def test_what_this_user_wrote_is_exported_without_a_question(
+    searched: Path, tmp_path: Path
+) -> None:
+    assert main(["export", str(searched), "-o", str(tmp_path / "m.ts")]) == 0
 
 
 @pytest.mark.parametrize(

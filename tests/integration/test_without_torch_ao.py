@@ -38,8 +38,11 @@ def guarded(name, globals=None, locals=None, fromlist=(), level=0):
 builtins.__import__ = guarded
 import autoquant as aq
 from autoquant.job.backend import backend_from_text
+from autoquant.model.graph import export_capture
+from tests.kept_programs import keeping
 from tests.networks import MixedNet, images, seeded
 
+export_capture.export_program = keeping(export_capture.export_program)
 model, inputs = seeded(MixedNet), images(32)
 with torch.no_grad():
     targets = model(inputs).argmax(1)

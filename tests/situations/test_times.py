@@ -25,7 +25,7 @@ from autoquant.searching.other_backend import Confirmation
 from autoquant.searching.result import FrontierMembers, ResultCandidate, SearchResult
 from tests.unit.results.synthetic import BASELINE, make_candidate, make_findings
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("whole_slices")]
 
 
 def busy_or_quiet(*, busy: bool) -> Candidate:

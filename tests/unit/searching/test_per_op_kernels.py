@@ -26,7 +26,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> aq.SearchResult:
         model,
         calibration=[batch],
         evaluation=(batch, model(batch).argmax(1)),
-        backend="per-op",
+        backend={"engine": "per-op", "pairs": 3},
         space={"schemes": ["int8", "fp32"]},
         max_drop=None,
         trials=2,

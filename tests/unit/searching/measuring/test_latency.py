@@ -17,6 +17,8 @@ from autoquant.searching.measuring.latency import (
     with_sitting_error,
 )
 
+pytestmark = pytest.mark.usefixtures("whole_slices")
+
 
 class Machine:
     """Clocks that functions move on, slower and slower; others take the core in between."""

@@ -27,6 +27,7 @@ from tests.spaces import full_space
 from tests.untraceable import TokenNet, tokens
 
 MODEL = seeded(TokenNet)
+SCHEMES = (Scheme.INT8, Scheme.FP16, Scheme.BF16, Scheme.FP32)
 BATCHES = tuple(Batch((tokens(8, seed),)) for seed in range(2))
 
 
@@ -39,7 +40,12 @@ def asked() -> tuple[Question, Backend]:
     request = BuildRequest(MODEL, captured, statistics, settings, example, example)
     backend = load_target("torch").open_backend(request)
     rounding = SchemeRounding(TensorRanges(captured, statistics, settings))
-    space = full_space(captured, backend)
+    space = SearchSpace(
+        tuple(
+            replace(knob, schemes=tuple(s for s in knob.schemes if s in SCHEMES))
+            for knob in full_space(captured, backend).knobs
+        )
+    )
     return Question(captured, space, rounding, BATCHES, 12), backend
 
 

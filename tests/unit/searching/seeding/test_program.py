@@ -22,6 +22,7 @@ from autoquant.searching.seeding.program.highs import GAP
 from autoquant.searching.seeding.program.sweep import ProgramPoint, sweep_frontier
 
 SCHEMES = (Scheme.INT8, Scheme.INT16, Scheme.BF16, Scheme.FP32)
+Tried = list[tuple[float, float]]
 EXACT = 1 + GAP + 1e-6
 """The gap to which a minimum is proven, and the solver's own tolerance."""
 
@@ -47,15 +48,13 @@ class Instance:
             if all(limit.costs.predict(plan) <= limit.bound + 1e-9 for limit in limits):
                 yield plan
 
-    def least_loss(self, budget: float, *limits: Limit) -> float:
-        return min(
-            (
-                self.loss(plan)
-                for plan in self.plans(*limits)
-                if self.costs.predict(plan) <= budget * (1 + 1e-9)
-            ),
-            default=math.inf,
-        )
+    def tried(self, *limits: Limit) -> Tried:
+        """Loss and cost of every plan within the limits."""
+        return [(self.loss(plan), self.costs.predict(plan)) for plan in self.plans(*limits)]
+
+
+def least_loss(tried: Tried, budget: float) -> float:
+    return min((loss for loss, cost in tried if cost <= budget * (1 + 1e-9)), default=math.inf)
 
 
 def instance(seed: int, *, knobs: int = 5) -> Instance:
@@ -122,9 +121,10 @@ def test_limits_are_kept_and_lose_no_more_than_they_must(
         with pytest.raises(PlanError, match="limit on"):
             sweep_frontier(case.space, case.losses, case.costs, limits, points=6)
         return
+    tried = case.tried(*limits)
     for point in sweep_frontier(case.space, case.losses, case.costs, limits, points=6):
         assert point.plan in kept
-        assert point.loss <= case.least_loss(point.cost, *limits) * EXACT
+        assert point.loss <= least_loss(tried, point.cost) * EXACT
 
 
 @pytest.mark.slow
@@ -133,18 +133,18 @@ def test_limits_are_kept_and_lose_no_more_than_they_must(
 def test_the_frontier_runs_from_the_cheapest_plan_to_the_least_noisy(seed: int) -> None:
     case = instance(seed)
     points = sweep_frontier(case.space, case.losses, case.costs, points=8)
-    plans = list(case.plans())
-    cheapest = min(case.costs.predict(plan) for plan in plans)
+    tried = case.tried()
+    cheapest = min(cost for _, cost in tried)
     assert points[0].cost == pytest.approx(cheapest, rel=1e-6)
-    assert points[0].loss <= case.least_loss(cheapest * (1 + 1e-9)) * EXACT
-    assert points[-1].loss <= min(case.loss(plan) for plan in plans) * EXACT
+    assert points[0].loss <= least_loss(tried, cheapest * (1 + 1e-9)) * EXACT
+    assert points[-1].loss <= min(loss for loss, _ in tried) * EXACT
     for before, after in itertools.pairwise(points):
         assert before.cost < after.cost
         assert before.loss > after.loss
     for point in points:
         assert point.cost == pytest.approx(case.costs.predict(point.plan), rel=1e-9)
         assert point.loss == pytest.approx(case.loss(point.plan), rel=1e-9)
-        assert point.loss <= case.least_loss(point.cost) * EXACT
+        assert point.loss <= least_loss(tried, point.cost) * EXACT
 
 
 def test_all_points_of_a_small_frontier_are_found() -> None:
