@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from unittest import mock
 
 from autoquant.backends import timing
 from autoquant.searching.measuring import latency
@@ -17,11 +16,15 @@ def short(seconds: float, slice_s: float) -> int:
     return WHOLE(seconds, slice_s / 10)
 
 
+def bundle_by(calls_within: Callable[[float, float], int]) -> None:
+    """Bundle the calls of a timing by a function from now on."""
+    timing.calls_within = latency.calls_within = calls_within
+
+
 @contextmanager
 def slices(calls_within: Callable[[float, float], int]) -> Iterator[None]:
-    """Bundle calls by a function, for a while."""
-    with (
-        mock.patch.object(timing, "calls_within", calls_within),
-        mock.patch.object(latency, "calls_within", calls_within),
-    ):
-        yield
+    """Bundle them by a function for a while."""
+    before = timing.calls_within
+    bundle_by(calls_within)
+    yield
+    bundle_by(before)

@@ -98,7 +98,7 @@ def test_every_step_on_an_encoder_works_from_python(tmp_path: Path) -> None:
     data = {"calibration": text_data(1), "evaluation": text_data(2)}
     model = text_model()
     score = {"metric": lambda outputs, targets: (outputs["logits"].argmax(1) == targets).float()}
-    engine = {"backend": "onednn"}
+    engine = {"backend": {"engine": "onednn", "pairs": 3}}
     quantized = (
         aq.search(
             model,

@@ -12,6 +12,12 @@ from nbclient import NotebookClient
 from tests.unit.test_docs import LINK, ROOT
 
 FOLDER = ROOT / "examples"
+SHORT = f"""
+import sys
+sys.path.append({str(ROOT)!r})
+from tests.time_slices import bundle_by, short
+bundle_by(short)
+"""
 NAMES = ("first_search.ipynb", "review.ipynb", "guide.ipynb")
 
 
@@ -29,6 +35,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, nbformat.Notebook
     for name in NAMES:
         shutil.copy(FOLDER / name, folder)
         notebook = nbformat.read(folder / name, as_version=4)
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(SHORT))
         resources = {"metadata": {"path": str(folder)}}
         NotebookClient(notebook, timeout=600, resources=resources).execute()
         found[name] = notebook

@@ -41,8 +41,10 @@ from autoquant.job.backend import backend_from_text
 from autoquant.model.graph import export_capture
 from tests.kept_programs import keeping
 from tests.networks import MixedNet, images, seeded
+from tests.time_slices import bundle_by, short
 
 export_capture.export_program = keeping(export_capture.export_program)
+bundle_by(short)
 model, inputs = seeded(MixedNet), images(32)
 with torch.no_grad():
     targets = model(inputs).argmax(1)

@@ -27,7 +27,7 @@ def test_an_fp16_linear_with_an_activation_behind_it_is_timed(
         model.eval(),
         calibration=ROWS,
         evaluation=(ROWS, torch.zeros(16).long()),
-        backend="x86",
+        backend={"engine": "x86", "pairs": 3},
         space=SPACE,
         trials=4,
         max_drop=None,

@@ -17,6 +17,7 @@ import autoquant as aq
 from autoquant.core.measurement import Candidate
 from autoquant.core.plan import load_plan
 from autoquant.errors import JobError, ModelError, PlanError
+from autoquant.job.backend import backend_from_text
 from autoquant.searching.pair import equalisation_of
 from autoquant.searching.result import SearchResult
 
@@ -51,13 +52,15 @@ class Stream(nn.Module):
         return logits
 
 
-def run(model: nn.Module, output: Path | None = None, **settings: Any) -> SearchResult:
+def run(
+    model: nn.Module, output: Path | None = None, *, backend: str = "onednn", **settings: Any
+) -> SearchResult:
     """Search the seeds of a network with random weights: its own answers are the labels."""
     torch.manual_seed(1)
     images = torch.randn(96, 3, 12, 12)
     with torch.no_grad():
         labels = model.eval()(images).argmax(1)
-    settings = {"backend": "onednn", "objectives": ("output_error", "size"), **settings}
+    settings = {"objectives": ("output_error", "size"), **settings}
     return aq.search(
         model,
         calibration=images[:48].split(16),
@@ -66,6 +69,7 @@ def run(model: nn.Module, output: Path | None = None, **settings: Any) -> Search
         max_drop=None,
         trials=0,
         output=output,
+        backend=backend_from_text(backend) | {"pairs": 3},
         **settings,
     )
 

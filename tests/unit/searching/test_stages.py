@@ -55,7 +55,7 @@ def search(output: Path, outlier: float = 1.0, **settings: Any) -> SearchResult:
         "calibration": rows[:64],
         "evaluation": (rows[64:], targets[64:]),
         "metric": closeness,
-        "backend": "fbgemm",
+        "backend": {"engine": "fbgemm", "pairs": 3},
         "space": SCHEMES,
         "objectives": ("output_error", "bops"),
         "max_drop": 0.2,

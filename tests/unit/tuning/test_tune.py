@@ -36,7 +36,7 @@ def arguments(output: Path, **changes: Any) -> dict[str, Any]:
         "calibration": torch.randn(256, 16, generator=draw),
         "evaluation": (inputs, targets),
         "heldout": (unseen, others),
-        "backend": "fbgemm",
+        "backend": {"engine": "fbgemm", "pairs": 3},
         "max_drop": 0.03,
         "trials": 4,
         "output": output,
