@@ -17,11 +17,12 @@ pytestmark = pytest.mark.slow
 
 
 def test_two_first_searches_share_a_new_store(tmp_path: Path) -> None:
-    store = {"tracking": {"enabled": True, "uri": f"sqlite:///{tmp_path / 'mlflow.db'}"}}
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    changes = {"tracking": {"enabled": True, "uri": uri}, "budget": {"trials": 1}}
     jobs = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        jobs.append(write_job(tmp_path / name, store))
+        jobs.append(write_job(tmp_path / name, changes))
     running = [
         subprocess.Popen(
             command("search", str(job)),
@@ -35,7 +36,7 @@ def test_two_first_searches_share_a_new_store(tmp_path: Path) -> None:
     errors = [process.communicate(timeout=400)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], errors
     assert not [text for text in errors if "Traceback" in text]
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(uri)
     named = [item for item in client.search_experiments() if item.name != "Default"]
     runs = client.search_runs([item.experiment_id for item in named])
     assert len([run for run in runs if "autoquant.search_id" in run.data.tags]) == 2

@@ -14,7 +14,7 @@ from tests.unit.test_docs import LINK, ROOT
 FOLDER = ROOT / "examples"
 SHORT = f"""
 import sys
-sys.path.append({str(ROOT)!r})
+sys.path.insert(0, {str(ROOT)!r})
 from tests.time_slices import bundle_by, short
 bundle_by(short)
 """
