@@ -51,7 +51,7 @@ from autoquant.debugging.structure.plan_facts import facts_of_plan
 from autoquant.debugging.structure.settings import Configured, find_misfit_ranges, find_suspicious
 from autoquant.debugging.structure.shared import compare_calls, find_shared
 from autoquant.debugging.structure.tail import find_quantized_tail
-from autoquant.debugging.tried_ranges import try_mends
+from autoquant.debugging.tried_mends import try_mends
 from autoquant.errors import BackendError, JobError, ModelError
 from autoquant.job import Job, Setup, backend_from_text
 from autoquant.job.document import settings_from
@@ -192,19 +192,15 @@ def _check(
         built = _build(prepared, plan, mapping)
     scarce = () if counts is None else find_scarce_classes(counts)
     ranges = prepared.settings.build.ranges
-    misfits = list(find_misfit_ranges(ranges, prepared.statistics.tensors))
-    if mapping is None and misfits:
-        with progress.stage("trying the mends of fixed ranges", None):
-            mends = tuple(try_mends(prepared, find_plan(plan, prepared), misfits))
-    else:
-        mends = tuple(concern for _, concern in misfits)
+    concerns = [*built.concerns, *find_misfit_ranges(ranges, prepared.statistics.tensors)]
+    with progress.stage("trying mends", None):
+        tried = tuple(try_mends(prepared, find_plan(plan, prepared), mapping, concerns))
     return CheckReport(
         concerns=_attention_first(
             [
                 *structure,
                 *find_uncompared(outputs, len(example[0])),
-                *built.concerns,
-                *mends,
+                *tried,
                 *scarce,
             ]
         ),

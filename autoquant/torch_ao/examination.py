@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,30 +47,14 @@ def examine_mapping(
         ModelError: torch.fx cannot trace the model, or torch's own fusion changes it.
         BackendError: torch refuses the mapping, or the engine what came of it.
     """
-    given = [_inputs(model, captured, batch) for batch in batches]
+    given = [inputs_of(model, captured, batch) for batch in batches]
     traced = trace(model, captured.leaf_modules)
     matched = match(model, captured, traced, batches[0], given[0])
-    try:
-        with using_engine(engine), quiet_torch(), torch.no_grad():
-            prepared = prepare(model, mapping, given[0], captured.leaf_modules)
-            qconfigs = qconfigs_by_node(prepared)
-            for inputs in given:
-                prepared(*copied(inputs))
-            _keep_int16(prepared)
-            converted = convert(prepared, engine)
-            spy = Spy(converted)
-            spy.run(*copied(given[0]), enable_io_processing=False)
-            types = observe_types(converted, copied(given[0]))
-    except LookupError as error:
-        raise BackendError(
-            f"torch refuses the QConfigMapping: {first_line(error)}",
-            hint="give all types of modules that are fused (Conv2d, ReLU) one QConfig",
-        ) from error
-    except _REFUSALS as error:
-        raise BackendError(
-            f"torch/{engine} refuses the QConfigMapping: {first_line(error)}",
-            hint="give the op that it names no QConfig (None)",
-        ) from error
+    qconfigs, converted = convert_calibrated(model, captured, mapping, given, engine)
+    with _running(engine):
+        spy = Spy(converted)
+        spy.run(*copied(given[0]), enable_io_processing=False)
+        types = observe_types(converted, copied(given[0]))
     runs = observe_execution(spy, matched.sites)
     sites = {site.name: site for site in captured.sites}
     nodes = {site: node for node, site in reversed(list(matched.sites.items()))}
@@ -93,6 +78,52 @@ def examine_mapping(
         floats=frozenset(name for name, run in runs.items() if run.kernel is Scheme.FP32),
         unmatched=tuple(unmatched_entries(mapping, traced)),
     )
+
+
+def convert_calibrated(
+    model: nn.Module,
+    captured: Capture,
+    mapping: QConfigMapping,
+    given: Sequence[tuple[Any, ...]],
+    engine: str,
+) -> tuple[Mapping[str, QConfigFacts | None], GraphModule]:
+    """Prepare, calibrate and convert a model; gives what torch configured for each call too.
+
+    Args:
+        model: The float model.
+        captured: Of it.
+        mapping: What is configured.
+        given: What `inputs_of` gives for each batch.
+        engine: Of torch.
+
+    Raises:
+        BackendError: torch refuses the mapping.
+    """
+    with _running(engine):
+        prepared = prepare(model, mapping, given[0], captured.leaf_modules)
+        qconfigs = qconfigs_by_node(prepared)
+        for inputs in given:
+            prepared(*copied(inputs))
+        _keep_int16(prepared)
+        return qconfigs, convert(prepared, engine)
+
+
+@contextmanager
+def _running(engine: str) -> Iterator[None]:
+    """Within, torch converts or runs on an engine; what it raises is a refusal."""
+    try:
+        with using_engine(engine), quiet_torch(), torch.no_grad():
+            yield
+    except LookupError as error:
+        raise BackendError(
+            f"torch refuses the QConfigMapping: {first_line(error)}",
+            hint="give all types of modules that are fused (Conv2d, ReLU) one QConfig",
+        ) from error
+    except _REFUSALS as error:
+        raise BackendError(
+            f"torch/{engine} refuses the QConfigMapping: {first_line(error)}",
+            hint="give the op that it names no QConfig (None)",
+        ) from error
 
 
 class _Rows:
@@ -158,7 +189,8 @@ class _Rows:
             )
 
 
-def _inputs(model: nn.Module, captured: Capture, batch: tuple[Tensor, ...]) -> tuple[Any, ...]:
+def inputs_of(model: nn.Module, captured: Capture, batch: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """What a model that torch prepared or converted takes, of the tensors of a batch."""
     args, kwargs = captured.calling.arguments(batch)
     return placeholder_inputs(model, args, kwargs)
 

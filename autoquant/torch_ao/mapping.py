@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from torch import nn
 from torch.ao.quantization import QConfig, QConfigMapping
 
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import Site
+from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.exporting import scope_of
 from autoquant.torch_ao.backend_config import pass_through_ops
 from autoquant.torch_ao.calls import RELUS, Call, list_calls, op_of
 from autoquant.torch_ao.matching import Matched
@@ -70,6 +74,28 @@ def build_mapping(
             mapping.set_module_name(scope, qconfig)
         else:
             mapping.set_object_type(method, qconfig)
+    return mapping
+
+
+def with_qconfigs(
+    mapping: QConfigMapping,
+    model: nn.Module,
+    captured: Capture,
+    sites: Collection[str],
+    plan: Plan,
+    settings: BuildSettings,
+) -> QConfigMapping:
+    """A copy of a mapping with a plan's QConfigs at the modules that compute some sites."""
+    mapping = copy.deepcopy(mapping)
+    nodes = {node.name: node for node in captured.graph.graph.nodes}
+    for site in captured.sites:
+        if site.name not in sites:
+            continue
+        qconfig = qconfig_for(site, plan[site.name], plan, settings)
+        scopes = {scope_of(nodes[name]) for group in captured.members[site.name] for name in group}
+        for path in {*scopes, *(captured.folded.get(scope, scope) for scope in scopes)}:
+            if not list(model.get_submodule(path).children()):  # else ops of others are in it
+                mapping.set_module_name(path, qconfig)
     return mapping
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
+
+from autoquant.core.precision import Scheme
 
 
 class Topic(Enum):
@@ -26,6 +28,27 @@ class Severity(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """A mend that can be tried: what is built otherwise where the concern is.
+
+    Attributes:
+        scheme: That the ops take; None, and nothing else is changed: the cheapest of the space
+            whose weights and activations both have 16 bits.
+        weight_bits: Of int8 weights that meet int8 activations.
+        leaves_out: Whether ranges that the job fixes are left out.
+    """
+
+    scheme: Scheme | None = None
+    weight_bits: int | None = None
+    leaves_out: bool = False
+
+    @property
+    def changes_ops(self) -> bool:
+        """Whether the ops themselves are configured otherwise, and not only ranges of tensors."""
+        return self.scheme is not None or self.weight_bits is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Concern:
     """One finding about a model or its settings.
 
@@ -36,6 +59,7 @@ class Concern:
         what: What was found, with the values.
         why: Why it matters.
         mend: What to do about it.
+        trial: The mend as something to build, where it can be tried.
     """
 
     topic: Topic
@@ -44,6 +68,7 @@ class Concern:
     what: str
     why: str
     mend: str
+    trial: Trial | None = None
 
     def __post_init__(self) -> None:
         if not (self.where and self.what and self.why and self.mend):
@@ -51,12 +76,21 @@ class Concern:
 
     def to_json(self) -> dict[str, Any]:
         """Give the concern as JSON values."""
-        return asdict(self) | {"topic": self.topic.value, "severity": self.severity.value}
+        found = asdict(replace(self, trial=None))
+        del found["trial"]
+        return found | {"topic": self.topic.value, "severity": self.severity.value}
 
 
-def attention(topic: Topic, where: Sequence[str], what: str, why: str, mend: str) -> Concern:
+def attention(
+    topic: Topic,
+    where: Sequence[str],
+    what: str,
+    why: str,
+    mend: str,
+    trial: Trial | None = None,
+) -> Concern:
     """A concern that somebody must act on."""
-    return Concern(topic, Severity.ATTENTION, tuple(where), what, why, mend)
+    return Concern(topic, Severity.ATTENTION, tuple(where), what, why, mend, trial)
 
 
 def note(topic: Topic, where: Sequence[str], what: str, why: str, mend: str) -> Concern:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoquant.core.findings.concerns import Concern, Severity, Topic, attention, note
+from autoquant.core.findings.concerns import Concern, Severity, Topic, Trial, attention, note
+from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
 from autoquant.core.ranges import FixedRange, RangeRules
 from autoquant.core.sites import OpKind, Site
@@ -64,6 +65,7 @@ def _wide_everywhere(chosen: _Chosen) -> Iterator[Concern]:
             "weights and activations are both int16",
             "many NPUs multiply 16 by 8 bits at most: they refuse it, or run it in software",
             "use int16 (8-bit weights, 16-bit activations) or int16_weight (the reverse)",
+            Trial(scheme=Scheme.INT16),
         )
 
 
@@ -82,6 +84,7 @@ def _per_tensor(chosen: _Chosen) -> Iterator[Concern]:
             "the weight has one scale for all channels, where kernels take one for each",
             "one large channel makes the grid of all others coarse",
             "use PerChannelMinMaxObserver (torch.per_channel_symmetric) for the weight",
+            Trial(scheme=Scheme.INT8, weight_bits=_REDUCED + 1),
         )
 
 
@@ -104,6 +107,7 @@ def _range_bits(chosen: _Chosen, engine: str, *, saturates: bool) -> Iterator[Co
             f"int8 uses all 8 bits, and {engine}'s kernels saturate on this CPU (no VNNI)",
             "the 16-bit sum of two products overflows beyond 32,767: large activations are wrong",
             "set backend.reduce_range: auto (or reduce_range=True in the observer)",
+            Trial(weight_bits=_REDUCED),
         )
     else:
         yield attention(
@@ -112,6 +116,7 @@ def _range_bits(chosen: _Chosen, engine: str, *, saturates: bool) -> Iterator[Co
             f"int8 uses 7 of 8 bits, and {engine}'s kernels do not saturate on this CPU",
             "a bit of resolution, 6 dB, is given away for nothing",
             "set backend.reduce_range: auto (or reduce_range=False in the observer)",
+            Trial(weight_bits=_REDUCED + 1),
         )
 
 
@@ -123,12 +128,12 @@ _RAISE = (
 
 def find_misfit_ranges(
     rules: RangeRules, tensors: Mapping[str, TensorStatistics]
-) -> Iterator[tuple[FixedRange, Concern]]:
+) -> Iterator[Concern]:
     """Judge fixed ranges, of sites and inputs, by what calibration saw."""
     for item in rules.fixed:
         seen = next((tensors[name] for name in item.tensors if name in tensors), None)
         if seen is not None:
-            yield item, _fit(item, seen)
+            yield _fit(item, seen)
 
 
 def _fit(item: FixedRange, seen: TensorStatistics) -> Concern:
@@ -147,6 +152,7 @@ def _fit(item: FixedRange, seen: TensorStatistics) -> Concern:
             f"widen it to what was seen: {{'{item.name}': {found}}}"
             if item.is_job
             else _RAISE,
+            _trial(item),
         )
     if seen.high - seen.low < _UNUSED * (item.high - item.low):
         return attention(
@@ -158,6 +164,7 @@ def _fit(item: FixedRange, seen: TensorStatistics) -> Concern:
             "calibration.fixed_ranges, or raise the op to int16 or fp16"
             if item.is_job
             else _RAISE,
+            _trial(item),
         )
     return note(
         Topic.SETTINGS,
@@ -168,6 +175,11 @@ def _fit(item: FixedRange, seen: TensorStatistics) -> Concern:
         if item.is_job
         else "nothing: it fits",
     )
+
+
+def _trial(item: FixedRange) -> Trial:
+    """A range of the job is left out; the op of a range of the target's is raised."""
+    return Trial(leaves_out=item.is_job)
 
 
 def _share_outside(item: FixedRange, seen: TensorStatistics) -> float:
@@ -196,6 +208,7 @@ def _fixed(
             f"its scale is fixed to {bounds}, and calibration saw {found}",
             "what lies beyond is clipped",
             "widen the fixed range, or let calibration find it",
+            Trial(scheme=Scheme.INT8),
         )
     elif seen.high - seen.low < _UNUSED * (high - low):
         # the definition of a sigmoid fixes its range; a user's own number may be a mistake

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from torch.fx import Node
 
-from autoquant.core.findings.concerns import Concern, Topic, attention, note
+from autoquant.core.findings.concerns import Concern, Topic, Trial, attention, note
 from autoquant.core.precision import Scheme
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
@@ -64,6 +64,7 @@ def _after(node: Node, sites: list[str], why: str) -> Concern:
         f"quantized at or behind {node.name}, which {why}: no weight comes behind it",
         "coordinates and probabilities need more than 8 bits, and the ops save next to no time",
         "pin these sites to fp32, or take the post-processing out of the model",
+        Trial(scheme=Scheme.FP32),
     )
 
 

@@ -9,12 +9,23 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.ao.quantization import (
+    HistogramObserver,
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+    QConfig,
+    QConfigMapping,
+)
 
 import autoquant as aq
+from autoquant.backends.targets import load_target
+from autoquant.backends.torch_cpu.engines import engines_here
+from autoquant.core.build import BuildSettings
 from autoquant.core.progress import Advance, Silent
 from autoquant.errors import AutoquantError, JobError, PlanError
 from tests import misbuilt as nets
@@ -174,7 +185,7 @@ def test_a_fixed_range_of_the_job_is_judged_by_what_was_observed(
     assert f"calibration.fixed_ranges fixes {name}" in concern.what
     if name == "inputs.x":
         assert f"[{data.min():.3g}, {data.max():.3g}]" in concern.what
-    tried = re.search(r"emulated\), left out: outputs (\S+) -> (\S+) dB$", concern.mend)
+    tried = re.search(r"as it runs here, left out: outputs (\S+) -> (\S+) dB$", concern.mend)
     assert bool(tried) is (severity == "attention")
     if tried:
         assert float(tried[2]) > float(tried[1])
@@ -220,6 +231,73 @@ def test_the_mends_of_two_ranges_are_tried_together_too() -> None:
     found = [item.mend for item in aq.check(seeded(LinearNet), data, ranges=ranges).concerns]
     tried = [re.search(r"-> (\S+) dB, (\S+) dB with all 2 mended", mend) for mend in found]
     assert [float(one[2]) > float(one[1]) + 10 for one in tried if one] == [True, True]
+
+
+def tried_on(report: aq.CheckReport, what: str) -> tuple[str, float, float]:
+    """What was tried of the one concern that says `what`, and SQNR before and after."""
+    (mend,) = [item.mend for item in report.concerns if what in item.what]
+    found = re.search(r"as it runs here, (.*): outputs (\S+) -> (\S+) dB", mend)
+    assert found is not None, mend
+    return found[1], float(found[2]), float(found[3])
+
+
+def test_bits_that_a_check_would_leave_out_are_tried_on_the_kernels() -> None:
+    """Reference numerics know no saturation: only where it is mended do the kernels agree."""
+    data = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    model = seeded(LinearNet)
+    saturates = load_target("torch").overflows(BuildSettings(options={"engine": engines_here()[0]}))
+    wrong = aq.check(model, data, reduce_range=not saturates, progress=False)
+    how, before, after = tried_on(wrong, "all 8 bits" if saturates else "7 of 8 bits")
+    assert how == f"first, second, last in {7 if saturates else 8} bits"
+    backend = {"reduce_range": saturates}
+    reference = aq.compare(model, "int8", data, backend=backend, progress=False).output
+    assert reference is not None
+    assert after == pytest.approx(reference.sqnr_db, abs=2.0)  # integer kernels round at writes
+    assert after > before
+
+
+def mapping_of(activation: Any, weight: Any) -> QConfigMapping:
+    return QConfigMapping().set_global(QConfig(activation=activation, weight=weight))
+
+
+@pytest.fixture
+def loud_channel() -> nn.Module:
+    """A linear layer of which one channel is two hundred times as loud as the others."""
+    model = seeded(LinearNet)
+    with torch.no_grad():
+        model.second.weight[0] *= 200
+        model.last.weight[:, 0] /= 200
+    return model
+
+
+def test_a_weight_scale_for_each_channel_is_tried(loud_channel: nn.Module) -> None:
+    data = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    weight = MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric)
+    mapping = mapping_of(HistogramObserver, weight)
+    report = aq.check(loud_channel, data, mapping=mapping, progress=False)
+    how, before, after = tried_on(report, "one scale for all channels")
+    assert how == "first, second, last as a plan's int8"
+    assert after > before
+
+
+def test_int16_on_one_side_alone_is_tried() -> None:
+    data = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    wide = {"dtype": torch.int16, "quant_min": -32768, "quant_max": 32767}
+    activation = MinMaxObserver.with_args(**wide, qscheme=torch.per_tensor_symmetric)
+    weight = PerChannelMinMaxObserver.with_args(**wide, qscheme=torch.per_channel_symmetric)
+    report = aq.check(
+        seeded(LinearNet), data, mapping=mapping_of(activation, weight), progress=False
+    )
+    how, before, after = tried_on(report, "both int16")
+    assert how == "first, second, last as a plan's int16"
+    assert before > 70 > after > 35  # weights of eight bits are what is left
+
+
+def test_post_processing_in_fp32_is_tried() -> None:
+    report = aq.check(nets.misbuilt(nets.SoftmaxTail()), images(64), progress=False)
+    how, before, after = tried_on(report, "no weight comes behind it")
+    assert how == ":mul:0 in fp32"
+    assert after > before
 
 
 class Recurrent(nn.Module):
