@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,15 +77,16 @@ class MeanAveragePrecision:
 
     def update(self, outputs: dict[str, Tensor], targets: Tensor) -> None:
         """Match the best boxes of each image to those that are wanted, best first."""
-        for boxes, scores, wanted in zip(outputs["boxes"], outputs["scores"], targets, strict=True):
-            self.wanted += len(wanted)
-            free = torch.ones(len(wanted), dtype=torch.bool)
-            for place in scores.argsort(descending=True)[:KEPT].tolist():
-                match = (overlaps(boxes[place : place + 1], wanted)[0] * free).max(0)
-                hit = float(match.values) > 0.5
-                if hit:
-                    free[match.indices] = False
-                self.found.append((float(scores[place]), hit))
+        scores, best = outputs["scores"].topk(KEPT)
+        boxes = outputs["boxes"].gather(1, best[..., None].expand(-1, -1, 4))
+        for image, matches in zip(scores.tolist(), overlaps(boxes, targets).numpy(), strict=True):
+            self.wanted += matches.shape[1]
+            free = np.ones(matches.shape[1])
+            for score, match in zip(image, matches, strict=True):
+                place = (match * free).argmax()
+                hit = bool(match[place] * free[place] > 0.5)
+                free[place] *= not hit
+                self.found.append((score, hit))
 
     def compute(self) -> float:
         """Give the mean over hits of the precision down to each."""
