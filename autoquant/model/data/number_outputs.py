@@ -10,6 +10,7 @@ returns.
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -154,27 +155,46 @@ def judged_pair(expected: Any, call: Callable[[], Any], known: Iterable[Tensor])
 
 
 def with_sources(model: nn.Module) -> nn.Module:
-    """A model over the same parts, at the same paths, whose forward returns `Sourced`."""
+    """A model over the same parts, at the same paths, whose forward returns `Sourced`.
+
+    Hooks on its outputs are called with what they were made for.
+    """
     kind = type(model)
     plain = kind.forward
 
     @functools.wraps(plain)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Sourced:
         known = [*_tensors((args, kwargs)), *self.parameters(), *self.buffers()]
-        return sourced(lambda: plain(self, *args, **kwargs), known)
+        return sourced(lambda: hooked(self, args, kwargs), known)
 
-    made = type(kind.__name__, (kind,), {"forward": forward, _PLAIN: kind})
-    return _as_class(model, made)
+    def hooked(self: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        outputs = plain(self, *args, **kwargs)
+        for key, hook in vars(self)[_HOOKS].items():
+            given = (args, kwargs) if key in self._forward_hooks_with_kwargs else (args,)
+            changed = hook(self, *given, outputs)
+            outputs = outputs if changed is None else changed
+        return outputs
+
+    made = _as_class(model, type(kind.__name__, (kind,), {"forward": forward, _PLAIN: kind}))
+    made.__dict__.update({_HOOKS: model._forward_hooks, "_forward_hooks": OrderedDict()})
+    return made
 
 
 def without_sources(model: nn.Module) -> nn.Module:
     """The same model with its own outputs alone."""
     kind = getattr(type(model), _PLAIN, None)
-    return model if kind is None else _as_class(model, kind)
+    if kind is None:
+        return model
+    made = _as_class(model, kind)
+    made.__dict__["_forward_hooks"] = made.__dict__.pop(_HOOKS)
+    return made
 
 
 _PLAIN = "_without_sources"
 """Where the class that `with_sources` made names the model's own."""
+
+_HOOKS = "_hooks_without_sources"
+"""Where its models keep the hooks on the model's own outputs."""
 
 
 def _as_class(model: nn.Module, kind: type[nn.Module]) -> nn.Module:

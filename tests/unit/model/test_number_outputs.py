@@ -128,6 +128,22 @@ def test_the_model_keeps_its_class_paths_and_weights_and_is_given_back() -> None
     assert without_sources(model) is model
 
 
+@pytest.mark.parametrize("with_kwargs", [False, True])
+def test_hooks_on_the_outputs_see_and_change_the_models_own(with_kwargs: bool) -> None:
+    model = Tailed(TAILS["label and score"][0]).eval()
+    model.register_forward_hook(
+        lambda module, *given: {**given[-1], "label": given[-1]["label"] + 1},
+        with_kwargs=with_kwargs,
+    )
+    subject = unscored_subject(model, calibration=ROWS)
+    with torch.no_grad():
+        own = model(ROWS)
+        for outputs in (subject.flat(ROWS), subject.find_sites().graph(ROWS)):
+            torch.testing.assert_close(returned(outputs), own)
+            assert list(named_outputs(outputs)) == ["label", "score"]
+        torch.testing.assert_close(without_sources(subject.model)(ROWS), own)
+
+
 @pytest.mark.parametrize(
     "again", [copy.deepcopy, lambda model: cloudpickle.loads(cloudpickle.dumps(model))]
 )
