@@ -22,30 +22,31 @@ from torch.fx import GraphModule
 
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.size_guards import SizeGuards
+from autoquant.model.graph.writes import Writes
 
 Export = Callable[
     [nn.Module, Calling, Sequence[Tensor], Sequence[Sequence[int]]],
-    tuple[ExportedProgram, SizeGuards],
+    tuple[ExportedProgram, Writes, SizeGuards],
 ]
 
 
 def keeping(export: Export) -> Export:
     """`export_program`, which exports what it has not seen yet."""
-    kept: dict[str, tuple[ExportedProgram, SizeGuards]] = {}
+    kept: dict[str, tuple[ExportedProgram, Writes, SizeGuards]] = {}
 
     def export_or_take(
         model: nn.Module,
         calling: Calling,
         example: Sequence[Tensor],
         dynamic: Sequence[Sequence[int]],
-    ) -> tuple[ExportedProgram, SizeGuards]:
+    ) -> tuple[ExportedProgram, Writes, SizeGuards]:
         key = _key(model, (calling, tuple(example), [list(axes) for axes in dynamic]))
         if key is None:
             return export(model, calling, example, dynamic)
         if key not in kept:
             kept[key] = export(model, calling, example, dynamic)
-        program, guards = kept[key]
-        return _over(program, model), guards
+        program, writes, guards = kept[key]
+        return _over(program, model), writes, guards
 
     return export_or_take
 

@@ -23,9 +23,9 @@ from autoquant.core.sites import Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import take
 from autoquant.model.graph.same_values import RESHAPING
 from autoquant.model.graph.site_nodes import SiteNodes, mark_sites
+from autoquant.model.graph.tensor_paths import take
 from autoquant.model.numerics.rounded_graph import RoundedGraph, choices_of
 from autoquant.model.numerics.rounding import Cast, Format, SchemeRounding
 from autoquant.model.numerics.weight_grids import GroupGrid, WeightGrid

@@ -19,7 +19,8 @@ from autoquant.core.measurement import Kind
 from autoquant.errors import ModelError
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import scope_of, take
+from autoquant.model.graph.scopes import scope_of
+from autoquant.model.graph.tensor_paths import take
 from autoquant.torch_ao.quantized_run import QuantizedRun
 from autoquant.torch_ao.weight_rows import captured_weights, weight_row
 

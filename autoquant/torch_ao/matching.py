@@ -13,7 +13,7 @@ from autoquant.core.sites import Site
 from autoquant.errors import ModelError
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import scope_of
+from autoquant.model.graph.scopes import scope_of
 from autoquant.torch_ao.calls import CALLS, shared_name, short_name
 from autoquant.torch_ao.tracing import FxModel
 from autoquant.torch_ao.values import is_same, node_values, varying_nodes

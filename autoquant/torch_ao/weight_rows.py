@@ -13,8 +13,8 @@ from autoquant.comparing.sums import PairSums
 from autoquant.core.findings.layers import LayerError, LayerRow
 from autoquant.core.sensitivity import Part
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import take
 from autoquant.model.graph.site_nodes import mark_sites
+from autoquant.model.graph.tensor_paths import take
 from autoquant.torch_ao.formats import type_of, weight_format
 from autoquant.torch_ao.stored_weights import (
     fake_quantize_scales,

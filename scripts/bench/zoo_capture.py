@@ -20,7 +20,8 @@ from autoquant.model.data.calling import Calling
 from autoquant.model.data.trees import register_dataclasses
 from autoquant.model.graph import export_capture
 from autoquant.model.graph.capture import Capture, capture
-from autoquant.model.graph.exporting import functional_graph
+from autoquant.model.graph.functional import functional_graph
+from autoquant.model.graph.writes import Writes
 
 Run = Callable[[tuple[Tensor, ...]], Any]
 
@@ -44,9 +45,9 @@ def capture_subject(subject: Subject) -> dict[str, Any]:
     register_dataclasses(truth)
     exported: list[GraphModule] = []
 
-    def keep(program: ExportedProgram) -> GraphModule:
-        exported.append(functional_graph(program))
-        return functional_graph(program)
+    def keep(program: ExportedProgram, writes: Writes) -> GraphModule:
+        exported.append(functional_graph(program, writes))
+        return functional_graph(program, writes)
 
     started = time.process_time()
     with mock.patch.object(export_capture, "functional_graph", keep):

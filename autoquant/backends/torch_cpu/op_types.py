@@ -14,7 +14,7 @@ from autoquant.backends.torch_cpu.kernel_readback import Reading, rounding_of
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight, Recipe
 from autoquant.core.precision import Precision
 from autoquant.model.graph.built_graph import FLOAT_NODE
-from autoquant.model.graph.exporting import take
+from autoquant.model.graph.tensor_paths import take
 
 
 def read_types(module: GraphModule, reading: Reading) -> dict[str, OpTypes]:

@@ -18,7 +18,7 @@ from torch.jit._recursive import wrap_cpp_module
 
 from autoquant.backends.torch_cpu.stored_weights import stored
 from autoquant.errors import first_line
-from autoquant.model.graph.exporting import take
+from autoquant.model.graph.tensor_paths import take
 
 _INFIX: Mapping[Callable[..., Any], str] = {
     operator.add: "+",

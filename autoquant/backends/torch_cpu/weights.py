@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight, Recipe
 from autoquant.core.precision import Precision
-from autoquant.model.graph.exporting import take
+from autoquant.model.graph.tensor_paths import take
 from autoquant.model.numerics.weight_grids import INT8_LEVELS, LEVELS, WeightGrid
 
 _LEAST_SCALE = torch.finfo(torch.float32).eps

@@ -15,8 +15,8 @@ from autoquant.core.findings.range_audit import RangeAudit, widths
 from autoquant.core.plan import Plan
 from autoquant.core.sites import OpKind, Site
 from autoquant.model.calibration.ranges.grid import Grid
-from autoquant.model.graph.exporting import take
 from autoquant.model.graph.site_nodes import SiteNodes
+from autoquant.model.graph.tensor_paths import take
 from autoquant.model.numerics.rounding import SchemeRounding
 from autoquant.model.numerics.weight_grids import WeightGrid
 

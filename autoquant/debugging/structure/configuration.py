@@ -13,7 +13,7 @@ from autoquant.core.qconfigs import ObserverFacts
 from autoquant.core.sites import Site
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import scope_of
+from autoquant.model.graph.scopes import scope_of
 
 _FLOAT = "float32"
 _STORED = {"qint8": "int8", "quint8": "int8"}

@@ -9,9 +9,9 @@ from torch.fx import Node
 from autoquant.core.findings.concerns import Concern, Topic, attention, note
 from autoquant.model.graph.aten import CONVOLUTIONS, RELU_TAKING_OPS, op_name
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import scope_of
 from autoquant.model.graph.folding import is_constant
 from autoquant.model.graph.node_shapes import shape_of
+from autoquant.model.graph.scopes import scope_of
 
 _WEIGHTED = CONVOLUTIONS | {"linear"}
 _TRANSPARENT = frozenset({"clone", "contiguous", "flatten", "reshape", "view", "unflatten"})

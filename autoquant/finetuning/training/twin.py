@@ -22,8 +22,8 @@ from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import take
 from autoquant.model.graph.site_nodes import SiteNodes, mark_sites
+from autoquant.model.graph.tensor_paths import take
 from autoquant.model.numerics.rounded_graph import TrainableGraph, choices_of
 from autoquant.model.numerics.rounding import Format, SchemeRounding
 

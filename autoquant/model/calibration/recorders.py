@@ -12,11 +12,11 @@ from autoquant.errors import DataError
 from autoquant.model.calibration.ranges.observation import TensorObserver
 from autoquant.model.graph.captured import INPUT_OF, Capture
 from autoquant.model.graph.channel_axes import channel_axes
-from autoquant.model.graph.exporting import scope_of
 from autoquant.model.graph.masks import MaskedNodes
 from autoquant.model.graph.module_calls import first_tensor, result_tensor, watch_calls
 from autoquant.model.graph.module_capture import whole_model
 from autoquant.model.graph.same_values import reshaped_sources
+from autoquant.model.graph.scopes import scope_of
 from autoquant.model.graph.site_nodes import mark_sites
 
 

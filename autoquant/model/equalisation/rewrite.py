@@ -17,8 +17,8 @@ from autoquant.model.equalisation.groups import Groups
 from autoquant.model.equalisation.parameters import Term
 from autoquant.model.equalisation.scales import Scales
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import put
 from autoquant.model.graph.float_model import copy_of, named_tensors
+from autoquant.model.graph.tensor_paths import put
 from autoquant.model.weights_digest import weights_digest
 
 

@@ -16,8 +16,8 @@ from autoquant.model.equalisation.parameters import Parameters
 from autoquant.model.equalisation.ties import ONE, Channels, Ties
 from autoquant.model.graph.aten import SHAPE_READING_OPS, op_name
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import scope_of
 from autoquant.model.graph.float_model import paths_within
+from autoquant.model.graph.scopes import scope_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)

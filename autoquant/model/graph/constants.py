@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from autoquant.model.graph.aten import op_name
-from autoquant.model.graph.exporting import put, scope_of
+from autoquant.model.graph.scopes import scope_of
+from autoquant.model.graph.tensor_paths import put
 
 _LARGEST = 1 << 22
 """Elements of a constant that is made of nothing, such as a mask: larger ones are made anew."""

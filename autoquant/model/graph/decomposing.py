@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch._C import DispatchKey
-from torch._ops import OpOverload
-from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils import _pytree as pytree
 
+from autoquant.model.graph.composites import (
+    Decompositions,
+    is_written_out,
+    mode_of,
+    without_write,
+    write_out,
+)
 from autoquant.model.graph.exported import mark_origin
-from autoquant.model.graph.exporting import put, take
-
-_COMPOSITE = DispatchKey.CompositeImplicitAutograd
-"""The kernel of an op that torch writes out in others."""
+from autoquant.model.graph.tensor_paths import put, take
 
 
-def decompose(module: GraphModule, table: Mapping[Any, Callable[..., Any]]) -> GraphModule:
+def decompose(module: GraphModule, table: Decompositions) -> GraphModule:
     """Write a captured graph in the ops of an engine.
 
     The same as `ExportedProgram.run_decompositions` of that graph, which traces all of it again
@@ -50,14 +49,14 @@ def decompose(module: GraphModule, table: Mapping[Any, Callable[..., Any]]) -> G
 
 
 class _Writer:
-    def __init__(self, module: GraphModule, table: Mapping[Any, Callable[..., Any]]) -> None:
+    def __init__(self, module: GraphModule, table: Decompositions) -> None:
         self.graph = Graph()
         self.held: dict[str, Any] = {}
         self._module = module
         self._table = table
         self._made: dict[Node, Any] = {}
         self._values: dict[Node, Any] = {}
-        self._mode = _mode_of(module.graph)
+        self._mode = mode_of(module.graph)
 
     def write(self, node: Node) -> None:
         """Write one node."""
@@ -71,33 +70,16 @@ class _Writer:
         given: Any = map_arg(node.args, self._made.__getitem__)
         if node.target is operator.getitem and isinstance(given[0], (tuple, list)):
             self._made[node] = given[0][given[1]]
-        elif self._is_written_out(node.target):
+        elif is_written_out(node.target, self._table):
             self._made[node] = self._written_out(node)
         else:
             self._made[node] = self._copied(node, self._made, node, self._value(node))
 
-    def _is_written_out(self, target: Any) -> bool:
-        if not isinstance(target, OpOverload):
-            return False
-        if target in self._table or not target.has_kernel_for_dispatch_key(_COMPOSITE):
-            return target in self._table
-        may_alias = any(item.alias_info is not None for item in target._schema.arguments)
-        return may_alias or torch.Tag.maybe_aliasing_or_mutating in target.tags
-
     def _written_out(self, node: Node) -> Any:
         """What computes a node in other ops: a node, or as many as it gives tensors."""
-        inputs, target = node.all_input_nodes, node.target
-        compute: Any = self._table.get(target, target)
-
-        def run(*values: Any) -> Any:
-            known = dict(zip(inputs, values, strict=True))
-            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
-            return compute(*args, **kwargs)
-
-        with torch.no_grad(), self._mode:
-            traced = make_fx(run, decomposition_table=self._table)(*map(self._value, inputs))
+        traced = write_out(node, self._value, self._table, self._mode)
         made: dict[Node, Any] = {}
-        given = iter(inputs)
+        given = iter(node.all_input_nodes)
         for inner in traced.graph.nodes:
             if inner.op == "placeholder":
                 made[inner] = self._made[next(given)]
@@ -111,7 +93,7 @@ class _Writer:
     def _copied(self, node: Node, made: Mapping[Node, Any], origin: Node, value: Any) -> Node:
         """Copy a node, with what it gives at any size in place of the example's."""
         copied = self.graph.node_copy(node, made.__getitem__)
-        copied.target = copied.name if node.op == "placeholder" else _without_write(copied.target)
+        copied.target = copied.name if node.op == "placeholder" else without_write(copied.target)
         copied.meta = {**origin.meta, "val": value}
         copied.meta.pop("tensor_meta", None)
         if isinstance(value, Tensor):
@@ -128,21 +110,3 @@ class _Writer:
                 value = self._mode.from_tensor(value) if isinstance(value, Tensor) else value
             self._values[node] = value
         return self._values[node]
-
-
-def _mode_of(graph: Graph) -> FakeTensorMode:
-    """The mode in which torch.export followed the model."""
-    for node in graph.nodes:
-        value = node.meta.get("val")
-        if node.op == "placeholder" and isinstance(value, FakeTensor):
-            return value.fake_mode
-    return FakeTensorMode()
-
-
-def _without_write(target: Any) -> Any:
-    """The op that gives what an op in place writes into a tensor that nothing else reads."""
-    if not isinstance(target, OpOverload) or not target._schema.is_mutable:
-        return target
-    namespace, _, name = target._schema.name.partition("::")
-    plain = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
-    return getattr(plain, target._overloadname, target)

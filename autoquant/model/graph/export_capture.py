@@ -16,14 +16,10 @@ from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.captured import NOTHING_TO_CHOOSE, Capture
 from autoquant.model.graph.constants import split_constants
-from autoquant.model.graph.exporting import (
-    export_program,
-    free_axes,
-    functional_graph,
-    writes_inputs,
-)
+from autoquant.model.graph.exporting import export_program, free_axes
 from autoquant.model.graph.float_model import paths_within
 from autoquant.model.graph.folding import fold_batch_norms, name_linear_layers
+from autoquant.model.graph.functional import functional_graph
 from autoquant.model.graph.masks import MaskedNodes
 from autoquant.model.graph.node_shapes import is_float
 from autoquant.model.graph.reach import find_reach
@@ -56,9 +52,9 @@ def capture_export(
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     within = paths_within(modules, leaf_modules)
-    program, guards = export_program(model, calling, example, dynamic)
-    free, writes = free_axes(program), writes_inputs(program)
-    graph = functional_graph(program)
+    program, writes, guards = export_program(model, calling, example, dynamic)
+    free = free_axes(program)
+    graph = functional_graph(program, writes)
     del program
     folded = fold_batch_norms(graph)
     name_linear_layers(graph)
@@ -89,7 +85,7 @@ def capture_export(
         weights=weights,
         reach=reach,
         guards=guards,
-        notices=tuple(_notices(writes, calling, dynamic, free, example, reach.notice)),
+        notices=tuple(_notices(writes.inputs, calling, dynamic, free, example, reach.notice)),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from autoquant.model.graph.aten import CONVOLUTIONS, op_name
-from autoquant.model.graph.exporting import scope_of
+from autoquant.model.graph.scopes import scope_of
 
 _ATEN = torch.ops.aten
 _EPSILON = 7

@@ -10,8 +10,9 @@ from torch.fx import GraphModule, Node
 
 from autoquant.model.graph.aten import ATEN_KINDS, CONVOLUTIONS, RECURRENT, op_name
 from autoquant.model.graph.costs import macs_of
-from autoquant.model.graph.exporting import scope_of, take
 from autoquant.model.graph.node_shapes import is_float, shape_of
+from autoquant.model.graph.scopes import scope_of
+from autoquant.model.graph.tensor_paths import take
 
 _MULTIPLYING = frozenset(
     {*CONVOLUTIONS, "linear", "matmul", "bmm", "mm", "einsum", "scaled_dot_product_attention"}

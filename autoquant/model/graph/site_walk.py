@@ -21,8 +21,9 @@ from autoquant.model.graph.aten import (
     op_name,
 )
 from autoquant.model.graph.costs import macs_of
-from autoquant.model.graph.exporting import call_of, scope_of, take
 from autoquant.model.graph.node_shapes import is_float, shape_of
+from autoquant.model.graph.scopes import call_of, scope_of
+from autoquant.model.graph.tensor_paths import take
 
 _BATCH_NORM_DIMENSIONS = (4, 5)
 """torch has integer kernels for batch norms of images and volumes alone."""

@@ -14,7 +14,8 @@ from torch.nn.utils import parametrizations, prune
 from autoquant.core.sites import OpKind
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.capture import capture
-from autoquant.model.graph.exporting import export_program, functional_graph
+from autoquant.model.graph.exporting import export_program
+from autoquant.model.graph.functional import functional_graph
 
 IMAGES = torch.rand(3, 4, 6, 6)
 ROWS = torch.rand(3, 8)
@@ -126,7 +127,8 @@ def test_the_functional_graph_equals_the_model_bit_for_bit(
     case: tuple[nn.Module, Tensor], count: int
 ) -> None:
     model, example = case
-    graph = functional_graph(export_program(model, Calling.plain(1), (example,), ((0,),))[0])
+    program, writes, _ = export_program(model, Calling.plain(1), (example,), ((0,),))
+    graph = functional_graph(program, writes)
     inputs = torch.rand(count, *example.shape[1:])
     kept = inputs.clone()
     with torch.no_grad():

@@ -1,0 +1,75 @@
+"""One op of a captured graph in the others that compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch._C import DispatchKey
+from torch._ops import OpOverload
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+
+Decompositions = Mapping[Any, Callable[..., Any]]
+"""By op, a function that computes it in other ops."""
+
+_COMPOSITE = DispatchKey.CompositeImplicitAutograd
+"""The kernel of an op that torch itself writes out in others."""
+
+
+def is_written_out(target: Any, table: Decompositions) -> bool:
+    """Whether an op does not stay whole, by the rule of `ExportedProgram.run_decompositions`.
+
+    Of what torch would write out, an op stays unless the table knows it, or it may hand out its
+    input or write into it.
+    """
+    if not isinstance(target, OpOverload):
+        return False
+    if target in table or not target.has_kernel_for_dispatch_key(_COMPOSITE):
+        return target in table
+    may_alias = any(item.alias_info is not None for item in target._schema.arguments)
+    return may_alias or torch.Tag.maybe_aliasing_or_mutating in target.tags
+
+
+def write_out(
+    node: Node, value_of: Callable[[Node], Any], table: Decompositions, mode: FakeTensorMode
+) -> GraphModule:
+    """Trace what computes one node: over its input nodes in their order, at any size.
+
+    Args:
+        node: A call of an op.
+        value_of: What a node gives, without its numbers.
+        table: What is written out in another way than torch's own.
+        mode: Of those values (`mode_of`).
+    """
+    inputs = node.all_input_nodes
+    compute: Any = table.get(node.target, without_write(node.target))
+
+    def run(*values: Any) -> Any:
+        known = dict(zip(inputs, values, strict=True))
+        args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+        return compute(*args, **kwargs)
+
+    with torch.no_grad(), mode:
+        return make_fx(run, decomposition_table=table)(*map(value_of, inputs))
+
+
+def mode_of(graph: Graph) -> FakeTensorMode:
+    """The mode in which torch.export followed the model."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and isinstance(value, FakeTensor):
+            return value.fake_mode
+    return FakeTensorMode()
+
+
+def without_write(target: Any) -> Any:
+    """The op that gives what an op in place writes; the op itself where there is none."""
+    if not isinstance(target, OpOverload) or not target._schema.is_mutable:
+        return target
+    namespace, _, name = target._schema.name.partition("::")
+    plain = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    return getattr(plain, target._overloadname, target)
