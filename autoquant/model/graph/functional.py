@@ -142,6 +142,7 @@ def _copy_traced(
                 inner.target = f"{node.name}_{inner.target}"
                 held[inner.target] = value
             inner.meta = {**node.meta, "val": inner.meta.get("val")}
+            inner.meta.pop("tensor_meta", None)  # of what the node gives, not of this step
             inside[inner] = _copy(graph, inner, inside)
     return map_arg(traced.graph.output_node().args[0], inside.__getitem__)
 

@@ -19,6 +19,9 @@ from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.cells import CELLS
 from autoquant.model.graph.composites import without_write
 
+_DROPOUTS = frozenset({"dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"})
+"""In eval mode they hand on what they read, which torch.export takes for another tensor."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Writes:
@@ -37,26 +40,24 @@ def find_writes(program: ExportedProgram) -> Writes | None:
     """Tell what a program writes, from the storages of its tensors.
 
     Returns:
-        None where the program has to be traced again to be free of writes: another view of a
-        tensor that an op writes is read later, an op has no form without the write, or holds a
-        graph of its own, or is a cell, which is written out.
+        None where the program has to be traced again: another view of a tensor that an op writes
+        is read later, an op has no form without the write, or is one that only tracing mends.
     """
     signature = program.graph_signature
     given = {item.arg.name for item in signature.input_specs if item.kind is InputKind.USER_INPUT}
     nodes = list(program.graph.nodes)
     place = {node: index for index, node in enumerate(nodes)}
+    storages: dict[int, int] = {}
     sharing: dict[int, list[Node]] = defaultdict(list)
     renewed: dict[Node, tuple[Node, ...]] = {}
     writes_inputs = False
     for node in nodes:
-        if isinstance(node.target, HigherOrderOperator) or node.target in CELLS:
+        if _is_traced_again(node):
             return None
-        if op_name(node) == "batch_norm" and node.args[5]:
-            return None  # in training it writes its statistics, of which its schema says nothing
         if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
             if not _has_pure_form(node):
                 return None
-            same = sharing[_storage(node.args[0].meta["val"])]
+            same = sharing[storages[_storage(node.args[0].meta["val"])]]
             read = [item for item in same if any(place[user] > place[node] for user in item.users)]
             if not all(_is_same(item, node) for item in read):
                 return None
@@ -64,8 +65,18 @@ def find_writes(program: ExportedProgram) -> Writes | None:
             writes_inputs |= any(item.op == "placeholder" and item.name in given for item in same)
         for item in pytree.tree_leaves(node.meta.get("val")):
             if isinstance(item, Tensor):
-                sharing[_storage(item)].append(node)
+                handed = node.args[0].meta["val"] if op_name(node) in _DROPOUTS else item
+                known = storages.get(_storage(handed), _storage(handed))
+                sharing[storages.setdefault(_storage(item), known)].append(node)
     return Writes(renewed, writes_inputs)
+
+
+def _is_traced_again(node: Node) -> bool:
+    """Whether an op holds a graph, is a cell, hands out a number, or writes beside its schema."""
+    if isinstance(node.target, HigherOrderOperator) or node.target in CELLS:
+        return True
+    name = op_name(node)
+    return name == "item" or (name == "batch_norm" and bool(node.args[5]))
 
 
 def _has_pure_form(node: Node) -> bool:

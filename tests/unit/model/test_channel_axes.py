@@ -83,7 +83,7 @@ class Patches(nn.Module):
     ("network", "shape", "op", "axis"),
     [
         (Attention, (3, 4, 6), "matmul_1", LAST),
-        (Attention, (3, 4, 6), "_unsafe_view", LAST),
+        (Attention, (3, 4, 6), "reshape_1", LAST),
         (Patches, (3, 3, 8, 8), "view", SECOND),
         (Patches, (3, 3, 8, 8), "tanh", LAST),
     ],
