@@ -14,7 +14,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import Site
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.exporting import scope_of
+from autoquant.model.graph.scopes import scope_of
 from autoquant.torch_ao.backend_config import pass_through_ops
 from autoquant.torch_ao.calls import RELUS, Call, list_calls, op_of
 from autoquant.torch_ao.matching import Matched

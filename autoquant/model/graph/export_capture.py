@@ -16,7 +16,7 @@ from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.captured import NOTHING_TO_CHOOSE, Capture
 from autoquant.model.graph.constants import split_constants
-from autoquant.model.graph.exporting import export_program, free_axes
+from autoquant.model.graph.exporting import export_program, free_axes, uncollected
 from autoquant.model.graph.float_model import paths_within
 from autoquant.model.graph.folding import fold_batch_norms, name_linear_layers
 from autoquant.model.graph.functional import functional_graph
@@ -26,6 +26,7 @@ from autoquant.model.graph.reach import find_reach
 from autoquant.model.graph.site_walk import SiteWalk
 
 
+@uncollected()
 def capture_export(
     model: nn.Module,
     example: tuple[Tensor, ...],

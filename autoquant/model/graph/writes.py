@@ -22,6 +22,8 @@ from autoquant.model.graph.composites import without_write
 _DROPOUTS = frozenset({"dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"})
 """In eval mode they hand on what they read, which torch.export takes for another tensor."""
 
+_NUMBERS = frozenset({"item", "sym_numel", "sym_stride", "sym_storage_offset"})
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Writes:
@@ -72,11 +74,14 @@ def find_writes(program: ExportedProgram) -> Writes | None:
 
 
 def _is_traced_again(node: Node) -> bool:
-    """Whether an op holds a graph, is a cell, hands out a number, or writes beside its schema."""
+    """Whether an op holds a graph, is a cell, writes beside its schema or gives a number.
+
+    Tracing makes a number of what is known, and an expression in sizes of what depends on them.
+    """
     if isinstance(node.target, HigherOrderOperator) or node.target in CELLS:
         return True
     name = op_name(node)
-    return name == "item" or (name == "batch_norm" and bool(node.args[5]))
+    return name in _NUMBERS or (name == "batch_norm" and bool(node.args[5]))
 
 
 def _has_pure_form(node: Node) -> bool:

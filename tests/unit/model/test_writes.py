@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.export import Dim
 from torch.nn import functional
 
 from autoquant.model.data.calling import Calling
@@ -80,8 +81,12 @@ def of_a_number(net: nn.Module, x: Tensor) -> Tensor:
     return net.first(x) * x.new_full((1,), steps[1])
 
 
+def by_a_count(net: nn.Module, x: Tensor) -> Tensor:
+    return net.first(x) / x.numel()
+
+
 PURE = (over_a_residual, over_dropout, over_an_input, over_a_sum, over_a_view_read_last)
-AGAIN = (under_a_view, into_a_view, into_one_of_two, of_another_type, of_a_number)
+AGAIN = (under_a_view, into_a_view, into_one_of_two, of_another_type, of_a_number, by_a_count)
 
 
 class Net(nn.Module):
@@ -117,7 +122,9 @@ def test_a_graph_is_the_model_and_writes_nothing(forward: Forward) -> None:
 @pytest.mark.parametrize("forward", PURE + AGAIN, ids=lambda item: item.__name__)
 def test_only_what_a_view_or_a_type_shows_is_traced_again(forward: Forward) -> None:
     with torch.no_grad():
-        program = torch.export.export(Net(forward).eval(), (rows(4),), strict=False)
+        program = torch.export.export(
+            Net(forward).eval(), (rows(4),), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False
+        )
     assert (find_writes(program) is None) is (forward in AGAIN)
 
 
