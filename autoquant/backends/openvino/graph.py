@@ -112,6 +112,9 @@ def _decomposed(
     with nullcontext() if written_out else recurrent_shapes():
         if captured.how == "export":
             graph = decompose(captured.graph, table)
+            for node in graph.graph.nodes:
+                if node.target is torch.ops.aten.reshape.default:
+                    node.target = torch.ops.aten.view.default  # the front end has no reshape
             return graph, OutputStructure.of(captured.graph(*example))
         exported = export_float(captured, example)
         graph = exported.program.run_decompositions(dict(table)).module()

@@ -24,9 +24,10 @@ def is_written_out(target: Any, table: Decompositions) -> bool:
     """Whether an op does not stay whole, by the rule of `ExportedProgram.run_decompositions`.
 
     Of what torch would write out, an op stays unless the table knows it, or it may hand out its
-    input or write into it.
+    input or write into it. A reshape stays too: engines find a size of -1 by themselves, which
+    tracing counts elements for.
     """
-    if not isinstance(target, OpOverload):
+    if not isinstance(target, OpOverload) or target is torch.ops.aten.reshape.default:
         return False
     if target in table or not target.has_kernel_for_dispatch_key(_COMPOSITE):
         return target in table

@@ -25,9 +25,6 @@ from autoquant.model.graph.writes import Writes
 
 _CHECKS = ("_assert", "sym_constrain_range", "_check")
 _IDENTITIES = frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "clone"})
-_STAYING = frozenset({"reshape", "batch_norm"})
-"""Written out by torch, but not here: a view becomes a reshape, and engines know batch norms."""
-
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -123,8 +120,8 @@ def _merge_equal_nodes(graph: Graph) -> None:
 
 
 def _stays(node: Node) -> bool:
-    """Whether a node is copied as it is."""
-    return op_name(node) in _STAYING or not is_written_out(without_write(node.target), {})
+    """Whether a node is copied as it is; batch norms are, which engines know."""
+    return op_name(node) == "batch_norm" or not is_written_out(without_write(node.target), {})
 
 
 def _copy_traced(

@@ -42,10 +42,17 @@ NETWORKS: dict[str, tuple[type[nn.Module], Tensor]] = {
 }
 
 
+_VIEWS = {"aten.reshape.default", "aten.view.default", "aten._unsafe_view.default"}
+
+
 def ops_of(graph: GraphModule) -> Counter[str]:
-    """Ops by name; those that give or count sizes left out, which either way may be repeated."""
+    """Ops by name, views by one; copies, and what gives sizes, may be repeated either way."""
     called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
-    return Counter(name for name in called if name.startswith("aten.") and "sym_size" not in name)
+    return Counter(
+        "view" if name in _VIEWS else name
+        for name in called
+        if name.startswith("aten.") and name not in ("aten.sym_size.int", "aten.clone.default")
+    )
 
 
 def traced_anew(captured: Capture, example: tuple[Tensor, ...]) -> GraphModule:
