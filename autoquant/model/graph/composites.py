@@ -13,6 +13,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
+from autoquant.model.graph.tensor_paths import take
+
 Decompositions = Mapping[Any, Callable[..., Any]]
 """By op, a function that computes it in other ops."""
 
@@ -56,6 +58,39 @@ def write_out(
 
     with torch.no_grad(), mode:
         return make_fx(run, decomposition_table=table)(*map(value_of, inputs))
+
+
+def splice(
+    node: Node,
+    traced: GraphModule,
+    made: Mapping[Node, Any],
+    held: dict[str, Any],
+    copy: Callable[[Node, Mapping[Node, Any]], Any],
+) -> Any:
+    """Write what computes one node into a new graph, where the node would stand.
+
+    Args:
+        node: The node.
+        traced: From `write_out`.
+        made: What stands in the new graph for the nodes that it reads.
+        held: Tensors of the new graph by path; constants of `traced` are added.
+        copy: Writes one node, given what stands for those that this one reads.
+
+    Returns:
+        What stands for the node: a node, or as many as it gives tensors.
+    """
+    given = iter(node.all_input_nodes)
+    inside: dict[Node, Any] = {}
+    for inner in traced.graph.nodes:
+        if inner.op == "placeholder":
+            inside[inner] = made[next(given)]
+        elif inner.op != "output":
+            if inner.op == "get_attr":
+                value = take(traced, str(inner.target))
+                inner.target = f"{node.name}_{inner.target}"
+                held[inner.target] = value
+            inside[inner] = copy(inner, inside)
+    return map_arg(traced.graph.output_node().args[0], inside.__getitem__)
 
 
 def mode_of(graph: Graph) -> FakeTensorMode:

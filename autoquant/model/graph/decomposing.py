@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
@@ -16,11 +16,12 @@ from autoquant.model.graph.composites import (
     Decompositions,
     is_written_out,
     mode_of,
+    splice,
     without_write,
     write_out,
 )
 from autoquant.model.graph.exported import mark_origin
-from autoquant.model.graph.tensor_paths import put, take
+from autoquant.model.graph.tensor_paths import as_root, take
 
 
 def decompose(module: GraphModule, table: Decompositions) -> GraphModule:
@@ -42,10 +43,7 @@ def decompose(module: GraphModule, table: Decompositions) -> GraphModule:
     writer = _Writer(module, table)
     for node in module.graph.nodes:
         writer.write(node)
-    root = nn.Module()
-    for name, value in writer.held.items():
-        put(root, name, value)
-    return GraphModule(root, writer.graph)
+    return GraphModule(as_root(writer.held), writer.graph)
 
 
 class _Writer:
@@ -71,24 +69,15 @@ class _Writer:
         if node.target is operator.getitem and isinstance(given[0], (tuple, list)):
             self._made[node] = given[0][given[1]]
         elif is_written_out(node.target, self._table):
-            self._made[node] = self._written_out(node)
+            self._made[node] = splice(
+                node,
+                write_out(node, self._value, self._table, self._mode),
+                self._made,
+                self.held,
+                lambda inner, made: self._copied(inner, made, node, inner.meta.get("val")),
+            )
         else:
             self._made[node] = self._copied(node, self._made, node, self._value(node))
-
-    def _written_out(self, node: Node) -> Any:
-        """What computes a node in other ops: a node, or as many as it gives tensors."""
-        traced = write_out(node, self._value, self._table, self._mode)
-        made: dict[Node, Any] = {}
-        given = iter(node.all_input_nodes)
-        for inner in traced.graph.nodes:
-            if inner.op == "placeholder":
-                made[inner] = self._made[next(given)]
-            elif inner.op != "output":
-                made[inner] = self._copied(inner, made, node, inner.meta.get("val"))
-                if inner.op == "get_attr":
-                    made[inner].target = f"{node.name}_{inner.target}"
-                    self.held[made[inner].target] = take(traced, str(inner.target))
-        return map_arg(traced.graph.output_node().args[0], made.__getitem__)
 
     def _copied(self, node: Node, made: Mapping[Node, Any], origin: Node, value: Any) -> Node:
         """Copy a node, with what it gives at any size in place of the example's."""

@@ -1,4 +1,4 @@
-"""torch.export's functional graph of a model: what ran, op by op, free of the model's Python."""
+"""A model by torch.export: what ran, op by op, free of the model's Python."""
 
 from __future__ import annotations
 
@@ -29,10 +29,6 @@ from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 from autoquant.model.graph.scripts import without_scripts
 from autoquant.model.graph.size_guards import SizeGuards
 from autoquant.model.graph.writes import Writes, find_writes
-
-_CHECKS = ("_assert", "sym_constrain_range", "_check")
-_IDENTITIES = frozenset({"alias", "detach", "lift_fresh", "lift_fresh_copy", "clone"})
-_HELD = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
 def export_program(

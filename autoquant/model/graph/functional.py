@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
@@ -19,8 +19,14 @@ from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
 from autoquant.model.data.trees import plain_structure
 from autoquant.model.graph.aten import op_name
-from autoquant.model.graph.composites import is_written_out, mode_of, without_write, write_out
-from autoquant.model.graph.tensor_paths import put, take
+from autoquant.model.graph.composites import (
+    is_written_out,
+    mode_of,
+    splice,
+    without_write,
+    write_out,
+)
+from autoquant.model.graph.tensor_paths import as_root
 from autoquant.model.graph.writes import Writes
 
 _CHECKS = ("_assert", "sym_constrain_range", "_check")
@@ -78,13 +84,13 @@ def functional_graph(program: ExportedProgram, writes: Writes) -> GraphModule:
             made[node] = _copy(graph, node, made)
         else:
             traced = write_out(node, lambda item: item.meta["val"], {}, mode)
-            made[node] = _copy_traced(graph, node, traced, made, held)
+            made[node] = splice(node, traced, made, held, partial(_copy_step, graph, node))
         for renewed in writes.renewed.get(node, ()):
             made[renewed] = made[node]
     results = _user_outputs(program, made)
     graph.output(results)
     _give_structure(graph, [item.name for item in inputs], program.call_spec.out_spec)
-    module = GraphModule(_as_root(held), graph)
+    module = GraphModule(as_root(held), graph)
     _read_sizes_of_inputs(module.graph, inputs)
     _merge_equal_nodes(module.graph)
     _merge_batch_norms(module)
@@ -124,47 +130,32 @@ def _stays(node: Node) -> bool:
     return op_name(node) == "batch_norm" or not is_written_out(without_write(node.target), {})
 
 
-def _copy_traced(
-    graph: Graph, node: Node, traced: GraphModule, made: Mapping[Node, Any], held: dict[str, Any]
-) -> Any:
-    """Write what computes one node into the new graph, each op in the node's place."""
-    given = iter(node.all_input_nodes)
-    inside: dict[Node, Any] = {}
-    for inner in traced.graph.nodes:
-        if inner.op == "placeholder":
-            inside[inner] = made[next(given)]
-        elif inner.op != "output":
-            if inner.op == "get_attr":
-                value = take(traced, str(inner.target))
-                inner.target = f"{node.name}_{inner.target}"
-                held[inner.target] = value
-            inner.meta = {**node.meta, "val": inner.meta.get("val")}
-            inner.meta.pop("tensor_meta", None)  # of what the node gives, not of this step
-            inside[inner] = _copy(graph, inner, inside)
-    return map_arg(traced.graph.output_node().args[0], inside.__getitem__)
+def _copy_step(graph: Graph, node: Node, inner: Node, made: Mapping[Node, Any]) -> Any:
+    """Write one of the ops that compute a node, in the node's place."""
+    inner.meta = {**node.meta, "val": inner.meta.get("val")}
+    inner.meta.pop("tensor_meta", None)  # of what the node gives, not of this step
+    return _copy(graph, inner, made)
 
 
 def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
     """Write one node into the new graph; give its source where it only hands that on."""
     name = op_name(node).removesuffix("_")
-    if name in _IDENTITIES and not node.kwargs:
-        source = made[node.args[0]]  # type: ignore[index]
-        if isinstance(source, Node):
-            return source
-    if node.target is operator.getitem and isinstance(made[node.args[0]], (tuple, list)):  # type: ignore[index]
-        return made[node.args[0]][node.args[1]]  # type: ignore[index]
+    args: Any = node.args
+    if name in _IDENTITIES and not node.kwargs and isinstance(made[args[0]], Node):
+        return made[args[0]]
+    if node.target is operator.getitem and isinstance(made[args[0]], (tuple, list)):
+        return made[args[0]][args[1]]
     if name == "copy":
         return _overwritten(graph, node, made)
     if name == "type_as":
         return _typed(graph, node, made)
-    args = node.args
     if name == "cat":
-        joined = _without_empty(args[0])  # type: ignore[arg-type]
+        joined = _without_empty(args[0])
         if len(joined) == 1:
             return made[joined[0]]
         args = (joined, *args[1:])
     typed = _typed(graph, node, made) if name == "rsub" else None
-    is_view = name in ("view", "_unsafe_view") and not isinstance(node.args[1], torch.dtype)
+    is_view = name in ("view", "_unsafe_view") and not isinstance(args[1], torch.dtype)
     copied = graph.create_node(  # a name of its own: the program's hold numbers of symbols
         node.op,
         torch.ops.aten.reshape.default if is_view else without_write(node.target),
@@ -180,10 +171,16 @@ def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
 
 def _typed(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
     """A tensor in the type that another has, which is known: then it does not depend on that."""
-    given, kind = made[node.args[0]], node.meta["val"].dtype  # type: ignore[index]
-    if node.args[0].meta["val"].dtype == kind:  # type: ignore[union-attr]
+    source: Any = node.args[0]
+    return _as_type(graph, node, made[source], source.meta["val"].dtype)
+
+
+def _as_type(graph: Graph, node: Node, given: Any, kind: torch.dtype) -> Any:
+    """A tensor of one type in the type of a node."""
+    wanted = node.meta["val"].dtype
+    if kind == wanted:
         return given
-    typed = graph.call_function(torch.ops.aten.to.dtype, (given, kind))
+    typed = graph.call_function(torch.ops.aten.to.dtype, (given, wanted))
     typed.meta = dict(node.meta)
     return typed
 
@@ -200,13 +197,10 @@ def _is_nothing(shape: torch.Size) -> bool:
 
 def _overwritten(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Node:
     """A tensor that takes another's values: in a form that has a derivative, unlike `copy`."""
-    before, source = node.args[:2]
-    given = made[source]  # type: ignore[index]
-    value = node.meta["val"]
-    if value.dtype != source.meta["val"].dtype:  # type: ignore[union-attr]
-        given = graph.call_function(torch.ops.aten.to.dtype, (given, value.dtype))
-        given.meta = dict(node.meta)
-    spread = graph.call_function(torch.ops.aten.expand_as.default, (given, made[before]))  # type: ignore[index]
+    args: Any = node.args
+    before, source = args[:2]
+    given = _as_type(graph, node, made[source], source.meta["val"].dtype)
+    spread = graph.call_function(torch.ops.aten.expand_as.default, (given, made[before]))
     spread.meta = dict(node.meta)
     return spread
 
@@ -229,14 +223,6 @@ def _give_structure(graph: Graph, inputs: list[str], outputs: pytree.TreeSpec) -
     """Let the graph take its tensors one by one and nest its outputs as the model does."""
     flat = Calling.plain(len(inputs)).structure
     graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(inputs, flat, plain_structure(outputs))))
-
-
-def _as_root(held: Mapping[str, Any]) -> nn.Module:
-    """A module that holds tensors at their paths."""
-    root = nn.Module()
-    for name, value in held.items():
-        put(root, name, value)
-    return root
 
 
 def _merge_batch_norms(module: GraphModule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,14 @@ def put(root: nn.Module, name: str, value: Any) -> None:
         root.register_buffer(last, value)
     else:
         setattr(root, last, value)
+
+
+def as_root(held: Mapping[str, Any]) -> nn.Module:
+    """A module that holds tensors at their paths."""
+    root = nn.Module()
+    for name, value in held.items():
+        put(root, name, value)
+    return root
 
 
 def take(root: nn.Module, name: str) -> Any:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload
+from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
@@ -47,30 +49,44 @@ def find_writes(program: ExportedProgram) -> Writes | None:
     """
     signature = program.graph_signature
     given = {item.arg.name for item in signature.input_specs if item.kind is InputKind.USER_INPUT}
-    nodes = list(program.graph.nodes)
-    place = {node: index for index, node in enumerate(nodes)}
-    storages: dict[int, int] = {}
-    sharing: dict[int, list[Node]] = defaultdict(list)
+    place = {node: index for index, node in enumerate(program.graph.nodes)}
+    storages = _Storages()
     renewed: dict[Node, tuple[Node, ...]] = {}
-    writes_inputs = False
-    for node in nodes:
+    for node, index in place.items():
         if _is_traced_again(node):
             return None
         if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
             if not _has_pure_form(node):
                 return None
-            same = sharing[storages[_storage(node.args[0].meta["val"])]]
-            read = [item for item in same if any(place[user] > place[node] for user in item.users)]
-            if not all(_is_same(item, node) for item in read):
-                return None
-            renewed[node] = tuple(same)
-            writes_inputs |= any(item.op == "placeholder" and item.name in given for item in same)
+            renewed[node] = storages.sharing(node.args[0])
+            for item in renewed[node]:
+                is_read = any(place[user] > index for user in item.users)
+                if is_read and not _is_same(item, node):
+                    return None
+        storages.take(node)
+    written = (item for nodes in renewed.values() for item in nodes)
+    return Writes(renewed, any(item.op == "placeholder" and item.name in given for item in written))
+
+
+class _Storages:
+    """The nodes of a program by the storages of what they give."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, int] = {}
+        self._nodes: dict[int, list[Node]] = defaultdict(list)
+
+    def take(self, node: Node) -> None:
+        """Note a node."""
         for item in pytree.tree_leaves(node.meta.get("val")):
             if isinstance(item, Tensor):
-                handed = node.args[0].meta["val"] if op_name(node) in _DROPOUTS else item
-                known = storages.get(_storage(handed), _storage(handed))
-                sharing[storages.setdefault(_storage(item), known)].append(node)
-    return Writes(renewed, writes_inputs)
+                handed: Any = node.args[0] if op_name(node) in _DROPOUTS else None
+                source = _storage(item if handed is None else handed.meta["val"])
+                found = self._of.setdefault(_storage(item), self._of.get(source, source))
+                self._nodes[found].append(node)
+
+    def sharing(self, node: Any) -> tuple[Node, ...]:
+        """The nodes so far that share the storage of what a node gives."""
+        return tuple(self._nodes[self._of[_storage(node.meta["val"])]])
 
 
 def _is_traced_again(node: Node) -> bool:
@@ -87,7 +103,7 @@ def _is_traced_again(node: Node) -> bool:
 def _has_pure_form(node: Node) -> bool:
     """Whether an op writes its first argument alone, and one without the write gives the same."""
     target, value = node.target, node.meta.get("val")
-    if not isinstance(target, OpOverload) or not isinstance(value, Tensor):
+    if not isinstance(target, OpOverload) or not isinstance(value, FakeTensor):
         return False
     pure = without_write(target)
     written = [item.is_write for item in target._schema.arguments]
@@ -96,7 +112,7 @@ def _has_pure_form(node: Node) -> bool:
     if torch.Tag.nondeterministic_seeded in target.tags:
         return False
     args, kwargs = map_arg((node.args, node.kwargs), lambda item: item.meta["val"])
-    with torch.no_grad(), value.fake_mode:  # type: ignore[attr-defined]
+    with torch.no_grad(), value.fake_mode:
         given = pure(*args, **kwargs)
     return isinstance(given, Tensor) and given.dtype == value.dtype
 
