@@ -103,9 +103,20 @@ def mode_of(graph: Graph) -> FakeTensorMode:
 
 
 def without_write(target: Any) -> Any:
-    """The op that gives what an op in place writes; the op itself where there is none."""
+    """The op that gives what an op in place writes; the op itself where there is none.
+
+    Overloads of one name may take other arguments: `pow_.Scalar` is `pow.Tensor_Scalar`.
+    """
     if not isinstance(target, OpOverload) or not target._schema.is_mutable:
         return target
     namespace, _, name = target._schema.name.partition("::")
     plain = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
-    return getattr(plain, target._overloadname, target)
+    if plain is None:
+        return target
+    names = sorted(plain.overloads(), key=lambda item: item != target._overloadname)
+    overloads = (getattr(plain, item) for item in names)
+    return next((item for item in overloads if _kinds(item) == _kinds(target)), target)
+
+
+def _kinds(op: OpOverload) -> list[str]:
+    return [str(item.type) for item in op._schema.arguments]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import Argument, map_arg
 
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.scopes import scope_of
@@ -42,9 +45,14 @@ def split_constants(module: GraphModule) -> GraphModule:
     program = GraphModule(module, _program(module.graph, constant, kept))
     with torch.no_grad():
         values = program()
+    _keep_tensors(program, values)
     for node in kept:
         path = node.meta["constant"]
-        put(module, path, values[path].detach().contiguous())
+        value = values[path]
+        if not isinstance(value, Tensor):
+            _write_number(node, value)
+            continue
+        put(module, path, value.detach().contiguous())
         with module.graph.inserting_before(node):
             new = module.graph.get_attr(path)
         new.meta = {key: item for key, item in node.meta.items() if key != "constant"}
@@ -54,6 +62,22 @@ def split_constants(module: GraphModule) -> GraphModule:
     _drop_unused(module)
     module.recompile()
     return program
+
+
+def _keep_tensors(program: GraphModule, values: Mapping[str, object]) -> None:
+    """Let a program give no numbers (`scale.item()`): these are written into the graph."""
+    output = program.graph.output_node()
+    given: Any = output.args[0]
+    output.args = ({path: given[path] for path in values if isinstance(values[path], Tensor)},)
+    program.recompile()
+
+
+def _write_number(node: Node, number: Argument) -> None:
+    """Let the readers of a node read a number."""
+    for user in list(node.users):
+        user.args, user.kwargs = map_arg(
+            (user.args, user.kwargs), lambda item: number if item is node else item
+        )
 
 
 def _constant_nodes(graph: Graph) -> dict[Node, None]:

@@ -206,7 +206,10 @@ def _free_lengths() -> Iterator[None]:
 
     Python makes a plain number of what `__len__` gives, which would fix the batch size. Only
     replacing the function itself helps, as torch.export does with `max` and `min`.
+    torch.compile looks at Python's functions once, when it is imported.
     """
+    import torch._dynamo  # noqa: F401  slow, and torch.export imports it too
+
     plain = builtins.len
 
     def length(item: Any, /) -> Any:

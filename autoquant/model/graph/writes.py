@@ -90,11 +90,14 @@ class _Storages:
 
 
 def _is_traced_again(node: Node) -> bool:
-    """Whether an op holds a graph, is a cell, writes beside its schema or gives a number.
+    """Whether an op holds a graph, is a cell or in a `vmap`, writes beside its schema or counts.
 
     Tracing makes a number of what is known, and an expression in sizes of what depends on them.
     """
     if isinstance(node.target, HigherOrderOperator) or node.target in CELLS:
+        return True
+    value = node.meta.get("val")
+    if isinstance(value, Tensor) and not isinstance(value, FakeTensor):  # a row of a batch
         return True
     name = op_name(node)
     return name in _NUMBERS or (name == "batch_norm" and bool(node.args[5]))

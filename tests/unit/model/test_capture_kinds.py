@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -31,3 +33,36 @@ def test_outputs_in_a_dataclass_that_nobody_registered_are_captured() -> None:
     given = capture(model, (rows,), how="export").graph(rows)
     assert isinstance(given, Reading)
     assert torch.equal(given.features[1], model(rows).features[1])
+
+
+class ReadsNumbers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.scale = nn.Parameter(torch.tensor(3.0))
+        self.register_buffer("steps", torch.tensor([2, 1]))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        for step in self.steps.tolist():
+            rows = self.linear(rows) * step / self.scale.item()
+        return rows
+
+
+def test_numbers_that_a_forward_reads_from_its_parameters_are_captured() -> None:
+    model, rows = ReadsNumbers().eval(), torch.randn(3, 4)
+    captured = capture(model, (rows,), how="export")
+    assert torch.equal(captured.graph(rows), model(rows))
+    assert captured.weights is not None
+    assert all(isinstance(item, Tensor) for item in captured.weights().values())
+
+
+def test_torch_compile_knows_python_after_a_capture() -> None:
+    """It reads Python's functions when it is imported; capture replaces one of them meanwhile."""
+    code = (
+        "import torch; from autoquant.model.graph.capture import capture\n"
+        "capture(torch.nn.Linear(4, 4).eval(), (torch.randn(2, 4),))\n"
+        "def twice(x): return x * len((1, 2))\n"
+        "torch.compile(twice, backend='eager', fullgraph=True)(torch.ones(2))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr

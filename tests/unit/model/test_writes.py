@@ -44,6 +44,11 @@ def over_a_sum(net: nn.Module, x: Tensor) -> Tensor:
     return y.masked_fill_(y > 1, 1.0)
 
 
+def to_a_power(net: nn.Module, x: Tensor) -> Tensor:
+    """`pow_.Scalar` takes what `pow.Tensor_Scalar` does, and not what `pow.Scalar` does."""
+    return net.second(net.first(x).pow_(2))
+
+
 def over_a_view_read_last(net: nn.Module, x: Tensor) -> Tensor:
     return net.second(net.first(x).view(-1, 2, 4).relu_().flatten(1))
 
@@ -81,12 +86,24 @@ def of_a_number(net: nn.Module, x: Tensor) -> Tensor:
     return net.first(x) * x.new_full((1,), steps[1])
 
 
+def by_row(net: nn.Module, x: Tensor) -> Tensor:
+    return torch.vmap(lambda row: net.second(net.first(row).relu_()))(x)
+
+
 def by_a_count(net: nn.Module, x: Tensor) -> Tensor:
     return net.first(x) / x.numel()
 
 
-PURE = (over_a_residual, over_dropout, over_an_input, over_a_sum, over_a_view_read_last)
-AGAIN = (under_a_view, into_a_view, into_one_of_two, of_another_type, of_a_number, by_a_count)
+PURE = (over_a_residual, over_dropout, over_an_input, over_a_sum, to_a_power, over_a_view_read_last)
+AGAIN = (
+    under_a_view,
+    into_a_view,
+    into_one_of_two,
+    of_another_type,
+    of_a_number,
+    by_row,
+    by_a_count,
+)
 
 
 class Net(nn.Module):
