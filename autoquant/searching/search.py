@@ -1,10 +1,10 @@
-"""A search, from its job to its frontier: read `run_search` first."""
+"""A search, from its job to its frontier: read `_search` first."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,14 +16,13 @@ from autoquant.core.backends import is_estimate
 from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Executor, Phase
 from autoquant.core.history import StopReason
-from autoquant.core.measurement import Measurements, fastest_float
+from autoquant.core.measurement import Candidate, Measurements, fastest_float
 from autoquant.core.objectives import Objective
-from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Procedure, SensitivityTable
 from autoquant.errors import AutoquantError, JobError, StorageError
 from autoquant.job import Effort, Execution, SearchSettings, SensitivitySettings, dump_job
-from autoquant.model.subject import SubjectRecipe
+from autoquant.model.subject import Subject, SubjectRecipe
 from autoquant.results import files
 from autoquant.results.choices import find_shown
 from autoquant.results.environment import TIMED_ON, describe_environment
@@ -33,12 +32,13 @@ from autoquant.results.mlflow.background import BackgroundTracker
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
 from autoquant.results.reading import load_baseline, load_environment
 from autoquant.results.recorders import NullRecorder, Tracker
+from autoquant.searching.begun import Begun
 from autoquant.searching.facts import open_facts, taken_before, with_taken
 from autoquant.searching.files import write_findings, write_preparation
 from autoquant.searching.frontier_again import score_heldout, time_again, time_single
 from autoquant.searching.guidance import Guidance, find_costs, guide, plain_pruner
-from autoquant.searching.interrupts import Interrupts, taken
-from autoquant.searching.measuring.evaluator import EvaluatorRecipe, PlanEvaluator
+from autoquant.searching.interrupts import taken
+from autoquant.searching.measuring.evaluator import EvaluatorRecipe
 from autoquant.searching.measuring.workers.start import check_executor, start_executor
 from autoquant.searching.preparing.earlier import open_kept
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
@@ -54,6 +54,7 @@ from autoquant.searching.target_node import TimedPlace, timed_place
 from autoquant.searching.templates import Template, load_templates
 
 _QUICK_PAIRS = 5
+_NOTHING_YET = Ended((), None)
 
 
 def run_search(
@@ -83,157 +84,210 @@ def run_search(
         check_executor(job.execution)
         timed = timed_place(job, recipe)
         environment = _timed_on(timed, job, folder)
-        tracker = _open_tracker(job, facts, environment)
+        begun = Begun(
+            job=job,
+            recipe=recipe,
+            templates=templates,
+            timed=timed,
+            deadline=deadline,
+            folder=folder,
+            facts=facts,
+            environment=environment,
+            progress=progress,
+            tracker=_open_tracker(job, facts, environment),
+            interrupts=interrupts,
+        )
         try:
-            return _search(
-                *(job, recipe, progress, interrupts, folder, tracker),
-                *(facts, environment, templates, deadline, timed),
-            )
+            return _search(begun)
         except BaseException as error:
             interrupts.hold()
-            tracker.stop(str(error) or "interrupted")
+            begun.tracker.stop(str(error) or "interrupted")
             raise
 
 
-def _search(
-    job: SearchSettings,
-    recipe: SubjectRecipe,
-    progress: Progress,
-    interrupts: Interrupts,
-    folder: ResultFolder,
-    tracker: Tracker,
-    facts: SearchFacts,
-    environment: Mapping[str, Any],
-    templates: Sequence[Template],
-    deadline: float,
-    timed: TimedPlace,
-) -> SearchResult:
-    """The order of the work; each line consumes the values above it."""
-    with progress.stage("loading model and data", None):
-        subject = recipe()
-    prepared = prepare(
-        *(_timed_briefly(job), subject, progress, folder.path),
-        templates=templates,
-        settle=timed.settle,
-        kept=open_kept(job, environment[TIMED_ON], progress.note, taken_before(facts)),
-    )
-    prepared = timed.narrow(refuse_unfaithful(prepared, progress), progress)
-    write_preparation(folder, prepared, with_taken(facts, prepared.kept))
-    evaluator = prepared.evaluator
-    baseline = _measure_baseline(timed, prepared, folder, progress)
-    past = folder.past().candidates
-    if job.is_about_time_alone:
-        tried = [*(item.plan for item in templates), *(item.plan for item in past)]
-        prepared = _without_slow_floats(prepared, baseline, tried, progress)
-        folder.write_space(prepared.space)
-    evaluator.refer_to(fastest_float(baseline))
-    stages = Stages(
-        *(job, prepared, baseline, folder, tracker, progress, interrupts),
-        *(facts, environment, deadline, dump_job(job)),
-    )
-    for candidate in past:
-        tracker.candidate(candidate)
-    is_quick = job.budget.effort is Effort.QUICK
-    where = job.execution if job.execution.address is not None else Execution(kind="local")
-    known = _Known()
-
-    def answer() -> Ended:
-        with _executor(where, recipe, prepared, evaluator, stages, progress) as executor:
-            return stages.answer_first(executor, plain_pruner(job, prepared, stages.limits))
-
-    def compete() -> Ended:
-        nonlocal stages
-        stages = stages.knowing(timed.rivals(prepared, job, stages.baseline, progress))
-        return ended
-
-    def rank() -> Ended:
-        known.table = rank_by_sensitivity(_ranking(job), prepared, progress, folder.path)
-        times = times_of_uniform(ended.candidates, prepared, baseline) if is_quick else None
-        costs = find_costs(
-            job.goals, prepared, progress, folder.path, times, timed.profile, baseline
-        )
-        if Objective.LATENCY in costs and not is_quick:
-            known.times_of_ops = costs[Objective.LATENCY]
-            folder.write_costs(known.times_of_ops)
-        folder.write_facts(with_taken(facts, prepared.kept))
-        plans, found = [template.plan for template in templates], ended.candidates
-        known.guidance = guide(
-            job, prepared, known.table, costs, baseline, stages.limits, plans, found
-        )
-        return ended
-
-    def finish() -> Ended:
-        nonlocal stages
-        stages = _with_heldout(stages)
-        workers = where if known.guidance is None or is_quick else job.execution
-        with _executor(workers, recipe, prepared, evaluator, stages, progress) as executor:
-            return _finish(stages, known.guidance, ended, executor)
-
-    ended = _unless_broken(answer, folder)
-    if job.rivals and not ended.is_broken:
-        ended = _unless_broken(compete, folder)
-    if ended.reason is None:
-        ended = _unless_broken(rank, folder)
-    if not ended.is_broken:
-        ended = _unless_broken(finish, folder)
-    interrupts.hold()
-    return _leave(stages, known, ended)
+def _search(begun: Begun) -> SearchResult:
+    """The order of the work; each step goes on from what those above it found."""
+    with begun.progress.stage("loading model and data", None):
+        subject = begun.recipe()
+    prepared = _prepare(begun, subject)
+    baseline = _measure_baseline(begun, prepared)
+    if begun.job.is_about_time_alone:
+        prepared = _without_slow_floats(begun, prepared, baseline)
+    search = _Search(begun, Stages(begun, prepared, baseline))
+    for step in (search.answer, search.compete, search.rank, search.finish):
+        search.take(step)
+    begun.interrupts.hold()
+    return search.leave()
 
 
 @dataclass
-class _Known:
-    """What a search has found out about its knobs when it ends, wherever that is."""
+class _Search:
+    """A search that is prepared, and what it has found out.
 
+    Attributes:
+        begun: What it was begun with.
+        stages: Of the float model as far as it is measured.
+        ended: How the last step ended.
+        table: How sensitive each knob is.
+        times: What each op costs, where costs are times.
+        guidance: What leads it after its answer; None: it ended before.
+    """
+
+    begun: Begun
+    stages: Stages
+    ended: Ended = _NOTHING_YET
     table: SensitivityTable | None = None
-    times_of_ops: CostTable | None = None
+    times: CostTable | None = None
     guidance: Guidance | None = None
 
+    def __post_init__(self) -> None:
+        self.stages.prepared.evaluator.refer_to(fastest_float(self.stages.baseline))
+        for candidate in self.begun.folder.past().candidates:
+            self.begun.tracker.candidate(candidate)
 
-def _unless_broken(step: Callable[[], Ended], folder: ResultFolder) -> Ended:
-    """Take a step of a search; what breaks in keeps what is finished."""
-    try:
-        return step()
-    except KeyboardInterrupt:
-        return Ended(folder.past().candidates, StopReason.INTERRUPTED)
-    except StorageError:
-        raise
-    except AutoquantError as error:
-        return Ended(folder.past().candidates, StopReason.FAILED, error)
+    def take(self, step: Callable[[], None]) -> None:
+        """Take a step, unless the search is broken; what breaks in it keeps what is finished."""
+        if self.ended.is_broken:
+            return
+        try:
+            step()
+        except KeyboardInterrupt:
+            self.ended = Ended(self.begun.folder.past().candidates, StopReason.INTERRUPTED)
+        except StorageError:
+            raise
+        except AutoquantError as error:
+            self.ended = Ended(self.begun.folder.past().candidates, StopReason.FAILED, error)
+
+    def answer(self) -> None:
+        """Measure the uniform plans."""
+        stages = self.stages
+        pruner = plain_pruner(self.begun.job, stages.prepared, stages.limits)
+        with self._executor(self._near) as executor:
+            self.ended = stages.answer_first(executor, pruner)
+
+    def compete(self) -> None:
+        """Time the float model on the other engines that the job names."""
+        begun, stages = self.begun, self.stages
+        if begun.job.rivals:
+            found = begun.timed.rivals(stages.prepared, begun.job, stages.baseline, begun.progress)
+            self.stages = stages.knowing(found)
+
+    def rank(self) -> None:
+        """Find out what leads the search beyond its answer, if it goes there."""
+        if self.ended.reason is not None:
+            return
+        begun, stages, found = self.begun, self.stages, self.ended.candidates
+        job, prepared, folder = begun.job, stages.prepared, begun.folder
+        self.table = rank_by_sensitivity(_ranking(job), prepared, begun.progress, folder.path)
+        times = times_of_uniform(found, prepared, stages.baseline) if begun.is_quick else None
+        costs = find_costs(
+            job.goals,
+            prepared,
+            begun.progress,
+            folder.path,
+            times,
+            begun.timed.profile,
+            stages.baseline,
+        )
+        if Objective.LATENCY in costs and not begun.is_quick:
+            self.times = costs[Objective.LATENCY]
+            folder.write_costs(self.times)
+        folder.write_facts(with_taken(begun.facts, prepared.kept))
+        plans = [template.plan for template in begun.templates]
+        self.guidance = guide(
+            job, prepared, self.table, costs, stages.baseline, stages.limits, plans, found
+        )
+
+    def finish(self) -> None:
+        """Go on where there is guidance, then look at the frontier again."""
+        self.stages = _with_heldout(self.stages)
+        led = self.guidance is not None and not self.begun.is_quick
+        with self._executor(self.begun.job.execution if led else self._near) as executor:
+            if self.guidance is not None:
+                self.ended = self.stages.go_on(self.guidance, executor)
+            if not self.ended.is_broken:
+                self.ended = replace(self.ended, candidates=self._looked_at_again(executor))
+
+    def _looked_at_again(self, executor: Executor) -> tuple[Candidate, ...]:
+        """Time the members again, score them on held-out data, time the shown ones at batch 1."""
+        begun, stages, prepared = self.begun, self.stages, self.stages.prepared
+        folder, progress, candidates = begun.folder, begun.progress, self.ended.candidates
+        is_timed_again = (
+            Phase.LATENCY in prepared.phases
+            and not begun.is_quick
+            and not is_estimate(prepared.settings.build.backend)
+        )
+        if is_timed_again:
+            candidates = time_again(candidates, stages.find, executor, folder, progress)
+        if prepared.subject.heldout is not None:
+            find = stages.find_chosen if begun.is_quick else stages.find
+            candidates = score_heldout(candidates, find, executor, folder, progress)
+        if is_timed_again and prepared.latency_batch > 1:
+            shown = find_shown(stages.findings(candidates, None))
+            candidates = time_single(candidates, shown, executor, folder, progress)
+        return candidates
+
+    def leave(self) -> SearchResult:
+        """Write what was found; what broke the search is raised after that."""
+        begun, stages, prepared = self.begun, self.stages, self.stages.prepared
+        ended, goals = self.ended, self.begun.job.goals
+        with begun.progress.stage("writing the study", None):
+            path = begun.folder.path / files.STUDY
+            write_study(path, prepared.space, goals, stages.limits, ended.candidates)
+        findings = replace(
+            stages.findings(ended.candidates, ended.reason, self.table), costs=self.times
+        )
+        result = write_findings(findings, prepared, begun.folder, begun.tracker, begun.progress)
+        if ended.error is not None:
+            raise ended.error
+        return result
+
+    @property
+    def _near(self) -> Execution:
+        """Where the few plans of an answer are measured: on a cluster, or in this process."""
+        asked = self.begun.job.execution
+        return asked if asked.address is not None else Execution(kind="local")
+
+    @contextmanager
+    def _executor(self, execution: Execution) -> Iterator[Executor]:
+        """Start the workers, and stop them at the end whatever happens.
+
+        In this process it is the evaluator that is open already.
+        """
+        begun, prepared = self.begun, self.stages.prepared
+        threads = torch.get_num_threads()
+        settings = replace(prepared.settings, reference=fastest_float(self.stages.baseline))
+        if execution.kind == "local":
+            torch.set_num_threads(settings.quality_threads)
+            executor = start_executor(execution, lambda: prepared.evaluator)
+        else:
+            with begun.progress.stage(f"starting workers ({execution.kind})", None):
+                factory = EvaluatorRecipe(begun.recipe, prepared.statistics, settings)
+                is_timed = Phase.LATENCY in prepared.phases
+                cpu = begun.environment[TIMED_ON]["cpu"] if is_timed else None
+                executor = start_executor(execution, factory, begun.progress.note, cpu)
+        try:
+            yield executor
+        finally:
+            executor.close()
+            torch.set_num_threads(threads)
 
 
-def _finish(stages: Stages, guidance: Guidance | None, answer: Ended, executor: Executor) -> Ended:
-    """Go on where there is guidance, then look at the frontier again."""
-    prepared, folder, progress = stages.prepared, stages.folder, stages.progress
-    is_timed = Phase.LATENCY in prepared.phases
-    ended = answer if guidance is None else stages.go_on(guidance, executor)
-    if ended.is_broken:
-        return ended
-    candidates = ended.candidates
-    is_quick = stages.job.budget.effort is Effort.QUICK
-    is_timed_again = is_timed and not is_quick and not is_estimate(prepared.settings.build.backend)
-    if is_timed_again:
-        candidates = time_again(candidates, stages.find, executor, folder, progress)
-    if prepared.subject.heldout is not None:
-        find = stages.find_chosen if is_quick else stages.find
-        candidates = score_heldout(candidates, find, executor, folder, progress)
-    if is_timed_again and prepared.latency_batch > 1:
-        shown = find_shown(stages.findings(candidates, None))
-        candidates = time_single(candidates, shown, executor, folder, progress)
-    return replace(ended, candidates=candidates)
-
-
-def _leave(stages: Stages, known: _Known, ended: Ended) -> SearchResult:
-    """Write what was found; what broke the search is raised after that."""
-    job, prepared, folder, progress = stages.job, stages.prepared, stages.folder, stages.progress
-    with progress.stage("writing the study", None):
-        parts = (prepared.space, job.goals, stages.limits, ended.candidates)
-        write_study(folder.path / files.STUDY, *parts)
-    findings = stages.findings(ended.candidates, ended.reason, known.table)
-    findings = replace(findings, costs=known.times_of_ops)
-    result = write_findings(findings, prepared, folder, stages.tracker, progress)
-    if ended.error is not None:
-        raise ended.error
-    return result
+def _prepare(begun: Begun, subject: Subject) -> Preparation:
+    """Read the model, calibrate it and open the target, as far as earlier runs did not."""
+    job, folder, progress = begun.job, begun.folder, begun.progress
+    prepared = prepare(
+        _timed_briefly(job),
+        subject,
+        progress,
+        folder.path,
+        templates=begun.templates,
+        settle=begun.timed.settle,
+        kept=open_kept(job, begun.environment[TIMED_ON], progress.note, taken_before(begun.facts)),
+    )
+    prepared = begun.timed.narrow(refuse_unfaithful(prepared, progress), progress)
+    write_preparation(folder, prepared, with_taken(begun.facts, prepared.kept))
+    return prepared
 
 
 def _open_folder(job: SearchSettings, resume: bool) -> ResultFolder:
@@ -262,15 +316,13 @@ def _open_tracker(
     return BackgroundTracker(open_recorder(settings, facts, dump_job(job), environment))
 
 
-def _measure_baseline(
-    timed: TimedPlace, prepared: Preparation, folder: ResultFolder, progress: Progress
-) -> Measurements:
+def _measure_baseline(begun: Begun, prepared: Preparation) -> Measurements:
     """Measure the float model, or take over what an earlier process measured."""
-    if (folder.path / files.BASELINE).exists():
-        return load_baseline(folder.path)
-    with progress.stage("measuring the float model", None):
-        baseline = timed.baseline(prepared)
-    folder.write_baseline(baseline)
+    if (begun.folder.path / files.BASELINE).exists():
+        return load_baseline(begun.folder.path)
+    with begun.progress.stage("measuring the float model", None):
+        baseline = begun.timed.baseline(prepared)
+    begun.folder.write_baseline(baseline)
     return baseline
 
 
@@ -278,18 +330,21 @@ def _with_heldout(stages: Stages) -> Stages:
     """Score the float model on held-out data: once there is an answer, which needs none of it."""
     if stages.prepared.subject.heldout is None or "heldout_accuracy" in stages.baseline:
         return stages
-    with stages.progress.stage("scoring the float model on held-out data", None):
+    with stages.begun.progress.stage("scoring the float model on held-out data", None):
         return stages.knowing(stages.prepared.evaluator.heldout_baseline())
 
 
 def _without_slow_floats(
-    prepared: Preparation, baseline: Measurements, tried: Iterable[Plan], progress: Progress
+    begun: Begun, prepared: Preparation, baseline: Measurements
 ) -> Preparation:
     """Leave out floats that are slow here, but for those that plans hold which must be told of."""
+    past = begun.folder.past().candidates
+    tried = [*(item.plan for item in begun.templates), *(item.plan for item in past)]
     kept = {scheme for plan in tried for _, scheme in plan.assignment}
     space, notices = without_slow_floats(prepared.space, baseline, kept)
     for notice in notices:
-        progress.note(notice)
+        begun.progress.note(notice)
+    begun.folder.write_space(space)
     return prepared.with_space(space, notices)
 
 
@@ -329,34 +384,3 @@ def _ranking(job: SearchSettings) -> SensitivitySettings:
     if job.budget.effort is Effort.QUICK and asked.method is Procedure.AUTO:
         return asked.model_copy(update={"method": Procedure.GRADIENT})
     return asked
-
-
-@contextmanager
-def _executor(
-    execution: Execution,
-    recipe: SubjectRecipe,
-    prepared: Preparation,
-    evaluator: PlanEvaluator,
-    stages: Stages,
-    progress: Progress,
-) -> Iterator[Executor]:
-    """Start the workers, and stop them at the end whatever happens.
-
-    In this process it is the evaluator that is open already.
-    """
-    threads = torch.get_num_threads()
-    settings = replace(prepared.settings, reference=fastest_float(stages.baseline))
-    if execution.kind == "local":
-        torch.set_num_threads(settings.quality_threads)
-        executor = start_executor(execution, lambda: evaluator)
-    else:
-        with progress.stage(f"starting workers ({execution.kind})", None):
-            factory = EvaluatorRecipe(recipe, prepared.statistics, settings)
-            is_timed = Phase.LATENCY in prepared.phases
-            cpu = stages.environment[TIMED_ON]["cpu"] if is_timed else None
-            executor = start_executor(execution, factory, progress.note, cpu)
-    try:
-        yield executor
-    finally:
-        executor.close()
-        torch.set_num_threads(threads)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from autoquant.core.evaluation import Executor
 from autoquant.core.frontier import Frontier, GrowingFrontier, find_frontier
@@ -14,16 +13,15 @@ from autoquant.core.history import Past, StopReason
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Goal, Objective
 from autoquant.core.precision import Scheme
-from autoquant.core.progress import Advance, Progress, ShowsStanding, Standing
+from autoquant.core.progress import Advance, ShowsStanding, Standing
 from autoquant.core.sensitivity import SensitivityTable
-from autoquant.job import Budget, Effort, SearchSettings
-from autoquant.results.findings import Findings, SearchFacts
-from autoquant.results.folder import ResultFolder
-from autoquant.results.recorders import JointRecorder, Tracker
+from autoquant.job import Budget, Effort, dump_job
+from autoquant.results.findings import Findings
+from autoquant.results.recorders import JointRecorder
 from autoquant.results.report import render_report
+from autoquant.searching.begun import Begun
 from autoquant.searching.facts import settle_facts
 from autoquant.searching.guidance import Guidance
-from autoquant.searching.interrupts import Interrupts
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.proposing.constraints import Limits
 from autoquant.searching.proposing.prospects import is_certainly_within
@@ -45,29 +43,21 @@ _MENDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What the stages of one search share."""
+    """The stages of one search, of a float model as far as it is measured."""
 
-    job: SearchSettings
+    begun: Begun
     prepared: Preparation
     baseline: Measurements
-    folder: ResultFolder
-    tracker: Tracker
-    progress: Progress
-    interrupts: Interrupts
-    facts: SearchFacts
-    environment: Mapping[str, Any]
-    deadline: float
-    job_text: str
 
     @property
     def limits(self) -> Limits:
         """The job's constraints."""
-        return Limits(self.job.constraints, self.baseline)
+        return Limits(self.begun.job.constraints, self.baseline)
 
     def knowing(self, more: Measurements) -> Stages:
         """The stages from here on, of a float model of which more was measured."""
         baseline = {**self.baseline, **more}
-        self.folder.write_baseline(baseline)
+        self.begun.folder.write_baseline(baseline)
         return replace(self, baseline=baseline)
 
     def answer_first(self, executor: Executor, pruner: Pruner) -> Ended:
@@ -76,24 +66,24 @@ class Stages:
         Whatever time is left: a search without an answer would be none. One that the target
         refuses is measured without what it refuses.
         """
-        past = self.folder.past()
+        past = self.begun.folder.past()
         seeds = self._answers(past)
         tried = set(_by_digest(past))
         ended = Ended(past.candidates, None)
         while ended.reason is None and not _digests(seeds) <= tried:
             tried |= _digests(seeds)
             strategy = self._strategy(seeds, past)
-            budget = self.job.budget.model_copy(update={"round_size": len(seeds)})
-            with self.progress.stage(UNIFORM, len(seeds)) as advance:
+            budget = self.begun.job.budget.model_copy(update={"round_size": len(seeds)})
+            with self.begun.progress.stage(UNIFORM, len(seeds)) as advance:
                 rounds, _ = self._rounds(strategy, executor, pruner, past, budget, advance)
                 ended = rounds.run(seeds_alone=True)
-            past = self.folder.past()
+            past = self.begun.folder.past()
             seeds = self._answers(past)
         return replace(ended, reason=ended.reason or self._reason_after_answer(past))
 
     def go_on(self, guidance: Guidance, executor: Executor) -> Ended:
         """Measure the other seeds, then proposals, until the budget is spent or nothing is left."""
-        budget, past = self.job.budget, self.folder.past()
+        budget, past = self.begun.job.budget, self.begun.folder.past()
         strategy = self._strategy(guidance.seeds, past, guidance)
         prospects = guidance.prospects
 
@@ -111,10 +101,17 @@ class Stages:
         most = budget.trials or strategy.seed_count
         ended = Ended(past.candidates, None)
         rounds, counter = self._rounds(
-            strategy, executor, guidance.pruner, past, budget, _nowhere, is_spent, self.deadline
+            strategy,
+            executor,
+            guidance.pruner,
+            past,
+            budget,
+            _nowhere,
+            is_spent,
+            self.begun.deadline,
         )
         if strategy.is_seeding:
-            with self.progress.stage(PROGRAM, min(most, strategy.seed_count)) as advance:
+            with self.begun.progress.stage(PROGRAM, min(most, strategy.seed_count)) as advance:
                 counter.advance = advance
                 advance(len(past.candidates))
                 ended = rounds.run(seeds_alone=True)
@@ -125,7 +122,7 @@ class Stages:
             return ended
         if strategy.asked_count >= most and not strategy.pending:
             return replace(ended, reason=StopReason.BUDGET)
-        with self.progress.stage(SEARCH, most) as advance:
+        with self.begun.progress.stage(SEARCH, most) as advance:
             counter.advance = advance
             advance(len(ended.candidates))
             return rounds.run()
@@ -147,9 +144,9 @@ class Stages:
         table: SensitivityTable | None = None,
     ) -> Findings:
         return Findings(
-            facts=settle_facts(self.job, self.facts, self.prepared, frontier, reason),
-            job_text=self.job_text,
-            environment=self.environment,
+            facts=settle_facts(self.begun.job, self.begun.facts, self.prepared, frontier, reason),
+            job_text=dump_job(self.begun.job),
+            environment=self.begun.environment,
             sites=self.prepared.captured.sites,
             candidates=tuple(candidates),
             frontier=frontier,
@@ -160,7 +157,7 @@ class Stages:
         """The frontier of what keeps the constraints."""
         limits = self.limits
         kept = [candidate for candidate in candidates if limits.kept_by(candidate)]
-        return find_frontier(kept, self.baseline, self.job.goals)
+        return find_frontier(kept, self.baseline, self.begun.job.goals)
 
     def find_chosen(self, candidates: Sequence[Candidate]) -> Frontier:
         """The frontier with the one member that a user is told to choose."""
@@ -178,7 +175,7 @@ class Stages:
             mended = mend_uniform(space, seed, failure.refused or ()) if failure else None
             if mended is not None and mended not in seeds and len(seeds) < most:
                 seeds.append(mended)
-        return tuple(seeds[: self.job.budget.trials or None])
+        return tuple(seeds[: self.begun.job.budget.trials or None])
 
     def _strategy(
         self, seeds: Sequence[Seed], past: Past, guidance: Guidance | None = None
@@ -186,12 +183,12 @@ class Stages:
         return Strategy(
             self.prepared.space,
             seeds,
-            objectives=self.job.goals,
+            objectives=self.begun.job.goals,
             limits=self.limits,
-            sampler=self.job.sampler,
-            seed=self.job.seed,
+            sampler=self.begun.job.sampler,
+            seed=self.begun.job.seed,
             past=past,
-            log=self.folder,
+            log=self.begun.folder,
             proposer=None if guidance is None else guidance.proposer,
             edges=self.prepared.edges,
         )
@@ -216,32 +213,38 @@ class Stages:
             known=past.candidates,
             pruner=pruner,
             recorder=JointRecorder(
-                (self.folder, self.tracker, self.progress, counter, self.interrupts)
+                (
+                    self.begun.folder,
+                    self.begun.tracker,
+                    self.begun.progress,
+                    counter,
+                    self.begun.interrupts,
+                )
             ),
             clock=time.monotonic,
             deadline=deadline,
             is_spent=is_spent,
-            told=_Told(self, GrowingFrontier(self.job.goals)),
+            told=_Told(self, GrowingFrontier(self.begun.job.goals)),
         )
         return rounds, counter
 
     def write_standing(self, candidates: Sequence[Candidate], frontier: Frontier) -> None:
         """Write the frontier as it stands after a round."""
         findings = self._findings(candidates, frontier)
-        self.folder.write_standing(findings.frontier)
-        self.tracker.frontier(findings)
-        if isinstance(self.progress, ShowsStanding):
-            self.progress.standing(self._standing(findings))
+        self.begun.folder.write_standing(findings.frontier)
+        self.begun.tracker.frontier(findings)
+        if isinstance(self.begun.progress, ShowsStanding):
+            self.begun.progress.standing(self._standing(findings))
 
     def _standing(self, findings: Findings) -> Standing:
         """What stands out among the candidates so far."""
         whole, members = findings.comparable, findings.frontier.members
-        axis = next(item for item in self.job.goals if not item.is_quality)
+        axis = next(item for item in self.begun.job.goals if not item.is_quality)
         fastest = _cheapest(whole, axis)
         exact = max(members, key=lambda item: item.value("sqnr_db"), default=None)
         word = "fastest" if axis is Objective.LATENCY else "cheapest"
         named = (("best within the limit", findings.chosen), (word, fastest))
-        budget, left = self.job.budget, self.deadline - time.monotonic()
+        budget, left = self.begun.job.budget, self.begun.deadline - time.monotonic()
         is_open = budget.effort is not Effort.QUICK and budget.trials > 0
         return Standing(
             tuple((name, item) for name, item in (*named, ("most exact", exact)) if item),
@@ -252,19 +255,19 @@ class Stages:
 
     def _write_report(self, candidates: Sequence[Candidate]) -> None:
         """Write the report of a search that goes on; a quick one is over before it is read."""
-        if self.job.budget.effort is not Effort.QUICK:
-            self.folder.write_report(
-                render_report(self.findings(candidates, None), self.folder.path)
+        if not self.begun.is_quick:
+            self.begun.folder.write_report(
+                render_report(self.findings(candidates, None), self.begun.folder.path)
             )
 
     def _reason_after_answer(self, past: Past) -> StopReason | None:
         """Why the uniform plans were all; None: the search goes on, or a round is unfinished."""
-        budget = self.job.budget
+        budget = self.begun.job.budget
         if len(past.asked) > len(past.told):
             return None
         if budget.trials and len(past.asked) >= budget.trials:
             return StopReason.BUDGET
-        if time.monotonic() >= self.deadline:
+        if time.monotonic() >= self.begun.deadline:
             return StopReason.TIME
         if budget.effort is Effort.QUICK and self._is_cheapest_within(past):
             return StopReason.NOTHING_TO_GAIN
@@ -277,7 +280,7 @@ class Stages:
         With several costs there is no such order.
         """
         ours = (item for item in candidates if item.origin.startswith(OF_PROGRAM))
-        costs = [goal for goal in self.job.goals if not goal.is_quality]
+        costs = [goal for goal in self.begun.job.goals if not goal.is_quality]
         return len(costs) == 1 and any(is_certainly_within(item, self.limits) for item in ours)
 
     def _is_cheapest_within(self, past: Past) -> bool:
@@ -290,7 +293,7 @@ class Stages:
         known = {scheme_of(item.origin) for item in uniform if item.failure is None}
         if not {scheme_of(item.origin) for item in uniform} <= known:
             return False
-        for axis in (goal for goal in self.job.goals if not goal.is_quality):
+        for axis in (goal for goal in self.begun.job.goals if not goal.is_quality):
             cheapest = _cheapest(uniform, axis)
             if cheapest is None or not is_certainly_within(cheapest, self.limits):
                 return False
