@@ -165,8 +165,11 @@ def _kept_costs(
 def profile_here(prepared: Preparation) -> CostTable:
     """Time ops and boundaries in this process."""
     return latency_costs(
-        *(prepared.subject, prepared.captured, prepared.backend),
-        *(prepared.settings, prepared.space),
+        prepared.subject,
+        prepared.captured,
+        prepared.backend,
+        prepared.settings,
+        prepared.space,
     )
 
 

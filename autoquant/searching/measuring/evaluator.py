@@ -277,7 +277,9 @@ class PlanEvaluator:
         return run_on_engine(
             self._run_float,
             lambda inputs: self._backend.run(executable.module, inputs),
-            *(batches, self._functions, self._subject.outputs),
+            batches,
+            self._functions,
+            self._subject.outputs,
         )
 
     def _run_float(self, inputs: tuple[Tensor, ...]) -> Any:

@@ -85,7 +85,8 @@ class SubjectBench:
                 found = measure_latency(call, eager, pairs=_FEW, threads=threads)["speedup"]
                 return Timed(call, found)
             found = measure_latency(
-                *(call, rival.call),
+                call,
+                rival.call,
                 pairs=min(most, pairs or most),
                 threads=threads,
                 fewest=_FEW,

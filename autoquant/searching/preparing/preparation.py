@@ -258,7 +258,14 @@ def prepare(
         own = own_ranges(setup.calibration, captured, statistics, settings.build)
         settings = settings.building(ranges=replace(settings.build.ranges, own=own))
         settings = _settle(
-            *(setup, settings, subject, captured, statistics, progress, settle, kept),
+            setup,
+            settings,
+            subject,
+            captured,
+            statistics,
+            progress,
+            settle,
+            kept,
             is_open=settings.build.options != untimed.options,
         )
     bound = bind_setup(setup, captured, settings.build)
