@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from autoquant import metrics
 from autoquant.core.calls import Count, Positive, checked
-from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.calibrations import CalibrationRow, CalibrationTable
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress, Silent
@@ -92,10 +91,9 @@ def compare_observers(
         model,
         calibration=calibration,
         evaluation=evaluation,
-        heldout=None,
         metric=metric,
-        leaf_modules=tuple(leaf_modules),
-        equalise=Equalise.named(equalise),
+        leaf_modules=leaf_modules,
+        equalise=equalise,
         capture=capture,
         calibration_samples=setup.calibration.samples,
         form=DataForm.of_call(target, prepare, dynamic, cache_mb),

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from autoquant.backends.examination import Examination, Examiner
 from autoquant.backends.targets import load_target
 from autoquant.core.calls import Count, checked, show
-from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.concerns import Concern, Severity, Topic, note
 from autoquant.core.findings.structure import (
     CheckReport,
@@ -60,7 +59,7 @@ from autoquant.model.data.batches import take_samples
 from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.captured import Capture
-from autoquant.model.subject import Subject, load_unscored, unscored_subject
+from autoquant.model.subject import Subject, build_subject, load_unscored
 from autoquant.results.terminal import shown
 from autoquant.results.wording import counts_text
 from autoquant.searching.pair import find_plan, needs_torch, prepare_untimed
@@ -141,11 +140,11 @@ def check(
         sections=settings,
     )
     needs_torch(setup, "check")
-    subject = unscored_subject(
+    subject = build_subject(
         model,
         calibration=calibration,
-        leaf_modules=tuple(leaf_modules),
-        equalise=Equalise.named(equalise),
+        leaf_modules=leaf_modules,
+        equalise=equalise,
         capture=capture,
         calibration_samples=setup.calibration.samples,
         form=DataForm.of_call(target, prepare, dynamic, cache_mb),

@@ -15,7 +15,6 @@ from autoquant.comparing.reading import ATTENTION_DB
 from autoquant.comparing.reference import ReferencePlan
 from autoquant.comparing.runs import QuantizedModel
 from autoquant.core.calls import Count, Positive, checked
-from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.layers import ComparisonMode, LayerComparison, TriedMend
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -28,7 +27,7 @@ from autoquant.model.data.data_set import pick_samples, sizes_of
 from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.captured import Capture
-from autoquant.model.subject import Subject, SubjectRecipe, unscored_subject
+from autoquant.model.subject import Subject, SubjectRecipe, build_subject
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import (
     find_plan,
@@ -106,12 +105,12 @@ def compare(
     document = {"space": {"schemes": ["int8", "int16", "fp32"]}, "backend": backend}
     setup = settings_from(Setup, "autoquant.compare", document, ranges=ranges, sections=settings)
     needs_torch(setup, "compare")
-    subject = unscored_subject(
+    subject = build_subject(
         model,
         calibration=data if calibration is None else calibration,
         evaluation=data,
-        leaf_modules=tuple(leaf_modules),
-        equalise=Equalise.named(equalise),
+        leaf_modules=leaf_modules,
+        equalise=equalise,
         capture=capture,
         calibration_samples=setup.calibration.samples,
         form=DataForm.of_call(target, prepare, dynamic, cache_mb),

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from autoquant.core.calls import Count, checked
-from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.diagnosis import Cause, Diagnosis, Finding, Pattern
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
@@ -26,7 +25,7 @@ from autoquant.job.document import settings_from
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.subject import unscored_subject
+from autoquant.model.subject import build_subject
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import Pair, build_pair, find_plan, needs_graph, prepare_untimed
 from autoquant.searching.raised_plan import raise_ops, rules_text
@@ -89,12 +88,12 @@ def diagnose(
     """
     document = {"space": {"schemes": ["int8", "bf16", "fp32"]}, "backend": backend}
     setup = settings_from(Setup, "autoquant.diagnose", document, ranges=ranges, sections=settings)
-    subject = unscored_subject(
+    subject = build_subject(
         model,
         calibration=calibration,
         evaluation=evaluation,
-        leaf_modules=tuple(leaf_modules),
-        equalise=Equalise.named(equalise),
+        leaf_modules=leaf_modules,
+        equalise=equalise,
         capture=capture,
         calibration_samples=setup.calibration.samples,
         form=DataForm.of_call(target, prepare, dynamic, cache_mb),

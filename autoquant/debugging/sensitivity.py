@@ -11,7 +11,6 @@ from torch import nn
 
 from autoquant import metrics
 from autoquant.core.calls import Count, checked
-from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.sensitivity_report import (
     SensitivityReport,
     Tail,
@@ -230,10 +229,9 @@ def sensitivity(
         model,
         calibration=calibration,
         evaluation=evaluation,
-        heldout=None,
         metric=metric,
-        leaf_modules=tuple(leaf_modules),
-        equalise=Equalise.named(equalise),
+        leaf_modules=leaf_modules,
+        equalise=equalise,
         capture=capture,
         calibration_samples=setup.calibration.samples,
         form=DataForm.of_call(target, prepare, dynamic, cache_mb),

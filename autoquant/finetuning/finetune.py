@@ -12,7 +12,6 @@ from torch import nn
 
 from autoquant import metrics
 from autoquant.core.calls import Count, checked
-from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.errors import DataError, JobError
@@ -130,8 +129,8 @@ def finetune(
         evaluation=evaluation,
         heldout=heldout,
         metric=metric,
-        leaf_modules=tuple(leaf_modules),
-        equalise=Equalise.named(equalise),
+        leaf_modules=leaf_modules,
+        equalise=equalise,
         capture=capture,
         calibration_samples=run.calibration.samples,
         form=DataForm.of_call(target, prepare, dynamic, cache_mb),

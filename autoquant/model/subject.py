@@ -72,7 +72,6 @@ __all__ = [
     "load_unscored",
     "output_rows",
     "score_batch",
-    "unscored_subject",
 ]
 
 
@@ -310,7 +309,7 @@ def load_unscored(job: Job) -> Subject:
             "this job names no data: its search ran on some in memory",
             hint="give a job file that names them, or use the Python function",
         )
-    return unscored_subject(
+    return build_subject(
         model,
         calibration=_load_data(job.data.calibration, job.data.arguments),
         leaf_modules=job.model.leaf_modules,
@@ -384,19 +383,20 @@ def build_subject(
     model: object,
     *,
     calibration: object,
-    evaluation: object,
-    heldout: object | None,
-    metric: Metric | str,
+    evaluation: object = (),
+    heldout: object | None = None,
+    metric: Metric | str | None = None,
     loss: Metric | str | None = None,
-    leaf_modules: tuple[str, ...] = (),
+    leaf_modules: Sequence[str] = (),
     capture: str = "auto",
-    equalise: Equalise = Equalise.NEVER,
+    equalise: Equalise | str = Equalise.NEVER,
     calibration_samples: int | None = None,
     form: DataForm | None = None,
     outputs: Mapping[str, float] | None = None,
 ) -> Subject:
     """Check model, data and metric together, and give the subject.
 
+    Without a metric outputs alone are compared: nothing is scored, and targets are not needed.
     Without data to calibrate on, the evaluation data are shared out.
 
     Raises:
@@ -404,12 +404,18 @@ def build_subject(
         DataError: Data are unusable; names the batch.
         MetricError: The metric fails on the float model's outputs.
     """
+    if isinstance(equalise, str):
+        equalise = Equalise.named(equalise)
+    leaf_modules = tuple(leaf_modules)
     checked = in_eval_mode(check_float_model(model, leaf_modules))
-    functions = _find_functions(metric, loss)
-    against_float = is_against_float(functions["accuracy"])
+    functions = {} if metric is None else _find_functions(metric, loss)
+    is_scored = bool(functions)
+    against_float = is_scored and is_against_float(functions["accuracy"])
     # evaluation first: it says what inputs are
     reader = DataReader(checked, form, against_float=against_float)
-    scored = reader.read(evaluation, "evaluation", needs_targets=True)
+    scored: Sequence[Batch] = ()
+    if is_scored or not isinstance(evaluation, tuple) or evaluation:  # an array has no truth value
+        scored = reader.read(evaluation, "evaluation", needs_targets=is_scored)
     others = None if heldout is None else reader.read(heldout, "heldout", needs_targets=True)
     notices: tuple[str, ...] = ()
     if calibration is None:
@@ -436,11 +442,14 @@ def build_subject(
         notices=notices,
     )
     subject = _protected(subject, model)
-    outputs = _check_outputs(subject, scored, "evaluation")
+    first = _check_outputs(subject, scored, "evaluation") if is_scored else None
     if others is not None:
         _check_outputs(subject, others, "heldout")
     _check_runs(subject, batches, "calibration")
-    doubt = doubt_direction(subject.metric, outputs, scored[0])
+    if not is_scored:
+        _check_runs(subject, scored, "evaluation")
+        return subject
+    doubt = doubt_direction(subject.metric, first, scored[0])
     return subject if doubt is None else replace(subject, notices=(*subject.notices, doubt))
 
 
@@ -455,50 +464,6 @@ def _find_functions(metric: Metric | str, loss: Metric | str | None) -> dict[str
             "and no loss",
         )
     return functions
-
-
-def unscored_subject(
-    model: object,
-    *,
-    calibration: object,
-    evaluation: object = (),
-    leaf_modules: tuple[str, ...] = (),
-    capture: str = "auto",
-    equalise: Equalise = Equalise.NEVER,
-    calibration_samples: int | None = None,
-    form: DataForm | None = None,
-) -> Subject:
-    """A subject of which outputs alone are compared: nothing is scored.
-
-    Raises:
-        ModelError: `model` is no float module, or holds NaN.
-        DataError: Data are unusable; names the batch.
-    """
-    checked = in_eval_mode(check_float_model(model, leaf_modules))
-    reader = DataReader(checked, form)
-    compared: Sequence[Batch] = ()
-    if not isinstance(evaluation, tuple) or evaluation:  # an array has no truth value
-        compared = reader.read(evaluation, "evaluation", needs_targets=False)
-    read = reader.read(calibration, "calibration", needs_targets=False)
-    batches = take_samples(read, calibration_samples)
-    subject = Subject(
-        model=checked,
-        calibration=batches,
-        evaluation=compared,
-        heldout=None,
-        functions={},
-        calling=reader.calling,
-        dynamic=reader.dynamic,
-        leaf_modules=leaf_modules,
-        capture=capture,
-        equalise=equalise,
-        form=form or DataForm(),
-    )
-    subject = _protected(subject, model)
-    for name, batches in (("calibration", subject.calibration), ("evaluation", subject.evaluation)):
-        if batches:
-            _check_runs(subject, batches, name)
-    return subject
 
 
 def _protected(subject: Subject, given: object) -> Subject:
@@ -614,6 +579,8 @@ def _largest(value: Tensor) -> float:
 
 def _check_runs(subject: Subject, batches: Sequence[Batch], name: str) -> None:
     """Run the batches with the smallest and the largest samples: the model must take both."""
+    if not batches:
+        return
     smallest = largest = (0.0, 0, batches[0])
     for index, batch in enumerate(batches):
         size = sum(item.numel() for item in batch.inputs) / len(batch)

@@ -11,7 +11,6 @@ from torch import nn
 
 from autoquant import metrics
 from autoquant.core.calls import Count, checked
-from autoquant.core.equalisation import Equalise
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.errors import DataError
@@ -147,9 +146,9 @@ def search(
         heldout=heldout,
         metric=metric,
         loss=loss,
-        leaf_modules=tuple(leaf_modules),
+        leaf_modules=leaf_modules,
         capture=capture,
-        equalise=Equalise.named(equalise),
+        equalise=equalise,
         calibration_samples=job.calibration.samples,
         form=DataForm.of_call(target, prepare, dynamic, cache_mb),
         outputs=job.outputs,

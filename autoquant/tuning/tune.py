@@ -13,7 +13,6 @@ from torch import nn
 
 from autoquant import metrics
 from autoquant.core.calls import Count, checked
-from autoquant.core.equalisation import Equalise
 from autoquant.core.findings.tuning import Attempt, TuneReport
 from autoquant.core.objectives import Objective
 from autoquant.core.os_errors import storage_errors
@@ -214,8 +213,8 @@ def tune(
         heldout=heldout,
         metric=metric,
         loss=loss,
-        leaf_modules=tuple(leaf_modules),
-        equalise=Equalise.named(equalise),
+        leaf_modules=leaf_modules,
+        equalise=equalise,
         capture=capture,
         calibration_samples=job.calibration.samples,
         form=DataForm.of_call(target, prepare, dynamic, cache_mb),

@@ -16,7 +16,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.job import Job
 from autoquant.model.graph.capture import capture
-from autoquant.model.subject import unscored_subject
+from autoquant.model.subject import build_subject
 from autoquant.searching.pair import prepare_untimed
 from autoquant.searching.preparing.preparation import Preparation
 from tests.readbacks import words
@@ -285,7 +285,7 @@ def prepared(request: pytest.FixtureRequest) -> Preparation:
             module.running_var.uniform_(0.5, 1.5)
     schemes = ["int8", "int8_weight_only", "fp32"]
     job = Job.model_validate({"name": "s", "space": {"schemes": schemes}, "output": "unused"})
-    subject = unscored_subject(model.eval(), calibration=data, evaluation=data[:16])
+    subject = build_subject(model.eval(), calibration=data, evaluation=data[:16])
     return prepare_untimed(job, subject, Silent())
 
 
@@ -341,7 +341,7 @@ def test_a_functional_call_with_a_computed_weight_keeps_its_function() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(Standardized(4, 8, 3), nn.ReLU()).eval()
     job = Job.model_validate({"name": "s", "space": {"schemes": ["int8", "fp32"]}, "output": "u"})
-    subject = unscored_subject(model, calibration=IMAGES, evaluation=IMAGES[:8])
+    subject = build_subject(model, calibration=IMAGES, evaluation=IMAGES[:8])
     ready = prepare_untimed(job, subject, Silent())
     assert [site.name for site in ready.captured.sites] == ["0"]
     built = ready.backend.build(ready.space.uniform(Scheme.INT8))

@@ -14,7 +14,7 @@ from autoquant.core.findings.diagnosis import Cause, Diagnosis, Pattern
 from autoquant.core.progress import Silent
 from autoquant.debugging.diagnose import diagnose_pair
 from autoquant.job import Job
-from autoquant.model.subject import unscored_subject
+from autoquant.model.subject import build_subject
 from autoquant.searching.pair import Pair, build_pair, find_plan, prepare_untimed
 from tests.seeded_faults import OF_ANY_NETWORK, Fault
 from tests.seeded_sequences import SEQUENCE_FAULTS, Encoder, Network, Recurrent, healthy
@@ -117,8 +117,6 @@ def pair_of(fault: Fault) -> Pair:
             "backend": {"engine": fault.engine},
         }
     )
-    subject = unscored_subject(
-        fault.model, calibration=fault.calibration, evaluation=fault.evaluation
-    )
+    subject = build_subject(fault.model, calibration=fault.calibration, evaluation=fault.evaluation)
     prepared = prepare_untimed(job, subject, Silent())
     return build_pair(prepared, find_plan(fault.plan, prepared), Silent())

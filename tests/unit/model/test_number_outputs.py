@@ -19,7 +19,7 @@ from autoquant.model.data.number_outputs import (
     without_sources,
 )
 from autoquant.model.data.outputs import named_outputs
-from autoquant.model.subject import unscored_subject
+from autoquant.model.subject import build_subject
 
 Tail = Callable[[Tensor], Any]
 
@@ -89,7 +89,7 @@ TAILS: dict[str, tuple[Tail, Callable[[Tensor], dict[str, Tensor]]]] = {
 def test_whole_numbers_are_judged_by_the_floats_before_them(name: str) -> None:
     tail, expected = TAILS[name]
     model = Tailed(tail).eval()
-    subject = unscored_subject(model, calibration=ROWS)
+    subject = build_subject(model, calibration=ROWS)
     with torch.no_grad():
         own, wanted = model(ROWS), expected(model.layer(ROWS))
         found, graph = subject.flat(ROWS), subject.find_sites().graph(ROWS)
@@ -107,7 +107,7 @@ def test_whole_numbers_are_judged_by_the_floats_before_them(name: str) -> None:
 )
 def test_a_model_whose_numbers_come_from_no_float_is_left_alone(tail: Tail) -> None:
     model = Tailed(tail).eval()
-    assert unscored_subject(model, calibration=ROWS).model is model
+    assert build_subject(model, calibration=ROWS).model is model
 
 
 def test_tokens_that_are_handed_on_are_judged_by_nothing() -> None:
@@ -135,7 +135,7 @@ def test_hooks_on_the_outputs_see_and_change_the_models_own(with_kwargs: bool) -
         lambda module, *given: {**given[-1], "label": given[-1]["label"] + 1},
         with_kwargs=with_kwargs,
     )
-    subject = unscored_subject(model, calibration=ROWS)
+    subject = build_subject(model, calibration=ROWS)
     with torch.no_grad():
         own = model(ROWS)
         for outputs in (subject.flat(ROWS), subject.find_sites().graph(ROWS)):

@@ -9,13 +9,13 @@ from torch import nn
 from autoquant.core.findings.concerns import Concern, Severity
 from autoquant.core.findings.structure import OutputFacts
 from autoquant.debugging.structure.outputs import find_uncompared, list_outputs
-from autoquant.model.subject import unscored_subject
+from autoquant.model.subject import build_subject
 from tests import misbuilt as nets
 from tests.networks import MixedNet, images, seeded
 
 
 def outputs_of(model: nn.Module) -> tuple[Sequence[OutputFacts], list[Concern]]:
-    subject = unscored_subject(model, calibration=images(4))
+    subject = build_subject(model, calibration=images(4))
     facts = list_outputs(subject.find_sites(), subject.example)
     return facts, list(find_uncompared(facts, 4))
 

@@ -12,7 +12,7 @@ from autoquant import metrics
 from autoquant.core.progress import Silent
 from autoquant.errors import ModelError
 from autoquant.job import Job
-from autoquant.model.subject import build_subject, unscored_subject
+from autoquant.model.subject import build_subject
 from autoquant.searching.pair import prepare_untimed
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
 from autoquant.searching.preparing.preparation import Preparation
@@ -69,14 +69,14 @@ class Counting(nn.Module):
 
 def test_a_graph_that_computes_something_else_than_the_model_is_refused() -> None:
     rows = torch.rand(4, 8)
-    subject = unscored_subject(Counting(), calibration=[rows])
+    subject = build_subject(Counting(), calibration=[rows])
     with pytest.raises(ModelError, match="the captured graph computes something else"):
         replace(subject, capture="export").find_sites()
 
 
 def test_where_modules_are_faithful_they_are_taken_and_it_is_said() -> None:
     rows = torch.rand(4, 8)
-    subject = unscored_subject(Counting(), calibration=[rows])
+    subject = build_subject(Counting(), calibration=[rows])
     found = replace(subject, capture="auto").find_sites()
     assert found.how == "modules"
     assert "in the exported graph the output is off by" in found.notices[0]
@@ -137,6 +137,6 @@ class CancellingAndCounting(Cancelling):
 
 
 def test_a_graph_of_another_function_is_refused_however_the_model_rounds() -> None:
-    subject = unscored_subject(cancelling(CancellingAndCounting, 3e5), calibration=[images(8)])
+    subject = build_subject(cancelling(CancellingAndCounting, 3e5), calibration=[images(8)])
     with pytest.raises(ModelError, match="the captured graph computes something else"):
         replace(subject, capture="export").find_sites()
