@@ -16,6 +16,9 @@ STDOUT, STDERR = 1, 2
 def captured_prints(descriptor: int) -> Iterator[list[str]]:
     """Keep what is written to a descriptor of this process, below `sys.stdout` or `sys.stderr`.
 
+    C's buffer is emptied on both sides, so that nothing else is kept. Where the process has no such
+    descriptor there is nothing to keep.
+
     Args:
         descriptor: `STDOUT` or `STDERR`.
 
@@ -24,14 +27,21 @@ def captured_prints(descriptor: int) -> Iterator[list[str]]:
     """
     said: list[str] = []
     stream = {STDOUT: sys.stdout, STDERR: sys.stderr}[descriptor]
-    stream.flush()
-    kept = os.dup(descriptor)
+    flush = ctypes.CDLL(None).fflush
+    try:
+        kept = os.dup(descriptor)
+    except OSError:
+        yield said
+        return
+    if stream is not None:
+        stream.flush()
+    flush(None)
     with tempfile.TemporaryFile() as sink:
         os.dup2(sink.fileno(), descriptor)
         try:
             yield said
         finally:
-            ctypes.CDLL(None).fflush(None)
+            flush(None)
             os.dup2(kept, descriptor)
             os.close(kept)
             sink.seek(0)

@@ -10,7 +10,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from autoquant.core.glance import Glance
+from autoquant.core.glance import Glance, Glanced
 from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Goal, Objective
 from autoquant.core.pareto import frontier_mask, hypervolume
@@ -28,8 +28,8 @@ class Order(IntEnum):
     WORSE = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Frontier:
+@dataclass(frozen=True, slots=True, repr=False)
+class Frontier(Glanced):
     """The candidates worth choosing between, fastest (or smallest) first.
 
     Attributes:
@@ -61,12 +61,6 @@ class Frontier:
             for item in self.members
         ]
         return Glance(f"frontier of {len(rows)} candidates", ("#", *names, "ops"), rows)
-
-    def __repr__(self) -> str:
-        return self.glance.text
-
-    def _repr_html_(self) -> str:
-        return self.glance.html
 
     def __len__(self) -> int:
         return len(self.members)

@@ -77,6 +77,23 @@ class Glance:
         return (f"next: {self.step}",) if self.step else ()
 
 
+class Glanced:
+    """A value that shows itself by its `glance`: as text, and in a notebook as HTML."""
+
+    __slots__ = ()
+
+    @property
+    def glance(self) -> Glance:
+        """What it says of itself in a few lines."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self.glance.text
+
+    def _repr_html_(self) -> str:
+        return self.glance.html
+
+
 def _cut(cell: str) -> str:
     return cell if len(cell) <= _WIDEST_CELL else f"{cell[: _WIDEST_CELL - 1]}…"
 

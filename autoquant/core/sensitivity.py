@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from autoquant.core.glance import Glance
+from autoquant.core.glance import Glance, Glanced
 from autoquant.core.precision import Scheme
 from autoquant.core.space import SearchSpace
 from autoquant.errors import PlanError
@@ -128,8 +128,8 @@ class SensitivityRow:
         return self.knob, self.scheme, self.part
 
 
-@dataclass(frozen=True)
-class SensitivityTable:
+@dataclass(frozen=True, repr=False)
+class SensitivityTable(Glanced):
     """Rows of all knobs and schemes.
 
     Attributes:
@@ -172,12 +172,6 @@ class SensitivityTable:
         title = f"sensitivity of {len({row.knob for row in rows})} knobs ({self.method})"
         step = "table.ranking(aq.Scheme.INT8), aq.raise_most_sensitive(table, ratio=0.2)"
         return Glance(title, ("knob", "scheme", "SQNR, dB"), cells, step)
-
-    def __repr__(self) -> str:
-        return self.glance.text
-
-    def _repr_html_(self) -> str:
-        return self.glance.html
 
     def ranking(self, scheme: Scheme, by: Measure = Measure.SQNR) -> Sequence[SensitivityRow]:
         """Rows of one scheme, most sensitive first; last those that do not say the measure."""

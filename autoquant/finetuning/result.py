@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from autoquant.core.findings.finetuning import Check, Recovery, Trial
-from autoquant.core.glance import Glance
+from autoquant.core.glance import Glance, Glanced
 from autoquant.core.plan import Plan
 from autoquant.core.ranges import OwnRange
 from autoquant.core.statistics import CalibrationStatistics
@@ -17,8 +17,8 @@ from autoquant.core.statistics import CalibrationStatistics
 FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FinetuneResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FinetuneResult(Glanced):
     """A plan, trained.
 
     Attributes:
@@ -76,12 +76,6 @@ class FinetuneResult:
         ]
         title = f"gain {found.gain.value:.4f} ± {found.gain.stderr or 0.0:.4f} on {found.data} data"
         return Glance(title, ("model", "metric", "drop against float"), rows)
-
-    def __repr__(self) -> str:
-        return self.glance.text
-
-    def _repr_html_(self) -> str:
-        return self.glance.html
 
     def to_json(self) -> dict[str, Any]:
         """Give all figures as JSON values."""

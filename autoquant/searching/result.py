@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
-from autoquant.core.glance import Glance
+from autoquant.core.glance import Glance, Glanced
 from autoquant.core.history import StopReason
 from autoquant.core.measurement import Candidate, Failure, Measurements
 from autoquant.core.objectives import own_goals
@@ -472,8 +472,8 @@ class FrontierMembers(tuple[ResultCandidate, ...]):
         return Glance(f"{len(self)} candidates", ("#", *names, "ops"), rows).html
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SearchResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SearchResult(Glanced):
     """Everything that a search found."""
 
     findings: Findings
@@ -495,12 +495,6 @@ class SearchResult:
         heads = tuple(column.title for column in table.columns)
         step = "result.best().quantize(model), result.plot(), result.to_dataframe()"
         return Glance(title, heads, table.rows, step)
-
-    def __repr__(self) -> str:
-        return self.glance.text
-
-    def _repr_html_(self) -> str:
-        return self.glance.html
 
     @property
     def candidates(self) -> Sequence[ResultCandidate]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from autoquant.core.glance import Glance
+from autoquant.core.glance import Glance, Glanced
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 
@@ -109,8 +109,8 @@ class Variation:
     lost_bits: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Diagnosis:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Diagnosis(Glanced):
     """The answer.
 
     Attributes:
@@ -159,12 +159,6 @@ class Diagnosis:
         ]
         title = f"{self.pattern.value}: outputs at {self.sqnr_db:.1f} dB on {self.samples} samples"
         return Glance(title, ("cause", "mended, dB", "sites"), rows, self.next_step or "")
-
-    def __repr__(self) -> str:
-        return self.glance.text
-
-    def _repr_html_(self) -> str:
-        return self.glance.html
 
     def to_json(self) -> dict[str, Any]:
         """Give the diagnosis as JSON values."""

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from autoquant.core.findings.magnitudes import Magnitudes
-from autoquant.core.glance import Glance, few
+from autoquant.core.glance import Glance, Glanced, few
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
@@ -218,8 +218,8 @@ class TriedMend:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class LayerComparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerComparison(Glanced):
     """A quantized model beside its float model, op by op.
 
     Attributes:
@@ -259,12 +259,6 @@ class LayerComparison:
         title = "; ".join((title, *self.notices))
         heads = ("the worst", "scheme", "SQNR, dB")
         return Glance(title, heads, rows, "comparison.worst(20), comparison.rows")
-
-    def __repr__(self) -> str:
-        return self.glance.text
-
-    def _repr_html_(self) -> str:
-        return self.glance.html
 
     def worst(self, count: int) -> tuple[LayerRow, ...]:
         """Activations with the lowest SQNR, the worst first."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from autoquant.core.glance import Glance
+from autoquant.core.glance import Glance, Glanced
 from autoquant.core.measurement import Measurements
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Measure, Part, SensitivityRow, SensitivityTable
@@ -113,8 +113,8 @@ def read_tail(rows: Sequence[SensitivityRow]) -> Tail | None:
     return Tail(rows[0].scheme, tuple(row.knob for row in rows), noise)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SensitivityReport:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SensitivityReport(Glanced):
     """What each op does to the outputs and to the user's metric, and what stands out.
 
     Attributes:
@@ -155,9 +155,3 @@ class SensitivityReport:
     def _drop(self, knob: str, scheme: Scheme) -> str:
         found = self.metric.get((knob, scheme), {}).get("accuracy_drop")
         return "" if found is None else f"{found.value:.4f} ± {found.stderr or 0.0:.4f}"
-
-    def __repr__(self) -> str:
-        return self.glance.text
-
-    def _repr_html_(self) -> str:
-        return self.glance.html

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from autoquant.core.findings.concerns import Concern, Severity
-from autoquant.core.glance import Glance
+from autoquant.core.glance import Glance, Glanced
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts
 
@@ -150,8 +150,8 @@ class ShownConfiguration:
     unmatched: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CheckReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class CheckReport(Glanced):
     """Everything that `check` found.
 
     Attributes:
@@ -193,12 +193,6 @@ class CheckReport:
         title = f"{self.configuration} on {self.engine}: {len(found)} findings need attention"
         step = found[0].mend if found else ""
         return Glance(title, ("op", "configured", "runs", "gives"), rows, step)
-
-    def __repr__(self) -> str:
-        return self.glance.text
-
-    def _repr_html_(self) -> str:
-        return self.glance.html
 
     def to_json(self) -> dict[str, Any]:
         """Give the report as JSON values."""

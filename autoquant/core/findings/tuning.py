@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from autoquant.core.glance import Glance
+from autoquant.core.glance import Glance, Glanced
 from autoquant.core.measurement import Candidate, Measurement
 from autoquant.core.plan import Plan
 
@@ -68,8 +68,8 @@ class Attempt:
         return self.candidate.value("accuracy_drop")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TuneReport:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TuneReport(Glanced):
     """What the staged method tried, and the plan that it ends with.
 
     Attributes:
@@ -105,12 +105,6 @@ class TuneReport:
             for item in self.attempts
         ]
         return Glance(self.conclusion, ("tried", "ops", "drop", "verdict"), rows, "report.plan")
-
-    def __repr__(self) -> str:
-        return self.glance.text
-
-    def _repr_html_(self) -> str:
-        return self.glance.html
 
 
 def judge(candidate: Candidate, goal: float) -> Verdict:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
+from autoquant.backends.printing import STDOUT, captured_prints
 from autoquant.errors import PlanError
 from autoquant.searching.seeding.program.additive import Floats, Mask, Program
 
@@ -121,7 +117,7 @@ def branch(problem: Problem, relaxed: Relaxation, kept: Mask) -> Branched | None
     if len(problem.rows):
         rows = sparse.csr_matrix(problem.rows)
         constraints.append(LinearConstraint(rows, -np.inf, problem.bounds))
-    with _silent_stdout():
+    with captured_prints(STDOUT):  # https://github.com/jump-dev/HiGHS.jl/issues/312
         found = milp(
             np.where(kept, relaxed.objective, 0.0),
             integrality=whole,
@@ -143,30 +139,3 @@ def _check_solved(status: int, message: str) -> None:
             f"the integer program of the additive model was not solved: {message}",
             hint="make it smaller: space.grouping: block, fewer schemes, or pins",
         )
-
-
-@contextmanager
-def _silent_stdout() -> Iterator[None]:
-    """Drop a line that HiGHS prints in the middle of a solve, which none of its options stops.
-
-    https://github.com/jump-dev/HiGHS.jl/issues/312. C's buffer is emptied on both sides, so that
-    nothing else is dropped.
-    """
-    try:
-        kept = os.dup(1)
-    except OSError:  # there is no stdout
-        yield
-        return
-    flush = ctypes.CDLL(None).fflush
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    flush(None)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        flush(None)
-        os.dup2(kept, 1)
-        os.close(nowhere)
-        os.close(kept)
