@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from autoquant.backends.torch_cpu.emission import Emitter
-from autoquant.backends.torch_cpu.forms import Form, Grid
+from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Operation
+from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.node_shapes import fixed_sizes
 
 AVERAGES = frozenset(
@@ -61,7 +63,7 @@ def emit_average(emitter: Emitter, operation: Operation, out: Form) -> None:
     made = emitter.call(torch.ops.quantized.mul_scalar.default, made, share)
     if operation.name == "mean" and not operation.argument("keepdim"):
         made = emitter.call(_ATEN.flatten.using_ints, made, 1)
-    grid = Grid(read.grid.scale * share, read.grid.zero_point)
+    grid = replace(read.grid, scale=read.grid.scale * share)
     emitter.put(operation.last, out, made, grid)
 
 
@@ -78,7 +80,7 @@ def _divisor_by_calibration(
     emitter: Emitter, operation: Operation, read: Grid | None
 ) -> int | None:
     try:
-        own = emitter.grids.int8(operation.last.name)
+        own = emitter.grids.int8_grid(operation.last.name)
     except ValueError:  # calibration did not see it
         return None
     return None if read is None else _divisor(operation, read, own)
@@ -92,14 +94,9 @@ def _divisor(operation: Operation, read: Grid, own: Grid) -> int | None:
     count = math.prod(_pixels(operation))
     if read.scale <= _COARSE * own.scale or count == 1:
         return None
-    ends = zip(_reach(own), _reach(read), strict=True)
-    share = max(1.0 if there == 0.0 else need / there for need, there in ends if need > 0.0)
+    ends = (own.lowest, read.lowest), (own.highest, read.highest)
+    share = max(1.0 if there == 0.0 else need / there for need, there in ends if need)
     return min(max(1, math.ceil(share * count)), count)
-
-
-def _reach(grid: Grid) -> tuple[float, float]:
-    """How far a grid goes below and above zero."""
-    return grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale
 
 
 def _pixels(operation: Operation) -> tuple[int, ...]:

@@ -39,11 +39,17 @@ def is_constant(value: object) -> bool:
     return isinstance(value, Node) and value.op == "get_attr"
 
 
+def has_constants(operation: Operation) -> bool:
+    """Whether weight and bias of a convolution or linear layer are constants of the graph."""
+    bias = operation.argument("bias")
+    return is_constant(operation.argument("weight")) and (bias is None or is_constant(bias))
+
+
 def geometry_of(operation: Operation) -> Geometry | None:
     """Read the geometry; None where weights are computed, or padding differs from side to side."""
-    weight, bias = operation.argument("weight"), operation.argument("bias")
+    weight = operation.argument("weight")
     shape = shape_of(weight) if isinstance(weight, Node) else None
-    if shape is None or not is_constant(weight) or not (bias is None or is_constant(bias)):
+    if shape is None or not has_constants(operation):
         return None
     dimensions = len(shape) - 2
     image = shape_of(operation.argument("input")) or ()

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from autoquant.backends.torch_cpu.forms import Form, Grid, Value
+from autoquant.backends.torch_cpu.forms import Form, Value
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
 from autoquant.backends.torch_cpu.weights import WeightStore
 from autoquant.core.precision import Precision, Scheme
-from autoquant.model.calibration.ranges import grid as ranges
+from autoquant.model.calibration.ranges.grid import Grid, affine_grid
 from autoquant.model.graph.built_graph import FLOAT_NODE
 from autoquant.model.graph.node_shapes import fixed_sizes, tensor_meta
 
@@ -37,11 +37,11 @@ class Grids(Protocol):
 
     weight_bits: int
 
-    def int8(self, tensor: str) -> Grid:
-        """Grid of a tensor by the name of its node."""
+    def int8_grid(self, tensor: str) -> Grid:
+        """Grid of a tensor by the name of its node: levels 0 to 255."""
 
-    def int16(self, tensor: str) -> float:
-        """Scale of a tensor's symmetric int16 grid."""
+    def int16_grid(self, tensor: str) -> Grid:
+        """Symmetric grid of a tensor."""
 
 
 class Emitter:
@@ -128,10 +128,9 @@ class Emitter:
             half = self.call(_ATEN.to.dtype, floats, torch.float16)
             made = self.call(_ATEN.to.dtype, half, torch.float32)
         else:
-            if scheme.activation is Precision.INT16:
-                grid = ranges.Grid(self.grids.int16(source.name), 0, -32768, 32767)
-            else:
-                grid = self.grids.int8(source.name).with_ends
+            is_wide = scheme.activation is Precision.INT16
+            find = self.grids.int16_grid if is_wide else self.grids.int8_grid
+            grid = find(source.name)
             numbers = (grid.scale, grid.zero_point, grid.low, grid.high)
             made = self.call(_ATEN.fake_quantize_per_tensor_affine.default, floats, *numbers)
         self._origin = origin
@@ -144,16 +143,14 @@ class Emitter:
         if form is Form.QUINT8:
             if Form.UINT8 in values:
                 plain = values[Form.UINT8]
-                scale, zero_point = _grid(plain)
+                scale, zero_point = _grid(plain).numbers
                 made = self.call(
                     _ATEN._make_per_tensor_quantized_tensor.default, plain.node, scale, zero_point
                 )
                 return Value(made, form, plain.grid)
-            scale, zero_point = grid = grid or self.grids.int8(source.name)
+            grid = grid or self.grids.int8_grid(source.name)
             floats = self.read(source, Form.FLOAT32).node
-            made = self.call(
-                _ATEN.quantize_per_tensor.default, floats, scale, zero_point, torch.quint8
-            )
+            made = self.call(_ATEN.quantize_per_tensor.default, floats, *grid.numbers, torch.quint8)
             return Value(made, form, grid)
         if form is Form.UINT8:
             quantized = self.read(source, Form.QUINT8, grid)
@@ -200,9 +197,10 @@ class Emitter:
             )
             return Value(self.tensor(cast, f"{name}_bfloat16"), form)
         value = self.store.value(source)
-        grid = grid_of_values(value)
+        grid = affine_grid((float(value.min()), float(value.max())))
         quantized = self.store.made(
-            (Form.QUINT8, name), lambda: torch.quantize_per_tensor(value, *grid, torch.quint8)
+            (Form.QUINT8, name),
+            lambda: torch.quantize_per_tensor(value, *grid.numbers, torch.quint8),
         )
         if form is Form.UINT8:
             quantized = self.store.made((form, name), quantized.int_repr)
@@ -240,13 +238,6 @@ def is_float32(node: Node) -> bool:
     """Whether a node of the float graph gives a float32 tensor."""
     meta = tensor_meta(node)
     return meta is not None and meta.dtype is torch.float32
-
-
-def grid_of_values(value: Tensor) -> Grid:
-    """The grid that spans a constant."""
-    low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
-    scale = max((high - low) / 255.0, torch.finfo(torch.float32).eps)
-    return Grid(scale, min(max(round(-low / scale), 0), 255))
 
 
 def _grid(value: Value) -> Grid:

@@ -67,12 +67,9 @@ def _emulate(scheme: Scheme, emitter: Emitter, operation: Operation, out: Form) 
     emitter.begin(root.name)
     made = emitter.call(root.target, *map_arg(root.args, give), **map_arg(root.kwargs, give))
     emitter.put(root, out, made)
-    for node in rest:
-        emitter.begin(node.name)
-        args, kwargs = emitter.arguments(node, out)
-        made = emitter.call(node.target, *args, **kwargs)
-        emitter.put(node, out, made)
+    emit_each(emitter, rest, out)
     if scheme is Scheme.FP16 and is_float32(operation.last):
         emitter.begin("")
+        made = emitter.read(operation.last, out).node
         half = emitter.call(_ATEN.to.dtype, made, torch.float16)
         emitter.put(operation.last, out, emitter.call(_ATEN.to.dtype, half, torch.float32))

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from autoquant.backends.torch_cpu.convolutions import is_constant
+from autoquant.backends.torch_cpu.convolutions import has_constants, is_constant
 from autoquant.backends.torch_cpu.emission import Emitter
 from autoquant.backends.torch_cpu.engines import has_fp16_linear
+from autoquant.backends.torch_cpu.float_ops import emit_each
 from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Kernel, Operation
 from autoquant.backends.torch_cpu.packed_weights import Recipe
@@ -29,7 +30,7 @@ _RECURRENT = ("lstm", "gru")
 def dynamic_kernel(operation: Operation, engine: str) -> Kernel | None:
     """int8 weights, inputs rounded at a scale that is found for every batch."""
     emit: Callable[[Emitter, Operation, Form], None] | None = None
-    if operation.name == "linear" and _has_constants(operation):
+    if operation.name == "linear" and has_constants(operation):
         emit = partial(_multiply_dynamically, engine)
     elif operation.name in _RECURRENT and _can_pack_cells(operation):
         emit = partial(_recur, engine, "cell")
@@ -49,7 +50,7 @@ def half_kernel(operation: Operation, engine: str) -> Kernel | None:
     """fp16 weights with a kernel of their own."""
     if not has_fp16_linear(engine):
         return None
-    if operation.name == "linear" and _has_constants(operation):
+    if operation.name == "linear" and has_constants(operation):
         return _floats(partial(_multiply_halves, engine), Scheme.FP16)
     if operation.name in _RECURRENT and _can_pack_cells(operation):
         return _floats(partial(_recur, engine, "cell_fp16"), Scheme.FP16)
@@ -60,18 +61,10 @@ def _floats(emit: Callable[[Emitter, Operation, Form], None], scheme: Scheme) ->
     return Kernel(Form.FLOAT32, (Form.FLOAT32,), emit, scheme)
 
 
-def _has_constants(operation: Operation) -> bool:
-    bias = operation.argument("bias")
-    return is_constant(operation.argument("weight")) and (bias is None or is_constant(bias))
-
-
 def _finish(emitter: Emitter, operation: Operation, made: Node) -> None:
     """Write the relu behind an op that has none within it."""
     emitter.put(operation.root, Form.FLOAT32, made)
-    for node in operation.nodes[1:]:
-        emitter.begin(node.name)
-        args, kwargs = emitter.arguments(node, Form.FLOAT32)
-        emitter.put(node, Form.FLOAT32, emitter.call(node.target, *args, **kwargs))
+    emit_each(emitter, operation.nodes[1:], Form.FLOAT32)
 
 
 def _multiply_dynamically(engine: str, emitter: Emitter, operation: Operation, out: Form) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
 import torch
 from torch.fx import Node
 
-from autoquant.model.calibration.ranges import grid as ranges
+from autoquant.model.calibration.ranges.grid import Grid
 
 
 class Form(Enum):
@@ -28,18 +27,6 @@ class Form(Enum):
 
 
 INTEGERS = (Form.QUINT8, Form.UINT8)
-
-
-class Grid(NamedTuple):
-    """Levels 0 to 255: real value = scale * (level - zero_point)."""
-
-    scale: float
-    zero_point: int
-
-    @property
-    def with_ends(self) -> ranges.Grid:
-        """The same with its first and last level."""
-        return ranges.Grid(self.scale, self.zero_point, 0, 255)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,6 @@ from autoquant.backends.protocol import (
 )
 from autoquant.backends.timing import Clock
 from autoquant.backends.torch_cpu.engines import quiet_torch, saturates, using_engine
-from autoquant.backends.torch_cpu.grids import TensorGrids
 from autoquant.backends.torch_cpu.kernel_readback import Execution, Reading, read_back
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import LoweredModel
@@ -40,6 +39,7 @@ from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.number_outputs import without_sources
 
 _READBACK_SAMPLES = 2
@@ -65,7 +65,7 @@ class TorchGraphBackend:
         self._used: set[PackedWeight] = set()
         self._sites = {site.name: site for site in request.captured.sites}
         self._owners = request.captured.site_of
-        grids = TensorGrids(request.captured, request.statistics, settings)
+        grids = TensorRanges(request.captured, request.statistics, settings)
         sizes = TimedSizes(request.captured.graph, request.timed)
         table = KernelTable(engine, sizes)
         self._lowering = Lowering(request.captured, grids, table)

@@ -68,14 +68,10 @@ class KernelTable:
             return pointwise_kernel(operation)
         if operation.addend is not None:
             return None
-        grid = grids.int8(operation.last.name)
+        grid = grids.int8_grid(operation.last.name)
         if operation.name in _SATURATING and saturates_at(operation.last, grid):
             return int8_kernel(operation, engine)
         return None
-
-    def in_float(self) -> Kernel:
-        """The kernel of a site that follows another and has no kernel of its scheme."""
-        return float_kernel()
 
     def _int8(self, operation: Operation, engine: str) -> Kernel | None:
         if engine == POINTWISE:

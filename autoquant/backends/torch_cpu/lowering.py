@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.backends.torch_cpu.averages import AVERAGES, is_too_coarse
 from autoquant.backends.torch_cpu.emission import Emitter, Grids, is_float32
+from autoquant.backends.torch_cpu.float_ops import float_kernel
 from autoquant.backends.torch_cpu.forms import INTEGERS, Form
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
@@ -140,9 +141,9 @@ class Lowering:
                         f"{operation.name} with these arguments",
                         hint=f"leave {scheme.value} out of the schemes of {site.name}",
                     )
-                kernel = self._table.in_float()
+                kernel = float_kernel()
             elif self._belongs_in_float(operation, scheme, kernel, engine):
-                kernel = self._table.in_float()
+                kernel = float_kernel()
             else:
                 operation, kernel = self._absorb(operation, kernel, plan, engine)
                 taken.update(operation.nodes[1:])
@@ -179,7 +180,7 @@ class Lowering:
             return False
         read: Any = operation.root.args[0]
         try:
-            grids = [self._grids.int8(node.name) for node in (read, operation.last)]
+            grids = [self._grids.int8_grid(node.name) for node in (read, operation.last)]
         except ValueError:  # calibration did not see it
             return False
         return is_too_coarse(operation, *grids)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, is_constant
+from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, has_constants
 from autoquant.backends.torch_cpu.emission import Emitter, is_float32
 from autoquant.backends.torch_cpu.engines import packs_floats
 from autoquant.backends.torch_cpu.float_ops import emit_each
@@ -83,11 +83,10 @@ def _post_op(operation: Operation) -> PostOp | None:
 def _emission(post_op: PostOp, operation: Operation, form: Form, sizes: TimedSizes) -> Emit | None:
     if operation.name not in ("conv2d", "conv3d", "linear"):
         return None
-    weight, bias = operation.argument("weight"), operation.argument("bias")
-    if not is_constant(weight) or not (bias is None or is_constant(bias)):
+    if not has_constants(operation):
         return None
     read, written = sizes.of(operation.argument("input")), sizes.of(operation.root)
-    shape = shape_of(weight) or ()
+    shape = shape_of(operation.argument("weight")) or ()
     if operation.name == "linear":
         rows = math.prod(written[:-1])
         faster = multiplies_faster(rows, shape, form.dtype)

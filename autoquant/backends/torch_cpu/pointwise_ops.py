@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, is_constant
+from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, has_constants
 from autoquant.backends.torch_cpu.emission import Emitter
-from autoquant.backends.torch_cpu.forms import Form, Grid
+from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Kernel, Operation
 from autoquant.backends.torch_cpu.packed_weights import Recipe
 from autoquant.backends.torch_cpu.post_ops import PostOp, PostOps, clamp, gelu, plain, post_op_of
 from autoquant.core.precision import Scheme
+from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.node_shapes import shape_of
 
 _ONEDNN = torch.ops.onednn
@@ -57,8 +58,7 @@ def pointwise_kernel(operation: Operation) -> Kernel | None:
     if post_op is None:
         return None
     if operation.name == "linear":
-        bias = operation.argument("bias")
-        if not is_constant(operation.argument("weight")) or not (bias is None or is_constant(bias)):
+        if not has_constants(operation):
             return None
         return Kernel(Form.UINT8, _WRITES, partial(_multiply, post_op), Scheme.INT8)
     geometry = geometry_of(operation)
@@ -80,7 +80,7 @@ def _convolve(
 ) -> None:
     source = operation.argument("input")
     read = emitter.read(source, Form.UINT8)
-    scale, zero_point = _grid(read.grid)
+    scale, zero_point = _grid(read.grid).numbers
     places = (list(geometry.stride), list(geometry.padding), list(geometry.dilation))
     shape = list(shape_of(source) or ())
 
@@ -104,12 +104,12 @@ def _convolve(
 def _summed(emitter: Emitter, source: Node) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
     """The operator with a sum, what it adds, and how."""
     read = emitter.read(source, Form.UINT8)
-    return _ONEDNN.qconv2d_pointwise.binary, (read.node,), (*_grid(read.grid), "sum", 1.0)
+    return _ONEDNN.qconv2d_pointwise.binary, (read.node,), (*_grid(read.grid).numbers, "sum", 1.0)
 
 
 def _multiply(post_op: PostOp, emitter: Emitter, operation: Operation, out: Form) -> None:
     read = emitter.read(operation.argument("input"), Form.UINT8)
-    scale, zero_point = _grid(read.grid)
+    scale, zero_point = _grid(read.grid).numbers
 
     def pack(weight: torch.Tensor, scales: torch.Tensor) -> Recipe:  # noqa: ARG001
         return Recipe("pointwise_linear", "onednn", (weight,), (None,))
@@ -157,8 +157,8 @@ def _written(
     """Scale, zero point and type of the output."""
     if out is not Form.UINT8:
         return (1.0, 0, out.dtype), None
-    grid = emitter.grids.int8(operation.last.name)
-    return (*grid, torch.uint8), grid
+    grid = emitter.grids.int8_grid(operation.last.name)
+    return (*grid.numbers, torch.uint8), grid
 
 
 def _grid(grid: Grid | None) -> Grid:

@@ -11,17 +11,18 @@ import torch
 from torch.fx import Node
 
 from autoquant.backends.torch_cpu.averages import AVERAGES, emit_average
-from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, is_constant
+from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, has_constants
 from autoquant.backends.torch_cpu.emission import Emitter
 from autoquant.backends.torch_cpu.engines import (
     TRANSPOSED,
     has_float_output_linear,
     transposes_rightly,
 )
-from autoquant.backends.torch_cpu.forms import Form, Grid
+from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
 from autoquant.backends.torch_cpu.packed_weights import Recipe
 from autoquant.core.precision import Scheme
+from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.node_shapes import fixed_sizes, shape_of
 
 _QUANTIZED = torch.ops.quantized
@@ -41,13 +42,13 @@ _QNNPACK_LACKS = frozenset({"conv3d", "conv_transpose3d", "hardtanh", "matmul", 
 """Its hardtanh gives the values of images in channels last in another order."""
 
 _KEEPS_GRID: Mapping[str, Grid | None] = {
-    "hardsigmoid": Grid(1.0 / 256.0, 0),
+    "hardsigmoid": Grid(1.0 / 256.0, 0, 0, 255),
     "hardtanh": None,
     "max_pool1d": None,
     "max_pool2d": None,
     "max_pool3d": None,
     "relu": None,
-    "tanh": Grid(2.0 / 256.0, 128),
+    "tanh": Grid(2.0 / 256.0, 128, 0, 255),
 }
 """ATen ops that take integers as they are; the grid of what they give, None: their input's."""
 
@@ -70,11 +71,10 @@ def saturates_at(node: Node, grid: Grid) -> bool:
     name = str(node.target.overloadpacket.__name__)  # type: ignore[union-attr]
     if name != "hardtanh":
         return False
-    low, high = -grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale
     slack = grid.scale / 2
     return bool(
-        low >= float(argument(node, "min_val")) - slack
-        and high <= float(argument(node, "max_val")) + slack
+        grid.lowest >= float(argument(node, "min_val")) - slack
+        and grid.highest <= float(argument(node, "max_val")) + slack
     )
 
 
@@ -109,7 +109,7 @@ def _convolve(
     key = (engine, operation.name, weight.target, bias and bias.target, geometry)
     read = emitter.read(operation.argument("input"), Form.QUINT8)
     packed = emitter.packed(store.packed(key, recipe), operation.site.name)
-    grid = emitter.grids.int8(operation.last.name)
+    grid = emitter.grids.int8_grid(operation.last.name)
     target = with_relu if operation.has_relu and with_relu is not None else plain
     made = emitter.call(target, read.node, packed, grid.scale, grid.zero_point)
     emitter.put(operation.last, out, made, grid)
@@ -136,7 +136,7 @@ def linear_weight(emitter: Emitter, operation: Operation, engine: str, use: str)
 
 
 def _linear_kernel(operation: Operation, engine: str) -> Kernel | None:
-    if not is_constant(operation.argument("weight")) or not _is_bias(operation.argument("bias")):
+    if not has_constants(operation):
         return None
     floats = (Form.FLOAT32,) if has_float_output_linear(engine) else ()
     return Kernel(Form.QUINT8, (Form.QUINT8, *floats), partial(_multiply, engine), Scheme.INT8)
@@ -149,7 +149,7 @@ def _multiply(engine: str, emitter: Emitter, operation: Operation, out: Form) ->
         _multiply_to_float(emitter, operation, packed)
         return
     read = emitter.read(source, Form.QUINT8)
-    grid = emitter.grids.int8(operation.last.name)
+    grid = emitter.grids.int8_grid(operation.last.name)
     target = (_QUANTIZED.linear_relu if operation.has_relu else _QUANTIZED.linear).default
     made = emitter.call(target, read.node, packed, grid.scale, grid.zero_point)
     emitter.put(operation.last, out, made, grid)
@@ -161,7 +161,7 @@ def _multiply_to_float(emitter: Emitter, operation: Operation, packed: Node) -> 
     grid = None
     if Form.QUINT8 in emitter.forms(source):
         grid = emitter.read(source, Form.QUINT8).grid
-    grid = grid or emitter.grids.int8(source.name)
+    grid = grid or emitter.grids.int8_grid(source.name)
     floats = emitter.read(source, Form.FLOAT32)
     target = (
         _QUANTIZED.linear_with_input_q_dq_qweight_dq_relu_output_fp32
@@ -170,10 +170,6 @@ def _multiply_to_float(emitter: Emitter, operation: Operation, packed: Node) -> 
     ).default
     made = emitter.call(target, floats.node, grid.scale, grid.zero_point, packed)
     emitter.put(operation.last, Form.FLOAT32, made)
-
-
-def _is_bias(value: object) -> bool:
-    return value is None or is_constant(value)
 
 
 def _emission_of(operation: Operation) -> Callable[[Emitter, Operation, Form], None] | None:
@@ -208,7 +204,7 @@ def _combine(emitter: Emitter, operation: Operation, out: Form) -> None:
     if alpha != 1:
         other = emitter.call(_QUANTIZED.mul_scalar.default, other, float(alpha))
     packet = getattr(_QUANTIZED, f"{operation.name}_relu" if operation.has_relu else operation.name)
-    grid = emitter.grids.int8(operation.last.name)
+    grid = emitter.grids.int8_grid(operation.last.name)
     made = emitter.call(packet.default, left, other, grid.scale, grid.zero_point)
     emitter.put(operation.last, out, made, grid)
 
@@ -230,7 +226,7 @@ def _read_operand(emitter: Emitter, operation: Operation, place: int) -> Node:
 
 def _matmul(emitter: Emitter, operation: Operation, out: Form) -> None:
     left, right = (emitter.read(item, Form.QUINT8) for item in operation.root.args[:2])
-    grid = emitter.grids.int8(operation.last.name)
+    grid = emitter.grids.int8_grid(operation.last.name)
     made = emitter.call(
         _QUANTIZED.matmul.default, left.node, right.node, grid.scale, grid.zero_point
     )
@@ -239,8 +235,8 @@ def _matmul(emitter: Emitter, operation: Operation, out: Form) -> None:
 
 def _concatenate(emitter: Emitter, operation: Operation, out: Form) -> None:
     parts = [emitter.read(item, Form.QUINT8).node for item in operation.argument("tensors")]
-    grid = emitter.grids.int8(operation.last.name)
-    made = emitter.call(_QUANTIZED.cat.default, parts, operation.argument("dim"), *grid)
+    grid = emitter.grids.int8_grid(operation.last.name)
+    made = emitter.call(_QUANTIZED.cat.default, parts, operation.argument("dim"), *grid.numbers)
     emitter.put(operation.last, out, made, grid)
 
 
@@ -258,31 +254,33 @@ def _normalize(emitter: Emitter, operation: Operation, out: Form) -> None:
     floats = [None if item is None else emitter.read(item, Form.FLOAT32).node for item in values]
     table = _NORMS_WITH_RELU if operation.has_relu else _NORMS
     packet = table[len(shape_of(operation.root) or ())]
-    grid = emitter.grids.int8(operation.last.name)
-    made = emitter.call(packet.default, read.node, *floats, operation.argument("eps"), *grid)
+    grid = emitter.grids.int8_grid(operation.last.name)
+    made = emitter.call(
+        packet.default, read.node, *floats, operation.argument("eps"), *grid.numbers
+    )
     emitter.put(operation.last, out, made, grid)
 
 
 def _activate(emitter: Emitter, operation: Operation, out: Form) -> None:
     read = emitter.read(operation.root.args[0], Form.QUINT8)
-    grid = emitter.grids.int8(operation.last.name)
+    grid = emitter.grids.int8_grid(operation.last.name)
     made = _ACTIVATIONS[operation.name](emitter, operation, read.node, grid)
     emitter.put(operation.last, out, made, grid)
 
 
 def _leaky_relu(emitter: Emitter, operation: Operation, read: Node, grid: Grid) -> Node:
     slope = operation.argument("negative_slope")
-    return emitter.call(_QUANTIZED.leaky_relu.default, read, slope, False, *grid)
+    return emitter.call(_QUANTIZED.leaky_relu.default, read, slope, False, *grid.numbers)
 
 
 def _elu(emitter: Emitter, operation: Operation, read: Node, grid: Grid) -> Node:
     numbers = [operation.argument(name) for name in ("alpha", "scale", "input_scale")]
-    return emitter.call(_QUANTIZED.elu.default, read, *grid, *numbers)
+    return emitter.call(_QUANTIZED.elu.default, read, *grid.numbers, *numbers)
 
 
 _ACTIVATIONS: Mapping[str, Callable[[Emitter, Operation, Node, Grid], Node]] = {
     "elu": _elu,
-    "hardswish": lambda e, _, read, grid: e.call(_QUANTIZED.hardswish.default, read, *grid),
+    "hardswish": lambda e, _, read, grid: e.call(_QUANTIZED.hardswish.default, read, *grid.numbers),
     "leaky_relu": _leaky_relu,
-    "sigmoid": lambda e, _, read, grid: e.call(_QUANTIZED.sigmoid.default, read, *grid),
+    "sigmoid": lambda e, _, read, grid: e.call(_QUANTIZED.sigmoid.default, read, *grid.numbers),
 }

@@ -13,7 +13,6 @@ from autoquant.core.sites import OpKind, Site
 
 _EMBEDDINGS = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
 _RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
-_FLOAT_ALONE = frozenset({OpKind.ATTENTION})
 _QNNPACK_LACKS = frozenset({OpKind.CONV3D, OpKind.CONV_TRANSPOSE3D, OpKind.MATMUL})
 
 
@@ -33,8 +32,6 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
     if kind is OpKind.ATTENTION:
         return _native_if(scheme is Scheme.BF16)
     if scheme is Scheme.INT8:
-        if kind in _FLOAT_ALONE:
-            return Support.UNSUPPORTED
         if kind in TRANSPOSED and not transposes_rightly(packing_engine(engine), kind, True):
             return Support.UNSUPPORTED
         return _native_if(not (engine == "qnnpack" and kind in _QNNPACK_LACKS))

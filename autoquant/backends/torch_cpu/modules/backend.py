@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, settle_range
 from autoquant.backends.torch_cpu.engines import quiet_torch, saturates, using_engine
-from autoquant.backends.torch_cpu.grids import TensorGrids
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import tracing_form
 from autoquant.backends.torch_cpu.modules.builder import ModuleBuilder
@@ -28,6 +27,7 @@ from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 
 _READBACK_SAMPLES = 2
 _REFUSALS = (
@@ -58,7 +58,7 @@ class TorchModulesBackend:
         self._engine = engine
         self._captured = request.captured
         self._example = request.few_samples(_READBACK_SAMPLES)
-        grids = TensorGrids(request.captured, request.statistics, settings)
+        grids = TensorRanges(request.captured, request.statistics, settings)
         self._builder = ModuleBuilder(request.model, request.captured, grids, KernelTable(engine))
 
     def support(self, site: Site, scheme: Scheme) -> Support:

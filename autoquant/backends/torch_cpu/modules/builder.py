@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from autoquant.backends.torch_cpu.forms import Grid
-from autoquant.backends.torch_cpu.grids import TensorGrids
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.backends.torch_cpu.lowering import Lowering
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sites import OpKind, Site
+from autoquant.model.calibration.ranges.grid import Grid
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.captured import INPUT_OF, Capture
 
@@ -28,7 +28,7 @@ class ModuleBuilder:
     """Builds the modules of plans; each is built once for a site and a scheme."""
 
     def __init__(
-        self, model: nn.Module, captured: Capture, grids: TensorGrids, table: KernelTable
+        self, model: nn.Module, captured: Capture, grids: TensorRanges, table: KernelTable
     ) -> None:
         self._model = model
         self._captured = captured
@@ -113,20 +113,20 @@ def _nothing(module: nn.Module, given: tuple[Any, ...]) -> None:
 class _SiteGrids:
     """Grids of a module's graph: what the site reads, and what it writes."""
 
-    def __init__(self, site: Site, captured: Capture, grids: TensorGrids) -> None:
+    def __init__(self, site: Site, captured: Capture, grids: TensorRanges) -> None:
         written = {group[-1] for groups in captured.members.values() for group in groups}
         self._keys = dict.fromkeys(written, site.name)
         self._read = f"{site.name}{INPUT_OF}"
         self._grids = grids
         self.weight_bits = grids.weight_bits
 
-    def int8(self, tensor: str) -> Grid:
+    def int8_grid(self, tensor: str) -> Grid:
         """Grid of a tensor by the name of its node."""
-        return self._grids.int8(self._keys.get(tensor, self._read))
+        return self._grids.int8_grid(self._keys.get(tensor, self._read))
 
-    def int16(self, tensor: str) -> float:
-        """Scale of a tensor's symmetric int16 grid."""
-        return self._grids.int16(self._keys.get(tensor, self._read))
+    def int16_grid(self, tensor: str) -> Grid:
+        """Symmetric grid of a tensor."""
+        return self._grids.int16_grid(self._keys.get(tensor, self._read))
 
 
 def _example(site: Site) -> Tensor:

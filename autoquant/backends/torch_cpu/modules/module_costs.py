@@ -23,26 +23,13 @@ Clock = Callable[[], float]
 Built = tuple[Callable[[], object], Mapping[str, nn.Module]]
 
 
-def uniform_plans(space: SearchSpace) -> tuple[Plan, ...]:
-    """One plan for each scheme: it wherever allowed, elsewhere the most precise one."""
-    return tuple(
-        space.plan(
-            {
-                knob.name: scheme if scheme in knob.schemes else knob.schemes[-1]
-                for knob in space.knobs
-            }
-        )
-        for scheme in space.schemes
-    )
-
-
 def time_modules(space: SearchSpace, build: Callable[[Plan], Built], clock: Clock) -> CostTable:
     """Time every module in every scheme where it stands, in turns.
 
     Modules convert their own inputs and outputs, so nothing is paid between them: the table has
     no boundaries. What lies outside the sites is the constant.
     """
-    plans = uniform_plans(space)
+    plans = [space.uniform(scheme) for scheme in space.schemes]
     built = {plan: build(plan) for plan in plans}
     times: dict[tuple[str, Scheme], list[float]] = defaultdict(list)
     rests: list[float] = []

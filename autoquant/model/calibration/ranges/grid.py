@@ -31,6 +31,11 @@ class Grid:
     high: int
 
     @property
+    def numbers(self) -> tuple[float, int]:
+        """Scale and zero point, in the order in which torch's ops take them."""
+        return self.scale, self.zero_point
+
+    @property
     def lowest(self) -> float:
         """Values below are clipped."""
         return (self.low - self.zero_point) * self.scale
