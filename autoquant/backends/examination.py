@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
+from autoquant.core.findings.structure import OpRow, WeightRow
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts
 from autoquant.core.readback import ReadBack
+from autoquant.core.sites import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,16 @@ class WeightType:
     dtype: str
     axis: int | None = None
     scale_count: int = 0
+
+    @classmethod
+    def of(cls, weight: Tensor) -> WeightType:
+        """That of a tensor."""
+        dtype = str(weight.dtype).removeprefix("torch.")
+        if not weight.is_quantized:
+            return cls(dtype)
+        if str(weight.qscheme()).startswith("torch.per_channel"):
+            return cls(dtype, weight.q_per_channel_axis(), weight.q_per_channel_scales().numel())
+        return cls(dtype, None, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +87,70 @@ class Examiner(Protocol):
         Raises:
             BackendError: The engine refuses an op.
         """
+
+
+_STORED = {"qint8": "int8", "quint8": "int8", "float16": "fp16", "bfloat16": "bf16"}
+"""What a format is called where its values are rounded and stay floats."""
+
+
+def site_row(
+    site: Site,
+    node: str,
+    scheme: Scheme | None,
+    facts: QConfigFacts | None,
+    runs: str,
+    types: OpTypes | None,
+    *,
+    took_effect: bool,
+) -> OpRow:
+    """The row of one call of a site."""
+    observer = facts.activation if facts is not None and facts.activation.is_quantizing else None
+    return OpRow(
+        name=site.name,
+        node=node,
+        kind=site.kind.value,
+        configured=scheme.value if scheme is not None else str(facts),
+        runs=runs,
+        inputs=types.inputs if types else (),
+        output=types.output if types else "",
+        axis=observer.axis if observer else None,
+        observer=observer.name if observer else "",
+        took_effect=took_effect,
+    )
+
+
+def other_row(name: str, node: str, owner: str | None, types: OpTypes | None) -> OpRow:
+    """A call without a scheme of its own: it takes what arrives, or the scheme of a site."""
+    return OpRow(
+        name=name,
+        node=node,
+        kind="",
+        configured=f"as {owner}" if owner else "",
+        runs="",
+        inputs=types.inputs if types else (),
+        output=types.output if types else "",
+        axis=None,
+        observer="",
+        took_effect=True,
+    )
+
+
+def weight_row(
+    site: Site, scheme: Scheme | None, facts: QConfigFacts | None, types: OpTypes | None
+) -> WeightRow | None:
+    """The row of a site's weight; None where it owns none that was seen."""
+    if not site.kind.is_weighted or types is None or types.weight is None:
+        return None
+    stored = types.weight
+    observer = facts.weight if facts is not None and facts.weight.is_quantizing else None
+    configured = "bfloat16" if scheme is Scheme.BF16 else observer.dtype if observer else "float32"
+    is_emulated = stored.dtype.endswith("in float32")
+    return WeightRow(
+        site=site.name,
+        configured=configured,
+        stored=stored.dtype,
+        axis=observer.axis if is_emulated and observer else stored.axis,
+        scale_count=stored.scale_count,
+        observer=observer.name if observer else "",
+        took_effect=stored.dtype.partition(" ")[0] in (configured, _STORED.get(configured)),
+    )

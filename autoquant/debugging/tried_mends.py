@@ -107,8 +107,9 @@ def _of_mapping(
     prepared: Preparation, mapping: QConfigMapping, mended: Sequence[Concern]
 ) -> tuple[Run, str]:
     """A mapping with the QConfigs that plans have at the ops of some concerns."""
-    from autoquant.torch_ao.examination import convert_calibrated, inputs_of
+    from autoquant.torch_ao.examination import convert_calibrated
     from autoquant.torch_ao.mapping import with_qconfigs
+    from autoquant.torch_ao.values import inputs_of
 
     subject, captured = prepared.subject, prepared.captured
     model, build, how = without_sources(subject.model), prepared.settings.build, ""

@@ -26,7 +26,7 @@ from autoquant.torch_ao.formats import format_of, type_of
 from autoquant.torch_ao.matching import Matched, match
 from autoquant.torch_ao.quantized_run import QuantizedRun
 from autoquant.torch_ao.tracing import quiet_torch, trace
-from autoquant.torch_ao.values import is_same, placeholder_inputs
+from autoquant.torch_ao.values import inputs_of, is_same
 from autoquant.torch_ao.weight_rows import weight_rows
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -53,7 +53,7 @@ class TorchQuantized:
         example: tuple[Tensor, ...],
     ) -> None:
         with quiet_torch():
-            self._model, self._calling = model, captured.calling
+            self._model, self._captured = model, captured
             self._graph = frozen_copy(quantized)
             traced = trace(model, captured.leaf_modules)
             self._traced = traced.fused
@@ -110,8 +110,7 @@ class TorchQuantized:
         )
 
     def _inputs(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-        args, kwargs = self._calling.arguments(tensors)
-        return placeholder_inputs(self._model, args, kwargs)
+        return inputs_of(self._model, self._captured, tensors)
 
 
 class _Pairing:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.ao.quantization import FakeQuantizeBase, QConfig, QConfigMapping
 from torch.fx import GraphModule
 
-from autoquant.backends.examination import OpTypes
-from autoquant.core.findings.structure import OpRow, ShownConfiguration, WeightRow
+from autoquant.backends.examination import other_row, site_row, weight_row
+from autoquant.core.findings.structure import OpRow, ShownConfiguration
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
 from autoquant.core.sites import Site
@@ -28,10 +28,9 @@ from autoquant.torch_ao.readback import Spy, observe_execution
 from autoquant.torch_ao.scales import KnownScale, activation_observers, replace_observer
 from autoquant.torch_ao.tensor_types import observe_types
 from autoquant.torch_ao.tracing import FxModel, quiet_torch, trace
-from autoquant.torch_ao.values import copied, placeholder_inputs
+from autoquant.torch_ao.values import copied, inputs_of
 
 _REFUSALS = (RuntimeError, ValueError, AssertionError, NotImplementedError, IndexError, TypeError)
-_STORED = {"qint8": "int8", "quint8": "int8", "float16": "fp16"}
 
 
 def examine_mapping(
@@ -54,25 +53,36 @@ def examine_mapping(
     with _running(engine):
         spy = Spy(converted)
         spy.run(*copied(given[0]), enable_io_processing=False)
-        types = observe_types(converted, copied(given[0]))
-    runs = observe_execution(spy, matched.sites)
+    types, runs = observe_types(spy), observe_execution(spy, matched.sites)
     sites = {site.name: site for site in captured.sites}
     nodes = {site: node for node, site in reversed(list(matched.sites.items()))}
     facts = {name: qconfigs.get(nodes.get(name, "")) for name in sites}
     schemes = {name: _scheme(sites[name], item) for name, item in facts.items()}
-    rows = _Rows(sites, facts, schemes, {name: str(run) for name, run in runs.items()}, types)
-    rows.honoured = {
-        name: name in runs and scheme is not None and runs[name].honours(scheme)
-        for name, scheme in schemes.items()
-    }
     owner = owners(matched)
+
+    def row(call: Call) -> OpRow:
+        found, name = types.get(call.node), matched.sites.get(call.node)
+        if name is None:
+            label = call.module or f"{call.scope}:{_name(call)}"
+            return other_row(label, call.node, owner.get(call.node), found)
+        scheme = schemes[name]
+        honoured = name in runs and scheme is not None and runs[name].honours(scheme)
+        run = str(runs.get(name, "nothing"))
+        return site_row(
+            sites[name], call.node, scheme, facts[name], run, found, took_effect=honoured
+        )
+
+    weights = (
+        weight_row(site, schemes[name], facts[name], types.get(nodes.get(name, "")))
+        for name, site in sites.items()
+    )
     return ShownConfiguration(
         ops=tuple(
-            rows.op(call, matched.sites.get(call.node), owner.get(call.node))
+            row(call)
             for call in list_calls(traced)
             if not (call.target in RELUS and call.node in owner and call.node not in matched.sites)
         ),
-        weights=tuple(rows.weights(nodes)),
+        weights=tuple(item for item in weights if item is not None),
         qconfigs=facts,
         schemes=schemes,
         floats=frozenset(name for name, run in runs.items() if run.kernel is Scheme.FP32),
@@ -124,75 +134,6 @@ def _running(engine: str) -> Iterator[None]:
             f"torch/{engine} refuses the QConfigMapping: {first_line(error)}",
             hint="give the op that it names no QConfig (None)",
         ) from error
-
-
-class _Rows:
-    """Writes the rows of one examination."""
-
-    def __init__(
-        self,
-        sites: Mapping[str, Site],
-        facts: Mapping[str, QConfigFacts | None],
-        schemes: Mapping[str, Scheme | None],
-        runs: Mapping[str, str],
-        types: Mapping[str, OpTypes],
-    ) -> None:
-        self._sites = sites
-        self._facts = facts
-        self._schemes = schemes
-        self._runs = runs
-        self._types = types
-        self.honoured: Mapping[str, bool] = {}
-
-    def op(self, call: Call, site: str | None, owner: str | None) -> OpRow:
-        """The row of one call: a site's, or one that takes what arrives."""
-        types = self._types.get(call.node)
-        facts = self._facts[site] if site is not None else None
-        observer = facts.activation if facts is not None else None
-        observer = observer if observer is not None and observer.is_quantizing else None
-        configured = f"as {owner}" if owner is not None else ""
-        return OpRow(
-            name=site if site is not None else call.module or f"{call.scope}:{_name(call)}",
-            node=call.node,
-            kind=self._sites[site].kind.value if site is not None else "",
-            configured=self._configured(site) if site is not None else configured,
-            runs=self._runs.get(site, "nothing") if site is not None else "",
-            inputs=types.inputs if types else (),
-            output=types.output if types else "",
-            axis=observer.axis if observer else None,
-            observer=observer.name if observer else "",
-            took_effect=self.honoured[site] if site is not None else True,
-        )
-
-    def _configured(self, site: str) -> str:
-        scheme = self._schemes[site]
-        return scheme.value if scheme is not None else str(self._facts[site])
-
-    def weights(self, nodes: Mapping[str, str]) -> Iterator[WeightRow]:
-        """A row for each weight that torch keeps in a module."""
-        for site in self._sites.values():
-            types = self._types.get(nodes.get(site.name, ""))
-            if not site.kind.is_weighted or types is None or types.weight is None:
-                continue
-            facts, stored = self._facts[site.name], types.weight
-            observer = facts.weight if facts is not None and facts.weight.is_quantizing else None
-            configured = observer.dtype if observer else "float32"
-            emulated = stored.dtype.endswith("in float32")
-            yield WeightRow(
-                site=site.name,
-                configured=configured,
-                stored=stored.dtype,
-                axis=observer.axis if emulated and observer else stored.axis,
-                scale_count=stored.scale_count,
-                observer=observer.name if observer else "",
-                took_effect=stored.dtype.partition(" ")[0] in (configured, _STORED.get(configured)),
-            )
-
-
-def inputs_of(model: nn.Module, captured: Capture, batch: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    """What a model that torch prepared or converted takes, of the tensors of a batch."""
-    args, kwargs = captured.calling.arguments(batch)
-    return placeholder_inputs(model, args, kwargs)
 
 
 def _keep_int16(prepared: GraphModule) -> None:

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from autoquant.model.calibration.ranges.grid import Grid, affine_grid, symmetric_grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.tensor_paths import take
 from autoquant.torch_ao.matching import Matched
 
 
@@ -71,7 +72,7 @@ def fix_scales(prepared: GraphModule, matched: Matched, ranges: TensorRanges) ->
         if isinstance(observer, PlaceholderObserver):
             continue
         if nodes[0].op == "get_attr":
-            observer(_attribute(prepared, str(nodes[0].target)))
+            observer(take(prepared, str(nodes[0].target)))
             continue
         grid = _shared_grid(observer, nodes, matched, ranges)
         if isinstance(observer, FixedQParamsObserver) and grid == _grid_of(observer):
@@ -113,12 +114,6 @@ def _observer_at(prepared: GraphModule, node: Node) -> ObserverBase | None:
         return None
     module = prepared.get_submodule(str(node.target))
     return module if isinstance(module, ObserverBase) else None
-
-
-def _attribute(module: GraphModule, path: str) -> Tensor:
-    owner, _, name = path.rpartition(".")
-    found: Tensor = getattr(module.get_submodule(owner), name)
-    return found
 
 
 def _grid_of(observer: FixedQParamsObserver) -> Grid:

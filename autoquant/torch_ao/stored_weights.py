@@ -12,6 +12,8 @@ from torch.ao.nn.quantized import dynamic as nnqd
 from torch.ao.quantization import FakeQuantizeBase, disable_observer
 from torch.fx import GraphModule, Node
 
+from autoquant.model.graph.tensor_paths import take
+
 Weights = Mapping[str, Tensor]
 """By the parameter's name (`weight`, `weight_ih_l0`)."""
 
@@ -119,5 +121,5 @@ def _second_argument(model: GraphModule, node: Node) -> object:
         source = source.all_input_nodes[0]
     if not isinstance(source, Node) or source.op != "get_attr":
         return None
-    owner, _, name = str(source.target).rpartition(".")
-    return getattr(model.get_submodule(owner), name)
+    found: object = take(model, str(source.target))
+    return found

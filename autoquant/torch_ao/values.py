@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
+from autoquant.model.graph.captured import Capture
+
 _TOLERANCE = 1e-3
 """Of the largest value: batch norms are folded in one graph and not in the other."""
 
@@ -44,6 +46,12 @@ def placeholder_inputs(
         else:
             found.append(value)
     return tuple(found)
+
+
+def inputs_of(model: nn.Module, captured: Capture, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """The tensors of a batch as the placeholders of a model's traced graph take them."""
+    args, kwargs = captured.calling.arguments(tensors)
+    return placeholder_inputs(model, args, kwargs)
 
 
 def varying_nodes(graph: GraphModule) -> set[Node]:

@@ -25,7 +25,7 @@ from autoquant.torch_ao.matching import Matched, match
 from autoquant.torch_ao.qconfig import carries
 from autoquant.torch_ao.scales import fix_scales
 from autoquant.torch_ao.tracing import few, quiet_torch, trace
-from autoquant.torch_ao.values import copied, placeholder_inputs
+from autoquant.torch_ao.values import copied, inputs_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class WayOut:
                 hint="use module_qconfigs(), or quantize(model)",
             )
         self.model = model
-        self._calling = captured.calling
+        self._captured = captured
         traced = trace(model, captured.leaf_modules)
         inputs = self.inputs(example)
         self.setting = Setting(
@@ -154,8 +154,7 @@ class WayOut:
 
     def inputs(self, tensors: Sequence[Tensor]) -> tuple[object, ...]:
         """Flat tensors as the placeholders of torch.fx's graph take them, copied."""
-        args, kwargs = self._calling.arguments(tensors)
-        return copied(placeholder_inputs(self.model, args, kwargs))
+        return copied(inputs_of(self.model, self._captured, tensors))
 
     def of(self, plan: Plan) -> PlanMapping:
         """Build the mapping of a plan, convert with it once, and compare op by op.

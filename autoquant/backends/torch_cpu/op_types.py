@@ -65,14 +65,9 @@ def _packed_type(recipe: Recipe) -> WeightType:
     weight = recipe.tensors[0]
     if weight is None or recipe.pack in ("linear_fp16", "cell_fp16"):
         return WeightType("float16")
-    if weight.is_floating_point():
-        return WeightType(_text(weight.dtype))
-    if not weight.is_quantized:  # plain bytes beside their scales
+    if not weight.is_floating_point() and not weight.is_quantized:  # bytes beside their scales
         return WeightType("qint8", 0, len(weight))
-    if str(weight.qscheme()).startswith("torch.per_channel"):
-        scales = weight.q_per_channel_scales().numel()
-        return WeightType(_text(weight.dtype), weight.q_per_channel_axis(), scales)
-    return WeightType(_text(weight.dtype), None, 1)
+    return WeightType.of(weight)
 
 
 def _text(dtype: torch.dtype | str) -> str:

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from autoquant.backends.examination import Examination, OpTypes
+from autoquant.backends.examination import Examination, other_row, site_row, weight_row
 from autoquant.core.findings.concerns import Concern, Topic, attention
 from autoquant.core.findings.structure import OpRow, WeightRow
-from autoquant.core.precision import Scheme
-from autoquant.core.qconfigs import ObserverFacts
-from autoquant.core.sites import Site
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.scopes import scope_of
-
-_FLOAT = "float32"
-_STORED = {"qint8": "int8", "quint8": "int8"}
 
 
 def list_ops(captured: Capture, examined: Examination) -> Iterator[OpRow]:
@@ -34,9 +28,17 @@ def list_ops(captured: Capture, examined: Examination) -> Iterator[OpRow]:
             continue
         types = examined.types.get(call.node)
         if call.node in roots and call.site is not None:
-            yield _site_row(sites[call.site], call.node, examined, types)
+            yield site_row(
+                sites[call.site],
+                call.node,
+                examined.schemes[call.site],
+                examined.qconfigs.get(call.node),
+                str(examined.executed[call.site]),
+                types,
+                took_effect=examined.honoured[call.site],
+            )
         else:
-            yield _other_row(call, types)
+            yield other_row(call.label, call.node, call.site, types)
 
 
 class _Call(NamedTuple):
@@ -58,74 +60,13 @@ def _calls(captured: Capture) -> Iterator[_Call]:
             yield _Call(node.name, label, owners.get(node.name))
 
 
-def _site_row(site: Site, node: str, examined: Examination, types: OpTypes | None) -> OpRow:
-    observer = _activation(examined, node)
-    return OpRow(
-        name=site.name,
-        node=node,
-        kind=site.kind.value,
-        configured=_configured(site, node, examined),
-        runs=str(examined.executed[site.name]),
-        inputs=types.inputs if types else (),
-        output=types.output if types else "",
-        axis=observer.axis if observer else None,
-        observer=observer.name if observer else "",
-        took_effect=examined.honoured[site.name],
-    )
-
-
-def _other_row(call: _Call, types: OpTypes | None) -> OpRow:
-    """A call without a scheme of its own: it takes what arrives."""
-    return OpRow(
-        name=call.label,
-        node=call.node,
-        kind="",
-        configured=f"as {call.site}" if call.site else "",
-        runs="",
-        inputs=types.inputs if types else (),
-        output=types.output if types else "",
-        axis=None,
-        observer="",
-        took_effect=True,
-    )
-
-
-def _configured(site: Site, node: str, examined: Examination) -> str:
-    scheme = examined.schemes[site.name]
-    return scheme.value if scheme is not None else str(examined.qconfigs[node])
-
-
-def _activation(examined: Examination, node: str) -> ObserverFacts | None:
-    facts = examined.qconfigs.get(node)
-    return facts.activation if facts is not None and facts.activation.is_quantizing else None
-
-
 def list_weights(captured: Capture, examined: Examination) -> Iterator[WeightRow]:
     """One row for the weight of every site that owns one."""
     for site in captured.sites:
-        types = examined.types.get(site.node)
-        if not site.kind.is_weighted or types is None or types.weight is None:
-            continue
-        facts = examined.qconfigs.get(site.node)
-        scheme, stored = examined.schemes[site.name], types.weight
-        observer = facts.weight if facts is not None and facts.weight.is_quantizing else None
-        configured = "bfloat16" if scheme is Scheme.BF16 else observer.dtype if observer else _FLOAT
-        emulated = stored.dtype.endswith("in float32")
-        yield WeightRow(
-            site=site.name,
-            configured=configured,
-            stored=stored.dtype,
-            axis=observer.axis if emulated and observer else stored.axis,
-            scale_count=stored.scale_count,
-            observer=observer.name if observer else "",
-            took_effect=_same_type(configured, stored.dtype.partition(" ")[0]),
-        )
-
-
-def _same_type(configured: str, stored: str) -> bool:
-    """`qint8` that is emulated is stored as `int8`, `float16` as `fp16`."""
-    short = {"float16": "fp16", "bfloat16": "bf16"}
-    return stored in (configured, _STORED.get(configured), short.get(configured))
+        facts, types = examined.qconfigs.get(site.node), examined.types.get(site.node)
+        row = weight_row(site, examined.schemes[site.name], facts, types)
+        if row is not None:
+            yield row
 
 
 def find_ineffective(
