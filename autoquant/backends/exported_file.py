@@ -11,11 +11,7 @@ from autoquant.errors import StorageError
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Make the folder of a file, and write the file within.
-
-    Raises:
-        StorageError: The operating system or the engine's own writer refuses it.
-    """
+    """Make the folder of a file, and write the file within."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield

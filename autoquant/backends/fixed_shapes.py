@@ -7,11 +7,7 @@ from autoquant.errors import BackendError
 
 
 def refuse_lengths(request: BuildRequest, target: str) -> None:
-    """Refuse a model of which more than the number of samples changes from batch to batch.
-
-    Raises:
-        BackendError: An input has several axes whose size may change; names it.
-    """
+    """Refuse a model of which more than the number of samples changes from batch to batch."""
     captured = request.captured
     for name, axes in zip(captured.calling.names, captured.dynamic, strict=True):
         if len(axes) > 1:

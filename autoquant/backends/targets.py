@@ -21,11 +21,7 @@ from autoquant.model.numerics.rounding import SchemeRounding
 
 
 def load_target(name: str) -> Target:
-    """Import a backend.
-
-    Raises:
-        BackendError: There is none of that name, or its extra is not installed.
-    """
+    """Import a backend."""
     rows = find_rows()
     row = rows.get(name)
     if row is None:

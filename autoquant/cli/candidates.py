@@ -18,11 +18,7 @@ from autoquant.searching.result import ResultCandidate, SearchResult
 def find_candidate(
     result: SearchResult, number: int | None, max_drop: float | None
 ) -> ResultCandidate:
-    """The candidate that a command means.
-
-    Raises:
-        PlanError: There is no such candidate, it failed, or the two contradict each other.
-    """
+    """The candidate that a command means."""
     if number is not None and max_drop is not None:
         raise PlanError(
             f"--number {number} names a candidate and --max-drop {max_drop} looks for one",

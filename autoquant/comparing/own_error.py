@@ -21,9 +21,6 @@ def own_errors(error: OwnError, expected: Any, found: Any, samples: int) -> Tens
 
     Returns:
         Shape (samples,), float64; NaN counts as the worst there is.
-
-    Raises:
-        MetricError: It raised, or gives something else than a number for each sample.
     """
     called_with = "what the float and the quantized model return for a batch"
     values = _call(error, expected, found, called_with)
@@ -50,11 +47,7 @@ class OwnMean:
         self._sum, self._samples = 0.0, 0
 
     def add(self, expected: Tensor, found: Tensor, samples: int) -> None:
-        """Take in one batch.
-
-        Raises:
-            MetricError: The function raised, or gives neither one number nor one for each sample.
-        """
+        """Take in one batch."""
         found = found.dequantize() if found.is_quantized else found.float()
         called_with = f"the float and the quantized tensor of {self._layer} for a batch"
         values = _call(self._error, expected, found, called_with)

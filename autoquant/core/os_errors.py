@@ -32,9 +32,6 @@ def storage_errors(path: Path, action: str) -> Iterator[None]:
     Args:
         path: The file or folder, named in the message.
         action: What was tried: "write", "read", "lock".
-
-    Raises:
-        StorageError: An `OSError` came out of the block.
     """
     try:
         yield

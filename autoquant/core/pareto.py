@@ -22,9 +22,6 @@ def frontier_mask(losses: Floats) -> Mask:
     Returns:
         Shape (n,): True where the point is on the frontier.
 
-    Raises:
-        ValueError: `losses` is not two-dimensional or holds NaN.
-
     >>> frontier_mask(np.array([[0.0, 2.0], [1.0, 1.0], [1.0, 2.0]])).tolist()
     [True, True, False]
     """

@@ -79,9 +79,6 @@ def refuse_substitution(
         ran: What its sites ran; a site that is missing ran nothing.
         accepts: By site and planned scheme, what may run for it.
         hint: The mend.
-
-    Raises:
-        BackendError: Some sites did; names the first and counts the others.
     """
     wrong = {
         site: f"{site} is planned as {planned.value}{_instead(planned, ran.get(site))}"

@@ -162,9 +162,6 @@ def check_sites(
         named: Kind of each site that it names; None: any.
         sites: Of the model.
         hint: How to mend it.
-
-    Raises:
-        PlanError: It lacks a site of the model, or names one that the model has not.
     """
     known = {site.name: site.kind for site in sites}
     other = {item for item in known.keys() & named.keys() if named[item] not in (None, known[item])}

@@ -79,11 +79,7 @@ class SearchSpace:
         return Plan.of(schemes)
 
     def choices(self, plan: Plan) -> dict[str, Scheme]:
-        """Read each knob's choice off a plan.
-
-        Raises:
-            PlanError: The plan lacks a site, splits a knob, or chooses what is not allowed.
-        """
+        """Read each knob's choice off a plan."""
         found: dict[str, Scheme] = {}
         chosen = dict(plan.assignment)
         for knob in self.knobs:

@@ -111,11 +111,7 @@ def runs_of(pair: Pair) -> tuple[Run, Run]:
 
 
 def data_set(subject: Subject, name: str) -> Sequence[Batch]:
-    """One of a job's data sets, by its name there.
-
-    Raises:
-        DataError: There is none of this name.
-    """
+    """One of a job's data sets, by its name there."""
     sets = {
         "evaluation": subject.evaluation,
         "calibration": subject.calibration,

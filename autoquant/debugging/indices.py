@@ -9,11 +9,7 @@ from autoquant.errors import DataError
 
 
 def read_indices(text: str) -> tuple[int, ...]:
-    """Read `3,17`, or a JSON file `{"indices": [3, 17]}`.
-
-    Raises:
-        DataError: It is neither.
-    """
+    """Read `3,17`, or a JSON file `{"indices": [3, 17]}`."""
     words = [word.strip() for word in text.split(",")]
     if all(word.isdecimal() for word in words):
         return tuple(int(word) for word in words)

@@ -101,11 +101,7 @@ def examine_sensitivity(
 
 
 def _asked(asked: SensitivitySettings, by: Measure) -> SensitivitySettings:
-    """The procedure that gives a measure: gradients and weights alone give the noise only.
-
-    Raises:
-        PlanError: The job names one that does not.
-    """
+    """The procedure that gives a measure: gradients and weights alone give the noise only."""
     if by in (Measure.SQNR, Measure.METRIC):
         return asked
     if asked.method in (Procedure.GRADIENT, Procedure.WEIGHTS_ONLY):

@@ -66,11 +66,7 @@ def backend_from_text(name: str) -> dict[str, str]:
 
 
 def check_rival(name: str) -> str:
-    """Refuse what names no backend or engine of torch's, and what is not timed but estimated.
-
-    Raises:
-        ValueError: It does; says which.
-    """
+    """Refuse what names no backend or engine of torch's, and what is not timed but estimated."""
     if name in find_rows() and is_estimate(name):
         raise ValueError(f"{name} estimates its times; a rival must run here, as openvino does")
     backend_settings(name)

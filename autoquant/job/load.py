@@ -76,11 +76,7 @@ def _masked(address: str | None) -> str | None:
 
 
 def find_space_rules(name: str, folder: Path = Path()) -> dict[str, Any]:
-    """Read a search space by path (relative to `folder`) or by the name of a shipped one.
-
-    Raises:
-        JobError: There is none, or it is no YAML mapping.
-    """
+    """Read a search space by path (relative to `folder`) or by the name of a shipped one."""
     shipped = [place / f"{name}.yaml" for place in shipped_folders(SPACES)]
     for candidate in (folder / name, *shipped):
         if _is_file(candidate):

@@ -31,11 +31,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Parse one YAML document.
-
-    Raises:
-        JobError: It is no YAML, or a key stands twice; names the line.
-    """
+    """Parse one YAML document."""
     try:
         return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -49,11 +45,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping.
-
-    Raises:
-        JobError: It is missing, unreadable, or something else.
-    """
+    """Read a YAML file whose top level is a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

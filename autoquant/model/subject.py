@@ -175,11 +175,7 @@ class Subject:
         return OnCopies(flat) if self.writes_inputs else flat
 
     def find_sites(self) -> Capture:
-        """Capture the model; module by module where the graph computes something else.
-
-        Raises:
-            ModelError: It cannot be captured, or what was captured differs from it.
-        """
+        """Capture the model; module by module where the graph computes something else."""
         found = self._capture(self.capture)
         if found.how == "modules":
             return found
@@ -334,12 +330,7 @@ def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
 
 
 def load_model(job: Job) -> nn.Module:
-    """Call the entry point of a job's model.
-
-    Raises:
-        JobError: The job names none (it was a search from Python), or the call is wrong.
-        ModelError: It fails, or gives no module.
-    """
+    """Call the entry point of a job's model."""
     if job.model is None:
         raise JobError(
             "this job names no model: its search ran on one in memory",

@@ -49,12 +49,7 @@ class ResultFolder:
 
     @classmethod
     def create(cls, path: Path, *, free_bytes: int = FREE_BYTES_NEEDED) -> ResultFolder:
-        """Open a folder for a new search.
-
-        Raises:
-            StorageError: It already holds a search, is in use by another process, cannot be
-                written, or its disk is nearly full.
-        """
+        """Open a folder for a new search."""
         lock = _lock(path, free_bytes)
         try:
             count = len(read_history(path / files.HISTORY))
@@ -71,12 +66,7 @@ class ResultFolder:
 
     @classmethod
     def resume(cls, path: Path, *, free_bytes: int = FREE_BYTES_NEEDED) -> ResultFolder:
-        """Open the folder of an interrupted search.
-
-        Raises:
-            StorageError: It holds no search, is in use by another process, cannot be written,
-                is damaged, or its disk is nearly full.
-        """
+        """Open the folder of an interrupted search."""
         if not ((path / files.HISTORY).exists() or (path / files.FACTS).exists()):
             raise StorageError(
                 f"{path} holds no search to resume", hint="start one without --resume"

@@ -99,11 +99,7 @@ class Kept:
         return value
 
     def _taken(self, title: str, form: Form[Value], entry: Path) -> Value:
-        """Read an entry.
-
-        Raises:
-            StorageError: It is not as it was written, or another user wrote it.
-        """
+        """Read an entry."""
         if hasattr(os, "getuid") and entry.stat().st_uid != os.getuid():
             raise StorageError("another user wrote it")
         if not (entry / files.MANIFEST).exists():

@@ -32,11 +32,7 @@ from autoquant.results.storage import damaged, read_document, read_mapping, read
 
 
 def load_findings(folder: Path) -> Findings:
-    """Read all that a finished search found.
-
-    Raises:
-        StorageError: The folder holds no finished search, or a file of it is damaged.
-    """
+    """Read all that a finished search found."""
     with storage_errors(folder, "read"):
         is_folder = folder.is_dir()
     if not is_folder:

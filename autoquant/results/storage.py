@@ -85,11 +85,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Read a JSON object that carries its format's version.
-
-    Raises:
-        StorageError: It is missing, unreadable, or of another version.
-    """
+    """Read a JSON object that carries its format's version."""
     document = read_mapping(path)
     found = document.get("format")
     if found != FORMAT:

@@ -39,11 +39,7 @@ def is_own(folder: Path) -> bool:
 
 
 def refuse_stranger(folder: Path, *, trust: bool) -> None:
-    """See that the functions that a folder's job names may be called.
-
-    Raises:
-        StorageError: Another user wrote it, or another machine, and it is not trusted.
-    """
+    """See that the functions that a folder's job names may be called."""
     if not trust and not is_own(folder):
         raise StorageError(
             f"{folder / files.JOB} names functions to call, and was not written by you on this "

@@ -108,11 +108,7 @@ def equalisation_of(text: str) -> Equalisation | None:
 
 
 def needs_graph(captured: Capture, command: str) -> None:
-    """Refuse a model of which there is no graph.
-
-    Raises:
-        ModelError: It was captured module by module.
-    """
+    """Refuse a model of which there is no graph."""
     if captured.how == "modules":
         raise ModelError(
             f"{command} looks at the tensors of a graph, and the model was captured module by "
@@ -147,9 +143,6 @@ def find_plan(given: Plan | Path | str, prepared: Preparation) -> Plan:
         given: A plan; a scheme's name (`uniform_plan`), a file that `Plan.save` wrote, a result
             folder (its best member), or `folder:number`, one of its candidates.
         prepared: The model that the plan must fit.
-
-    Raises:
-        PlanError: It is none of these, or names other sites than the model has.
     """
     if isinstance(given, Plan):
         plan, name = given, "the plan"
@@ -167,9 +160,6 @@ def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
     """One scheme wherever the engine runs or emulates it, whatever the job's space.
 
     Elsewhere fp32; on a target without it the first of fp16, bf16 and int16 that all ops run.
-
-    Raises:
-        PlanError: The engine runs it nowhere.
     """
     captured, build = prepared.captured, prepared.settings.build
     support = partial(load_target(build.backend).site_support, build)
@@ -198,11 +188,7 @@ def _plan_of(text: str, prepared: Preparation) -> Plan:
 
 
 def read_plan(text: str) -> Plan:
-    """Read a plan from a file, a result folder (its best member) or `folder:number`.
-
-    Raises:
-        PlanError: There is none of that name.
-    """
+    """Read a plan from a file, a result folder (its best member) or `folder:number`."""
     from autoquant.searching.load import load_result  # half a second of pandas and plotly
 
     folder, _, number = text.rpartition(":")
@@ -225,11 +211,7 @@ def read_plan(text: str) -> Plan:
 
 
 def needs_torch(setup: Setup, command: str) -> None:
-    """Refuse a setup whose plans are not built by torch, before anything is loaded.
-
-    Raises:
-        BackendError: The backend is another one.
-    """
+    """Refuse a setup whose plans are not built by torch, before anything is loaded."""
     if setup.backend.name not in BY_TORCH:
         raise BackendError(
             f"{command} looks into the graph that torch runs, and backend.name is "

@@ -157,11 +157,7 @@ def search(
 
 
 def _check_data(data: object, calibration: object, evaluation: object) -> None:
-    """Refuse data that are given twice, or of which half is missing.
-
-    Raises:
-        DataError: They are.
-    """
+    """Refuse data that are given twice, or of which half is missing."""
     given = (calibration is not None) + (evaluation is not None)
     if data is not None and given:
         raise DataError(

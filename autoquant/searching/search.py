@@ -349,11 +349,7 @@ def _without_slow_floats(
 
 
 def _timed_on(timed: TimedPlace, job: SearchSettings, folder: ResultFolder) -> Mapping[str, Any]:
-    """Note where times are taken.
-
-    Raises:
-        JobError: What an earlier process of the search timed, it timed on another CPU.
-    """
+    """Note where times are taken."""
     machine = timed.machine()
     if job.is_timed and (folder.path / files.BASELINE).exists():
         before = load_environment(folder.path)

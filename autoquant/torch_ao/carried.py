@@ -80,11 +80,7 @@ class Setting:
 
 
 def carry(plan: Plan, setting: Setting, left: Mapping[str, str]) -> Carried:
-    """Build the mapping of a plan, and leave out what torch does not run as planned.
-
-    Raises:
-        PlanError: torch cannot run the mapping, whatever is left out.
-    """
+    """Build the mapping of a plan, and leave out what torch does not run as planned."""
     left = {**_unreachable(plan, setting), **left}
     problem = "it follows no mapping of this plan"
     for _ in range(_TRIES):

@@ -213,11 +213,7 @@ class Match:
 
 
 def match_ops(expected: GraphModule, found: GraphModule) -> Sequence[Match]:
-    """Pair the ops of two graphs in execution order, as torch's Numeric Suite does.
-
-    Raises:
-        ModelError: The graphs are not of one model.
-    """
+    """Pair the ops of two graphs in execution order, as torch's Numeric Suite does."""
     try:
         pairs = get_matching_subgraph_pairs(expected, found, get_base_name_to_sets_of_related_ops())
     except Exception as error:

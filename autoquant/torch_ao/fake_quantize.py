@@ -63,11 +63,7 @@ def holds_fake_quantize(model: nn.Module) -> bool:
 
 
 def frozen_copy(model: GraphModule) -> GraphModule:
-    """A copy in eval mode whose observers no longer follow the data.
-
-    Raises:
-        ModelError: It only observes, or a fake-quantize has never seen data.
-    """
+    """A copy in eval mode whose observers no longer follow the data."""
     frozen = copy.deepcopy(model).eval()
     frozen.apply(disable_observer)
     inner = {

@@ -24,9 +24,6 @@ def given_model(
         captured: Its exported graph.
         quantized: Of FX graph mode, eager mode, `quantize_dynamic` or `convert_pt2e`.
         example: A few samples, flat.
-
-    Raises:
-        ModelError: It is not of this model, computes in float, or cannot be copied.
     """
     try:
         quantized = copy_of(quantized)

@@ -175,9 +175,6 @@ def _refuse_torn(traced: FxModel, values: Mapping[str, Any], inputs: Sequence[An
 
     It writes what it fused back to the module's path, so that a module with another op behind
     each of its calls takes the last one everywhere.
-
-    Raises:
-        ModelError: The fused graph gives something else; names the first module that does.
     """
     tails, fused = _tails(traced), node_values(traced.fused, inputs)
     for node in traced.fused.graph.nodes:

@@ -201,9 +201,6 @@ def _same_order(first: Mapping[str, int], second: Mapping[str, int]) -> Mapping[
     Args:
         first: By called module of the float model, how many elements its weights have.
         second: Of the quantized model.
-
-    Raises:
-        ModelError: The models have other weights.
     """
     if list(first.values()) != list(second.values()):
         first, second = ({k: size for k, size in item.items() if size} for item in (first, second))

@@ -43,11 +43,7 @@ class FxModel:
 
 
 def trace(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FxModel:
-    """Trace and fuse a copy of a model in eval mode.
-
-    Raises:
-        ModelError: The model cannot be traced; names the module and the line.
-    """
+    """Trace and fuse a copy of a model in eval mode."""
     model = copy.deepcopy(model).eval()
     _swap_ff_with_fxff(model)
     tracer = _BlamingTracer(list(leaf_modules), [])

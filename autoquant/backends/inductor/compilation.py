@@ -22,11 +22,7 @@ _INT8_LOWERINGS = ("qconv", "qlinear")
 
 
 def check_compiler() -> None:
-    """Make sure that inductor can compile here: it writes C++.
-
-    Raises:
-        BackendError: No C++ compiler is found.
-    """
+    """Make sure that inductor can compile here: it writes C++."""
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
@@ -117,11 +113,7 @@ class Reading:
         self._lowered = sum(_is_int8_op(node) or _is_lowered(node) for node in graph.nodes)
 
     def kernels(self) -> list[tuple[str, Scheme]]:
-        """Site and scheme of each int8 op.
-
-        Raises:
-            BackendError: Fusion undid one, or one is of no site.
-        """
+        """Site and scheme of each int8 op."""
         found = [(self._site_of(constants), scheme) for constants, scheme in self._ops]
         unknown = [site for site, _ in found if not site]
         if unknown or self._lowered != len(found):

@@ -33,11 +33,7 @@ class _Call(NamedTuple):
 
 
 def export_model(model: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
-    """Export a model with an open batch dimension.
-
-    Raises:
-        ModelError: torch.export refuses it.
-    """
+    """Export a model with an open batch dimension."""
     shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in example)
     with quiet(), torch.no_grad():
         try:
@@ -56,9 +52,6 @@ def convert_plan(
 
     Returns:
         The converted graph; the call of a weighted site has its name under `MARK`.
-
-    Raises:
-        BackendError: torchao refuses the plan.
     """
     flow = pt2e().flow
     with quiet(), torch.no_grad():

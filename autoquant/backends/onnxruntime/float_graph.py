@@ -98,11 +98,7 @@ class FloatGraph:
 
 
 def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
-    """Convert an exported program to ONNX.
-
-    Raises:
-        BackendError: torch cannot write one of its ops in ONNX, or leaves out an output.
-    """
+    """Convert an exported program to ONNX."""
     with _quiet(), recurrent_shapes(), _small_terms_kept():
         try:
             written = torch.onnx.export(

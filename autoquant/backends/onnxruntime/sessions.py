@@ -42,9 +42,6 @@ def open_session(
         threads: That a kernel may use.
         optimized: Where to write the optimized model; its larger constants go beside it.
         profile: Stem of the file to which the times of its nodes go.
-
-    Raises:
-        BackendError: ONNX Runtime refuses the model.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -82,11 +79,7 @@ def open_and_dump(model: bytes, threads: int) -> tuple[onnxruntime.InferenceSess
 
 
 def run_session(session: onnxruntime.InferenceSession, feed: dict[str, Any]) -> list[Any]:
-    """Run a session.
-
-    Raises:
-        BackendError: A kernel fails.
-    """
+    """Run a session."""
     try:
         found: list[Any] = session.run(None, feed)
     except Exception as error:

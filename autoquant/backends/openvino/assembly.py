@@ -185,9 +185,6 @@ class Assembler:
 
         The op that reads it tells the outputs of a recurrent layer apart. A constant, which the
         model spreads over a batch, has the range of its values.
-
-        Raises:
-            BackendError: Calibration did not see it.
         """
         writer = output.get_node()
         if writer.get_type_name() == "Constant":

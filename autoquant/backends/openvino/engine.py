@@ -74,11 +74,7 @@ def compile_graph(
 
 
 def infer(request: ov.InferRequest, arrays: Sequence[object]) -> tuple[Any, ...]:
-    """Call a compiled model; outputs are the engine's own until its next call.
-
-    Raises:
-        BackendError: It fails, as with a kernel that it makes for these very sizes.
-    """
+    """Call a compiled model; outputs are the engine's own until its next call."""
     try:
         found: tuple[Any, ...] = request.infer(arrays, share_inputs=True).to_tuple()
     except RuntimeError as error:

@@ -27,11 +27,7 @@ class ProfileSettings(BackendSettings):
         return {**section, "profile": found}
 
     def build_options(self) -> dict[str, Any]:
-        """The text of the file: workers elsewhere do not have it.
-
-        Raises:
-            StorageError: It cannot be read.
-        """
+        """The text of the file: workers elsewhere do not have it."""
         try:
             return {"profile": self.profile.read_text(encoding="utf-8")}
         except (OSError, UnicodeDecodeError) as error:

@@ -34,11 +34,7 @@ def accelerator_of(settings: BuildSettings) -> Accelerator:
 
 @lru_cache(maxsize=8)
 def read_accelerator(text: str) -> Accelerator:
-    """Read the YAML text that describes an accelerator.
-
-    Raises:
-        JobError: Whatever is wrong with it, all of it in one error.
-    """
+    """Read the YAML text that describes an accelerator."""
     document = parse_yaml(text, SOURCE)
     if not isinstance(document, dict):
         holds = "nothing" if document is None else f"a {type(document).__name__}"
@@ -115,11 +111,7 @@ def shipped_profiles() -> dict[str, str]:
 
 
 def find_profile(name: str, folder: Path = Path()) -> Path:
-    """The description of an accelerator, by path (relative to `folder`) or by a shipped name.
-
-    Raises:
-        JobError: There is none.
-    """
+    """The description of an accelerator, by path (relative to `folder`) or by a shipped name."""
     shipped = {file.stem: file for file in _files()}
     for candidate in (folder / name, shipped.get(name)):
         if candidate is not None and candidate.is_file():

@@ -46,11 +46,7 @@ def kind_support(settings: BuildSettings, kind: OpKind, scheme: Scheme) -> Suppo
 def find_schemes(
     accelerator: Accelerator, settings: BuildSettings, sites: Sequence[Site]
 ) -> dict[str, tuple[Scheme, ...]]:
-    """By site, the schemes that it may take; a site that follows another takes its leader's.
-
-    Raises:
-        BackendError: A site may take none, or the file leaves out a kind of op that follows.
-    """
+    """By site, the schemes that it may take; a site that follows another takes its leader's."""
     by_name = {site.name: site for site in sites}
     forbidden = _forbidden_by_followers(accelerator, sites)
     found: dict[str, tuple[Scheme, ...]] = {}

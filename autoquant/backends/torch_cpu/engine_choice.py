@@ -30,9 +30,6 @@ def time_engines(
 
     Returns:
         By engine, fastest first.
-
-    Raises:
-        BackendError: No engine runs the model in int8.
     """
     found: dict[str, Timed] = {}
     reasons: list[str] = []
@@ -82,9 +79,6 @@ def time_kernels(settings: BuildSettings, engines: Sequence[str], bench: Bench) 
         settings: Their engine converts the model.
         engines: Whose kernels can share it.
         bench: Times plans.
-
-    Raises:
-        BackendError: An engine can build no plan, or none runs the all-int8 plan.
     """
     profiles = {}
     for engine in engines:

@@ -47,11 +47,7 @@ def quiet_torch() -> Iterator[None]:
 
 @contextmanager
 def using_engine(engine: str) -> Iterator[None]:
-    """Make `engine` torch's quantized engine for a while.
-
-    Raises:
-        BackendError: This torch build lacks the engine.
-    """
+    """Make `engine` torch's quantized engine for a while."""
     if engine not in engines_here():
         raise BackendError(
             f"backend.engine: {engine!r} does not run here",

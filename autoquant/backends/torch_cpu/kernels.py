@@ -19,9 +19,6 @@ def engines_side_by_side() -> tuple[str, ...]:
     """The engines whose kernels can share one model, the one that converts it first.
 
     qnnpack's read other tensors; x86 is a rule of thumb that picks one of these two.
-
-    Raises:
-        BackendError: There are fewer than two here.
     """
     found = sorted(
         (engine for engine in ("fbgemm", "onednn") if engine in engines_here()),

@@ -120,11 +120,7 @@ def _restore(
 
 @contextmanager
 def tracing_form(model: nn.Module) -> Iterator[None]:
-    """Let a model with lowered modules be traced: torch takes no frozen part into a trace.
-
-    Raises:
-        BackendError: TorchScript has no words for one of the parts.
-    """
+    """Let a model with lowered modules be traced: torch takes no frozen part into a trace."""
     parts = [item for item in model.modules() if isinstance(item, LoweredModel)]
     before = [item.frozen for item in parts]
     try:

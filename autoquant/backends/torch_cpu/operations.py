@@ -69,11 +69,7 @@ class Operation:
 
 
 def argument(node: Node, name: str) -> Any:
-    """Argument of a call by its name in the op's schema; its default where it is not given.
-
-    Raises:
-        KeyError: The op has none of that name.
-    """
+    """Argument of a call by its name in the op's schema; its default where it is not given."""
     schema = node.target._schema  # type: ignore[union-attr]
     for place, item in enumerate(schema.arguments):
         if item.name != name:

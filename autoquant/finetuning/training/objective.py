@@ -19,11 +19,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 def batch_loss(loss: Loss, outputs: Any, batch: Batch) -> Tensor:
-    """Mean loss of one batch, a scalar; of whole numbers it gets the floats before them.
-
-    Raises:
-        MetricError: The loss fails, gives no tensor, or none that depends on the outputs.
-    """
+    """Mean loss of one batch, a scalar; of whole numbers it gets the floats before them."""
     name = getattr(loss, "__name__", type(loss).__name__)
     try:
         found = loss(judged(outputs), batch.targets)

@@ -27,9 +27,6 @@ def tail_of(schedule: Schedule, share: float) -> Schedule:
         schedule: Learning rate of the float training by progress from 0 to 1, in any unit.
         share: Length of the part, above 0 and at most 1.
 
-    Raises:
-        JobError: The schedule is not above 0 where the part begins, or gives no number.
-
     >>> halved = tail_of(lambda progress: 8 * (1 - progress), share=0.25)
     >>> halved(0.0), halved(0.5), halved(1.0)
     (1.0, 0.5, 0.0)

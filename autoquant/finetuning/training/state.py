@@ -69,11 +69,7 @@ def dump_state(state: TrainingState, identity: str) -> bytes:
 
 
 def load_state(content: bytes, identity: str, name: str) -> TrainingState:
-    """Read a state; nothing in the file is executed.
-
-    Raises:
-        StorageError: It is damaged, or belongs to another training.
-    """
+    """Read a state; nothing in the file is executed."""
     try:
         found = torch.load(io.BytesIO(content), weights_only=True)
         if found["identity"] != identity:

@@ -162,11 +162,7 @@ _FACTOR = "rate_factor"
 
 
 def check_factors(patterns: Iterable[str], names: Sequence[str]) -> None:
-    """Refuse patterns of `finetune.rate_factors` that match no parameter.
-
-    Raises:
-        JobError: One matches none.
-    """
+    """Refuse patterns of `finetune.rate_factors` that match no parameter."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             close = difflib.get_close_matches(pattern.replace("*", ""), names, 3, cutoff=0.1)

@@ -78,9 +78,6 @@ def find_arguments(inputs: object, parameters: Parameters, where: str) -> Argume
         inputs: What the data give.
         parameters: Of the model's forward.
         where: What to call the batch in errors.
-
-    Raises:
-        DataError: Forward cannot be called so; names what is missing or too many.
     """
     given = _arguments(inputs, parameters, where)
     if len(given.args) > len(parameters.places) and parameters.any_place is None:

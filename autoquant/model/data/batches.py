@@ -66,11 +66,7 @@ class Batch:
         return self.pick(slice(0, count))
 
     def pick(self, places: Places) -> Batch:
-        """The samples at some places.
-
-        Raises:
-            DataError: Inputs or targets cannot be taken apart by sample.
-        """
+        """The samples at some places."""
         if not self.is_divisible:
             raise DataError(
                 "the inputs of a batch cannot be taken apart by sample: one of them has no axis "

@@ -35,9 +35,6 @@ def failing(who: str, where: str, inputs: Sequence[Tensor]) -> Iterator[None]:
         who: Fails: "the model".
         where: The inputs come from: "calibration batch 0".
         inputs: What it is given.
-
-    Raises:
-        ModelError: It raised anything.
     """
     try:
         yield
@@ -143,11 +140,7 @@ class Calling:
     def tensors(
         self, arguments: Arguments, where: str = "the batch", first: str = "the first batch"
     ) -> tuple[Tensor, ...]:
-        """Take the tensors out of the arguments of another batch.
-
-        Raises:
-            DataError: They have another structure, or a constant differs.
-        """
+        """Take the tensors out of the arguments of another batch."""
         tree = (tuple(arguments.args), dict(arguments.kwargs))
         register_dataclasses(tree)
         try:
@@ -225,9 +218,6 @@ class Calling:
 
         A dataclass among the inputs is looked up in the modules that are imported already; no
         code is imported for it.
-
-        Raises:
-            DataError: Such a dataclass is not there.
         """
         text = str(data["structure"])
         for name in re.findall(r'"type": "([^"]+)"', text):

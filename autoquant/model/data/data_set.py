@@ -254,11 +254,7 @@ class InputsOf(Sequence[tuple[Tensor, ...]]):
 
 
 def pick_samples(batches: Sequence[Batch], indices: Sequence[int]) -> tuple[Batch, ...]:
-    """Keep the samples at some places, in the order of the data set; doubles count once.
-
-    Raises:
-        DataError: There is no such place, none is given, or a batch cannot be taken apart.
-    """
+    """Keep the samples at some places, in the order of the data set; doubles count once."""
     count = sum(sizes_of(batches))
     outside = [index for index in indices if not 0 <= index < count]
     if outside or not indices:

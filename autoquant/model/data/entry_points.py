@@ -29,9 +29,6 @@ def load_entry(entry: str) -> Callable[..., Any]:
     """Import the function that an entry point names.
 
     A file is imported under a name derived from its path, once, with its own folder importable.
-
-    Raises:
-        JobError: The module cannot be imported or has no such function.
     """
     place, _, name = entry.rpartition(":")
     try:
@@ -55,11 +52,7 @@ def load_entry(entry: str) -> Callable[..., Any]:
 
 
 def call_entry(entry: str, arguments: dict[str, Any], failure: type[AutoquantError]) -> Any:
-    """Import an entry point and call it with its arguments from the job file.
-
-    Raises:
-        JobError: It cannot be imported, or rejects the arguments.
-    """
+    """Import an entry point and call it with its arguments from the job file."""
     function = load_entry(entry)
     try:
         return function(**arguments)

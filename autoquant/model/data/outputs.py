@@ -116,11 +116,7 @@ class OutputStructure:
 
 
 def named_outputs(outputs: Any, *, detached: bool = True) -> dict[str, Tensor]:
-    """`floating_outputs`, of which there must be some.
-
-    Raises:
-        ModelError: There is none.
-    """
+    """`floating_outputs`, of which there must be some."""
     found = floating_outputs(outputs, detached=detached)
     if not found:
         raise ModelError(

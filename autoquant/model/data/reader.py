@@ -63,11 +63,7 @@ class DataReader:
 
     @property
     def calling(self) -> Calling:
-        """How the model is called with what was read.
-
-        Raises:
-            ValueError: Nothing was read yet.
-        """
+        """How the model is called with what was read."""
         if self._calling is None:
             raise ValueError("no data were read yet")
         return self._calling
@@ -93,10 +89,6 @@ class DataReader:
             data: What the user gave.
             name: What to call them in errors (`calibration`, `evaluation`, `heldout`).
             needs_targets: Whether a batch without targets is an error.
-
-        Raises:
-            DataError: Nothing there, or a batch is empty, not finite or unlike the first one;
-                names it.
         """
         source = plan_source(data)
         fits = self._is_in_memory(source) or not can_be_read_again(source)

@@ -169,11 +169,7 @@ def metric_title(metric: object) -> str:
 
 
 def find_metric(metric: object, what: str = "metric") -> Metric:
-    """Give a metric from what a user gave: itself, the name of a shipped one, or a class.
-
-    Raises:
-        MetricError: There is no such name, or it cannot be called.
-    """
+    """Give a metric from what a user gave: itself, the name of a shipped one, or a class."""
     if isinstance(metric, str):
         shipped = importlib.import_module("autoquant.metrics")
         known = [name for name in shipped.__all__ if name != "Entry"]
@@ -194,11 +190,7 @@ def find_metric(metric: object, what: str = "metric") -> Metric:
 
 
 def check_metric(metric: Metric, outputs: Any, batch: Batch) -> None:
-    """Score one batch; what writes into its outputs or targets is refused.
-
-    Raises:
-        MetricError: The metric fails, gives no score, or writes.
-    """
+    """Score one batch; what writes into its outputs or targets is refused."""
     tally = start_tally(metric)
     tally.add(outputs, batch)
     tally.scores()
@@ -220,9 +212,6 @@ def score_batch(metric: Metric, outputs: Any, batch: Batch) -> Tensor:
 
     Returns:
         Shape (batch,), one score a sample; or shape (1,) where the metric gives one number.
-
-    Raises:
-        MetricError: The metric fails, or gives neither.
     """
     name = metric_name(metric)
     found = _called(name, metric, outputs, batch.targets)

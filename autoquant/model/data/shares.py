@@ -44,9 +44,6 @@ def share_out(batches: Sequence[Batch], *, holds_out: bool) -> Shares:
     """Share out a data set.
 
     Batches are dealt in turn, so that each share has some of all of a set that is sorted by class.
-
-    Raises:
-        DataError: There are too few.
     """
     batches = _cut(batches)
     if len(batches) < 2 + holds_out:

@@ -29,11 +29,7 @@ def equalisation_of(groups: Groups, scales: Scales, model: nn.Module) -> Equalis
 
 
 def rescaled(model: nn.Module, equalisation: Equalisation) -> nn.Module:
-    """A copy of a model with rescaled parameters.
-
-    Raises:
-        ModelError: The model has no such parameter.
-    """
+    """A copy of a model with rescaled parameters."""
     found = copy_of(model)
     held = named_tensors(found)
     wide: dict[str, Tensor] = {}

@@ -151,9 +151,6 @@ def weight_grid(
         kind: What reads the weight.
         scheme: Any.
         bits: Of int8 weights that meet int8 activations.
-
-    Raises:
-        ValueError: No kernel anywhere stores the weights of such an op so.
     """
     if not kind.is_weighted or scheme.weight.is_float:
         return None

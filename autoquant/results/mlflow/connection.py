@@ -41,11 +41,7 @@ _START = "start the store, check tracking.uri, or turn tracking off with trackin
 
 
 def resolve_uri(uri: str) -> str:
-    """Check the form of a store's URI, and make the path of an SQLite file absolute.
-
-    Raises:
-        TrackingError: MLflow has no such kind of store, or it is one that MLflow 3 gave up.
-    """
+    """Check the form of a store's URI, and make the path of an SQLite file absolute."""
     scheme = _scheme_of(uri)
     if is_masked(uri):
         raise TrackingError(
@@ -81,9 +77,6 @@ def connect(uri: str) -> MlflowClient:
 
     Args:
         uri: As `resolve_uri` gave it.
-
-    Raises:
-        TrackingError: The store cannot be reached, is damaged or refuses.
     """
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
@@ -124,11 +117,7 @@ def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
 
 @contextmanager
 def refusals(uri: str) -> Iterator[None]:
-    """Turn what a store refuses into an error that names the mend.
-
-    Raises:
-        TrackingError: It refuses.
-    """
+    """Turn what a store refuses into an error that names the mend."""
     try:
         yield
     except store_errors() as error:
@@ -165,9 +154,6 @@ def _find_experiment(client: MlflowClient, uri: str, name: str) -> str:
     """Find an experiment by name, or make it; gives its id.
 
     The artifacts of an SQLite store go to `mlartifacts` beside its file.
-
-    Raises:
-        TrackingError: The experiment was deleted, or the store refuses.
     """
     try:
         found = client.get_experiment_by_name(name)
@@ -208,11 +194,7 @@ def _root_of(error: BaseException) -> BaseException:
 
 
 def _scheme_of(uri: str) -> str:
-    """The kind of store, without its driver.
-
-    Raises:
-        TrackingError: It is no address.
-    """
+    """The kind of store, without its driver."""
     try:
         return urlsplit(uri).scheme.partition("+")[0]
     except ValueError as error:

@@ -65,9 +65,6 @@ def start_ui(uri: str, port: int = 5000, *, patience_s: float = _START_SECONDS) 
         uri: Of the store; that of an MLflow server is only handed back.
         port: Tried first; a free one is taken where it is in use.
         patience_s: How long to wait.
-
-    Raises:
-        TrackingError: There is no store at that place, or the server does not start.
     """
     resolved = resolve_uri(uri)
     if resolved.startswith(("http://", "https://")):

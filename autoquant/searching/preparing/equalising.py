@@ -64,9 +64,6 @@ def find_equalisation(
     """Find a rescaling of channels after which all int8 is better; none where there is none.
 
     Each way of scaling is tried on a few samples by reference numerics, beside the model as given.
-
-    Raises:
-        ModelError: `always`, and there is nothing to rescale.
     """
     wish = subject.equalise
     if wish is Equalise.NEVER or (wish is Equalise.AUTO and not tries):

@@ -125,11 +125,7 @@ def calibrate_subject(
     folder: Path | None = None,
     kept: Kept | None = None,
 ) -> CalibrationStatistics:
-    """Calibrate, or read what an earlier process or search found.
-
-    Raises:
-        DataError: The earlier process had other weights or other calibration data.
-    """
+    """Calibrate, or read what an earlier process or search found."""
     batches = InputsOf(subject.calibration)
     samples = sum(sizes_of(subject.calibration))
     if samples < FEW_SAMPLES:

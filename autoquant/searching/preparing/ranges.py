@@ -36,11 +36,7 @@ def settle_ranges(
     calibration: Sequence[Batch],
     progress: Progress,
 ) -> MeasurementSettings:
-    """Choose the observers of the sites with `mix`.
-
-    Raises:
-        JobError: `mix`, for a model without a graph.
-    """
+    """Choose the observers of the sites with `mix`."""
     before = dict(settings.build.ranges.sites)
     observers = {
         site.name: before.get(site.name, settings.build.observer) for site in captured.sites

@@ -49,11 +49,6 @@ def bind_space(
         support: How the target runs a scheme of a site.
         real_kernels_only: Drop what the target would only emulate: when latency is an objective,
             an emulated op has no time to measure.
-
-    Raises:
-        PlanError: A rule matches no site, or only sites that follow others; a pin or the fallback
-            is what the target cannot run (or cannot time); or emulated schemes were dropped and
-            nothing is left to choose.
     """
     check_rules(rules, sites)
     dropped: Counter[tuple[Scheme, str]] = Counter()
@@ -121,12 +116,7 @@ def matches(rule: Rule, site: Site) -> bool:
 
 
 def check_rules(rules: SpaceRules, sites: Sequence[Site]) -> None:
-    """Refuse rules and groups that mean nothing: what protects nothing is a mistake.
-
-    Raises:
-        PlanError: A pattern matches no site (names those that come near), or all that a rule
-            matches follow other sites (names those that lead them).
-    """
+    """Refuse rules and groups that mean nothing: what protects nothing is a mistake."""
     names = [site.name for site in sites]
     for index, rule in enumerate(rules.rules):
         what = f"space.rules.{index} ({rule.describe()})"

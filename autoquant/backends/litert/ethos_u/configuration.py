@@ -85,9 +85,6 @@ def find_configuration(name: str) -> Configuration:
 
     What is left out is Vela's own default for the accelerator; an empty name is
     `DEFAULT_ACCELERATOR`.
-
-    Raises:
-        BackendError: A part is not one of Vela's names, or the parts do not fit together.
     """
     parts = (name or DEFAULT_ACCELERATOR).split("/")
     accelerator, system, memory = (*parts, "", "")[:3]

@@ -75,9 +75,6 @@ def estimate_on_npu(written: Written, configuration: Configuration, batch: int) 
     """Estimate a file, all of whose operators must run on the NPU.
 
     Vela counts nothing for what it leaves to the CPU, so that such a plan would look fast.
-
-    Raises:
-        BackendError: Vela refuses the file, or leaves an operator to the CPU (names its site).
     """
     found = estimate(written.content, configuration)
     left = [step for step in found.steps if step.is_on_cpu]

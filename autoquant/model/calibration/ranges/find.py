@@ -32,9 +32,6 @@ def find_range(
         seen: Of the tensor.
         levels: Of the grid: 256, or 128 with a reduced range.
         rules: The observers' parameters.
-
-    Raises:
-        ValueError: It needs what these statistics do not hold.
     """
     if observer is ObserverName.MINMAX:
         return seen.low, seen.high

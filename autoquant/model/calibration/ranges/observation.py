@@ -81,11 +81,7 @@ class TensorObserver:
         self._batches: list[tuple[float, float]] = []
 
     def observe(self, tensor: Tensor) -> None:
-        """Take in one batch; the first dimension is samples.
-
-        Raises:
-            ValueError: It holds NaN or infinity.
-        """
+        """Take in one batch; the first dimension is samples."""
         values = tensor.detach().to(torch.float32)
         lows, highs = _bounds_by_channel(values, self._channel_axis)
         low, high = float(lows.amin()), float(highs.amax())

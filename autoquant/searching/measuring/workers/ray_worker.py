@@ -110,11 +110,7 @@ def worker_environment(execution: Execution) -> dict[str, Any]:
 
 @contextmanager
 def missing_named() -> Iterator[None]:
-    """Name the node and the module where one cannot be imported.
-
-    Raises:
-        ExecutionError: One cannot.
-    """
+    """Name the node and the module where one cannot be imported."""
     try:
         yield
     except ImportError as error:

@@ -325,11 +325,7 @@ class RayExecutor:
             self._cpu = place.cpu
 
     def _wait_for_workers(self, seats: list[_Seat]) -> None:
-        """Wait a little for any worker; once that took too long, give up.
-
-        Raises:
-            ExecutionError: None came within `execution.wait`.
-        """
+        """Wait a little for any worker; once that took too long, give up."""
         self._refuse_dead_ray()
         ray.wait([seat.loading for seat in seats if seat.loading is not None], timeout=_POLL_S)
         now, wait = self._limits.clock(), self._execution.wait
@@ -351,11 +347,7 @@ class RayExecutor:
                 break
 
     def _refuse_dead_ray(self) -> None:
-        """Look at Ray's processes, and now and then whether it answers.
-
-        Raises:
-            ExecutionError: It does not.
-        """
+        """Look at Ray's processes, and now and then whether it answers."""
         now = self._limits.clock()
         lost = lost_a_process()
         if not lost and now - self._seen_alive < _ALIVE_S:

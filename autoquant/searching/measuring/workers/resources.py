@@ -7,11 +7,7 @@ from autoquant.job import Execution
 
 
 def refuse_too_little(execution: Execution, cpus: float, gpus: float) -> None:
-    """See that workers find their CPUs and GPUs.
-
-    Raises:
-        ExecutionError: There are fewer.
-    """
+    """See that workers find their CPUs and GPUs."""
     wanted = execution.workers * execution.cpus_per_worker
     wanted_gpus = execution.workers * execution.gpus_per_worker
     if cpus < wanted or gpus < wanted_gpus:

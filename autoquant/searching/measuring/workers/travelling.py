@@ -29,9 +29,6 @@ def travelling_environment(files: Sequence[Path], packages: Sequence[str]) -> di
     It is the package itself, every module that was imported from elsewhere than the installed
     packages (with its whole package), the files of entry points, and `files`. What Python has
     installed is not sent: torch, ray and the engines must be on the nodes, or in `packages`.
-
-    Raises:
-        ExecutionError: A file is missing, or it is too much for Ray.
     """
     from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
