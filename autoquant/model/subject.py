@@ -42,6 +42,7 @@ from autoquant.model.data.shares import share_out
 from autoquant.model.equalisation.rewrite import rescaled
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.export_capture import fixed_sizes
 from autoquant.model.graph.faithfulness import (
     Difference,
     batches_to_compare,
@@ -189,9 +190,15 @@ class Subject:
             )
             return replace(found, notices=(notice, *found.notices))
         if self.capture == "auto":
+            fixed = fixed_sizes(self.calling, self.dynamic, found.dynamic, self.example)
+            said = "".join(
+                f"; it is made for one size of {name} alone ({sizes}), and whole batches of that "
+                "size (drop_last=True) would be captured by it"
+                for name, sizes in fixed.items()
+            )
             notice = (
-                f"captured module by module, since in the exported graph {different}; what lies "
-                "between weighted modules stays in fp32, and there are no reference numerics."
+                f"captured module by module, since in the exported graph {different}{said}; what "
+                "lies between weighted modules stays in fp32, and there are no reference numerics."
             )
             modules = self._capture("modules")
             return replace(modules, notices=(notice, *modules.notices))
@@ -223,7 +230,7 @@ class Subject:
 
         A difference that is another one at a second look comes from the model's state.
         """
-        if self._difference(found) != different:
+        if different.failure or self._difference(found) != different:
             return False
         wide = model_in_float64(self.model, self.calling)
         return is_same_in_float64(wide, found, self.compared(found))

@@ -148,11 +148,23 @@ def _notices(
             "the model's forward writes into its inputs; what is built computes the same and "
             "leaves them as they are."
         )
+    for name, sizes in fixed_sizes(calling, wanted, free, example).items():
+        found.append(f"the model is captured at one size of {name} alone ({sizes}).")
+    if reach is not None:
+        found.append(reach)
+    return found
+
+
+def fixed_sizes(
+    calling: Calling,
+    wanted: Sequence[Sequence[int]],
+    free: Sequence[Sequence[int]],
+    example: Sequence[Tensor],
+) -> dict[str, str]:
+    """By input, the axes that should be open and are not, with their sizes, in words."""
+    found = {}
     for name, asked, left, tensor in zip(calling.names, wanted, free, example, strict=True):
         fixed = [axis for axis in asked if axis not in left]
         if fixed:
-            sizes = ", ".join(f"axis {axis} at {tensor.shape[axis]}" for axis in fixed)
-            found.append(f"the model is captured at one size of {name} alone ({sizes}).")
-    if reach is not None:
-        found.append(reach)
+            found[name] = ", ".join(f"axis {axis} at {tensor.shape[axis]}" for axis in fixed)
     return found

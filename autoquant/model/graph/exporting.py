@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
 import gc
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from typing import Any
@@ -24,9 +23,12 @@ from autoquant.model.data.calling import Calling
 from autoquant.model.data.outputs import opaque_outputs, without_opaque
 from autoquant.model.data.trees import register_dataclasses
 from autoquant.model.graph.cells import CELLS
+from autoquant.model.graph.free_sizes import free_sizes
+from autoquant.model.graph.other_forward import with_forward
 from autoquant.model.graph.places import said_of
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 from autoquant.model.graph.scripts import without_scripts
+from autoquant.model.graph.settled_values import with_settled_values
 from autoquant.model.graph.size_guards import SizeGuards
 from autoquant.model.graph.writes import Writes, find_writes
 
@@ -74,7 +76,7 @@ def export_program(
                 if axes:
                     shapes[tensor] = dict.fromkeys(axes, dim)
             try:
-                with _free_lengths():
+                with free_sizes():
                     program = torch.export.export(
                         model,
                         args,
@@ -87,9 +89,11 @@ def export_program(
                     program = program.run_decompositions(dict(CELLS))
                     writes = Writes({}, bool(program.graph_signature.user_inputs_to_mutate))
             except Exception as error:  # noqa: BLE001  torch.export raises whatever a model raises
-                known = None if failure else _with_known_outputs(model, calling, tensors)
-                if known is not None:
-                    return export_program(known, calling, example, dynamic)
+                if failure is None:
+                    known = _with_known_outputs(model, calling, tensors)
+                    known = known or with_settled_values(model, calling, tensors)
+                    if known is not None:
+                        return export_program(known, calling, example, dynamic)
                 failure = failure or error
             else:
                 return program, writes, guards
@@ -139,7 +143,7 @@ def _without_opaque_outputs(model: nn.Module) -> nn.Module:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return without_opaque(plain(*args, **kwargs))
 
-    return _with_forward(model, forward, inspect.signature(plain))
+    return with_forward(model, forward)
 
 
 def _with_keywords(model: nn.Module, given: Mapping[str, Any]) -> nn.Module:
@@ -160,19 +164,7 @@ def _with_keywords(model: nn.Module, given: Mapping[str, Any]) -> nn.Module:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return plain(*args, **kwargs)
 
-    return _with_forward(model, forward, signature.replace(parameters=named))
-
-
-def _with_forward(
-    model: nn.Module, forward: Callable[..., Any], signature: inspect.Signature
-) -> nn.Module:
-    """A module with the same parts at the same paths, and a forward of its own."""
-    forward.__signature__ = signature  # type: ignore[attr-defined]
-    made = nn.Module()
-    made.__class__ = type(type(model).__name__, (type(model),), {})
-    made.__dict__.update(model.__dict__)
-    made.__dict__["forward"] = forward
-    return made
+    return with_forward(model, forward, signature.replace(parameters=named))
 
 
 def free_axes(program: ExportedProgram) -> tuple[tuple[int, ...], ...]:
@@ -198,28 +190,6 @@ def grown(tensor: Tensor, axes: Sequence[int]) -> Tensor:
         if tensor.shape[axis] == 1:
             tensor = torch.cat([tensor, tensor], axis)
     return tensor.clone()
-
-
-@contextmanager
-def _free_lengths() -> Iterator[None]:
-    """Let `len(x)` of a tensor stay a size that may change, as `x.shape[0]` does.
-
-    Python makes a plain number of what `__len__` gives, which would fix the batch size. Only
-    replacing the function itself helps, as torch.export does with `max` and `min`.
-    torch.compile looks at Python's functions once, when it is imported.
-    """
-    import torch._dynamo  # noqa: F401  slow, and torch.export imports it too
-
-    plain = builtins.len
-
-    def length(item: Any, /) -> Any:
-        return item.shape[0] if isinstance(item, Tensor) and item.ndim else plain(item)
-
-    builtins.len = length
-    try:
-        yield
-    finally:
-        builtins.len = plain
 
 
 @contextmanager

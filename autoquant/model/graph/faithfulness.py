@@ -84,7 +84,7 @@ def _differences(model: Run, other: Run, batches: Iterable[Batch]) -> Iterator[D
             given = _floats(model(_copies(batch.inputs)))
             try:
                 found = _floats(other(_copies(batch.inputs)))
-            except RuntimeError as error:
+            except (RuntimeError, IndexError) as error:  # of a list that a batch was taken apart to
                 shape = tuple(batch.inputs[0].shape)
                 yield Difference("", shape, math.inf, first_line(error))
                 continue

@@ -56,6 +56,25 @@ def test_numbers_that_a_forward_reads_from_its_parameters_are_captured() -> None
     assert all(isinstance(item, Tensor) for item in captured.weights().values())
 
 
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        found = self.linear(rows)
+        return torch.einsum("bi,bj,bk->bijk", found, rows, found)
+
+
+def test_a_product_of_three_tensors_leaves_the_number_of_samples_open() -> None:
+    """torch asks opt_einsum for an order, where that is installed."""
+    model = Outer().eval()
+    captured = capture(model, (torch.randn(3, 4),), how="export")
+    assert captured.dynamic == ((0,),)
+    other = torch.randn(5, 4)
+    assert torch.equal(captured.graph(other), model(other))
+
+
 def test_torch_compile_knows_python_after_a_capture() -> None:
     """It reads Python's functions when it is imported; capture replaces one of them meanwhile."""
     code = (

@@ -55,6 +55,30 @@ def test_only_what_no_roundoff_explains_is_another_output_for_the_same_batch() -
         subject_of(Unsteady(1e-4).eval())
 
 
+class RowByRow(nn.Module):
+    """Takes a batch apart, which torch.export does for one number of samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.linear(row) for row in x])
+
+
+def test_a_smaller_batch_than_a_graph_is_made_for_is_named_with_the_mend() -> None:
+    batches = [(torch.randn(count, 4), torch.zeros(count)) for count in (4, 4, 3)]
+    found = build_subject(
+        RowByRow().eval(),
+        calibration=batches,
+        evaluation=batches,
+        heldout=None,
+        metric=lambda outputs, targets: outputs[:, 0] - targets,
+    ).find_sites()
+    assert found.how == "modules"
+    assert "one size of x alone (axis 0 at 4), and whole batches" in found.notices[0]
+
+
 class Detector(nn.Module):
     """Hands out logits, and the boxes of nothing that it found."""
 
