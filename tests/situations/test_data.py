@@ -258,6 +258,45 @@ def test_a_mapping_with_a_key_that_forward_lacks_is_refused_by_name() -> None:
     assert "`target`" in caught.value.hint
 
 
+def test_all_keys_that_forward_lacks_are_named_at_once() -> None:
+    batch = {"x": X, "mask": MASK, "label": LABELS, "place": LABELS}
+    with pytest.raises(DataError, match="inputs 'label', 'place', which are no parameters"):
+        subject_of(Masked(), [batch])
+
+
+def test_what_comes_beside_inputs_and_targets_is_settled_by_prepare_as_the_error_says() -> None:
+    data = [(X, LABELS, tuple(f"{index}.png" for index in range(COUNT)))]
+    with pytest.raises(DataError, match=r"has 3 parts .* but on the first part") as caught:
+        subject_of(Plain(), data)
+    assert "prepare=lambda batch: (batch[0], batch[1])" in caught.value.hint
+    found = aq.check(Plain().eval(), data, prepare=lambda batch: (batch[0], batch[1]))
+    assert [output.shape[1:] for output in found.outputs] == [(3,)]
+
+
+class Listed(Plain):
+    def forward(self, rows: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return self.linear(torch.stack(rows))
+
+
+class Unlisted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Listed()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.model(list(rows))
+
+
+def test_samples_that_are_tensors_of_their_own_are_refused_with_a_way_that_works() -> None:
+    with pytest.raises(DataError, match="takes its 96 samples as so many tensors") as caught:
+        subject_of(Listed(), [(list(X), LABELS)])
+    assert "list(images)" in caught.value.hint
+    batches = [(X[:64], LABELS[:64]), (X[64:], LABELS[64:])]
+    captured = subject_of(Unlisted(), batches, calibration=batches).find_sites()
+    assert captured.how == "modules"
+    assert "a batch of (32, 6) fails" in captured.notices[0]
+
+
 def tokens(length: int, count: int = 8) -> dict[str, Tensor]:
     ids = torch.randint(0, 50, (count, length), generator=torch.Generator().manual_seed(length))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -118,11 +118,14 @@ def _from_mapping(inputs: Mapping[Any, Any], parameters: Parameters, where: str)
         return Arguments((), inputs)
     if len(parameters.names) == 1 and len(unknown) == len(inputs):
         return Arguments((_plain(inputs),))
+    listed = ", ".join(map(repr, unknown))
+    few = len(unknown) == 1
     raise DataError(
-        f"{where} has an input {unknown[0]!r}, which is no parameter of model.forward: it takes "
+        f"{where} has {'an input' if few else 'inputs'} {listed}, which "
+        f"{'is no parameter' if few else 'are no parameters'} of model.forward: it takes "
         f"{_count(parameters.names)}",
-        hint="rename or drop it, in the data or by `prepare`; targets among the inputs are named "
-        "by `target`",
+        hint=f"rename or drop {'it' if few else 'them'}, in the data or by `prepare`; targets "
+        f"among {'the inputs' if few else 'them'} are named by `target`",
     )
 
 

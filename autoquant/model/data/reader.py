@@ -325,6 +325,13 @@ def _check_targets(batch: Batch, where: str) -> None:
     plain = all(axis == 0 for axis in batch.sample_axes)
     if plain and isinstance(batch.targets, Tensor) and batch.targets.shape[:1] != (len(batch),):
         found = batch.targets.shape[0] if batch.targets.ndim else 1
+        if len(batch.inputs) == found > 1:
+            raise DataError(
+                f"{where}: the model takes its {found} samples as so many tensors, and samples are "
+                "counted along an axis of a tensor",
+                hint="give them stacked, to a module whose forward(images) calls the model with "
+                "list(images); what loops over samples is searched module by module, on torch",
+            )
         raise DataError(
             f"{where}: {len(batch)} inputs but {found} targets",
             hint="give as many targets as inputs"

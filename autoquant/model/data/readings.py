@@ -111,6 +111,8 @@ def find_reading(
             raise _read_twice(fitting[-1], parameters, where)
     if needs_targets and fitting[0].targets is None:
         raise _lacks_targets(item, fitting[0], parameters, where, target)
+    if given is None and _is_more_than_a_pair(item, fitting[0]) and not runs(fitting[0].arguments):
+        raise _holds_more(item, parameters, where, runs)
     return fitting[0]
 
 
@@ -156,6 +158,13 @@ def _holds_inputs(item: Any) -> bool:
     return isinstance(item, (tuple, list)) and isinstance(item[0], (tuple, list))
 
 
+def _is_more_than_a_pair(item: object, reading: Reading) -> bool:
+    """Whether all parts of an item but the last became one argument, a list."""
+    first = reading.arguments.args[:1]
+    several = isinstance(item, (tuple, list)) and len(item) > 2
+    return several and len(reading.arguments.args) == 1 and isinstance(first[0], (tuple, list))
+
+
 def _names(arguments: Arguments, parameters: Parameters) -> tuple[str, ...]:
     return (*map(parameters.name_of, range(len(arguments.args))), *arguments.kwargs)
 
@@ -178,6 +187,27 @@ def _read_twice(reading: Reading, parameters: Parameters, where: str) -> DataErr
         hint=f"give (({first},), targets); or (({', '.join((first, *rest))}), targets), with None "
         "for targets that are not there",
     )
+
+
+def _holds_more(
+    item: Any, parameters: Parameters, where: str, runs: Callable[[Arguments], bool]
+) -> DataError:
+    """An item of inputs, targets and more, such as where a sample comes from."""
+    kinds = ", ".join(_kind(part) for part in item)
+    alone = runs(Arguments((item[0],)))
+    return DataError(
+        f"{where} has {len(item)} parts ({kinds}), and model.forward takes "
+        f"{parameters.name_of(0)!r} alone: it does not run on a list of all but the last"
+        + (", but on the first part" if alone else ""),
+        hint="say by `prepare` which are inputs and targets, where these are the first two "
+        "prepare=lambda batch: (batch[0], batch[1])",
+    )
+
+
+def _kind(part: object) -> str:
+    if isinstance(part, (Tensor, np.ndarray)):
+        return f"{str(part.dtype).removeprefix('torch.')} of shape {tuple(part.shape)}"
+    return type(part).__name__
 
 
 _UNLABELLED = (

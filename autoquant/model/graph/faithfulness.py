@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from autoquant.errors import first_line
+from autoquant.errors import AutoquantError, first_line
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.data_set import Shapes
 from autoquant.model.data.trees import flatten_with_paths
@@ -49,6 +51,8 @@ class Difference:
         if self.failure:
             return f"a batch of {self.shape} fails ({self.failure})"
         where = f"output {self.output}" if self.output else "the output"
+        if math.isinf(self.off):
+            return f"{where} has another shape, or is not finite, on a batch of {self.shape}"
         return f"{where} is off by {self.off:.1%} of its largest value on a batch of {self.shape}"
 
 
@@ -83,8 +87,11 @@ def _differences(model: Run, other: Run, batches: Iterable[Batch]) -> Iterator[D
         with torch.no_grad():
             given = _floats(model(_copies(batch.inputs)))
             try:
-                found = _floats(other(_copies(batch.inputs)))
-            except (RuntimeError, IndexError) as error:  # of a list that a batch was taken apart to
+                with redirect_stderr(StringIO()):  # torch.fx prints the graph that raised
+                    found = _floats(other(_copies(batch.inputs)))
+            except AutoquantError:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever a graph raises, the model ran
                 shape = tuple(batch.inputs[0].shape)
                 yield Difference("", shape, math.inf, first_line(error))
                 continue

@@ -46,8 +46,11 @@ def refuse_unfaithful(prepared: Preparation, progress: Progress) -> Preparation:
         )
         progress.note(notice)
         return prepared.with_space(prepared.space, (notice,))
+    ways = ["backend.name: torch"] if backend.name != "torch" else []
+    ways += ["model.capture: modules"] if captured.how != "modules" else []
     raise ModelError(
         f"{backend.name} computes something else than the model: {found}",
-        hint="every number of a search would be about another function; search on another "
-        "backend, or with model.capture: modules, and report this model",
+        hint="every number of a search would be about another function; "
+        + (f"search with {', or with '.join(ways)}, and " if ways else "")
+        + "report this model",
     )
