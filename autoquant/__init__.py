@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from autoquant.finetuning.finetune import finetune
     from autoquant.finetuning.result import FinetuneResult
     from autoquant.model.data.arguments import Arguments
+    from autoquant.searching.candidate import ResultCandidate
     from autoquant.searching.export import export
     from autoquant.searching.load import load_result
     from autoquant.searching.other_backend import confirm
     from autoquant.searching.plan_support import plan_support
     from autoquant.searching.python import search
-    from autoquant.searching.result import ResultCandidate, SearchResult
+    from autoquant.searching.result import SearchResult
     from autoquant.torch_ao.backend_config import backend_config
     from autoquant.tuning.tune import tune
 
@@ -83,7 +84,7 @@ _HOMES = {
     "LayerComparison": "autoquant.core.findings.layers",
     "Plan": "autoquant.core.plan",
     "Precision": "autoquant.core.precision",
-    "ResultCandidate": "autoquant.searching.result",
+    "ResultCandidate": "autoquant.searching.candidate",
     "Scheme": "autoquant.core.precision",
     "SearchResult": "autoquant.searching.result",
     "backend_config": "autoquant.torch_ao.backend_config",

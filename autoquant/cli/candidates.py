@@ -12,7 +12,8 @@ from autoquant.job import Job, load_job
 from autoquant.model.subject import load_model
 from autoquant.results import files
 from autoquant.results.trust import refuse_stranger
-from autoquant.searching.result import ResultCandidate, SearchResult
+from autoquant.searching.candidate import ResultCandidate
+from autoquant.searching.result import SearchResult
 
 
 def find_candidate(

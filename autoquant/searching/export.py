@@ -8,7 +8,7 @@ from torch import nn
 
 from autoquant.core.calls import checked
 from autoquant.errors import StorageError
-from autoquant.searching.result import ResultCandidate
+from autoquant.searching.candidate import ResultCandidate
 
 
 @checked

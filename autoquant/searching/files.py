@@ -14,14 +14,10 @@ from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.folder import ResultFolder
 from autoquant.results.recorders import Tracker, Winner
 from autoquant.results.report import render_report
+from autoquant.searching.build_context import BuildContext, example_arrays, keep_example
+from autoquant.searching.candidate import ResultCandidate
 from autoquant.searching.preparing.preparation import Preparation
-from autoquant.searching.result import (
-    BuildContext,
-    ResultCandidate,
-    SearchResult,
-    example_arrays,
-    keep_example,
-)
+from autoquant.searching.result import SearchResult
 
 _ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
 

@@ -23,7 +23,8 @@ from autoquant.results.reading import (
 )
 from autoquant.results.storage import well_formed
 from autoquant.results.trust import refuse_stranger
-from autoquant.searching.result import BuildContext, SearchResult, example_from
+from autoquant.searching.build_context import BuildContext, example_from
+from autoquant.searching.result import SearchResult
 
 
 @checked

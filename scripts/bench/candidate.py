@@ -27,10 +27,10 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.job import load_job
 from autoquant.model.subject import JobRecipe
+from autoquant.searching.candidate import ResultCandidate
 from autoquant.searching.files import context_of
 from autoquant.searching.measuring.evaluator import build_evaluator
 from autoquant.searching.preparing.preparation import prepare
-from autoquant.searching.result import ResultCandidate
 
 JOB = Path(__file__).parents[2] / "experiments" / "resnet20_cifar10.yaml"
 

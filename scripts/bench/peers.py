@@ -48,9 +48,10 @@ from autoquant.core.progress import Silent
 from autoquant.job import Job, load_job
 from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import HeldRecipe, Subject, build_subject
+from autoquant.searching.candidate import ResultCandidate
 from autoquant.searching.measuring.evaluator import PlanEvaluator, build_evaluator
 from autoquant.searching.preparing.preparation import Preparation, prepare
-from autoquant.searching.result import ResultCandidate, SearchResult
+from autoquant.searching.result import SearchResult
 from autoquant.searching.search import run_search
 
 ROOT = Path(__file__).parents[2]

@@ -27,7 +27,8 @@ from autoquant.backends.torch_cpu import profile as torch_profile
 from autoquant.core.progress import Advance, Silent
 from autoquant.model.data.calling import Calling
 from autoquant.model.data.trees import register_dataclasses
-from autoquant.searching.result import BuildContext, ResultCandidate
+from autoquant.searching.build_context import BuildContext
+from autoquant.searching.candidate import ResultCandidate
 
 BACKENDS = ("torch", "openvino", "onnxruntime")
 _BATCH = 4

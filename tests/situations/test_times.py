@@ -21,8 +21,9 @@ from autoquant.results.frame import candidates_frame
 from autoquant.results.frontier_file import frontier_file
 from autoquant.results.summary import NO_FASTER
 from autoquant.results.terminal import standing_text
+from autoquant.searching.candidate import ResultCandidate
 from autoquant.searching.other_backend import Confirmation
-from autoquant.searching.result import FrontierMembers, ResultCandidate, SearchResult
+from autoquant.searching.result import FrontierMembers, SearchResult
 from tests.unit.results.synthetic import BASELINE, make_candidate, make_findings
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("whole_slices")]
