@@ -126,12 +126,9 @@ def test_every_file_of_a_result_folder_is_described(name: str) -> None:
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_every_column_of_the_sensitivity_file_is_described(column: str) -> None:
-    line = next(
-        text
-        for text in text_of("result-folder.md").splitlines()
-        if text.startswith("- `sensitivity.csv`")
-    )
-    assert f"`{column}`" in line
+    items = text_of("result-folder.md").split("\n- ")
+    described = next(text for text in items if text.startswith("`sensitivity.csv`"))
+    assert f"`{column}`" in described
 
 
 @pytest.mark.parametrize("kind", list(OpKind), ids=lambda kind: kind.value)
