@@ -225,6 +225,27 @@ def test_windows_along_an_axis_counted_from_the_end_are_converted() -> None:
         torch.testing.assert_close(built(ROW), model(ROW))
 
 
+class Stack(nn.Module):
+    """A matrix for each of a stack, as of experts or heads."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.axes, self.stack = axes, nn.Parameter(torch.randn(3, 64, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.reshape((1,) * self.axes + tuple(x.shape)) @ self.stack).mean(0)
+
+
+@pytest.mark.parametrize("axes", [0, 1])
+def test_a_matrix_is_multiplied_with_each_of_a_stack(axes: int) -> None:
+    """The plugin refuses the first, and fails to run the second."""
+    model = nn.Sequential(nn.Linear(64, 64), Stack(axes)).eval()
+    captured, backend = backend_for(model, ROW)
+    built = backend.build(Plan.of({site.name: Scheme.FP32 for site in captured.sites})).module
+    with torch.no_grad():
+        torch.testing.assert_close(built(ROW), model(ROW), rtol=1e-4, atol=1e-5)
+
+
 def test_a_plan_of_another_model_is_refused() -> None:
     _, backend = backend_for(nn.Sequential(nn.Conv2d(8, 8, 1)), MAP)
     with pytest.raises(BackendError, match="the site 'ghost', which the model does not have"):

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import openvino as ov
 import torch
-from openvino import opset1, passes
+from openvino import opset1, opset3, passes
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
@@ -248,11 +248,24 @@ def _keep_marks_of_matmuls(model: ov.Model) -> None:
             writer = value.get_node()
             if writer.get_type_name() == "Transpose" and _swaps_last_two(writer):
                 values[index], flips[index] = writer.input_value(0), not flips[index]
+        values[0] = _spread(*values)
         if values != node.input_values():
             matmul = opset1.matmul(*values, *flips)
             matmul.set_friendly_name(node.get_friendly_name())
             for target in node.output(0).get_target_inputs():
                 target.replace_source_output(matmul.output(0))
+
+
+def _spread(matrix: ov.Output, stack: ov.Output) -> ov.Output:
+    """A matrix for each of a stack of constant ones: the plugin fails to spread it itself."""
+    rows, sizes = matrix.get_partial_shape(), stack.get_partial_shape()
+    is_constant = stack.get_node().get_type_name() == "Constant"
+    if not is_constant or not 1 < len(rows) <= len(sizes) or len(sizes) == 2:
+        return matrix
+    if any(size != 1 for size in list(rows)[:-2]):
+        return matrix
+    shape = np.array([size.get_length() for size in list(sizes)[:-2]] + [1, 1])
+    return opset3.broadcast(matrix, shape, broadcast_spec="BIDIRECTIONAL").output(0)
 
 
 def _write_out_batch_norms(model: ov.Model) -> None:
