@@ -251,7 +251,7 @@ class ResultCandidate:
             BackendError: The engine refuses the plan on this machine.
         """
         backend = self.open_backend(model, other_weights=other_weights, reduce_range=reduce_range)
-        return self._context.calling.nest(backend.build(self.plan).module)
+        return self._context.calling.nest(backend.build(self.plan).module, model)
 
     def open_backend(
         self, model: nn.Module, *, other_weights: bool = False, reduce_range: bool = False

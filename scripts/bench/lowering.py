@@ -171,7 +171,7 @@ def _ours(request: BuildRequest, kept: Sequence[str], only: OpKind | None) -> It
             except BackendError as error:
                 print(f"  {backend.name}: {error}")
                 continue
-            module = one.captured.calling.nest(built.module)
+            module = one.captured.calling.nest(built.module, one.model)
             for form in _forms(one.timed):
                 kind = f"{settings.backend}, rest {rest.value}"
                 yield Candidate(kind, settings.options.get("engine", ""), partial(module, *form))

@@ -27,6 +27,9 @@ from autoquant.model.data.trees import (
 Constant = bool | int | float | str | None
 
 
+_MORE_THAN_INPUTS = "; where they hold more, let `prepare` return (inputs, targets)"
+
+
 @contextmanager
 def failing(who: str, where: str, inputs: Sequence[Tensor]) -> Iterator[None]:
     """Within, a user's model runs; whatever it raises is an error that names its inputs.
@@ -42,7 +45,8 @@ def failing(who: str, where: str, inputs: Sequence[Tensor]) -> Iterator[None]:
         raise ModelError(
             f"{who} failed on {where} of shape {', '.join(map(_form, inputs))}: "
             f"{type(error).__name__}: {error}",
-            hint="give batches of the shape and dtype that model.forward takes",
+            hint="give batches of the shape and dtype that model.forward takes"
+            + (_MORE_THAN_INPUTS if len(inputs) > 1 else ""),
         ) from error
 
 
@@ -200,9 +204,9 @@ class Calling:
         """A module that runs the model on flat tensors: the model itself where it takes them."""
         return model if self.is_plain else FlatModel(model, self)
 
-    def nest(self, module: nn.Module) -> nn.Module:
+    def nest(self, module: nn.Module, model: nn.Module) -> nn.Module:
         """A module of flat tensors, called as the model is: itself where it takes them."""
-        return module if self.is_plain else NestedModule(module, self)
+        return module if self.is_plain else NestedModule(module, self, Parameters.of(model))
 
     def to_json(self) -> dict[str, Any]:
         """Give the calling as JSON values."""
@@ -266,15 +270,16 @@ class OnCopies(nn.Module):
 class NestedModule(nn.Module):
     """Takes inputs as the user gives them to the model, and runs a module of flat tensors."""
 
-    def __init__(self, module: nn.Module, calling: Calling) -> None:
+    def __init__(self, module: nn.Module, calling: Calling, parameters: Parameters) -> None:
         super().__init__()
         self.module = module
-        self._calling = calling
+        self._calling, self._forward = calling, parameters
         self.train(module.training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module; arguments in the form that was searched with."""
-        return self.module(*self._calling.tensors(Arguments(args, kwargs)))
+        """Call the module; by place or by name, whichever it was searched with."""
+        given = self._calling.like(Arguments(args, kwargs), self._forward)
+        return self.module(*self._calling.tensors(given))
 
 
 def _restore(

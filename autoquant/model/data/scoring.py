@@ -229,7 +229,11 @@ def score_batch(metric: Metric, outputs: Any, batch: Batch) -> Tensor:
             + _other_axis(batch, scores.numel()),
         )
     if not torch.isfinite(scores).all():
-        raise MetricError(f"metric {name!r} returned NaN or infinity", hint="return finite scores")
+        raise MetricError(
+            f"metric {name!r} returned NaN or infinity",
+            hint="return finite scores; what one batch cannot give, such as an AUC where all "
+            "labels are equal, an object with update and compute gives of the data set",
+        )
     return scores.reshape(-1)
 
 

@@ -178,7 +178,8 @@ METRICS = [
         "metric-nan",
         "a metric that returns NaN",
         "metric 'nan_metric' returned NaN or infinity",
-        "return finite scores",
+        "return finite scores; what one batch cannot give, such as an AUC where all labels are "
+        "equal, an object with update and compute gives of the data set",
         data(metric="nan_metric"),
         before=READING,
     ),

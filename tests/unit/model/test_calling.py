@@ -161,6 +161,14 @@ def test_tensors_made_under_inference_mode_can_take_part_in_gradients() -> None:
     assert layer.weight.grad is not None
 
 
+def test_what_is_built_takes_inputs_by_place_or_by_name_as_the_model_does() -> None:
+    model = TwoInputs()
+    built = Calling.of({"mask": MASK, "x": X}, model)[0].nest(TwoInputs(), model)
+    for found in (built(X, MASK), built(x=X, mask=MASK), built(X, mask=MASK)):
+        assert found[0] is X
+        assert found[1] is MASK
+
+
 def test_another_batch_may_name_its_inputs_in_another_order() -> None:
     calling, _ = Calling.of({"a": X, "b": MASK}, OneInput())
     found = calling.tensors(Arguments((OrderedDict(b=MASK, a=X),)))
