@@ -40,7 +40,8 @@ def init(
 ) -> int:
     """Write a first job: a YAML file, and a Python file for what it must load.
 
-    Where model and data are named, the job is checked at once.
+    Where model and data are named, the job is looked at at once: by check, or by a dry run where
+    another engine than torch's is to run the plans.
 
     autoquant init mynet
 
@@ -95,10 +96,13 @@ def _write(starter: Starter, folder: Path) -> int:
     for path in files:
         console.print(f"wrote {path}", soft_wrap=True)
     if not starter.is_complete:
-        console.print(
-            f"fill in {entry_file}, then: autoquant check {job_file}",
-            soft_wrap=True,
-        )
+        console.print(f"fill in {entry_file}, then: {starter.first_look(job_file)}", soft_wrap=True)
+        return 0
+    if not starter.is_checked:
+        from autoquant.cli.dry_run import print_dry_run
+
+        print_dry_run(job, terminal(), console)
+        console.print(f"next: autoquant search {job_file}", soft_wrap=True)
         return 0
     from autoquant.cli.check import EXIT_ATTENTION, print_report
     from autoquant.debugging.check import check_job

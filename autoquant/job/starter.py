@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from autoquant.core.backends import BY_TORCH, TORCH
+from autoquant.job.backend import backend_from_text
+
 Batches = Literal["tuple", "dict"]
 
 
@@ -39,16 +42,27 @@ class Starter:
         """Whether nothing is left for the Python file."""
         return None not in (self.model, self.calibration, self.evaluation)
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether `check` knows the plans of this backend; else a dry run is the first look."""
+        return backend_from_text(self.backend).get("name", TORCH) in BY_TORCH
+
+    def first_look(self, job: object) -> str:
+        """The command that looks at a job file before it is searched."""
+        return f"autoquant check {job}" if self.is_checked else f"autoquant search {job} --dry-run"
+
 
 def job_text(starter: Starter) -> str:
     """The job file: few keys, each with a word on what it is."""
     beside = f"{starter.name}.py"
     target = f"\n  target: {starter.target} # the key of a batch that holds the targets"
     heldout = f"\n  heldout: {starter.heldout} # the frontier is scored once more on these"
+    job = f"{starter.name}.yaml"
+    check = f"# autoquant check {job}                # is the model fit for it?\n"
     return f"""\
-# autoquant check {starter.name}.yaml                # is the model fit for it?
-# autoquant search {starter.name}.yaml --dry-run     # what would be searched, and what it costs
-# autoquant search {starter.name}.yaml
+{check if starter.is_checked else ""}\
+# autoquant search {job} --dry-run     # what would be searched, and what it costs
+# autoquant search {job}
 #
 # Paths are relative to this file. docs/job-file.md has every key.
 name: {starter.name}

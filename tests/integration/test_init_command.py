@@ -58,6 +58,20 @@ def test_what_names_everything_is_checked_and_can_be_searched(
     assert (folder / "out" / "first" / "frontier.json").exists()
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_job_for_an_engine_that_check_does_not_know_is_looked_at_by_a_dry_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnxruntime")
+    data = ["--calibration", "net.py:tuples", "--evaluation", "net.py:tuples"]
+    named = ["--model", "net.py:model", *data, "--backend", "onnxruntime"]
+    assert main(["init", "first", *named]) == 0
+    said = capsys.readouterr().out
+    assert "sites hold 100.0% of the weights" in said
+    assert "next: autoquant search first.yaml" in said
+    assert "check" not in Path("first.yaml").read_text()
+
+
 @pytest.mark.parametrize("target", ["", "label"], ids=["tuples", "dicts"])
 def test_what_is_left_out_is_a_function_to_fill_in(
     target: str, folder: Path, capsys: pytest.CaptureFixture[str]
