@@ -33,7 +33,6 @@ from autoquant.model.subject import Subject
 from autoquant.results.finetune_folder import FINDINGS, FinetuneFolder
 from autoquant.results.mlflow.finetunings import (
     FinetuneTracker,
-    NullFinetuneTracker,
     open_finetune_tracker,
 )
 from autoquant.results.mlflow.store import TrackingSettings
@@ -271,7 +270,7 @@ def _open_tracker(
     run: RunSettings, task: Task, plan: Plan, identity: str, *, resumes: bool
 ) -> FinetuneTracker:
     if not run.tracking.enabled:
-        return NullFinetuneTracker()
+        return FinetuneTracker()
     settings = TrackingSettings(
         uri=run.tracking_uri,
         experiment=run.experiment,

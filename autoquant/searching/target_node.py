@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from autoquant.backends.targets import load_target
 from autoquant.core.costs import CostTable
@@ -25,38 +25,6 @@ from autoquant.searching.preparing.preparation import Preparation, settle_backen
 from autoquant.searching.rivals import time_rivals
 
 _Found = TypeVar("_Found")
-
-
-class TimedPlace(Protocol):
-    """Takes the times that a search is led by."""
-
-    def machine(self) -> dict[str, Any]:
-        """Name the machine, its CPU and its load."""
-
-    def settle(
-        self,
-        setup: Setup,
-        settings: MeasurementSettings,
-        subject: Subject,
-        captured: Capture,
-        statistics: CalibrationStatistics,
-        progress: Progress,
-    ) -> MeasurementSettings:
-        """Settle what the backend's options leave open."""
-
-    def narrow(self, prepared: Preparation, progress: Progress) -> Preparation:
-        """Leave out what the target refuses."""
-
-    def baseline(self, prepared: Preparation) -> Measurements:
-        """Measure the float model."""
-
-    def rivals(
-        self, prepared: Preparation, job: SearchSettings, known: Measurements, progress: Progress
-    ) -> Measurements:
-        """Time the float model on the engines that the job names as rivals."""
-
-    def profile(self, prepared: Preparation) -> CostTable:
-        """Time ops and boundaries."""
 
 
 class Here:
@@ -144,6 +112,10 @@ class OnTarget:
 
         found: _Found = run_on_target(self.execution, function, *arguments)
         return found
+
+
+TimedPlace = Here | OnTarget
+"""Takes the times that a search is led by."""
 
 
 def timed_place(job: SearchSettings, recipe: SubjectRecipe) -> TimedPlace:

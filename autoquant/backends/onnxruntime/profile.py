@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,28 +24,17 @@ from autoquant.backends.timing import Clock, bundle_size, seconds_of
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
-from autoquant.model.graph.captured import Capture
 from autoquant.model.heap import trim_heap
+
+if TYPE_CHECKING:
+    from autoquant.backends.onnxruntime.backend import OnnxRuntimeBackend
 
 _ROUNDS = 5
 _SHORTEST_S = 5e-3
 
 
-class Source(Protocol):
-    """What a profile needs of the backend: `units` are those of its float graph."""
-
-    captured: Capture
-    units: tuple[Unit, ...]
-
-    def write(self, plan: Plan) -> ModelProto:
-        """Write a plan's graph."""
-
-    def passing(self) -> dict[str, str]:
-        """By node of the float graph that is no site, the site whose format it hands on."""
-
-
 def profile_costs(
-    source: Source,
+    source: OnnxRuntimeBackend,
     space: SearchSpace,
     inputs: tuple[Tensor, ...],
     clock: Clock,

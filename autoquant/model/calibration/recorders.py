@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 from torch.fx import Interpreter, Node
@@ -20,29 +19,7 @@ from autoquant.model.graph.scopes import scope_of
 from autoquant.model.graph.site_nodes import mark_sites
 
 
-class Recorder(Protocol):
-    """Observes every tensor of the batches that it runs.
-
-    Attributes:
-        batch: Number of the batch that runs, for errors.
-        observers: By key of the statistics.
-    """
-
-    batch: int
-
-    @property
-    def observers(self) -> Mapping[str, TensorObserver]:
-        """By key of the statistics."""
-
-    def run(self, *inputs: Tensor) -> Any:
-        """Run one batch.
-
-        Raises:
-            DataError: The model fails on it, or a tensor of it is not finite.
-        """
-
-
-def start_recorder(captured: Capture) -> Recorder:
+def start_recorder(captured: Capture) -> GraphRecorder | ModuleRecorder:
     """Give the recorder for a capture."""
     return ModuleRecorder(captured) if captured.how == "modules" else GraphRecorder(captured)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from autoquant.core.findings.finetuning import Check, Recovery
 from autoquant.core.measurement import Measurement
@@ -31,8 +31,11 @@ FINETUNE_TAG = "autoquant.finetune_id"
 _LOGGER = logging.getLogger("autoquant.results")
 
 
-class FinetuneTracker(Protocol):
-    """Keeps the checks of a training as they come, and what it found at its end."""
+class FinetuneTracker:
+    """Keeps the checks of a training as they come, and what it found at its end.
+
+    By itself it keeps nothing, for jobs with tracking disabled.
+    """
 
     def checks(self, checks: Sequence[Check]) -> None:
         """Keep those that are not kept yet."""
@@ -42,19 +45,6 @@ class FinetuneTracker(Protocol):
 
     def stop(self, reason: str) -> None:
         """Say that the training ended early; it may be resumed."""
-
-
-class NullFinetuneTracker:
-    """Keeps nothing, for jobs with tracking disabled."""
-
-    def checks(self, checks: Sequence[Check]) -> None:
-        """Do nothing."""
-
-    def finish(self, recoveries: Sequence[Recovery], artifacts: Sequence[Path]) -> None:
-        """Do nothing."""
-
-    def stop(self, reason: str) -> None:
-        """Do nothing."""
 
 
 def open_finetune_tracker(
@@ -104,7 +94,7 @@ def _find(client: MlflowClient, experiment: str, identity: str) -> str | None:
 
 
 @dataclass(slots=True)
-class MlflowFinetuneTracker:
+class MlflowFinetuneTracker(FinetuneTracker):
     """Tracks one fine-tuning. Made by `open_finetune_tracker`.
 
     A store that fails in the middle never stops the training: it is warned of once.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from autoquant.core.measurement import Candidate, Measurements
 from autoquant.core.objectives import Goal
 from autoquant.core.pareto import frontier_mask
 from autoquant.core.plan import Plan
+from autoquant.searching.costing.forecast import Forecast
 from autoquant.searching.proposing.constraints import Limits
 
 INTERVAL_Z = 2.0
@@ -21,22 +21,6 @@ INTERVAL_Z = 2.0
 
 ALWAYS_WHOLE = ("seed:uniform", "seed:mended", "seed:most-precise")
 """Origins that begin so are rivals that any user asks for: they are measured in full."""
-
-
-class Costs(Protocol):
-    """Foresees costs."""
-
-    def learn(self, candidate: Candidate) -> None:
-        """Take in a candidate."""
-
-    def settle(self, before: int) -> None:
-        """Predict from here on by the candidates before a number."""
-
-    def predict(self, plan: Plan) -> Measurements:
-        """What a plan will cost, by measurement (`speedup`, `size_bytes`, `bops_ratio`).
-
-        With a standard error where it is not exact; what is missing is not foreseen.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +34,7 @@ class Pruned:
 class Pruner:
     """Knows the candidates so far, and says what of a new one could matter."""
 
-    def __init__(self, objectives: Sequence[Goal], limits: Limits, costs: Costs) -> None:
+    def __init__(self, objectives: Sequence[Goal], limits: Limits, costs: Forecast) -> None:
         self._axes = tuple(item for item in objectives if not item.is_quality)
         self._limits = limits
         self._costs = costs
