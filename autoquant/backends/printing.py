@@ -19,9 +19,6 @@ def captured_prints(descriptor: int) -> Iterator[list[str]]:
     C's buffer is emptied on both sides, so that nothing else is kept. Where the process has no such
     descriptor there is nothing to keep.
 
-    Args:
-        descriptor: `STDOUT` or `STDERR`.
-
     Yields:
         A list, which holds the text once the block is left.
     """

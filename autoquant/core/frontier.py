@@ -159,9 +159,6 @@ class GrowingFrontier:
     number. The same candidates give the same frontier in whatever order they come. A candidate that
     is dropped at its place in the walk changes nothing that follows; only for one that is kept the
     walk is taken again.
-
-    Args:
-        objectives: What the sampler minimized.
     """
 
     def __init__(self, objectives: Sequence[Goal]) -> None:
@@ -192,11 +189,7 @@ class GrowingFrontier:
             self._walk()
 
     def stand(self, baseline: Measurements) -> Frontier:
-        """The frontier of what was taken in so far.
-
-        Args:
-            baseline: Measurements of the float model.
-        """
+        """The frontier of what was taken in so far."""
         reference = self._reference if self._ranked else np.zeros(len(self._objectives))
         return Frontier(
             axes=self._axes,

@@ -99,13 +99,6 @@ def convert_calibrated(
 ) -> tuple[Mapping[str, QConfigFacts | None], GraphModule]:
     """Prepare, calibrate and convert a model; gives what torch configured for each call too.
 
-    Args:
-        model: The float model.
-        captured: Of it.
-        mapping: What is configured.
-        given: What `inputs_of` gives for each batch.
-        engine: Of torch.
-
     Raises:
         BackendError: torch refuses the mapping.
     """

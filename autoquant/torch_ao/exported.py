@@ -40,10 +40,6 @@ class ExportedQuantized:
     in their order. Where the modules of the two differ (a wrapper was exported), ops of the same
     function are paired in their order.
 
-    Args:
-        captured: The exported graph of the float model.
-        quantized: From `convert_pt2e`.
-
     Raises:
         ModelError: Neither modules nor order pair the ops with weights.
     """

@@ -92,9 +92,6 @@ class Reading:
 
     Fusion leaves an op neither name nor metadata of its own, but each int8 op still reads the
     scales of its weight, which are those of one site.
-
-    Args:
-        scales: By site, the scales of its weight.
     """
 
     def __init__(self, scales: Mapping[str, Tensor]) -> None:

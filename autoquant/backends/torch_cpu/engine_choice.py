@@ -74,11 +74,6 @@ def time_kernels(settings: BuildSettings, engines: Sequence[str], bench: Bench) 
 
     The all-int8 plan with the chosen kernels must beat the same plan on either engine alone: what
     ops take in two profiles does not tell what they take beside one another.
-
-    Args:
-        settings: Their engine converts the model.
-        engines: Whose kernels can share it.
-        bench: Times plans.
     """
     profiles = {}
     for engine in engines:

@@ -162,12 +162,7 @@ class _Kernels(TorchDispatchMode):
 
 
 def scheme_of_quantized(kernel: str, args: tuple[Any, ...]) -> Scheme | None:
-    """The scheme of one of torch's quantized kernels; None for others.
-
-    Args:
-        kernel: Its name, as its schema has it.
-        args: What it is called with.
-    """
+    """The scheme of one of torch's quantized kernels; None for others."""
     if kernel in _RECURRENT:
         return _CELLS[args[_CELLS_AT][0].__getstate__()[0][0]]
     fitting = (scheme for beginning, scheme in _KERNELS.items() if kernel.startswith(beginning))

@@ -35,9 +35,6 @@ class PackedWeight(nn.Module):
 
     Pickling and copying keep the recipe and pack anew.
 
-    Args:
-        recipe: How.
-
     Raises:
         RuntimeError: The engine refuses it.
     """

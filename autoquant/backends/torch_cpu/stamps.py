@@ -143,10 +143,6 @@ def _fit_to_whole(times: NodeTimes, whole: float) -> NodeTimes:
 
     Run node by node, each pays Python for its call, frozen TorchScript does not: the difference
     is taken off all nodes alike, from none more than nine tenths. What remains is scaled.
-
-    Args:
-        times: Of nodes that ran one by one.
-        whole: Of the whole model, in the same unit.
     """
     nodes = dict(times.nodes)
     spare = max(times.total - whole, 0.0) / max(len(nodes) + 1, 1)

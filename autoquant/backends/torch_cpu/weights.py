@@ -18,12 +18,7 @@ _LEAST_SCALE = torch.finfo(torch.float32).eps
 
 
 class WeightStore:
-    """Gives the constants of a float graph, rounded, cast and packed; remembers them.
-
-    Args:
-        graph: The float graph.
-        int8_bits: Of the weights of integer kernels.
-    """
+    """Gives the constants of a float graph, rounded, cast and packed; remembers them."""
 
     def __init__(self, graph: GraphModule, int8_bits: int = 8) -> None:
         self._graph = graph

@@ -57,13 +57,6 @@ def build_handed_out(
     fuses across sites it does not fuse here; and what follows an op in integers may run in floats
     here, or the other way round: it is then judged by the coarser of the two.
 
-    Args:
-        target: The plan's.
-        request: What it is built from.
-        marked: The float graph with its sites marked.
-        plan: What to build.
-        given: The plan as it was built for the model itself.
-
     Raises:
         BackendError: The target refuses the plan, or runs something else.
         ModelError: It cannot convert such a model.

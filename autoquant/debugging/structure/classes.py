@@ -46,11 +46,7 @@ def count_classes(batches: Sequence[Batch], outputs: Sequence[tuple[int, ...]]) 
 
 
 def find_scarce_classes(counts: Tensor) -> Iterator[Concern]:
-    """Name the classes with no calibration sample, or one.
-
-    Args:
-        counts: Samples of each class, shape (classes,).
-    """
+    """Name the classes with no calibration sample, or one."""
     for wanted, word in ((0, "no sample"), (1, "one sample only")):
         scarce = (counts == wanted).nonzero().flatten().tolist()
         if scarce:

@@ -131,12 +131,7 @@ class NumberSources(TorchFunctionMode):
 
 
 def sourced(call: Callable[[], Any], known: Iterable[Tensor]) -> Sourced:
-    """Call a model, and give what it returns beside what it is judged by.
-
-    Args:
-        call: Runs it.
-        known: As of `NumberSources`.
-    """
+    """Call a model, and give what it returns beside what it is judged by."""
     with NumberSources(known) as sources:
         outputs = call()
     return outputs if isinstance(outputs, Sourced) else sources.beside(outputs)

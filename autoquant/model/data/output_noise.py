@@ -30,13 +30,7 @@ class OutputNoises:
     def add(
         self, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], samples: int
     ) -> None:
-        """Take in one batch.
-
-        Args:
-            expected: The float model's outputs by name.
-            found: The candidate's.
-            samples: Of the batch.
-        """
+        """Take in one batch."""
         for name, value in expected.items():
             error = difference(value, found.get(name))
             self._signal.setdefault(name, []).append(_energy(value, samples))
@@ -46,11 +40,7 @@ class OutputNoises:
                 self._noise[name][-1] = self._noise[name][-1].sum(keepdims=True)
 
     def ratio(self, weights: OutputWeights) -> tuple[float, float | None]:
-        """Noise-to-signal ratio of what guides, and its standard error; 0 where all is equal.
-
-        Args:
-            weights: Which outputs guide.
-        """
+        """Noise-to-signal ratio of what guides, and its standard error; 0 where all is equal."""
         pairs = self._pairs()
         if weights.weights:
             return _ratio([(weight, *pairs[name]) for name, weight in weights.weights.items()])
@@ -63,11 +53,7 @@ class OutputNoises:
         }
 
     def decibels(self, weights: OutputWeights) -> dict[str, Decibels]:
-        """`sqnr_db`; and of several outputs `sqnr_db.NAME` of each and `sqnr_db.all`.
-
-        Args:
-            weights: Which outputs guide.
-        """
+        """`sqnr_db`; and of several outputs `sqnr_db.NAME` of each and `sqnr_db.all`."""
         pairs = self._pairs()
         by_name = {name: signal_to_noise_db(*pair) for name, pair in pairs.items()}
         guide = _with_error(*self.ratio(weights))

@@ -212,11 +212,6 @@ def divergence(expected: Tensor, found: Tensor, samples: int) -> Tensor:
     Over the classes: the last axis of (batch, classes) and (batch, time, vocabulary), the axis 1 of
     (batch, classes, height, width); the mean over the positions of a sample.
 
-    Args:
-        expected: Logits.
-        found: As many.
-        samples: Of the batch.
-
     Returns:
         Shape (samples,), or (1,) where the logits have no axis of samples.
     """

@@ -16,13 +16,7 @@ from autoquant.model.numerics.rounded_graph import RoundedGraph
 def output_noises(
     captured: Capture, rounded: RoundedGraph, batches: Iterable[Batch]
 ) -> OutputNoises:
-    """Gather signal and noise of the outputs.
-
-    Args:
-        captured: The float model.
-        rounded: Of it.
-        batches: What both run on.
-    """
+    """Gather signal and noise of the outputs."""
     noises = OutputNoises()
     with torch.no_grad():
         for batch in batches:

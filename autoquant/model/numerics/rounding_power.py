@@ -78,10 +78,6 @@ def powers_of_channels(error: Tensor, gradient: Tensor) -> Tensor:
     The gradient is the sum over the samples, whose signs are independent, so that the expectation
     of (sum_n g_n . d)^2 is the sum of the samples' powers; channels are rows.
 
-    Args:
-        error: Any shape.
-        gradient: As `error`.
-
     Returns:
         Shape (channels,): the power of each.
     """

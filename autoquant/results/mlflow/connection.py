@@ -74,9 +74,6 @@ def connect(uri: str) -> MlflowClient:
 
     Takes about 5 s the first time in a process (the import of mlflow) and 2.5 s more for a new
     SQLite file; an unreachable server is given up after seconds.
-
-    Args:
-        uri: As `resolve_uri` gave it.
     """
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
@@ -102,10 +99,6 @@ def connect(uri: str) -> MlflowClient:
 
 def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
     """Reach a store, and find an experiment in it by name, or make it; gives its id too.
-
-    Args:
-        uri: As `resolve_uri` gave it.
-        name: Of the experiment.
 
     Raises:
         TrackingError: The store cannot be used, or the experiment was deleted.

@@ -57,13 +57,6 @@ def open_finetune_tracker(
 ) -> MlflowFinetuneTracker:
     """Reach the store, and start the run of a fine-tuning or find the latest of the same.
 
-    Args:
-        settings: Where to track.
-        name: Of the run.
-        identity: Finds the run of a resumed fine-tuning.
-        parameters: What it was started with.
-        resumes: Whether an earlier process began it.
-
     Raises:
         TrackingError: The store cannot be reached, is damaged or refuses.
     """

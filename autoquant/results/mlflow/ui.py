@@ -108,11 +108,6 @@ def start_ui(uri: str, port: int = 5000, *, patience_s: float = _START_SECONDS) 
 def experiment_pages(url: str, uri: str, experiment: str) -> Pages:
     """Where a UI shows an experiment; its first page where the store knows of none.
 
-    Args:
-        url: Of the UI.
-        uri: Of its store.
-        experiment: Its name.
-
     Raises:
         TrackingError: The store cannot be reached.
     """

@@ -97,13 +97,7 @@ class Pages:
 
 
 def pages_of(url: str, experiment: Experiment, last: Run | None) -> Pages:
-    """Give the pages of an experiment.
-
-    Args:
-        url: Of the UI.
-        experiment: As the store has it.
-        last: Run of its last search.
-    """
+    """Give the pages of an experiment."""
     place = f"{url}/#/experiments/{experiment.experiment_id}/runs"
     if last is None or VIEW_TAG not in experiment.tags:
         return Pages(f"{place}?{_TRAINING}")

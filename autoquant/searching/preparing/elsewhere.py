@@ -31,14 +31,6 @@ def prepare_elsewhere(
 ) -> Preparation:
     """Prepare the backend that a setup names, on the statistics and ranges of a search.
 
-    Args:
-        setup: Names the other backend.
-        subject: The model of the search, equalised as there.
-        captured: Its capture.
-        statistics: Of its tensors.
-        build: How the search builds plans.
-        progress: Shown the progress.
-
     Raises:
         BackendError: It cannot settle what its options leave open.
     """
