@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
@@ -29,6 +29,8 @@ from autoquant.results.manifest import verify
 from autoquant.results.sensitivity_file import read_sensitivity
 from autoquant.results.statistics_file import read_statistics
 from autoquant.results.storage import damaged, read_document, read_mapping, read_text, well_formed
+
+Value = TypeVar("Value")
 
 
 def load_findings(folder: Path) -> Findings:
@@ -127,6 +129,16 @@ def load_baseline(folder: Path) -> dict[str, Measurement]:
 def load_statistics(folder: Path) -> CalibrationStatistics:
     """Read `statistics.safetensors`."""
     return read_statistics(folder / files.STATISTICS)
+
+
+def known(load: Callable[[Path], Value], folder: Path | None) -> Value | None:
+    """What an earlier process kept in its folder; None where there is none."""
+    if folder is None:
+        return None
+    try:
+        return load(folder)
+    except StorageError:
+        return None
 
 
 def load_build(folder: Path) -> BuildSettings:

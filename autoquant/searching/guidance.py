@@ -17,10 +17,9 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
-from autoquant.errors import StorageError
 from autoquant.job import Constraints, Effort, SearchSettings
 from autoquant.results.kept import COSTS
-from autoquant.results.reading import load_costs
+from autoquant.results.reading import known, load_costs
 from autoquant.searching.costing.cost_model import CostModel, Observation, Trust
 from autoquant.searching.costing.forecast import Forecast
 from autoquant.searching.measuring.cost_profile import latency_costs, spread_costs
@@ -122,11 +121,9 @@ def _latency_costs(
     profile: Profile | None,
     baseline: Measurements | None,
 ) -> CostTable:
-    if folder is not None:
-        try:
-            return load_costs(folder)
-        except StorageError:
-            pass
+    earlier = known(load_costs, folder)
+    if earlier is not None:
+        return earlier
     if times:
         return spread_costs(prepared.space, prepared.captured.sites, times)
 

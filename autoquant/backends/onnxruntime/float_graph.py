@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import rewriter
 
 from autoquant.backends.onnxruntime.bodies import read_by, rename_outer
@@ -216,8 +216,13 @@ def _rename(
 
 def _hands_on(node: NodeProto) -> bool:
     """Whether the values that a node writes are those that it reads."""
-    to_float = any(item.name == "to" and item.i == TensorProto.FLOAT for item in node.attribute)
+    to_float = attributes_of(node).get("to") == TensorProto.FLOAT
     return node.op_type in MOVING or (node.op_type == "Cast" and to_float)
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """Attributes of a node by name."""
+    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
 
 def _output_names(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
+from autoquant.backends.onnxruntime.float_graph import attributes_of
 from autoquant.backends.onnxruntime.units import Unit
+from autoquant.backends.onnxruntime.weights import BLOCK, Names
 from autoquant.backends.onnxruntime.writer import CONTRIB
-from autoquant.backends.onnxruntime.writing import Writing, attributes_of
+from autoquant.backends.onnxruntime.writing import Writing
 
 _FLOAT_SUMS = 1
 """MatMulNBits' accuracy level that keeps activations in float; 4 would round them to int8."""
@@ -50,7 +52,7 @@ def weight_only_linear(writing: Writing, unit: Unit) -> bool:
     blocks = writing.weights.blocks(
         writing.writer, root.name, root.input[1], axis=_output_axis(root)
     )
-    _write_blocks(writing, unit, blocks, bits=8, size=writing.weights.block)
+    _write_blocks(writing, unit, blocks, bits=8, size=BLOCK)
     return True
 
 
@@ -66,9 +68,7 @@ def grouped_linear(size: int, writing: Writing, unit: Unit) -> bool:
     return True
 
 
-def _write_blocks(
-    writing: Writing, unit: Unit, blocks: tuple[str, str], *, bits: int, size: int
-) -> None:
+def _write_blocks(writing: Writing, unit: Unit, blocks: Names, *, bits: int, size: int) -> None:
     root, axis = unit.root, _output_axis(unit.root)
     shape = writing.graph.initializers[root.input[1]].dims
     source = writing.writer.as_float(root.input[0])

@@ -8,14 +8,14 @@ from types import MappingProxyType
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from autoquant.backends.onnxruntime.float_graph import MOVING, FloatGraph
+from autoquant.backends.onnxruntime.float_graph import MOVING, FloatGraph, attributes_of
 from autoquant.backends.onnxruntime.grids import Grid
 from autoquant.backends.onnxruntime.ranges import TensorGrids
 from autoquant.backends.onnxruntime.rules import DYNAMIC, STATIC, WEIGHT_ONLY, Rule, by_group
 from autoquant.backends.onnxruntime.units import Unit
 from autoquant.backends.onnxruntime.weights import Weights
 from autoquant.backends.onnxruntime.writer import GraphWriter
-from autoquant.backends.onnxruntime.writing import Writing, attributes_of
+from autoquant.backends.onnxruntime.writing import Writing
 from autoquant.core.plan import Plan
 from autoquant.core.precision import BY_GROUP, Scheme
 from autoquant.core.sites import OpKind, Site
@@ -156,7 +156,7 @@ def _move_codes(writing: Writing, unit: Unit) -> bool:
     codes, grid = known
     rest = [writer.as_float(item) for item in root.input[1:]]
     if root.op_type == "Pad":
-        mode = next((item.s for item in root.attribute if item.name == "mode"), b"constant")
+        mode = attributes_of(root).get("mode", b"constant")
         filling = writing.graph.array(root.input[2]) if len(rest) > 1 and rest[1] else np.zeros(())
         if mode == b"constant":
             if filling is None:
@@ -226,5 +226,5 @@ def _axis(unit: Unit, site: Site) -> int | None:
     """Dimension of the output channels that have scales of their own."""
     if site.kind in _TRANSPOSED:
         return None
-    transposed = next((item.i for item in unit.root.attribute if item.name == "transB"), 0)
+    transposed = attributes_of(unit.root).get("transB", 0)
     return 1 if unit.root.op_type in ("Gemm", "MatMul") and not transposed else 0

@@ -6,8 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto
 
+from autoquant.backends.onnxruntime.float_graph import MOVING, attributes_of
 from autoquant.backends.onnxruntime.units import Unit
 from autoquant.core.precision import BY_GROUP, Precision, Scheme
 
@@ -32,23 +33,7 @@ _INTEGER = frozenset(
 )
 _INTEGER_SCHEMES = frozenset({Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY, *BY_GROUP})
 _DYNAMIC = frozenset({"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
-_MOVING = frozenset(
-    {
-        "Expand",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "Pad",
-        "ReorderInput",
-        "ReorderOutput",
-        "Reshape",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
+_MOVING = MOVING | {"ReorderInput", "ReorderOutput"}
 _KEEPING = _MOVING | {"Clip", "Concat", "MaxPool", "NhwcMaxPool"}
 """Nodes whose output has the type of their input."""
 
@@ -111,7 +96,7 @@ class Dump:
         return node.op_type in _CONVERTING or node.op_type in _MOVING
 
     def _scheme(self, node: NodeProto) -> Scheme | None:
-        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        attributes = attributes_of(node)
         if node.op_type in _DYNAMIC:
             return Scheme.INT8_DYNAMIC
         if node.op_type in _INTEGER:
@@ -199,7 +184,7 @@ def _types(model: ModelProto) -> dict[str, int]:
 
 def _output_type(node: NodeProto, known: Mapping[str, int]) -> int:
     if node.op_type == "Cast":
-        return int(next(item.i for item in node.attribute if item.name == "to"))
+        return int(attributes_of(node)["to"])
     if node.op_type == "QuantizeLinear":
         has_zero = len(node.input) > 2 and node.input[2]
         return known.get(node.input[2], TensorProto.UINT8) if has_zero else TensorProto.UINT8

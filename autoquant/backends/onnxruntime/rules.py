@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from autoquant.backends.onnxruntime.float_graph import attributes_of
 from autoquant.backends.onnxruntime.linear import (
     dynamic_linear,
     grouped_linear,
@@ -15,7 +16,7 @@ from autoquant.backends.onnxruntime.linear import (
 )
 from autoquant.backends.onnxruntime.units import Unit
 from autoquant.backends.onnxruntime.writer import CONTRIB
-from autoquant.backends.onnxruntime.writing import Writing, attributes_of, limits_of
+from autoquant.backends.onnxruntime.writing import Writing, limits_of
 
 
 def dynamic_lstm(writing: Writing, unit: Unit) -> bool:

@@ -20,8 +20,10 @@ from autoquant.backends.onnxruntime.grids import (
 from autoquant.backends.onnxruntime.writer import GraphWriter
 from autoquant.model.numerics.weight_grids import GroupGrid
 
-_BLOCK = 128
+BLOCK = 128
 """Weights of one scale in MatMulNBits; the largest that all its releases take."""
+
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Weights:
     def __init__(self, graph: FloatGraph, bits: int) -> None:
         self._graph = graph
         self.bits = bits
-        self._made: dict[tuple[str, str, float], dict[str, TensorProto]] = {}
+        self._made: dict[tuple[str, str, float], list[TensorProto]] = {}
 
     def static(
         self,
@@ -89,7 +91,7 @@ class Weights:
                 arrays["bias_zero_point"] = np.zeros(rounded.scale.shape, np.int32)
             return arrays
 
-        return ByteLayer(**self._write(writer, name, "static", input_scale, make))
+        return ByteLayer(*self._write(writer, name, "static", make, input_scale))
 
     def transposed(self, writer: GraphWriter, name: str, weight: str, *, axis: int) -> ByteLayer:
         """Write the int8 weight of a linear layer as (inputs, outputs)."""
@@ -99,9 +101,9 @@ class Weights:
             codes = rounded.codes if axis == 1 else rounded.codes.T
             return _weight_arrays(ByteWeight(codes, rounded.scale))
 
-        return ByteLayer(**self._write(writer, name, "dynamic", 0.0, make))
+        return ByteLayer(*self._write(writer, name, "dynamic", make))
 
-    def blocks(self, writer: GraphWriter, name: str, weight: str, *, axis: int) -> tuple[str, str]:
+    def blocks(self, writer: GraphWriter, name: str, weight: str, *, axis: int) -> Names:
         """Write the int8 weight of a linear layer as MatMulNBits takes it: codes and scales.
 
         Every block of a row has the scale of its row; what fills the last block is 0.
@@ -111,18 +113,15 @@ class Weights:
             rounded = byte_weight(self._values(weight), axis)
             rows = rounded.codes.T if axis == 1 else rounded.codes
             outputs, inputs = rows.shape
-            count = -(-inputs // _BLOCK)
-            filled = np.zeros((outputs, count * _BLOCK), np.int16)
+            count = -(-inputs // BLOCK)
+            filled = np.zeros((outputs, count * BLOCK), np.int16)
             filled[:, :inputs] = rows
-            codes = (filled + 128).astype(np.uint8).reshape(outputs, count, _BLOCK)
+            codes = (filled + 128).astype(np.uint8).reshape(outputs, count, BLOCK)
             return {"blocks": codes, "block_scales": np.repeat(rounded.scale, count)}
 
-        names = self._write(writer, name, "blocks", 0.0, make)
-        return names["blocks"], names["block_scales"]
+        return self._write(writer, name, "blocks", make)
 
-    def groups(
-        self, writer: GraphWriter, name: str, weight: str, *, axis: int, size: int
-    ) -> tuple[str, str]:
+    def groups(self, writer: GraphWriter, name: str, weight: str, *, axis: int, size: int) -> Names:
         """Write the int4 weight of a linear layer as MatMulNBits takes it: codes and scales.
 
         Two levels to a byte, the first in its lower half; 8 stands for zero.
@@ -132,12 +131,9 @@ class Weights:
             levels, scales = self._grouped(weight, axis, size)
             return {"groups": _pack(levels), "group_scales": scales.reshape(-1)}
 
-        names = self._write(writer, name, f"groups of {size}", 0.0, make)
-        return names["groups"], names["group_scales"]
+        return self._write(writer, name, f"groups of {size}", make)
 
-    def grouped_rows(
-        self, writer: GraphWriter, name: str, weight: str, *, size: int
-    ) -> tuple[str, str, str]:
+    def grouped_rows(self, writer: GraphWriter, name: str, weight: str, *, size: int) -> Names:
         """Write the int4 table of an embedding: codes, scales and zero points."""
 
         def make() -> dict[str, TensorProto]:
@@ -150,8 +146,7 @@ class Weights:
                 "row_zeros": _four_bits(zeros),
             }
 
-        names = self._write(writer, name, f"rows in groups of {size}", 0.0, make)
-        return names["grouped"], names["row_scales"], names["row_zeros"]
+        return self._write(writer, name, f"rows in groups of {size}", make)
 
     def _grouped(self, weight: str, axis: int, size: int) -> tuple[Array, Array]:
         """Levels (rows, groups, size) and scales (rows, groups), by the reference's own grid."""
@@ -160,15 +155,14 @@ class Weights:
         levels, scales = GroupGrid(size).codes(rows)
         return levels.numpy(), scales.numpy()
 
-    def rows(self, writer: GraphWriter, name: str, weight: str) -> tuple[str, str]:
+    def rows(self, writer: GraphWriter, name: str, weight: str) -> Names:
         """Write the int8 table of an embedding: codes, and scales of shape (rows, 1)."""
 
         def make() -> dict[str, Array]:
             rounded = byte_weight(self._values(weight), 0)
             return {"rows": rounded.codes, "row_scales": rounded.scale[:, None]}
 
-        names = self._write(writer, name, "rows", 0.0, make)
-        return names["rows"], names["row_scales"]
+        return self._write(writer, name, "rows", make)
 
     def as_int8_floats(self, writer: GraphWriter, name: str, weight: str, *, axis: int) -> str:
         """Write a weight rounded to int8 as float."""
@@ -180,7 +174,7 @@ class Weights:
             values = rounded.codes * rounded.scale.reshape(shape)
             return {"int8_floats": values.astype(np.float32)}
 
-        return self._write(writer, name, "int8_floats", 0.0, make)["int8_floats"]
+        return self._write(writer, name, "int8_floats", make)[0]
 
     def as_half_floats(self, writer: GraphWriter, name: str, weight: str) -> str:
         """Write a weight rounded to half precision as float."""
@@ -188,12 +182,7 @@ class Weights:
         def make() -> dict[str, Array]:
             return {"half_floats": self._values(weight).astype(np.float16).astype(np.float32)}
 
-        return self._write(writer, name, "half_floats", 0.0, make)["half_floats"]
-
-    @property
-    def block(self) -> int:
-        """Weights of one scale in MatMulNBits."""
-        return _BLOCK
+        return self._write(writer, name, "half_floats", make)[0]
 
     def _values(self, weight: str) -> Array:
         found = self._graph.array(weight)
@@ -206,15 +195,14 @@ class Weights:
         writer: GraphWriter,
         name: str,
         form: str,
-        scale: float,
         make: Callable[[], Mapping[str, Array | TensorProto]],
-    ) -> dict[str, str]:
+        scale: float = 0.0,
+    ) -> Names:
+        """Write what is made once, by the part of its name; gives their names."""
         key = (name, form, scale)
         if key not in self._made:
-            self._made[key] = {
-                part: _named(values, f"{name}/{part}") for part, values in make().items()
-            }
-        return {part: writer.shared(proto.name, proto) for part, proto in self._made[key].items()}
+            self._made[key] = [_named(it, f"{name}/{part}") for part, it in make().items()]
+        return tuple(writer.shared(proto.name, proto) for proto in self._made[key])
 
 
 def _named(values: Array | TensorProto, name: str) -> TensorProto:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from autoquant.backends.onnxruntime.float_graph import FloatGraph
 from autoquant.backends.onnxruntime.grids import Array, Grid
@@ -86,8 +86,3 @@ def limits_of(graph: FloatGraph, clip: NodeProto) -> tuple[float, float]:
     bounds += [None] * (2 - len(bounds))
     low, high = (None if item is None else float(item) for item in bounds)
     return -np.inf if low is None else low, np.inf if high is None else high
-
-
-def attributes_of(node: NodeProto) -> dict[str, Any]:
-    """Attributes of a node by name."""
-    return {item.name: helper.get_attribute_value(item) for item in node.attribute}

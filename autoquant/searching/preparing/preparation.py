@@ -18,7 +18,7 @@ from autoquant.core.ranges import ObserverName
 from autoquant.core.sites import check_sites
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
-from autoquant.errors import DataError, StorageError
+from autoquant.errors import DataError
 from autoquant.job import Setup
 from autoquant.model.calibration.calibrate import calibrate, digest_of
 from autoquant.model.calibration.range_rules import bind_ranges, own_ranges
@@ -28,7 +28,7 @@ from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject
 from autoquant.model.weights_digest import weights_digest
 from autoquant.results.kept import BUILD, STATISTICS, Kept
-from autoquant.results.reading import load_build, load_statistics
+from autoquant.results.reading import known, load_build, load_statistics
 from autoquant.searching.measuring.evaluator import (
     MeasurementSettings,
     PlanEvaluator,
@@ -133,14 +133,14 @@ def calibrate_subject(
             f"warning: {samples} calibration samples are few; ranges settle from about "
             f"{FEW_SAMPLES} on"
         )
-    known = _known_statistics(folder)
-    if known is not None:
-        if known.digest != digest_of(captured.graph.state_dict().values(), batches):
+    earlier = known(load_statistics, folder)
+    if earlier is not None:
+        if earlier.digest != digest_of(captured.graph.state_dict().values(), batches):
             raise DataError(
                 f"the model's weights or the calibration data are not those of {folder}",
                 hint="--resume needs the same (seed what shuffles); or choose another output",
             )
-        return known
+        return earlier
 
     def find() -> CalibrationStatistics:
         with progress.stage("calibrating", samples) as advance:
@@ -151,15 +151,6 @@ def calibrate_subject(
         return function and (*function, digest_of((), batches))
 
     return (kept or Kept()).recall("calibration", STATISTICS, depends_on, find)
-
-
-def _known_statistics(folder: Path | None) -> CalibrationStatistics | None:
-    if folder is None:
-        return None
-    try:
-        return load_statistics(folder)
-    except StorageError:
-        return None
 
 
 def named_observer(observer: object) -> ObserverName:
@@ -234,15 +225,15 @@ def prepare(
     settings = measurement_settings(setup).building(capture=captured.how)
     ranges = bind_ranges(setup.calibration, captured, fixed_by_target(settings.build, captured))
     settings = settings.building(ranges=ranges)
-    known = _known_build(folder)
-    if known is not None:
-        settings = replace(settings, build=known)
+    earlier = known(load_build, folder)
+    if earlier is not None:
+        settings = replace(settings, build=earlier)
     untimed = load_target(settings.build.backend).settle(settings.build, None)
     if not is_timed:
         settings = replace(settings, build=untimed)
     if settings.build.options == untimed.options:  # nothing is open: a mistake shows here already
         check_fit(templates, bind_setup(setup, captured, settings.build).space)
-    if known is None:
+    if earlier is None:
         if equalisation is None:
             equalisation = _equalisation(
                 subject, captured, settings.build, progress, kept, tries=is_timed
@@ -250,7 +241,7 @@ def prepare(
         settings = settings.building(equalisation=equalisation)
     subject, captured = equalised(subject, captured, settings.build.equalisation)
     statistics = calibrate_subject(subject, captured, progress, folder, kept)
-    if known is None:
+    if earlier is None:
         own = own_ranges(setup.calibration, captured, statistics, settings.build)
         settings = settings.building(ranges=replace(settings.build.ranges, own=own))
         settings = _settle(
@@ -345,13 +336,3 @@ def fixed_by_target(settings: BuildSettings, captured: Capture) -> dict[str, tup
     target = load_target(settings.backend)
     found = ((site.name, target.fixed_range(settings, site)) for site in captured.sites)
     return {name: ends for name, ends in found if ends is not None}
-
-
-def _known_build(folder: Path | None) -> BuildSettings | None:
-    """What an earlier process settled on."""
-    if folder is None:
-        return None
-    try:
-        return load_build(folder)
-    except StorageError:
-        return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -123,8 +124,8 @@ class SampledPlans:
         told: Sequence[FrozenTrial],
         waiting: Sequence[dict[str, str]],
     ) -> dict[str, Any]:
-        running = [self._running(len(told) + i, params) for i, params in enumerate(waiting)]
-        own = self._running(len(told) + len(running), {})
+        running = [self._frozen(len(told) + i, params) for i, params in enumerate(waiting)]
+        own = self._frozen(len(told) + len(running), {})
         study = optuna.create_study(
             storage=_Trials([*told, *running, own]), directions=["minimize"] * len(self._objectives)
         )
@@ -134,34 +135,29 @@ class SampledPlans:
     def _trial(self, index: int, told: _Told) -> FrozenTrial:
         """A told candidate as a finished trial; NSGA-II takes its parents from all of them."""
         constraints = {f"constraints:{name}": value for name, value in told.excess.items()}
-        return FrozenTrial(
-            number=index,
-            trial_id=index,
-            state=TrialState.COMPLETE,
-            value=None,
-            values=list(told.losses),
-            datetime_start=_EPOCH,
-            datetime_complete=_EPOCH,
-            params=told.choices,
-            distributions=self._distributions,
-            user_attrs={},
-            system_attrs={**constraints, _GENERATION: 0},
-            intermediate_values={},
-        )
+        attrs = {**constraints, _GENERATION: 0}
+        return self._frozen(index, told.choices, values=list(told.losses), attrs=attrs)
 
-    def _running(self, index: int, params: dict[str, str]) -> FrozenTrial:
+    def _frozen(
+        self,
+        index: int,
+        params: dict[str, str],
+        values: list[float] | None = None,
+        attrs: Mapping[str, Any] = MappingProxyType({}),
+    ) -> FrozenTrial:
+        """A trial of some values, or one that is running."""
         return FrozenTrial(
             number=index,
             trial_id=index,
-            state=TrialState.RUNNING,
+            state=TrialState.COMPLETE if values else TrialState.RUNNING,
             value=None,
-            values=None,
+            values=values,
             datetime_start=_EPOCH,
-            datetime_complete=None,
+            datetime_complete=_EPOCH if values else None,
             params=params,
             distributions=self._distributions if params else {},
             user_attrs={},
-            system_attrs={},
+            system_attrs=dict(attrs),
             intermediate_values={},
         )
 

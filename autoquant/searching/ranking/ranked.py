@@ -25,12 +25,13 @@ from autoquant.core.sensitivity import (
     SensitivityRow,
     SensitivityTable,
 )
-from autoquant.errors import PlanError, StorageError
+from autoquant.errors import PlanError
 from autoquant.job import SensitivitySettings
 from autoquant.model.calibration.calibrate import digest_of
 from autoquant.model.data.batches import take_samples
 from autoquant.results import files
 from autoquant.results.kept import SENSITIVITY
+from autoquant.results.reading import known
 from autoquant.results.sensitivity_file import read_sensitivity, write_sensitivity
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.preparing.space import widest_scheme
@@ -149,13 +150,8 @@ def _range_content(prepared: Preparation) -> tuple[object, ...]:
 
 def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | None:
     """Read a table if it is there, whole, and of this digest."""
-    if folder is None:
-        return None
-    try:
-        table = read_sensitivity(folder / name)
-    except StorageError:
-        return None
-    return table if table.digest == digest else None
+    table = known(read_sensitivity, folder and folder / name)
+    return table if table is not None and table.digest == digest else None
 
 
 def _open_engine(prepared: Preparation) -> tuple[Backend, nn.Module]:
