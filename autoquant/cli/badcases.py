@@ -20,6 +20,7 @@ from autoquant.cli.options import (
     load_with,
     say_next,
     stdout,
+    table_of,
     terminal,
 )
 
@@ -139,9 +140,8 @@ def bad_case_tables(cases: BadCases) -> Iterator[Table]:
 
 
 def _own_table(own: OwnWorst) -> Table:
-    table = Table(title=f"worst by {own.name}", title_justify="left")
-    for head in ("rank", "sample", own.name):
-        table.add_column(head, justify="right")
+    heads = ("rank", "sample", own.name)
+    table = table_of(heads, right=heads, title=f"worst by {own.name}")
     for rank, case in enumerate(own.cases, 1):
         table.add_row(str(rank), f"#{case.index}", f"{case.value:.4g}")
     return table
@@ -168,11 +168,8 @@ def _by_output(cases: BadCases, title: str, form: str) -> Table:
 def _table(title: str, first: str) -> Table:
     from autoquant.core.findings.badcases import OutputMetric
 
-    table = Table(title=title, title_justify="left")
-    table.add_column(first)
-    for metric in OutputMetric:
-        table.add_column(_HEADS[metric.value], justify="right")
-    return table
+    numbers = [_HEADS[metric.value] for metric in OutputMetric]
+    return table_of((first, *numbers), right=numbers, title=title)
 
 
 _HEADS = {"cosine": "cosine", "mse": "MSE", "l1": "L1", "kl": "KL (nats)", "sqnr": "SQNR (dB)"}

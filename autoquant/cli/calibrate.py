@@ -18,6 +18,7 @@ from autoquant.cli.options import (
     load_with,
     say_next,
     stdout,
+    table_of,
     terminal,
 )
 from autoquant.core.ranges import ObserverName
@@ -94,14 +95,11 @@ def calibration_table(table: CalibrationTable) -> Table:
     everything = [row.measurements for row in table.rows]
     unit = score_unit(everything)
     kinds = kinds_text(kinds_of(everything, "sqnr_db"))
-    found = Table(title=f"SQNR by calibration steps (samples), dB, {kinds}", title_justify="left")
-    found.add_column("observer")
-    for row in table.rows_of(table.observers[0]):
-        found.add_column(f"{row.steps} ({row.samples})", justify="right")
-    found.add_column("± all", justify="right")
-    found.add_column("enough", justify="right")
-    found.add_column(f"metric, {unit.value_unit}", justify="right")
-    found.add_column(f"drop, {unit.drop_unit}", justify="right")
+    amounts = [f"{row.steps} ({row.samples})" for row in table.rows_of(table.observers[0])]
+    ends = [f"metric, {unit.value_unit}", f"drop, {unit.drop_unit}"]
+    numbers = [*amounts, "± all", "enough", *ends]
+    title = f"SQNR by calibration steps (samples), dB, {kinds}"
+    found = table_of(["observer", *numbers], right=numbers, title=title)
     for observer in table.observers:
         rows = table.rows_of(observer)
         last = rows[-1].measurements

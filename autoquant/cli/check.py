@@ -22,6 +22,7 @@ from autoquant.cli.options import (
     plain,
     say_next,
     stdout,
+    table_of,
     terminal,
 )
 from autoquant.core.glance import few
@@ -176,10 +177,7 @@ def _output_table(report: CheckReport) -> Table:
 
 
 def _table(title: str, heads: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    return table
+    return table_of(heads, title=title, overflow="fold")
 
 
 def _marked(text: str, *, took_effect: bool) -> Text:

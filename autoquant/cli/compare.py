@@ -16,6 +16,7 @@ from autoquant.cli.options import (
     load_with,
     say_next,
     stdout,
+    table_of,
     terminal,
 )
 
@@ -153,8 +154,6 @@ def _cause(row: LayerRow) -> Cause | None:
 
 
 def _table(rows: tuple[LayerRow, ...], title: str, own: str | None) -> Table:
-    from rich.table import Table
-
     from autoquant.results.layers_table import SHORT, cells, with_own
 
     columns = dict(with_own(SHORT, own))
@@ -164,10 +163,8 @@ def _table(rows: tuple[LayerRow, ...], title: str, own: str | None) -> Table:
             "scheme": lambda row: row.scheme.value if row.scheme else "",
             **columns,
         }
-    shown = Table(title=title, title_justify="left", box=None)
-    for head in columns:
-        is_text = head in ("op", "scheme", "type", "dtype")
-        shown.add_column(head, justify="left" if is_text else "right")
+    numbers = columns.keys() - {"op", "scheme", "type", "dtype"}
+    shown = table_of(columns, right=numbers, title=title, box=None)
     for line in cells(rows, columns):
         shown.add_row(*line)
     return shown

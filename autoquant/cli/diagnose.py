@@ -20,6 +20,7 @@ from autoquant.cli.options import (
     load_with,
     say_next,
     stdout,
+    table_of,
     terminal,
 )
 from autoquant.results.wording import counts_text
@@ -109,16 +110,13 @@ def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[str]:
 
 def variation_table(diagnosis: Diagnosis) -> Table:
     """Whose input range differs most from sample to sample."""
-    table = Table(
+    numbers = ("range / median sample's", "bits lost")
+    table = table_of(
+        ("op", "input", *numbers),
+        right=numbers,
         title="inputs whose range varies most from sample to sample",
-        title_justify="left",
         caption="from 3 bits on a static scale is suspect",
-        caption_justify="left",
     )
-    table.add_column("op")
-    table.add_column("input")
-    table.add_column("range / median sample's", justify="right")
-    table.add_column("bits lost", justify="right")
     for item in diagnosis.variations:
         table.add_row(item.site, item.tensor, f"{item.ratio:.2f}", f"{item.lost_bits:.1f}")
     return table

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from rich.console import Console
 from rich.table import Table
 
+from autoquant.cli.options import table_of
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
@@ -144,9 +145,8 @@ def _seconds_of_one(prepared: Preparation) -> dict[str, float]:
 
 
 def _site_table(prepared: Preparation) -> Table:
-    table = Table(title="sites", title_justify="left")
-    for head in ("site", "kind", "runs as", "output", "MMACs", "parameters", "knob", "schemes"):
-        table.add_column(head, justify="right" if head in ("MMACs", "parameters") else "left")
+    heads = ("site", "kind", "runs as", "output", "MMACs", "parameters", "knob", "schemes")
+    table = table_of(heads, right=("MMACs", "parameters"), title="sites")
     knob_of = {site: knob for knob in prepared.space.knobs for site in knob.sites}
     for site in prepared.captured.sites:
         knob = knob_of[site.name]

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from autoquant.cli.options import JobFile, Overrides, PlanText, load_with, stdout, terminal
+from autoquant.cli.options import (
+    JobFile,
+    Overrides,
+    PlanText,
+    load_with,
+    stdout,
+    table_of,
+    terminal,
+)
 from autoquant.core.frontier import NOISE_Z
 
 if TYPE_CHECKING:
@@ -165,11 +173,7 @@ def _nothing_gained(result: FinetuneResult) -> str:
 
 
 def _table(*heads: str) -> Table:
-    table = Table()
-    for head in heads:
-        numeric = head not in ("model", "ranges", "figures", "")
-        table.add_column(head, justify="right" if numeric else "left")
-    return table
+    return table_of(heads, right=set(heads) - {"model", "ranges", "figures", ""})
 
 
 def _with_error(item: Measurement) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, OverflowMethod
+from rich.table import Table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -104,6 +105,20 @@ def stdout() -> Console:
 def plain(**options: Any) -> Console:
     """A console that prints every text as it is, brackets and colons too."""
     return Console(emoji=False, markup=False, highlight=False, **options)
+
+
+def table_of(
+    heads: Iterable[str],
+    *,
+    right: Collection[str] = (),
+    overflow: OverflowMethod = "ellipsis",
+    **options: Any,
+) -> Table:
+    """A table of some columns, those of numbers on the right; title and caption on the left."""
+    table = Table(title_justify="left", caption_justify="left", **options)
+    for head in heads:
+        table.add_column(head, justify="right" if head in right else "left", overflow=overflow)
+    return table
 
 
 def is_tunable(job: Job) -> bool:

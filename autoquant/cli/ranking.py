@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from autoquant.cli.options import table_of
 from autoquant.core.findings.sensitivity_report import SensitivityReport
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Measure, Method, Part, SensitivityTable
@@ -20,15 +21,14 @@ def ranking_tables(report: SensitivityReport, top: int) -> Iterator[Table]:
         ranking = table.ranking(scheme, report.by)
         if not ranking or scheme is Scheme.FP32:
             continue
-        shown = Table(
+        losses = ("both", "weights", "activations", "cosine", *_further(report.by))
+        numbers = (*losses, f"metric drop, {unit.drop_unit}")
+        shown = table_of(
+            ("knob", "sites", "type", "dtype", *numbers, "method"),
+            right=("sites", *numbers),
             title=f"{scheme.title}: SQNR in dB with one knob alone in {scheme.value} "
             f"({_how(table)}{_which(report)}{_by(report.by)})",
-            title_justify="left",
         )
-        numbers = ("both", "weights", "activations", "cosine", *_further(report.by))
-        for head in ("knob", "sites", "type", "dtype", *numbers, _drop_head(unit), "method"):
-            is_text = head in ("knob", "type", "dtype", "method")
-            shown.add_column(head, justify="left" if is_text else "right")
         kinds = report.kinds
         for row in ranking[:top]:
             parts = [rows.get((row.knob, scheme, part)) for part in Part]
@@ -78,10 +78,6 @@ def metric_note(report: SensitivityReport) -> str | None:
         f"metric drop: of the {len(report.metric)} noisiest rows over all schemes ({kinds}; "
         f"{drop.samples} samples, paired with fp32; ± is one standard error)."
     )
-
-
-def _drop_head(unit: ScoreUnit) -> str:
-    return f"metric drop, {unit.drop_unit}"
 
 
 def _drop(report: SensitivityReport, knob: str, scheme: Scheme, unit: ScoreUnit) -> str:

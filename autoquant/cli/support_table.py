@@ -10,6 +10,7 @@ from rich.text import Text
 
 from autoquant.backends.protocol import Target
 from autoquant.backends.targets import load_target
+from autoquant.cli.options import table_of
 from autoquant.core.backends import find_rows
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme, Support
@@ -70,9 +71,8 @@ def _titles(schemes: Iterable[Scheme]) -> str:
 
 def plan_table(found: Mapping[str, tuple[Unsupported, ...]]) -> Table:
     """What of a plan each backend cannot run, site by site."""
-    table = Table(title="what of the plan cannot run", title_justify="left")
-    for head in ("backend", "site", "op", "planned", "runs there"):
-        table.add_column(head)
+    heads = ("backend", "site", "op", "planned", "runs there")
+    table = table_of(heads, title="what of the plan cannot run")
     for title, sites in found.items():
         if not sites:
             table.add_row(title, "", "", Text("runs all of it", "green"), "")

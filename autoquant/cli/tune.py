@@ -15,6 +15,7 @@ from autoquant.cli.options import (
     load_with,
     say_next,
     stdout,
+    table_of,
     terminal,
 )
 
@@ -71,17 +72,14 @@ def tune(
 
 
 def _print(report: TuneReport, path: Path) -> None:
-    from rich.table import Table
-
     from autoquant.core.findings.tuning import RULE
     from autoquant.results import files
     from autoquant.results.tune_report import HEADS, tune_rows, tune_sentences, tune_unit
 
     console = stdout()
-    table = Table()
-    for head in HEADS:
-        shown = f"drop, {tune_unit(report).drop_unit}" if head == "drop" else head
-        table.add_column(shown, justify="right" if head in ("int16 share", "drop") else "left")
+    drop = f"drop, {tune_unit(report).drop_unit}"
+    heads = [drop if head == "drop" else head for head in HEADS]
+    table = table_of(heads, right=("int16 share", drop))
     for row in tune_rows(report):
         table.add_row(*row)
     console.print(table)

@@ -147,20 +147,13 @@ def read_frontier(path: Path, history: Sequence[Candidate] = ()) -> Frontier:
 
 def _values(measurements: Measurements) -> dict[str, FrontierValue]:
     return {
-        name: FrontierValue(
-            value=item.value, stderr=item.stderr, kind=item.kind, clock=item.clock, busy=item.busy
-        )
+        name: FrontierValue.model_validate(item, from_attributes=True)
         for name, item in measurements.items()
     }
 
 
 def _measurements(values: Mapping[str, FrontierValue]) -> dict[str, Measurement]:
-    return {
-        name: Measurement(
-            item.value, item.kind, stderr=item.stderr, clock=item.clock, busy=item.busy
-        )
-        for name, item in values.items()
-    }
+    return {name: Measurement(**item.model_dump()) for name, item in values.items()}
 
 
 def _candidate(member: FrontierMember) -> Candidate:
