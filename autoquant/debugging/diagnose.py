@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,14 +11,15 @@ import torch
 from torch import nn
 
 from autoquant.core.calls import Count, checked
-from autoquant.core.findings.diagnosis import Cause, Diagnosis, Finding, Pattern
+from autoquant.core.findings.diagnosis import Cause, Diagnosis, Finding, Pattern, Variation
+from autoquant.core.findings.range_audit import RangeAudit
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.debugging.badcases import data_set
 from autoquant.debugging.diagnosis.causes import find_causes
 from autoquant.debugging.diagnosis.probe_set import noise_of
+from autoquant.debugging.diagnosis.suspects import own_ratio
 from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites, observe
-from autoquant.debugging.diagnosis.variation import find_variations
 from autoquant.debugging.diagnosis.wording import go_wider
 from autoquant.errors import BackendError
 from autoquant.job import Setup
@@ -122,9 +124,20 @@ def diagnose_pair(pair: Pair, data: str, progress: Progress) -> Diagnosis:
         limit_db=seen.limit_db,
         findings=findings,
         notes=notes,
-        variations=find_variations(seen.audits, VARIATIONS),
+        variations=_variations(seen.audits),
     )
     return _with_plan(diagnosis, seen, progress)
+
+
+def _variations(audits: Sequence[RangeAudit]) -> tuple[Variation, ...]:
+    """The inputs of ops whose range varies most from sample to sample, widest first."""
+    found = [
+        Variation(site, item.tensor, ratio, math.log2(max(ratio, 1.0)))
+        for item in audits
+        for ratio in [own_ratio(item, item.over_samples)]
+        for site in item.readers[:1]
+    ]
+    return tuple(sorted(found, key=lambda item: -item.ratio)[:VARIATIONS])
 
 
 def _explain(

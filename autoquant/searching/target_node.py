@@ -15,11 +15,11 @@ from autoquant.core.progress import Progress, Silent
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.job import Execution, SearchSettings, Setup
-from autoquant.model.graph.captured import Capture
-from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.model.subject import SubjectRecipe
 from autoquant.results.environment import describe_machine
 from autoquant.searching.guidance import profile_here
 from autoquant.searching.measuring.evaluator import MeasurementSettings
+from autoquant.searching.preparing.bench import SubjectBench
 from autoquant.searching.preparing.narrowing import narrow_space
 from autoquant.searching.preparing.preparation import Preparation, settle_backend
 from autoquant.searching.rivals import time_rivals
@@ -63,20 +63,13 @@ class OnTarget:
         """Name the machine, its CPU and its load."""
         return self._run(describe_machine)
 
-    def settle(
-        self,
-        setup: Setup,
-        settings: MeasurementSettings,
-        subject: Subject,  # noqa: ARG002
-        captured: Capture,  # noqa: ARG002
-        statistics: CalibrationStatistics,
-        progress: Progress,
-    ) -> MeasurementSettings:
+    def settle(self, bench: SubjectBench) -> MeasurementSettings:
         """Settle what the backend's options leave open."""
+        settings = bench.settings
         if load_target(settings.build.backend).settle(settings.build, None) == settings.build:
             return settings  # nothing is open
-        with progress.stage("settling the engine on the target node", None):
-            return self._run(_settle, self.recipe, setup, settings, statistics)
+        with bench.progress.stage("settling the engine on the target node", None):
+            return self._run(_settle, self.recipe, bench.setup, settings, bench.statistics)
 
     def narrow(self, prepared: Preparation, progress: Progress) -> Preparation:
         """Leave out what the target refuses."""
@@ -132,7 +125,8 @@ def _settle(
     statistics: CalibrationStatistics,
 ) -> MeasurementSettings:
     subject = recipe().equalised(settings.build.equalisation)
-    return settle_backend(setup, settings, subject, subject.find_sites(), statistics, Silent())
+    captured = subject.find_sites()
+    return settle_backend(SubjectBench(setup, subject, captured, statistics, settings, Silent()))
 
 
 def _with_preparation(

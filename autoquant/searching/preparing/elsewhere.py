@@ -12,7 +12,7 @@ from autoquant.job import Setup
 from autoquant.model.calibration.range_rules import bind_ranges
 from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject
-from autoquant.searching.preparing.bench import bind_setup
+from autoquant.searching.preparing.bench import SubjectBench, bind_setup
 from autoquant.searching.preparing.preparation import (
     Preparation,
     fixed_by_target,
@@ -39,7 +39,8 @@ def prepare_elsewhere(
     # what a backend says of ranges is its own, not the search's
     ranges = replace(build.ranges, fixed=bound.fixed, weight_bits=None)
     settings = settings.building(ranges=ranges, equalisation=build.equalisation)
-    settings = settle_backend(setup, settings, subject, captured, statistics, progress)
+    bench = SubjectBench(setup, subject, captured, statistics, settings, progress)
+    settings = settle_backend(bench)
     space = bind_setup(setup, captured, settings.build).space
     phases = (Phase.QUALITY, Phase.LATENCY)
     return Preparation(subject, captured, statistics, settings, space, phases, ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from autoquant.core.build import BuildSettings
@@ -18,7 +19,8 @@ from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.data_set import InputsOf
 from autoquant.model.data.few_samples import few_samples
-from autoquant.model.data.output_noise import to_decibels
+from autoquant.model.data.output_noise import OutputNoises, to_decibels
+from autoquant.model.data.outputs import named_outputs
 from autoquant.model.equalisation.groups import find_groups
 from autoquant.model.equalisation.rewrite import equalisation_of, rebound
 from autoquant.model.equalisation.scales import balanced, channel_ranges, even_ranges
@@ -26,7 +28,6 @@ from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.faithfulness import find_difference
 from autoquant.model.graph.float_model import named_tensors
 from autoquant.model.graph.site_nodes import mark_sites
-from autoquant.model.numerics.output_error import output_noises
 from autoquant.model.numerics.rounded_graph import RoundedGraph
 from autoquant.model.numerics.rounding import SchemeRounding
 from autoquant.model.subject import Subject
@@ -157,8 +158,12 @@ def _int8_decibels(
         site.name: (Scheme.INT8, Part.BOTH) for site in captured.sites if site.kind not in _IN_FLOAT
     }
     rounded = RoundedGraph(mark_sites(captured), rounding, choices)
-    batches = take_samples(subject.evaluation or subject.calibration, samples)
-    return to_decibels(output_noises(captured, rounded, batches).ratio(subject.outputs)[0])
+    noises = OutputNoises()
+    with torch.no_grad():
+        for batch in take_samples(subject.evaluation or subject.calibration, samples):
+            expected, found = (run(*batch.inputs) for run in (captured.graph, rounded.run))
+            noises.add(named_outputs(expected), named_outputs(found), len(batch))
+    return to_decibels(noises.ratio(subject.outputs)[0])
 
 
 def _inputs(batches: Sequence[Batch]) -> Sequence[tuple[Tensor, ...]]:

@@ -175,24 +175,11 @@ def measurement_settings(setup: Setup) -> MeasurementSettings:
     )
 
 
-def settle_backend(
-    setup: Setup,
-    settings: MeasurementSettings,
-    subject: Subject,
-    captured: Capture,
-    statistics: CalibrationStatistics,
-    progress: Progress,
-) -> MeasurementSettings:
+def settle_backend(bench: SubjectBench) -> MeasurementSettings:
     """Let the backend settle what its options leave open (`auto`), by timing plans."""
-    bench = SubjectBench(setup, subject, captured, statistics, settings, progress)
+    settings = bench.settings
     settle = load_target(settings.build.backend).settle
     return replace(settings, build=settle(settings.build, bench))
-
-
-Settle = Callable[
-    [Setup, MeasurementSettings, Subject, Capture, CalibrationStatistics, Progress],
-    MeasurementSettings,
-]
 
 
 def prepare(
@@ -205,7 +192,7 @@ def prepare(
     named: Sequence[Template] = (),
     is_timed: bool = True,
     equalisation: Equalisation | None = None,
-    settle: Settle = settle_backend,
+    settle: Callable[[SubjectBench], MeasurementSettings] = settle_backend,
     kept: Kept | None = None,
 ) -> Preparation:
     """Do everything before the first candidate.
@@ -244,17 +231,9 @@ def prepare(
     if earlier is None:
         own = own_ranges(setup.calibration, captured, statistics, settings.build)
         settings = settings.building(ranges=replace(settings.build.ranges, own=own))
-        settings = _settle(
-            setup,
-            settings,
-            subject,
-            captured,
-            statistics,
-            progress,
-            settle,
-            kept,
-            is_open=settings.build.options != untimed.options,
-        )
+        bench = SubjectBench(setup, subject, captured, statistics, settings, progress)
+        is_open = settings.build.options != untimed.options
+        settings = _settle(bench, settle, kept, is_open=is_open)
     bound = bind_setup(setup, captured, settings.build)
     check_fit(templates, bound.space)
     tables = own_tables(setup.own_costs, captured.sites, bound.space)
@@ -300,23 +279,20 @@ def _equalisation(
 
 
 def _settle(
-    setup: Setup,
-    settings: MeasurementSettings,
-    subject: Subject,
-    captured: Capture,
-    statistics: CalibrationStatistics,
-    progress: Progress,
-    settle: Settle,
+    bench: SubjectBench,
+    settle: Callable[[SubjectBench], MeasurementSettings],
     kept: Kept,
     *,
     is_open: bool,
 ) -> MeasurementSettings:
     """Settle what the backend leaves open, and `mix`; both take what an earlier search chose."""
+    subject, captured, settings = bench.subject, bench.captured, bench.settings
 
     def find() -> BuildSettings:
-        found = settle(setup, settings, subject, captured, statistics, progress)
-        found = settle_ranges(found, captured, statistics, subject.calibration, progress)
-        return found.build
+        calibration = subject.calibration
+        return settle_ranges(
+            settle(bench), captured, bench.statistics, calibration, bench.progress
+        ).build
 
     def depends_on() -> object | None:
         function = function_of(captured)
@@ -324,8 +300,8 @@ def _settle(
         if function is None or not (is_open or ObserverName.MIX in observers):
             return None
         timed = timing_of(settings, latency_inputs(subject, settings.latency_batch))
-        space = setup.space.model_dump(mode="json")
-        return *function, settings.build.to_json(), statistics.digest, timed, space
+        space = bench.setup.space.model_dump(mode="json")
+        return *function, settings.build.to_json(), bench.statistics.digest, timed, space
 
     build = kept.recall("choice of engine and observers", BUILD, depends_on, find)
     return replace(settings, build=build)
