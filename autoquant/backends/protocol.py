@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from autoquant.core.build import BuildSettings
@@ -193,6 +194,12 @@ class Bench(Protocol):
 
 
 IntegerWriter = tuple[OpKind, Scheme]
+
+
+def run_plainly(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """Run a built module, or the float model, without gradients."""
+    with torch.no_grad():
+        return module(*inputs)
 
 
 def every_kind(*schemes: Scheme) -> frozenset[IntegerWriter]:

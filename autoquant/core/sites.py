@@ -53,6 +53,11 @@ _UNWEIGHTED = frozenset(
     }
 )
 
+TRANSPOSED = frozenset({OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D})
+"""Their weights are (inputs, outputs); torch's int8 kernels have one scale for all of it."""
+RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
+LOOKUPS = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
+
 FOLLOWING_KINDS = frozenset({OpKind.ACTIVATION, OpKind.NORM, OpKind.POOL, OpKind.CAT})
 """Kinds that agree with the producers of their inputs.
 
@@ -113,7 +118,7 @@ class Site:
     @property
     def weight_channels(self) -> int:
         """Output channels of the weight, or rows of a table: each has a scale of its own."""
-        if self.kind in (OpKind.EMBEDDING, OpKind.EMBEDDING_BAG):
+        if self.kind in LOOKUPS:
             width = self.output_shape[-1] if self.output_shape else 1
             return self.weight_count // max(width, 1)
         if self.kind is OpKind.LINEAR:

@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from autoquant.core.precision import Precision, Scheme
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import TRANSPOSED, Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.aten import op_name
 from autoquant.model.numerics.weight_grids import INT8_LEVELS, WeightGrid
@@ -23,7 +23,6 @@ _LEVELS = 1.1
 """A kernel rounds to the nearest level; what it sums in another order may land on the next."""
 _SHARE = 0.05
 """Of a float result: dynamic kernels round inputs to a grid of this very batch."""
-_PER_TENSOR = frozenset({OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ def _weight(value: Any, scheme: Scheme, site: Site, bits: int | None) -> Any:
         return value.half().float()
     if scheme.weight is not Precision.INT8 or scheme is Scheme.INT8_WEIGHT_ONLY:
         return value
-    return WeightGrid(None if site.kind in _PER_TENSOR else 0, *INT8_LEVELS[bits or 8])(value)
+    return WeightGrid(None if site.kind in TRANSPOSED else 0, *INT8_LEVELS[bits or 8])(value)
 
 
 def _difference(site: str, found: Tensor, wanted: Tensor) -> Difference:

@@ -27,7 +27,7 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import BY_GROUP, Mode, Scheme
 from autoquant.core.ranges import FixedRange, ObserverName
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import RECURRENT, TRANSPOSED, OpKind, Site
 from autoquant.model.calibration.ranges.density import Density
 from autoquant.model.calibration.ranges.find import FROM_HISTOGRAM
 from autoquant.model.calibration.ranges.grid import Grid, affine_grid, defined_grid, symmetric_grid
@@ -43,10 +43,6 @@ __all__ = [
     "qconfigs_by_module",
 ]
 
-_PER_TENSOR_WEIGHT = frozenset(
-    {OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D}
-)
-_RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
 _INT16_LEVELS = {"quant_min": -32768, "quant_max": 32767}
 
 NO_QCONFIG: Mapping[Scheme, str] = {
@@ -62,12 +58,12 @@ def qconfig_for(site: Site, scheme: Scheme, plan: Plan, settings: BuildSettings)
     if scheme is Scheme.FP32 or scheme in NO_QCONFIG:
         return None
     if scheme is Scheme.FP16:
-        if site.kind in _RECURRENT:
+        if site.kind in RECURRENT:
             return float16_dynamic_qconfig
         half = PlaceholderObserver.with_args(dtype=torch.float16)
         return QConfig(activation=half, weight=half)
     if scheme is Scheme.INT8_DYNAMIC:
-        recurrent = site.kind in _RECURRENT
+        recurrent = site.kind in RECURRENT
         return default_dynamic_qconfig if recurrent else per_channel_dynamic_qconfig
     if scheme is Scheme.INT8_WEIGHT_ONLY:
         return float_qparams_weight_only_qconfig
@@ -98,7 +94,7 @@ def _eager_qconfig(site: Site, plan: Plan, settings: BuildSettings) -> QConfig |
     """Eager mode has no static fp16, and dynamic fp16 of linear and recurrent layers alone."""
     scheme = plan[site.name]
     if scheme is Scheme.FP16:
-        is_dynamic = site.kind is OpKind.LINEAR or site.kind in _RECURRENT
+        is_dynamic = site.kind is OpKind.LINEAR or site.kind in RECURRENT
         return float16_dynamic_qconfig if is_dynamic else None
     return qconfig_for(site, scheme, plan, settings)
 
@@ -199,6 +195,6 @@ def _weight_observer(site: Site, scheme: Scheme, bits: int) -> Any:
         return MinMaxObserver.with_args(dtype=torch.quint8, qscheme=torch.per_tensor_affine)
     low, high = INT8_LEVELS[bits if scheme is Scheme.INT8 else 8]
     limits = {"dtype": torch.qint8, "quant_min": low, "quant_max": high}
-    if site.kind in _PER_TENSOR_WEIGHT:
+    if site.kind in TRANSPOSED:
         return MinMaxObserver.with_args(qscheme=torch.per_tensor_symmetric, **limits)
     return PerChannelMinMaxObserver.with_args(qscheme=torch.per_channel_symmetric, **limits)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.inductor.compilation import Compiled, check_compiler
 from autoquant.backends.inductor.conversion import convert_plan, export_model
 from autoquant.backends.inductor.support import site_support
 from autoquant.backends.inductor.torchao import quiet
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, run_plainly
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -40,6 +40,8 @@ class InductorBackend:
         BackendError: There is no C++ compiler.
         ModelError: torch.export refuses the model.
     """
+
+    run = staticmethod(run_plainly)
 
     def __init__(self, request: BuildRequest) -> None:
         check_compiler()
@@ -68,11 +70,6 @@ class InductorBackend:
         hint = "pin this op to fp32 in the search space"
         refuse_substitution(self.name, plan, executed, self._accepts, hint=hint)
         return Executable(compiled, executed)
-
-    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        """Run a built module, or the float model."""
-        with torch.no_grad():
-            return module(*inputs)
 
     def costs(
         self,

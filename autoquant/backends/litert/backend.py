@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.litert.convert import convert_float
@@ -18,7 +18,7 @@ from autoquant.backends.litert.operators import MOVES, WEIGHTED
 from autoquant.backends.litert.schema import operator_types
 from autoquant.backends.litert.session import LiteRtModule
 from autoquant.backends.litert.support import site_support
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable
+from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, run_plainly
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -34,6 +34,8 @@ METADATA = "autoquant"
 
 class LiteRtBackend:
     """Builds plans from the float model, converted once for each batch size."""
+
+    run = staticmethod(run_plainly)
 
     def __init__(self, request: BuildRequest) -> None:
         self.name = "litert"
@@ -72,11 +74,6 @@ class LiteRtBackend:
             return again.content
 
         return Executable(LiteRtModule(write, sizes, self._structure), executed)
-
-    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        """Run a built module, or the float model."""
-        with torch.no_grad():
-            return module(*inputs)
 
     def costs(
         self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import torch
 from onnx import ModelProto
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.onnxruntime.float_graph import convert_float
@@ -22,7 +22,13 @@ from autoquant.backends.onnxruntime.saturation import saturates
 from autoquant.backends.onnxruntime.sessions import OnnxModule, open_and_dump
 from autoquant.backends.onnxruntime.support import support_at
 from autoquant.backends.onnxruntime.units import find_units
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, settle_range
+from autoquant.backends.protocol import (
+    EAGER_FP32,
+    BuildRequest,
+    Executable,
+    run_plainly,
+    settle_range,
+)
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -45,6 +51,8 @@ class OnnxRuntimeBackend:
         ModelError: torch.export refuses the model.
         BackendError: It cannot be written in ONNX.
     """
+
+    run = staticmethod(run_plainly)
 
     def __init__(self, request: BuildRequest) -> None:
         self.name = "onnxruntime"
@@ -95,11 +103,6 @@ class OnnxRuntimeBackend:
         hint = "pin this op to another scheme in the search space"
         refuse_substitution("onnxruntime", plan, executed, self.expected, hint=hint)
         return Executable(OnnxModule(written, self._graph.output_tree, session), executed)
-
-    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        """Run a built module, or the float model by torch."""
-        with torch.no_grad():
-            return module(*inputs)
 
     def costs(
         self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]

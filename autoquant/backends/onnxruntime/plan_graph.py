@@ -18,7 +18,7 @@ from autoquant.backends.onnxruntime.writer import GraphWriter
 from autoquant.backends.onnxruntime.writing import Writing
 from autoquant.core.plan import Plan
 from autoquant.core.precision import BY_GROUP, Scheme
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import TRANSPOSED, Site
 
 RULES: Mapping[Scheme, Mapping[str, Rule]] = MappingProxyType(
     {
@@ -171,7 +171,6 @@ def _move_codes(writing: Writing, unit: Unit) -> bool:
     return True
 
 
-_TRANSPOSED = frozenset({OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D})
 _WITH_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
@@ -224,7 +223,7 @@ def _weights(writing: Writing, unit: Unit, site: Site, grid: Grid | None) -> lis
 
 def _axis(unit: Unit, site: Site) -> int | None:
     """Dimension of the output channels that have scales of their own."""
-    if site.kind in _TRANSPOSED:
+    if site.kind in TRANSPOSED:
         return None
     transposed = attributes_of(unit.root).get("transB", 0)
     return 1 if unit.root.op_type in ("Gemm", "MatMul") and not transposed else 0

@@ -22,7 +22,13 @@ from autoquant.backends.openvino.profile import profile_costs
 from autoquant.backends.openvino.readback import ExecutionGraph
 from autoquant.backends.openvino.saturation import saturates
 from autoquant.backends.openvino.support import site_support, why_unsupported
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, settle_range
+from autoquant.backends.protocol import (
+    EAGER_FP32,
+    BuildRequest,
+    Executable,
+    run_plainly,
+    settle_range,
+)
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -77,6 +83,8 @@ class OpenVinoBackend:
         ModelError: torch.export or OpenVINO refuses the model.
     """
 
+    run = staticmethod(run_plainly)
+
     def __init__(self, request: BuildRequest) -> None:
         self.name = "openvino"
         self.rival = EAGER_FP32
@@ -100,11 +108,6 @@ class OpenVinoBackend:
         compiled, options = self._compile(plan, model, options)
         module = OpenVinoModule(model, options, self._graph.outputs, compiled)
         return Executable(module, self._compare(plan, module.compiled))
-
-    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        """Run a built module, or the float model."""
-        with torch.no_grad():
-            return module(*inputs)
 
     def costs(
         self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]

@@ -10,12 +10,9 @@ from autoquant.backends.openvino.engine import (
     quantizes_dynamically,
 )
 from autoquant.core.precision import BY_GROUP, Scheme, Support
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import LOOKUPS, RECURRENT, TRANSPOSED, OpKind, Site
 
-_RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
-_LOOKUPS = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
-_TRANSPOSED = frozenset({OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D})
-_NO_BF16 = _RECURRENT | _LOOKUPS | _TRANSPOSED | {OpKind.ATTENTION}
+_NO_BF16 = RECURRENT | LOOKUPS | TRANSPOSED | {OpKind.ATTENTION}
 _NO_INT8 = _NO_BF16 | {OpKind.MUL, OpKind.NORM, OpKind.ACTIVATION}
 _FOLLOWED = frozenset(
     {

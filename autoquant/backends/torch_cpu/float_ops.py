@@ -14,14 +14,10 @@ from autoquant.backends.torch_cpu.emission import ROUNDED_TO, Emitter, is_float3
 from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Kernel, Operation
 from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import OpKind
+from autoquant.core.sites import TRANSPOSED
 from autoquant.model.graph.site_walk import weights_of
 
 _ATEN = torch.ops.aten
-
-PER_TENSOR_WEIGHT = frozenset(
-    {OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D}
-)
 
 
 def float_kernel(form: Form = Form.FLOAT32) -> Kernel:
@@ -55,7 +51,7 @@ def _emulate(scheme: Scheme, emitter: Emitter, operation: Operation, out: Form) 
 
     def give(source: Node) -> Any:
         if source in weights:
-            per_channel = operation.site.kind not in PER_TENSOR_WEIGHT
+            per_channel = operation.site.kind not in TRANSPOSED
             value = emitter.store.rounded(source, scheme.weight, per_channel=per_channel)
             held = emitter.tensor(value, f"{source.target}_{scheme.weight.value}")
             held.meta[ROUNDED_TO] = scheme.weight.value

@@ -9,10 +9,8 @@ from autoquant.backends.torch_cpu.engines import (
     transposes_rightly,
 )
 from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import LOOKUPS, RECURRENT, OpKind, Site
 
-_EMBEDDINGS = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
-_RECURRENT = frozenset({OpKind.LSTM, OpKind.GRU})
 _QNNPACK_LACKS = frozenset({OpKind.CONV3D, OpKind.CONV_TRANSPOSE3D, OpKind.MATMUL})
 
 
@@ -24,9 +22,9 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
     """
     if scheme is Scheme.FP32:
         return Support.NATIVE
-    if kind in _EMBEDDINGS:
+    if kind in LOOKUPS:
         return _native_if(scheme is Scheme.INT8_WEIGHT_ONLY)
-    if kind in _RECURRENT:
+    if kind in RECURRENT:
         halves = scheme is Scheme.FP16 and has_fp16_linear(engine)
         return _native_if(scheme is Scheme.INT8_DYNAMIC or halves)
     if kind is OpKind.ATTENTION:

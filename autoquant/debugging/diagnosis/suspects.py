@@ -13,7 +13,7 @@ from torch.fx import Node
 from autoquant.core.findings.diagnosis import Cause
 from autoquant.core.findings.range_audit import RangeAudit, widths
 from autoquant.core.plan import Plan
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import TRANSPOSED, Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.site_nodes import SiteNodes
 from autoquant.model.graph.tensor_paths import take
@@ -187,9 +187,6 @@ def _stretched(grid: Grid, low: float, high: float) -> Grid:
     return Grid(scale, zero_point, grid.low, grid.high)
 
 
-_TRANSPOSED = frozenset({OpKind.CONV_TRANSPOSE1D, OpKind.CONV_TRANSPOSE2D, OpKind.CONV_TRANSPOSE3D})
-
-
 def find_weight_suspects(
     marked: SiteNodes, plan: Plan, rounding: SchemeRounding
 ) -> Iterator[Suspect]:
@@ -216,7 +213,7 @@ def _value(marked: SiteNodes, node: Node) -> Tensor:
 
 def _spread(weight: Tensor, site: Site) -> float:
     """The largest output channel over the median one; transposed weights are (inputs, outputs)."""
-    axis = 1 if site.kind in _TRANSPOSED else 0
+    axis = 1 if site.kind in TRANSPOSED else 0
     channels = weight.abs().transpose(0, axis).flatten(1).amax(1)
     alive = channels[channels > 0]
     return float(alive.max() / torch.quantile(alive, 0.5)) if len(alive) else 1.0

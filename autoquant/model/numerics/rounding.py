@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoquant.core.precision import Mode, Precision, Scheme
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import LOOKUPS, OpKind, Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.numerics.weight_grids import GroupGrid, RowGrid, WeightGrid, weight_grid
@@ -53,7 +53,6 @@ def straight_through(
 
 
 _FLOATS = {Scheme.BF16: torch.bfloat16, Scheme.FP16: torch.float16}
-_TABLES = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class SchemeRounding:
         """How a tensor is rounded where the site reads it; None: not at all (a mask fills it)."""
         if scheme in _FLOATS:
             return Cast(_FLOATS[scheme])
-        if site.kind in _TABLES or scheme.mode is Mode.WEIGHT_ONLY or scheme is Scheme.FP32:
+        if site.kind in LOOKUPS or scheme.mode is Mode.WEIGHT_ONLY or scheme is Scheme.FP32:
             return None
         if scheme.mode is Mode.DYNAMIC:
             return DynamicGrid() if site.kind.is_weighted else None

@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from autoquant.core.build import BuildSettings
 from autoquant.core.progress import Progress
-from autoquant.core.sites import OpKind
+from autoquant.core.sites import LOOKUPS, RECURRENT
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.errors import JobError
 from autoquant.model.calibration.ranges.grid import Grid
@@ -65,7 +65,6 @@ CANDIDATES = tuple(item for item in ObserverName if item is not ObserverName.MIX
 _CHUNK = 16
 _DRAWS = 4
 _CLEARLY = 0.1
-_NO_STATIC_INT8 = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG, OpKind.LSTM, OpKind.GRU})
 _Grids = Mapping[ObserverName, Grid]
 
 
@@ -124,7 +123,7 @@ def _owners(marked: SiteNodes, ranges: TensorRanges) -> Iterator[tuple[Node, str
     """By tensor that a site reads on a grid, the site whose observer decides its range."""
     by_name = {node.name: node for node in marked.nodes}
     for root, operands in marked.operands.items():
-        if marked.roots[root].kind in _NO_STATIC_INT8:
+        if marked.roots[root].kind in LOOKUPS | RECURRENT:
             continue
         for read in operands.reads:
             owner = ranges.owner(read.name)

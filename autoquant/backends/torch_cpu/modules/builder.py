@@ -15,13 +15,11 @@ from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.backends.torch_cpu.lowering import Lowering
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.sites import OpKind, Site
+from autoquant.core.sites import LOOKUPS, Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.captured import INPUT_OF, Capture
-
-_INDEXED = frozenset({OpKind.EMBEDDING, OpKind.EMBEDDING_BAG})
 
 
 class ModuleBuilder:
@@ -131,7 +129,7 @@ class _SiteGrids:
 
 def _example(site: Site) -> Tensor:
     (shape, *_) = site.input_shapes
-    if site.kind in _INDEXED:
+    if site.kind in LOOKUPS:
         return torch.zeros(shape, dtype=torch.int64)
     return torch.zeros(shape)
 
@@ -140,7 +138,7 @@ def _free_axes(site: Site) -> tuple[int, ...]:
     """Axes of the input whose size may change: all but channels."""
     (shape, *_) = site.input_shapes
     axes = range(len(shape))
-    if site.kind in _INDEXED:
+    if site.kind in LOOKUPS:
         return tuple(axes)
     channels = 1 if site.kind.value.startswith("conv") else len(shape) - 1
     return tuple(axis for axis in axes if axis != channels)
