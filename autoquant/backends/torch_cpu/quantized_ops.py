@@ -213,6 +213,8 @@ def _read_operand(emitter: Emitter, operation: Operation, place: int) -> Node:
     """Read an operand; one number for each channel of an image as an image.
 
     torch's kernels start anew at every pixel where they spread numbers over an image themselves.
+    Its upsampling takes an image of one pixel for channels last whatever its strides, and writes
+    that order into a result laid out by the strides: so they are made to say so.
     """
     sources: Any = operation.root.args
     read = emitter.read(sources[place], Form.QUINT8).node
@@ -220,7 +222,11 @@ def _read_operand(emitter: Emitter, operation: Operation, place: int) -> Node:
     space = [size for size in image[2:] if size is not None]
     if len(image) != 4 or len(space) != 2 or own[2:] != (1, 1) or math.prod(space) < _PIXELS:
         return read
-    spread = emitter.call(_ATEN.upsample_nearest2d.default, read, space)
+    rows = emitter.call(_ATEN.flatten.using_ints, read, 1)
+    for _ in range(2):
+        rows = emitter.call(_ATEN.unsqueeze.default, rows, 1)
+    pixel = emitter.call(_ATEN.permute.default, rows, [0, 3, 1, 2])
+    spread = emitter.call(_ATEN.upsample_nearest2d.default, pixel, space)
     return emitter.call(_ATEN.contiguous.default, spread, memory_format=torch.channels_last)
 
 
