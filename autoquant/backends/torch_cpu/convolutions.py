@@ -20,8 +20,6 @@ class Geometry:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
-    channels_in: int
-    channels_out: int
     transposed: bool = False
     output_padding: tuple[int, ...] = ()
 
@@ -66,8 +64,6 @@ def geometry_of(operation: Operation) -> Geometry | None:
         padding=padding,
         dilation=dilation,
         groups=groups,
-        channels_in=shape[0] if transposed else shape[1] * groups,
-        channels_out=shape[1] * groups if transposed else shape[0],
         transposed=transposed,
         output_padding=(
             _spread(operation.argument("output_padding"), dimensions) if transposed else ()

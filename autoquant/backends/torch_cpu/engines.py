@@ -81,36 +81,61 @@ def saturates(engine: str) -> bool:
 
 
 @cache
-def transposes_rightly(engine: str, kind: OpKind, changes: bool, groups: int = 1) -> bool:
+def transposes_rightly(
+    engine: str,
+    kind: OpKind,
+    shape: tuple[int, ...] = (),
+    stride: tuple[int, ...] = (),
+    padding: tuple[int, ...] = (),
+    output_padding: tuple[int, ...] = (),
+    dilation: tuple[int, ...] = (),
+    groups: int = 1,
+) -> bool:
     """Whether the engine's int8 transposed convolution gives what its float one does.
 
-    Where the number of channels changes, onednn's (and so x86's) gives other values in torch
-    2.13, and qnnpack's for volumes too. Found out by running the kernel, once in a process.
+    In torch 2.13 onednn's (and so x86's) gives other values where the number of channels changes,
+    qnnpack's for volumes, and fbgemm's where a kernel of 2 x 2 has channels in multiples of 8.
+    Found out by running the kernel, once for each geometry in a process, on weights of 7 bits,
+    which no CPU saturates at.
 
     Args:
         engine: A quantized engine.
         kind: A key of `TRANSPOSED`.
-        changes: Whether the layer gives another number of channels than it takes.
+        shape: Of the weight (inputs, outputs by group, kernel); empty: a usual layer.
+        stride: By dimension, as the rest; empty: as torch takes it where nothing is said.
+        padding: Of the input.
+        output_padding: Of the output.
+        dilation: Of the kernel.
         groups: Of channels.
     """
     dimensions = TRANSPOSED[kind]
-    ones = [1] * dimensions
+    ones, zeros = (1,) * dimensions, (0,) * dimensions
+    shape = shape or (2, 4, *[3] * dimensions)
+    steps, dilation = stride or ones, dilation or ones
+    padding, output_padding = padding or zeros, output_padding or zeros
     seed = torch.Generator().manual_seed(0)
-    per_group = 4 if changes else 2
-    floats = torch.randn(1, 2 * groups, *[6] * dimensions, generator=seed)
-    shape = (2 * groups, per_group, *[3] * dimensions)
+    floats = torch.randn(1, shape[0], *[6] * dimensions, generator=seed)
     with using_engine(engine), quiet_torch(), torch.no_grad():
         weight = torch.quantize_per_tensor(
-            torch.randn(shape, generator=seed), 3.5 / 127, 0, torch.qint8
+            torch.randn(shape, generator=seed).clamp(-3.5, 3.5), 3.5 / 63, 0, torch.qint8
         )
         read = torch.quantize_per_tensor(floats, 8 / 255, 128, torch.quint8)
         convolve = getattr(F, f"conv_transpose{dimensions}d")
-        expected = convolve(read.dequantize(), weight.dequantize(), groups=groups)
+        expected = convolve(
+            read.dequantize(),
+            weight.dequantize(),
+            None,
+            steps,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+        )
         scale = float(expected.abs().max()) / 127
         pack = getattr(torch.ops.quantized, f"conv_transpose{dimensions}d_prepack")
         run = getattr(torch.ops.quantized, f"conv_transpose{dimensions}d")
         try:
-            packed = pack(weight, None, ones, [0] * dimensions, [0] * dimensions, ones, groups)
+            packed = pack(weight, None, steps, padding, output_padding, dilation, groups)
             found = run(read, packed, scale, 128).dequantize()
         except RuntimeError:
             return False

@@ -82,11 +82,17 @@ def _convolution_kernel(operation: Operation, engine: str) -> Kernel | None:
     geometry = geometry_of(operation)
     if geometry is None:
         return None
-    kind = operation.site.kind
-    if kind in TRANSPOSED:
-        channels = geometry.channels_in != geometry.channels_out
-        if not transposes_rightly(engine, kind, channels or geometry.groups > 1, geometry.groups):
-            return None
+    if operation.site.kind in TRANSPOSED and not transposes_rightly(
+        engine,
+        operation.site.kind,
+        tuple(map(int, shape_of(operation.argument("weight")) or ())),
+        geometry.stride,
+        geometry.padding,
+        geometry.output_padding,
+        geometry.dilation,
+        geometry.groups,
+    ):
+        return None
     return Kernel(Form.QUINT8, (Form.QUINT8,), partial(_convolve, engine, geometry), Scheme.INT8)
 
 

@@ -30,7 +30,7 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
     if kind is OpKind.ATTENTION:
         return _native_if(scheme is Scheme.BF16)
     if scheme is Scheme.INT8:
-        if kind in TRANSPOSED and not transposes_rightly(packing_engine(engine), kind, True):
+        if kind in TRANSPOSED and not transposes_rightly(packing_engine(engine), kind):
             return Support.UNSUPPORTED
         return _native_if(not (engine == "qnnpack" and kind in _QNNPACK_LACKS))
     if scheme is Scheme.BF16:

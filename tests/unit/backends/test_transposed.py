@@ -1,0 +1,49 @@
+"""Transposed convolutions in int8: right where torch's engines are, and refused where not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from autoquant.backends.targets import load_target, reference_rounding
+from autoquant.backends.torch_cpu.engines import engines_here
+from autoquant.core.build import BuildSettings
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
+from autoquant.errors import BackendError
+from autoquant.model.calibration.calibrate import calibrate
+from autoquant.model.graph.site_nodes import mark_sites
+from autoquant.model.numerics.rounded_graph import RoundedGraph, choices_of
+from tests.backend_contract import Opened
+
+LAYERS = {
+    "of a U-Net, 2 x 2": (16, 8, 2, 2, 0),
+    "2 x 2, as many channels": (8, 8, 2, 2, 0),
+    "of a generator, 4 x 4": (4, 12, 4, 2, 1),
+    "3 x 3": (4, 4, 3, 1, 1),
+}
+
+
+@pytest.mark.parametrize("engine", engines_here())
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_transposed_convolution_is_right_or_refused(engine: str, layer: str) -> None:
+    torch.manual_seed(0)
+    inputs, outputs, kernel, stride, padding = LAYERS[layer]
+    model = nn.Sequential(nn.ConvTranspose2d(inputs, outputs, kernel, stride, padding)).eval()
+    x = torch.randn(4, inputs, 6, 6)
+    settings = load_target("torch").settle(BuildSettings(options={"engine": engine}), None)
+    opened = Opened(settings, model, (x,))
+    plan = Plan.of({site.name: Scheme.INT8 for site in opened.captured.sites})
+    try:
+        found = opened.outputs(plan)
+    except BackendError as error:
+        assert "no int8 kernel for conv_transpose2d" in error.message
+        assert layer != "3 x 3"
+        return
+    statistics = calibrate(opened.captured, [(x,)])
+    rounding = reference_rounding(opened.captured, statistics, settings)
+    marked = mark_sites(opened.captured)
+    with torch.no_grad():
+        expected = RoundedGraph(marked, rounding, choices_of(plan)).run(x)
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
