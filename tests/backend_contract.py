@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.protocol import Backend, BuildRequest
-from autoquant.backends.targets import load_target
+from autoquant.backends.targets import load_target, reference_rounding
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import capture
+from autoquant.model.graph.site_nodes import mark_sites
+from autoquant.model.numerics.rounded_graph import RoundedGraph, choices_of
 from tests.networks import LinearNet, seeded
 from tests.spaces import full_space
 
@@ -38,9 +40,9 @@ class Opened:
         rows = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
         self.inputs = inputs or (rows,)
         self.captured = capture(self.model, self.inputs)
-        statistics = calibrate(self.captured, [self.inputs])
+        self._statistics = calibrate(self.captured, [self.inputs])
         request = BuildRequest(
-            self.model, self.captured, statistics, settings, self.inputs, self.inputs
+            self.model, self.captured, self._statistics, settings, self.inputs, self.inputs
         )
         self.settings = settings
         self.backend: Backend = load_target(settings.backend).open_backend(request)
@@ -48,6 +50,13 @@ class Opened:
     def outputs(self, plan: Plan) -> Any:
         """What a built plan gives."""
         return self.backend.run(self.backend.build(plan).module, self.inputs)
+
+    def expected(self, plan: Plan) -> Any:
+        """The same by reference numerics."""
+        rounding = reference_rounding(self.captured, self._statistics, self.settings)
+        rounded = RoundedGraph(mark_sites(self.captured), rounding, choices_of(plan))
+        with torch.no_grad():
+            return rounded.run(*self.inputs)
 
 
 def check_all(opened: Opened, folder: Path) -> None:

@@ -240,6 +240,9 @@ class _Insertion:
                     self._store_weight(node, scheme)
                 elif scheme not in _FLOAT_SCHEMES:
                     raise ValueError(f"{scheme.value} at {site!r} has no form here")
+        for name, site in self._owner.items():
+            if self._schemes[site] is Scheme.INT8 and self._nodes[name].get_type_name() in _SUMMING:
+                _give_one_reader(self._nodes[name])
 
     def _quantize(self, node: ov.Node, site: str) -> None:
         kind = node.get_type_name()
@@ -255,7 +258,7 @@ class _Insertion:
                     if index != summed:
                         self._quantize_input(node, index)
         elif kind in _POOLING:
-            self._quantize_input(node, 0)
+            self._quantize_input(node, 0, centred=_averages_padding(node))
         elif kind == "Concat":
             for index in range(node.get_input_size()):
                 self._quantize_input(node, index)
@@ -300,7 +303,8 @@ class _Insertion:
         Args:
             node: The op.
             index: Which input.
-            centred: On a grid whose zero is stored as 0, which a matmul of two tensors needs.
+            centred: On a grid whose zero is stored as 0, which a matmul of two tensors needs, and a
+                pool that averages zeros around its input.
         """
         value = node.input_value(index)
         if is_constant(value):
@@ -314,7 +318,7 @@ class _Insertion:
         reader = node
         value = node.input_value(index)
         before = value.get_node()
-        while before.get_type_name() in KEEPING and _has_one_reader(before):
+        while _keeps_values(before) and _has_one_reader(before):
             node, index = before, 0
             value = node.input_value(0)
             before = value.get_node()
@@ -328,7 +332,7 @@ class _Insertion:
         kind = node.get_type_name()
         if kind == "FakeQuantize":
             return True
-        if kind in KEEPING:
+        if _keeps_values(node):
             return self._is_on_grid(node.input_value(0))
         site = self._owner.get(node.get_friendly_name())
         return kind in _KEEPS_GRID and site is not None and self._schemes[site] is Scheme.INT8
@@ -336,7 +340,7 @@ class _Insertion:
     def _quantizer(self, value: ov.Output, reader: ov.Node, operand: int | None) -> ov.Output:
         """A quantizer of a tensor; for an operand of a matmul of two tensors, a centred one."""
         source = value
-        while source.get_node().get_type_name() in KEEPING:
+        while _keeps_values(source.get_node()):
             source = source.get_node().input_value(0)
         found = self._assembler.range_of(source, reader)
         if operand is not None:
@@ -354,10 +358,16 @@ class _Insertion:
         return self._quantizers[key]
 
     def _parted(self, value: ov.Output) -> ov.Output:
-        """A tensor to quantize, kept from a bf16 matmul of two tensors, which cannot absorb it."""
+        """A tensor to quantize, kept from an op that cannot absorb it.
+
+        That is a bf16 matmul of two tensors, or a largest or smallest value, of which the plugin
+        quantizes wrongly.
+        """
         source = value
-        while source.get_node().get_type_name() in KEEPING:
+        while _keeps_values(source.get_node()):
             source = source.get_node().input_value(0)
+        if source.get_node().get_type_name() in ("ReduceMax", "ReduceMin"):
+            return ops.minimum(value, ops.constant(np.float32(_LARGEST))).output(0)
         site = self._owner.get(source.get_node().get_friendly_name())
         if site is None or self._schemes[site] is not Scheme.BF16:
             return value
@@ -405,6 +415,14 @@ def _centred(found: TensorRange, *, signed: bool, bits: int) -> TensorRange:
     return TensorRange(-128.0 * step, 127.0 * step)
 
 
+def _keeps_values(node: ov.Node) -> bool:
+    """Whether an op only moves what it reads, into zeros at most."""
+    if node.get_type_name() != "Pad" or node.get_input_size() < 4:
+        return node.get_type_name() in KEEPING
+    value = node.input_value(3)
+    return is_constant(value) and not np.any(np.asarray(value.get_node().get_data()))
+
+
 def _has_one_reader(node: ov.Node) -> bool:
     return sum(len(output.get_target_inputs()) for output in node.outputs()) == 1
 
@@ -425,6 +443,36 @@ def _look_up_in_8_bits(node: ov.Node) -> None:
     found.set_friendly_name(f"{node.get_friendly_name()}/scaled")
     for target in node.output(0).get_target_inputs():
         target.replace_source_output(found.output(0))
+
+
+def _averages_padding(pool: ov.Node) -> bool:
+    """Whether a pool counts its padding: the kernel pads with the integer 0, whatever it means."""
+    facts = pool.get_attributes() if pool.get_type_name() == "AvgPool" else {}
+    pads = (*facts.get("pads_begin", ()), *facts.get("pads_end", ()))
+    return any(pads) and not facts["exclude-pad"]
+
+
+def _give_one_reader(node: ov.Node) -> None:
+    """Let what several ops read of an int8 product pass a clamp to all finite floats, in place.
+
+    The plugin scales the accumulators for one of the readers, and another gets them scaled twice or
+    not at all; what only scales or moves values before they part changes nothing of that. The
+    kernel absorbs the clamp.
+    """
+    output, last = node.output(0), node
+    while len(last.output(0).get_target_inputs()) == 1:
+        (target,) = last.output(0).get_target_inputs()
+        last = target.get_node()
+        kind = last.get_type_name()
+        scales = kind in _SCALING - {"Add"} and any(map(is_constant, last.input_values()))
+        if not scales and (kind not in KEEPING or last.get_output_size() > 1):
+            return
+    targets = output.get_target_inputs()
+    clamped = ops.clamp(output, -_LARGEST, _LARGEST).output(0)
+    for target in targets:
+        target.replace_source_output(clamped)
+    if any(target.get_node().get_type_name() == "Result" for target in targets):
+        clamped.get_tensor().set_names(output.get_tensor().get_names())
 
 
 def _shield_marks(nodes: Iterable[ov.Node]) -> None:
