@@ -33,6 +33,7 @@ from autoquant.results.mlflow.store import TrackingSettings, open_recorder
 from autoquant.results.reading import load_baseline, load_environment
 from autoquant.results.recorders import NullRecorder, Tracker
 from autoquant.searching.begun import Begun
+from autoquant.searching.doubts import doubt_kernels
 from autoquant.searching.facts import open_facts, taken_before, with_taken
 from autoquant.searching.files import write_findings, write_preparation
 from autoquant.searching.frontier_again import score_heldout, time_again, time_single
@@ -164,6 +165,11 @@ class _Search:
         pruner = plain_pruner(self.begun.job, stages.prepared, stages.limits)
         with self._executor(self._near) as executor:
             self.ended = stages.answer_first(executor, pruner)
+        notice = doubt_kernels(self.ended.candidates, stages.prepared)
+        if notice is not None:
+            self.begun.progress.note(notice)
+            prepared = stages.prepared.with_space(stages.prepared.space, (notice,))
+            self.stages = replace(stages, prepared=prepared)
 
     def compete(self) -> None:
         """Time the float model on the other engines that the job names."""

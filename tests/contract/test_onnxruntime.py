@@ -229,6 +229,50 @@ def test_whole_numbers_are_taken_from_a_fraction() -> None:
     torch.testing.assert_close(opened.outputs(plan), model(*inputs))
 
 
+class OneHead(nn.Module):
+    """Attention over (batch, positions, features), with a mask for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Linear(8, 24)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        query, key, value = self.rows(x).chunk(3, -1)
+        return self.head(
+            nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        )
+
+
+def test_attention_without_heads_runs() -> None:
+    torch.manual_seed(0)
+    mask = torch.rand(3, 5, 5) > 0.3
+    model, inputs = OneHead().eval(), (torch.randn(3, 5, 8), mask | torch.eye(5, dtype=torch.bool))
+    opened = Opened(BuildSettings(backend="onnxruntime"), model, inputs)
+    names = [site.name for site in opened.captured.sites]
+    with torch.no_grad():
+        exact = model(*inputs)
+    plan = Plan.uniform(names, Scheme.FP32)
+    torch.testing.assert_close(opened.outputs(plan), exact, rtol=1e-4, atol=1e-5)
+    linears = Plan.of({name: Scheme.INT8 if ":" not in name else Scheme.FP32 for name in names})
+    expected = opened.expected(linears)
+    assert (opened.outputs(linears) - expected).norm() < 0.05 * expected.norm()
+
+
+class Clamped(nn.Module):
+    """Cuts between a whole number and a fraction, as people write it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x.clamp(-1, 0.5))
+
+
+def test_a_tensor_is_cut_between_a_whole_number_and_a_fraction() -> None:
+    model, inputs = Clamped(), (torch.randn(4, 6),)
+    opened = Opened(BuildSettings(backend="onnxruntime"), model, inputs)
+    plan = Plan.uniform([site.name for site in opened.captured.sites], Scheme.FP32)
+    torch.testing.assert_close(opened.outputs(plan), model(*inputs))
+
+
 def test_a_loop_finds_what_its_body_reads_outside() -> None:
     model = seeded(Bags)
     backend = backend_for(model, TOKENS)

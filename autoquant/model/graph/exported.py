@@ -54,8 +54,22 @@ class _Traced(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         with torch.fx.traceback.preserve_node_meta():
-            found = pytree.tree_leaves(Interpreter(self.traced).run(*inputs))
+            found = pytree.tree_leaves(_WithHeads(self.traced).run(*inputs))
         return tuple(leaf for leaf in found if isinstance(leaf, Tensor))
+
+
+class _WithHeads(Interpreter):
+    """Gives an attention without heads one, which is all that torch's ONNX exporter writes."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run one op."""
+        if target is not torch.ops.aten.scaled_dot_product_attention.default or args[0].ndim != 3:
+            return super().call_function(target, args, kwargs)
+        args = [
+            item.unsqueeze(1) if isinstance(item, Tensor) and item.ndim == 3 else item
+            for item in args
+        ]
+        return super().call_function(target, tuple(args), kwargs).squeeze(1)
 
 
 def export_float(captured: Capture, example: tuple[Tensor, ...]) -> Exported:

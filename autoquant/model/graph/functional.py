@@ -154,6 +154,8 @@ def _copy(graph: Graph, node: Node, made: Mapping[Node, Any]) -> Any:
         if len(joined) == 1:
             return made[joined[0]]
         args = (joined, *args[1:])
+    if name == "clamp" and node.meta["val"].is_floating_point():
+        args = (args[0], *map(_as_float, args[1:]))  # torch's ONNX exporter takes no 0 beside 0.5
     typed = _typed(graph, node, made) if name == "rsub" else None
     is_view = name in ("view", "_unsafe_view") and not isinstance(args[1], torch.dtype)
     copied = graph.create_node(  # a name of its own: the program's hold numbers of symbols
@@ -183,6 +185,10 @@ def _as_type(graph: Graph, node: Node, given: Any, kind: torch.dtype) -> Any:
     typed = graph.call_function(torch.ops.aten.to.dtype, (given, wanted))
     typed.meta = dict(node.meta)
     return typed
+
+
+def _as_float(number: Any) -> Any:
+    return float(number) if isinstance(number, int) else number
 
 
 def _without_empty(joined: Sequence[Node]) -> list[Node]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from autoquant.core.build import BuildSettings
@@ -19,18 +18,15 @@ from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.data_set import InputsOf
 from autoquant.model.data.few_samples import few_samples
-from autoquant.model.data.output_noise import OutputNoises, to_decibels
-from autoquant.model.data.outputs import named_outputs
 from autoquant.model.equalisation.groups import find_groups
 from autoquant.model.equalisation.rewrite import equalisation_of, rebound
 from autoquant.model.equalisation.scales import balanced, channel_ranges, even_ranges
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.faithfulness import find_difference
 from autoquant.model.graph.float_model import named_tensors
-from autoquant.model.graph.site_nodes import mark_sites
-from autoquant.model.numerics.rounded_graph import RoundedGraph
 from autoquant.model.numerics.rounding import SchemeRounding
 from autoquant.model.subject import Subject
+from autoquant.searching.preparing.emulated import emulated_decibels
 
 _TOLD_APART = 4
 _SCREENED = 16
@@ -157,13 +153,7 @@ def _int8_decibels(
     choices = {
         site.name: (Scheme.INT8, Part.BOTH) for site in captured.sites if site.kind not in _IN_FLOAT
     }
-    rounded = RoundedGraph(mark_sites(captured), rounding, choices)
-    noises = OutputNoises()
-    with torch.no_grad():
-        for batch in take_samples(subject.evaluation or subject.calibration, samples):
-            expected, found = (run(*batch.inputs) for run in (captured.graph, rounded.run))
-            noises.add(named_outputs(expected), named_outputs(found), len(batch))
-    return to_decibels(noises.ratio(subject.outputs)[0])
+    return emulated_decibels(subject, captured, rounding, choices, samples)
 
 
 def _inputs(batches: Sequence[Batch]) -> Sequence[tuple[Tensor, ...]]:
