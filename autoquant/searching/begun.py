@@ -23,6 +23,7 @@ class Begun:
 
     Attributes:
         job: What is asked for.
+        job_text: The same as a job file.
         recipe: Loads model, data and metric.
         templates: Plans that must be told of.
         timed: Where times are taken.
@@ -36,6 +37,7 @@ class Begun:
     """
 
     job: SearchSettings
+    job_text: str
     recipe: SubjectRecipe
     templates: Sequence[Template]
     timed: TimedPlace

@@ -81,12 +81,14 @@ def run_search(
     templates = (*load_templates(job.seeds), *templates)
     with _open_folder(job, resume) as folder, taken(progress.note) as interrupts:
         facts = open_facts(job, folder, resume)
-        folder.write_job(dump_job(job))
+        job_text = dump_job(job)
+        folder.write_job(job_text)
         check_executor(job.execution)
         timed = timed_place(job, recipe)
         environment = _timed_on(timed, job, folder)
         begun = Begun(
             job=job,
+            job_text=job_text,
             recipe=recipe,
             templates=templates,
             timed=timed,
@@ -95,7 +97,7 @@ def run_search(
             facts=facts,
             environment=environment,
             progress=progress,
-            tracker=_open_tracker(job, facts, environment),
+            tracker=_open_tracker(job, job_text, facts, environment),
             interrupts=interrupts,
         )
         try:
@@ -310,7 +312,7 @@ def _open_folder(job: SearchSettings, resume: bool) -> ResultFolder:
 
 
 def _open_tracker(
-    job: SearchSettings, facts: SearchFacts, environment: Mapping[str, Any]
+    job: SearchSettings, job_text: str, facts: SearchFacts, environment: Mapping[str, Any]
 ) -> Tracker:
     if not job.tracking.enabled:
         return NullRecorder()
@@ -319,7 +321,7 @@ def _open_tracker(
         experiment=job.experiment,
         tags=job.tracking.tags,
     )
-    return BackgroundTracker(open_recorder(settings, facts, dump_job(job), environment))
+    return BackgroundTracker(open_recorder(settings, facts, job_text, environment))
 
 
 def _measure_baseline(begun: Begun, prepared: Preparation) -> Measurements:

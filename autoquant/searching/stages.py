@@ -15,7 +15,7 @@ from autoquant.core.objectives import Goal, Objective
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Advance, ShowsStanding, Standing
 from autoquant.core.sensitivity import SensitivityTable
-from autoquant.job import Budget, Effort, dump_job
+from autoquant.job import Budget, Effort
 from autoquant.results.findings import Findings
 from autoquant.results.recorders import JointRecorder
 from autoquant.results.report import render_report
@@ -145,7 +145,7 @@ class Stages:
     ) -> Findings:
         return Findings(
             facts=settle_facts(self.begun.job, self.begun.facts, self.prepared, frontier, reason),
-            job_text=dump_job(self.begun.job),
+            job_text=self.begun.job_text,
             environment=self.begun.environment,
             sites=self.prepared.captured.sites,
             candidates=tuple(candidates),

@@ -339,9 +339,7 @@ class _Insertion:
 
     def _quantizer(self, value: ov.Output, reader: ov.Node, operand: int | None) -> ov.Output:
         """A quantizer of a tensor; for an operand of a matmul of two tensors, a centred one."""
-        source = value
-        while _keeps_values(source.get_node()):
-            source = source.get_node().input_value(0)
+        source = _before_moves(value)
         found = self._assembler.range_of(source, reader)
         if operand is not None:
             found = _centred(
@@ -363,9 +361,7 @@ class _Insertion:
         That is a bf16 matmul of two tensors, or a largest or smallest value, of which the plugin
         quantizes wrongly.
         """
-        source = value
-        while _keeps_values(source.get_node()):
-            source = source.get_node().input_value(0)
+        source = _before_moves(value)
         if source.get_node().get_type_name() in ("ReduceMax", "ReduceMin"):
             return ops.minimum(value, ops.constant(np.float32(_LARGEST))).output(0)
         site = self._owner.get(source.get_node().get_friendly_name())
@@ -421,6 +417,13 @@ def _keeps_values(node: ov.Node) -> bool:
         return node.get_type_name() in KEEPING
     value = node.input_value(3)
     return is_constant(value) and not np.any(np.asarray(value.get_node().get_data()))
+
+
+def _before_moves(value: ov.Output) -> ov.Output:
+    """The tensor whose values an output holds, moved."""
+    while _keeps_values(value.get_node()):
+        value = value.get_node().input_value(0)
+    return value
 
 
 def _has_one_reader(node: ov.Node) -> bool:

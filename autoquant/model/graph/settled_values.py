@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.other_forward import with_forward
+from autoquant.model.graph.writes import storage_of
 
 _READS = frozenset(
     {"__bool__", "__complex__", "__float__", "__index__", "__int__", "item", "tolist"}
@@ -119,10 +120,10 @@ class _Dependent(TorchDispatchMode):
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._kept: list[Any] = [inputs]  # so that no storage is another tensor's later
-        self._storages = set(map(_storage, inputs))
+        self._storages = set(map(storage_of, inputs))
 
     def knows(self, tensor: Tensor) -> bool:
-        return _storage(tensor) in self._storages
+        return storage_of(tensor) in self._storages
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -130,7 +131,7 @@ class _Dependent(TorchDispatchMode):
         given = _tensors((args, kwargs))
         if not given or any(map(self.knows, given)):
             written = given if func._schema.is_mutable else []
-            self._storages.update(map(_storage, [*_tensors(result), *written]))
+            self._storages.update(map(storage_of, [*_tensors(result), *written]))
         self._kept.append(result)
         return result
 
@@ -184,7 +185,3 @@ def _frames() -> list[FrameType]:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [item for item in pytree.tree_leaves(tree) if isinstance(item, Tensor)]
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)

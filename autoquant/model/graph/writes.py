@@ -80,13 +80,13 @@ class _Storages:
         for item in pytree.tree_leaves(node.meta.get("val")):
             if isinstance(item, Tensor):
                 handed: Any = node.args[0] if op_name(node) in _DROPOUTS else None
-                source = _storage(item if handed is None else handed.meta["val"])
-                found = self._of.setdefault(_storage(item), self._of.get(source, source))
+                source = storage_of(item if handed is None else handed.meta["val"])
+                found = self._of.setdefault(storage_of(item), self._of.get(source, source))
                 self._nodes[found].append(node)
 
     def sharing(self, node: Any) -> tuple[Node, ...]:
         """The nodes so far that share the storage of what a node gives."""
-        return tuple(self._nodes[self._of[_storage(node.meta["val"])]])
+        return tuple(self._nodes[self._of[storage_of(node.meta["val"])]])
 
 
 def _is_traced_again(node: Node) -> bool:
@@ -120,7 +120,8 @@ def _has_pure_form(node: Node) -> bool:
     return isinstance(given, Tensor) and given.dtype == value.dtype
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
+    """Which memory a tensor lies in; a number that holds as long as the tensor."""
     return int(tensor.untyped_storage()._cdata)
 
 
