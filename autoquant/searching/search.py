@@ -290,6 +290,7 @@ def _prepare(begun: Begun, subject: Subject) -> Preparation:
         progress,
         folder.path,
         templates=begun.templates,
+        looks=True,
         settle=begun.timed.settle,
         kept=open_kept(job, begun.environment[TIMED_ON], progress.note, taken_before(begun.facts)),
     )

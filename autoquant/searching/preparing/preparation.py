@@ -40,6 +40,7 @@ from autoquant.searching.preparing.bench import SubjectBench, bind_setup
 from autoquant.searching.preparing.earlier import function_of, timing_of
 from autoquant.searching.preparing.equalising import SAMPLES as EQUALISING_SAMPLES
 from autoquant.searching.preparing.equalising import equalised, find_equalisation
+from autoquant.searching.preparing.first_look import first_look
 from autoquant.searching.preparing.ranges import settle_ranges
 from autoquant.searching.preparing.space import check_rules
 from autoquant.searching.templates import Template, check_fit
@@ -191,6 +192,7 @@ def prepare(
     *,
     named: Sequence[Template] = (),
     is_timed: bool = True,
+    looks: bool = False,
     equalisation: Equalisation | None = None,
     settle: Callable[[SubjectBench], MeasurementSettings] = settle_backend,
     kept: Kept | None = None,
@@ -198,8 +200,9 @@ def prepare(
     """Do everything before the first candidate.
 
     Where it is timed, what the backend leaves open (`auto`) is settled by timing plans, else by
-    what works; `folder` is that of an earlier process, whose statistics may be taken over, `kept`
-    is what earlier searches found out, and `named` are plans of any space for the same sites.
+    what works; `looks` tells what all int8 may lose; `folder` is that of an earlier process, whose
+    statistics may be taken over, `kept` is what earlier searches found out, and `named` are plans
+    of any space for the same sites.
 
     Raises:
         PlanError: A rule or a template does not fit.
@@ -232,6 +235,11 @@ def prepare(
         own = own_ranges(setup.calibration, captured, statistics, settings.build)
         settings = settings.building(ranges=replace(settings.build.ranges, own=own))
         bench = SubjectBench(setup, subject, captured, statistics, settings, progress)
+        told = (
+            first_look(bench, replace(settings.build, options=untimed.options)) if looks else None
+        )
+        if told is not None:
+            progress.note(told)
         is_open = settings.build.options != untimed.options
         settings = _settle(bench, settle, kept, is_open=is_open)
     bound = bind_setup(setup, captured, settings.build)
