@@ -76,6 +76,7 @@ class Cluster:
         ray = [str(Path(sys.executable).with_name("ray")), "start", *where, "--block"]
         ray += [f"--node-ip-address={self.host(name)}", f"--num-cpus={cpus}"]
         ray += ["--object-store-memory=100000000", f"--resources={resources}"]
+        ray += ["--include-log-monitor=false"]
         ray += ["--include-dashboard=false"] if name == "head" else []
         folders = [] if name == "head" else [Path("/tmp"), *self._hidden]
         mounts = f"hostname {name} && "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def _kept_programs() -> Iterator[None]:
     export_capture.export_program = keeping(plain)
     yield
     export_capture.export_program = plain
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kept_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Make the tables of MLflow's stores once in a process, where a test has use for them."""
+    if "mlflow" not in sys.modules:
+        yield
+        return
+    import mlflow.store.db.utils as stores
+
+    from tests.kept_stores import copying
+
+    plain = stores._initialize_tables
+    stores._initialize_tables = copying(plain, tmp_path_factory.mktemp("kept") / "mlflow.db")
+    yield
+    stores._initialize_tables = plain
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -27,6 +27,7 @@ from tests.integration.conftest import ROOT, WriteJob, command
 
 AWAY_S = 60.0 if os.environ.get("AUTOQUANT_LONG") else 2.0
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+_QUIETLY = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 SYSTEM = Path("/usr/lib/python3/dist-packages")
 
 
@@ -78,7 +79,7 @@ def running(
             stdout=file,
             stderr=file,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env={**os.environ, "PYTHONPATH": path, **_QUIETLY},
         )
     try:
         wait_for_port(port, process, log)

@@ -25,6 +25,8 @@ _START_SECONDS = 300.0
 _POLL_SECONDS = 0.25
 _LAST_LINES = 5
 _STORE = "MLFLOW_BACKEND_STORE_URI"
+_NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Eight processes less: they wait for evaluations of language models, which no search asks for."""
 
 
 @dataclass(slots=True)
@@ -81,6 +83,7 @@ def start_ui(uri: str, port: int = 5000, *, patience_s: float = _START_SECONDS) 
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={
+                    **_NO_JOBS,
                     **os.environ,
                     "MLFLOW_DISABLE_TELEMETRY": "true",
                     _STORE: resolved,
