@@ -154,7 +154,7 @@ def search(
     `autoquant ui` shows the search in MLflow.
     """
     from autoquant.core.history import StopReason
-    from autoquant.model.subject import JobRecipe
+    from autoquant.model.recipes import JobRecipe
     from autoquant.searching.search import run_search
 
     wanted = [*(overrides or []), *(["budget.effort=quick"] if quick else [])]

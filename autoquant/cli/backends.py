@@ -60,7 +60,7 @@ def backends(
 def _print_plan(job: Job, text: str, console: Console) -> None:
     """Print, for each backend, the sites where it cannot run a plan."""
     from autoquant.cli.support_table import plan_table
-    from autoquant.model.subject import load_unscored
+    from autoquant.model.recipes import load_unscored
     from autoquant.searching.pair import read_plan
     from autoquant.searching.plan_support import plan_support
 

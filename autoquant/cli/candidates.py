@@ -9,7 +9,7 @@ from torch import nn
 from autoquant.cli.options import ask_for_trust
 from autoquant.errors import PlanError
 from autoquant.job import Job, load_job
-from autoquant.model.subject import load_model
+from autoquant.model.recipes import load_model
 from autoquant.results import files
 from autoquant.results.trust import refuse_stranger
 from autoquant.searching.candidate import ResultCandidate

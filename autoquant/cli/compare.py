@@ -79,7 +79,7 @@ def compare(
     from autoquant.debugging.compare import compare_job
     from autoquant.debugging.indices import read_indices
     from autoquant.model.data.entry_points import load_entry
-    from autoquant.model.subject import JobRecipe
+    from autoquant.model.recipes import JobRecipe
 
     job = load_with(job_file, overrides, context.args)
     own = None if error is None else load_entry(error)

@@ -16,7 +16,7 @@ from autoquant.core.progress import Progress
 from autoquant.finetuning.finetune import order_of
 from autoquant.finetuning.order import many_steps, time_training
 from autoquant.job import Job
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.results.wording import counts_text
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.ranking.ranked import question_of

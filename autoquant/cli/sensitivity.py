@@ -98,7 +98,7 @@ def sensitivity(
     from autoquant.core.sensitivity import Measure
     from autoquant.debugging.indices import read_indices
     from autoquant.debugging.sensitivity import examine_sensitivity
-    from autoquant.model.subject import JobRecipe
+    from autoquant.model.recipes import JobRecipe
 
     job = load_with(job_file, overrides, context.args)
     measure = Measure.named(by)

@@ -41,7 +41,7 @@ def tune(
     Plans that were measured before are not measured again: run it again to go on.
     """
     from autoquant.core.backends import is_estimate
-    from autoquant.model.subject import JobRecipe
+    from autoquant.model.recipes import JobRecipe
     from autoquant.results import files
     from autoquant.tuning.tune import run_tune
 

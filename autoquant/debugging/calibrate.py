@@ -17,10 +17,11 @@ from autoquant.core.progress import Progress, Silent
 from autoquant.core.statistics import CalibrationStatistics, ObserverName
 from autoquant.job import Setup
 from autoquant.job.document import settings_from
+from autoquant.model.building import build_subject
 from autoquant.model.calibration.calibrate import calibrations
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.subject import Metric, build_subject
+from autoquant.model.data.scoring import Metric
 from autoquant.results.terminal import shown
 from autoquant.searching.measuring.evaluator import MeasurementSettings, build_backend, with_threads
 from autoquant.searching.measuring.quality import FloatReference, measure_quality, run_reference

@@ -54,12 +54,14 @@ from autoquant.debugging.tried_mends import try_mends
 from autoquant.errors import BackendError, JobError, ModelError
 from autoquant.job import Job, Setup, backend_from_text
 from autoquant.job.document import settings_from
+from autoquant.model.building import build_subject
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import take_samples
 from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.captured import Capture
-from autoquant.model.subject import Subject, build_subject, load_unscored
+from autoquant.model.recipes import load_unscored
+from autoquant.model.subject import Subject
 from autoquant.results.terminal import shown
 from autoquant.results.wording import counts_text
 from autoquant.searching.pair import find_plan, needs_torch, prepare_untimed

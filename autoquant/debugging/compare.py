@@ -22,12 +22,14 @@ from autoquant.core.progress import Progress
 from autoquant.errors import PlanError
 from autoquant.job import Setup
 from autoquant.job.document import settings_from
+from autoquant.model.building import build_subject
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.data_set import pick_samples, sizes_of
 from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.graph.captured import Capture
-from autoquant.model.subject import Subject, SubjectRecipe, build_subject
+from autoquant.model.recipes import SubjectRecipe
+from autoquant.model.subject import Subject
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import (
     find_plan,

@@ -24,10 +24,10 @@ from autoquant.debugging.diagnosis.wording import go_wider
 from autoquant.errors import BackendError
 from autoquant.job import Setup
 from autoquant.job.document import settings_from
+from autoquant.model.building import build_subject
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.subject import build_subject
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import Pair, build_pair, find_plan, needs_graph, prepare_untimed
 from autoquant.searching.raised_plan import raise_ops, rules_text

@@ -25,9 +25,11 @@ from autoquant.core.sensitivity import Measure, Part, Procedure, SensitivityTabl
 from autoquant.errors import PlanError
 from autoquant.job import SensitivitySettings, Setup
 from autoquant.job.document import settings_from
+from autoquant.model.building import build_subject
 from autoquant.model.data.data_set import pick_samples
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.subject import Metric, Subject, build_subject
+from autoquant.model.data.scoring import Metric
+from autoquant.model.subject import Subject
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import prepare_untimed
 from autoquant.searching.preparing.preparation import Preparation

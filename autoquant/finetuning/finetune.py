@@ -21,9 +21,12 @@ from autoquant.finetuning.training.objective import Loss
 from autoquant.finetuning.training.schedule import Schedule
 from autoquant.job import Finetuning, Job, RunSettings, TrainingSettings, explain_mistakes
 from autoquant.job.document import settings_from
+from autoquant.model.building import build_subject
 from autoquant.model.data.entry_points import call_entry, load_entry
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.subject import JobRecipe, Metric, Subject, build_subject
+from autoquant.model.data.scoring import Metric
+from autoquant.model.recipes import JobRecipe
+from autoquant.model.subject import Subject
 from autoquant.results.finetune_folder import FinetuneFolder
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import find_plan, needs_torch, prepare_untimed

@@ -19,7 +19,8 @@ from autoquant.finetuning.training.trainer import Trainer
 from autoquant.finetuning.training.twin import Twin
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.number_outputs import without_sources
-from autoquant.model.subject import Metric, Subject
+from autoquant.model.data.scoring import Metric
+from autoquant.model.subject import Subject
 from autoquant.results.finetune_folder import QUANTIZED, FinetuneFolder
 from autoquant.searching.measuring.evaluator import build_backend
 from autoquant.searching.measuring.quality import FloatReference, measure_quality, run_reference

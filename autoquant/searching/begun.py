@@ -8,7 +8,7 @@ from typing import Any
 
 from autoquant.core.progress import Progress
 from autoquant.job import Effort, SearchSettings
-from autoquant.model.subject import SubjectRecipe
+from autoquant.model.recipes import SubjectRecipe
 from autoquant.results.findings import SearchFacts
 from autoquant.results.folder import ResultFolder
 from autoquant.results.recorders import Tracker

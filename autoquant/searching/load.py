@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autoquant.core.calls import checked
 from autoquant.job import load_job
 from autoquant.model.data.calling import Calling
-from autoquant.model.subject import load_model
+from autoquant.model.recipes import load_model
 from autoquant.results import files
 from autoquant.results.example_file import read_example
 from autoquant.results.findings import WEIGHTS

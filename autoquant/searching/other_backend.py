@@ -15,7 +15,8 @@ from autoquant.core.progress import Progress
 from autoquant.core.readback import ReadBack
 from autoquant.errors import PlanError
 from autoquant.job import Job, backend_from_text, load_job
-from autoquant.model.subject import JobRecipe, Subject
+from autoquant.model.recipes import JobRecipe
+from autoquant.model.subject import Subject
 from autoquant.results import files
 from autoquant.results.findings import Setting
 from autoquant.results.table import CandidateTable, candidate_table

@@ -20,7 +20,8 @@ from autoquant.core.sites import check_sites
 from autoquant.errors import BackendError, ModelError, PlanError, StorageError
 from autoquant.job import Job, Setup, SpaceRules
 from autoquant.model.graph.captured import Capture
-from autoquant.model.subject import JobRecipe, Subject
+from autoquant.model.recipes import JobRecipe
+from autoquant.model.subject import Subject
 from autoquant.results.reading import load_build
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.preparing.space import bind_space, widest_scheme

@@ -16,8 +16,10 @@ from autoquant.core.progress import Progress
 from autoquant.errors import DataError
 from autoquant.job import SearchSettings, backend_from_text
 from autoquant.job.document import settings_from
+from autoquant.model.building import build_subject
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.subject import HeldRecipe, Metric, build_subject
+from autoquant.model.data.scoring import Metric
+from autoquant.model.recipes import HeldRecipe
 from autoquant.results.terminal import shown
 from autoquant.searching.result import SearchResult
 from autoquant.searching.search import run_search

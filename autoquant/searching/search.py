@@ -22,7 +22,8 @@ from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Procedure, SensitivityTable
 from autoquant.errors import AutoquantError, JobError, StorageError
 from autoquant.job import Effort, Execution, SearchSettings, SensitivitySettings, dump_job
-from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.model.recipes import SubjectRecipe
+from autoquant.model.subject import Subject
 from autoquant.results import files
 from autoquant.results.choices import find_shown
 from autoquant.results.environment import TIMED_ON, describe_environment

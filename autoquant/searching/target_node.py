@@ -15,7 +15,7 @@ from autoquant.core.progress import Progress, Silent
 from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.job import Execution, SearchSettings, Setup
-from autoquant.model.subject import SubjectRecipe
+from autoquant.model.recipes import SubjectRecipe
 from autoquant.results.environment import describe_machine
 from autoquant.searching.guidance import profile_here
 from autoquant.searching.measuring.evaluator import MeasurementSettings

@@ -21,8 +21,11 @@ from autoquant.core.progress import Progress
 from autoquant.errors import JobError, PlanError
 from autoquant.job import Job, SearchSettings
 from autoquant.job.document import settings_from
+from autoquant.model.building import build_subject
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.subject import HeldRecipe, Metric, Subject, SubjectRecipe, build_subject
+from autoquant.model.data.scoring import Metric
+from autoquant.model.recipes import HeldRecipe, SubjectRecipe
+from autoquant.model.subject import Subject
 from autoquant.results import files
 from autoquant.results.lock import FolderLock
 from autoquant.results.measured_plans import EvaluatedPlans

@@ -35,7 +35,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.core.space import SearchSpace
 from autoquant.job import load_job
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.searching.measuring.evaluator import PlanEvaluator, build_evaluator
 from autoquant.searching.pair import prepare_untimed
 

@@ -26,7 +26,7 @@ from autoquant.core.measurement import Candidate
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.job import load_job
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.searching.candidate import ResultCandidate
 from autoquant.searching.files import context_of
 from autoquant.searching.measuring.evaluator import build_evaluator

@@ -22,7 +22,7 @@ from autoquant.core.progress import Silent
 from autoquant.debugging.compare import compare_plans
 from autoquant.job import load_job
 from autoquant.model.data.batches import take_samples
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.searching.pair import build_pair, find_plan, prepare_untimed
 
 JOB = Path(__file__).parents[2] / "experiments" / "resnet20_cifar10.yaml"

@@ -32,7 +32,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.progress import Silent
 from autoquant.job import load_job
 from autoquant.model.heap import keep_freed_memory
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.searching.costing.cost_model import CostModel, Observation
 from autoquant.searching.measuring.evaluator import build_request, latency_inputs
 from autoquant.searching.measuring.latency import measure_latency

@@ -38,10 +38,11 @@ from autoquant.core.evaluation import Phase, Task  # noqa: E402
 from autoquant.core.precision import Scheme  # noqa: E402
 from autoquant.core.progress import Silent  # noqa: E402
 from autoquant.job import Job, load_job  # noqa: E402
+from autoquant.model.building import build_subject  # noqa: E402
 from autoquant.model.equalisation.groups import find_groups  # noqa: E402
 from autoquant.model.equalisation.rewrite import equalisation_of, rescaled  # noqa: E402
 from autoquant.model.graph.capture import capture  # noqa: E402
-from autoquant.model.subject import Subject, build_subject  # noqa: E402
+from autoquant.model.subject import Subject  # noqa: E402
 from autoquant.searching.measuring.evaluator import PlanEvaluator  # noqa: E402
 from autoquant.searching.pair import uniform_plan  # noqa: E402
 from autoquant.searching.preparing.equalising import find_equalisation  # noqa: E402

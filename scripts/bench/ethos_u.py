@@ -28,7 +28,8 @@ from autoquant.core.progress import Silent
 from autoquant.core.space import SearchSpace
 from autoquant.job import load_job
 from autoquant.model.data.batches import take_samples
-from autoquant.model.subject import JobRecipe, Subject
+from autoquant.model.recipes import JobRecipe
+from autoquant.model.subject import Subject
 from autoquant.searching.measuring.evaluator import build_backend
 from autoquant.searching.preparing.preparation import Preparation, prepare
 

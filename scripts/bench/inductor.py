@@ -23,7 +23,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.progress import Silent
 from autoquant.job import load_job
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.searching.measuring.evaluator import build_request, with_threads
 from autoquant.searching.measuring.latency import measure_latency
 from autoquant.searching.preparing.preparation import Preparation, prepare

@@ -24,7 +24,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.job import load_job
 from autoquant.model.heap import keep_freed_memory
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.searching.measuring.evaluator import build_evaluator
 from autoquant.searching.pair import uniform_plan
 from autoquant.searching.preparing.preparation import Preparation, prepare

@@ -22,7 +22,7 @@ from autoquant.core.sites import OpKind
 from autoquant.job import load_job
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import Capture, capture
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.searching.measuring.evaluator import MeasurementSettings, build_evaluator
 
 JOB = Path(__file__).parents[2] / "experiments" / "minilm.yaml"

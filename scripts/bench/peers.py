@@ -46,8 +46,10 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.job import Job, load_job
+from autoquant.model.building import build_subject
 from autoquant.model.graph.captured import Capture
-from autoquant.model.subject import HeldRecipe, Subject, build_subject
+from autoquant.model.recipes import HeldRecipe
+from autoquant.model.subject import Subject
 from autoquant.searching.candidate import ResultCandidate
 from autoquant.searching.measuring.evaluator import PlanEvaluator, build_evaluator
 from autoquant.searching.preparing.preparation import Preparation, prepare

@@ -33,7 +33,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.progress import Silent
 from autoquant.core.space import SearchSpace
 from autoquant.job import Job, load_job
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.searching.guidance import find_costs, guide
 from autoquant.searching.measuring.evaluator import build_evaluator
 from autoquant.searching.preparing.preparation import Preparation, prepare

@@ -28,7 +28,7 @@ from report import Row, show
 
 from autoquant.core.progress import Advance, Silent
 from autoquant.job.load import load_job
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.searching.search import run_search
 
 _USERS = "loading model and data"

@@ -16,7 +16,7 @@ from report import Row, show
 from stopwatch import Stopwatch
 
 from autoquant.job import load_job
-from autoquant.model.subject import JobRecipe
+from autoquant.model.recipes import JobRecipe
 from autoquant.searching.result import SearchResult
 from autoquant.searching.search import run_search
 

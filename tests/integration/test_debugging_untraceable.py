@@ -13,7 +13,8 @@ from autoquant.core.findings.diagnosis import Pattern
 from autoquant.core.progress import Silent
 from autoquant.finetuning.order import check_task, finetune_plan, make_task
 from autoquant.job import Job, TrainingSettings
-from autoquant.model.subject import Subject, build_subject
+from autoquant.model.building import build_subject
+from autoquant.model.subject import Subject
 from autoquant.results.finetune_folder import FinetuneFolder
 from autoquant.searching.pair import find_plan, prepare_untimed
 from tests.networks import seeded

@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import autoquant as aq
 from autoquant.errors import DataError, ModelError
 from autoquant.job import Job
+from autoquant.model.building import build_subject
 from autoquant.model.data.readings import DataForm
-from autoquant.model.subject import JobRecipe, Subject, build_subject
+from autoquant.model.recipes import JobRecipe
+from autoquant.model.subject import Subject
 
 COUNT = 96
 X = torch.randn(COUNT, 6, generator=torch.Generator().manual_seed(0))

@@ -15,8 +15,8 @@ import autoquant as aq
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.job import Job
+from autoquant.model.building import build_subject
 from autoquant.model.graph.capture import capture
-from autoquant.model.subject import build_subject
 from autoquant.searching.pair import prepare_untimed
 from autoquant.searching.preparing.preparation import Preparation
 from tests.readbacks import words

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 import autoquant as aq
 from autoquant import metrics
 from autoquant.errors import ModelError
+from autoquant.model.building import build_subject
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.exported import export_float
 from autoquant.model.graph.float_model import check_float_model
-from autoquant.model.subject import HeldRecipe, Subject, build_subject
+from autoquant.model.recipes import HeldRecipe
+from autoquant.model.subject import Subject
 from tests.networks import LinearNet, seeded
 
 X = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))

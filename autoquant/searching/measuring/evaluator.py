@@ -28,7 +28,8 @@ from autoquant.model.data.batches import Batch, join_batches, repeat_to, take_sa
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.graph.captured import Capture
 from autoquant.model.heap import keep_freed_memory
-from autoquant.model.subject import Subject, SubjectRecipe
+from autoquant.model.recipes import SubjectRecipe
+from autoquant.model.subject import Subject
 from autoquant.searching.measuring.clocks import Clocks
 from autoquant.searching.measuring.engine_reference import run_on_engine
 from autoquant.searching.measuring.own_costs import OwnCosts, exact_costs, own_baseline

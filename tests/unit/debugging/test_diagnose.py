@@ -21,7 +21,7 @@ from autoquant.core.progress import Silent
 from autoquant.debugging.diagnose import diagnose_pair
 from autoquant.errors import ModelError
 from autoquant.job import Job, SpaceRules
-from autoquant.model.subject import build_subject
+from autoquant.model.building import build_subject
 from autoquant.searching.pair import Pair, build_pair, find_plan, prepare_untimed
 from autoquant.searching.preparing.space import bind_space
 from experiments import digits, resnet20

@@ -14,7 +14,7 @@ from autoquant.core.findings.diagnosis import Cause, Diagnosis, Pattern
 from autoquant.core.progress import Silent
 from autoquant.debugging.diagnose import diagnose_pair
 from autoquant.job import Job
-from autoquant.model.subject import build_subject
+from autoquant.model.building import build_subject
 from autoquant.searching.pair import Pair, build_pair, find_plan, prepare_untimed
 from tests.seeded_faults import OF_ANY_NETWORK, Fault
 from tests.seeded_sequences import SEQUENCE_FAULTS, Encoder, Network, Recurrent, healthy

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoquant.model.building import build_subject
 from autoquant.model.data.number_outputs import (
     Sourced,
     judged,
@@ -19,7 +20,6 @@ from autoquant.model.data.number_outputs import (
     without_sources,
 )
 from autoquant.model.data.outputs import named_outputs
-from autoquant.model.subject import build_subject
 
 Tail = Callable[[Tensor], Any]
 

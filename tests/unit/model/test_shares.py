@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from autoquant.errors import DataError
+from autoquant.model.building import build_subject
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.data_set import StreamedBatches
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm
 from autoquant.model.data.shares import Shares, share_out
-from autoquant.model.subject import build_subject
 from tests.networks import images, seeded
 
 

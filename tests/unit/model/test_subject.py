@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.errors import MetricError, ModelError
+from autoquant.model.building import build_subject
 from autoquant.model.calibration.calibrate import calibrate
-from autoquant.model.subject import Subject, build_subject
+from autoquant.model.subject import Subject
 from tests.faulty import good_data, good_metric, good_model
 from tests.networks import LinearNet, seeded
 

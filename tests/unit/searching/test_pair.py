@@ -13,7 +13,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.errors import PlanError
 from autoquant.job import Job
-from autoquant.model.subject import build_subject
+from autoquant.model.building import build_subject
 from autoquant.searching.pair import build_pair, find_plan, prepare_untimed
 from autoquant.searching.preparing.preparation import Preparation
 from tests.networks import MixedNet, images, seeded

@@ -9,7 +9,7 @@ from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.backends.torch_cpu.options import kernels_in
 from autoquant.core.progress import Silent
 from autoquant.job import load_job
-from autoquant.model.subject import build_subject
+from autoquant.model.building import build_subject
 from autoquant.results import files
 from autoquant.searching.preparing.preparation import prepare
 from tests.networks import MixedNet, images, seeded

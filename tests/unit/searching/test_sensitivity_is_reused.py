@@ -13,7 +13,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.core.sensitivity import Method, Procedure
 from autoquant.job import Job, SensitivitySettings, SpaceRules
-from autoquant.model.subject import build_subject
+from autoquant.model.building import build_subject
 from autoquant.results import files
 from autoquant.results.sensitivity_file import read_sensitivity, write_sensitivity
 from autoquant.searching.preparing.preparation import Preparation, prepare

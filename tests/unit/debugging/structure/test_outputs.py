@@ -9,7 +9,7 @@ from torch import nn
 from autoquant.core.findings.concerns import Concern, Severity
 from autoquant.core.findings.structure import OutputFacts
 from autoquant.debugging.structure.outputs import find_uncompared, list_outputs
-from autoquant.model.subject import build_subject
+from autoquant.model.building import build_subject
 from tests import misbuilt as nets
 from tests.networks import MixedNet, images, seeded
 

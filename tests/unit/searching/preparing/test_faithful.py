@@ -12,7 +12,7 @@ from autoquant import metrics
 from autoquant.core.progress import Silent
 from autoquant.errors import ModelError
 from autoquant.job import Job
-from autoquant.model.subject import build_subject
+from autoquant.model.building import build_subject
 from autoquant.searching.pair import prepare_untimed
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
 from autoquant.searching.preparing.preparation import Preparation
