@@ -92,7 +92,8 @@ class Scheme(Enum):
     What a scheme is, stands in its `Formats`: a new one is a member, a row of the table below,
     and whatever an engine needs to run it. The order is from the cheapest to the most precise.
     `int16` keeps weights in int8, which is what NPUs with 16-bit activations run; `int16_weight`
-    is the reverse.
+    is the reverse. Where weights alone are integers, activations are floats, and so are the scales,
+    in the same format.
 
     >>> Scheme("int16").weight.value, Scheme("int16").title
     ('int8', 'int16 (w8a16)')
@@ -105,6 +106,7 @@ class Scheme(Enum):
     INT4_WEIGHT_ONLY = "int4_weight_only"
     INT8 = "int8"
     INT8_DYNAMIC = "int8_dynamic"
+    INT8_WEIGHT_ONLY_BF16 = "int8_weight_only_bf16"
     INT8_WEIGHT_ONLY = "int8_weight_only"
     INT16 = "int16"
     INT16_WEIGHT = "int16_weight"
@@ -171,6 +173,7 @@ _FORMATS = {
     Scheme.INT4_WEIGHT_ONLY: _by_group(32),
     Scheme.INT8: Formats(Precision.INT8, Precision.INT8),
     Scheme.INT8_DYNAMIC: Formats(Precision.INT8, Precision.INT8, Mode.DYNAMIC),
+    Scheme.INT8_WEIGHT_ONLY_BF16: Formats(Precision.INT8, Precision.BF16, Mode.WEIGHT_ONLY),
     Scheme.INT8_WEIGHT_ONLY: Formats(Precision.INT8, Precision.FP32, Mode.WEIGHT_ONLY),
     Scheme.INT16: Formats(Precision.INT8, Precision.INT16),
     Scheme.INT16_WEIGHT: Formats(Precision.INT16, Precision.INT8),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from autoquant.core.precision import Precision, Scheme
+from autoquant.core.precision import Mode, Precision, Scheme
 from autoquant.core.sites import TRANSPOSED, Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.aten import op_name
@@ -109,7 +109,7 @@ def _weight(value: Any, scheme: Scheme, site: Site, bits: int | None) -> Any:
         return value
     if scheme.weight is Precision.FP16:
         return value.half().float()
-    if scheme.weight is not Precision.INT8 or scheme is Scheme.INT8_WEIGHT_ONLY:
+    if scheme.weight is not Precision.INT8 or scheme.mode is Mode.WEIGHT_ONLY:
         return value
     return WeightGrid(None if site.kind in TRANSPOSED else 0, *INT8_LEVELS[bits or 8])(value)
 

@@ -47,6 +47,7 @@ _INT16_LEVELS = {"quant_min": -32768, "quant_max": 32767}
 
 NO_QCONFIG: Mapping[Scheme, str] = {
     Scheme.BF16: "bf16 is a cast, which no QConfig carries",
+    Scheme.INT8_WEIGHT_ONLY_BF16: "torch.ao has no int8 weights of linear layers in float",
     Scheme.INT16_WEIGHT: "torch.ao's convert drops the scales of int16 weights",
     **dict.fromkeys(BY_GROUP, "torch.ao's observers know no groups of weights"),
 }

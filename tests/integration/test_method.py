@@ -245,6 +245,8 @@ def names() -> dict[str, Any]:
         "cells": seeded(Cells),
         "recurrent": seeded(Recurrent),
         "bag": seeded(Bag),
+        "wide": seeded(lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))),
+        "vectors": torch.randn(64, 64),
         "attention": seeded(Attention),
         "written_out": written_out.eval(),
         "steps": torch.randn(32, 4, 16),

@@ -32,7 +32,20 @@ _CELLS_AT = 2
 _CELLS = {"quantized_dynamic": Scheme.INT8_DYNAMIC, "quantized_fp16": Scheme.FP16}
 """By what the packed weights of a cell call themselves."""
 
-_BETWEEN_FLOATS = frozenset({Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY, Scheme.FP16})
+_INT8_WEIGHTS = "aten::_weight_int8pack_mm"
+_BY_FLOATS = {
+    torch.bfloat16: Scheme.INT8_WEIGHT_ONLY_BF16,
+    torch.float32: Scheme.INT8_WEIGHT_ONLY,
+}
+"""By the type of what that kernel multiplies with them."""
+
+_BESIDE = {
+    Scheme.INT8_DYNAMIC: Scheme.FP32,
+    Scheme.INT8_WEIGHT_ONLY: Scheme.FP32,
+    Scheme.INT8_WEIGHT_ONLY_BF16: Scheme.BF16,
+    Scheme.FP16: Scheme.FP32,
+}
+"""Of schemes between float neighbours, what the rest of such an op computes in."""
 
 FLOATS: Mapping[torch.dtype, Scheme] = {
     torch.bfloat16: Scheme.BF16,
@@ -74,9 +87,8 @@ class Execution:
         kernel between float neighbours leaves to do (a relu, a division by counts) is float.
         """
         if support is Support.NATIVE:
-            beside = {Scheme.FP32} if scheme in _BETWEEN_FLOATS else set()
             is_plain = not self.inputs & {Precision.INT8, Precision.INT16}
-            return set(self.kernels) - beside == {scheme} and is_plain
+            return set(self.kernels) - {_BESIDE.get(scheme)} == {scheme} and is_plain
         return set(self.kernels) == {Scheme.FP32} and self.inputs == {scheme.activation}
 
 
@@ -165,6 +177,8 @@ def scheme_of_quantized(kernel: str, args: tuple[Any, ...]) -> Scheme | None:
     """The scheme of one of torch's quantized kernels; None for others."""
     if kernel in _RECURRENT:
         return _CELLS[args[_CELLS_AT][0].__getstate__()[0][0]]
+    if kernel == _INT8_WEIGHTS:
+        return _BY_FLOATS.get(args[0].dtype)
     fitting = (scheme for beginning, scheme in _KERNELS.items() if kernel.startswith(beginning))
     return next(fitting, None)
 

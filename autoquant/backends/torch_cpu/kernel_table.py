@@ -13,6 +13,7 @@ from autoquant.backends.torch_cpu.float_weights import (
     weight_only_kernel,
 )
 from autoquant.backends.torch_cpu.forms import Form
+from autoquant.backends.torch_cpu.int8_weights import int8_weight_kernel
 from autoquant.backends.torch_cpu.operations import Kernel, Operation
 from autoquant.backends.torch_cpu.packed_float_ops import packed_kernel
 from autoquant.backends.torch_cpu.pointwise_ops import pointwise_kernel
@@ -46,6 +47,8 @@ class KernelTable:
             return dynamic_kernel(operation, packing)
         if scheme is Scheme.INT8_WEIGHT_ONLY:
             return weight_only_kernel(operation, packing)
+        if scheme is Scheme.INT8_WEIGHT_ONLY_BF16:
+            return int8_weight_kernel(operation)
         weighted = operation.site.kind.is_weighted
         if scheme is Scheme.INT16 or (scheme is Scheme.INT16_WEIGHT and weighted):
             return emulated_kernel(scheme) if _can_emulate(operation) else None

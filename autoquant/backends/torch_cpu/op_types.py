@@ -56,6 +56,8 @@ def _weight(module: GraphModule, node: Node) -> WeightType | None:
             return _packed_type(held.recipe)
         value = take(module, str(item.target))
         if isinstance(value, Tensor) and value.ndim > 1:
+            if value.dtype is torch.int8:  # beside its scales
+                return WeightType("qint8", 0, len(value))
             grid = item.meta.get(ROUNDED_TO)
             return WeightType(f"{grid} in float32" if grid else _text(value.dtype))
     return None

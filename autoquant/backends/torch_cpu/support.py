@@ -8,6 +8,7 @@ from autoquant.backends.torch_cpu.engines import (
     packing_engine,
     transposes_rightly,
 )
+from autoquant.backends.torch_cpu.int8_weights import reads_whole
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import LOOKUPS, RECURRENT, OpKind, Site
 
@@ -35,7 +36,7 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
         return _native_if(not (engine == "qnnpack" and kind in _QNNPACK_LACKS))
     if scheme is Scheme.BF16:
         return Support.NATIVE
-    if scheme is Scheme.INT8_DYNAMIC:
+    if scheme in (Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY_BF16):
         return _native_if(kind is OpKind.LINEAR)
     if scheme is Scheme.FP16:
         native = kind is OpKind.LINEAR and has_fp16_linear(engine)
@@ -52,7 +53,9 @@ def _native_if(condition: bool) -> Support:
 
 
 def site_support(engine: str, site: Site, scheme: Scheme) -> Support:
-    """Tell how `engine` runs `scheme` at a site, as far as its kind and its name say."""
+    """Tell how `engine` runs `scheme` at a site, as far as its kind, name and sizes say."""
+    if scheme is Scheme.INT8_WEIGHT_ONLY_BF16 and not reads_whole(site):
+        return Support.UNSUPPORTED
     return support_of(engine, site.kind, scheme)
 
 
@@ -65,5 +68,5 @@ def module_support(engine: str, site: Site, scheme: Scheme) -> Support:
     if scheme is Scheme.FP32:
         return Support.NATIVE
     is_module = site.kind.is_weighted and site.function is None
-    native = is_module and support_of(engine, site.kind, scheme) is Support.NATIVE
+    native = is_module and site_support(engine, site, scheme) is Support.NATIVE
     return Support.NATIVE if native else Support.UNSUPPORTED

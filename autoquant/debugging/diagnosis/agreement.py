@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import Precision, Scheme
 from autoquant.core.sites import OpKind
 from autoquant.model.calibration.ranges.grid import Grid
 
 _ROUNDOFF = 2.0**-24 * 2**6
 """Roundings of a sum of 2**12 products in float32, over the largest value: errors of n terms grow
 like sqrt(n) (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 2.8)."""
-_HALF = {Scheme.FP16: 2.0**-11, Scheme.BF16: 2.0**-8}
+_HALF = {Precision.FP16: 2.0**-11, Precision.BF16: 2.0**-8}
 """Unit roundoff of the floats of 16 bits, in which a kernel may add up too."""
 _SIGMAS = 10.0
 """No normal error of a fair billion is beyond 6; where inputs line up with the roundings of a
@@ -85,7 +85,7 @@ def differences(found: Tensor, reference: Reference) -> Tensor:
         values = [item.clamp(grid.lowest, grid.highest) for item in values]
     have, rounded, exact = values
     largest = float(rounded.abs().max()) or 1.0
-    near = step + (_ROUNDOFF + 2.0 * _HALF.get(reference.scheme, 0.0)) * largest
+    near = step + (_ROUNDOFF + 2.0 * _HALF.get(reference.scheme.activation, 0.0)) * largest
     noise = _SIGMAS * _noise(rounded - exact, reference.kind).sqrt()
     return torch.minimum((have - rounded).abs() / near, (have - exact).abs() / (near + noise))
 

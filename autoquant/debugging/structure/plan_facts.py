@@ -11,6 +11,7 @@ from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
 from autoquant.core.sites import Site
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.captured import Capture
+from autoquant.model.numerics.rounding import has_narrow_floats
 from autoquant.model.numerics.weight_grids import LEVELS, GroupGrid, WeightGrid, weight_grid
 
 BY_JOB = "fixed"
@@ -19,7 +20,7 @@ BY_USER = "your own"
 """Observer of a tensor whose range a function of the user's found."""
 
 _FLOAT = ObserverFacts("", "float32")
-_HALVES = {Scheme.FP16: "float16", Scheme.BF16: "bfloat16"}
+_HALVES = {Precision.FP16: "float16", Precision.BF16: "bfloat16"}
 _STORED = {Precision.INT8: "qint8", Precision.INT16: "int16"}
 
 
@@ -48,8 +49,8 @@ def _facts(
 def _activation(
     site: Site, scheme: Scheme, written: str, ranges: TensorRanges, settings: BuildSettings
 ) -> ObserverFacts:
-    if scheme in _HALVES:
-        return ObserverFacts("", _HALVES[scheme])
+    if has_narrow_floats(site, scheme):
+        return ObserverFacts("", _HALVES[scheme.activation])
     if scheme.mode is Mode.DYNAMIC:
         return ObserverFacts("by batch", "quint8", low=0, high=255, is_dynamic=True)
     if scheme.mode is not Mode.STATIC or not ranges.knows(written):
@@ -69,8 +70,8 @@ def _activation(
 
 
 def _weight(site: Site, scheme: Scheme, ranges: TensorRanges) -> ObserverFacts:
-    if scheme in _HALVES:
-        return ObserverFacts("", _HALVES[scheme])
+    if scheme.weight in _HALVES:
+        return ObserverFacts("", _HALVES[scheme.weight])
     grid = weight_grid(site.kind, scheme, ranges.weight_bits)
     if grid is None:
         return _FLOAT

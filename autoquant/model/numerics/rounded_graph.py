@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
-from autoquant.core.sites import Site
+from autoquant.core.sites import OpKind, Site
 from autoquant.model.graph.site_nodes import SiteNodes
 from autoquant.model.numerics.rounding import Format, SchemeRounding, round_straight
 
@@ -33,7 +33,8 @@ def choices_of(plan: Plan) -> Choices:
 class RoundedGraph(Interpreter):
     """Computes a graph in float, each site on rounded inputs and weights.
 
-    An op in bf16 runs torch's bf16 kernel, which accumulates and adds its bias in its own way.
+    An op in bf16 runs torch's bf16 kernel, which accumulates and adds its bias in its own way; a
+    linear layer of int8 weights between floats in bf16 rounds its products before it adds one.
     """
 
     def __init__(
@@ -68,6 +69,12 @@ class RoundedGraph(Interpreter):
         args, kwargs = pytree.tree_map(_to_bfloat16, (args, kwargs))
         return pytree.tree_map(_to_float, self.call_function(node.target, args, kwargs))
 
+    def add_in_bfloat16(self, node: Node, args: Any, kwargs: Any) -> Any:
+        """Run a linear layer whose products and bias are rounded to bf16 before they are added."""
+        read, weight, bias = (*args, *kwargs.values(), None)[:3]
+        products = _bfloat16(self.call_function(node.target, (read, weight), {}))
+        return products if bias is None else products + _bfloat16(bias)
+
     def _run_rounded(self, node: Node, site: Site, choice: Choice) -> Any:
         """Run one op on rounded inputs and weights."""
         scheme, part = choice
@@ -90,6 +97,9 @@ class RoundedGraph(Interpreter):
         kwargs: Any = map_arg(node.kwargs, read)
         if scheme is Scheme.BF16 and part is Part.BOTH:
             return self.run_bfloat16(node, args, kwargs)
+        is_linear = site.kind is OpKind.LINEAR
+        if is_linear and scheme is Scheme.INT8_WEIGHT_ONLY_BF16 and part is Part.BOTH:
+            return self.add_in_bfloat16(node, args, kwargs)
         return self.call_function(node.target, args, kwargs)
 
     def _written(self, node: Node, value: Any) -> Any:
@@ -117,6 +127,10 @@ class TrainableGraph(RoundedGraph):
         """Run one op in fp32."""
         return self.call_function(node.target, args, kwargs)
 
+    def add_in_bfloat16(self, node: Node, args: Any, kwargs: Any) -> Any:
+        """Run a linear layer in fp32."""
+        return self.call_function(node.target, args, kwargs)
+
 
 def is_float_tensor(value: object) -> bool:
     """Whether it is a tensor of floats."""
@@ -125,6 +139,10 @@ def is_float_tensor(value: object) -> bool:
 
 def _to_bfloat16(value: Any) -> Any:
     return value.to(torch.bfloat16) if is_float_tensor(value) else value
+
+
+def _bfloat16(value: Tensor) -> Tensor:
+    return value.to(torch.bfloat16).float()
 
 
 def _to_float(value: Any) -> Any:

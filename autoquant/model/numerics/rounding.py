@@ -52,7 +52,7 @@ def straight_through(
     return found
 
 
-_FLOATS = {Scheme.BF16: torch.bfloat16, Scheme.FP16: torch.float16}
+_FLOATS = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +105,14 @@ class SchemeRounding:
 
     def weight_format(self, site: Site, scheme: Scheme) -> Format | None:
         """How the scheme rounds the site's weights; None: not at all."""
-        if scheme in _FLOATS:
-            return Cast(_FLOATS[scheme]) if site.kind.is_weighted else None
+        if scheme.weight in _FLOATS:
+            return Cast(_FLOATS[scheme.weight]) if site.kind.is_weighted else None
         return weight_grid(site.kind, scheme, self._ranges.weight_bits)
 
     def read_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
         """How a tensor is rounded where the site reads it; None: not at all (a mask fills it)."""
-        if scheme in _FLOATS:
-            return Cast(_FLOATS[scheme])
+        if has_narrow_floats(site, scheme):
+            return Cast(_FLOATS[scheme.activation])
         if site.kind in LOOKUPS or scheme.mode is Mode.WEIGHT_ONLY or scheme is Scheme.FP32:
             return None
         if scheme.mode is Mode.DYNAMIC:
@@ -121,8 +121,8 @@ class SchemeRounding:
 
     def write_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
         """How a tensor is rounded where the site writes it; None: not at all."""
-        if scheme in _FLOATS:
-            return Cast(_FLOATS[scheme])
+        if has_narrow_floats(site, scheme):
+            return Cast(_FLOATS[scheme.activation])
         if (site.kind, scheme) not in self._integer_writers or not self._ranges.knows(tensor):
             return None
         return self._grid(scheme, tensor)
@@ -145,6 +145,12 @@ class SchemeRounding:
         """Round a weight; shape as given."""
         rounding = self.weight_format(site, scheme)
         return weight if rounding is None else rounding(weight)
+
+
+def has_narrow_floats(site: Site, scheme: Scheme) -> bool:
+    """Whether a site reads and writes floats of 16 bits; what follows integer weights does not."""
+    is_its_own = scheme.mode is not Mode.WEIGHT_ONLY or site.kind.is_weighted
+    return scheme.activation in _FLOATS and is_its_own
 
 
 def round_straight(rounding: Format, value: Tensor) -> Tensor:

@@ -49,11 +49,13 @@ class WeightGrid:
         axis: Of the output channels; None: one scale.
         low: Smallest integer.
         high: Largest integer.
+        scales: Type in which the scales are stored.
     """
 
     axis: int | None
     low: int
     high: int
+    scales: torch.dtype = torch.float32
 
     @property
     def is_per_channel(self) -> bool:
@@ -64,7 +66,8 @@ class WeightGrid:
         """Give the scales, shape (channels,), or (1,) for one."""
         others = [item for item in range(weight.ndim) if item != self.axis]
         largest = weight.detach().abs().amax(others).reshape(-1)
-        return (largest / ((self.high - self.low) / 2)).clamp_min(_LEAST_SCALE)
+        scale = (largest / ((self.high - self.low) / 2)).clamp_min(_LEAST_SCALE)
+        return scale.to(self.scales).float()
 
     def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Give the integers that stand for a weight, as int32; shape as given."""
@@ -163,6 +166,8 @@ def weight_grid(
     low, high = LEVELS[scheme.weight]
     if scheme.weight is scheme.activation is Precision.INT8:
         low, high = INT8_LEVELS[bits]
+    if scheme is Scheme.INT8_WEIGHT_ONLY_BF16:
+        return WeightGrid(0, low, high, torch.bfloat16)
     return WeightGrid(None if kind in _ONE_SCALE else 0, low, high)
 
 

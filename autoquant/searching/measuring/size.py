@@ -8,7 +8,7 @@ from functools import lru_cache
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind, Measurement
 from autoquant.core.plan import INT16_SCHEMES, Plan
-from autoquant.core.precision import Mode, Precision, Scheme
+from autoquant.core.precision import Mode, Scheme
 from autoquant.core.sites import Site
 
 _BYTES_FP32 = 4
@@ -96,7 +96,7 @@ def int16_table(sites: Iterable[Site]) -> CostTable:
 
 def bit_operations(site: Site, scheme: Scheme) -> int:
     """MACs of a site for one sample, times weight bits, times activation bits."""
-    return site.macs * scheme.weight.bits * _activation_bits(scheme)
+    return site.macs * scheme.weight.bits * scheme.activation.bits
 
 
 def weight_bytes(site: Site, scheme: Scheme) -> int:
@@ -104,15 +104,14 @@ def weight_bytes(site: Site, scheme: Scheme) -> int:
     if not site.kind.is_weighted:
         return site.weight_count * _BYTES_FP32
     stored = -(-site.weight_count * scheme.weight.bits // 8)
-    return stored + (0 if scheme.weight.is_float else _scale_count(site, scheme) * _BYTES_FP32)
+    if scheme.weight.is_float:
+        return stored
+    is_alone = scheme.mode is Mode.WEIGHT_ONLY
+    scale_bytes = scheme.activation.bits // 8 if is_alone else _BYTES_FP32
+    return stored + _scale_count(site, scheme) * scale_bytes
 
 
 def _scale_count(site: Site, scheme: Scheme) -> int:
     """How many scales an integer weight has."""
     groups = 1 if scheme.group is None else -(-site.weight_row // scheme.group)
     return site.weight_channels * groups
-
-
-def _activation_bits(scheme: Scheme) -> int:
-    bits = scheme.activation.bits
-    return Precision.FP32.bits if scheme.mode is Mode.WEIGHT_ONLY else bits

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from autoquant.core.plan import Plan
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import Precision, Scheme
 from autoquant.core.sensitivity import Part, RowKey, SensitivityRow, SensitivityTable
 from autoquant.core.space import Knob
 from autoquant.model.data.batches import Batch
@@ -178,7 +178,7 @@ class _Runner:
     def _signature(self, reached: Sequence[Node], trial: Trial) -> object:
         """Everything that decides the outputs of a trial."""
         names, scheme, part = set(trial.knob.sites), trial.scheme, trial.part
-        if self._base or (scheme is Scheme.BF16 and part is Part.BOTH):
+        if self._base or (scheme.activation is Precision.BF16 and part is Part.BOTH):
             return scheme, part
         weights: list[Format | None] = []
         activations: list[Format | None] = []

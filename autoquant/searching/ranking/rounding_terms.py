@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import torch
 from torch.fx import Node
 
-from autoquant.core.precision import Scheme
+from autoquant.core.precision import Precision, Scheme
 from autoquant.core.sensitivity import Part, RowKey
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.model.numerics.rounding import Cast, Format, SchemeRounding
@@ -99,7 +99,7 @@ class RoundingTerms:
         if weight is not None:
             for source in operands.weights:
                 yield source, weight, Part.WEIGHT
-        if scheme is Scheme.BF16:  # its kernels alone round biases
+        if scheme.activation is Precision.BF16:  # its kernels alone round biases
             for source in operands.parameters:
                 yield source, Cast(torch.bfloat16), Part.BOTH
 

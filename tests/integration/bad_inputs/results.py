@@ -196,7 +196,8 @@ PLANS = [
         "`aq.load_plan` of a plan with the scheme `int4`",
         ".../plan.json: site 'conv' has the unknown scheme 'int4'",
         "choose one of int4_weight_only_128, int4_weight_only_64, int4_weight_only, int8, "
-        "int8_dynamic, int8_weight_only, int16, int16_weight, fp16, bf16, fp32",
+        "int8_dynamic, int8_weight_only_bf16, int8_weight_only, int16, int16_weight, fp16, bf16, "
+        "fp32",
         lambda stage: stage.raised(lambda: aq.load_plan(edited_plan(stage, "int4"))),
     ),
 ]

@@ -17,8 +17,8 @@ SPACES = [
         "unknown-scheme",
         "`space: {schemes: [int4, fp32]}`",
         "space.schemes.0: 'int4' is none of 'int4_weight_only_128', 'int4_weight_only_64', "
-        "'int4_weight_only', 'int8', 'int8_dynamic', 'int8_weight_only', 'int16', "
-        "'int16_weight', 'fp16', 'bf16', 'fp32'",
+        "'int4_weight_only', 'int8', 'int8_dynamic', 'int8_weight_only_bf16', "
+        "'int8_weight_only', 'int16', 'int16_weight', 'fp16', 'bf16', 'fp32'",
         job={"space": {"schemes": ["int4", "fp32"]}},
     ),
     Case(
