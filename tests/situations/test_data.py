@@ -167,6 +167,70 @@ def test_a_dataclass_of_tensors_is_an_input() -> None:
         assert torch.equal(outputs_of(subject), subject.model(Sample(X, MASK)))
 
 
+@dataclass
+class Record:
+    x: Tensor
+    mask: Tensor
+    label: Any
+
+
+class Series:
+    """As a column of pandas: numpy reads it."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values.numpy()
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.values
+
+
+COLUMNS = {
+    "a list of numbers": (X, LABELS.tolist()),
+    "lists of lists": (X.tolist(), LABELS.tolist()),
+    "what numpy reads": (Series(X), Series(LABELS)),
+    "lists in a mapping": {"x": X.tolist(), "label": LABELS.tolist()},
+    "a function that returns all samples": lambda: (X, LABELS.tolist()),
+    "lists in batches": [(X[:64], LABELS[:64].tolist()), (X[64:], LABELS[64:].tolist())],
+}
+
+
+@pytest.mark.parametrize("data", COLUMNS.values(), ids=COLUMNS.keys())
+def test_numbers_in_lists_and_columns_are_read_as_tensors(data: object) -> None:
+    subject = subject_of(Plain(), data)
+    assert [len(batch) for batch in subject.evaluation] == [64, 32]
+    assert torch.equal(torch.cat([batch.targets for batch in subject.evaluation]), LABELS)
+    with torch.no_grad():
+        torch.testing.assert_close(outputs_of(subject), subject.model(X))
+
+
+def test_a_batch_may_be_a_dataclass_of_inputs_and_targets() -> None:
+    subject = subject_of(Masked(), [Record(X, MASK, LABELS.tolist())])
+    with torch.no_grad():
+        assert torch.equal(outputs_of(subject), subject.model(X, MASK))
+    assert torch.equal(subject.evaluation[0].targets, LABELS)
+
+
+def test_targets_that_metrics_alone_understand_are_left_alone() -> None:
+    names = [f"{index}.png" for index in range(COUNT)]
+    subject = build_subject(
+        Plain().eval(),
+        calibration=X,
+        evaluation=[(X, names)],
+        metric=lambda outputs, targets: float(len(targets) == len(outputs)),
+    )
+    assert subject.evaluation[0].targets == names
+
+
+@pytest.mark.parametrize("label", [LABELS, LABELS.tolist()], ids=["tensors", "numbers"])
+def test_single_samples_are_refused_with_what_makes_batches_of_them(label: Any) -> None:
+    samples = list(zip(X, label, strict=True))
+    with pytest.raises(DataError, match=r"6 inputs but (1|one number)") as caught:
+        subject_of(Plain(), samples)
+    assert "DataLoader(samples, batch_size=64)" in caught.value.hint
+    again = subject_of(Plain(), DataLoader(samples, batch_size=64))  # type: ignore[arg-type]
+    assert [len(batch) for batch in again.evaluation] == [64, 32]
+
+
 def test_what_nothing_else_understands_is_prepared_by_a_function() -> None:
     records = [f"{row}" for row in range(4)]
 

@@ -16,6 +16,7 @@ from autoquant.errors import AutoquantError, DataError
 from autoquant.model.data.arguments import Arguments, Parameters
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.calling import Calling, failing
+from autoquant.model.data.columns import as_columns
 from autoquant.model.data.data_set import (
     Mark,
     StreamedBatches,
@@ -34,7 +35,8 @@ class DataReader:
 
     Data are all samples at once (a tensor, `(inputs, targets)`, a mapping of tensors), which are
     split into batches of 64; or something to iterate over that gives batches (a list, a
-    DataLoader); a dataset of samples; or a function that returns any of these. What a batch is,
+    DataLoader); a dataset of samples; or a function that returns any of these. Arrays, lists of
+    numbers and pandas' columns stand for tensors that hold all samples. What a batch is,
     `find_reading` says.
 
     Args:
@@ -90,7 +92,7 @@ class DataReader:
             name: What to call them in errors (`calibration`, `evaluation`, `heldout`).
             needs_targets: Whether a batch without targets is an error.
         """
-        source = plan_source(data)
+        source = plan_source(as_columns(data))
         fits = self._is_in_memory(source) or not can_be_read_again(source)
         kept: list[Batch] = []
         marks: list[Mark] = []
@@ -129,6 +131,8 @@ class DataReader:
             yield self._answered(batch, f"{name} batch {index}") if answers else batch
 
     def _batches(self, data: object, name: str, needs_targets: bool) -> Iterator[Batch]:
+        if callable(data) and not isinstance(data, Iterable):
+            data = as_columns(_called(data, name))
         if is_whole(data, self._parameters) and self._form.prepare is None:
             whole = self._read_item(data, name, needs_targets)
             _check_targets(whole, name)
@@ -255,8 +259,6 @@ def _items(data: object, name: str, parameters: Parameters) -> Iterator[object]:
     if is_whole(data, parameters):
         yield from _split(data)
         return
-    if callable(data) and not isinstance(data, Iterable):
-        data = _called(data, name)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         data = DataLoader(data, DEFAULT_BATCH_SIZE)
     if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
@@ -322,6 +324,11 @@ def _is_usable(item: Tensor) -> bool:
 
 def _check_targets(batch: Batch, where: str) -> None:
     """Refuse as many targets as no input has samples; metrics know other kinds of targets."""
+    if isinstance(batch.targets, (bool, int, float)) and len(batch) > 1:
+        raise DataError(
+            f"{where}: {len(batch)} inputs but one number as targets",
+            hint="of single samples DataLoader(samples, batch_size=64) makes batches",
+        )
     plain = all(axis == 0 for axis in batch.sample_axes)
     if plain and isinstance(batch.targets, Tensor) and batch.targets.shape[:1] != (len(batch),):
         found = batch.targets.shape[0] if batch.targets.ndim else 1

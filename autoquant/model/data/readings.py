@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.errors import DataError
 from autoquant.model.data.arguments import Arguments, Parameters, find_arguments
+from autoquant.model.data.columns import as_array
 from autoquant.model.data.data_set import CACHE_BYTES
 
 Prepare = Callable[[Any], Any]
@@ -69,11 +70,12 @@ def find_reading(
 ) -> Reading:
     """Tell the inputs of one item from its targets, by what forward takes.
 
-    An item is inputs, `(inputs, targets)`, or a mapping with the targets under `target`; where that
-    is not named, under the one key that is no parameter of forward. A pair
-    whose first half cannot be all inputs of forward is inputs alone. Labels do not become a mask
-    because forward has an optional one: of two readings those count that the model can run. What
-    can still be read in two ways, and is not settled by the other data, is refused.
+    An item is inputs, `(inputs, targets)`, or a mapping or a dataclass of forward's parameters,
+    with the targets under `target`; where that is not named, under the one key that is no
+    parameter of forward. A pair whose first half cannot be all inputs of forward is inputs alone.
+    Labels do not become a mask because forward has an optional one: of two readings those count
+    that the model can run. What can still be read in two ways, and is not settled by the other
+    data, is refused.
 
     Args:
         item: What the data give.
@@ -88,6 +90,9 @@ def find_reading(
         DataError: Forward cannot be called with any reading, or the item can be read in two ways.
     """
     fitting, refused = [], []
+    record = _record(item)
+    if record and (target is not None or not record.keys().isdisjoint(parameters.names)):
+        item = record
     if target is None and isinstance(item, Mapping):
         target = _target_of(item, parameters, needs_targets)
     for inputs, targets in _candidates(item, parameters, where, target):
@@ -116,6 +121,13 @@ def find_reading(
     return fitting[0]
 
 
+def _record(item: object) -> dict[str, Any] | None:
+    """The fields of a dataclass of the user's."""
+    if not is_dataclass(item) or isinstance(item, (type, Arguments)):
+        return None
+    return {field.name: getattr(item, field.name) for field in fields(item)}
+
+
 def _target_of(item: Mapping[Any, Any], parameters: Parameters, needs_targets: bool) -> str | None:
     """The one key that forward does not know; without a need for targets, one with a usual name.
 
@@ -132,8 +144,6 @@ def _candidates(
     item: object, parameters: Parameters, where: str, target: str | None
 ) -> list[tuple[object, Any]]:
     """How an item may be taken apart, the likeliest first."""
-    if is_dataclass(item) and not isinstance(item, type) and target is not None:
-        item = {field.name: getattr(item, field.name) for field in fields(item)}
     if isinstance(item, Mapping) and target is not None:
         rest = {key: value for key, value in item.items() if key != target}
         return [(rest, item.get(target))]
@@ -170,8 +180,8 @@ def _names(arguments: Arguments, parameters: Parameters) -> tuple[str, ...]:
 
 
 def _as_tensors(targets: Any) -> Any:
-    """Arrays among targets as tensors, numpy's default float64 as float32."""
-    return pytree.tree_map_only(np.ndarray, _as_tensor, targets)
+    """Numbers among targets as tensors, numpy's default float64 as float32."""
+    return pytree.tree_map_only(np.ndarray, _as_tensor, as_array(targets))
 
 
 def _as_tensor(array: np.ndarray[Any, Any]) -> Any:
