@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from autoquant.finetuning.finetune import finetune
     from autoquant.finetuning.result import FinetuneResult
     from autoquant.model.data.arguments import Arguments
+    from autoquant.model.graph.custom_module import CustomModule
     from autoquant.searching.candidate import ResultCandidate
     from autoquant.searching.export import export
     from autoquant.searching.load import load_result
@@ -47,6 +48,7 @@ __all__ = [
     "Arguments",
     "AutoquantError",
     "CheckReport",
+    "CustomModule",
     "FinetuneResult",
     "LayerComparison",
     "Plan",
@@ -80,6 +82,7 @@ _HOMES = {
     "Arguments": "autoquant.model.data.arguments",
     "AutoquantError": "autoquant.errors",
     "CheckReport": "autoquant.core.findings.structure",
+    "CustomModule": "autoquant.model.graph.custom_module",
     "FinetuneResult": "autoquant.finetuning.result",
     "LayerComparison": "autoquant.core.findings.layers",
     "Plan": "autoquant.core.plan",

@@ -33,6 +33,7 @@ class OpKind(Enum):
     POOL = "pool"
     ACTIVATION = "activation"
     NORM = "norm"
+    CUSTOM = "custom"
 
     @property
     def is_weighted(self) -> bool:

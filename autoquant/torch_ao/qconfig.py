@@ -56,7 +56,7 @@ NO_QCONFIG: Mapping[Scheme, str] = {
 
 def qconfig_for(site: Site, scheme: Scheme, plan: Plan, settings: BuildSettings) -> QConfig | None:
     """Give torch's QConfig for one site; None where the scheme has none."""
-    if scheme is Scheme.FP32 or scheme in NO_QCONFIG:
+    if scheme is Scheme.FP32 or scheme in NO_QCONFIG or site.kind is OpKind.CUSTOM:
         return None
     if scheme is Scheme.FP16:
         if site.kind in RECURRENT:

@@ -16,6 +16,7 @@ from torch import nn
 import autoquant as aq
 from autoquant.backends.profile.reading import shipped_profiles
 from autoquant.cli import main
+from docs.extending.own_module import SquaredLinear
 from tests.networks import LinearNet, images, seeded
 from tests.seeded_faults import SharedNet, outlier_channels
 
@@ -245,6 +246,7 @@ def names() -> dict[str, Any]:
         "cells": seeded(Cells),
         "recurrent": seeded(Recurrent),
         "bag": seeded(Bag),
+        "custom": seeded(lambda: nn.Sequential(SquaredLinear(16, 32), nn.Linear(32, 4))),
         "wide": seeded(lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))),
         "vectors": torch.randn(64, 64),
         "attention": seeded(Attention),

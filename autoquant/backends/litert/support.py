@@ -30,6 +30,7 @@ _SCHEMES = {
     OpKind.POOL: _ALL,
     OpKind.ACTIVATION: _ALL,
     OpKind.NORM: _FLOATS,
+    OpKind.CUSTOM: _FP32,
 }
 """Of the op in general; what follows differs."""
 

@@ -30,7 +30,14 @@ _NATIVE: Mapping[Scheme, frozenset[OpKind]] = {
     ),
 }
 _NOT_EMULATED = frozenset(
-    {OpKind.EMBEDDING, OpKind.EMBEDDING_BAG, OpKind.LSTM, OpKind.GRU, OpKind.ATTENTION}
+    {
+        OpKind.EMBEDDING,
+        OpKind.EMBEDDING_BAG,
+        OpKind.LSTM,
+        OpKind.GRU,
+        OpKind.ATTENTION,
+        OpKind.CUSTOM,
+    }
 )
 _INT8_ACTIVATIONS = frozenset(
     {"ReLU", "ReLU6", "Hardtanh", "LeakyReLU", "Sigmoid", "Softmax"}

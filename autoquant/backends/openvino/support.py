@@ -12,7 +12,7 @@ from autoquant.backends.openvino.engine import (
 from autoquant.core.precision import BY_GROUP, Scheme, Support
 from autoquant.core.sites import LOOKUPS, RECURRENT, TRANSPOSED, OpKind, Site
 
-_NO_BF16 = RECURRENT | LOOKUPS | TRANSPOSED | {OpKind.ATTENTION}
+_NO_BF16 = RECURRENT | LOOKUPS | TRANSPOSED | {OpKind.ATTENTION, OpKind.CUSTOM}
 _NO_INT8 = _NO_BF16 | {OpKind.MUL, OpKind.NORM, OpKind.ACTIVATION}
 _FOLLOWED = frozenset(
     {

@@ -28,6 +28,8 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
     if kind in RECURRENT:
         halves = scheme is Scheme.FP16 and has_fp16_linear(engine)
         return _native_if(scheme is Scheme.INT8_DYNAMIC or halves)
+    if kind is OpKind.CUSTOM:
+        return _native_if(scheme is Scheme.INT8)
     if kind is OpKind.ATTENTION:
         return _native_if(scheme is Scheme.BF16)
     if scheme is Scheme.INT8:

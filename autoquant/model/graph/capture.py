@@ -8,9 +8,11 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from autoquant.core.calls import show
+from autoquant.core.glance import few
 from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
 from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.custom_module import custom_modules
 from autoquant.model.graph.export_capture import capture_export
 from autoquant.model.graph.module_capture import capture_modules
 
@@ -50,6 +52,12 @@ def capture(
             hint="leave it out: the model is exported, "
             "or captured module by module where that fails",
         )
+    custom = custom_modules(model) if how == "export" else ()
+    if custom:
+        raise ModelError(
+            f"model.capture: export looks into every module, and {few(custom)} is quantized whole",
+            hint="leave model.capture out: the model is then captured module by module",
+        )
     return CAPTURES[how](
         model,
         example,
@@ -66,7 +74,15 @@ def _capture_auto(
     calling: Calling,
     dynamic: Sequence[Sequence[int]],
 ) -> Capture:
-    """By torch.export, and module by module where that cannot follow the model."""
+    """By torch.export, and module by module where that cannot follow the model, or may not."""
+    custom = custom_modules(model)
+    if custom:
+        found = capture_modules(model, example, leaf_modules, calling, dynamic)
+        notice = (
+            f"captured module by module, for the custom modules {few(custom)}; what lies between "
+            "weighted modules stays in fp32, and there are no reference numerics."
+        )
+        return replace(found, notices=(notice, *found.notices))
     try:
         return capture_export(model, example, leaf_modules, calling, dynamic)
     except ModelError as refused:

@@ -18,6 +18,7 @@ from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling, FlatModel, failing
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.costs import macs_of, weight_count_of
+from autoquant.model.graph.custom_module import custom_module, custom_modules
 from autoquant.model.graph.float_model import paths_within
 from autoquant.model.graph.module_calls import first_tensor, result_tensor, watch_calls
 from autoquant.model.graph.reach import WORTH_SAYING
@@ -35,6 +36,11 @@ _KINDS: Mapping[type[nn.Module], OpKind] = {
     nn.LSTM: OpKind.LSTM,
     nn.GRU: OpKind.GRU,
 }
+
+
+def _kind(module: nn.Module) -> OpKind | None:
+    return _KINDS.get(type(module)) if custom_module(module) is None else OpKind.CUSTOM
+
 
 _WHOLE = "model"
 """Path of the whole model, of flat tensors, in the one-node graph that stands for it."""
@@ -61,11 +67,13 @@ def capture_modules(
     Raises:
         ModelError: The model cannot be run on the example, or calls no weighted module.
     """
-    within = paths_within(dict(model.named_modules()), leaf_modules)
+    modules = dict(model.named_modules())
+    custom = custom_modules(model)
+    within = paths_within(modules, leaf_modules) | (paths_within(modules, custom) - {*custom})
     paths = [
         name
-        for name, module in model.named_modules()
-        if name and name not in within and type(module) in _KINDS
+        for name, module in modules.items()
+        if name and name not in within and _kind(module) is not None
     ]
     calls = _Calls(model, batch=len(example[0]) if example[0].ndim else 1)
     with (
@@ -132,7 +140,7 @@ class _Calls:
         if self._read is None or written is None:
             return
         inputs, output = (tuple(self._read.shape),), tuple(written.shape)
-        kind, weight_count = _KINDS[type(module)], weight_count_of(module)
+        kind, weight_count = _kind(module) or OpKind.CUSTOM, weight_count_of(module)
         macs = macs_of(kind, inputs, output, weight_count) // max(self._batch, 1)
         known = self.sites.get(path)
         if known is not None:

@@ -16,7 +16,7 @@ from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import tracing_form
 from autoquant.backends.torch_cpu.modules.builder import ModuleBuilder
 from autoquant.backends.torch_cpu.modules.module_costs import Built, time_modules
-from autoquant.backends.torch_cpu.modules.readback import observe_modules
+from autoquant.backends.torch_cpu.modules.readback import observe_modules, wrapped_calls
 from autoquant.backends.torch_cpu.options import engine_of
 from autoquant.backends.torch_cpu.support import module_support
 from autoquant.backends.torch_cpu.torchscript import write_torchscript
@@ -24,10 +24,11 @@ from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.readback import Ran, refuse_substitution
-from autoquant.core.sites import Site
+from autoquant.core.sites import OpKind, Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.graph.module_calls import result_tensor
 
 _READBACK_SAMPLES = 2
 _REFUSALS = (
@@ -57,6 +58,8 @@ class TorchModulesBackend:
         self.suffix = ".ts"
         self._engine = engine
         self._captured = request.captured
+        self._model = request.model
+        self._custom = [item for item in request.captured.sites if item.kind is OpKind.CUSTOM]
         self._example = request.few_samples(_READBACK_SAMPLES)
         grids = TensorRanges(request.captured, request.statistics, settings)
         self._builder = ModuleBuilder(request.model, request.captured, grids, KernelTable(engine))
@@ -70,7 +73,8 @@ class TorchModulesBackend:
         with self._refusing(f"plan {plan.digest}"):
             built, modules = self._build(plan)
             found = observe_modules(modules, lambda: self.run(built, self._example))
-        executed = _read(plan, found)
+            custom = self._run_custom(plan, built, modules)
+        executed = _read(plan, found) | custom
         hint = "pin this op to fp32 in the search space"
         refuse_substitution(self.name, plan, executed, lambda _, planned: (planned,), hint=hint)
         return Executable(built, executed)
@@ -99,6 +103,28 @@ class TorchModulesBackend:
         with tracing_form(module):
             return write_torchscript(module, self._example, path, self._engine, values, plan.digest)
 
+    def _run_custom(
+        self, plan: Plan, built: nn.Module, modules: Mapping[str, nn.Module]
+    ) -> dict[str, Ran]:
+        """By custom site that is called, what runs, once it gave what the float module gives."""
+        custom = {site.name: modules[site.name] for site in self._custom}
+        executed = {}
+
+        def held(
+            name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
+            result = forward(*args, **kwargs)
+            if plan[name] is not Scheme.FP32:
+                expected = self._model.get_submodule(name)(*args, **kwargs)
+                _refuse_other_form(name, result_tensor(result), result_tensor(expected))
+            executed[name] = Ran(plan[name], kernel=type(custom[name]).__name__)
+            return result
+
+        if custom:
+            with wrapped_calls(custom, held):
+                self.run(built, self._example)
+        return executed
+
     def _build(self, plan: Plan) -> tuple[nn.Module, Mapping[str, nn.Module]]:
         """The model that takes flat tensors, and the module of each site."""
         schemes = dict(plan.assignment)
@@ -124,6 +150,19 @@ class TorchModulesBackend:
                     f"{self.name} refuses {what}: {lines[0] if lines else type(error).__name__}",
                     hint="pin the op that it names to fp32 in the search space",
                 ) from error
+
+
+def _refuse_other_form(name: str, found: Tensor | None, expected: Tensor | None) -> None:
+    """Refuse what the rest of the model does not take in a float tensor's place."""
+    forms = [
+        "no tensor" if item is None else f"{str(item.dtype)[6:]} of shape {tuple(item.shape)}"
+        for item in (found, expected)
+    ]
+    if forms[0] != forms[1]:
+        raise BackendError(
+            f"site {name}: the module in int8 gives {forms[0]}, the float one {forms[1]}",
+            hint="let it take and give float tensors, of the same shape",
+        )
 
 
 def _read(plan: Plan, found: Mapping[str, Mapping[Scheme, str]]) -> dict[str, Ran]:

@@ -13,13 +13,16 @@ from torch.utils import _pytree as pytree
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.backends.torch_cpu.lowering import Lowering
+from autoquant.core.calls import show
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.sites import LOOKUPS, Site
+from autoquant.core.sites import LOOKUPS, OpKind, Site
+from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.captured import INPUT_OF, Capture
+from autoquant.model.graph.custom_module import Observed, custom_module
 
 
 class ModuleBuilder:
@@ -57,12 +60,38 @@ class ModuleBuilder:
         return built, modules
 
     def _module(self, site: Site, scheme: Scheme) -> nn.Module:
+        if (site.name, scheme) not in self._known and site.kind is OpKind.CUSTOM:
+            self._known[site.name, scheme] = self._custom(site)
         if (site.name, scheme) not in self._known:
             captured, lowering = self._lowering(site)
             plan = dict.fromkeys((item.name for item in captured.sites), scheme)
             made = LoweredModel.of(lowering.lower(plan, {}), self._table.engine)
             self._known[site.name, scheme] = _InLayout(made)
         return self._known[site.name, scheme]
+
+    def _custom(self, site: Site) -> nn.Module:
+        """What the user's own function makes of a module."""
+        module = self._model.get_submodule(site.module)
+        own = custom_module(module)
+        if own is None:
+            raise TypeError(f"{site.name} is no custom module")
+        keys = (f"{site.name}{INPUT_OF}", site.name)
+        observed = Observed(*map(self._grids.int8_grid, keys))
+        kind = type(module).__name__
+        try:
+            made = own.int8(module, observed)
+        except Exception as error:
+            raise BackendError(
+                f"site {site.name}: {kind}.autoquant.int8 raised "
+                f"{type(error).__name__}: {first_line(error)}",
+                hint=f"mend it, or pin {site.name} to fp32",
+            ) from error
+        if not isinstance(made, nn.Module) or made is module:
+            raise BackendError(
+                f"site {site.name}: {kind}.autoquant.int8 gave {show(made)}",
+                hint="let it give another module, the quantized one",
+            )
+        return made.eval()
 
     def _lowering(self, site: Site) -> tuple[Capture, Lowering]:
         if site.name not in self._lowerings:
