@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from autoquant.model.data.calling import Calling
+from autoquant.model.graph import export_capture
 from autoquant.model.graph.size_guards import SizeGuards
 from autoquant.model.graph.writes import Writes
 
@@ -28,6 +29,11 @@ Export = Callable[
     [nn.Module, Calling, Sequence[Tensor], Sequence[Sequence[int]]],
     tuple[ExportedProgram, Writes, SizeGuards],
 ]
+
+
+def keep_programs() -> None:
+    """Export what is alike once in this process, from now on."""
+    export_capture.export_program = keeping(export_capture.export_program)
 
 
 def keeping(export: Export) -> Export:

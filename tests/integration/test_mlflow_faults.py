@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -43,10 +43,10 @@ def test_two_first_searches_share_a_new_store(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_under_the_store_is_said_in_a_sentence(tmp_path: Path, run_cli: RunCli) -> None:
+    store = tmp_path / "mlflow.db"
+    MlflowClient(f"sqlite:///{store}").search_experiments()
     with disk_of("8m", tmp_path / "disk") as disk:
-        uri = f"sqlite:///{disk / 'mlflow.db'}"
-        make = f"from mlflow.tracking import MlflowClient as M; M({uri!r}).search_experiments()"
-        subprocess.run([sys.executable, "-c", make], check=True, capture_output=True)
+        uri = f"sqlite:///{shutil.copy(store, disk)}"
         fill(disk / "ballast")
         job = write_job(tmp_path, {"tracking": {"enabled": True, "uri": uri}})
         done = run_cli("search", str(job))

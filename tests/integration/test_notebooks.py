@@ -15,8 +15,10 @@ FOLDER = ROOT / "examples"
 SHORT = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
+from tests.kept_programs import keep_programs
 from tests.time_slices import bundle_by, short
 bundle_by(short)
+keep_programs()
 """
 NAMES = ("first_search.ipynb", "review.ipynb", "guide.ipynb")
 

@@ -38,12 +38,11 @@ def guarded(name, globals=None, locals=None, fromlist=(), level=0):
 builtins.__import__ = guarded
 import autoquant as aq
 from autoquant.job.backend import backend_from_text
-from autoquant.model.graph import export_capture
-from tests.kept_programs import keeping
+from tests.kept_programs import keep_programs
 from tests.networks import MixedNet, images, seeded
 from tests.time_slices import bundle_by, short
 
-export_capture.export_program = keeping(export_capture.export_program)
+keep_programs()
 bundle_by(short)
 model, inputs = seeded(MixedNet), images(32)
 with torch.no_grad():

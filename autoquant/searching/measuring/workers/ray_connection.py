@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import ray  # reads the environment when imported
 from ray._private import ray_constants
+from ray._private.node import Node
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 _QUIET: dict[str, Any] = {
@@ -114,7 +115,7 @@ def first_line(error: Exception) -> str:
 
 def _start(execution: Execution) -> None:
     """Start a Ray of this search's own, whatever runs on the machine, on loopback alone."""
-    with _quiet(_TOKEN_NOTICE), _on_loopback():
+    with _quiet(_TOKEN_NOTICE), _on_loopback(), _unread_logs():
         ray.init(
             address="local",
             num_cpus=execution.workers * execution.cpus_per_worker,
@@ -164,6 +165,17 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = known
+
+
+@contextmanager
+def _unread_logs() -> Iterator[None]:
+    """Start no process that polls for what workers print: nobody is shown it."""
+    known = Node.start_log_monitor
+    Node.start_log_monitor = lambda self: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Node.start_log_monitor = known  # type: ignore[method-assign]
 
 
 @contextmanager
