@@ -1,9 +1,23 @@
-"""Memory that the C library keeps although nothing uses it."""
+"""Memory that Python and the C library keep although nothing uses it."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+
+_LARGE_BYTES = 32 << 20
+
+
+def collect_large(weight_bytes: int) -> None:
+    """Free the graphs that nothing uses, where they may hold so many bytes of weights.
+
+    A graph refers to itself, so that it waits for Python's collector; that counts objects, of which
+    a graph of a few large layers has few. A collection takes 0.2 s, longer than a small model's
+    whole forward, so that small ones wait.
+    """
+    if weight_bytes >= _LARGE_BYTES:
+        gc.collect()
 
 
 def trim_heap() -> None:

@@ -24,27 +24,32 @@ from autoquant.model.weights_digest import weights_digest
 
 def equalisation_of(groups: Groups, scales: Scales, model: nn.Module) -> Equalisation:
     """What each parameter and buffer is multiplied with, so that channels are divided by scales."""
-    found = Equalisation(tuple(_factors(groups, scales, named_tensors(model))))
-    return replace(found, weights=weights_digest(rescaled(model, found)))
+    return Equalisation(tuple(_factors(groups, scales, named_tensors(model))))
+
+
+def signed(equalisation: Equalisation, model: nn.Module) -> Equalisation:
+    """The same with the digest of the rescaled model's weights."""
+    return replace(equalisation, weights=weights_digest(rescaled(model, equalisation)))
 
 
 def rescaled(model: nn.Module, equalisation: Equalisation) -> nn.Module:
     """A copy of a model with rescaled parameters."""
     found = copy_of(model)
     held = named_tensors(found)
-    wide: dict[str, Tensor] = {}
+    by_name: dict[str, list[Factor]] = {}
     for factor in equalisation.factors:
         if not _fits(factor, held.get(factor.name)):
             raise ModelError(
                 f"the model has no {factor.name} that equalisation could rescale",
                 hint="give the model that was searched",
             )
-        before = wide.get(factor.name, held[factor.name].detach().double())
-        values = torch.tensor(factor.values, dtype=torch.float64).reshape(factor.shape)
-        wide[factor.name] = before * values
+        by_name.setdefault(factor.name, []).append(factor)
     with torch.no_grad():
-        for name, value in wide.items():
-            held[name].copy_(value)
+        for name, factors in by_name.items():
+            wide = held[name].double()
+            for factor in factors:
+                wide *= torch.tensor(factor.values, dtype=torch.float64).reshape(factor.shape)
+            held[name].copy_(wide)
     return found
 
 

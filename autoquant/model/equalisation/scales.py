@@ -20,6 +20,9 @@ Scales = npt.NDArray[np.float64]
 """By number of a channel, what it is divided by; of number 0 it is one."""
 
 _ROUNDS = 4
+_BLOCK = 256
+"""Rows of a weight that are looked at together."""
+
 _QUIETEST = 256.0
 """How far below the median of its group a channel may lie and still be raised to it: what is
 quieter hardly shows in eight bits, and may be much larger on other data."""
@@ -79,14 +82,16 @@ def balanced(groups: Groups, scales: Scales, weights: Mapping[str, Tensor], shar
     """
     energy, rows = np.zeros(groups.count), np.zeros(groups.count)
     for path, channels in groups.weights:
-        weight = weights[path].detach().double().abs().numpy()
-        scaled = weight * np.broadcast_to(scales[channels], weight.shape)
-        scaled = scaled.reshape(*scaled.shape[:2], -1).max(2)
-        numbers = np.broadcast_to(channels.reshape(*channels.shape[:2]), scaled.shape)
-        largest = scaled.max(1, keepdims=True)
-        parts = (scaled / np.where(largest > 0, largest, 1.0)) ** 2
-        np.add.at(energy, numbers, parts)
-        np.add.at(rows, numbers, 1.0)
+        weight = weights[path].detach().abs()
+        weight = weight.reshape(*weight.shape[:2], -1).amax(2)
+        every = np.broadcast_to(channels.reshape(*channels.shape[:2]), tuple(weight.shape))
+        for start in range(0, len(weight), _BLOCK):  # float64 of a whole layer would be large
+            numbers = every[start : start + _BLOCK]
+            scaled = weight[start : start + _BLOCK].double().numpy() * scales[numbers]
+            largest = scaled.max(1, keepdims=True)
+            parts = (scaled / np.where(largest > 0, largest, 1.0)) ** 2
+            np.add.at(energy, numbers, parts)
+            np.add.at(rows, numbers, 1.0)
     means = np.sqrt(energy / np.maximum(rows, 1.0))
     return scales / _evened(means, _side_by_side(groups)) ** share
 

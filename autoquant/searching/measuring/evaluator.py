@@ -27,7 +27,7 @@ from autoquant.errors import AutoquantError, BackendError, MetricError, ModelErr
 from autoquant.model.data.batches import Batch, join_batches, repeat_to, take_samples
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.graph.captured import Capture
-from autoquant.model.heap import keep_freed_memory
+from autoquant.model.heap import collect_large, keep_freed_memory
 from autoquant.model.recipes import SubjectRecipe
 from autoquant.model.subject import Subject
 from autoquant.searching.measuring.clocks import Clocks
@@ -247,13 +247,20 @@ class PlanEvaluator:
 
     def build(self, plan: Plan) -> Executable:
         """Build a plan, or give what was built of it before."""
-        known = self._built.pop(plan.digest, None)
-        executable = known or self._backend.build(plan)
+        executable = self._built.pop(plan.digest, None)
+        if executable is None:
+            self._make_room()
+            executable = self._backend.build(plan)
         self._built[plan.digest] = executable
-        weight_bytes = max(4 * self._captured.stored_count, 1)
-        while len(self._built) > max(1, min(_MOST_KEPT, _KEPT_BYTES // weight_bytes)):
-            self._built.popitem(last=False)
         return executable
+
+    def _make_room(self) -> None:
+        """Drop the plans that were built first, so that there is room for one more."""
+        weight_bytes = max(4 * self._captured.stored_count, 1)
+        most = max(1, min(_MOST_KEPT, _KEPT_BYTES // weight_bytes))
+        while len(self._built) >= most:
+            self._built.popitem(last=False)
+        collect_large(weight_bytes)
 
     def _reference(self, phase: Phase) -> FloatReference:
         if phase not in self._references:

@@ -19,11 +19,12 @@ from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.data_set import InputsOf
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.equalisation.groups import find_groups
-from autoquant.model.equalisation.rewrite import equalisation_of, rebound
+from autoquant.model.equalisation.rewrite import equalisation_of, rebound, signed
 from autoquant.model.equalisation.scales import balanced, channel_ranges, even_ranges
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.faithfulness import find_difference
 from autoquant.model.graph.float_model import named_tensors
+from autoquant.model.heap import collect_large
 from autoquant.model.numerics.rounding import SchemeRounding
 from autoquant.model.subject import Subject
 from autoquant.searching.preparing.emulated import emulated_decibels
@@ -105,13 +106,18 @@ def _choose(
 ) -> Equalisation:
     """The form with the least error; the model as given where none is better by enough.
 
-    A few samples tell which forms are worth comparing on more.
+    A few samples tell which forms are worth comparing on more. Each is a model of its own: no two
+    are held at once.
     """
+
+    def graph_of(name: str) -> Capture:
+        collect_large(4 * captured.stored_count)
+        return equalised(subject, captured, forms[name])[1]
+
     with progress.stage("comparing all int8 with and without", None):
         told_apart = [Batch(few_samples(captured, it, _TOLD_APART)) for it in subject.telling]
-        graphs = {name: equalised(subject, captured, form)[1] for name, form in forms.items()}
-        graphs = {name: it for name, it in graphs.items() if _is_same(captured, it, told_apart)}
-        if not graphs:
+        names = [name for name in forms if _is_same(captured, graph_of(name), told_apart)]
+        if not names:
             progress.note(
                 "not equalised: rescaling would change what the model computes, by rounding"
             )
@@ -119,8 +125,7 @@ def _choose(
         for samples in (_SCREENED, SAMPLES):
             before = _int8_decibels(subject, captured, build, samples)
             found = {
-                name: _int8_decibels(subject, graph, build, samples)
-                for name, graph in graphs.items()
+                name: _int8_decibels(subject, graph_of(name), build, samples) for name in names
             }
             best = max(found, key=found.__getitem__)
             told = (
@@ -128,13 +133,13 @@ def _choose(
                 f"({samples} samples, emulated)"
             )
             if subject.equalise is Equalise.AUTO:
-                gaining = [name for name, own in found.items() if own - before >= _LEAST_GAIN_DB]
-                if not gaining:
+                names = [name for name, own in found.items() if own - before >= _LEAST_GAIN_DB]
+                if not names:
                     progress.note(f"not equalised, since that gains nothing: {told}")
                     return Equalisation()
-                graphs = {name: graphs[name] for name in gaining}
+    collect_large(4 * captured.stored_count)
     progress.note(f"equalised {best}, which keeps the model's function: {told}")
-    return forms[best]
+    return signed(forms[best], subject.model)
 
 
 def _is_same(captured: Capture, other: Capture, batches: Sequence[Batch]) -> bool:

@@ -49,16 +49,17 @@ def measure_gradient(
         parts: What counts as rounded; what is left out adds nothing to any row.
         seed: Of the random signs.
         memory_bytes: What the tensors of the network for one chunk of samples may take; autograd
-            keeps about as much again, and rounding errors of weights are kept up to this size.
+            keeps about as much again. Of several chunks, rounding errors of weights are kept up to
+            the size of the weights.
         progress: Called with the number of samples done.
     """
     marked = mark(question.captured, question.space)
     terms = RoundingTerms(marked, question.space, question.rounding, parts)
-    probe = Probe(
-        marked, terms, torch.Generator().manual_seed(seed), memory_bytes, question.outputs
-    )
+    chunks = question.chunks(memory_bytes)
+    kept_bytes = 4 * question.captured.stored_count if len(chunks) > 1 else 0
+    probe = Probe(marked, terms, torch.Generator().manual_seed(seed), kept_bytes, question.outputs)
     signals: list[Tensor] = []
-    for batch in question.chunks(memory_bytes):
+    for batch in chunks:
         signals.append(probe.measure(batch))
         trim_heap()
         progress(len(batch))

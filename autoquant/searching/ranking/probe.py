@@ -39,7 +39,7 @@ class Probe(Interpreter):
         marked: MarkedGraph,
         terms: RoundingTerms,
         draw: torch.Generator,
-        memory_bytes: int,
+        kept_bytes: int,
         weights: OutputWeights | None = None,
     ) -> None:
         super().__init__(marked.sites.module)
@@ -47,7 +47,7 @@ class Probe(Interpreter):
         self._draw = draw
         self._weights = weights or OutputWeights()
         self._scales: dict[str, float] = {}
-        self._memory_left = memory_bytes
+        self._memory_left = kept_bytes
         self._samples = 0
         self._errors: dict[tuple[Node, Format], Tensor] = {}
         self._apart = {node: terms.readers_apart(node) for node in marked.nodes}
@@ -126,6 +126,7 @@ class Probe(Interpreter):
         watched = leaf.view_as(leaf)
         take = self._take_constant if is_weight else self._take_activation
         watched.register_hook(partial(take, node, value.detach()))
+        leaf.register_post_accumulate_grad_hook(_forget_gradient)
         return watched
 
     def _read(self, source: Node, reader: Node) -> Any:
@@ -170,6 +171,11 @@ class Probe(Interpreter):
             self._memory_left -= size
             self._errors[node, how] = error
         return error
+
+
+def _forget_gradient(leaf: Tensor) -> None:
+    """Drop a gradient that was taken: those of all weights would be as large as they are."""
+    leaf.grad = None
 
 
 def _of_readers(readers: Readers, whole: Tensor, apart: dict[str, Tensor]) -> Tensor | None:

@@ -34,7 +34,8 @@ def test_the_size_is_that_of_each_weight_in_its_format(captured: Capture, seed: 
     for site in captured.sites:
         if site.kind.is_weighted:
             bits = plan[site.name].weight.bits
-            scales = 0 if plan[site.name].weight.is_float else 4 * _outputs(site)
+            each = 2 if plan[site.name] is Scheme.INT8_WEIGHT_ONLY_BF16 else 4  # bytes of a scale
+            scales = 0 if plan[site.name].weight.is_float else each * _outputs(site)
             expected += site.weight_count * bits // 8 - 4 * site.weight_count + scales
     assert plan_costs(plan, captured.sites, PARAMETERS)["size_bytes"].value == expected
 
