@@ -76,7 +76,7 @@ class OnnxRuntimeBackend:
 
     def build(self, plan: Plan) -> Executable:
         """Write the plan's graph, open a session, and read back what it runs."""
-        return self.open(plan, self.write(plan))
+        return self.open(plan, self.write(plan).SerializeToString())
 
     def write(self, plan: Plan) -> ModelProto:
         """Write the plan's graph."""
@@ -91,13 +91,12 @@ class OnnxRuntimeBackend:
                 )
         return self._writer.write(plan)
 
-    def open(self, plan: Plan, model: ModelProto) -> Executable:
-        """Open a session for a graph, and compare what it runs with a plan.
+    def open(self, plan: Plan, written: bytes) -> Executable:
+        """Open a session for a serialized graph, and compare what it runs with a plan.
 
         Raises:
             BackendError: ONNX Runtime refuses the graph, or runs something else than planned.
         """
-        written = model.SerializeToString()
         session, dump = open_and_dump(written, torch.get_num_threads())
         executed = self._read(plan, Dump(dump))
         hint = "pin this op to another scheme in the search space"
@@ -123,7 +122,7 @@ class OnnxRuntimeBackend:
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
         """Write the ONNX file, the plan in its metadata under `autoquant`."""
         model = self.write(plan)
-        self.open(plan, model)
+        self.open(plan, model.SerializeToString())
         entry = model.metadata_props.add()
         values = {**metadata, "reduce_range": self._weight_bits == 7}
         entry.key, entry.value = METADATA, json.dumps(values)

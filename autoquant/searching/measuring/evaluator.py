@@ -44,7 +44,9 @@ from autoquant.searching.measuring.quality import (
 _FEW = 4
 _MOST_KEPT = 16
 _KEPT_BYTES = 1 << 28
-"""Built plans are kept for the next phase up to so many, or so much of the model's weights."""
+_COPIES = 3
+"""Built plans are kept for the next phase up to so many, or so many bytes; a plan of floats holds
+its weights as they are stored, as the engine reads them, and as it packs them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +259,7 @@ class PlanEvaluator:
     def _make_room(self) -> None:
         """Drop the plans that were built first, so that there is room for one more."""
         weight_bytes = max(4 * self._captured.stored_count, 1)
-        most = max(1, min(_MOST_KEPT, _KEPT_BYTES // weight_bytes))
+        most = max(1, min(_MOST_KEPT, _KEPT_BYTES // (_COPIES * weight_bytes)))
         while len(self._built) >= most:
             self._built.popitem(last=False)
         collect_large(weight_bytes)
