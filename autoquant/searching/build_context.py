@@ -13,7 +13,7 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.sites import Site, check_sites
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import JobError, ModelError, PlanError
-from autoquant.model.data.batches import Batch
+from autoquant.model.data.batches import Batch, repeat_to
 from autoquant.model.data.calling import Calling
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.equalisation.rewrite import rescaled
@@ -37,6 +37,7 @@ class BuildContext:
         example: A few input samples.
         calling: How the model takes them.
         dynamic: By tensor, the axes whose size may change.
+        axes: By tensor, the axis that counts samples; None: the first of each.
         latency_batch: Samples of the latency measurement.
         latency_threads: Threads of the latency measurement.
         weights: Digest of the model's weights; empty where an older version searched.
@@ -51,11 +52,17 @@ class BuildContext:
     example: tuple[Tensor, ...]
     calling: Calling
     dynamic: tuple[tuple[int, ...], ...]
+    axes: tuple[int | None, ...] | None = None
     latency_batch: int = 1
     latency_threads: int = 1
     weights: str = ""
     load: Callable[[], nn.Module] | None = None
     ways_out: list[tuple[nn.Module, WayOut]] = field(default_factory=list, repr=False)
+
+    @property
+    def timed(self) -> tuple[Tensor, ...]:
+        """The example as a batch of the size whose latency was measured."""
+        return repeat_to(Batch(self.example, axes=self.axes), self.latency_batch).inputs
 
     def find_model(self, given: nn.Module | None) -> nn.Module:
         """The model that is given, else the one that was searched.

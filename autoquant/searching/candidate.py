@@ -15,7 +15,6 @@ from autoquant.core.glance import Glance
 from autoquant.core.measurement import Candidate, Failure, Measurements
 from autoquant.core.plan import Plan
 from autoquant.core.readback import ReadBack
-from autoquant.model.data.batches import Batch, repeat_to
 from autoquant.results.wording import counts_text, or_busy
 from autoquant.searching.build_context import BuildContext
 
@@ -177,7 +176,7 @@ class ResultCandidate:
             self.torch_mapping(model),
             backend.build(self.plan).module,
             backend.run,
-            repeat_to(Batch(self._context.example), self._context.latency_batch).inputs,
+            self._context.timed,
             pairs=pairs,
             threads=threads,
         )
@@ -285,7 +284,7 @@ class ResultCandidate:
             statistics=context.statistics,
             settings=build,
             example=context.example,
-            timed=repeat_to(Batch(context.example), context.latency_batch).inputs,
+            timed=context.timed,
         )
         return target.open_backend(request)
 

@@ -32,7 +32,8 @@ def write_preparation(folder: ResultFolder, prepared: Preparation, facts: Search
     example = keep_example(prepared.captured, prepared.subject.calibration[0])
     write_example(folder.path, example_arrays(example))
     dynamic = [list(axes) for axes in prepared.subject.dynamic]
-    folder.write_calling({**prepared.subject.calling.to_json(), "dynamic": dynamic})
+    sizes = {"dynamic": dynamic, "axes": prepared.subject.calibration[0].axes}
+    folder.write_calling({**prepared.subject.calling.to_json(), **sizes})
 
 
 def write_findings(
@@ -110,6 +111,7 @@ def context_of(prepared: Preparation) -> BuildContext:
         example=keep_example(prepared.captured, prepared.subject.calibration[0]),
         calling=prepared.subject.calling,
         dynamic=prepared.subject.dynamic,
+        axes=prepared.subject.calibration[0].axes,
         latency_batch=prepared.latency_batch,
         latency_threads=prepared.settings.latency_threads,
         weights=prepared.weights,

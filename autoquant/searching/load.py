@@ -47,7 +47,7 @@ def load_result(folder: str | Path, *, trust: bool = False) -> SearchResult:
         weights = str(findings.facts.settings.get(WEIGHTS) or "")
         leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
     example = example_from(read_example(folder))
-    calling, dynamic = _calling_of(folder, example)
+    calling, dynamic, sample_axes = _calling_of(folder, example)
     context = BuildContext(
         sites=load_sites(folder),
         leaf_modules=tuple(filter(None, leaf_modules)),
@@ -56,6 +56,7 @@ def load_result(folder: str | Path, *, trust: bool = False) -> SearchResult:
         example=example,
         calling=calling,
         dynamic=dynamic,
+        axes=sample_axes,
         latency_batch=latency_batch,
         latency_threads=latency_threads,
         weights=weights,
@@ -72,11 +73,18 @@ def _load_model(folder: Path, *, trust: bool) -> nn.Module:
 
 def _calling_of(
     folder: Path, example: tuple[Tensor, ...]
-) -> tuple[Calling, tuple[tuple[int, ...], ...]]:
-    """How the model takes its inputs; older versions knew tensors by place alone."""
+) -> tuple[Calling, tuple[tuple[int, ...], ...], tuple[int | None, ...] | None]:
+    """How the model takes its inputs, which axes may change, and which of them count samples.
+
+    Older versions knew tensors by place alone, and samples by the first axis.
+    """
     known = load_calling(folder)
     if known is None:
-        return Calling.plain(len(example)), tuple((0,) for _ in example)
+        return Calling.plain(len(example)), tuple((0,) for _ in example), None
     with well_formed(folder / files.CALLING):
         dynamic = tuple(tuple(int(axis) for axis in axes) for axes in known["dynamic"])
-        return Calling.from_json(known), dynamic
+        counting = known.get("axes")
+        axes = None if counting is None else tuple(None if i is None else int(i) for i in counting)
+        if axes is not None and len(axes) != len(example):
+            raise ValueError(f"{len(axes)} axes of {len(example)} tensors")
+        return Calling.from_json(known), dynamic, axes
