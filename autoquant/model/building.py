@@ -11,17 +11,9 @@ from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.outputs import OutputWeights
 from autoquant.model.data.reader import DataReader
 from autoquant.model.data.readings import DataForm
-from autoquant.model.data.scoring import (
-    Metric,
-    doubt_direction,
-    find_metric,
-    is_against_float,
-)
+from autoquant.model.data.scoring import Metric, doubt_direction, find_metric, is_against_float
 from autoquant.model.data.shares import share_out
-from autoquant.model.graph.float_model import (
-    check_float_model,
-    in_eval_mode,
-)
+from autoquant.model.graph.float_model import check_float_model, in_eval_mode
 from autoquant.model.subject import Subject
 from autoquant.model.trial_runs import check_outputs, check_runs, protected
 

@@ -28,6 +28,7 @@ from autoquant.model.data.outputs import without_opaque
 from autoquant.model.data.readings import DataForm, Reading, find_reading, is_whole
 
 DEFAULT_BATCH_SIZE = 64
+_OF_SINGLE = "of single samples DataLoader(samples, batch_size=64) makes batches"
 
 
 class DataReader:
@@ -327,7 +328,7 @@ def _check_targets(batch: Batch, where: str) -> None:
     if isinstance(batch.targets, (bool, int, float)) and len(batch) > 1:
         raise DataError(
             f"{where}: {len(batch)} inputs but one number as targets",
-            hint="of single samples DataLoader(samples, batch_size=64) makes batches",
+            hint=_OF_SINGLE,
         )
     plain = all(axis == 0 for axis in batch.sample_axes)
     if plain and isinstance(batch.targets, Tensor) and batch.targets.shape[:1] != (len(batch),):
@@ -341,9 +342,7 @@ def _check_targets(batch: Batch, where: str) -> None:
             )
         raise DataError(
             f"{where}: {len(batch)} inputs but {found} targets",
-            hint="give as many targets as inputs"
-            if batch.targets.ndim
-            else "of single samples DataLoader(samples, batch_size=64) makes batches",
+            hint="give as many targets as inputs" if batch.targets.ndim else _OF_SINGLE,
         )
 
 

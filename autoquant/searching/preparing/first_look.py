@@ -48,16 +48,24 @@ def first_look(bench: SubjectBench, build: BuildSettings) -> str | None:
     rounding = reference_rounding(bench.captured, bench.statistics, build)
     rounded = RoundedGraph(mark_sites(bench.captured), rounding, choices_of(plan))
     try:
-        found = _compare(bench, rounded, bench.subject.functions)
-    except MetricError:  # perhaps of so few samples alone: all of them will tell
-        found = _compare(bench, rounded, {})
+        found = _compare(bench, rounded)
     except NotFiniteError:
         return "all int8, emulated: outputs hold NaN or infinity"
     return f"all int8, emulated on {found['sqnr_db'].samples} samples: {_losses(bench, found)}"
 
 
-def _compare(bench: SubjectBench, rounded: RoundedGraph, functions: Functions) -> Measurements:
-    """Measure the rounded graph as a candidate is measured."""
+def _compare(bench: SubjectBench, rounded: RoundedGraph) -> Measurements:
+    """Measure the rounded graph as a candidate is measured; a metric that fails is left out.
+
+    It fails perhaps of so few samples alone: all of them will tell.
+    """
+    try:
+        return _measure(bench, rounded, bench.subject.functions)
+    except MetricError:
+        return _measure(bench, rounded, {})
+
+
+def _measure(bench: SubjectBench, rounded: RoundedGraph, functions: Functions) -> Measurements:
     batches = take_samples(bench.subject.evaluation, SAMPLES)
     graph = bench.captured.graph
     with torch.no_grad():

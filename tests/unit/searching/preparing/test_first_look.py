@@ -93,3 +93,21 @@ def test_a_metric_that_needs_more_samples_is_left_out(tmp_path: Path) -> None:
 def test_without_int8_nothing_is_said(tmp_path: Path) -> None:
     _, looks = search(tmp_path / "out", space={"schemes": ["fp16", "fp32"]})
     assert not looks
+
+
+def test_overflow_is_said_where_the_metric_fails_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflow(*_: object) -> Tensor:
+        return torch.full((SAMPLES, 4), torch.inf)
+
+    def fails(outputs: Tensor, _: Tensor) -> Tensor:
+        if len(outputs) <= SAMPLES:
+            raise ValueError("too few samples")
+        return torch.ones(len(outputs))
+
+    monkeypatch.setattr("autoquant.searching.preparing.first_look.RoundedGraph.run", overflow)
+    inputs = torch.randn(2 * SAMPLES, 16)
+    data = (inputs, torch.zeros(2 * SAMPLES, dtype=torch.long))
+    _, looks = search(tmp_path / "out", evaluation=data, metric=fails, effort="quick", trials=1)
+    assert looks == ["all int8, emulated: outputs hold NaN or infinity"]
