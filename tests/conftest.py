@@ -46,6 +46,19 @@ def _kept_programs() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _kept_operators() -> Iterator[None]:
+    """Have torch look for composite operators where there can be new ones."""
+    from torch._export import utils as operators
+
+    from tests.kept_operators import once_for_namespaces
+
+    plain = operators._materialize_cpp_cia_ops
+    operators._materialize_cpp_cia_ops = once_for_namespaces(plain)
+    yield
+    operators._materialize_cpp_cia_ops = plain
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _kept_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Make the tables of MLflow's stores once in a process, where a test has use for them."""
     if "mlflow" not in sys.modules:
