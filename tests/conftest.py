@@ -7,6 +7,7 @@ for later ones reaches neither another test nor the user.
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import shutil
 import sys
@@ -43,6 +44,21 @@ def _kept_programs() -> Iterator[None]:
     export_capture.export_program = keeping(plain)
     yield
     export_capture.export_program = plain
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kept_conversions() -> Iterator[None]:
+    """Have litert-torch, where it is, convert graphs that are alike once in a process."""
+    if importlib.util.find_spec("litert_torch") is None:
+        yield
+        return
+    from autoquant.backends.litert import convert
+    from tests.kept_conversions import keeping
+
+    plain = convert._converted
+    convert._converted = keeping(plain)
+    yield
+    convert._converted = plain
 
 
 @pytest.fixture(autouse=True, scope="session")
