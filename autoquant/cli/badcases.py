@@ -80,7 +80,7 @@ def badcases(
     own = None if error is None else load_entry(error)
     progress = terminal()
     prepared = prepare_job(job, progress, plan)
-    pair = build_pair(prepared, find_plan(plan, prepared), progress)
+    pair = build_pair(prepared, find_plan(plan, prepared, progress), progress)
     cases = bad_cases_of(
         pair,
         data,

@@ -66,7 +66,7 @@ def calibrate(
     prepared = prepare_job(job, progress, plan)
     table = compare_calibrations(
         prepared,
-        find_plan(plan, prepared),
+        find_plan(plan, prepared, progress),
         progress,
         observers=tuple(dict.fromkeys(observers or ObserverName)),
         step=step,

@@ -60,7 +60,7 @@ def diagnose(
     job = load_with(job_file, overrides, context.args)
     progress = terminal()
     prepared = prepare_job(job, progress, plan)
-    pair = build_pair(prepared, find_plan(plan, prepared), progress)
+    pair = build_pair(prepared, find_plan(plan, prepared, progress), progress)
     diagnosis = diagnose_pair(pair, data, progress)
     if write_plan is not None and diagnosis.plan is not None:
         diagnosis.plan.save(write_plan)

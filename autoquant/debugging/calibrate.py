@@ -104,7 +104,7 @@ def compare_observers(
     prepared = prepare_untimed(setup, subject, progress, plan)
     return compare_calibrations(
         prepared,
-        find_plan(plan, prepared),
+        find_plan(plan, prepared, progress),
         progress,
         observers=tuple(map(ObserverName, observers)),
         step=step,

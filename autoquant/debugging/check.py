@@ -190,12 +190,12 @@ def _check(
         counts = count_classes(calibration, [item.shape for item in outputs])
     captured = prepared.captured
     with progress.stage("reading back the configuration", None):
-        built = _build(prepared, plan, mapping)
+        built = _build(prepared, plan, mapping, progress)
     scarce = () if counts is None else find_scarce_classes(counts)
     ranges = prepared.settings.build.ranges
     concerns = [*built.concerns, *find_misfit_ranges(ranges, prepared.statistics.tensors)]
     with progress.stage("trying mends", None):
-        tried = tuple(try_mends(prepared, find_plan(plan, prepared), mapping, concerns))
+        tried = tuple(try_mends(prepared, find_plan(plan, prepared, progress), mapping, concerns))
     return CheckReport(
         concerns=_attention_first(
             [
@@ -288,12 +288,15 @@ def _in_order(model: nn.Module, rows: Sequence[ModuleCalls]) -> tuple[ModuleCall
 
 
 def _build(
-    prepared: Preparation, plan: Plan | str | Path, mapping: QConfigMapping | None
+    prepared: Preparation,
+    plan: Plan | str | Path,
+    mapping: QConfigMapping | None,
+    progress: Progress,
 ) -> _Built:
     """Configure, build, read back, and judge."""
     if mapping is not None:
         return _build_mapping(prepared, mapping)
-    chosen = find_plan(plan, prepared)
+    chosen = find_plan(plan, prepared, progress)
     counted = counts_text(chosen)
     name = f"plan {chosen.digest} ({counted})"
     try:

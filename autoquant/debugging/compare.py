@@ -123,7 +123,7 @@ def compare(
         return _compare_graph(subject, quantized, way, progress, weights=weights, error=error)
     named = quantized if isinstance(quantized, str) and not schemes else None
     prepared = prepare_untimed(setup, subject, progress, named)
-    plans = _plans_of(quantized, schemes, prepared)
+    plans = _plans_of(quantized, schemes, prepared, progress)
     return compare_plans(prepared, plans, batches, way, progress, weights=weights, error=error)
 
 
@@ -150,7 +150,7 @@ def compare_job(
         subject = recipe()
     batches = choose_samples(subject.evaluation, samples, indices)
     prepared = prepare_untimed(setup, subject, progress, None if schemes else plan)
-    plans = _plans_of(plan, schemes, prepared)
+    plans = _plans_of(plan, schemes, prepared, progress)
     return compare_plans(prepared, plans, batches, way, progress, error=error)
 
 
@@ -289,12 +289,14 @@ def _mode_of(mode: str, schemes: Sequence[str]) -> ComparisonMode:
     return known[mode]
 
 
-def _plans_of(quantized: Any, schemes: Sequence[str], prepared: Preparation) -> list[Plan]:
+def _plans_of(
+    quantized: Any, schemes: Sequence[str], prepared: Preparation, progress: Progress
+) -> list[Plan]:
     """The plans to build: one for each scheme, or the one that is meant."""
     known = {scheme.value: scheme for scheme in Scheme}
     for name in schemes:
         if name not in known:
             raise PlanError(f"scheme {name!r} is unknown", hint=f"choose of {', '.join(known)}")
     if schemes:
-        return [uniform_plan(known[name], prepared) for name in dict.fromkeys(schemes)]
-    return [find_plan(quantized, prepared)]
+        return [uniform_plan(known[name], prepared, progress) for name in dict.fromkeys(schemes)]
+    return [find_plan(quantized, prepared, progress)]

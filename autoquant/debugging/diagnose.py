@@ -102,7 +102,7 @@ def diagnose(
     )
     progress = shown(progress)
     prepared = prepare_untimed(setup, subject, progress, plan)
-    pair = build_pair(prepared, find_plan(plan, prepared), progress)
+    pair = build_pair(prepared, find_plan(plan, prepared, progress), progress)
     return diagnose_pair(pair, "evaluation", progress)
 
 

@@ -143,7 +143,7 @@ def finetune(
     check_task(task, subject)
     progress = shown(progress)
     prepared = prepare_untimed(run, subject, progress, plan)
-    return finetune_plan(run, task, prepared, find_plan(plan, prepared), folder, progress)
+    return finetune_plan(run, task, prepared, find_plan(plan, prepared, progress), folder, progress)
 
 
 def run_finetune(
@@ -169,7 +169,7 @@ def order_of(job: Job, plan: str, progress: Progress) -> tuple[Task, Preparation
     task = _task_of(job, section, subject)
     check_task(task, subject)
     prepared = prepare_untimed(job, subject, progress, plan)
-    return task, prepared, find_plan(plan, prepared)
+    return task, prepared, find_plan(plan, prepared, progress)
 
 
 def _section_of(job: Job) -> Finetuning:

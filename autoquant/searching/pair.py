@@ -12,11 +12,13 @@ from autoquant.backends.targets import load_target
 from autoquant.core.backends import BY_TORCH
 from autoquant.core.calls import show
 from autoquant.core.equalisation import Equalisation
+from autoquant.core.glance import few
 from autoquant.core.os_errors import storage_errors
 from autoquant.core.plan import Plan, equalised_weights, load_plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
+from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError, ModelError, PlanError, StorageError
 from autoquant.job import Job, Setup, SpaceRules
 from autoquant.model.graph.captured import Capture
@@ -25,6 +27,7 @@ from autoquant.model.subject import Subject
 from autoquant.results.reading import load_build
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.preparing.space import bind_space, widest_scheme
+from autoquant.searching.seeding.seeds import MENDS, Seed, mend_uniform, scheme_of
 from autoquant.searching.templates import Template
 
 
@@ -137,13 +140,14 @@ def build_pair(prepared: Preparation, plan: Plan, progress: Progress) -> Pair:
     return Pair(prepared, plan, backend, executable)
 
 
-def find_plan(given: Plan | Path | str, prepared: Preparation) -> Plan:
+def find_plan(given: Plan | Path | str, prepared: Preparation, progress: Progress) -> Plan:
     """The plan that a user means.
 
     Args:
         given: A plan; a scheme's name (`uniform_plan`), a file that `Plan.save` wrote, a result
             folder (its best member), or `folder:number`, one of its candidates.
         prepared: The model that the plan must fit.
+        progress: Told what a scheme's name leaves out because the engine refused it.
     """
     if isinstance(given, Plan):
         plan, name = given, "the plan"
@@ -152,15 +156,16 @@ def find_plan(given: Plan | Path | str, prepared: Preparation) -> Plan:
             f"{show(given)} is no plan", hint="give a scheme's name, a file or a result folder"
         )
     else:
-        plan, name = _plan_of(str(given), prepared), f"--plan {given}"
+        plan, name = _plan_of(str(given), prepared, progress), f"--plan {given}"
     check_sites(name, dict.fromkeys(plan.schemes), prepared.captured.sites)
     return plan
 
 
-def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
+def uniform_plan(scheme: Scheme, prepared: Preparation, progress: Progress) -> Plan:
     """One scheme wherever the engine runs or emulates it, whatever the job's space.
 
-    Elsewhere fp32; on a target without it the first of fp16, bf16 and int16 that all ops run.
+    Elsewhere fp32; on a target without it the first of fp16, bf16 and int16 that all ops run. What
+    an engine replaces beside others, though it runs it alone, is found by building the plan.
     """
     captured, build = prepared.captured, prepared.settings.build
     support = partial(load_target(build.backend).site_support, build)
@@ -178,13 +183,32 @@ def uniform_plan(scheme: Scheme, prepared: Preparation) -> Plan:
             f"{prepared.engine or build.backend} runs {scheme.value} at no op of this model",
             hint="`autoquant backends` lists what runs here",
         )
-    return plan
+    if build.backend in BY_TORCH:  # its kernels are chosen here, and none is replaced
+        return plan
+    seed = Seed(plan, f"seed:uniform-{scheme.value}")
+    return _without_refused(seed, bound.space, prepared.backend, progress)
 
 
-def _plan_of(text: str, prepared: Preparation) -> Plan:
+def _without_refused(
+    seed: Seed, space: SearchSpace, backend: Backend, progress: Progress, most: int = MENDS
+) -> Plan:
+    """A uniform plan without what the engine refuses of it, `most` times, as a search mends it."""
+    try:
+        backend.build(seed.plan)
+    except BackendError as error:
+        mended = mend_uniform(space, seed, error.sites)
+        if mended is None or not most:
+            return seed.plan
+        left = [site for site, kept in mended.plan.assignment if kept is not seed.plan[site]]
+        progress.note(f"all {scheme_of(seed.origin)} is without {few(left)}: {error.message}")
+        return _without_refused(mended, space, backend, progress, most - 1)
+    return seed.plan
+
+
+def _plan_of(text: str, prepared: Preparation, progress: Progress) -> Plan:
     schemes = {scheme.value: scheme for scheme in Scheme}
     if text in schemes:
-        return uniform_plan(schemes[text], prepared)
+        return uniform_plan(schemes[text], prepared, progress)
     return read_plan(text)
 
 

@@ -28,17 +28,14 @@ from autoquant.searching.proposing.prospects import is_certainly_within
 from autoquant.searching.proposing.pruner import Pruner
 from autoquant.searching.proposing.rounds import Ended, IsSpent, Rounds
 from autoquant.searching.proposing.strategy import Strategy
+from autoquant.searching.seeding.seeds import MENDS, Seed, mend_uniform, scheme_of, uniform_plans
 from autoquant.searching.seeding.seeds import PROGRAM as OF_PROGRAM
-from autoquant.searching.seeding.seeds import Seed, mend_uniform, scheme_of, uniform_plans
 
 UNIFORM, PROGRAM, SEARCH = (
     "1 of 3: uniform plans",
     "2 of 3: the program's plans",
     "3 of 3: search",
 )
-
-_MENDS = 4
-"""Uniform plans that are measured once more, without what the target refused, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +166,7 @@ class Stages:
         """The uniform plans, and those that the target refused without what it refused."""
         space = self.prepared.space
         seeds = list(uniform_plans(space, self.prepared.captured.sites))
-        told, most = _by_digest(past), len(seeds) + _MENDS
+        told, most = _by_digest(past), len(seeds) + MENDS
         for seed in seeds:  # grows while it is walked
             failure = told[seed.plan.digest].failure if seed.plan.digest in told else None
             mended = mend_uniform(space, seed, failure.refused or ()) if failure else None

@@ -48,7 +48,7 @@ def main() -> None:
     job = load_job(JOB, [f"{part}.arguments.folder={folder}" for part in ("model", "data")])
     subject = JobRecipe(job)()
     prepared = prepare_untimed(job, subject, Silent())
-    plan = find_plan("int8", prepared)
+    plan = find_plan("int8", prepared, Silent())
     pair = build_pair(prepared, plan, Silent())
     batches = take_samples(subject.evaluation, arguments.samples)
 

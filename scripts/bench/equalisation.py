@@ -126,7 +126,7 @@ def measure(subject: Subject, found: Equalisation, engine: str) -> dict[str, flo
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(_job(scratch, engine), subject, Silent(), equalisation=found)
     evaluator: PlanEvaluator = prepared.evaluator
-    task = Task(0, uniform_plan(Scheme.INT8, prepared))
+    task = Task(0, uniform_plan(Scheme.INT8, prepared, Silent()))
     values: dict[str, Any] = {}
     for phase in (Phase.QUALITY, Phase.LATENCY):
         outcome = evaluator.run(phase, task)

@@ -64,7 +64,7 @@ def time_plan(prepared: Preparation, engine: str, kernels: Kernels) -> str:
     built = prepared.settings.building(options={"engine": engine, "kernels": kernels.to_json()})
     settings = replace(built, latency_pairs=PAIRS)
     evaluator = build_evaluator(prepared.subject, prepared.captured, prepared.statistics, settings)
-    task = Task(0, uniform_plan(Scheme.INT8, prepared))
+    task = Task(0, uniform_plan(Scheme.INT8, prepared, Silent()))
     found = evaluator.run(Phase.LATENCY, task).measurements["speedup"]
     error = (found.stderr or 0.0) / found.value**2
     return f"{1 / found.value:.3f} ± {error:.3f}"

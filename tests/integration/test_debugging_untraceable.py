@@ -56,7 +56,9 @@ def test_fine_tuning_lowers_the_loss_of_a_transformer_encoder(tmp_path: Path) ->
     check_task(task, found)
     prepared = prepare_untimed(job, found, Silent())
     folder = FinetuneFolder(tmp_path / "tuned", resume=False)
-    result = finetune_plan(job, task, prepared, find_plan("int8", prepared), folder, Silent())
+    result = finetune_plan(
+        job, task, prepared, find_plan("int8", prepared, Silent()), folder, Silent()
+    )
     assert result.best.step > 0
     assert result.best.loss < result.checks[0].loss
     assert result.recovery.gain.value > 0

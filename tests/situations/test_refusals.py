@@ -141,6 +141,19 @@ def test_int8_without_what_is_refused_beside_it_is_measured_at_once(tmp_path: Pa
     assert floats == {"head"}
 
 
+def test_a_schemes_name_means_it_without_what_is_refused_beside_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    inputs = torch.randn(16, 12, 32, generator=torch.Generator().manual_seed(0))
+    pooled = Pooled().eval()
+    labelled = (inputs, pooled(inputs).argmax(1))
+    found = aq.diagnose(
+        pooled, "int8", calibration=inputs, evaluation=labelled, backend="openvino", progress=None
+    )
+    assert found.sqnr_db > 20
+    assert "all int8 is without head" in capsys.readouterr().err
+
+
 def test_what_a_target_runs_in_no_format_is_named_with_another_backend(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"site 'bags\.0' \(embedding_bag\)") as caught:
         search(TwoBags().eval(), WORDS, "litert", ("int8", "fp32"), tmp_path / "out")

@@ -29,6 +29,8 @@ TEMPLATE = "seed:template-"
 """What origins of the user's own plans begin with."""
 _LEAST_SHARE = 0.05
 """A scheme that less of the model can take, of its arithmetic and of its weights, has no plan."""
+MENDS = 4
+"""Uniform plans that are built once more, without what the engine refused, at most."""
 _RAISE_TO = (Scheme.INT16, Scheme.BF16, Scheme.FP16, Scheme.FP32)
 
 

@@ -199,7 +199,7 @@ def pair_of(
         capture=capture,
     )
     prepared = prepare_untimed(job, subject, Silent())
-    return build_pair(prepared, find_plan("int8", prepared), Silent())
+    return build_pair(prepared, find_plan("int8", prepared, Silent()), Silent())
 
 
 def lowered_of(pair: Pair) -> LoweredModel:

@@ -119,4 +119,4 @@ def pair_of(fault: Fault) -> Pair:
     )
     subject = build_subject(fault.model, calibration=fault.calibration, evaluation=fault.evaluation)
     prepared = prepare_untimed(job, subject, Silent())
-    return build_pair(prepared, find_plan(fault.plan, prepared), Silent())
+    return build_pair(prepared, find_plan(fault.plan, prepared, Silent()), Silent())

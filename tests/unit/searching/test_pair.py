@@ -44,24 +44,24 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Preparation:
 def test_a_schemes_name_means_all_ops(
     prepared: Preparation, text: str, scheme: Scheme, kind: Kind
 ) -> None:
-    pair = build_pair(prepared, find_plan(text, prepared), Silent())
+    pair = build_pair(prepared, find_plan(text, prepared, Silent()), Silent())
     assert pair.plan.counts()[scheme.value] > len(prepared.captured.sites) / 2
     assert pair.executable.kind is kind
 
 
 def test_a_saved_plan_is_read(prepared: Preparation, tmp_path: Path) -> None:
-    plan = find_plan("int8", prepared)
+    plan = find_plan("int8", prepared, Silent())
     plan.save(tmp_path / "plan.json")
-    assert find_plan(str(tmp_path / "plan.json"), prepared) == plan
+    assert find_plan(str(tmp_path / "plan.json"), prepared, Silent()) == plan
 
 
 def test_a_plan_of_another_model_is_refused(prepared: Preparation, tmp_path: Path) -> None:
     Plan.of({"strange": Scheme.INT8}).save(tmp_path / "plan.json")
     with pytest.raises(PlanError, match="lacks the site"):
-        find_plan(str(tmp_path / "plan.json"), prepared)
+        find_plan(str(tmp_path / "plan.json"), prepared, Silent())
 
 
 def test_what_is_nothing_is_refused_with_what_there_is(prepared: Preparation) -> None:
     with pytest.raises(PlanError, match="no such scheme, file or result folder") as caught:
-        find_plan("int7", prepared)
+        find_plan("int7", prepared, Silent())
     assert "int8" in caught.value.hint
