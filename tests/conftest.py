@@ -93,19 +93,21 @@ def _kept_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _short_slices() -> Iterator[None]:
     """Time calls for a tenth of the time that a search takes."""
-    from tests.time_slices import short, slices
+    from tests.time_slices import time_briefly, time_wholly
 
-    with slices(short):
-        yield
+    time_briefly()
+    yield
+    time_wholly()
 
 
 @pytest.fixture
 def whole_slices() -> Iterator[None]:
     """Time calls as long as a search does: for tests of times."""
-    from tests.time_slices import WHOLE, slices
+    from tests.time_slices import time_briefly, time_wholly
 
-    with slices(WHOLE):
-        yield
+    time_wholly()
+    yield
+    time_briefly()
 
 
 @pytest.fixture(autouse=True, scope="module")

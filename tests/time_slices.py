@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 
 from autoquant.backends import timing
+from autoquant.backends.torch_cpu import profile
 from autoquant.searching.measuring import latency
 
-WHOLE = timing.calls_within
+_WHOLE = timing.calls_within, profile.ProfileSettings, latency._MOST_ROUNDS
 
 
-def short(seconds: float, slice_s: float) -> int:
-    """How many calls fill a tenth of a time slice."""
-    return WHOLE(seconds, slice_s / 10)
+def time_briefly() -> None:
+    """From now on, fill a tenth of a time slice, and take fewer of them."""
+    timing.calls_within = latency.calls_within = _in_a_tenth
+    profile.ProfileSettings = partial(_WHOLE[1], pairs=3)
+    latency._MOST_ROUNDS = 1
 
 
-def bundle_by(calls_within: Callable[[float, float], int]) -> None:
-    """Bundle the calls of a timing by a function from now on."""
-    timing.calls_within = latency.calls_within = calls_within
+def time_wholly() -> None:
+    """From now on, time as long as a search does."""
+    timing.calls_within, profile.ProfileSettings, latency._MOST_ROUNDS = _WHOLE
+    latency.calls_within = timing.calls_within
 
 
-@contextmanager
-def slices(calls_within: Callable[[float, float], int]) -> Iterator[None]:
-    """Bundle them by a function for a while."""
-    before = timing.calls_within
-    bundle_by(calls_within)
-    yield
-    bundle_by(before)
+def _in_a_tenth(seconds: float, slice_s: float) -> int:
+    return _WHOLE[0](seconds, slice_s / 10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -16,8 +15,8 @@ SHORT = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from tests.kept_programs import keep_programs
-from tests.time_slices import bundle_by, short
-bundle_by(short)
+from tests.time_slices import time_briefly
+time_briefly()
 keep_programs()
 """
 NAMES = ("first_search.ipynb", "review.ipynb", "guide.ipynb")
@@ -31,16 +30,18 @@ def shown(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, nbformat.NotebookNode]:
-    """All notebooks after running, the review on what the first search left."""
+    """All notebooks after running, the review on what the first search left.
+
+    In one kernel, where each finds no name of the one before.
+    """
     folder = tmp_path_factory.mktemp("examples")
-    found = {}
-    for name in NAMES:
-        shutil.copy(FOLDER / name, folder)
-        notebook = nbformat.read(folder / name, as_version=4)
-        notebook.cells.insert(0, nbformat.v4.new_code_cell(SHORT))
-        resources = {"metadata": {"path": str(folder)}}
-        NotebookClient(notebook, timeout=600, resources=resources).execute()
-        found[name] = notebook
+    found = {name: nbformat.read(FOLDER / name, as_version=4) for name in NAMES}
+    whole = nbformat.v4.new_notebook(metadata=found[NAMES[0]].metadata)
+    whole.cells.append(nbformat.v4.new_code_cell(SHORT))
+    for notebook in found.values():
+        whole.cells += [nbformat.v4.new_code_cell("%reset -f"), *notebook.cells]
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(whole, timeout=600, resources=resources).execute()
     assert (folder / "best.ts").stat().st_size > 0
     return found
 

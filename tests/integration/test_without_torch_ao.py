@@ -40,10 +40,10 @@ import autoquant as aq
 from autoquant.job.backend import backend_from_text
 from tests.kept_programs import keep_programs
 from tests.networks import MixedNet, images, seeded
-from tests.time_slices import bundle_by, short
+from tests.time_slices import time_briefly
 
 keep_programs()
-bundle_by(short)
+time_briefly()
 model, inputs = seeded(MixedNet), images(32)
 with torch.no_grad():
     targets = model(inputs).argmax(1)
