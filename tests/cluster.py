@@ -77,7 +77,7 @@ class Cluster:
         ray += [f"--node-ip-address={self.host(name)}", f"--num-cpus={cpus}"]
         ray += ["--object-store-memory=100000000", f"--resources={resources}"]
         ray += ["--include-log-monitor=false"]
-        ray += ["--include-dashboard=false"] if name == "head" else []
+        ray += ["--include-dashboard=false", "--no-monitor"] if name == "head" else []
         folders = [] if name == "head" else [Path("/tmp"), *self._hidden]
         mounts = f"hostname {name} && "
         mounts += "".join(f"mount -t tmpfs tmpfs {folder} && " for folder in folders)

@@ -34,6 +34,9 @@ _QUIET: dict[str, Any] = {
 _NONE_IDLE = {"prestart_worker_first_driver": False, "enable_worker_prestart": False}
 """Processes that Ray starts ahead lack our workers' environment: nobody would ever take one."""
 
+_NEEDLESS = ("start_log_monitor", "start_monitor", "start_api_server")
+"""Read what workers print, add nodes, answer pages; Ray has no option against them."""
+
 _TOKEN_NOTICE = "ray._private.authentication.authentication_token_setup"
 """Logs at every start, as a warning, that Ray keeps strangers out of the cluster."""
 
@@ -115,7 +118,7 @@ def first_line(error: Exception) -> str:
 
 def _start(execution: Execution) -> None:
     """Start a Ray of this search's own, whatever runs on the machine, on loopback alone."""
-    with _quiet(_TOKEN_NOTICE), _on_loopback(), _unread_logs():
+    with _quiet(_TOKEN_NOTICE), _on_loopback(), _without_needless():
         ray.init(
             address="local",
             num_cpus=execution.workers * execution.cpus_per_worker,
@@ -168,14 +171,16 @@ def _on_loopback() -> Iterator[None]:
 
 
 @contextmanager
-def _unread_logs() -> Iterator[None]:
-    """Start no process that polls for what workers print: nobody is shown it."""
-    known = Node.start_log_monitor
-    Node.start_log_monitor = lambda self: None  # type: ignore[method-assign]
+def _without_needless() -> Iterator[None]:
+    """Start none of the processes that poll beside what is timed, for nobody."""
+    known = {name: getattr(Node, name) for name in _NEEDLESS}
+    for name in _NEEDLESS:
+        setattr(Node, name, lambda self, **options: None)
     try:
         yield
     finally:
-        Node.start_log_monitor = known  # type: ignore[method-assign]
+        for name, start in known.items():
+            setattr(Node, name, start)
 
 
 @contextmanager
