@@ -48,17 +48,19 @@ def _kept_programs() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _kept_conversions() -> Iterator[None]:
-    """Have litert-torch, where it is, convert graphs that are alike once in a process."""
-    if importlib.util.find_spec("litert_torch") is None:
-        yield
-        return
-    from autoquant.backends.litert import convert
-    from tests.kept_conversions import keeping
+    """Have litert-torch and torch.onnx, where they are, convert what is alike once in a process."""
+    from tests.kept_conversions import keeping_litert, keeping_onnx
 
-    plain = convert._converted
-    convert._converted = keeping(plain)
-    yield
-    convert._converted = plain
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("litert_torch") is not None:
+            from autoquant.backends.litert import convert
+
+            patch.setattr(convert, "_converted", keeping_litert(convert._converted))
+        if importlib.util.find_spec("onnxscript") is not None:
+            from autoquant.backends.onnxruntime import backend
+
+            patch.setattr(backend, "convert_float", keeping_onnx(backend.convert_float))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autoquant.model.graph.capture import Capture, capture
-from tests.kept_conversions import keeping
+from tests.kept_conversions import keeping_litert
 from tests.networks import LinearNet, seeded
 
 EXAMPLE = (torch.zeros(4, 16),)
@@ -23,7 +23,7 @@ def counting() -> tuple[list[int], Callable[[Capture, tuple[Tensor, ...]], bytes
         sizes.append(len(inputs[0]))
         return bytes(sizes)
 
-    return sizes, keeping(convert)
+    return sizes, keeping_litert(convert)
 
 
 def test_a_graph_is_converted_once_for_each_size() -> None:
