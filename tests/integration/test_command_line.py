@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "timed",
         space={"schemes": ["int8", "fp32"]},
         objectives=["output_error", "latency"],
-        budget={"trials": 14, "round_size": 7},
+        budget={"trials": 6, "round_size": 3},
         tracking={"enabled": True},
     )
     assert main(["search", str(job)]) == 0

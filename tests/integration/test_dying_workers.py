@@ -21,7 +21,7 @@ from autoquant.results.history import read_history
 from tests.integration.conftest import ROOT, WriteJob, command
 from tests.integration.test_crashes import members
 
-TRIALS = int(os.environ.get("AUTOQUANT_DYING", "60"))
+TRIALS = int(os.environ.get("AUTOQUANT_DYING", "45"))
 IS_LONG = "AUTOQUANT_DYING" in os.environ
 BETWEEN_DEATHS_S = 30.0 if IS_LONG else 0.0
 """On average; each time a worker that is drawn at random, and not before it can have worked."""

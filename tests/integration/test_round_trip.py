@@ -39,7 +39,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> aq.SearchResult:
         heldout=(images(64, seed=3), targets_of(images(64, seed=3))),
         backend={"engine": "fbgemm", "pairs": 3},
         max_drop=None,
-        trials=26,
+        trials=14,
         space={"schemes": ["int8", "int16", "fp16", "fp32"]},
         objectives=("output_error", "bops"),
         sensitivity={"samples": 16},

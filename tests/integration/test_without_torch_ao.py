@@ -38,11 +38,14 @@ def guarded(name, globals=None, locals=None, fromlist=(), level=0):
 builtins.__import__ = guarded
 import autoquant as aq
 from autoquant.job.backend import backend_from_text
+from torch._export import utils as operators
+from tests.kept_operators import once_for_namespaces
 from tests.kept_programs import keep_programs
 from tests.networks import MixedNet, images, seeded
 from tests.time_slices import time_briefly
 
 keep_programs()
+operators._materialize_cpp_cia_ops = once_for_namespaces(operators._materialize_cpp_cia_ops)
 time_briefly()
 model, inputs = seeded(MixedNet), images(32)
 with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -158,17 +159,24 @@ def test_a_search_does_not_end_where_much_is_left(tmp_path: Path) -> None:
     )
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    """A search that nobody cuts off."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    return search(folder, outlier=500.0, max_drop=0.01, trials=24)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.6])
 def test_a_search_that_is_cut_off_ends_where_the_whole_one_does(
-    tmp_path: Path, share: float
+    whole: SearchResult, tmp_path: Path, share: float
 ) -> None:
-    whole = search(tmp_path / "whole", outlier=500.0, max_drop=0.01, trials=24)
-    history = tmp_path / "whole" / "history.jsonl"
+    folder = shutil.copytree(whole.folder, tmp_path / "out")
+    history = folder / "history.jsonl"
     content = history.read_bytes()
     history.write_bytes(content[: int(share * len(content))])
     history.with_name(files.MANIFEST).unlink()  # written when a search ends
-    again = search(tmp_path / "whole", outlier=500.0, max_drop=0.01, trials=24, resume=True)
+    again = search(folder, outlier=500.0, max_drop=0.01, trials=24, resume=True)
     assert again.stopped is whole.stopped
     assert [item.digest for item in again.candidates] == [i.digest for i in whole.candidates]
 

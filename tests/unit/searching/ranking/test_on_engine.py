@@ -11,7 +11,7 @@ from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
-from autoquant.core.sensitivity import Method, Part, Procedure
+from autoquant.core.sensitivity import Method, Part, Procedure, SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
@@ -49,12 +49,30 @@ def asked() -> tuple[Question, Backend]:
     return Question(captured, space, rounding, BATCHES, 12), backend
 
 
+@pytest.fixture(scope="module")
+def measured(asked: tuple[Question, Backend]) -> tuple[SensitivityTable, list[str]]:
+    """The whole table, and the knobs of its rows in the order in which they were to be kept."""
+    question, backend = asked
+    kept: list[str] = []
+    keep = lambda rows: kept.extend(row.knob for row in rows)  # noqa: E731
+    return measure_on_engine(question, backend, MODEL, keep=keep), kept
+
+
+def varying(question: Question, *names: str) -> Question:
+    """The question of a few knobs, all others in fp32."""
+    knobs = (
+        knob if knob.name in names else replace(knob, schemes=(Scheme.FP32,))
+        for knob in question.space.knobs
+    )
+    return replace(question, space=SearchSpace(tuple(knobs)))
+
+
 @pytest.mark.slow
 def test_every_row_is_the_noise_of_the_plan_that_the_engine_ran(
-    asked: tuple[Question, Backend],
+    asked: tuple[Question, Backend], measured: tuple[SensitivityTable, list[str]]
 ) -> None:
     question, backend = asked
-    table = measure_on_engine(question, backend, MODEL)
+    table, _ = measured
     assert table.samples == 12
     assert {row.part for row in table.rows} == {Part.BOTH}
     assert {row.method for row in table.rows} == {Method.ENGINE}
@@ -77,17 +95,18 @@ def test_every_row_is_the_noise_of_the_plan_that_the_engine_ran(
 
 
 @pytest.mark.slow
-def test_an_interrupted_measurement_goes_on(asked: tuple[Question, Backend]) -> None:
+def test_an_interrupted_measurement_goes_on(
+    asked: tuple[Question, Backend], measured: tuple[SensitivityTable, list[str]]
+) -> None:
     question, backend = asked
-    kept: list[str] = []
-    whole = measure_on_engine(
-        question, backend, MODEL, keep=lambda rows: kept.extend(row.knob for row in rows)
-    )
+    whole, kept = measured
     first = replace(whole.rows[0], noise=123.0)
-    again = measure_on_engine(question, backend, MODEL, known={first.key: first})
+    known = {row.key: row for row in (first, *whole.rows[1:-2])}
+    again = measure_on_engine(question, backend, MODEL, known=known)
     assert kept == [row.knob for row in whole.rows]
     assert again.rows[0].noise == 123.0
     assert [row.key for row in again.rows] == [trial.key for trial in engine_trials(question)]
+    assert [row.noise for row in again.rows[-2:]] == [row.noise for row in whole.rows[-2:]]
 
 
 @pytest.mark.slow
@@ -95,6 +114,7 @@ def test_a_knob_without_fp32_is_measured_around_its_most_precise_scheme(
     asked: tuple[Question, Backend],
 ) -> None:
     question, backend = asked
+    question = varying(question, "head")
     narrow = SearchSpace(
         tuple(
             replace(knob, schemes=tuple(s for s in knob.schemes if s is not Scheme.FP32))
@@ -113,6 +133,7 @@ def test_the_procedure_engine_opens_the_backend_and_counts_its_rows(
     asked: tuple[Question, Backend],
 ) -> None:
     question, backend = asked
+    question = varying(question, *(knob.name for knob in question.space.knobs[:3]))
     steps: list[int] = []
     course = Course(known={}, progress=steps.append, engine=lambda: (backend, MODEL))
     table = measure_sensitivity(Procedure.ENGINE, question, course)
