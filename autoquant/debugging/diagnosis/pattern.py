@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from torch import Tensor
-
 from autoquant.core.findings.badcases import BadCases, OutputMetric
 from autoquant.core.findings.diagnosis import Pattern
 from autoquant.model.calibration.ranges.grid import Grid
@@ -45,16 +43,11 @@ def pattern_of(cases: BadCases, limit_db: float, bad: Sequence[int]) -> Pattern:
     return Pattern.SENSITIVE if bad else Pattern.HEALTHY
 
 
-def bad_candidates(cases: BadCases, limit_db: float) -> tuple[int, ...]:
-    """Samples, among the worst in SQNR, whose noise is large beside their own signal."""
-    limit = min(limit_db, BAD_DB)
+def bad_samples(cases: BadCases, limit_db: float) -> tuple[int, ...]:
+    """Samples, among the worst in SQNR, whose noise is large beside their signal and the median."""
+    limit, loud = min(limit_db, BAD_DB), cases.noise.quantile(0.5) + LOUD_DB
     return tuple(
-        case.index for _, case in cases.over_outputs(OutputMetric.SQNR) if case.value < limit
+        case.index
+        for _, case in cases.over_outputs(OutputMetric.SQNR)
+        if case.value < limit and cases.levels[case.index] >= loud
     )
-
-
-def loud_samples(cases: BadCases, candidates: Sequence[int], noise: Tensor) -> tuple[int, ...]:
-    """Candidates whose noise is large beside that of the median sample too."""
-    limit = 10.0 ** ((cases.noise.quantile(0.5) + LOUD_DB) / 10.0)
-    pairs = zip(candidates, noise.tolist(), strict=True)
-    return tuple(index for index, energy in pairs if energy >= limit)

@@ -56,12 +56,7 @@ def build_probe(
     return ProbeSet(join_batches([*typical, *chosen]), sum(map(len, typical)), pattern)
 
 
-def energies_of(pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Energy of signal and noise of each sample, as the pair runs here."""
-    expected, found = (output_rows(run(batch.inputs), batch) for run in runs_of(pair))
-    return energies(expected, found)
-
-
 def noise_of(pair: Pair, batch: Batch) -> Tensor:
     """Noise-to-signal ratio of each sample, as `ProbeSet.loss` takes it."""
-    return noise_ratio(*energies_of(pair, batch))
+    expected, found = (output_rows(run(batch.inputs), batch) for run in runs_of(pair))
+    return noise_ratio(*energies(expected, found))

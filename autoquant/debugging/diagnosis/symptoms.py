@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from autoquant.backends.targets import load_target
 from autoquant.core.findings.badcases import BadCases
 from autoquant.core.findings.diagnosis import Pattern
@@ -19,19 +17,18 @@ from autoquant.debugging.badcases import runs_of
 from autoquant.debugging.diagnosis.grids import planned_grids
 from autoquant.debugging.diagnosis.kernel_faults import KernelAudit, audit_kernels
 from autoquant.debugging.diagnosis.pattern import (
-    bad_candidates,
-    loud_samples,
+    bad_samples,
     pattern_of,
     typical_limit_db,
 )
-from autoquant.debugging.diagnosis.probe_set import ProbeSet, build_probe, energies_of
+from autoquant.debugging.diagnosis.probe_set import ProbeSet, build_probe
 from autoquant.debugging.diagnosis.range_audit import audit_ranges
 from autoquant.debugging.diagnosis.repairs import Repairs
 from autoquant.debugging.samples.find import find_bad_cases
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.batches import Batch
-from autoquant.model.data.data_set import pick_samples, sizes_of
+from autoquant.model.data.data_set import sizes_of
 from autoquant.model.graph.site_nodes import SiteNodes, mark_sites
 from autoquant.model.numerics.rounding import SchemeRounding
 from autoquant.searching.pair import Pair
@@ -91,7 +88,7 @@ def observe(pair: Pair, batches: Sequence[Batch], progress: Progress) -> Symptom
     rounding = SchemeRounding(ranges, writers)
     grids = planned_grids(marked, plan, rounding)
     limit = typical_limit_db(grids.values())
-    bad = _bad_samples(pair, batches, cases, limit)
+    bad = bad_samples(cases, limit)
     pattern = pattern_of(cases, limit, bad)
     bad = bad if pattern is Pattern.SENSITIVE else ()
     probe = build_probe(batches, PROBE_SAMPLES, bad, pattern)
@@ -129,15 +126,3 @@ def dynamic_sites(pair: Pair) -> frozenset[str]:
         for site in pair.prepared.captured.sites
         if pair.backend.support(site, Scheme.INT8_DYNAMIC) is Support.NATIVE
     )
-
-
-def _bad_samples(
-    pair: Pair, batches: Sequence[Batch], cases: BadCases, limit_db: float
-) -> tuple[int, ...]:
-    candidates = bad_candidates(cases, limit_db)
-    if not candidates:
-        return ()
-    picked = pick_samples(batches, candidates)
-    noise = torch.cat([energies_of(pair, batch)[1] for batch in picked])
-    loud = loud_samples(cases, sorted(candidates), noise)
-    return tuple(index for index in candidates if index in loud)

@@ -45,6 +45,11 @@ class Worst:
             else:
                 heapq.heappushpop(self._heap, (value, -index))
 
+    @property
+    def indices(self) -> set[int]:
+        """Of the samples that are among the worst so far."""
+        return {-index for _, index in self._heap}
+
     def finish(self) -> tuple[BadCase, ...]:
         """Give them, worst first; equally bad ones by index."""
         ranked = sorted(self._heap, reverse=True)
@@ -129,7 +134,9 @@ class _Search:
         }
         self._error = error
         self._own = Worst(top, is_score=getattr(error, "higher_is_better", False))
-        self._sqnr, self._levels = LevelCounter(), LevelCounter()
+        self._sqnr, self._noises = LevelCounter(), LevelCounter()
+        self._levels: dict[int, float] = {}
+        self._power = torch.zeros(len(outputs), dtype=torch.float64)
         self._signal = self._noise = torch.zeros((), dtype=torch.float64)
         self._samples = 0
 
@@ -146,11 +153,20 @@ class _Search:
         if self._error is not None:
             pair = returned(expected), returned(found)
             self._own.add(self._samples, own_errors(self._error, *pair, samples))
-        signal, noise = energies(want, have)
+        self._power += torch.stack([item.double().square().sum() for item in want])
+        signal, noise = energies(want, have, self._power / (self._samples + samples))
+        level = -sqnr_db(torch.ones_like(noise), noise)
         self._sqnr.add(sqnr_db(signal, noise))
-        self._levels.add(-sqnr_db(torch.ones_like(noise), noise))
+        self._noises.add(level)
+        self._keep(level)
         self._signal, self._noise = self._signal + signal.sum(), self._noise + noise.sum()
         self._samples += samples
+
+    def _keep(self, level: Tensor) -> None:
+        """Remember the error's energy of the samples that are among the worst in SQNR."""
+        known = self._levels | dict(enumerate(level.tolist(), self._samples))
+        worst = [self._worst[name, OutputMetric.SQNR].indices for name in self._outputs]
+        self._levels = {index: known[index] for index in set().union(*worst)}
 
     def _named(self, returned: Any) -> list[Tensor]:
         """The outputs to look at; of a model that returns others, all of those."""
@@ -179,7 +195,8 @@ class _Search:
             outputs=self._outputs,
             worst={key: worst.finish() for key, worst in self._worst.items()},
             sqnr=self._sqnr.finish(),
-            noise=self._levels.finish(),
+            noise=self._noises.finish(),
+            levels=self._levels,
             sqnr_db=float(sqnr_db(self._signal, self._noise)),
             own=None if self._error is None else OwnWorst(name_of(self._error), self._own.finish()),
         )

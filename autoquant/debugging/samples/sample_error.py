@@ -37,28 +37,29 @@ def sample_errors(expected: Tensor, found: Tensor, samples: int) -> SampleErrors
     """
     want, have = (item.reshape(samples, -1).double() for item in (expected, found))
     error = have - want
-    shape = expected.shape if expected.ndim > 1 else want.shape
-    logits = expected.reshape(shape), found.reshape(shape)
     values = {
         OutputMetric.COSINE: torch.cosine_similarity(want, have, dim=1),
         OutputMetric.MSE: error.square().mean(1),
         OutputMetric.L1: error.abs().mean(1),
-        OutputMetric.KL: divergence(*logits, samples),
+        OutputMetric.KL: divergence(expected, found.reshape(expected.shape), samples),
         OutputMetric.SQNR: sqnr_db(want.square().sum(1), error.square().sum(1)),
     }
     broken = ~torch.isfinite(have).all(1)
     return {name: value.masked_fill(broken, _WORST[name]) for name, value in values.items()}
 
 
-def energies(expected: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def energies(
+    expected: Sequence[Tensor], found: Sequence[Tensor], units: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Energy of the signal and of the noise of each sample: of its worst output, where several.
 
-    Outputs count in units of their mean energy in the batch, so that samples whose worst output is
-    another one can be added up.
+    Outputs count in units of their mean energy, so that samples whose worst output is another one
+    can be added up.
 
     Args:
         expected: Of the float model, each of shape (samples, elements).
         found: Of the quantized model, in the same shapes.
+        units: Mean energy of each output in the data, shape (outputs,); None: in these samples.
 
     Returns:
         Two tensors of shape (samples,), float64; the noise of what is not finite is infinite.
@@ -68,7 +69,7 @@ def energies(expected: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[Tenso
     noise = torch.stack([item.square().sum(1) for item in errors]).nan_to_num(nan=torch.inf)
     if len(expected) == 1:
         return signal[0], noise[0]
-    units = signal.mean(1, keepdim=True).clamp_min(_TINY)
+    units = (signal.mean(1) if units is None else units)[:, None].clamp_min(_TINY)
     worst = noise_ratio(signal, noise).argmax(0, keepdim=True)
     return (signal / units).gather(0, worst)[0], (noise / units).gather(0, worst)[0]
 

@@ -210,14 +210,17 @@ def divergence(expected: Tensor, found: Tensor, samples: int) -> Tensor:
     """KL(softmax(expected) || softmax(found)) in nats, by sample, in float64.
 
     Over the classes: the last axis of (batch, classes) and (batch, time, vocabulary), the axis 1 of
-    (batch, classes, height, width); the mean over the positions of a sample.
+    (batch, classes, height, width); the mean over the positions of a sample. One logit alone is
+    that of the second of two classes, whose first has the logit 0 (a sigmoid).
 
     Returns:
         Shape (samples,), or (1,) where the logits have no axis of samples.
     """
     if expected.ndim < 2:
-        expected, found = expected.reshape(1, -1), found.reshape(1, -1)
+        expected, found = rows_of(expected, samples), rows_of(found, samples)
     axis = class_axis(expected)
+    if expected.shape[axis] == 1:
+        expected, found = (torch.cat([0 * item, item], axis) for item in (expected, found))
     log_p = torch.log_softmax(expected.double(), axis)
     log_q = torch.log_softmax(found.double(), axis)
     by_position = (log_p.exp() * (log_p - log_q)).sum(axis)

@@ -136,8 +136,17 @@ class OneNumber(nn.Module):
         return self.last(torch.relu(self.hidden(x)))
 
 
-def test_an_output_near_zero_is_no_bad_sample() -> None:
-    model = seeded(OneNumber)
+class TwoNumbers(OneNumber):
+    """The same with its number by two names."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        number = super().forward(x)[:, 0]
+        return {"up": number, "down": -number}
+
+
+@pytest.mark.parametrize("kind", [OneNumber, TwoNumbers])
+def test_an_output_near_zero_is_no_bad_sample(kind: type[nn.Module]) -> None:
+    model = seeded(kind)
     diagnosis = aq.diagnose(
         model, calibration=vectors(256, 1), evaluation=vectors(2000, 2), backend=ENGINE
     )

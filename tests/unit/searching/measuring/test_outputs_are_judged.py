@@ -160,6 +160,14 @@ def test_divergence_where_one_logit_dominates(found: list[float], expected: floa
     )
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 1)], ids=str)
+def test_divergence_of_one_logit_is_that_of_its_sigmoid(shape: tuple[int, ...]) -> None:
+    logits, other = torch.randn(2, *shape, generator=DRAW, dtype=torch.float64)
+    p, q = torch.sigmoid(logits).flatten(), torch.sigmoid(other).flatten()
+    expected = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    torch.testing.assert_close(divergence(logits, other, 4), expected)
+
+
 def test_divergence_of_maps_is_over_their_channels() -> None:
     logits, other = torch.randn(2, 5, 3, 3, generator=DRAW), torch.randn(2, 5, 3, 3, generator=DRAW)
     by_token = [item.permute(0, 2, 3, 1).reshape(2, 9, 5) for item in (logits, other)]
