@@ -17,6 +17,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.graph.captured import Capture
+from autoquant.model.heap import free_large
 
 _Built = TypeVar("_Built")
 BesideReference = tuple[Parts, tuple[float, ...]]
@@ -48,10 +49,15 @@ class Cover:
         return cls(captured, space, edges, plans)
 
     def build(self, build: Callable[[Plan], _Built]) -> dict[Plan, _Built]:
-        """Build the plans that the engine takes; where it takes none, raise its first refusal."""
+        """Build and time the plans that the engine takes, each in the memory of the one before.
+
+        Raises:
+            BackendError: The engine takes none; its first refusal.
+        """
         found: dict[Plan, _Built] = {}
         refusals: list[BackendError] = []
         for plan in self.plans:
+            free_large(self.captured.float_bytes)
             try:
                 made = build(plan)
             except BackendError as error:

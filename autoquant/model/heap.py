@@ -9,15 +9,16 @@ import sys
 _LARGE_BYTES = 32 << 20
 
 
-def collect_large(weight_bytes: int) -> None:
-    """Free the graphs that nothing uses, where they may hold so many bytes of weights.
+def free_large(weight_bytes: int) -> None:
+    """Free what nothing uses any more, where that may be so many bytes of weights.
 
     A graph refers to itself, so that it waits for Python's collector; that counts objects, of which
-    a graph of a few large layers has few. A collection takes 0.2 s, longer than a small model's
-    whole forward, so that small ones wait.
+    a graph of a few large layers has few. What is freed goes back to the system (`trim_heap`). A
+    collection takes 0.2 s, longer than a small model's whole forward, so that small ones wait.
     """
     if weight_bytes >= _LARGE_BYTES:
         gc.collect()
+        trim_heap()
 
 
 def trim_heap() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from autoquant.core.history import StopReason
 from autoquant.core.progress import Progress
 from autoquant.errors import BackendError
+from autoquant.model.heap import free_large
 from autoquant.results import files
 from autoquant.results.example_file import write_example
 from autoquant.results.findings import Findings, SearchFacts
@@ -91,6 +92,7 @@ def _write_models(
     for member in result.frontier:
         plan = files.plan_path(result.folder, member.number)
         if backend.suffix != plan.suffix:
+            free_large(prepared.captured.float_bytes)
             try:
                 path = plan.with_suffix(backend.suffix)
                 backend.export(member.plan, path, member.metadata)

@@ -48,7 +48,7 @@ class FewerInt16:
             return ()
         job = self._job_from(start)
         prepared = replace(self.prepared, space=space, phases=(Phase.QUALITY,))
-        baseline = {"size_bytes": Measurement(prepared.captured.stored_count * 4.0, Kind.ESTIMATED)}
+        baseline = {"size_bytes": Measurement(float(prepared.captured.float_bytes), Kind.ESTIMATED)}
         limits = Limits(job.constraints, baseline)
         costs = find_costs(job.goals, prepared, self.progress)
         guidance = guide(job, prepared, self.table, costs, baseline, limits)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.onnxruntime.backend import OnnxRuntimeBackend
 from autoquant.backends.onnxruntime.readback import Dump, read_schemes
-from autoquant.backends.onnxruntime.sessions import feed, open_and_dump, open_session
+from autoquant.backends.onnxruntime.sessions import open_and_dump, open_session
 from autoquant.backends.protocol import BuildRequest
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
@@ -99,7 +99,7 @@ def candidate_cost(
 
     for _ in range(rounds):
         clocked("write the graph", lambda: backend.write(plan))
-        written = backend.write(plan).SerializeToString()
+        written = backend.write(plan)
         clocked("open a session", lambda data=written: open_session(data, 1))  # type: ignore[misc]
         clocked("open and dump", lambda data=written: open_and_dump(data, 1))  # type: ignore[misc]
         session, dump = open_and_dump(written, 1)
@@ -110,7 +110,7 @@ def candidate_cost(
         clocked("build", lambda: backend.build(plan))
         module = backend.build(plan).module
         clocked("evaluate 500", lambda run=module: [run(x) for x, _ in batches])  # type: ignore[misc]
-        fed = [feed(session, (x,)) for x, _ in batches]
+        fed = [session.feed((x,)) for x, _ in batches]
         clocked(
             "of it session.run",
             lambda run=session, data=fed: [run.run(None, item) for item in data],  # type: ignore[misc]

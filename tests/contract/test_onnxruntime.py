@@ -339,12 +339,12 @@ def test_a_graph_that_is_not_the_plan_is_refused_by_site_name(sandwich: OnnxRunt
     int8, fp32 = space.uniform(Scheme.INT8), space.uniform(Scheme.FP32)
     one_less = Plan.of({**int8.schemes, "middle": Scheme.FP32})
     with pytest.raises(BackendError, match="middle is planned as int8 but runs fp32"):
-        sandwich.open(int8, sandwich.write(one_less).SerializeToString())
+        sandwich.open(int8, sandwich.write(one_less))
     with pytest.raises(BackendError, match="is planned as fp32 but runs int8"):
-        sandwich.open(fp32, sandwich.write(int8).SerializeToString())
+        sandwich.open(fp32, sandwich.write(int8))
     fp16 = Plan.of({**fp32.schemes, "last": Scheme.FP16})
     with pytest.raises(BackendError, match="last is planned as fp16 but runs fp32"):
-        sandwich.open(fp16, sandwich.write(fp32).SerializeToString())
+        sandwich.open(fp16, sandwich.write(fp32))
 
 
 @pytest.mark.parametrize("scheme", [Scheme.INT8, Scheme.INT16, Scheme.FP16], ids=lambda s: s.value)
@@ -403,7 +403,7 @@ def test_a_module_runs_with_as_many_threads_as_torch(sandwich: OnnxRuntimeBacken
         for threads in (1, 2):
             torch.set_num_threads(threads)
             outputs.append(module(MAP))
-            assert module.session().get_session_options().intra_op_num_threads == threads
+            assert module.session().engine.get_session_options().intra_op_num_threads == threads
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*outputs)

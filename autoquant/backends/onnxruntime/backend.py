@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
-from onnx import ModelProto
 from torch import Tensor
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.onnxruntime.float_graph import convert_float
 from autoquant.backends.onnxruntime.plan_graph import PlanWriter
+from autoquant.backends.onnxruntime.plan_model import PlanModel
 from autoquant.backends.onnxruntime.profile import profile_costs
 from autoquant.backends.onnxruntime.ranges import TensorGrids
 from autoquant.backends.onnxruntime.readback import Dump, read_kernels, read_schemes
@@ -76,9 +75,9 @@ class OnnxRuntimeBackend:
 
     def build(self, plan: Plan) -> Executable:
         """Write the plan's graph, open a session, and read back what it runs."""
-        return self.open(plan, self.write(plan).SerializeToString())
+        return self.open(plan, self.write(plan))
 
-    def write(self, plan: Plan) -> ModelProto:
+    def write(self, plan: Plan) -> PlanModel:
         """Write the plan's graph."""
         for name, scheme in plan.assignment:
             site = self._sites[name]
@@ -91,8 +90,8 @@ class OnnxRuntimeBackend:
                 )
         return self._writer.write(plan)
 
-    def open(self, plan: Plan, written: bytes) -> Executable:
-        """Open a session for a serialized graph, and compare what it runs with a plan.
+    def open(self, plan: Plan, written: PlanModel) -> Executable:
+        """Open a session for a graph, and compare what it runs with a plan.
 
         Raises:
             BackendError: ONNX Runtime refuses the graph, or runs something else than planned.
@@ -120,15 +119,16 @@ class OnnxRuntimeBackend:
         }
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
-        """Write the ONNX file, the plan in its metadata under `autoquant`."""
-        model = self.write(plan)
-        self.open(plan, model.SerializeToString())
-        entry = model.metadata_props.add()
+        """Write the ONNX file, the plan in its metadata under `autoquant`.
+
+        Constants of more than 2 GB stand beside it, in a file of its name with `.data` behind it.
+        """
+        written = self.write(plan)
+        self.open(plan, written)
         values = {**metadata, "reduce_range": self._weight_bits == 7}
-        entry.key, entry.value = METADATA, json.dumps(values)
         path = Path(path)
         with writing(path):
-            onnx.save(model, str(path))
+            written.write(path, {METADATA: json.dumps(values)})
         return path
 
     def expected(self, name: str, scheme: Scheme) -> tuple[Scheme, ...]:

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import rewriter
 
 from autoquant.backends.onnxruntime.bodies import read_by, rename_outer
+from autoquant.backends.onnxruntime.grids import Array
+from autoquant.backends.onnxruntime.plan_model import LEAST_BESIDE
 from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
 from autoquant.errors import BackendError
 from autoquant.model.data.outputs import OutputStructure
@@ -84,17 +87,12 @@ class FloatGraph:
     """
 
     nodes: tuple[NodeProto, ...]
-    initializers: Mapping[str, TensorProto]
+    initializers: Mapping[str, Array]
     inputs: tuple[onnx.ValueInfoProto, ...]
     outputs: tuple[tuple[str, onnx.ValueInfoProto], ...]
     output_tree: OutputStructure
     owner: Mapping[str, str]
     tensors: Mapping[str, str]
-
-    def array(self, name: str) -> np.ndarray[Any, Any] | None:
-        """Values of an initializer; None: it is none."""
-        found = self.initializers.get(name)
-        return None if found is None else numpy_helper.to_array(found)
 
 
 def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
@@ -115,13 +113,27 @@ def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
     if written is None or program is None:
         raise BackendError("onnxruntime: torch.onnx.export gave no model")
     origin = {**origins(exported.program.graph), **origins(program.graph)}
+    constants = _take_constants(written.model)
     model: ModelProto = written.model_proto
     origin_of = {node.name: _captured_node(node, origin) for node in model.graph.node}
     replace_spatial_means(model.graph, origin_of)
     placeholders = [n.name for n in captured.graph.graph.nodes if n.op == "placeholder"]
     user_inputs = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
     names = dict(zip(user_inputs, placeholders, strict=False))
-    return _rename(captured, model, origin_of, names, exported.outputs)
+    return _rename(captured, model, constants, origin_of, names, exported.outputs)
+
+
+def _take_constants(model: ir.Model) -> dict[str, Array]:
+    """Take the larger constants from a model, the memory that they share with the torch model's.
+
+    They would be copied where the model is written.
+    """
+    found = {}
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None and value.const_value.nbytes >= LEAST_BESIDE:
+            found[name] = np.ascontiguousarray(value.const_value.numpy())
+            value.const_value = ir.tensor(np.zeros(0, np.float32))
+    return found
 
 
 @contextmanager
@@ -151,6 +163,7 @@ def _captured_node(node: NodeProto, origin: Mapping[str, str]) -> str | None:
 def _rename(
     captured: Capture,
     model: ModelProto,
+    constants: Mapping[str, Array],
     origin_of: Mapping[str, str | None],
     input_names: Mapping[str, str],
     output_tree: OutputStructure,
@@ -202,7 +215,10 @@ def _rename(
             tensors.setdefault(node.input[0], tensors[node.output[0]])
     return FloatGraph(
         nodes=tuple(nodes),
-        initializers={item.name: _plain(item) for item in graph.initializer},
+        initializers={
+            item.name: constants.get(item.name, numpy_helper.to_array(item))
+            for item in graph.initializer
+        },
         inputs=tuple(_value(item, renamed[item.name]) for item in graph.input),
         outputs=tuple(
             (renamed.get(item.name, item.name), _value(item, name))
@@ -242,15 +258,6 @@ def _value(item: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
     renamed = onnx.ValueInfoProto(name=name)
     renamed.type.CopyFrom(item.type)
     return renamed
-
-
-def _plain(item: TensorProto) -> TensorProto:
-    """An initializer without the exporter's notes."""
-    plain = TensorProto()
-    plain.CopyFrom(item)
-    del plain.metadata_props[:]
-    plain.doc_string = ""
-    return plain
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def static_linear(writing: Writing, unit: Unit) -> bool:
         axis = _output_axis(root)
         bias = writing.bias(root)
         if bias is None:  # without one, Gemm gets no int8 kernel
-            bias = np.zeros(writing.graph.initializers[root.input[1]].dims[axis], np.float32)
+            bias = np.zeros(writing.graph.initializers[root.input[1]].shape[axis], np.float32)
         layer = writing.static_layer(root, axis=axis, bias=bias, grid=grid)
         writing.write_codes(unit, writing.writer.copy(root, [source, *layer]))
         return True
@@ -70,7 +70,7 @@ def grouped_linear(size: int, writing: Writing, unit: Unit) -> bool:
 
 def _write_blocks(writing: Writing, unit: Unit, blocks: Names, *, bits: int, size: int) -> None:
     root, axis = unit.root, _output_axis(unit.root)
-    shape = writing.graph.initializers[root.input[1]].dims
+    shape = writing.graph.initializers[root.input[1]].shape
     source = writing.writer.as_float(root.input[0])
     product = writing.writer.node(
         "MatMulNBits",
@@ -89,10 +89,10 @@ def _write_blocks(writing: Writing, unit: Unit, blocks: Names, *, bits: int, siz
 def _is_plain_linear(writing: Writing, root: NodeProto) -> bool:
     """Whether a node is x W + b with a constant matrix W."""
     weight = writing.graph.initializers.get(root.input[1])
-    if weight is None or len(weight.dims) != 2:
+    if weight is None or weight.ndim != 2:
         return False
     bias = writing.graph.initializers.get(root.input[2]) if len(root.input) > 2 else None
-    if len(root.input) > 2 and (bias is None or len(bias.dims) != 1):
+    if len(root.input) > 2 and (bias is None or bias.ndim != 1):
         return False
     given = attributes_of(root)
     return not given.get("transA", 0) and given.get("alpha", 1.0) == given.get("beta", 1.0) == 1.0

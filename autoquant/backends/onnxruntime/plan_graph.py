@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import NodeProto
 
 from autoquant.backends.onnxruntime.float_graph import MOVING, FloatGraph, attributes_of
 from autoquant.backends.onnxruntime.grids import Grid
+from autoquant.backends.onnxruntime.plan_model import PlanModel
 from autoquant.backends.onnxruntime.ranges import TensorGrids
 from autoquant.backends.onnxruntime.rules import DYNAMIC, STATIC, WEIGHT_ONLY, Rule, by_group
 from autoquant.backends.onnxruntime.units import Unit
@@ -55,7 +56,7 @@ class PlanWriter:
         self._sites = sites
         self._weights = Weights(graph, grids.weight_bits)
 
-    def write(self, plan: Plan) -> ModelProto:
+    def write(self, plan: Plan) -> PlanModel:
         """Write a plan."""
         schemes = dict(plan.assignment)
         writing = Writing(
@@ -137,10 +138,10 @@ def _channels(graph: FloatGraph, node: NodeProto) -> int | None:
         return None
     attributes = attributes_of(node)
     if node.op_type == "Conv":
-        return int(weight.dims[1] * attributes.get("group", 1))
+        return int(weight.shape[1] * attributes.get("group", 1))
     if node.op_type == "Gemm":
-        return int(weight.dims[1 if attributes.get("transB", 0) else 0])
-    return int(weight.dims[0])
+        return int(weight.shape[1 if attributes.get("transB", 0) else 0])
+    return int(weight.shape[0])
 
 
 def _is_free(unit: Unit) -> bool:
@@ -157,7 +158,11 @@ def _move_codes(writing: Writing, unit: Unit) -> bool:
     rest = [writer.as_float(item) for item in root.input[1:]]
     if root.op_type == "Pad":
         mode = attributes_of(root).get("mode", b"constant")
-        filling = writing.graph.array(root.input[2]) if len(rest) > 1 and rest[1] else np.zeros(())
+        filling = (
+            writing.graph.initializers.get(root.input[2])
+            if len(rest) > 1 and rest[1]
+            else np.zeros(())
+        )
         if mode == b"constant":
             if filling is None:
                 return False
@@ -216,7 +221,11 @@ def _weights(writing: Writing, unit: Unit, site: Site, grid: Grid | None) -> lis
         return [weights.as_half_floats(writer, root.name, root.input[1]), *biases]
     if root.op_type == "MatMul":  # a dequantized weight would get the kernel of int8_weight_only
         return [weights.as_int8_floats(writer, root.name, root.input[1], axis=1), *biases]
-    bias = writing.graph.array(root.input[2]) if root.op_type in _WITH_BIAS and biases else None
+    bias = (
+        writing.graph.initializers.get(root.input[2])
+        if root.op_type in _WITH_BIAS and biases
+        else None
+    )
     layer = writing.static_layer(root, axis=_axis(unit, site), bias=bias, grid=grid)
     return layer if bias is not None else [*layer, *biases]
 

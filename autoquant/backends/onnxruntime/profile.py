@@ -17,14 +17,15 @@ from torch import Tensor
 
 from autoquant.backends.boundaries import Parts, Surroundings, add_up
 from autoquant.backends.cover import BesideReference, Cover
+from autoquant.backends.onnxruntime.plan_model import PlanModel
 from autoquant.backends.onnxruntime.readback import source_name
-from autoquant.backends.onnxruntime.sessions import feed, open_and_dump, open_session, run_session
+from autoquant.backends.onnxruntime.sessions import open_and_dump, open_session
 from autoquant.backends.onnxruntime.units import Unit
 from autoquant.backends.timing import Clock, bundle_size, seconds_of
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
-from autoquant.model.heap import trim_heap
+from autoquant.model.heap import free_large
 
 if TYPE_CHECKING:
     from autoquant.backends.onnxruntime.backend import OnnxRuntimeBackend
@@ -53,20 +54,20 @@ def profile_costs(
     reference: list[Callable[[], object]] = []
 
     def time_plan(plan: Plan) -> BesideReference:
-        model = source.write(plan).SerializeToString()
+        model = source.write(plan)
         session, dump = open_and_dump(model, torch.get_num_threads())
-        call = partial(run_session, session, feed(session, inputs))
+        call = partial(session.run, session.feed(inputs))
         del session
         if not reference:
             reference.append(call)
         seconds, ratio, calls = _in_turn(call, reference[0], clock)
         del call
+        free_large(source.captured.float_bytes)
         profiled = ProfiledSession(model, inputs)
         for _ in range(calls):
             profiled.call()
         parts = attribute(dump, profiled.finish(), source.units, passing)
         del profiled
-        trim_heap()
         return parts.times(ratio / max(parts.total, 1e-9)), seconds
 
     return cover.fit_beside(cover.build(time_plan))
@@ -144,24 +145,24 @@ class ProfiledSession:
         BackendError: ONNX Runtime refuses the model.
     """
 
-    def __init__(self, model: bytes, inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, model: PlanModel, inputs: tuple[Tensor, ...]) -> None:
         self._folder = TemporaryDirectory(prefix="autoquant-")
         stem = Path(self._folder.name) / "profile"
         self._session = open_session(model, torch.get_num_threads(), profile=stem)
-        self._feed = feed(self._session, inputs)
+        self._feed = self._session.feed(inputs)
         for _ in range(_WARM_UP):
             self.call()
 
     def call(self) -> None:
         """Run the model once."""
-        run_session(self._session, self._feed)
+        self._session.run(self._feed)
 
     def finish(self) -> Mapping[str, float]:
         """Close the session, and give the least milliseconds of each node that has a name.
 
         The profiler's clock runs on while other processes have the core: the least is the node's.
         """
-        path = Path(self._session.end_profiling())
+        path = Path(self._session.engine.end_profiling())
         events = json.loads(path.read_text(encoding="utf-8"))
         self._folder.cleanup()
         found: dict[str, list[float]] = defaultdict(list)

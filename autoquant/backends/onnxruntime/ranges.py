@@ -50,7 +50,7 @@ class TensorGrids:
         """
         key = (tensor, "int16", None)
         if key not in self._known:
-            array = self._graph.array(tensor)
+            array = self._graph.initializers.get(tensor)
             if array is not None:
                 self._known[key] = word_grid(float(np.abs(array).max()))
             else:
@@ -58,7 +58,7 @@ class TensorGrids:
         return self._known[key]
 
     def _range(self, tensor: str) -> tuple[float, float]:
-        array = self._graph.array(tensor)
+        array = self._graph.initializers.get(tensor)
         if array is not None:
             return float(array.min()), float(array.max())
         found = self._ranges.int8(self._origin(tensor))

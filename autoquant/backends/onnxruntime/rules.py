@@ -22,7 +22,7 @@ from autoquant.backends.onnxruntime.writing import Writing, limits_of
 def dynamic_lstm(writing: Writing, unit: Unit) -> bool:
     """DynamicQuantizeLSTM: int8 weights, inputs and states on the grid of each step's batch."""
     root, writer = unit.root, writing.writer
-    weights = [writing.graph.array(item) for item in root.input[1:3]]
+    weights = [writing.graph.initializers.get(item) for item in root.input[1:3]]
     attributes = attributes_of(root)
     if any(item is None for item in weights) or attributes.pop("layout", 0):
         return False

@@ -130,4 +130,4 @@ def _adds_bias(graph: FloatGraph, root: NodeProto, follower: NodeProto) -> bool:
         return False
     constants = [graph.initializers[item] for item in follower.input if item in graph.initializers]
     weight = graph.initializers.get(root.input[1])
-    return bool(constants and weight is not None and list(constants[0].dims) == [weight.dims[-1]])
+    return bool(constants and weight is not None and constants[0].shape == weight.shape[-1:])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from autoquant.backends.onnxruntime.float_graph import FloatGraph
 from autoquant.backends.onnxruntime.grids import (
@@ -58,7 +58,7 @@ class Weights:
     def __init__(self, graph: FloatGraph, bits: int) -> None:
         self._graph = graph
         self.bits = bits
-        self._made: dict[tuple[str, str, float], list[TensorProto]] = {}
+        self._made: dict[tuple[str, str, float], Mapping[str, Array | TensorProto]] = {}
 
     def static(
         self,
@@ -99,7 +99,7 @@ class Weights:
         def make() -> dict[str, Array]:
             rounded = byte_weight(self._values(weight), axis, bits=self.bits)
             codes = rounded.codes if axis == 1 else rounded.codes.T
-            return _weight_arrays(ByteWeight(codes, rounded.scale))
+            return _weight_arrays(ByteWeight(np.ascontiguousarray(codes), rounded.scale))
 
         return ByteLayer(*self._write(writer, name, "dynamic", make))
 
@@ -136,13 +136,13 @@ class Weights:
     def grouped_rows(self, writer: GraphWriter, name: str, weight: str, *, size: int) -> Names:
         """Write the int4 table of an embedding: codes, scales and zero points."""
 
-        def make() -> dict[str, TensorProto]:
+        def make() -> dict[str, Array | TensorProto]:
             levels, scales = self._grouped(weight, 0, size)
             table = levels.reshape(len(levels), -1)[:, : self._values(weight).shape[1]]
             zeros = np.zeros(scales.shape, np.int8)
             return {
                 "grouped": _four_bits(table),
-                "row_scales": numpy_helper.from_array(scales),
+                "row_scales": scales,
                 "row_zeros": _four_bits(zeros),
             }
 
@@ -165,27 +165,20 @@ class Weights:
         return self._write(writer, name, "rows", make)
 
     def as_int8_floats(self, writer: GraphWriter, name: str, weight: str, *, axis: int) -> str:
-        """Write a weight rounded to int8 as float."""
-
-        def make() -> dict[str, Array]:
-            rounded = byte_weight(self._values(weight), axis)
-            shape = [1] * rounded.codes.ndim
-            shape[axis] = -1
-            values = rounded.codes * rounded.scale.reshape(shape)
-            return {"int8_floats": values.astype(np.float32)}
-
-        return self._write(writer, name, "int8_floats", make)[0]
+        """Write a weight rounded to int8 as float, which is too large to be kept."""
+        rounded = byte_weight(self._values(weight), axis)
+        shape = [1] * rounded.codes.ndim
+        shape[axis] = -1
+        values = rounded.codes * rounded.scale.reshape(shape)
+        return writer.constant(f"{name}/int8_floats", values.astype(np.float32))
 
     def as_half_floats(self, writer: GraphWriter, name: str, weight: str) -> str:
-        """Write a weight rounded to half precision as float."""
-
-        def make() -> dict[str, Array]:
-            return {"half_floats": self._values(weight).astype(np.float16).astype(np.float32)}
-
-        return self._write(writer, name, "half_floats", make)[0]
+        """Write a weight rounded to half precision as float, which is too large to be kept."""
+        values = self._values(weight).astype(np.float16).astype(np.float32)
+        return writer.constant(f"{name}/half_floats", values)
 
     def _values(self, weight: str) -> Array:
-        found = self._graph.array(weight)
+        found = self._graph.initializers.get(weight)
         if found is None:
             raise ValueError(f"{weight!r} is no initializer")
         return found
@@ -201,14 +194,8 @@ class Weights:
         """Write what is made once, by the part of its name; gives their names."""
         key = (name, form, scale)
         if key not in self._made:
-            self._made[key] = [_named(it, f"{name}/{part}") for part, it in make().items()]
-        return tuple(writer.shared(proto.name, proto) for proto in self._made[key])
-
-
-def _named(values: Array | TensorProto, name: str) -> TensorProto:
-    found = values if isinstance(values, TensorProto) else numpy_helper.from_array(values)
-    found.name = name
-    return found
+            self._made[key] = make()
+        return tuple(writer.constant(f"{name}/{part}", it) for part, it in self._made[key].items())
 
 
 def _pack(levels: Array) -> Array:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
-from autoquant.backends.onnxruntime.bodies import rename_outer
+from autoquant.backends.onnxruntime.bodies import read_by, rename_outer
 from autoquant.backends.onnxruntime.float_graph import OPSET, FloatGraph
 from autoquant.backends.onnxruntime.grids import Array, Grid
+from autoquant.backends.onnxruntime.plan_model import PlanModel, plan_model
 
 CONTRIB = "com.microsoft"
 """ONNX Runtime's own operators."""
@@ -28,7 +29,7 @@ class GraphWriter:
     def __init__(self, graph: FloatGraph) -> None:
         self._graph = graph
         self._nodes: list[NodeProto] = []
-        self._constants: dict[str, TensorProto] = {}
+        self._constants: dict[str, Array | TensorProto] = {}
         self._floats = {item.name: item.name for item in graph.inputs}
         self._codes: dict[str, tuple[str, Grid]] = {}
         self._written_as_codes: set[str] = set()
@@ -69,15 +70,9 @@ class GraphWriter:
         self._nodes.append(made)
         return str(made.output[0])
 
-    def constant(self, name: str, values: Array) -> str:
+    def constant(self, name: str, values: Array | TensorProto) -> str:
         """Write a constant, once for each name."""
-        if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(values, name)
-        return name
-
-    def shared(self, name: str, proto: TensorProto) -> str:
-        """Take a constant that is already made."""
-        self._constants.setdefault(name, proto)
+        self._constants.setdefault(name, values)
         return name
 
     def grid(self, tensor: str, grid: Grid) -> list[str]:
@@ -108,7 +103,7 @@ class GraphWriter:
     def as_float(self, tensor: str) -> str:
         """Name of a tensor as float (or of whatever type it has, where that is no float)."""
         if tensor in self._graph.initializers:
-            return self.shared(tensor, self._graph.initializers[tensor])
+            return self.constant(tensor, self._graph.initializers[tensor])
         if not tensor:
             return tensor
         if tensor not in self._floats:
@@ -209,7 +204,7 @@ class GraphWriter:
         codes = self.quantize(tensor, name, grid)
         return self._dequantize(tensor, codes, grid, f"{tensor}:from_{grid.dtype}")
 
-    def finish(self) -> ModelProto:
+    def finish(self) -> PlanModel:
         """Give the graph as a model."""
         for tensor, declared in self._graph.outputs:
             self.node("Identity", [self.as_float(tensor)], declared.name)
@@ -218,10 +213,13 @@ class GraphWriter:
             "autoquant",
             self._graph.inputs,
             [declared for _, declared in self._graph.outputs],
-            list(self._constants.values()),
         )
         imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
-        model: ModelProto = helper.make_model(
-            graph, opset_imports=imports, ir_version=_IR_VERSION, producer_name="autoquant"
+        read = {name for node in self._nodes for name in read_by(node)}
+        return plan_model(
+            graph,
+            {name: values for name, values in self._constants.items() if name in read},
+            opset_imports=imports,
+            ir_version=_IR_VERSION,
+            producer_name="autoquant",
         )
-        return model

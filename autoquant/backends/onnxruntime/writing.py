@@ -45,7 +45,7 @@ class Writing:
 
     def bias(self, root: NodeProto) -> Array | None:
         """Bias of a layer that takes it as its third input."""
-        return self.graph.array(root.input[2]) if len(root.input) > 2 else None
+        return self.graph.initializers.get(root.input[2]) if len(root.input) > 2 else None
 
     def write_codes(self, unit: Unit, name: str) -> None:
         """Write the output of a unit as codes on its own grid."""
@@ -82,7 +82,7 @@ def limits_of(graph: FloatGraph, clip: NodeProto) -> tuple[float, float]:
     """Between which values a Relu or Clip keeps its output."""
     if clip.op_type == "Relu":
         return 0.0, float("inf")
-    bounds = [graph.array(item) if item else None for item in clip.input[1:]]
+    bounds = [graph.initializers.get(item) if item else None for item in clip.input[1:]]
     bounds += [None] * (2 - len(bounds))
     low, high = (None if item is None else float(item) for item in bounds)
     return -np.inf if low is None else low, np.inf if high is None else high

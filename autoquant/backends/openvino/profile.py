@@ -18,7 +18,6 @@ from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.space import SearchSpace
 from autoquant.model.graph.captured import Capture
-from autoquant.model.heap import trim_heap
 
 Compile = Callable[[Plan], tuple[ov.CompiledModel, ExecutionGraph]]
 
@@ -60,9 +59,7 @@ def profile_costs(
         counted = _Counted(graph, compiled.create_infer_request(), names)
         if not reference:
             reference.append(counted)
-        found = _in_turn(counted, reference[0], arrays, clock)
-        trim_heap()
-        return found
+        return _in_turn(counted, reference[0], arrays, clock)
 
     return cover.fit_beside(cover.build(time_plan))
 

@@ -22,7 +22,6 @@ from autoquant.core.space import SearchSpace
 from autoquant.model.graph.built_graph import FLOAT_NODE
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.site_nodes import find_owners
-from autoquant.model.heap import trim_heap
 
 _SIZE = torch.ops.aten.sym_size.int
 """Reads no values."""
@@ -115,7 +114,6 @@ def profile_costs(
             limit_s=limit_s,
             clock=clock,
         )
-        trim_heap()
         return attribute(graph, times, captured), seconds
 
     found = cover.build(time_plan)

@@ -71,6 +71,11 @@ class Capture:
             return self.reach.stored_count
         return sum(item.numel() for item in self.graph.parameters())
 
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of these constants in fp32."""
+        return 4 * self.stored_count
+
     def reads(self, site: str) -> tuple[str, ...]:
         """Keys of the first tensor that each call of a site reads, in graph order.
 

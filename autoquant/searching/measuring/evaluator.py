@@ -27,7 +27,7 @@ from autoquant.errors import AutoquantError, BackendError, MetricError, ModelErr
 from autoquant.model.data.batches import Batch, join_batches, repeat_to, take_samples
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.graph.captured import Capture
-from autoquant.model.heap import collect_large, keep_freed_memory
+from autoquant.model.heap import free_large, keep_freed_memory
 from autoquant.model.recipes import SubjectRecipe
 from autoquant.model.subject import Subject
 from autoquant.searching.measuring.clocks import Clocks
@@ -147,7 +147,7 @@ class PlanEvaluator:
     def baseline(self) -> dict[str, Measurement]:
         """Measure the float model as the user gave it: the rival of every candidate."""
         found = self._reference(Phase.QUALITY).measurements()
-        found["size_bytes"] = Measurement(self._captured.stored_count * 4.0, Kind.ESTIMATED)
+        found["size_bytes"] = Measurement(float(self._captured.float_bytes), Kind.ESTIMATED)
         found |= own_baseline(self._captured.sites, self._settings.own)
         if self._backend.rival_ms is not None:
             found["latency_ms"] = Measurement(self._backend.rival_ms, Kind.ESTIMATED)
@@ -206,6 +206,8 @@ class PlanEvaluator:
     def _timer(self, phase: Phase) -> PlanTimer:
         """Times plans on the latency batch, or on one sample."""
         if phase not in self._timers:
+            for other in self._timers.values():
+                other.begin_sitting()  # which lets its reference go
             size = self._settings.latency_batch if phase is Phase.LATENCY else 1
             inputs = self._timed_inputs[phase] = latency_inputs(self._subject, size)
             timer = PlanTimer(
@@ -258,11 +260,11 @@ class PlanEvaluator:
 
     def _make_room(self) -> None:
         """Drop the plans that were built first, so that there is room for one more."""
-        weight_bytes = max(4 * self._captured.stored_count, 1)
+        weight_bytes = max(self._captured.float_bytes, 1)
         most = max(1, min(_MOST_KEPT, _KEPT_BYTES // (_COPIES * weight_bytes)))
         while len(self._built) >= most:
             self._built.popitem(last=False)
-        collect_large(weight_bytes)
+        free_large(weight_bytes)
 
     def _reference(self, phase: Phase) -> FloatReference:
         if phase not in self._references:

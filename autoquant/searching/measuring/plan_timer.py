@@ -63,7 +63,6 @@ class _Reference:
 class _Timed:
     """A float plan that was timed in this sitting."""
 
-    call: Call
     speedup: Measurement
     latency: Measurement
     wall: Measurement
@@ -110,6 +109,7 @@ class PlanTimer:
         One that is far slower than the first on a few samples is timed on those alone.
         """
         timing = self._timing
+        calls: dict[Scheme, Call] = {}
         timed: dict[Scheme, _Timed] = {}
         hopeless: dict[Scheme, Measurement] = {}
         for scheme, plan in self._plans.items():
@@ -121,13 +121,14 @@ class PlanTimer:
                     if glanced is not None:
                         hopeless[scheme] = product(glanced, first.speedup)
                         continue
-                    found = self._compare(call, first.call)
+                    found = self._compare(call, calls[known])
                     speedup = product(found["speedup"], first.speedup)
                 else:
                     found = self._compare_well(call)
                     eager = found["baseline_latency_ms"]
                     speedup = found["speedup"]
-                timed[scheme] = _Timed(call, speedup, found["latency_ms"], found["wall_ms"])
+                calls[scheme] = call
+                timed[scheme] = _Timed(speedup, found["latency_ms"], found["wall_ms"])
         if not timed:
             eager = measure_alone(
                 self._eager, times=timing.pairs, threads=timing.threads, clocks=timing.clocks
@@ -139,7 +140,7 @@ class PlanTimer:
         }
         self.scheme = fastest_float(speedups)
         if self.scheme is not None:
-            self._reference = _Reference(timed[self.scheme].call, timed[self.scheme].speedup)
+            self._reference = _Reference(calls[self.scheme], timed[self.scheme].speedup)
         self._timed = {self._plans[scheme].digest: item for scheme, item in timed.items()}
         return {"latency_ms": with_sitting_error(eager), **speedups}
 

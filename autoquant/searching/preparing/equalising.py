@@ -24,7 +24,7 @@ from autoquant.model.equalisation.scales import balanced, channel_ranges, even_r
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.faithfulness import find_difference
 from autoquant.model.graph.float_model import named_tensors
-from autoquant.model.heap import collect_large
+from autoquant.model.heap import free_large
 from autoquant.model.numerics.rounding import SchemeRounding
 from autoquant.model.subject import Subject
 from autoquant.searching.preparing.emulated import emulated_decibels
@@ -111,7 +111,7 @@ def _choose(
     """
 
     def graph_of(name: str) -> Capture:
-        collect_large(4 * captured.stored_count)
+        free_large(captured.float_bytes)
         return equalised(subject, captured, forms[name])[1]
 
     with progress.stage("comparing all int8 with and without", None):
@@ -137,7 +137,7 @@ def _choose(
                 if not names:
                     progress.note(f"not equalised, since that gains nothing: {told}")
                     return Equalisation()
-    collect_large(4 * captured.stored_count)
+    free_large(captured.float_bytes)
     progress.note(f"equalised {best}, which keeps the model's function: {told}")
     return signed(forms[best], subject.model)
 

@@ -56,7 +56,7 @@ def measure_gradient(
     marked = mark(question.captured, question.space)
     terms = RoundingTerms(marked, question.space, question.rounding, parts)
     chunks = question.chunks(memory_bytes)
-    kept_bytes = 4 * question.captured.stored_count if len(chunks) > 1 else 0
+    kept_bytes = question.captured.float_bytes if len(chunks) > 1 else 0
     probe = Probe(marked, terms, torch.Generator().manual_seed(seed), kept_bytes, question.outputs)
     signals: list[Tensor] = []
     for batch in chunks:

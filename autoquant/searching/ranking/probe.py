@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 from torch.fx.node import map_arg
+from torch.utils.hooks import RemovableHandle
 
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.outputs import OutputWeights, named_outputs, rows_of
@@ -52,11 +53,20 @@ class Probe(Interpreter):
         self._errors: dict[tuple[Node, Format], Tensor] = {}
         self._apart = {node: terms.readers_apart(node) for node in marked.nodes}
         self._gradients: dict[Node, dict[str, Tensor]] = defaultdict(dict)
+        self._hooks: list[RemovableHandle] = []
         self._sample_powers: dict[_Key, list[Tensor]] = defaultdict(list)
         self._channel_powers: dict[_Key, list[Tensor]] = defaultdict(list)
 
     def measure(self, batch: Batch) -> Tensor:
         """Probe one chunk; gives the power of each sample's float outputs."""
+        try:
+            return self._measure(batch)
+        finally:  # autograd's graph holds hooks, which hold this: no collector sees such a circle
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks.clear()
+
+    def _measure(self, batch: Batch) -> Tensor:
         self._samples = len(batch)
         inputs = [
             item.detach().requires_grad_() if item.is_floating_point() else item
@@ -114,8 +124,12 @@ class Probe(Interpreter):
         if n.op == "get_attr" and is_float_tensor(value):
             return self._watch_constant(n, value.detach())
         if n in self._terms.activations and is_float_tensor(value) and value.requires_grad:
-            value.register_hook(partial(self._take_activation, n, value.detach()))
+            self._hook(value, partial(self._take_activation, n, value.detach()))
         return value
+
+    def _hook(self, value: Tensor, take: Callable[[Tensor], None]) -> None:
+        """Call a function with the gradient of a tensor."""
+        self._hooks.append(value.register_hook(take))
 
     def _watch_constant(self, node: Node, value: Tensor) -> Tensor:
         """A constant as a leaf of its own; those that schemes round are watched."""
@@ -125,15 +139,15 @@ class Probe(Interpreter):
         leaf = value.requires_grad_()
         watched = leaf.view_as(leaf)
         take = self._take_constant if is_weight else self._take_activation
-        watched.register_hook(partial(take, node, value.detach()))
-        leaf.register_post_accumulate_grad_hook(_forget_gradient)
+        self._hook(watched, partial(take, node, value.detach()))
+        self._hooks.append(leaf.register_post_accumulate_grad_hook(_forget_gradient))
         return watched
 
     def _read(self, source: Node, reader: Node) -> Any:
         value = self.env[source]
         if reader.name in self._apart[source] and value.requires_grad:
             value = value.view_as(value)  # its gradient is that of this reader alone
-            value.register_hook(partial(self._keep_gradient, source, reader.name))
+            self._hook(value, partial(self._keep_gradient, source, reader.name))
         return value
 
     def _keep_gradient(self, source: Node, reader: str, gradient: Tensor) -> None:

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 pytest.importorskip("onnxruntime", reason="needs the extra onnxruntime")
 
-import onnxruntime
 from onnx import TensorProto, helper
 
 from autoquant.backends.onnxruntime.float_graph import OPSET, convert_float
+from autoquant.backends.onnxruntime.plan_model import plan_model
+from autoquant.backends.onnxruntime.sessions import open_session
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.exported import export_float
 
@@ -32,15 +33,15 @@ def test_a_recurrent_layer_runs_any_number_of_steps(kind: type[nn.RNNBase]) -> N
     captured = capture(model, example, how="export", dynamic=((0, 1),))
     graph = convert_float(captured, export_float(captured, example))
     outputs = [helper.make_tensor_value_info(graph.outputs[0][0], TensorProto.FLOAT, None)]
-    written = helper.make_graph(
-        graph.nodes, "steps", graph.inputs, outputs, list(graph.initializers.values())
+    written = plan_model(
+        helper.make_graph(graph.nodes, "steps", graph.inputs, outputs),
+        graph.initializers,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=10,
     )
-    model_file = helper.make_model(
-        written, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10
-    )
-    session = onnxruntime.InferenceSession(model_file.SerializeToString())
+    session = open_session(written, 1)
     for shape in ((2, 5, 4), (3, 9, 4)):
         x = torch.randn(shape)
-        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        (found,) = session.run(session.feed((x,)))
         with torch.no_grad():
             assert np.allclose(found, model(x).numpy(), atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Method, Part, SensitivityTable
 from autoquant.searching.ranking.exact import measure_exact
 from autoquant.searching.ranking.gradient import measure_gradient
+from autoquant.searching.ranking.probe import Probe
 from autoquant.searching.ranking.trials import Question
 from tests.networks import MixedNet, images, seeded
 from tests.unit.searching.ranking.questions import ask
@@ -55,6 +58,12 @@ def correlation(found: SensitivityTable, exact: SensitivityTable, scheme: Scheme
     pairs = [(noise, known[key]) for key, noise in found.losses().items() if key[1] is scheme]
     ranks = [np.argsort(np.argsort(column)) for column in zip(*pairs, strict=True)]
     return float(np.corrcoef(*ranks)[0, 1])
+
+
+def test_what_a_measurement_held_is_free_again() -> None:
+    measure_gradient(ask(seeded(MixedNet), images(4, seed=5)))
+    gc.collect()
+    assert not [item for item in gc.get_objects() if type(item) is Probe]
 
 
 class Sequences(nn.Module):
