@@ -134,7 +134,7 @@ def test_a_detector_is_searched_end_to_end(backend: str, tmp_path: Path) -> None
             "rules": [{"kind": "conv2d", "schemes": ["int8", "fp32"]}],
         },
         objectives=("output_error", "size"),
-        trials=6,
+        trials=3,
         max_drop=None,
         output=tmp_path,
     )

@@ -56,7 +56,7 @@ def smallest(model: nn.Module, backend: str, folder: Path) -> aq.ResultCandidate
         backend=backend_from_text(backend) | {"pairs": 3},
         space={"schemes": ["int8", "fp32"]},
         objectives=("output_error", "size"),
-        trials=0,
+        effort="quick",
         max_drop=None,
         batch_size=4,
         output=folder,

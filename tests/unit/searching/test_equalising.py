@@ -67,7 +67,7 @@ def run(
         evaluation=list(zip(images.split(16), labels.split(16), strict=True)),
         space=INT8,
         max_drop=None,
-        trials=0,
+        effort="quick",
         output=output,
         backend=backend_from_text(backend) | {"pairs": 3},
         **settings,
