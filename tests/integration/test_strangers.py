@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,23 +96,27 @@ def test_a_candidates_number_cannot_leave_the_folder(folder: Path, number: str) 
         aq.load_result(folder)
 
 
-def test_no_file_of_a_search_holds_what_signs_in(tmp_path: Path) -> None:
+@pytest.fixture
+def private() -> Iterator[None]:
+    """Have what is written be the user's alone."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("private")
+def test_no_file_of_a_search_holds_what_signs_in(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     store = f"sqlite:///{tmp_path / 'mlflow.db'}?password=hunter22"
     uri = {"enabled": True, "uri": store, "tags": {"repository": "https://s3cr3t@git.example/x"}}
     (tmp_path / "job").mkdir()
     job = write_job(tmp_path / "job", {"tracking": uri})
-    code = "import os, sys; os.umask(0o077); from autoquant.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "search", str(job)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
+    assert main(["search", str(job)]) == 0
+    printed = "".join(capfd.readouterr())
     out = tmp_path / "job" / "out"
-    assert (out / files.JOB).exists(), done.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path != job]
     for secret in (b"hunter22", b"s3cr3t"):
         assert not [path for path in written if secret in path.read_bytes() + bytes(path)]
-        assert secret.decode() not in done.stdout + done.stderr
+        assert secret.decode() not in printed
     assert not [path for path in (out, *out.rglob("*")) if path.stat().st_mode & 0o077]
