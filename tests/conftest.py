@@ -11,8 +11,10 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,61 +37,41 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _kept_programs() -> Iterator[None]:
-    """Export models that are alike in all they hold once in a process."""
-    from autoquant.model.graph import export_capture
-    from tests.kept_programs import keeping
+def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Export and convert models that are alike in all they hold once in a process.
 
-    plain = export_capture.export_program
-    export_capture.export_program = keeping(plain)
-    yield
-    export_capture.export_program = plain
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _kept_conversions() -> Iterator[None]:
-    """Have litert-torch and torch.onnx, where they are, convert what is alike once in a process."""
-    from tests.kept_conversions import keeping_litert, keeping_onnx
-
-    with pytest.MonkeyPatch.context() as patch:
-        if importlib.util.find_spec("litert_torch") is not None:
-            from autoquant.backends.litert import convert
-
-            patch.setattr(convert, "_converted", keeping_litert(convert._converted))
-        if importlib.util.find_spec("onnxscript") is not None:
-            from autoquant.backends.onnxruntime import backend
-
-            patch.setattr(backend, "convert_float", keeping_onnx(backend.convert_float))
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _kept_operators() -> Iterator[None]:
-    """Have torch look for composite operators where there can be new ones."""
+    So are tables made for MLflow's stores, where a test has use for them.
+    """
     from torch._export import utils as operators
 
+    from autoquant.model.graph import export_capture
+    from tests.kept_conversions import keeping_litert, keeping_onnx
     from tests.kept_operators import once_for_namespaces
+    from tests.kept_programs import keeping
 
-    plain = operators._materialize_cpp_cia_ops
-    operators._materialize_cpp_cia_ops = once_for_namespaces(plain)
-    yield
-    operators._materialize_cpp_cia_ops = plain
+    kept: list[tuple[Any, str, Callable[[Any], Any]]] = [
+        (export_capture, "export_program", keeping),
+        (operators, "_materialize_cpp_cia_ops", once_for_namespaces),
+    ]
+    if importlib.util.find_spec("litert_torch") is not None:
+        from autoquant.backends.litert import convert
 
+        kept.append((convert, "_converted", keeping_litert))
+    if importlib.util.find_spec("onnxscript") is not None:
+        from autoquant.backends.onnxruntime import backend
 
-@pytest.fixture(autouse=True, scope="session")
-def _kept_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Make the tables of MLflow's stores once in a process, where a test has use for them."""
-    if "mlflow" not in sys.modules:
+        kept.append((backend, "convert_float", keeping_onnx))
+    if "mlflow" in sys.modules:
+        import mlflow.store.db.utils as stores
+
+        from tests.kept_stores import copying
+
+        tables = tmp_path_factory.mktemp("kept") / "mlflow.db"
+        kept.append((stores, "_initialize_tables", partial(copying, kept=tables)))
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, keep in kept:
+            patch.setattr(module, name, keep(getattr(module, name)))
         yield
-        return
-    import mlflow.store.db.utils as stores
-
-    from tests.kept_stores import copying
-
-    plain = stores._initialize_tables
-    stores._initialize_tables = copying(plain, tmp_path_factory.mktemp("kept") / "mlflow.db")
-    yield
-    stores._initialize_tables = plain
 
 
 @pytest.fixture(autouse=True, scope="session")

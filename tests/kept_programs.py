@@ -78,7 +78,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._storages: dict[int, int] = {}
 
     def persistent_id(self, obj: Any) -> Any:
-        """Tensors are told apart by place too: one that stands twice is not two equal ones."""
+        """Tensors are told apart by place too: one that stands twice is not two equal ones.
+
+        Texts are told apart by their characters alone: pickle would tell whether Python made them
+        one object.
+        """
+        if type(obj) is str:
+            return obj.encode()
         if not isinstance(obj, Tensor):
             return None
         if not any(item is obj for item in self._tensors):

@@ -53,7 +53,6 @@ def test_a_kept_program_is_the_model_that_it_is_asked_for(
 ) -> None:
     export, given = Counting(), (Calling.plain(1), (EXAMPLES[network],), ((0,),))
     take = keeping(export)  # type: ignore[arg-type]
-    seeded(network)  # the first of a process has names that are not interned
     take(seeded(network), *given)
     model = seeded(network)
     program, writes, guards = take(model, *given)
