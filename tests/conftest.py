@@ -37,6 +37,16 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _rivals_on_request() -> Iterator[None]:
+    """Time the float model on other engines in the tests that are about them."""
+    from autoquant.job import schema
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "installed_rivals", lambda own: ())
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Export and convert models that are alike in all they hold once in a process.
 

@@ -22,6 +22,7 @@ class Row:
         packages: What these bring, as they are imported.
         is_estimate: Whether its latency is what a model of the target says.
         is_slow: Whether to build one plan takes most of a minute.
+        is_mobile: Whether what it builds is for other devices, and runs here to be tested.
         section: Its options in a job, a `BackendSettings`, as `package.module:Class`; empty where
             it has none of its own.
     """
@@ -32,6 +33,7 @@ class Row:
     packages: tuple[str, ...] = ()
     is_estimate: bool = False
     is_slow: bool = False
+    is_mobile: bool = False
     section: str = ""
 
     @property
@@ -71,6 +73,7 @@ _BUILT_IN: Mapping[str, Row] = {
         "LiteRT (.tflite) on this CPU: real int8, int16 and fp32 kernels in one file",
         extra="litert",
         packages=("ai_edge_litert", "litert_torch"),
+        is_mobile=True,
     ),
     "ethos-u": Row(
         "autoquant.backends.litert.ethos_u.target",

@@ -73,6 +73,15 @@ def check_rival(name: str) -> str:
     return name
 
 
+def installed_rivals(own: str) -> tuple[str, ...]:
+    """Other backends that are installed, serve on this machine, and build a plan within seconds."""
+    return tuple(
+        name
+        for name, row in find_rows().items()
+        if name != own and not (row.is_estimate or row.is_slow or row.is_mobile or row.missing)
+    )
+
+
 def resolve_backend(value: object, folder: Path = Path()) -> object:
     """Make the paths of a `backend` section absolute, as the backend that it names has them.
 

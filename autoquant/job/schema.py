@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from autoquant.core.backends import is_estimate
 from autoquant.core.equalisation import Equalise
 from autoquant.core.objectives import Goal, Objective
 from autoquant.core.ranges import ObserverName
@@ -29,6 +30,7 @@ from autoquant.job.backend import (
     backend_from_text,
     backend_settings,
     check_rival,
+    installed_rivals,
 )
 from autoquant.job.finetuning import Finetuning
 from autoquant.job.mistakes import NAMED, OWN
@@ -337,8 +339,22 @@ class SearchSettings(RunSettings):
     sampler: Literal["guided", "tpe", "nsga2", "random"] = "guided"
     cache: bool = True
     rivals: Annotated[
-        tuple[Annotated[str, AfterValidator(check_rival)], ...], Field(strict=False)
-    ] = ()
+        tuple[Annotated[str, AfterValidator(check_rival)], ...] | None, Field(strict=False)
+    ] = None
+
+    @property
+    def rival_engines(self) -> tuple[str, ...]:
+        """Engines on which the float model is timed too.
+
+        Where none are named, those that are installed, but for a search that shall end soon, or
+        that times nothing itself.
+        """
+        if self.rivals is not None:
+            return self.rivals
+        is_short = self.budget.effort is Effort.QUICK or self.budget.minutes is not None
+        if is_short or not self.is_timed or is_estimate(self.backend.name):
+            return ()
+        return installed_rivals(self.backend.name)
 
     def on(self, backend: str) -> SearchSettings:
         """The same search on another backend, timed as this one is."""

@@ -1,11 +1,17 @@
-"""Rivals that a job names: the float model on other engines."""
+"""Rivals of a search: the float model on other engines."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from autoquant.backends.targets import load_target
 from autoquant.core.measurement import RIVAL_PLAN, Measurements, float_plans, rival_plans
 from autoquant.core.progress import Progress
 from autoquant.errors import AutoquantError
-from autoquant.job import SearchSettings
+from autoquant.job import SearchSettings, SpaceRules
+from autoquant.searching.measuring.evaluator import MeasurementSettings
+from autoquant.searching.measuring.plan_timer import FLOAT_SCHEMES
+from autoquant.searching.preparing.bench import SubjectBench
 from autoquant.searching.preparing.elsewhere import prepare_elsewhere
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
 from autoquant.searching.preparing.preparation import Preparation
@@ -14,7 +20,7 @@ from autoquant.searching.preparing.preparation import Preparation
 def time_rivals(
     prepared: Preparation, job: SearchSettings, known: Measurements, progress: Progress
 ) -> Measurements:
-    """Time the float plans of the engines that a job names, over fp32 as given.
+    """Time the float plans of a job's rivals, over fp32 as given.
 
     An engine that refuses the model, or computes something else, is no rival; that is said.
 
@@ -29,7 +35,7 @@ def time_rivals(
     """
     done = {engine for engine, _ in rival_plans(known)}
     found = {}
-    for rival in job.rivals:
+    for rival in job.rival_engines:
         if rival in done:
             continue
         try:
@@ -48,10 +54,18 @@ def _time_floats(
     """Times of the float model and of an engine's float plans, taken as those of candidates.
 
     Raises:
-        AutoquantError: The engine refuses the model, computes something else in its all-fp32 plan,
-            or has nothing that a rule of the space names.
+        AutoquantError: The engine refuses the model, or computes something else in its all-fp32
+            plan.
     """
+    setup = job.on(rival).model_copy(update={"space": SpaceRules(schemes=FLOAT_SCHEMES)})
     parts = (prepared.subject, prepared.captured, prepared.statistics, prepared.settings.build)
     with progress.stage(f"timing the rival {rival}", None):
-        there = refuse_unfaithful(prepare_elsewhere(job.on(rival), *parts, progress), progress)
-        return there.evaluator.rivals()
+        there = prepare_elsewhere(setup, *parts, progress, settle=_without_timing)
+        return refuse_unfaithful(there, progress).evaluator.rivals()
+
+
+def _without_timing(bench: SubjectBench) -> MeasurementSettings:
+    """What a backend takes where nothing is timed: float plans run alike on torch's engines."""
+    settings = bench.settings
+    settle = load_target(settings.build.backend).settle
+    return replace(settings, build=settle(settings.build, None))

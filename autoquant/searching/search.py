@@ -77,7 +77,7 @@ def run_search(
     """
     minutes = job.budget.minutes
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
-    for setup in (job, *map(job.on, job.rivals)):
+    for setup in (job, *map(job.on, job.rivals or ())):
         check_target(measurement_settings(setup).build)
     templates = (*load_templates(job.seeds), *templates)
     with _open_folder(job, resume) as folder, taken(progress.note) as interrupts:
@@ -175,9 +175,9 @@ class _Search:
             self.stages = replace(stages, prepared=prepared)
 
     def compete(self) -> None:
-        """Time the float model on the other engines that the job names."""
+        """Time the float model on other engines."""
         begun, stages = self.begun, self.stages
-        if begun.job.rivals:
+        if begun.job.rival_engines:
             found = begun.timed.rivals(stages.prepared, begun.job, stages.baseline, begun.progress)
             self.stages = stages.knowing(found)
 

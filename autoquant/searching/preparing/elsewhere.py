@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from autoquant.core.build import BuildSettings
@@ -12,6 +13,7 @@ from autoquant.job import Setup
 from autoquant.model.calibration.range_rules import bind_ranges
 from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject
+from autoquant.searching.measuring.evaluator import MeasurementSettings
 from autoquant.searching.preparing.bench import SubjectBench, bind_setup
 from autoquant.searching.preparing.preparation import (
     Preparation,
@@ -28,8 +30,19 @@ def prepare_elsewhere(
     statistics: CalibrationStatistics,
     build: BuildSettings,
     progress: Progress,
+    *,
+    settle: Callable[[SubjectBench], MeasurementSettings] = settle_backend,
 ) -> Preparation:
     """Prepare the backend that a setup names, on the statistics and ranges of a search.
+
+    Args:
+        setup: Names it.
+        subject: Model and data.
+        captured: The captured model.
+        statistics: Of its calibration.
+        build: How the search builds.
+        progress: Shown the progress.
+        settle: Settles what the backend's options leave open.
 
     Raises:
         BackendError: It cannot settle what its options leave open.
@@ -40,7 +53,7 @@ def prepare_elsewhere(
     ranges = replace(build.ranges, fixed=bound.fixed, weight_bits=None)
     settings = settings.building(ranges=ranges, equalisation=build.equalisation)
     bench = SubjectBench(setup, subject, captured, statistics, settings, progress)
-    settings = settle_backend(bench)
+    settings = settle(bench)
     space = bind_setup(setup, captured, settings.build).space
     phases = (Phase.QUALITY, Phase.LATENCY)
     return Preparation(subject, captured, statistics, settings, space, phases, ())

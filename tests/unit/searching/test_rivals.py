@@ -14,6 +14,8 @@ from autoquant.core.measurement import rival_plans
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.errors import JobError
+from autoquant.job import schema
+from autoquant.job.backend import installed_rivals
 from autoquant.results.choices import find_choices, find_rivals
 from tests.networks import LinearNet, seeded
 
@@ -64,6 +66,32 @@ def test_engines_that_are_named_are_timed_on_the_same_batch_and_once(tmp_path: P
     assert "qnnpack all fp32" in "\n".join(result.table().notes)
     again = search(out, seeded(LinearNet), rivals=["qnnpack"], resume=True)
     assert rival_plans(again.findings.frontier.baseline) == found
+
+
+def test_what_is_installed_is_timed_unasked_unless_a_search_shall_end_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setattr(
+        schema, "installed_rivals", lambda own: set(installed_rivals(own)) & {"openvino"}
+    )
+    found = search(tmp_path / "normal", seeded(LinearNet)).findings.frontier.baseline
+    assert ("openvino", Scheme.FP32) in rival_plans(found)
+    short: tuple[dict[str, Any], ...] = (
+        {"effort": "quick"},
+        {"budget": {"minutes": 5}},
+        {"rivals": []},
+    )
+    for number, settings in enumerate(short):
+        result = search(tmp_path / str(number), seeded(LinearNet), **settings)
+        assert rival_plans(result.findings.frontier.baseline) == {}
+
+
+def test_what_serves_elsewhere_or_takes_minutes_is_no_rival_unasked() -> None:
+    assert {"profile", "ethos-u", "litert", "inductor", "torch"}.isdisjoint(
+        installed_rivals("torch")
+    )
+    assert "torch" in installed_rivals("openvino")
 
 
 def test_a_rival_that_refuses_the_model_is_named_and_the_search_goes_on(tmp_path: Path) -> None:
