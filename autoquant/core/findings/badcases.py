@@ -106,7 +106,8 @@ class BadCases:
         worst: By output and metric, worst first; equally bad ones by index.
         sqnr: Samples by SQNR over all outputs together.
         noise: Samples by the energy of the error, 10 log10, over all outputs together.
-        levels: By index of the worst in SQNR, the energy of the error as `noise` counts it.
+        loud: Of the samples below an SQNR, of their own signal and of the mean one, those with most
+            error, loudest first; as `noise` counts.
         sqnr_db: Of the whole data set: 10 log10 of summed signal over summed noise.
         own: By the user's own error, where there is one.
     """
@@ -115,7 +116,7 @@ class BadCases:
     worst: Mapping[tuple[str, OutputMetric], tuple[BadCase, ...]]
     sqnr: DecibelCounts
     noise: DecibelCounts
-    levels: Mapping[int, float]
+    loud: tuple[BadCase, ...]
     sqnr_db: float
     own: OwnWorst | None = None
 

@@ -87,6 +87,12 @@ class RangeAudit:
         return self.clipping.energy / (self.clipping.elements * self.step**2 / 12.0)
 
     @property
+    def clip_ratio_there(self) -> float:
+        """The same on the samples that share the clipping alone."""
+        shares = self.clipping.effective_samples / self.clipping.samples
+        return self.clip_ratio / shares if shares else 0.0
+
+    @property
     def excess(self) -> float:
         """Grid over the whole range that calibration saw of this very tensor."""
         return self._over(float(widths(self.seen.low, self.seen.high)))

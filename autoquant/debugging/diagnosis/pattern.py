@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from autoquant.core.findings.badcases import BadCases, OutputMetric
+from autoquant.core.findings.badcases import BadCases
 from autoquant.core.findings.diagnosis import Pattern
 from autoquant.model.calibration.ranges.grid import Grid
 
@@ -43,11 +43,7 @@ def pattern_of(cases: BadCases, limit_db: float, bad: Sequence[int]) -> Pattern:
     return Pattern.SENSITIVE if bad else Pattern.HEALTHY
 
 
-def bad_samples(cases: BadCases, limit_db: float) -> tuple[int, ...]:
-    """Samples, among the worst in SQNR, whose noise is large beside their signal and the median."""
-    limit, loud = min(limit_db, BAD_DB), cases.noise.quantile(0.5) + LOUD_DB
-    return tuple(
-        case.index
-        for _, case in cases.over_outputs(OutputMetric.SQNR)
-        if case.value < limit and cases.levels[case.index] >= loud
-    )
+def bad_samples(cases: BadCases) -> tuple[int, ...]:
+    """Samples whose noise is large beside their signal (`loud`), and beside the median's too."""
+    limit = cases.noise.quantile(0.5) + LOUD_DB
+    return tuple(case.index for case in cases.loud if case.value >= limit)

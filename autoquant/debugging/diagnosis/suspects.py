@@ -90,8 +90,8 @@ def find_suspects(
     left = list(audits)
     is_beyond = any(_is_clipped(item, reach) for item in left)
     causes = {
-        Cause.OUTLIER_SAMPLE: lambda item: is_beyond and _clips(item) and _by_few(item),
-        Cause.CLIPPED_RANGE: lambda item: is_beyond and _clips(item),
+        Cause.OUTLIER_SAMPLE: lambda item: is_beyond and _clips(item, reach) and _by_few(item),
+        Cause.CLIPPED_RANGE: lambda item: is_beyond and _clips(item, reach),
         Cause.SATURATED: lambda item: _is_saturated(item, sites),
         Cause.OUTLIER_CALIBRATION: lambda item: _is_wide(item) and _few_are_wide(item),
         Cause.VARYING_RANGE: _is_wide,
@@ -112,16 +112,19 @@ def own_ratio(audit: RangeAudit, over: float) -> float:
     return over / max(audit.excess, 1.0)
 
 
-def _clips(item: RangeAudit) -> bool:
-    """Whether it loses more by clipping than it should; behind a clipped tensor many do."""
-    return item.clip_ratio >= CLIP_RATIO
+def _clips(item: RangeAudit, reach: float) -> bool:
+    """Whether it loses more by clipping than it should; behind a clipped tensor many do.
+
+    Where samples are bad already (no `reach`), on those that are clipped.
+    """
+    return (item.clip_ratio if reach else item.clip_ratio_there) >= CLIP_RATIO
 
 
 def _is_clipped(item: RangeAudit, reach: float) -> bool:
     """Whether the data lie beyond what a fair sample could have missed."""
     low, high = min(item.low, 0.0), max(item.high, 0.0)
     width = float(widths(item.clipping.low, item.clipping.high))
-    return _clips(item) and width >= reach * (high - low)
+    return _clips(item, reach) and width >= reach * (high - low)
 
 
 def _exceeds(item: RangeAudit, ratio: float, limit: float) -> bool:

@@ -17,6 +17,7 @@ from autoquant.debugging.badcases import runs_of
 from autoquant.debugging.diagnosis.grids import planned_grids
 from autoquant.debugging.diagnosis.kernel_faults import KernelAudit, audit_kernels
 from autoquant.debugging.diagnosis.pattern import (
+    BAD_DB,
     bad_samples,
     pattern_of,
     typical_limit_db,
@@ -82,13 +83,14 @@ def observe(pair: Pair, batches: Sequence[Batch], progress: Progress) -> Symptom
     marked = mark_sites(prepared.captured)
     ranges = TensorRanges(prepared.captured, prepared.statistics, build)
     plan = pair.executable.runs(pair.plan)
-    with progress.stage("comparing outputs", samples) as advance:
-        cases = find_bad_cases(*runs_of(pair), batches, BAD_CASES, advance)
     writers = load_target(build.backend).integer_writers(build)
     rounding = SchemeRounding(ranges, writers)
     grids = planned_grids(marked, plan, rounding)
     limit = typical_limit_db(grids.values())
-    bad = bad_samples(cases, limit)
+    with progress.stage("comparing outputs", samples) as advance:
+        below = min(limit, BAD_DB)
+        cases = find_bad_cases(*runs_of(pair), batches, BAD_CASES, advance, below_db=below)
+    bad = bad_samples(cases)
     pattern = pattern_of(cases, limit, bad)
     bad = bad if pattern is Pattern.SENSITIVE else ()
     probe = build_probe(batches, PROBE_SAMPLES, bad, pattern)

@@ -70,8 +70,8 @@ def _clipped(suspect: Suspect) -> str:
         f"{len(suspect.audits)} tensors are clipped, first {first.tensor} at {first.op}: its range "
         f"is {span(first.low, first.high)}, the data reach "
         f"{span(first.clipping.low, first.clipping.high)} on about "
-        f"{first.clipping.effective_samples:.0f} of {first.clipping.samples} samples; clipping "
-        f"loses {first.clip_ratio:.3g} times what rounding does"
+        f"{first.clipping.effective_samples:.0f} of {first.clipping.samples} samples, where "
+        f"clipping loses {first.clip_ratio_there:.3g} times what rounding does"
     )
 
 

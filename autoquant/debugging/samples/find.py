@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
@@ -45,11 +46,6 @@ class Worst:
             else:
                 heapq.heappushpop(self._heap, (value, -index))
 
-    @property
-    def indices(self) -> set[int]:
-        """Of the samples that are among the worst so far."""
-        return {-index for _, index in self._heap}
-
     def finish(self) -> tuple[BadCase, ...]:
         """Give them, worst first; equally bad ones by index."""
         ranked = sorted(self._heap, reverse=True)
@@ -88,8 +84,9 @@ def find_bad_cases(
     *,
     outputs: Sequence[str] = (),
     error: OwnError | None = None,
+    below_db: float = -SQNR_CEILING_DB,
 ) -> BadCases:
-    """Find the worst samples by output and metric.
+    """Find the worst samples by output and metric, and the loudest of those below an SQNR.
 
     Takes one batch after the other and keeps none: memory depends on the batch size and on `top`,
     not on how many samples there are.
@@ -103,7 +100,7 @@ def find_bad_cases(
     for batch in batches:
         run = partial(run_quantized, batch.inputs)
         expected, found = judged_pair(run_float(batch.inputs), run, batch.inputs)
-        search = search or _Search(_chosen(named_outputs(expected), outputs), top, error)
+        search = search or _Search(_chosen(named_outputs(expected), outputs), top, error, below_db)
         search.add(expected, found, batch)
         progress(len(batch))
     if search is None:
@@ -125,7 +122,9 @@ def _chosen(known: Iterable[str], wanted: Sequence[str]) -> tuple[str, ...]:
 class _Search:
     """What was seen so far."""
 
-    def __init__(self, outputs: tuple[str, ...], top: int, error: OwnError | None) -> None:
+    def __init__(
+        self, outputs: tuple[str, ...], top: int, error: OwnError | None, below_db: float
+    ) -> None:
         self._outputs = outputs
         self._worst = {
             (name, metric): Worst(top, is_score=metric.is_score)
@@ -135,7 +134,7 @@ class _Search:
         self._error = error
         self._own = Worst(top, is_score=getattr(error, "higher_is_better", False))
         self._sqnr, self._noises = LevelCounter(), LevelCounter()
-        self._levels: dict[int, float] = {}
+        self._loud, self._below_db = Worst(top, is_score=False), below_db
         self._power = torch.zeros(len(outputs), dtype=torch.float64)
         self._signal = self._noise = torch.zeros((), dtype=torch.float64)
         self._samples = 0
@@ -155,18 +154,14 @@ class _Search:
             self._own.add(self._samples, own_errors(self._error, *pair, samples))
         self._power += torch.stack([item.double().square().sum() for item in want])
         signal, noise = energies(want, have, self._power / (self._samples + samples))
-        level = -sqnr_db(torch.ones_like(noise), noise)
-        self._sqnr.add(sqnr_db(signal, noise))
+        sqnr, level = sqnr_db(signal, noise), -sqnr_db(torch.ones_like(noise), noise)
+        self._sqnr.add(sqnr)
         self._noises.add(level)
-        self._keep(level)
+        first, self._samples = self._samples, self._samples + samples
         self._signal, self._noise = self._signal + signal.sum(), self._noise + noise.sum()
-        self._samples += samples
-
-    def _keep(self, level: Tensor) -> None:
-        """Remember the error's energy of the samples that are among the worst in SQNR."""
-        known = self._levels | dict(enumerate(level.tolist(), self._samples))
-        worst = [self._worst[name, OutputMetric.SQNR].indices for name in self._outputs]
-        self._levels = {index: known[index] for index in set().union(*worst)}
+        # an output near zero has lost nothing that the others' size would notice
+        lost = sqnr_db(signal.clamp_min(self._signal / self._samples), noise) < self._below_db
+        self._loud.add(first, level.where(lost, -torch.inf))
 
     def _named(self, returned: Any) -> list[Tensor]:
         """The outputs to look at; of a model that returns others, all of those."""
@@ -196,7 +191,7 @@ class _Search:
             worst={key: worst.finish() for key, worst in self._worst.items()},
             sqnr=self._sqnr.finish(),
             noise=self._noises.finish(),
-            levels=self._levels,
+            loud=tuple(case for case in self._loud.finish() if math.isfinite(case.value)),
             sqnr_db=float(sqnr_db(self._signal, self._noise)),
             own=None if self._error is None else OwnWorst(name_of(self._error), self._own.finish()),
         )

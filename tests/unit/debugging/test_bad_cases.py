@@ -222,7 +222,7 @@ def test_indices_begin_with_those_that_lead_a_list() -> None:
         },
         sqnr=DecibelCounts(0.0, 1.0, (1,)),
         noise=DecibelCounts(0.0, 1.0, (1,)),
-        levels={},
+        loud=(),
         sqnr_db=0.0,
     )
     assert cases.indices == (4, 9, 2)

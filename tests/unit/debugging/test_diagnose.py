@@ -124,6 +124,16 @@ def test_all_outliers_among_the_samples_are_named_worst_first() -> None:
     assert (finding.cause, set(finding.samples)) == (Cause.OUTLIER_SAMPLE, {5, 37, 80})
 
 
+def test_one_outlier_among_thousands_is_a_clipped_sample() -> None:
+    evaluation = vectors(2000, 2)
+    evaluation[37] *= 30.0
+    diagnosis = aq.diagnose(
+        seeded(OneNumber), calibration=vectors(256, 1), evaluation=evaluation, backend=ENGINE
+    )
+    finding = only(diagnosis)
+    assert (finding.cause, finding.samples) == (Cause.OUTLIER_SAMPLE, (37,))
+
+
 class OneNumber(nn.Module):
     """A regression whose output crosses zero: no signal there, and the usual noise."""
 
