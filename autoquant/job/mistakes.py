@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -84,11 +84,25 @@ def _close_choice(value: object, choices: str) -> str:
 
 
 def _did_you_mean(location: Sequence[Any], model: type[BaseModel]) -> str:
+    elsewhere = list(_sections_with(str(location[-1]), model))
+    if len(elsewhere) == 1:
+        return f"; it belongs to {elsewhere[0]!r}"
     known = _keys_at(location[:-1], model)
     close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _sections_with(key: str, model: type[BaseModel], above: str = "") -> Iterator[str]:
+    """The sections of a model, by dotted names, that know a key."""
+    for name, field in model.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is not None:
+            path = f"{above}{name}"
+            if key in section.model_fields:
+                yield path
+            yield from _sections_with(key, section, f"{path}.")
 
 
 def _keys_at(path: Sequence[Any], model: type[BaseModel]) -> list[str]:

@@ -102,6 +102,8 @@ def test_the_npu_space_is_int8_int16_and_fp16_with_fp32_to_fall_back_on(path: Pa
         ("budget.round_size=0", "budget.round_size: 0 is below 1"),
         ("budget.trials=eight", "budget.trials: 'eight' is not a whole number"),
         ("budget.trails=8", "budget.trails: unknown key; did you mean 'trials'?"),
+        ("trials=8", "trials: unknown key; it belongs to 'budget'"),
+        ("budget.metric=mse", "budget.metric: unknown key; it belongs to 'data'"),
         ("sampler=gp", "sampler: 'gp' is none of 'guided', 'tpe', 'nsga2', 'random'"),
         ("backend.threads=0", "backend.threads: 0 is below 1"),
         ("constraints.accuracy_drop=-1", "constraints.accuracy_drop: -1 is below 0"),
