@@ -224,11 +224,6 @@ class Execution(Section):
 
     @model_validator(mode="after")
     def _stoppable(self) -> Execution:
-        if self.kind == "local" and self.timeout is not None:
-            raise ValueError(
-                "timeout: a task within this process cannot be stopped; leave it out, or "
-                "choose kind: ray, whose workers can"
-            )
         if self.address is None:
             for key in ("files", "packages", "target"):
                 if getattr(self, key):

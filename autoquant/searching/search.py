@@ -255,7 +255,8 @@ class _Search:
     def _near(self) -> Execution:
         """Where the few plans of an answer are measured: on a cluster, or in this process."""
         asked = self.begun.job.execution
-        return asked if asked.address is not None else Execution(kind="local")
+        near = Execution(kind="local", timeout=asked.timeout)
+        return near if asked.address is None else asked
 
     @contextmanager
     def _executor(self, execution: Execution) -> Iterator[Executor]:

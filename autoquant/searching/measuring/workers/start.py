@@ -13,12 +13,12 @@ Note = Callable[[str], None]
 
 
 def _start_local(
-    execution: Execution,  # noqa: ARG001
+    execution: Execution,
     factory: EvaluatorFactory,
     note: Note,  # noqa: ARG001
     cpu: str | None,  # noqa: ARG001
 ) -> Executor:
-    return LocalExecutor(factory)
+    return LocalExecutor(factory, execution.timeout)
 
 
 def _start_ray(

@@ -1,4 +1,4 @@
-"""How long a task may take before its worker is taken for stuck."""
+"""How long a task may take before it is taken for stuck."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ class TimeLimits:
         """Why a task was stopped."""
         word = f"its {phase.value} took longer than {self.limit_s(phase):g} s"
         if self._given_s is not None:
-            return f"{word} (execution.timeout); its worker was stopped"
-        return f"{word}, far longer than others; its worker was stopped (see execution.timeout)"
+            return f"{word} (execution.timeout); it was stopped"
+        return f"{word}, far longer than others; it was stopped (see execution.timeout)"

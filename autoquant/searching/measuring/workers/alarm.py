@@ -1,0 +1,48 @@
+"""Python code that takes too long within this process is broken off."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_AGAIN_S = 1.0
+"""What foreign code swallowed (a destructor, a callback) is raised again after so long."""
+
+
+class Overdue(BaseException):
+    """What runs took too long; no `except Exception` on its way catches it."""
+
+
+@contextmanager
+def overdue_after(seconds: float) -> Iterator[None]:
+    """Within, what takes longer raises `Overdue`; a kernel that it waits for ends first.
+
+    It takes the system's alarm (`setitimer`), which is of the main thread alone. Where there is
+    none, or somebody else has taken it, nothing is broken off.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or not hasattr(signal, "setitimer"):
+        yield
+        return
+    if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+        yield
+        return
+    is_running = True
+
+    def ring(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if is_running:
+            raise Overdue
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)
+    try:
+        try:
+            yield
+        finally:
+            is_running = False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
