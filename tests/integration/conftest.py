@@ -30,7 +30,7 @@ from torch import nn
 
 def model():
     torch.manual_seed(0)
-    return nn.Sequential(*(part for _ in range(14) for part in (nn.Linear(8, 8), nn.Tanh())))
+    return nn.Sequential(*(part for _ in range(8) for part in (nn.Linear(8, 8), nn.Tanh())))
 
 def batches(count, seed):
     inputs = torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
