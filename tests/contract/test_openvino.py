@@ -225,6 +225,22 @@ def test_windows_along_an_axis_counted_from_the_end_are_converted() -> None:
         torch.testing.assert_close(built(ROW), model(ROW))
 
 
+class Padded(nn.Module):
+    """Unequal sides around a circle, and a side cut off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        around = nn.functional.pad(x, (2, 1, 0, 3), mode="circular")
+        return nn.functional.pad(around, (-1, 0, 1, 0))
+
+
+def test_padding_around_a_circle_is_converted() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), Padded()).eval()
+    captured, backend = backend_for(model, MAP)
+    built = backend.build(Plan.of({site.name: Scheme.FP32 for site in captured.sites})).module
+    with torch.no_grad():
+        torch.testing.assert_close(built(MAP), model(MAP), rtol=1e-4, atol=1e-5)
+
+
 class Stack(nn.Module):
     """A matrix for each of a stack, as of experts or heads."""
 

@@ -22,6 +22,7 @@ from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_n
 from torch import Tensor
 from torch.export.decomp_utils import CustomDecompTable
 from torch.fx import GraphModule
+from torch.nn import functional
 
 from autoquant.backends.openvino.recurrent import RECURRENT, is_projected, take_out
 from autoquant.errors import ModelError
@@ -41,6 +42,7 @@ _MARK = {"name": "precise", "version": "0"}
 _BROADCASTING = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "Maximum", "Minimum"})
 
 _MATMUL = torch.ops.aten.matmul.default
+_PAD = torch.ops.aten.pad.default
 _UNFOLD = torch.ops.aten.unfold.default
 _UNMARKED = frozenset({"Const", "Parameter", "Result"})
 
@@ -327,7 +329,20 @@ def decompositions(kept: Sequence[Any]) -> Mapping[Any, Callable[..., Any]]:
         if operator in table:
             table.pop(operator)
     table[torch.ops.aten.index_add.default] = _index_add
+    table[_PAD] = _pad
     return table.materialize()
+
+
+def _pad(
+    x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Tensor:
+    """The same; around a circle by slices, which the front end converts to something else."""
+    if mode != "circular" or min(pad) < 0:
+        return functional.pad(x, list(pad), mode, value)
+    for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), 1):
+        last = x.narrow(-axis, x.shape[-axis] - before, before)
+        x = torch.cat([last, x, x.narrow(-axis, 0, after)], -axis)
+    return x
 
 
 def _index_add(
