@@ -129,3 +129,28 @@ def test_the_line_that_export_prints_runs_the_file(name: str, tmp_path: Path) ->
     (tensor,) = opened.inputs
     found = CALLS[name](made["run"], opened.captured.calling.names[0], tensor)
     torch.testing.assert_close(torch.as_tensor(found), opened.outputs(plan), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_file_is_read_back_before_it_is_written_once_for_each_plan(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = find_rows()[name]
+    if row.missing:
+        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
+    opened = Opened(BACKENDS[name])
+    built, other = (
+        Plan.of({site.name: scheme for site in opened.captured.sites})
+        for scheme in (Scheme.FP32, Scheme.INT8)
+    )
+    opened.backend.build(built)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BackendError("nothing is opened")
+
+    opens = {"openvino": "compile_graph", "onnxruntime": "open_and_dump"}[name]
+    monkeypatch.setattr(f"autoquant.backends.{name}.backend.{opens}", refuse)
+    path = tmp_path / f"model{opened.backend.suffix}"
+    assert opened.backend.export(built, path, {}).exists()
+    with pytest.raises(BackendError, match="nothing is opened"):
+        opened.backend.export(other, path, {})

@@ -67,6 +67,7 @@ class OnnxRuntimeBackend:
         ranges = TensorRanges(request.captured, request.statistics, settings)
         grids = TensorGrids(self._graph, ranges)
         self._weight_bits = ranges.weight_bits
+        self._read_back: set[str] = set()
         self._writer = PlanWriter(self._graph, self.units, grids, self._sites)
 
     def support(self, site: Site, scheme: Scheme) -> Support:
@@ -100,6 +101,7 @@ class OnnxRuntimeBackend:
         executed = self._read(plan, Dump(dump))
         hint = "pin this op to another scheme in the search space"
         refuse_substitution("onnxruntime", plan, executed, self.expected, hint=hint)
+        self._read_back.add(plan.digest)
         return Executable(OnnxModule(written, self._graph.output_tree, session), executed)
 
     def costs(
@@ -121,10 +123,12 @@ class OnnxRuntimeBackend:
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
         """Write the ONNX file, the plan in its metadata under `autoquant`.
 
-        Constants of more than 2 GB stand beside it, in a file of its name with `.data` behind it.
+        A plan that was never built here is opened and read back first. Constants of more than 2 GB
+        stand beside the file, in one of its name with `.data` behind it.
         """
         written = self.write(plan)
-        self.open(plan, written)
+        if plan.digest not in self._read_back:
+            self.open(plan, written)
         values = {**metadata, "reduce_range": self._weight_bits == 7}
         path = Path(path)
         with writing(path):

@@ -97,6 +97,7 @@ class OpenVinoBackend:
         settings = settle_range(request.settings, saturates)
         ranges = TensorRanges(request.captured, request.statistics, settings)
         self._assembler = Assembler(self._graph, self._layout, ranges, request.captured)
+        self._read_back: dict[str, Options] = {}
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How the engine runs one scheme of one site."""
@@ -106,8 +107,9 @@ class OpenVinoBackend:
         """Clone the float graph, quantize what the plan says, compile, and read back."""
         model, options = self._assemble(plan)
         compiled, options = self._compile(plan, model, options)
-        module = OpenVinoModule(model, options, self._graph.outputs, compiled)
-        return Executable(module, self._compare(plan, module.compiled))
+        executed = self._compare(plan, compiled)
+        self._read_back[plan.digest] = options
+        return Executable(OpenVinoModule(model, options, self._graph.outputs, compiled), executed)
 
     def costs(
         self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
@@ -122,10 +124,14 @@ class OpenVinoBackend:
         return profile_costs(self._captured, compile_counting, space, inputs, clock)
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
-        """Write an `.xml` file, weights in a `.bin` file beside, that OpenVINO runs by itself."""
-        model, options = self._assemble(plan)
-        compiled, options = self._compile(plan, model, options)
-        self._compare(plan, compiled)
+        """Write an `.xml` file, weights in a `.bin` file beside, that OpenVINO runs by itself.
+
+        A plan that was never built here is compiled and read back first.
+        """
+        if plan.digest not in self._read_back:
+            self.build(plan)
+        model, _ = self._assemble(plan)
+        options = self._read_back[plan.digest]
         metadata = {**metadata, "reduce_range": self._assembler.weight_bits == 7}
         return write_model(model, options, path, metadata)
 
