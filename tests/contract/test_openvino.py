@@ -241,6 +241,28 @@ def test_padding_around_a_circle_is_converted() -> None:
         torch.testing.assert_close(built(MAP), model(MAP), rtol=1e-4, atol=1e-5)
 
 
+class LastStep(nn.Module):
+    """A head without bias behind a norm, of which the last step counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 10, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x))[:, -1]
+
+
+def test_a_step_of_what_an_int8_layer_gives_has_no_axis_for_it() -> None:
+    model, steps = LastStep().eval(), torch.randn(4, 9, 16)
+    _, backend = backend_for(model, steps)
+    plan = Plan.of({"norm": Scheme.FP32, "head": Scheme.INT8})
+    with torch.no_grad():
+        found, expected = backend.build(plan).module(steps), model(steps)
+    assert found.shape == expected.shape
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
 class Stack(nn.Module):
     """A matrix for each of a stack, as of experts or heads."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ _BROADCASTING = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "Ma
 
 _MATMUL = torch.ops.aten.matmul.default
 _PAD = torch.ops.aten.pad.default
+_SELECT = torch.ops.aten.select.int
 _UNFOLD = torch.ops.aten.unfold.default
 _UNMARKED = frozenset({"Const", "Parameter", "Result"})
 
@@ -330,6 +332,7 @@ def decompositions(kept: Sequence[Any]) -> Mapping[Any, Callable[..., Any]]:
             table.pop(operator)
     table[torch.ops.aten.index_add.default] = _index_add
     table[_PAD] = _pad
+    table[_SELECT] = _select
     return table.materialize()
 
 
@@ -343,6 +346,12 @@ def _pad(
         last = x.narrow(-axis, x.shape[-axis] - before, before)
         x = torch.cat([last, x, x.narrow(-axis, 0, after)], -axis)
     return x
+
+
+def _select(x: Tensor, axis: int, index: int) -> Tensor:
+    """The same by a slice of one: gathered by a scalar, int8 sums keep the axis in the engine."""
+    end = sys.maxsize if index == -1 else index + 1
+    return torch.ops.aten.slice.Tensor(x, axis, index, end).squeeze(axis)
 
 
 def _index_add(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autoquant.core.evaluation import Threshold
 from autoquant.core.measurement import Kind, Measurement
-from autoquant.errors import ModelError
+from autoquant.errors import BackendError, ModelError
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.data_set import CACHE_BYTES, StreamedBatches, in_order, sizes_of
 from autoquant.model.data.output_noise import OutputNoises
@@ -174,6 +174,7 @@ def measure_quality(
 
     Raises:
         NotFiniteError: The candidate's outputs hold NaN or infinity; names the batch.
+        BackendError: An output has more or fewer axes than the float model's.
     """
     sums = _Sums(reference, functions, kind, prefix)
     for count, (index, batch) in enumerate(reference.taken(), 1):
@@ -212,6 +213,13 @@ class _Sums:
                 f"outputs hold NaN or infinity on batch {index}; where many plans fail so, pin "
                 "the op to a wider scheme"
             )
+        for name, value in expected.items():
+            if name in found and found[name].ndim != value.ndim:  # sizes may depend on the values
+                raise BackendError(
+                    f"the output {name!r} has shape {tuple(found[name].shape)} here, in the float "
+                    f"model {tuple(value.shape)}",
+                    hint="pin the op that gives it to fp32 in the search space",
+                )
         for tally in self._tallies.values():
             tally.add(outputs, batch)
         self._batches += 1

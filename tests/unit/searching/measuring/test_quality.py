@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autoquant import metrics
 from autoquant.core.measurement import SQNR_CEILING_DB, Kind
+from autoquant.errors import BackendError
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.output_noise import signal_to_noise_db
 from autoquant.searching.measuring.quality import NotFiniteError, measure_quality, run_reference
@@ -89,6 +90,18 @@ def test_a_metric_that_gives_one_number_a_batch_is_weighted_by_samples() -> None
         Kind.MEASURED,
     ).measurements
     assert found["accuracy"].value == 0.75
+
+
+def test_an_axis_too_many_is_told_before_the_metric_meets_it() -> None:
+    batches = [Batch((torch.randn(4, 3),), torch.arange(4) % 3)]
+    reference = run_reference(identity, batches, {"accuracy": metrics.accuracy})
+    with pytest.raises(BackendError, match=r"shape \(1, 4, 3\) here, in the float model \(4, 3\)"):
+        measure_quality(
+            lambda inputs: inputs[0][None],
+            reference,
+            {"accuracy": metrics.accuracy},
+            Kind.MEASURED,
+        )
 
 
 def test_outputs_that_are_not_finite_name_their_batch() -> None:
