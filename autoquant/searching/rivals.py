@@ -7,8 +7,9 @@ from dataclasses import replace
 from autoquant.backends.targets import load_target
 from autoquant.core.measurement import RIVAL_PLAN, Measurements, float_plans, rival_plans
 from autoquant.core.progress import Progress
-from autoquant.errors import AutoquantError
+from autoquant.errors import first_line
 from autoquant.job import SearchSettings, SpaceRules
+from autoquant.model.heap import free_large
 from autoquant.searching.measuring.evaluator import MeasurementSettings
 from autoquant.searching.measuring.plan_timer import FLOAT_SCHEMES
 from autoquant.searching.preparing.bench import SubjectBench
@@ -40,9 +41,11 @@ def time_rivals(
             continue
         try:
             timed = _time_floats(prepared, job, rival, progress)
-        except AutoquantError as error:  # it was asked for beside the search, and ends none
-            progress.note(f"the rival {rival} is not timed: {error.message}")
+        except Exception as error:  # noqa: BLE001  # it stands beside the search, and ends none
+            progress.note(f"the rival {rival} is not timed: {first_line(error)}")
             continue
+        finally:
+            free_large(prepared.captured.float_bytes)
         for scheme, speedup in float_plans(timed).items():
             found[f"{RIVAL_PLAN}{rival}.all-{scheme.value}"] = speedup
     return found

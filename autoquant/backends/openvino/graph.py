@@ -351,7 +351,8 @@ def _pad(
 def _select(x: Tensor, axis: int, index: int) -> Tensor:
     """The same by a slice of one: gathered by a scalar, int8 sums keep the axis in the engine."""
     end = sys.maxsize if index == -1 else index + 1
-    return torch.ops.aten.slice.Tensor(x, axis, index, end).squeeze(axis)
+    step: Tensor = torch.ops.aten.slice.Tensor(x, axis, index, end)
+    return step.squeeze(axis)
 
 
 def _index_add(

@@ -50,13 +50,13 @@ def measure_gradient(
         seed: Of the random signs.
         memory_bytes: What the tensors of the network for one chunk of samples may take; autograd
             keeps about as much again. Of several chunks, rounding errors of weights are kept up to
-            the size of the weights.
+            the size of the weights, and to this.
         progress: Called with the number of samples done.
     """
     marked = mark(question.captured, question.space)
     terms = RoundingTerms(marked, question.space, question.rounding, parts)
     chunks = question.chunks(memory_bytes)
-    kept_bytes = question.captured.float_bytes if len(chunks) > 1 else 0
+    kept_bytes = min(question.captured.float_bytes, memory_bytes) if len(chunks) > 1 else 0
     probe = Probe(marked, terms, torch.Generator().manual_seed(seed), kept_bytes, question.outputs)
     signals: list[Tensor] = []
     for batch in chunks:

@@ -17,6 +17,7 @@ from autoquant.errors import JobError
 from autoquant.job import schema
 from autoquant.job.backend import installed_rivals
 from autoquant.results.choices import find_choices, find_rivals
+from autoquant.searching import rivals
 from tests.networks import LinearNet, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -85,6 +86,23 @@ def test_what_is_installed_is_timed_unasked_unless_a_search_shall_end_soon(
     for number, settings in enumerate(short):
         result = search(tmp_path / str(number), seeded(LinearNet), **settings)
         assert rival_plans(result.findings.frontier.baseline) == {}
+
+
+def test_an_engine_that_is_broken_ends_no_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise ImportError(f"{name} lacks a library")
+
+    heard = Heard()
+    monkeypatch.setattr(schema, "installed_rivals", lambda own: ("openvino",))
+    monkeypatch.setattr(rivals, "load_target", fail)
+    result = search(tmp_path / "out", seeded(LinearNet), progress=heard)
+    assert result.frontier
+    assert any(
+        note.startswith("the rival openvino is not timed") and "lacks a library" in note
+        for note in heard.notes
+    )
 
 
 def test_what_serves_elsewhere_or_takes_minutes_is_no_rival_unasked() -> None:
