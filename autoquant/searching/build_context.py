@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,12 @@ from autoquant.model.data.calling import Calling
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.equalisation.rewrite import rescaled
 from autoquant.model.graph.capture import Capture, capture
-from autoquant.model.graph.float_model import buffers_kept, check_float_model, in_eval_mode
+from autoquant.model.graph.float_model import (
+    buffers_kept,
+    check_float_model,
+    copy_of,
+    in_eval_mode,
+)
 from autoquant.model.weights_digest import weights_digest
 
 if TYPE_CHECKING:
@@ -86,9 +92,16 @@ class BuildContext:
     def capture_again(
         self, model: nn.Module, *, other_weights: bool = False
     ) -> tuple[nn.Module, Capture]:
-        """Check that a model is the one that was searched, and capture it."""
+        """Check that a model is the one that was searched, and capture a copy.
+
+        What is built shares weights with it, and the model may be trained further. One that holds
+        what cannot be copied is captured itself.
+        """
         given = in_eval_mode(check_float_model(model, self.leaf_modules))
         checked = self._equalised(given)
+        if checked is model:
+            with suppress(TypeError, RuntimeError):
+                checked = copy_of(model)
         with buffers_kept(checked):
             captured = capture(
                 checked,

@@ -80,6 +80,23 @@ def test_quantize_gives_the_outputs_that_were_scored(
     assert result.baseline["accuracy"].value == 1.0
 
 
+def test_what_was_quantized_stays_as_it_is_while_the_model_is_trained_on(
+    result: aq.SearchResult,
+) -> None:
+    model = seeded(MixedNet)
+    floats = [item for item in result.candidates if set(item.plan.counts()) == {"fp32"}]
+    for candidate in (*floats, result.best(max_drop=None)):
+        quantized = candidate.quantize(model)
+        with torch.no_grad():
+            before = quantized(EVALUATION).clone()
+            weights = {name: item.clone() for name, item in model.named_parameters()}
+            for item in model.parameters():
+                item.mul_(1.5)
+            assert torch.equal(quantized(EVALUATION), before)
+            for name, item in model.named_parameters():
+                item.copy_(weights[name])
+
+
 def test_a_model_in_training_mode_is_left_so_and_gives_the_same(mixed: aq.ResultCandidate) -> None:
     training = seeded(MixedNet)
     training.b1.bn1.train()
