@@ -190,12 +190,13 @@ def _check(
         counts = count_classes(calibration, [item.shape for item in outputs])
     captured = prepared.captured
     with progress.stage("reading back the configuration", None):
-        built = _build(prepared, plan, mapping, progress)
+        chosen = find_plan(plan, prepared, progress)
+        built = _build(prepared, plan, chosen, mapping)
     scarce = () if counts is None else find_scarce_classes(counts)
     ranges = prepared.settings.build.ranges
     concerns = [*built.concerns, *find_misfit_ranges(ranges, prepared.statistics.tensors)]
     with progress.stage("trying mends", None):
-        tried = tuple(try_mends(prepared, find_plan(plan, prepared, progress), mapping, concerns))
+        tried = tuple(try_mends(prepared, chosen, mapping, concerns))
     return CheckReport(
         concerns=_attention_first(
             [
@@ -289,21 +290,20 @@ def _in_order(model: nn.Module, rows: Sequence[ModuleCalls]) -> tuple[ModuleCall
 
 def _build(
     prepared: Preparation,
-    plan: Plan | str | Path,
+    given: Plan | str | Path,
+    chosen: Plan,
     mapping: QConfigMapping | None,
-    progress: Progress,
 ) -> _Built:
     """Configure, build, read back, and judge."""
     if mapping is not None:
         return _build_mapping(prepared, mapping)
-    chosen = find_plan(plan, prepared, progress)
     counted = counts_text(chosen)
     name = f"plan {chosen.digest} ({counted})"
     try:
         examined = _examine(prepared, chosen)
     except BackendError as error:
         return _Built(name, (refused(error.message, error.hint),))
-    asked = {scheme.value: scheme for scheme in Scheme}.get(str(plan))
+    asked = {scheme.value: scheme for scheme in Scheme}.get(str(given))
     unable = () if asked is None else tuple(find_unable(prepared, chosen, asked))
     captured = prepared.captured
     shown = ShownConfiguration(

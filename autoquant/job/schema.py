@@ -223,7 +223,7 @@ class Execution(Section):
     target: TargetNode | None = None
 
     @model_validator(mode="after")
-    def _stoppable(self) -> Execution:
+    def _for_a_cluster(self) -> Execution:
         if self.address is None:
             for key in ("files", "packages", "target"):
                 if getattr(self, key):

@@ -9,6 +9,11 @@ import sys
 _LARGE_BYTES = 32 << 20
 
 
+def is_large(weight_bytes: int) -> bool:
+    """Whether copies of such weights are worth the time that it takes to be rid of them."""
+    return weight_bytes >= _LARGE_BYTES
+
+
 def free_large(weight_bytes: int) -> None:
     """Free what nothing uses any more, where that may be so many bytes of weights.
 
@@ -16,7 +21,7 @@ def free_large(weight_bytes: int) -> None:
     a graph of a few large layers has few. What is freed goes back to the system (`trim_heap`). A
     collection takes 0.2 s, longer than a small model's whole forward, so that small ones wait.
     """
-    if weight_bytes >= _LARGE_BYTES:
+    if is_large(weight_bytes):
         gc.collect()
         trim_heap()
 

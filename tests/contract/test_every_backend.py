@@ -26,19 +26,19 @@ BACKENDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _is_installed(name: str) -> None:
+    if missing := find_rows()[name].missing:
+        pytest.skip(f"{name} is not installed: {', '.join(missing)}")
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_keeps_what_all_promise(name: str, tmp_path: Path) -> None:
-    row = find_rows()[name]
-    if row.missing:
-        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
     check_all(Opened(BACKENDS[name]), tmp_path)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_the_largest_int8_products_do_not_overflow_on_this_cpu(name: str) -> None:
-    row = find_rows()[name]
-    if row.missing:
-        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
     model = nn.Sequential(nn.Conv2d(64, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 4))
     with torch.no_grad():
         for layer in (model[0], model[3]):
@@ -52,9 +52,7 @@ def test_the_largest_int8_products_do_not_overflow_on_this_cpu(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["torch", "openvino", "onnxruntime"])
 def test_a_reduced_range_leaves_out_a_bit_of_the_weights(name: str) -> None:
-    row, target = find_rows()[name], load_target(name)
-    if row.missing:
-        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
+    target = load_target(name)
     settings = BACKENDS[name]
     plain, reduced = (
         target.settle(settings.with_options(reduce_range=item), None) for item in (False, True)
@@ -71,9 +69,6 @@ def test_a_reduced_range_leaves_out_a_bit_of_the_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_what_fails_when_it_is_called_is_a_refusal(name: str) -> None:
-    row = find_rows()[name]
-    if row.missing:
-        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
     opened = Opened(BACKENDS[name])
     plan = Plan.of({site.name: Scheme.FP32 for site in opened.captured.sites})
     module = opened.backend.build(plan).module
@@ -95,9 +90,6 @@ class Squashing(nn.Module):
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime", "litert"])
 def test_a_term_that_is_next_to_nothing_is_kept(name: str) -> None:
-    row = find_rows()[name]
-    if row.missing:
-        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
     rows = torch.randn(4, 8)
     rows[1] = 0.0
     opened = Opened(BACKENDS[name], Squashing().eval(), (rows,))
@@ -116,9 +108,6 @@ CALLS: dict[str, Callable[[Any, str, Tensor], Any]] = {
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_the_line_that_export_prints_runs_the_file(name: str, tmp_path: Path) -> None:
-    row = find_rows()[name]
-    if row.missing:
-        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
     opened, recipe = Opened(BACKENDS[name]), load_target(name).recipe
     plan = Plan.of({site.name: Scheme.FP32 for site in opened.captured.sites})
     path = tmp_path / f"model{opened.backend.suffix}"
@@ -135,9 +124,6 @@ def test_the_line_that_export_prints_runs_the_file(name: str, tmp_path: Path) ->
 def test_a_file_is_read_back_before_it_is_written_once_for_each_plan(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = find_rows()[name]
-    if row.missing:
-        pytest.skip(f"{name} is not installed: {', '.join(row.missing)}")
     opened = Opened(BACKENDS[name])
     built, other = (
         Plan.of({site.name: scheme for site in opened.captured.sites})

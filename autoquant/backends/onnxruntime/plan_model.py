@@ -43,6 +43,11 @@ class PlanModel:
     graph: bytes
     constants: Mapping[str, Array]
 
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of the constants that stand beside it."""
+        return sum(item.nbytes for item in self.constants.values())
+
     def write(self, path: Path, metadata: Mapping[str, str], *, limit: int = _LARGEST_FILE) -> None:
         """Write the model as a file, its constants within; beyond a limit, in `<path>.data`.
 
@@ -59,7 +64,7 @@ class PlanModel:
         for key, value in metadata.items():
             model.metadata_props.add(key=key, value=value)
         declared = [item for item in model.graph.initializer if item.name in self.constants]
-        if sum(item.nbytes for item in self.constants.values()) > limit:
+        if self.constant_bytes > limit:
             self._write_beside(declared, path.with_name(f"{path.name}.data"))
             path.write_bytes(model.SerializeToString())
             return

@@ -15,13 +15,12 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from autoquant.backends.onnxruntime.plan_model import PlanModel
+from autoquant.backends.onnxruntime.plan_model import LEAST_BESIDE, PlanModel
 from autoquant.errors import BackendError, first_line
 from autoquant.model.data.outputs import OutputStructure
+from autoquant.model.heap import is_large
 
 _FATAL = 4
-_LARGE_BYTES = 1024
-_LARGE_MODEL = 32 << 20
 _OPTIMIZED = "optimized.onnx"
 
 
@@ -96,7 +95,7 @@ def open_session(
         options.optimized_model_filepath = str(optimized)
         constants = "session.optimized_model_external_initializers"
         options.add_session_config_entry(f"{constants}_file_name", "constants.bin")
-        options.add_session_config_entry(f"{constants}_min_size_in_bytes", str(_LARGE_BYTES))
+        options.add_session_config_entry(f"{constants}_min_size_in_bytes", str(LEAST_BESIDE))
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -125,10 +124,10 @@ def open_and_dump(model: PlanModel, threads: int) -> tuple[Session, ModelProto]:
     """
     with TemporaryDirectory(prefix="autoquant-") as folder:
         path = Path(folder) / _OPTIMIZED
-        is_large = sum(item.nbytes for item in model.constants.values()) >= _LARGE_MODEL
-        session = open_session(model, threads, optimized=path, packs=not is_large)
+        twice = is_large(model.constant_bytes)
+        session = open_session(model, threads, optimized=path, packs=not twice)
         dump = onnx.load(str(path), load_external_data=False)
-    return (open_session(model, threads) if is_large else session), dump
+    return (open_session(model, threads) if twice else session), dump
 
 
 class OnnxModule(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
-from autoquant.core.sensitivity import Method, Part, Procedure, SensitivityTable
+from autoquant.core.sensitivity import Method, Part, Procedure, SensitivityRow, SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
@@ -54,7 +55,10 @@ def measured(asked: tuple[Question, Backend]) -> tuple[SensitivityTable, list[st
     """The whole table, and the knobs of its rows in the order in which they were to be kept."""
     question, backend = asked
     kept: list[str] = []
-    keep = lambda rows: kept.extend(row.knob for row in rows)  # noqa: E731
+
+    def keep(rows: Sequence[SensitivityRow]) -> None:
+        kept.extend(row.knob for row in rows)
+
     return measure_on_engine(question, backend, MODEL, keep=keep), kept
 
 
