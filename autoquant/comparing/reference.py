@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,19 +13,16 @@ from torch.fx import GraphModule, Node
 
 from autoquant.comparing.pairing import OpPair
 from autoquant.comparing.runs import Run, See, first_tensor
-from autoquant.comparing.sums import PairSums
+from autoquant.comparing.weight_rows import FloatWeight, StoredWeight, weight_rows
 from autoquant.core.findings.layers import LayerRow, TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.sensitivity import Part
-from autoquant.core.sites import Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.same_values import RESHAPING
 from autoquant.model.graph.site_nodes import SiteNodes, mark_sites
-from autoquant.model.graph.tensor_paths import take
 from autoquant.model.numerics.rounded_graph import RoundedGraph, choices_of
 from autoquant.model.numerics.rounding import Cast, Format, SchemeRounding
 from autoquant.model.numerics.weight_grids import GroupGrid, WeightGrid
@@ -115,36 +112,15 @@ class ReferencePlan:
 
     def weight_rows(self) -> tuple[LayerRow, ...]:
         """Every weight of a site beside what the plan makes of it, in execution order."""
-        return tuple(
-            row
-            for site in self.captured.sites
-            if site.kind.is_weighted
-            for root in (_node(self.captured, self.captured.members[site.name][0][0]),)
-            for row in self._weights(site, root)
-        )
 
-    def _weights(self, site: Site, root: Node) -> Iterator[LayerRow]:
-        how = self.rounding.weight_format(site, self.plan[site.name])
-        for source in self.marked.operands[root].weights:
-            weight: Tensor = take(self.captured.graph, str(source.target)).detach()
-            values = weight if how is None else how(weight)
-            sums = PairSums()
-            sums.add(weight, values, batch=-1)
-            first, second = sums.moments()
-            yield LayerRow(
-                op=site.name,
-                call=0,
-                part=Part.WEIGHT,
-                tensor=str(source.target).rpartition(".")[2],
-                scheme=self.plan[site.name],
-                float_type=op_name(root),
-                quantized_type=f"{op_name(root)} (reference)",
-                shape=tuple(weight.shape),
-                format=_weight_format(how, weight),
-                error=sums.error(None, divergence=False),
-                expected=first,
-                found=second,
-            )
+        def find(weight: FloatWeight) -> StoredWeight:
+            site, name = self.marked.roots[weight.root], op_name(weight.root)
+            how = self.rounding.weight_format(site, self.plan[site.name])
+            values = weight.values if how is None else how(weight.values)
+            form = _weight_format(how, weight.values)
+            return StoredWeight(values, form, (name, f"{name} (reference)"))
+
+        return weight_rows(self.captured, self.pairs(), find)
 
 
 class ReferenceRun(RoundedGraph):

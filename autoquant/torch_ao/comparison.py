@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 
 from autoquant.comparing.pairing import OpPair
 from autoquant.comparing.runs import Run, See
+from autoquant.comparing.weight_rows import FloatWeight, StoredWeight, weight_rows
 from autoquant.core.findings.layers import LayerRow, TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.core.sites import Site
@@ -25,9 +26,9 @@ from autoquant.torch_ao.fake_quantize import frozen_copy, holds_fake_quantize, i
 from autoquant.torch_ao.formats import format_of, type_of
 from autoquant.torch_ao.matching import Matched, match
 from autoquant.torch_ao.quantized_run import QuantizedRun
+from autoquant.torch_ao.stored_weights import stored_at
 from autoquant.torch_ao.tracing import quiet_torch, trace
 from autoquant.torch_ao.values import inputs_of, is_same
-from autoquant.torch_ao.weight_rows import weight_rows
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -93,21 +94,14 @@ class TorchQuantized:
 
     def weight_rows(self) -> tuple[LayerRow, ...]:
         """Every weight of a site beside what torch stores, in execution order."""
-        return tuple(
-            row
-            for pair, matched in self._paired.items()
-            if matched is not None
-            and pair.call == 0
-            and pair.site is not None
-            and pair.site.kind.is_weighted
-            for row in weight_rows(
-                pair.op,
-                self._traced,
-                _node(self._traced, matched.expected[0]),
-                self._graph,
-                _node(self._graph, pair.found[0]),
-            )
-        )
+
+        def find(weight: FloatWeight) -> StoredWeight | None:
+            matched, kernel = self._paired[weight.pair], weight.pair.found[0]
+            float_type = "" if matched is None else type_of(self._traced, matched.expected[:1])
+            types = float_type, type_of(self._graph, (kernel,))
+            return stored_at(self._graph, _node(self._graph, kernel), weight.name, types)
+
+        return weight_rows(self._captured, self.pairs(), find)
 
     def _inputs(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         return inputs_of(self._model, self._captured, tensors)

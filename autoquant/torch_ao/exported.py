@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from autoquant.comparing.pairing import OpPair
 from autoquant.comparing.reference import type_of
 from autoquant.comparing.runs import Run, See
+from autoquant.comparing.weight_rows import FloatWeight, StoredWeight, weight_rows
 from autoquant.core.findings.layers import LayerRow, TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.errors import ModelError
@@ -22,7 +23,7 @@ from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.scopes import scope_of
 from autoquant.model.graph.tensor_paths import take
 from autoquant.torch_ao.quantized_run import QuantizedRun
-from autoquant.torch_ao.weight_rows import captured_weights, weight_row
+from autoquant.torch_ao.stored_weights import stored_as
 
 _LIBRARY = "quantized_decomposed"
 _STATIC = ("quantize_per_tensor.default", "dequantize_per_tensor.default")
@@ -94,16 +95,13 @@ class ExportedQuantized:
 
     def weight_rows(self) -> tuple[LayerRow, ...]:
         """Every weight of a site beside what the graph stores, in execution order."""
-        return tuple(self._weights())
+        return weight_rows(self._captured, self._pairs, self._find_stored)
 
-    def _weights(self) -> Iterator[LayerRow]:
-        for pair, root, name, weight in captured_weights(self._captured, self._pairs):
-            reads = self._nodes[pair.found[0]].all_input_nodes
-            stored = sorted(filter(_is_constant, reads), key=lambda node: node.op == "get_attr")
-            other = self._stored(stored[0])  # what is dequantized, before a bias
-            if other.numel() == weight.numel():
-                types = op_name(root), self.type_of(pair).partition(" + ")[0]
-                yield weight_row(pair.op, name, weight, other, None, types)
+    def _find_stored(self, weight: FloatWeight) -> StoredWeight | None:
+        reads = self._nodes[weight.pair.found[0]].all_input_nodes
+        stored = sorted(filter(_is_constant, reads), key=lambda node: node.op == "get_attr")
+        types = op_name(weight.root), self.type_of(weight.pair).partition(" + ")[0]
+        return stored_as(self._stored(stored[0]), types)  # what is dequantized, before a bias
 
     def _stored(self, node: Node) -> Tensor:
         """A weight as torch's quantized tensor, where it is dequantized, else as it is."""

@@ -8,7 +8,6 @@ from torch.fx import GraphModule, Node
 
 from autoquant.core.findings.layers import TensorFormat
 from autoquant.torch_ao.fake_quantize import FakeGrid, grid_of
-from autoquant.torch_ao.stored_weights import weight_scales
 
 _HOMES = ("quantized.dynamic", "quantized.reference", "quantized", "qat")
 
@@ -24,16 +23,6 @@ def format_of(value: Tensor, rounding: nn.Module | None) -> TensorFormat:
     if grid is not None:
         return _of_grid(grid)
     return TensorFormat(_name(value.dtype))
-
-
-def weight_format(weight: Tensor, fake_scales: Tensor | None) -> TensorFormat:
-    """The format of a weight."""
-    found = weight_scales(weight)
-    scales = found[0] if found is not None else fake_scales
-    if scales is None:
-        return TensorFormat(_name(weight.dtype))
-    name = _name(weight.dtype) if weight.is_quantized else "qint8"
-    return TensorFormat(name, float(scales.max()), scale_count=len(scales))
 
 
 def type_of(model: GraphModule, names: tuple[str, ...]) -> str:

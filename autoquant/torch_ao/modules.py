@@ -16,6 +16,7 @@ from torch.ao.nn.quantized import DeQuantize, Quantize
 
 from autoquant.comparing.pairing import OpPair
 from autoquant.comparing.runs import Run, See, first_tensor
+from autoquant.comparing.weight_rows import FloatWeight, StoredWeight, weight_rows
 from autoquant.core.findings.layers import LayerRow, TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.core.sites import Site
@@ -25,10 +26,9 @@ from autoquant.model.graph.module_calls import watch_calls
 from autoquant.torch_ao.fake_quantize import holds_fake_quantize
 from autoquant.torch_ao.formats import class_name, format_of
 from autoquant.torch_ao.quantized_run import like
-from autoquant.torch_ao.stored_weights import fake_scales_of, weights_stored_in
+from autoquant.torch_ao.stored_weights import stored_in, weights_stored_in
 from autoquant.torch_ao.tracing import quiet_torch
 from autoquant.torch_ao.values import is_same, node_values
-from autoquant.torch_ao.weight_rows import captured_weights, weight_row
 
 Call = tuple[str, int]
 """Path of a module, and which call of it, from 0."""
@@ -131,16 +131,12 @@ class ModulesQuantized:
 
     def weight_rows(self) -> tuple[LayerRow, ...]:
         """Every weight of a site beside what torch stores, in execution order."""
-        return tuple(self._weights())
 
-    def _weights(self) -> Iterator[LayerRow]:
-        for pair, root, name, weight in captured_weights(self._captured, self.pairs()):
-            module = self._model.get_submodule(pair.found[0])
-            stored = weights_stored_in(module)
-            other = stored.get(name) if len(stored) > 1 else next(iter(stored.values()), None)
-            if other is not None and other.numel() == weight.numel():
-                types = str(root.target), class_name(module)
-                yield weight_row(pair.op, name, weight, other, fake_scales_of(module), types)
+        def find(weight: FloatWeight) -> StoredWeight | None:
+            module = self._model.get_submodule(weight.pair.found[0])
+            return stored_in(module, weight.name, (str(weight.root.target), class_name(module)))
+
+        return weight_rows(self._captured, self.pairs(), find)
 
     def _watch(self, model: nn.Module, example: tuple[Tensor, ...]) -> _Seen:
         values: dict[Call, Tensor] = {}

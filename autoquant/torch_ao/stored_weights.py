@@ -1,4 +1,4 @@
-"""The weights of an op in the float model and in a quantized one, batch norms folded."""
+"""The weights that torch keeps of a quantized model, batch norms folded."""
 
 from __future__ import annotations
 
@@ -12,42 +12,61 @@ from torch.ao.nn.quantized import dynamic as nnqd
 from torch.ao.quantization import FakeQuantizeBase, disable_observer
 from torch.fx import GraphModule, Node
 
+from autoquant.comparing.weight_rows import StoredWeight
+from autoquant.core.findings.layers import TensorFormat
 from autoquant.model.graph.tensor_paths import take
 
 Weights = Mapping[str, Tensor]
 """By the parameter's name (`weight`, `weight_ih_l0`)."""
 
 
-def float_weights(model: GraphModule, node: Node) -> Weights:
-    """Weights of a float op: a module's, or the parameter that a function reads second."""
+def stored_at(
+    model: GraphModule, node: Node, name: str, types: tuple[str, str]
+) -> StoredWeight | None:
+    """What the kernel of an op uses of the weight of a name; None: it has none."""
     if node.op == "call_module":
-        module = _leading(model.get_submodule(str(node.target)))
-        return {
-            name: parameter.detach()
-            for name, parameter in module.named_parameters(recurse=False)
-            if name.startswith("weight")
-        }
+        return stored_in(model.get_submodule(str(node.target)), name, types)
     stored = _second_argument(model, node)
-    return {"weight": stored.detach()} if isinstance(stored, Tensor) and stored.ndim > 1 else {}
+    packed = getattr(stored, "unpack", None)
+    return stored_as(packed()[0] if callable(packed) else stored, types)
 
 
-def stored_weights(model: GraphModule, node: Node) -> Weights:
-    """Weights of the same op in a quantized model, as its kernel uses them.
+def stored_in(module: nn.Module, name: str, types: tuple[str, str]) -> StoredWeight | None:
+    """What the kernel of a module uses of the weight of a name, or of its only one."""
+    stored = weights_stored_in(module)
+    weight = stored.get(name) if len(stored) > 1 else next(iter(stored.values()), None)
+    scale = getattr(getattr(_leading(module), "weight_fake_quant", None), "scale", None)
+    rounded_by = scale.detach().double().reshape(-1) if isinstance(scale, Tensor) else None
+    return stored_as(weight, types, rounded_by)
+
+
+def stored_as(
+    weight: object, types: tuple[str, str], rounded_by: Tensor | None = None
+) -> StoredWeight | None:
+    """A weight with the scales that it has, or that a fake-quantize rounded it by."""
+    if not isinstance(weight, Tensor):
+        return None
+    steps, axis, name = rounded_by, 0, str(weight.dtype).removeprefix("torch.")
+    if weight.is_quantized:
+        if weight.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+            steps = torch.tensor([weight.q_scale()], dtype=torch.float64)
+        else:
+            steps, axis = weight.q_per_channel_scales().double(), int(weight.q_per_channel_axis())
+    elif steps is not None:
+        name = "qint8"
+    form = TensorFormat(name)
+    if steps is not None:
+        form = TensorFormat(name, float(steps.max()), scale_count=len(steps))
+    values = weight.dequantize() if weight.is_quantized else weight.float()
+    return StoredWeight(values.detach(), form, types, steps, axis)
+
+
+def weights_stored_in(owner: nn.Module) -> Weights:
+    """Weights of a quantized module, as its kernel uses them.
 
     Quantized tensors where the kernel keeps them so; rounded floats of fake-quantize and reference
     modules. A batch norm that quantization-aware training keeps beside a convolution is folded.
     """
-    if node.op != "call_module":
-        stored = _second_argument(model, node)
-        packed = getattr(stored, "unpack", None)
-        if callable(packed):
-            return {"weight": packed()[0]}
-        return {"weight": stored.detach()} if isinstance(stored, Tensor) else {}
-    return weights_stored_in(model.get_submodule(str(node.target)))
-
-
-def weights_stored_in(owner: nn.Module) -> Weights:
-    """Weights of a quantized module, as its kernel uses them."""
     module: Any = _leading(owner)
     if isinstance(module, nnqd.modules.rnn.RNNBase):
         return dict(module.get_weight())
@@ -65,29 +84,6 @@ def weights_stored_in(owner: nn.Module) -> Weights:
         for name, parameter in module.named_parameters(recurse=False)
         if name.startswith("weight")
     }
-
-
-def weight_scales(weight: Tensor) -> tuple[Tensor, int] | None:
-    """Scales of a quantized weight, and their axis (-1 for one scale); None: it is float."""
-    if not weight.is_quantized:
-        return None
-    if weight.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
-        return torch.tensor([weight.q_scale()], dtype=torch.float64), -1
-    return weight.q_per_channel_scales().double(), int(weight.q_per_channel_axis())
-
-
-def fake_quantize_scales(model: GraphModule, node: Node) -> Tensor | None:
-    """Scales of an op's weight fake-quantize, shape (channels,) or (1,); None: it has none."""
-    if node.op != "call_module":
-        return None
-    return fake_scales_of(model.get_submodule(str(node.target)))
-
-
-def fake_scales_of(module: nn.Module) -> Tensor | None:
-    """Scales of a module's weight fake-quantize, shape (channels,) or (1,); None: it has none."""
-    rounding = getattr(_leading(module), "weight_fake_quant", None)
-    scale = getattr(rounding, "scale", None)
-    return scale.detach().double().reshape(-1) if isinstance(scale, Tensor) else None
 
 
 def _leading(module: nn.Module) -> nn.Module:
