@@ -155,7 +155,10 @@ def candidate_table(
     is_other = rival != EAGER_FP32
     known = {key: item for key, item in baseline.items() if not (is_other and key in _TIMES)}
     untimed = [replace(item, baseline="-") if item.name in _TIMES else item for item in numbers]
-    cells = _baseline_cells(untimed if is_other else numbers, known, mixed)
+    cells = [
+        _cell(number, known, mixed) if number.name in known else number.baseline
+        for number in (untimed if is_other else numbers)
+    ]
     rows = [("fp32", *cells, "", "the model as given")]
     for item in candidates:
         cells = [_cell(number, item.measurements, mixed) for number in numbers]
@@ -235,15 +238,6 @@ def _numbers(unit: ScoreUnit, baseline: Measurements, metric: str) -> tuple[_Num
 
 def _plain(item: Measurement) -> str:
     return f"{item.value:.4g}"
-
-
-def _baseline_cells(
-    numbers: Sequence[_Number], baseline: Measurements, mixed: set[str]
-) -> list[str]:
-    return [
-        _cell(number, baseline, mixed) if number.name in baseline else number.baseline
-        for number in numbers
-    ]
 
 
 def _cell(number: _Number, measurements: Measurements, mixed: set[str]) -> str:

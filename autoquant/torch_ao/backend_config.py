@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.ao.quantization.backend_config import (
     BackendConfig,
-    BackendPatternConfig,
     DTypeConfig,
     ObservationType,
     get_native_backend_config,
@@ -47,7 +46,10 @@ def backend_config() -> BackendConfig:
     """
     config = get_native_backend_config()
     for pattern in config.configs:
-        if _quantizes_statically(pattern):
+        if any(
+            config.input_dtype is torch.quint8 and not config.is_dynamic
+            for config in pattern.dtype_configs
+        ):
             # patterns share one list: a new one each, or every entry would be added many times
             pattern.set_dtype_configs([*pattern.dtype_configs, *_EMULATED])
     return config
@@ -66,11 +68,4 @@ def pass_through_ops() -> frozenset[object]:
         for pattern in shared_backend_config().configs
         if pattern.observation_type is ObservationType.OUTPUT_SHARE_OBSERVER_WITH_INPUT
         and not isinstance(pattern.pattern, tuple)
-    )
-
-
-def _quantizes_statically(pattern: BackendPatternConfig) -> bool:
-    return any(
-        config.input_dtype is torch.quint8 and not config.is_dynamic
-        for config in pattern.dtype_configs
     )

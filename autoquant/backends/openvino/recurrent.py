@@ -142,7 +142,7 @@ class _Layer:
                 held = [_picked(item, index) for item in states]
                 mine = weights[index * self.weights_each : (index + 1) * self.weights_each]
                 sequence = self._sequence(steps, held, lengths, mine, reverse=side == 1)
-                sides.append(_without_direction(sequence.output(0)))
+                sides.append(ops.squeeze(sequence.output(0), np.array([1], np.int64)).output(0))
                 for place, output in enumerate(sequence.outputs()[1:]):
                     last[place].append(_permuted(output, 1, 0, 2))
             steps = sides[0] if len(sides) == 1 else ops.concat(sides, -1).output(0)
@@ -222,10 +222,6 @@ def _picked(states: ov.Output, index: int) -> ov.Output:
     """The state of one direction of one layer, of shape (batch, 1, size)."""
     one = ops.gather(states, np.array([index], np.int64), np.int64(0))
     return _permuted(one.output(0), 1, 0, 2)
-
-
-def _without_direction(output: ov.Output) -> ov.Output:
-    return ops.squeeze(output, np.array([1], np.int64)).output(0)
 
 
 def _one_direction(weight: ov.Output) -> ov.Output:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -73,7 +73,9 @@ def find_coarse(
     """
     before = loss(repairs.noise())
     alone: dict[str, float] = {}
-    for site in _rounded(repairs):
+    for site, scheme in repairs.plan.assignment:
+        if scheme is Scheme.FP32:
+            continue
         alone[site] = loss(repairs.noise(raised=[site]))
         progress(1)
     ranking = sorted(alone, key=alone.__getitem__)
@@ -82,10 +84,6 @@ def find_coarse(
         count = min(2 * count, len(ranking))
         after = loss(repairs.noise(raised=ranking[:count]))
     return Coarse(tuple(ranking[:count]), before, after)
-
-
-def _rounded(repairs: Repairs) -> Iterator[str]:
-    return (site for site, scheme in repairs.plan.assignment if scheme is not Scheme.FP32)
 
 
 def _mended(repairs: Repairs, loss: Loss, suspects: Iterable[Suspect]) -> float:

@@ -135,7 +135,7 @@ def _pick_targets(targets: Any, places: Places, count: int) -> Any:
     if targets is None:
         return None
     if isinstance(targets, Tensor):
-        axis = _counting_axis(targets, count)
+        axis = next((at for at, size in enumerate(targets.shape[:2]) if size == count), None)
         if axis is not None:
             return targets[(slice(None),) * axis + (places,)]
     elif _is_by_sample(targets, count):
@@ -152,10 +152,6 @@ def _pick_targets(targets: Any, places: Places, count: int) -> Any:
         f"targets of the type {type(targets).__name__} cannot be taken apart by sample",
         hint="give targets as tensors, lists, or mappings of these, one for each sample",
     )
-
-
-def _counting_axis(tensor: Tensor, count: int) -> int | None:
-    return next((at for at, size in enumerate(tensor.shape[:2]) if size == count), None)
 
 
 def _is_by_sample(targets: Any, count: int) -> bool:

@@ -80,7 +80,7 @@ def functional_graph(program: ExportedProgram, writes: Writes) -> GraphModule:
             continue
         if node.op == "get_attr":
             held[str(node.target)] = getattr(program.graph_module, str(node.target))
-        if _stays(node):
+        if op_name(node) == "batch_norm" or not is_written_out(without_write(node.target), {}):
             made[node] = _copy(graph, node, made)
         else:
             traced = write_out(node, lambda item: item.meta["val"], {}, mode)
@@ -123,11 +123,6 @@ def _merge_equal_nodes(graph: Graph) -> None:
             known = first.setdefault(f"{node.target} {node.args} {node.kwargs}", node)
             if known is not node:
                 node.replace_all_uses_with(known)
-
-
-def _stays(node: Node) -> bool:
-    """Whether a node is copied as it is; batch norms are, which engines know."""
-    return op_name(node) == "batch_norm" or not is_written_out(without_write(node.target), {})
 
 
 def _copy_step(graph: Graph, node: Node, inner: Node, made: Mapping[Node, Any]) -> Any:

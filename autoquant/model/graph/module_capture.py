@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
-from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from autoquant.core.glance import few
 from autoquant.core.sites import OpKind, Site
@@ -168,11 +168,7 @@ def _one_node(flat: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
     inputs = []
     for index, item in enumerate(example):
         node = graph.placeholder(f"input_{index}")
-        node.meta["tensor_meta"] = _metadata(item)
+        node.meta["tensor_meta"] = _extract_tensor_metadata(item)
         inputs.append(node)
     graph.output(graph.call_module(_WHOLE, tuple(inputs)))
     return GraphModule({_WHOLE: flat}, graph)
-
-
-def _metadata(tensor: Tensor) -> TensorMetadata:
-    return _extract_tensor_metadata(tensor)

@@ -108,7 +108,7 @@ def trade_rows(
         Shape (count, knobs).
     """
     weights = _draw_weights(noise.ops, cost.ops, count, random)
-    rows = _minima(noise.ops, cost.ops, weights)
+    rows = np.stack([(noise.ops + weight * cost.ops).argmin(axis=1) for weight in weights])
     neighbours: dict[int, list[tuple[int, Floats]]] = {}
     for (first, second), costs in cost.edges.items():
         neighbours.setdefault(first, []).append((second, costs.T))
@@ -122,10 +122,6 @@ def trade_rows(
         if (before == rows).all():
             break
     return rows
-
-
-def _minima(noise: Floats, cost: Floats, weights: Floats) -> Rows:
-    return np.stack([(noise + weight * cost).argmin(axis=1) for weight in weights])
 
 
 def _draw_weights(noise: Floats, cost: Floats, count: int, random: np.random.Generator) -> Floats:
