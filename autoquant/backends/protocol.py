@@ -218,10 +218,6 @@ def without_options(
     return lambda _, asked, scheme: support(asked, scheme)
 
 
-def _no_writers(settings: BuildSettings) -> Collection[IntegerWriter]:  # noqa: ARG001
-    return ()
-
-
 def settle_range(settings: BuildSettings, overflows: Callable[[], bool]) -> BuildSettings:
     """Settings that say how many bits int8 weights take: as `backend.reduce_range` does.
 
@@ -237,18 +233,6 @@ def settle_range(settings: BuildSettings, overflows: Callable[[], bool]) -> Buil
     asked = settings.options.get("reduce_range", "auto")
     is_reduced = overflows() if asked == "auto" else asked
     return settings.with_weight_bits(7 if is_reduced else 8)
-
-
-def _never(settings: BuildSettings) -> bool:  # noqa: ARG001
-    return False
-
-
-def _observed(settings: BuildSettings, site: Site) -> None:  # noqa: ARG001
-    return None
-
-
-def _as_asked(settings: BuildSettings, bench: Bench | None) -> BuildSettings:  # noqa: ARG001
-    return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,11 +260,13 @@ class Target:
     site_support: Callable[[BuildSettings, Site, Scheme], Support]
     kind_support: Callable[[BuildSettings, OpKind, Scheme], Support]
     variants: Callable[[], Mapping[str, BuildSettings]]
-    integer_writers: Callable[[BuildSettings], Collection[IntegerWriter]] = _no_writers
-    overflows: Callable[[BuildSettings], bool] = _never
-    choose: Callable[[BuildSettings, Bench | None], BuildSettings] = _as_asked
+    integer_writers: Callable[[BuildSettings], Collection[IntegerWriter]] = lambda settings: ()
+    overflows: Callable[[BuildSettings], bool] = lambda settings: False
+    choose: Callable[[BuildSettings, Bench | None], BuildSettings] = lambda settings, _: settings
     recipe: Callable[[BuildSettings, Path, int], str] | None = None
-    fixed_range: Callable[[BuildSettings, Site], tuple[float, float] | None] = _observed
+    fixed_range: Callable[[BuildSettings, Site], tuple[float, float] | None] = (
+        lambda settings, site: None
+    )
 
     def settle(self, settings: BuildSettings, bench: Bench | None) -> BuildSettings:
         """Settings that leave nothing open, before the first candidate: options and bits.
