@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from autoquant.errors import first_line
+
 MASK = "***"
 
 _SQL_USER = re.compile(r"((?:postgresql|mysql|mssql|sqlite)(?:\+\w+)?://[^/@:?#\s]*):\S*@", re.I)
@@ -29,6 +31,11 @@ def masked(text: str) -> str:
     text = _SQL_USER.sub(rf"\1:{MASK}@", text)
     text = _SIGN_IN.sub(_without_sign_in, text)
     return _QUERY.sub(rf"\1{MASK}", text)
+
+
+def masked_line(error: object) -> str:
+    """The first line of what somebody else's error says, without passwords, cut to 300 letters."""
+    return masked(first_line(error))[:300]
 
 
 def is_masked(address: str) -> bool:

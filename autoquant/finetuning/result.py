@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from autoquant.core.findings.finetuning import Check, Recovery, Trial
 from autoquant.core.glance import Glance, Glanced
+from autoquant.core.json_values import fields_json
 from autoquant.core.plan import Plan
 from autoquant.core.ranges import OwnRange
 from autoquant.core.statistics import CalibrationStatistics
@@ -79,17 +80,7 @@ class FinetuneResult(Glanced):
 
     def to_json(self) -> dict[str, Any]:
         """Give all figures as JSON values."""
-        return {
-            "format": FORMAT,
-            "digest": self.plan.digest,
-            "plan": self.plan.to_json(),
-            "learning_rate": self.learning_rate,
-            "ranges": self.ranges,
-            "steps": self.steps,
-            "stopped": self.stopped,
-            "trials": [trial.to_json() for trial in self.trials],
-            "checks": [check.to_json() for check in self.checks],
-            "best": self.best.to_json(),
-            **({"learned": [asdict(item) for item in self.learned]} if self.learned else {}),
-            "recoveries": [recovery.to_json() for recovery in self.recoveries],
-        }
+        left = {"model", "quantized", "statistics", "folder"}
+        if not self.learned:
+            left.add("learned")
+        return {"format": FORMAT, "digest": self.plan.digest, **fields_json(self, but=left)}

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
-from autoquant.results.files import FORMAT
-from autoquant.results.storage import damaged, read_json, well_formed, write_json
+from autoquant.results.storage import rebuild, write_document
 
 
 def write_costs(path: Path, table: CostTable) -> None:
     """Write a cost table."""
     document = {
-        "format": FORMAT,
         "unit": table.unit,
-        "kind": table.kind.value,
+        "kind": table.kind,
         "constant": table.constant,
         "ops": [
-            {"site": site, "scheme": scheme.value, "cost": cost}
+            {"site": site, "scheme": scheme, "cost": cost}
             for (site, scheme), cost in table.ops.items()
         ],
         "edges": [
@@ -28,14 +27,14 @@ def write_costs(path: Path, table: CostTable) -> None:
                 "writer": writer,
                 "reader": reader,
                 "costs": [
-                    {"from": before.value, "to": after.value, "cost": cost}
+                    {"from": before, "to": after, "cost": cost}
                     for (before, after), cost in pairs.items()
                 ],
             }
             for (writer, reader), pairs in table.edges.items()
         ],
     }
-    write_json(path, document)
+    write_document(path, document)
 
 
 def read_costs(path: Path) -> CostTable:
@@ -44,23 +43,21 @@ def read_costs(path: Path) -> CostTable:
     Raises:
         StorageError: The file is missing or damaged.
     """
-    document = read_json(path)
-    if not isinstance(document, dict):
-        raise damaged(path, "it is no JSON object")
-    with well_formed(path):
-        return CostTable(
-            constant=float(document["constant"]),
-            ops={
-                (item["site"], Scheme(item["scheme"])): float(item["cost"])
-                for item in document["ops"]
-            },
-            edges={
-                (item["writer"], item["reader"]): _pairs(item["costs"])
-                for item in document["edges"]
-            },
-            kind=Kind(document["kind"]),
-            unit=str(document["unit"]),
-        )
+    return rebuild(path, _table)
+
+
+def _table(document: Mapping[str, Any]) -> CostTable:
+    return CostTable(
+        constant=float(document["constant"]),
+        ops={
+            (item["site"], Scheme(item["scheme"])): float(item["cost"]) for item in document["ops"]
+        },
+        edges={
+            (item["writer"], item["reader"]): _pairs(item["costs"]) for item in document["edges"]
+        },
+        kind=Kind(document["kind"]),
+        unit=str(document["unit"]),
+    )
 
 
 def _pairs(items: list[dict[str, Any]]) -> dict[tuple[Scheme, Scheme], float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from autoquant.core.build import BuildSettings
@@ -20,7 +19,6 @@ from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
 from autoquant.results import files
-from autoquant.results.build_file import write_build
 from autoquant.results.costs_file import write_costs
 from autoquant.results.findings import SearchFacts
 from autoquant.results.frontier_file import write_frontier
@@ -28,7 +26,7 @@ from autoquant.results.history import History, read_history, read_past
 from autoquant.results.lock import FolderLock
 from autoquant.results.manifest import seal, unseal
 from autoquant.results.statistics_file import write_statistics
-from autoquant.results.storage import write_json, write_text
+from autoquant.results.storage import write_document, write_json, write_text
 from autoquant.results.trust import sign
 
 FREE_BYTES_NEEDED = 64 * 2**20
@@ -38,7 +36,7 @@ FREE_BYTES_NEEDED = 64 * 2**20
 class ResultFolder:
     """The folder of one search, for the controller's life. Made by `create` or `resume`.
 
-    It is a `Recorder` and an `AskLog`: these append to the history. Close it, or use it in `with`.
+    It is a `Recorder` and an `AskLog`: these append to the history. Close it.
     """
 
     def __init__(self, path: Path, lock: FolderLock) -> None:
@@ -84,17 +82,6 @@ class ResultFolder:
         self._history.close()
         self._lock.close()
 
-    def __enter__(self) -> ResultFolder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def candidate(self, candidate: Candidate) -> None:
         """Append a candidate to the history; it is on disk when this returns.
 
@@ -121,33 +108,23 @@ class ResultFolder:
 
     def write_facts(self, facts: SearchFacts) -> None:
         """Keep what the search is: `search.json`."""
-        write_json(self.path / files.FACTS, {"format": files.FORMAT, **facts.to_json()})
+        write_document(self.path / files.FACTS, facts)
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Keep where it runs: `environment.json`."""
-        write_json(self.path / files.ENVIRONMENT, dict(environment))
+        write_json(self.path / files.ENVIRONMENT, environment)
 
     def write_sites(self, sites: Sequence[Site]) -> None:
         """Keep what can be chosen: `sites.json`."""
-        document = {"format": files.FORMAT, "sites": [site.to_json() for site in sites]}
-        write_json(self.path / files.SITES, document)
+        write_document(self.path / files.SITES, {"sites": tuple(sites)})
 
     def write_space(self, space: SearchSpace) -> None:
         """Keep what may be chosen: `space.json`."""
-        knobs = [
-            {
-                "name": knob.name,
-                "sites": list(knob.sites),
-                "schemes": [scheme.value for scheme in knob.schemes],
-            }
-            for knob in space.knobs
-        ]
-        write_json(self.path / files.SPACE, {"format": files.FORMAT, "knobs": knobs})
+        write_document(self.path / files.SPACE, {"knobs": space.knobs})
 
     def write_baseline(self, baseline: Measurements) -> None:
         """Keep the float model's measurements: `baseline.json`."""
-        values = {name: item.to_json() for name, item in baseline.items()}
-        write_json(self.path / files.BASELINE, values)
+        write_json(self.path / files.BASELINE, baseline)
 
     def write_statistics(self, statistics: CalibrationStatistics) -> None:
         """Keep what calibration saw: `statistics.safetensors`."""
@@ -156,11 +133,11 @@ class ResultFolder:
     def write_build(self, settings: BuildSettings) -> None:
         """Keep what decides how plans are built: `build.json`."""
         self._equalised = settings.equalisation.weights
-        write_build(self.path / files.BUILD, settings)
+        write_document(self.path / files.BUILD, settings)
 
     def write_calling(self, data: Mapping[str, Any]) -> None:
         """Keep how the model takes its inputs: `calling.json`."""
-        write_json(self.path / files.CALLING, {"format": files.FORMAT, **data})
+        write_document(self.path / files.CALLING, data)
 
     def write_costs(self, table: CostTable) -> None:
         """Write what each op and boundary costs."""

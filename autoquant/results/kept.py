@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,11 +21,11 @@ from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
 from autoquant.results import files
-from autoquant.results.build_file import read_build, write_build
 from autoquant.results.costs_file import read_costs, write_costs
 from autoquant.results.manifest import seal, verify
 from autoquant.results.sensitivity_file import read_sensitivity, write_sensitivity
 from autoquant.results.statistics_file import read_statistics, write_statistics
+from autoquant.results.storage import rebuild, write_document
 
 _LOG = logging.getLogger(__name__)
 _MOST_BYTES = 2**28
@@ -42,7 +43,9 @@ class Form(Generic[Value]):
     read: Callable[[Path], Value]
 
 
-BUILD: Form[BuildSettings] = Form(files.BUILD, write_build, read_build)
+BUILD: Form[BuildSettings] = Form(
+    files.BUILD, write_document, partial(rebuild, make=BuildSettings.from_json)
+)
 STATISTICS: Form[CalibrationStatistics] = Form(files.STATISTICS, write_statistics, read_statistics)
 SENSITIVITY: Form[SensitivityTable] = Form(files.SENSITIVITY, write_sensitivity, read_sensitivity)
 COSTS: Form[CostTable] = Form(files.COSTS, write_costs, read_costs)

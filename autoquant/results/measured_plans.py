@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from autoquant.core.measurement import Candidate
 from autoquant.core.os_errors import storage_errors
@@ -13,7 +12,7 @@ from autoquant.results.history import History, read_history
 
 
 class EvaluatedPlans:
-    """Measured plans of one model on one set of data. Close it, or use it in `with`.
+    """Measured plans of one model on one set of data. Close it.
 
     Args:
         folder: Where they are kept; made if needed.
@@ -50,13 +49,6 @@ class EvaluatedPlans:
         self._by_digest[kept.digest] = kept
         return kept
 
-    def __enter__(self) -> EvaluatedPlans:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the history."""
         self._history.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
@@ -20,7 +20,6 @@ from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
 from autoquant.job.yaml_text import parse_yaml
 from autoquant.results import files
-from autoquant.results.build_file import read_build
 from autoquant.results.costs_file import read_costs
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.frontier_file import read_frontier
@@ -28,9 +27,15 @@ from autoquant.results.history import read_history
 from autoquant.results.manifest import verify
 from autoquant.results.sensitivity_file import read_sensitivity
 from autoquant.results.statistics_file import read_statistics
-from autoquant.results.storage import damaged, read_document, read_mapping, read_text, well_formed
-
-Value = TypeVar("Value")
+from autoquant.results.storage import (
+    Value,
+    damaged,
+    read_document,
+    read_mapping,
+    read_text,
+    rebuild,
+    well_formed,
+)
 
 
 def load_findings(folder: Path) -> Findings:
@@ -62,12 +67,7 @@ def _sensitivity(folder: Path) -> SensitivityTable | None:
 
 def load_facts(folder: Path) -> SearchFacts:
     """Read `search.json`."""
-    path = folder / files.FACTS
-    document = read_document(path)
-    with well_formed(path):
-        return SearchFacts.from_json(
-            {key: value for key, value in document.items() if key != "format"}
-        )
+    return rebuild(folder / files.FACTS, SearchFacts.from_json)
 
 
 def load_job_text(folder: Path) -> str:
@@ -95,27 +95,18 @@ def load_environment(folder: Path) -> Mapping[str, Any]:
 
 def load_sites(folder: Path) -> tuple[Site, ...]:
     """Read the sites of `sites.json`, in graph order."""
-    path = folder / files.SITES
-    document = read_document(path)
-    with well_formed(path):
-        return tuple(Site.from_json(item) for item in document["sites"])
+    return rebuild(folder / files.SITES, lambda found: tuple(map(Site.from_json, found["sites"])))
 
 
 def load_space(folder: Path) -> SearchSpace:
     """Read `space.json`."""
-    path = folder / files.SPACE
-    document = read_document(path)
-    with well_formed(path):
-        return SearchSpace(
-            tuple(
-                Knob(
-                    name=item["name"],
-                    sites=tuple(item["sites"]),
-                    schemes=tuple(Scheme(name) for name in item["schemes"]),
-                )
-                for item in document["knobs"]
-            )
-        )
+
+    def knob(item: Mapping[str, Any]) -> Knob:
+        return Knob(item["name"], tuple(item["sites"]), tuple(map(Scheme, item["schemes"])))
+
+    return rebuild(
+        folder / files.SPACE, lambda found: SearchSpace(tuple(map(knob, found["knobs"])))
+    )
 
 
 def load_baseline(folder: Path) -> dict[str, Measurement]:
@@ -143,7 +134,7 @@ def known(load: Callable[[Path], Value], folder: Path | None) -> Value | None:
 
 def load_build(folder: Path) -> BuildSettings:
     """Read `build.json`."""
-    return read_build(folder / files.BUILD)
+    return rebuild(folder / files.BUILD, BuildSettings.from_json)
 
 
 def load_calling(folder: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from autoquant.core.findings.sensitivity_report import NEAR_ZERO, DualOp, SensitivityReport, Tail
+from autoquant.core.json_values import fields_json, json_of
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part, SensitivityRow
 
@@ -52,14 +53,15 @@ def _share(noise: float) -> str:
 
 def sensitivity_json(report: SensitivityReport) -> dict[str, Any]:
     """Give the report as JSON values."""
+    tail = report.tail
     return {
         "samples": report.table.samples,
-        "indices": None if report.indices is None else list(report.indices),
+        "indices": json_of(report.indices),
         "method": report.table.method,
         "by": report.by.value,
         "rows": [_row_json(row, report) for row in report.table.rows],
-        "tail": None if report.tail is None else _tail_json(report.tail),
-        "dual": [_dual_json(op) for op in report.dual],
+        "tail": tail and {**fields_json(tail), "is_near_zero": tail.is_near_zero},
+        "dual": json_of(report.dual),
         "warnings": list(sensitivity_sentences(report)),
     }
 
@@ -76,25 +78,5 @@ def _row_json(row: SensitivityRow, report: SensitivityReport) -> dict[str, Any]:
         "part": row.part.value,
         **{name: getattr(row, name) for name in _NUMBERS},
         "method": row.method.value,
-        "metric_drop": None if drop is None else drop.to_json(),
-    }
-
-
-def _tail_json(tail: Tail) -> dict[str, Any]:
-    return {
-        "scheme": tail.scheme.value,
-        "knobs": list(tail.knobs),
-        "noise": tail.noise,
-        "is_near_zero": tail.is_near_zero,
-    }
-
-
-def _dual_json(op: DualOp) -> dict[str, Any]:
-    return {
-        "knob": op.knob,
-        "scheme": op.scheme.value,
-        "weight_noise": op.weight_noise,
-        "activation_noise": op.activation_noise,
-        "remedy": None if op.remedy is None else op.remedy.value,
-        "remedy_noise": op.remedy_noise,
+        "metric_drop": json_of(drop),
     }

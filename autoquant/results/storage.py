@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from autoquant.core.json_values import json_of
 from autoquant.core.os_errors import storage_errors
 from autoquant.errors import StorageError
 from autoquant.results.files import FORMAT
+
+Value = TypeVar("Value")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -39,8 +42,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Put a JSON file in place in one step."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    """Put a JSON file of values in place in one step."""
+    write_text(path, json.dumps(json_of(data), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_document(path: Path, data: Any) -> None:
+    """Put a JSON object in place that carries its format's version: a mapping, or a value's."""
+    write_json(path, {"format": FORMAT, **json_of(data)})
 
 
 def read_text(path: Path) -> str:
@@ -94,6 +102,18 @@ def read_document(path: Path) -> dict[str, Any]:
             hint="read it with the version of autoquant that wrote it (see environment.json)",
         )
     return document
+
+
+def rebuild(path: Path, make: Callable[[dict[str, Any]], Value]) -> Value:
+    """Make a value again of what `write_document` wrote of it.
+
+    Raises:
+        StorageError: The file is missing, of another version, or damaged.
+    """
+    document = read_document(path)
+    del document["format"]
+    with well_formed(path):
+        return make(document)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoquant.core.findings.tuning import RULE, Attempt, Stage, TuneReport, Verdict
+from autoquant.core.json_values import fields_json
 from autoquant.core.plan import PLAN_FORMAT, Plan
 from autoquant.results import files
 from autoquant.results.storage import write_json, write_text
@@ -106,7 +107,10 @@ def tune_json(report: TuneReport) -> dict[str, Any]:
         "conclusion": report.conclusion,
         "rule": RULE,
         "chosen": None if report.chosen is None else report.chosen.plan.digest,
-        "attempts": [_attempt_json(attempt) for attempt in report.attempts],
+        "attempts": [
+            {**fields_json(attempt, but=("candidate",)), **attempt.candidate.to_json()}
+            for attempt in report.attempts
+        ],
         "plans": [
             {"digest": plan.digest, "plan": plan.to_json()} for plan in _result_plans(report)
         ],
@@ -117,15 +121,6 @@ def _result_plans(report: TuneReport) -> list[Plan]:
     """Plans that stages ended with, the chosen one first, each once."""
     chosen = [] if report.chosen is None else [report.chosen.plan]
     return list(dict.fromkeys([*chosen, *(attempt.plan for attempt in report.results)]))
-
-
-def _attempt_json(attempt: Attempt) -> dict[str, Any]:
-    return {
-        "stage": attempt.stage.value,
-        "why": attempt.why,
-        "verdict": attempt.verdict.value,
-        **attempt.candidate.to_json(),
-    }
 
 
 def write_tuning(folder: Path, report: TuneReport, name: str) -> None:

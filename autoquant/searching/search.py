@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,7 +80,7 @@ def run_search(
     for setup in (job, *map(job.on, job.rivals or ())):
         check_target(measurement_settings(setup).build)
     templates = (*load_templates(job.seeds), *templates)
-    with _open_folder(job, resume) as folder, taken(progress.note) as interrupts:
+    with closing(_open_folder(job, resume)) as folder, taken(progress.note) as interrupts:
         facts = open_facts(job, folder, resume)
         job_text = dump_job(job)
         folder.write_job(job_text)

@@ -60,7 +60,7 @@ def run_tune(job: SearchSettings, recipe: SubjectRecipe, progress: Progress) -> 
             subject = recipe()
         prepared = prepare_tuning(job, subject, progress)
         data = job.data if isinstance(job, Job) else None
-        with EvaluatedPlans(folder, fingerprint(prepared, data)) as kept:
+        with closing(EvaluatedPlans(folder, fingerprint(prepared, data))) as kept:
             if len(kept):
                 progress.note(f"{len(kept)} plans were measured before and are not measured again")
             measurer = PlanMeasurer(prepared, kept)

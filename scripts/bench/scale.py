@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -260,7 +261,7 @@ def main() -> None:
     meter = Meter(max(1, arguments.trials // 10))
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "out"
-        with ResultFolder.create(path) as folder:
+        with closing(ResultFolder.create(path)) as folder:
             tracker = open_tracker(Path(scratch), arguments.mlflow)
             meter.timed(tracker, "candidate", "mlflow")
             meter.timed(folder, "candidate", "history")
@@ -282,7 +283,7 @@ def main() -> None:
             print(f"{name}: {(path / name).stat().st_size / 2**20:.1f} MiB")
         del history, search, frontier
         started = time.perf_counter()
-        with ResultFolder.resume(path) as folder:
+        with closing(ResultFolder.resume(path)) as folder:
             tracker = open_tracker(Path(scratch), arguments.mlflow)
             past = folder.past()
             for candidate in past.candidates:

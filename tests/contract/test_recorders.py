@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def folder(path: Path) -> Iterator[tuple[Recorder, Kept]]:
             for item in opened.past().candidates
         }
 
-    with opened:
+    with closing(opened):
         yield opened, kept
 
 

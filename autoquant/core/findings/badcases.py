@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import zip_longest
 from typing import Any
+
+from autoquant.core.json_values import json_of
 
 
 class OutputMetric(Enum):
@@ -92,10 +94,6 @@ class OwnWorst:
     name: str
     cases: tuple[BadCase, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Give them as JSON values."""
-        return {"name": self.name, "worst": [item.to_json() for item in self.cases]}
-
 
 @dataclass(frozen=True, eq=False)
 class BadCases:
@@ -143,19 +141,18 @@ class BadCases:
 
     def to_json(self) -> dict[str, Any]:
         """Give the bad cases as JSON values; `indices` is what other steps read."""
+        own = self.own and {"own": {"name": self.own.name, "worst": json_of(self.own.cases)}}
         return {
             "indices": list(self.indices),
             "samples": self.samples,
             "sqnr_db": self.sqnr_db,
             "median_sqnr_db": self.sqnr.quantile(0.5),
-            "worst": {name: dict(self._worst_of(name)) for name in self.outputs},
-            **({} if self.own is None else {"own": self.own.to_json()}),
+            "worst": {
+                name: json_of({metric: self.worst[name, metric] for metric in OutputMetric})
+                for name in self.outputs
+            },
+            **(own or {}),
         }
-
-    def _worst_of(self, output: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        for metric in OutputMetric:
-            cases = self.worst[output, metric]
-            yield metric.value, [item.to_json() for item in cases]
 
 
 def _badness(metric: OutputMetric, value: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoquant.core.json_values import fields_json
 from autoquant.core.measurement import Measurements
 from autoquant.core.ranges import ObserverName
 
@@ -74,25 +75,12 @@ class CalibrationTable:
 
     def to_json(self) -> dict[str, Any]:
         """Give the table as JSON values."""
+        enough = {item: self.enough(item) for item in self.observers}
         return {
-            "plan": dict(self.plan),
-            "evaluated": self.evaluated,
+            **fields_json(self),
             "best": self.best.observer.value,
             "enough": {
                 item.value: {"steps": found.steps, "samples": found.samples}
-                for item in self.observers
-                for found in [self.enough(item)]
+                for item, found in enough.items()
             },
-            "rows": [
-                {
-                    "observer": row.observer.value,
-                    "steps": row.steps,
-                    "samples": row.samples,
-                    "chosen": dict(row.chosen),
-                    "measurements": {
-                        name: item.to_json() for name, item in row.measurements.items()
-                    },
-                }
-                for row in self.rows
-            ],
         }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from autoquant.core.json_values import fields_json
 from autoquant.core.precision import Scheme
 
 
@@ -76,9 +77,7 @@ class Concern:
 
     def to_json(self) -> dict[str, Any]:
         """Give the concern as JSON values."""
-        found = asdict(replace(self, trial=None))
-        del found["trial"]
-        return found | {"topic": self.topic.value, "severity": self.severity.value}
+        return fields_json(self, but=("trial",))
 
 
 def attention(

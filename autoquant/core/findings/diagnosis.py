@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from autoquant.core.glance import Glance, Glanced
+from autoquant.core.json_values import fields_json
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 
@@ -87,10 +88,6 @@ class Finding:
     before_db: float
     after_db: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the finding as JSON values."""
-        return asdict(self) | {"cause": self.cause.value}
-
 
 @dataclass(frozen=True, slots=True)
 class Variation:
@@ -162,18 +159,5 @@ class Diagnosis(Glanced):
 
     def to_json(self) -> dict[str, Any]:
         """Give the diagnosis as JSON values."""
-        return {
-            "pattern": self.pattern.value,
-            "samples": self.samples,
-            "indices": list(self.bad),
-            "sqnr_db": self.sqnr_db,
-            "median_sqnr_db": self.median_sqnr_db,
-            "limit_db": self.limit_db,
-            "findings": [finding.to_json() for finding in self.findings],
-            "next_step": self.next_step,
-            "notes": list(self.notes),
-            "plan": None if self.plan is None else self.plan.to_json(),
-            "plan_db": self.plan_db,
-            "rules": self.rules,
-            "variations": [asdict(item) for item in self.variations],
-        }
+        found = fields_json(self, but=("bad",))
+        return {**found, "indices": list(self.bad), "next_step": self.next_step}

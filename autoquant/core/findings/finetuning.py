@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from autoquant.core.json_values import fields_json
 from autoquant.core.measurement import Measurement
 
 
@@ -65,15 +66,6 @@ class Check:
         """Whether it scores higher, or as high with a lower loss."""
         return (self.metric, -self.loss) > (other.metric, -other.loss)
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the check as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Check:
-        """Read back what `to_json` gave."""
-        return cls(**data)
-
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -93,13 +85,9 @@ class Trial:
     loss: float | None
     metric: float | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the trial as JSON values."""
-        return asdict(self) | {"ranges": self.ranges.value}
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
-        """Read back what `to_json` gave."""
+        """Read back what `json_of` gave."""
         return cls(**{**data, "ranges": Ranges(data["ranges"])})
 
 
@@ -120,10 +108,6 @@ class Standing:
 
     score: Measurement
     drop: Measurement
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the standing as JSON values."""
-        return {"score": self.score.to_json(), "drop": self.drop.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +144,6 @@ class Recovery:
 
     def to_json(self) -> dict[str, Any]:
         """Give the recovery as JSON values."""
-        return {
-            "data": self.data,
-            "float": self.float_score.to_json(),
-            **{
-                name: standing.to_json()
-                for name, standing in (
-                    ("before", self.before),
-                    ("after", self.after),
-                    ("emulated", self.emulated),
-                    ("trained_float", self.trained_float),
-                )
-            },
-            "gain": self.gain.to_json(),
-            "recovered_share": self.recovered_share,
-            "gap": self.gap.to_json(),
-            "gap_sqnr_db": self.gap_sqnr_db.to_json(),
-        }
+        found = fields_json(self)
+        found["float"] = found.pop("float_score")
+        return {**found, "recovered_share": self.recovered_share}

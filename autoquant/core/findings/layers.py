@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from autoquant.core.findings.magnitudes import Magnitudes
 from autoquant.core.glance import Glance, Glanced, few
+from autoquant.core.json_values import fields_json
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Part
@@ -171,17 +172,6 @@ class LayerRow:
         """The op, with its call where there are several."""
         return self.op if self.call == 0 else f"{self.op} (call {self.call + 1})"
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the row as JSON values."""
-        return asdict(self) | {
-            "part": self.part.value,
-            "scheme": None if self.scheme is None else self.scheme.value,
-            "sqnr_estimates": dict(self.sqnr_estimates),
-            "reading": None
-            if self.reading is None
-            else asdict(self.reading) | {"cause": self.reading.cause.value},
-        }
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distribution:
@@ -289,14 +279,6 @@ class LayerComparison(Glanced):
 
     def to_json(self) -> dict[str, Any]:
         """Give everything but the distributions as JSON values."""
-        return {
-            "mode": self.mode.value,
-            "samples": self.samples,
-            "kind": self.kind.value,
-            "notices": list(self.notices),
-            "own": self.own,
-            "mend": None if self.mend is None else str(self.mend),
-            "output": None if self.output is None else asdict(self.output),
-            "activations": [row.to_json() for row in self.rows],
-            "weights": [row.to_json() for row in self.weights],
-        }
+        found = fields_json(self, but=("distributions",))
+        found["activations"] = found.pop("rows")
+        return {**found, "mend": None if self.mend is None else str(self.mend)}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from autoquant.core.findings.concerns import Concern, Severity
 from autoquant.core.glance import Glance, Glanced
+from autoquant.core.json_values import fields_json
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import QConfigFacts
 
@@ -196,16 +197,4 @@ class CheckReport(Glanced):
 
     def to_json(self) -> dict[str, Any]:
         """Give the report as JSON values."""
-        return {
-            "needs_attention": self.needs_attention,
-            "engine": self.engine,
-            "configuration": self.configuration,
-            "samples": self.samples,
-            "reach": self.reach,
-            "classes": self.classes,
-            "concerns": [item.to_json() for item in self.concerns],
-            "modules": [asdict(item) | {"verdict": item.verdict.value} for item in self.modules],
-            "outputs": [asdict(item) for item in self.outputs],
-            "ops": [asdict(item) for item in self.ops],
-            "weights": [asdict(item) for item in self.weights],
-        }
+        return {"needs_attention": self.needs_attention, **fields_json(self)}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autoquant.core.findings.finetuning import Check, Ranges, Trial
+from autoquant.core.json_values import fields_json
 from autoquant.errors import StorageError
 
 FORMAT = 1
@@ -52,16 +53,10 @@ def dump_state(state: TrainingState, identity: str) -> bytes:
     document = {
         "format": FORMAT,
         "identity": identity,
-        "trials": [trial.to_json() for trial in state.trials],
-        "learning_rate": state.learning_rate,
-        "ranges": state.ranges.value,
-        "step": state.step,
+        **fields_json(state, but=("weights", "optimizer", "best_weights")),
         "weights": dict(state.weights),
         "optimizer": dict(state.optimizer),
-        "best": state.best.to_json(),
         "best_weights": dict(state.best_weights),
-        "checks": [check.to_json() for check in state.checks],
-        "stopped": state.stopped,
     }
     buffer = io.BytesIO()
     torch.save(document, buffer)
@@ -84,9 +79,9 @@ def load_state(content: bytes, identity: str, name: str) -> TrainingState:
             step=found["step"],
             weights=found["weights"],
             optimizer=found["optimizer"],
-            best=Check.from_json(found["best"]),
+            best=Check(**found["best"]),
             best_weights=found["best_weights"],
-            checks=tuple(map(Check.from_json, found["checks"])),
+            checks=tuple(Check(**item) for item in found["checks"]),
             stopped=found["stopped"],
         )
     except StorageError:

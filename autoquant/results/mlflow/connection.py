@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from autoquant.core.secrets import is_masked, masked
+from autoquant.core.secrets import is_masked, masked, masked_line
 from autoquant.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def connect(uri: str) -> MlflowClient:
         ) from error
     except store_errors() as error:
         raise TrackingError(
-            f"cannot use the MLflow store {masked(uri)}: {first_line(_root_of(error))}",
+            f"cannot use the MLflow store {masked(uri)}: {masked_line(_root_of(error))}",
             hint=_mend(uri),
         ) from error
     return client
@@ -115,7 +115,7 @@ def refusals(uri: str) -> Iterator[None]:
         yield
     except store_errors() as error:
         raise TrackingError(
-            f"the MLflow store {masked(uri)} refuses: {first_line(error)}",
+            f"the MLflow store {masked(uri)} refuses: {masked_line(error)}",
             hint="make the store and its artifact folder writable, or set another tracking.uri",
         ) from error
 
@@ -155,7 +155,7 @@ def _find_experiment(client: MlflowClient, uri: str, name: str) -> str:
             return str(made)
     except store_errors() as error:
         raise TrackingError(
-            f"cannot make the MLflow experiment {name!r}: {first_line(error)}", hint=_mend(uri)
+            f"cannot make the MLflow experiment {name!r}: {masked_line(error)}", hint=_mend(uri)
         ) from error
     if found.lifecycle_stage != "active":
         raise TrackingError(
@@ -171,12 +171,6 @@ def store_errors() -> tuple[type[Exception], ...]:
     from sqlalchemy.exc import SQLAlchemyError
 
     return (MlflowException, SQLAlchemyError, OSError)
-
-
-def first_line(error: BaseException) -> str:
-    """Give the first line of an error's text, without passwords, at most 300 characters."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return masked(lines[0])[:300]
 
 
 def _root_of(error: BaseException) -> BaseException:

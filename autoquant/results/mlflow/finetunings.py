@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from autoquant.core.findings.finetuning import Check, Recovery
 from autoquant.core.measurement import Measurement
-from autoquant.core.secrets import masked
+from autoquant.core.secrets import masked, masked_line
 from autoquant.results.mlflow.connection import (
-    first_line,
     open_experiment,
     refusals,
     resolve_uri,
@@ -153,7 +152,7 @@ class MlflowFinetuneTracker(FinetuneTracker):
             self._has_warned = True
             _LOGGER.warning(
                 "MLflow refuses (%s); the training goes on, and its folder has everything",
-                first_line(error),
+                masked_line(error),
             )
 
 

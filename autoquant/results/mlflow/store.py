@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoquant.core.measurement import Candidate
-from autoquant.core.secrets import masked
+from autoquant.core.secrets import masked, masked_line
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.frontier_file import frontier_file
 from autoquant.results.mlflow import entities
 from autoquant.results.mlflow.connection import (
-    first_line,
     open_experiment,
     refusals,
     resolve_uri,
@@ -132,7 +131,7 @@ class MlflowRecorder:
                     "MLflow refuses candidate %d (%s); the search goes on, and what is missing "
                     "is logged at its end",
                     candidate.number,
-                    first_line(error),
+                    masked_line(error),
                 )
 
     def frontier(self, findings: Findings) -> None:
@@ -178,7 +177,7 @@ class MlflowRecorder:
             gaps = () if winner is None else self._log_winner(winner)
             self._client.set_terminated(self.run_id, status="FINISHED")
         except store_errors() as error:
-            return (self._missing(findings, f", frontier and report ({first_line(error)})"),)
+            return (self._missing(findings, f", frontier and report ({masked_line(error)})"),)
         if all(self._has(item) for item in findings.candidates):
             return gaps
         return (self._missing(findings, ""), *gaps)
@@ -258,7 +257,9 @@ class MlflowRecorder:
         try:
             model = log_winner(self._client, self.experiment_id, self.run_id, winner)
         except refused as error:
-            return (f"MLflow takes the winner as no model ({first_line(error)}); its file is kept",)
+            return (
+                f"MLflow takes the winner as no model ({masked_line(error)}); its file is kept",
+            )
         if model is not None:
             self._client.set_tag(self.run_id, entities.MODEL_TAG, f"models:/{model}")
         return ()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def write_everything(folder: ResultFolder, findings: Findings) -> None:
 
 
 def test_everything_is_read_back_as_it_was_written(tmp_path: Path, findings: Findings) -> None:
-    with ResultFolder.create(tmp_path / "out") as folder:
+    with closing(ResultFolder.create(tmp_path / "out")) as folder:
         write_everything(folder, findings)
         assert folder.past().candidates == findings.candidates
     assert results.load_findings(tmp_path / "out") == findings
@@ -68,7 +69,7 @@ def test_everything_is_read_back_as_it_was_written(tmp_path: Path, findings: Fin
 def test_sites_space_and_baseline_are_read_back(tmp_path: Path) -> None:
     sites = (make_site("conv"), make_site("fc"))
     space = SearchSpace((Knob("conv", ("conv", "fc"), (Scheme.INT8, Scheme.FP32)),))
-    with ResultFolder.create(tmp_path) as folder:
+    with closing(ResultFolder.create(tmp_path)) as folder:
         folder.write_sites(sites)
         folder.write_space(space)
         folder.write_baseline(BASELINE)
@@ -81,7 +82,7 @@ def test_sites_space_and_baseline_are_read_back(tmp_path: Path) -> None:
 
 def test_a_folder_that_still_holds_addresses_of_calls_is_read(tmp_path: Path) -> None:
     sites = (make_site("conv"),)
-    with ResultFolder.create(tmp_path) as folder:
+    with closing(ResultFolder.create(tmp_path)) as folder:
         folder.write_sites(sites)
     path = tmp_path / "sites.json"
     document = json.loads(path.read_text())
@@ -92,7 +93,7 @@ def test_a_folder_that_still_holds_addresses_of_calls_is_read(tmp_path: Path) ->
 
 def test_statistics_are_read_back_to_the_last_bit(tmp_path: Path) -> None:
     before = statistics()
-    with ResultFolder.create(tmp_path) as folder:
+    with closing(ResultFolder.create(tmp_path)) as folder:
         folder.write_statistics(before)
     after = results.load_statistics(tmp_path)
     assert (after.samples, after.digest) == (before.samples, before.digest)
@@ -106,7 +107,7 @@ def test_statistics_are_read_back_to_the_last_bit(tmp_path: Path) -> None:
 
 
 def test_an_empty_sensitivity_table_is_read_back(tmp_path: Path) -> None:
-    with ResultFolder.create(tmp_path) as folder:
+    with closing(ResultFolder.create(tmp_path)) as folder:
         table = SensitivityTable((), method="none", samples=0)
         write_sensitivity(folder.path / files.SENSITIVITY, table)
     assert results.load_sensitivity(tmp_path).rows == ()
@@ -115,26 +116,26 @@ def test_an_empty_sensitivity_table_is_read_back(tmp_path: Path) -> None:
 def test_the_plans_of_the_frontier_are_files_that_load_plan_reads(
     tmp_path: Path, findings: Findings
 ) -> None:
-    with ResultFolder.create(tmp_path) as folder:
+    with closing(ResultFolder.create(tmp_path)) as folder:
         folder.write_frontier(findings.frontier)
     for member in findings.frontier:
         assert load_plan(tmp_path / "plans" / f"{member.number}.json") == member.plan
 
 
 def test_a_new_search_takes_nothing_over_from_one_without_candidates(tmp_path: Path) -> None:
-    with ResultFolder.create(tmp_path) as folder:
+    with closing(ResultFolder.create(tmp_path)) as folder:
         folder.write_baseline(BASELINE)
         folder.write_statistics(statistics())
         (tmp_path / files.STUDY).touch()
         folder.asked(Ask(0, Plan.of({"conv": Scheme.INT8}), "tpe", round=1))
-    with ResultFolder.create(tmp_path):
+    with closing(ResultFolder.create(tmp_path)):
         left = {path.name for path in tmp_path.iterdir()}
         assert left == {files.LOCK, files.HISTORY}
         assert not (tmp_path / files.HISTORY).read_text()
 
 
 def test_a_new_search_does_not_overwrite_an_old_one(tmp_path: Path) -> None:
-    with ResultFolder.create(tmp_path / "digits") as folder:
+    with closing(ResultFolder.create(tmp_path / "digits")) as folder:
         for number in range(37):
             folder.candidate(make_candidate(number, {"conv": Scheme.INT8}))
     with pytest.raises(
@@ -142,7 +143,7 @@ def test_a_new_search_does_not_overwrite_an_old_one(tmp_path: Path) -> None:
     ) as told:
         ResultFolder.create(tmp_path / "digits")
     assert "--resume" in told.value.hint
-    with ResultFolder.resume(tmp_path / "digits") as folder:
+    with closing(ResultFolder.resume(tmp_path / "digits")) as folder:
         assert len(folder.past().candidates) == 37
 
 
@@ -218,7 +219,7 @@ def fill(folder: ResultFolder, candidates: list[Candidate]) -> None:
 
 def test_a_full_disk_is_named_and_keeps_what_was_finished(small_disk: Path) -> None:
     plan = {f"block.{index}.conv": Scheme.INT8 for index in range(100)}
-    with ResultFolder.create(small_disk, free_bytes=0) as folder:
+    with closing(ResultFolder.create(small_disk, free_bytes=0)) as folder:
         with pytest.raises(StorageError, match=r"history\.jsonl: No space left") as told:
             fill(folder, [make_candidate(number, plan) for number in range(1000)])
         finished = len(folder.past().candidates)
@@ -230,7 +231,7 @@ def test_a_full_disk_is_named_and_keeps_what_was_finished(small_disk: Path) -> N
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(small_disk: Path) -> None:
-    with ResultFolder.create(small_disk, free_bytes=0) as folder:
+    with closing(ResultFolder.create(small_disk, free_bytes=0)) as folder:
         folder.write_report("old")
         with pytest.raises(StorageError):
             folder.write_report("x" * 100_000)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from autoquant.core.secrets import masked
+from autoquant.core.secrets import masked, masked_line
 from autoquant.errors import ExecutionError
 from autoquant.job import Execution, TargetNode
 from autoquant.searching.measuring.workers.resources import refuse_too_little
@@ -111,11 +111,6 @@ def leave() -> None:
         ray.shutdown()
 
 
-def first_line(error: Exception) -> str:
-    """The first line of what Ray says, without passwords."""
-    return masked((str(error).strip() or type(error).__name__).split("\n", 1)[0])
-
-
 def _start(execution: Execution) -> None:
     """Start a Ray of this search's own, whatever runs on the machine, on loopback alone."""
     with _quiet(_TOKEN_NOTICE), _on_loopback(), _without_needless():
@@ -152,11 +147,11 @@ def _refused(address: str | None, error: Exception) -> ExecutionError:
         )
     if any(word in text.lower() for word in ("authenticat", "token")):
         return ExecutionError(
-            f"execution.address: Ray {where} refuses the token: {first_line(error)}",
+            f"execution.address: Ray {where} refuses the token: {masked_line(error)}",
             hint="put the cluster's token into RAY_AUTH_TOKEN, or into the file that "
             "RAY_AUTH_TOKEN_PATH names, with RAY_AUTH_MODE=token",
         )
-    return unreachable(address, first_line(error))
+    return unreachable(address, masked_line(error))
 
 
 @contextmanager

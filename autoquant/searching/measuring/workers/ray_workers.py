@@ -17,11 +17,11 @@ from autoquant.core.evaluation import (
     never,
 )
 from autoquant.core.measurement import Failure
+from autoquant.core.secrets import masked_line
 from autoquant.errors import AutoquantError, ExecutionError
 from autoquant.job import Execution
 from autoquant.searching.measuring.workers.ray_connection import (
     connect,
-    first_line,
     is_alive,
     leave,
     lost_a_process,
@@ -220,7 +220,7 @@ class RayExecutor:
         if not is_last:
             waiting.appendleft(first)
             return
-        reason = f"its worker died {attempts} times: {first_line(error)}"
+        reason = f"its worker died {attempts} times: {masked_line(error)}"
         yield Outcome(first.number, failure=Failure(reason, transient=True))
 
     def _is_node_lost(self, seat: _Seat, wait_s: float) -> bool:
