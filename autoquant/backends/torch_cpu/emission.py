@@ -76,13 +76,20 @@ class Emitter:
         """Forms in which a tensor is there already; the one that it was written in first."""
         return tuple(self._values[source])
 
-    def tensor(self, value: Tensor, name: str) -> Node:
-        """Read a constant."""
-        return self._hold(value, name)
-
-    def packed(self, weight: PackedWeight, name: str) -> Node:
-        """Read a packed weight."""
-        return self._hold(weight, name)
+    def hold(self, held: Tensor | PackedWeight, name: str) -> Node:
+        """Read a constant, or a packed weight; one that was held before under its first name."""
+        if id(held) in self._held:
+            return self._held[id(held)]
+        path = self._free_name(name)
+        target = path
+        if isinstance(held, PackedWeight):
+            self.root.add_module(path, held)
+            target = f"{path}.packed"
+        else:
+            self.root.register_buffer(path, held)
+        node = self.graph.create_node("get_attr", target)
+        self._held[id(held)] = node
+        return node
 
     def read(self, source: Any, form: Form, grid: Grid | None = None) -> Value:
         """Give a float node's value in a form, converting it where it is not there yet.
@@ -143,7 +150,7 @@ class Emitter:
         if form is Form.QUINT8:
             if Form.UINT8 in values:
                 plain = values[Form.UINT8]
-                scale, zero_point = _grid(plain).numbers
+                scale, zero_point = plain.numbers
                 made = self.call(
                     _ATEN._make_per_tensor_quantized_tensor.default, plain.node, scale, zero_point
                 )
@@ -187,7 +194,7 @@ class Emitter:
 
     def _constant(self, source: Node) -> Value:
         value = self.store.value(source)
-        return Value(self.tensor(value, str(source.target)), Form.FLOAT32)
+        return Value(self.hold(value, str(source.target)), Form.FLOAT32)
 
     def _converted_constant(self, source: Node, form: Form) -> Value:
         name = str(source.target)
@@ -195,7 +202,7 @@ class Emitter:
             cast = self.store.made(
                 (form, name), lambda: self.store.value(source).to(torch.bfloat16)
             )
-            return Value(self.tensor(cast, f"{name}_bfloat16"), form)
+            return Value(self.hold(cast, f"{name}_bfloat16"), form)
         value = self.store.value(source)
         grid = affine_grid((float(value.min()), float(value.max())))
         quantized = self.store.made(
@@ -204,21 +211,7 @@ class Emitter:
         )
         if form is Form.UINT8:
             quantized = self.store.made((form, name), quantized.int_repr)
-        return Value(self.tensor(quantized, f"{name}_{form.value}"), form, grid)
-
-    def _hold(self, held: Tensor | PackedWeight, name: str) -> Node:
-        if id(held) in self._held:
-            return self._held[id(held)]
-        path = self._free_name(name)
-        target = path
-        if isinstance(held, PackedWeight):
-            self.root.add_module(path, held)
-            target = f"{path}.packed"
-        else:
-            self.root.register_buffer(path, held)
-        node = self.graph.create_node("get_attr", target)
-        self._held[id(held)] = node
-        return node
+        return Value(self.hold(quantized, f"{name}_{form.value}"), form, grid)
 
     def _free_name(self, name: str) -> str:
         path = name.replace(".", "_").replace(":", "_") or "weight"
@@ -238,9 +231,3 @@ def is_float32(node: Node) -> bool:
     """Whether a node of the float graph gives a float32 tensor."""
     meta = tensor_meta(node)
     return meta is not None and meta.dtype is torch.float32
-
-
-def _grid(value: Value) -> Grid:
-    if value.grid is None:
-        raise ValueError(f"{value.node} has no grid")
-    return value.grid

@@ -8,17 +8,8 @@ from contextlib import contextmanager
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 
-from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError
-
-TRANSPOSED = {
-    OpKind.CONV_TRANSPOSE1D: 1,
-    OpKind.CONV_TRANSPOSE2D: 2,
-    OpKind.CONV_TRANSPOSE3D: 3,
-}
-"""Transposed convolutions, and their dimensions."""
 
 POINTWISE = "pointwise"
 """The operators of `torch.ops.onednn` on plain integers, beside onednn's quantized kernels."""
@@ -78,68 +69,6 @@ def saturates(engine: str) -> bool:
         exact = 255.0 * 127.0 * depth
         output = torch.ops.quantized.linear(inputs, packed, exact / 200.0, 0)
     return bool((output.int_repr().float() - 200.0).abs().max() > 1.0)
-
-
-@cache
-def transposes_rightly(
-    engine: str,
-    kind: OpKind,
-    shape: tuple[int, ...] = (),
-    stride: tuple[int, ...] = (),
-    padding: tuple[int, ...] = (),
-    output_padding: tuple[int, ...] = (),
-    dilation: tuple[int, ...] = (),
-    groups: int = 1,
-) -> bool:
-    """Whether the engine's int8 transposed convolution gives what its float one does.
-
-    In torch 2.13 onednn's (and so x86's) gives other values where the number of channels changes,
-    qnnpack's for volumes, and fbgemm's where a kernel of 2 x 2 has channels in multiples of 8.
-    Found out by running the kernel, once for each geometry in a process, on weights of 7 bits,
-    which no CPU saturates at.
-
-    Args:
-        engine: A quantized engine.
-        kind: A key of `TRANSPOSED`.
-        shape: Of the weight (inputs, outputs by group, kernel); empty: a usual layer.
-        stride: By dimension, as the rest; empty: as torch takes it where nothing is said.
-        padding: Of the input.
-        output_padding: Of the output.
-        dilation: Of the kernel.
-        groups: Of channels.
-    """
-    dimensions = TRANSPOSED[kind]
-    ones, zeros = (1,) * dimensions, (0,) * dimensions
-    shape = shape or (2, 4, *[3] * dimensions)
-    steps, dilation = stride or ones, dilation or ones
-    padding, output_padding = padding or zeros, output_padding or zeros
-    seed = torch.Generator().manual_seed(0)
-    floats = torch.randn(1, shape[0], *[6] * dimensions, generator=seed)
-    with using_engine(engine), quiet_torch(), torch.no_grad():
-        weight = torch.quantize_per_tensor(
-            torch.randn(shape, generator=seed).clamp(-3.5, 3.5), 3.5 / 63, 0, torch.qint8
-        )
-        read = torch.quantize_per_tensor(floats, 8 / 255, 128, torch.quint8)
-        convolve = getattr(F, f"conv_transpose{dimensions}d")
-        expected = convolve(
-            read.dequantize(),
-            weight.dequantize(),
-            None,
-            steps,
-            padding,
-            output_padding,
-            groups,
-            dilation,
-        )
-        scale = float(expected.abs().max()) / 127
-        pack = getattr(torch.ops.quantized, f"conv_transpose{dimensions}d_prepack")
-        run = getattr(torch.ops.quantized, f"conv_transpose{dimensions}d")
-        try:
-            packed = pack(weight, None, steps, padding, output_padding, dilation, groups)
-            found = run(read, packed, scale, 128).dequantize()
-        except RuntimeError:
-            return False
-    return bool((found - expected).abs().max() < 2 * scale)
 
 
 @cache

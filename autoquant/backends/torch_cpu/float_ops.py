@@ -53,7 +53,7 @@ def _emulate(scheme: Scheme, emitter: Emitter, operation: Operation, out: Form) 
         if source in weights:
             per_channel = operation.site.kind not in TRANSPOSED
             value = emitter.store.rounded(source, scheme.weight, per_channel=per_channel)
-            held = emitter.tensor(value, f"{source.target}_{scheme.weight.value}")
+            held = emitter.hold(value, f"{source.target}_{scheme.weight.value}")
             held.meta[ROUNDED_TO] = scheme.weight.value
             return held
         if source.op == "get_attr" or not is_float32(source):

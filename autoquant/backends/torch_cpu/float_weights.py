@@ -17,7 +17,7 @@ from autoquant.backends.torch_cpu.float_ops import emit_each
 from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Kernel, Operation
 from autoquant.backends.torch_cpu.packed_weights import Recipe
-from autoquant.backends.torch_cpu.quantized_ops import linear_weight
+from autoquant.backends.torch_cpu.quantized_ops import linear_weight, packed_weight
 from autoquant.backends.torch_cpu.weights import quantize_table
 from autoquant.core.precision import Scheme
 
@@ -76,15 +76,7 @@ def _multiply_dynamically(engine: str, emitter: Emitter, operation: Operation, o
 
 def _multiply_halves(engine: str, emitter: Emitter, operation: Operation, out: Form) -> None:
     read = emitter.read(operation.argument("input"), out).node
-    weight, bias = operation.argument("weight"), operation.argument("bias")
-    store = emitter.store
-
-    def recipe() -> Recipe:
-        values = (store.value(weight), None if bias is None else store.value(bias))
-        return Recipe("linear_fp16", engine, values)
-
-    key = (engine, "linear_fp16", weight.target, bias and bias.target)
-    packed = emitter.packed(store.packed(key, recipe), operation.site.name)
+    packed = packed_weight(emitter, operation, engine, "linear_fp16", emitter.store.value)
     _finish(emitter, operation, emitter.call(_QUANTIZED.linear_dynamic_fp16.default, read, packed))
 
 
@@ -95,7 +87,7 @@ def _table(engine: str, emitter: Emitter, operation: Operation) -> Node:
     def recipe() -> Recipe:
         return Recipe("embedding", engine, (quantize_table(store.value(weight)),))
 
-    return emitter.packed(
+    return emitter.hold(
         store.packed((engine, "embedding", weight.target), recipe), operation.site.name
     )
 
@@ -206,5 +198,5 @@ def _cells(engine: str, pack: str, emitter: Emitter, operation: Operation) -> li
             return Recipe(pack, engine, (*weights, *biases), (False,))
 
         key = (engine, pack, *(item.target for item in nodes))
-        found.append(emitter.packed(store.packed(key, recipe), f"{operation.site.name}_{start}"))
+        found.append(emitter.hold(store.packed(key, recipe), f"{operation.site.name}_{start}"))
     return found

@@ -42,3 +42,10 @@ class Value:
     node: Node
     form: Form
     grid: Grid | None = None
+
+    @property
+    def numbers(self) -> tuple[float, int]:
+        """Scale and zero point of integers."""
+        if self.grid is None:
+            raise ValueError(f"{self.node} has no grid")
+        return self.grid.numbers

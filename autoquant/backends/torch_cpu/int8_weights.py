@@ -78,4 +78,4 @@ def _weight(emitter: Emitter, operation: Operation) -> tuple[Node, Node]:
         lambda: grid.codes(store.value(source), scale.float()).to(torch.int8),
     )
     name = operation.site.name
-    return emitter.tensor(codes, f"{name}_int8"), emitter.tensor(scale, f"{name}_scale")
+    return emitter.hold(codes, f"{name}_int8"), emitter.hold(scale, f"{name}_scale")

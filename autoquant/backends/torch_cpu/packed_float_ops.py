@@ -163,7 +163,7 @@ def _multiply_plainly(emitter: Emitter, operation: Operation, out: Form) -> None
     read = emitter.read(operation.argument("input"), out).node
     read, pixels = _without_pixels(emitter, operation, read)
     numbers = None if bias is None else emitter.read(bias, out).node
-    held = emitter.tensor(weight, f"{operation.site.name}_weight")
+    held = emitter.hold(weight, f"{operation.site.name}_weight")
     made = emitter.call(_ATEN.linear.default, read, held, numbers)
     emitter.put(operation.root, out, _with_pixels(emitter, made, pixels))
     emit_each(emitter, operation.nodes[1:], out)
@@ -194,6 +194,6 @@ def _arguments(
     packed = emitter.store.packed((pack, form, weight.target, str(numbers)), recipe)
     return (
         emitter.read(operation.argument("input"), form).node,
-        emitter.packed(packed, operation.site.name),
+        emitter.hold(packed, operation.site.name),
         None if bias is None else emitter.read(bias, form).node,
     )

@@ -80,7 +80,7 @@ def _convolve(
 ) -> None:
     source = operation.argument("input")
     read = emitter.read(source, Form.UINT8)
-    scale, zero_point = _grid(read.grid).numbers
+    scale, zero_point = read.numbers
     places = (list(geometry.stride), list(geometry.padding), list(geometry.dilation))
     shape = list(shape_of(source) or ())
 
@@ -104,12 +104,12 @@ def _convolve(
 def _summed(emitter: Emitter, source: Node) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
     """The operator with a sum, what it adds, and how."""
     read = emitter.read(source, Form.UINT8)
-    return _ONEDNN.qconv2d_pointwise.binary, (read.node,), (*_grid(read.grid).numbers, "sum", 1.0)
+    return _ONEDNN.qconv2d_pointwise.binary, (read.node,), (*read.numbers, "sum", 1.0)
 
 
 def _multiply(post_op: PostOp, emitter: Emitter, operation: Operation, out: Form) -> None:
     read = emitter.read(operation.argument("input"), Form.UINT8)
-    scale, zero_point = _grid(read.grid).numbers
+    scale, zero_point = read.numbers
 
     def pack(weight: torch.Tensor, scales: torch.Tensor) -> Recipe:  # noqa: ARG001
         return Recipe("pointwise_linear", "onednn", (weight,), (None,))
@@ -144,9 +144,9 @@ def _weights(
 
     packed = store.packed(("pointwise", operation.name, path, *key), recipe)
     return [
-        emitter.packed(packed, name),
-        emitter.tensor(scales, f"{name}_scales"),
-        emitter.tensor(zeros, f"{name}_zeros"),
+        emitter.hold(packed, name),
+        emitter.hold(scales, f"{name}_scales"),
+        emitter.hold(zeros, f"{name}_zeros"),
         None if bias is None else emitter.read(bias, Form.FLOAT32).node,
     ]
 
@@ -159,9 +159,3 @@ def _written(
         return (1.0, 0, out.dtype), None
     grid = emitter.grids.int8_grid(operation.last.name)
     return (*grid.numbers, torch.uint8), grid
-
-
-def _grid(grid: Grid | None) -> Grid:
-    if grid is None:
-        raise ValueError("an integer tensor without a grid")
-    return grid

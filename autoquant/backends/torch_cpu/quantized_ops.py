@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from autoquant.backends.torch_cpu.averages import AVERAGES, emit_average
-from autoquant.backends.torch_cpu.convolutions import Geometry, geometry_of, has_constants
-from autoquant.backends.torch_cpu.emission import Emitter
-from autoquant.backends.torch_cpu.engines import (
-    TRANSPOSED,
-    has_float_output_linear,
+from autoquant.backends.torch_cpu.convolutions import (
+    Geometry,
+    geometry_of,
+    has_constants,
     transposes_rightly,
 )
+from autoquant.backends.torch_cpu.emission import Emitter
+from autoquant.backends.torch_cpu.engines import has_float_output_linear
 from autoquant.backends.torch_cpu.forms import Form
 from autoquant.backends.torch_cpu.operations import Kernel, Operation, argument
 from autoquant.backends.torch_cpu.packed_weights import Recipe
 from autoquant.core.precision import Scheme
+from autoquant.core.sites import TRANSPOSED
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.node_shapes import fixed_sizes, shape_of
 
@@ -78,6 +81,20 @@ def saturates_at(node: Node, grid: Grid) -> bool:
     )
 
 
+def _write(
+    emitter: Emitter,
+    operation: Operation,
+    out: Form,
+    target: Any,
+    *given: Any,
+    behind: Sequence[Any] = (),
+) -> None:
+    """Write a kernel that takes what is given, then the grid of its result, then what is behind."""
+    grid = emitter.grids.int8_grid(operation.last.name)
+    made = emitter.call(target, *given, *grid.numbers, *behind)
+    emitter.put(operation.last, out, made, grid)
+
+
 def _convolution_kernel(operation: Operation, engine: str) -> Kernel | None:
     geometry = geometry_of(operation)
     if geometry is None:
@@ -86,11 +103,7 @@ def _convolution_kernel(operation: Operation, engine: str) -> Kernel | None:
         engine,
         operation.site.kind,
         tuple(map(int, shape_of(operation.argument("weight")) or ())),
-        geometry.stride,
-        geometry.padding,
-        geometry.output_padding,
-        geometry.dilation,
-        geometry.groups,
+        geometry,
     ):
         return None
     return Kernel(Form.QUINT8, (Form.QUINT8,), partial(_convolve, engine, geometry), Scheme.INT8)
@@ -100,25 +113,33 @@ def _convolve(
     engine: str, geometry: Geometry, emitter: Emitter, operation: Operation, out: Form
 ) -> None:
     plain, with_relu = _CONVOLUTIONS[operation.name]
+    read = emitter.read(operation.argument("input"), Form.QUINT8)
+    round_weight = partial(emitter.store.quantized, per_channel=not geometry.transposed)
+    pack = operation.name
+    packed = packed_weight(emitter, operation, engine, pack, round_weight, geometry.packing)
+    target = with_relu if operation.has_relu and with_relu is not None else plain
+    _write(emitter, operation, out, target, read.node, packed)
+
+
+def packed_weight(
+    emitter: Emitter,
+    operation: Operation,
+    engine: str,
+    pack: str,
+    round_weight: Callable[[Node], Tensor],
+    numbers: tuple[Any, ...] = (),
+    use: str = "",
+) -> Node:
+    """Pack the weight and the bias of an operation for an engine and a use, once, and read them."""
     weight, bias = operation.argument("weight"), operation.argument("bias")
     store = emitter.store
 
     def recipe() -> Recipe:
-        packed = store.quantized(weight, per_channel=not geometry.transposed)
-        return Recipe(
-            operation.name,
-            engine,
-            (packed, None if bias is None else store.value(bias)),
-            geometry.packing,
-        )
+        values = round_weight(weight), None if bias is None else store.value(bias)
+        return Recipe(pack, engine, values, numbers)
 
-    key = (engine, operation.name, weight.target, bias and bias.target, geometry)
-    read = emitter.read(operation.argument("input"), Form.QUINT8)
-    packed = emitter.packed(store.packed(key, recipe), operation.site.name)
-    grid = emitter.grids.int8_grid(operation.last.name)
-    target = with_relu if operation.has_relu and with_relu is not None else plain
-    made = emitter.call(target, read.node, packed, grid.scale, grid.zero_point)
-    emitter.put(operation.last, out, made, grid)
+    key = (engine, pack, use, weight.target, bias and bias.target, str(numbers))
+    return emitter.hold(store.packed(key, recipe), operation.site.name)
 
 
 def linear_weight(emitter: Emitter, operation: Operation, engine: str, use: str) -> Node:
@@ -127,18 +148,8 @@ def linear_weight(emitter: Emitter, operation: Operation, engine: str, use: str)
     onednn keeps in a packed weight what its first call made of it: another kernel (`use`) that
     reads the same one crashes.
     """
-    weight, bias = operation.argument("weight"), operation.argument("bias")
-    store = emitter.store
-
-    def recipe() -> Recipe:
-        values = (
-            store.quantized(weight, per_channel=True),
-            None if bias is None else store.value(bias),
-        )
-        return Recipe("linear", engine, values)
-
-    key = (engine, use, weight.target, bias and bias.target)
-    return emitter.packed(store.packed(key, recipe), operation.site.name)
+    round_weight = partial(emitter.store.quantized, per_channel=True)
+    return packed_weight(emitter, operation, engine, "linear", round_weight, use=use)
 
 
 def _linear_kernel(operation: Operation, engine: str) -> Kernel | None:
@@ -150,15 +161,12 @@ def _linear_kernel(operation: Operation, engine: str) -> Kernel | None:
 
 def _multiply(engine: str, emitter: Emitter, operation: Operation, out: Form) -> None:
     packed = linear_weight(emitter, operation, engine, "linear")
-    source = operation.argument("input")
     if out is Form.FLOAT32:
         _multiply_to_float(emitter, operation, packed)
         return
-    read = emitter.read(source, Form.QUINT8)
-    grid = emitter.grids.int8_grid(operation.last.name)
+    read = emitter.read(operation.argument("input"), Form.QUINT8)
     target = (_QUANTIZED.linear_relu if operation.has_relu else _QUANTIZED.linear).default
-    made = emitter.call(target, read.node, packed, grid.scale, grid.zero_point)
-    emitter.put(operation.last, out, made, grid)
+    _write(emitter, operation, out, target, read.node, packed)
 
 
 def _multiply_to_float(emitter: Emitter, operation: Operation, packed: Node) -> None:
@@ -193,6 +201,8 @@ def _emission_of(operation: Operation) -> Callable[[Emitter, Operation, Form], N
         return _concatenate
     if name == "batch_norm":
         return _normalize if len(shape_of(operation.root) or ()) in _NORMS else None
+    if name == "leaky_relu":
+        return _leak
     return _activate if name in _ACTIVATIONS else None
 
 
@@ -210,9 +220,7 @@ def _combine(emitter: Emitter, operation: Operation, out: Form) -> None:
     if alpha != 1:
         other = emitter.call(_QUANTIZED.mul_scalar.default, other, float(alpha))
     packet = getattr(_QUANTIZED, f"{operation.name}_relu" if operation.has_relu else operation.name)
-    grid = emitter.grids.int8_grid(operation.last.name)
-    made = emitter.call(packet.default, left, other, grid.scale, grid.zero_point)
-    emitter.put(operation.last, out, made, grid)
+    _write(emitter, operation, out, packet.default, left, other)
 
 
 def _read_operand(emitter: Emitter, operation: Operation, place: int) -> Node:
@@ -237,19 +245,13 @@ def _read_operand(emitter: Emitter, operation: Operation, place: int) -> Node:
 
 
 def _matmul(emitter: Emitter, operation: Operation, out: Form) -> None:
-    left, right = (emitter.read(item, Form.QUINT8) for item in operation.root.args[:2])
-    grid = emitter.grids.int8_grid(operation.last.name)
-    made = emitter.call(
-        _QUANTIZED.matmul.default, left.node, right.node, grid.scale, grid.zero_point
-    )
-    emitter.put(operation.last, out, made, grid)
+    left, right = (emitter.read(item, Form.QUINT8).node for item in operation.root.args[:2])
+    _write(emitter, operation, out, _QUANTIZED.matmul.default, left, right)
 
 
 def _concatenate(emitter: Emitter, operation: Operation, out: Form) -> None:
     parts = [emitter.read(item, Form.QUINT8).node for item in operation.argument("tensors")]
-    grid = emitter.grids.int8_grid(operation.last.name)
-    made = emitter.call(_QUANTIZED.cat.default, parts, operation.argument("dim"), *grid.numbers)
-    emitter.put(operation.last, out, made, grid)
+    _write(emitter, operation, out, _QUANTIZED.cat.default, parts, operation.argument("dim"))
 
 
 _PIXELS = 64
@@ -266,33 +268,24 @@ def _normalize(emitter: Emitter, operation: Operation, out: Form) -> None:
     floats = [None if item is None else emitter.read(item, Form.FLOAT32).node for item in values]
     table = _NORMS_WITH_RELU if operation.has_relu else _NORMS
     packet = table[len(shape_of(operation.root) or ())]
-    grid = emitter.grids.int8_grid(operation.last.name)
-    made = emitter.call(
-        packet.default, read.node, *floats, operation.argument("eps"), *grid.numbers
-    )
-    emitter.put(operation.last, out, made, grid)
+    _write(emitter, operation, out, packet.default, read.node, *floats, operation.argument("eps"))
 
 
 def _activate(emitter: Emitter, operation: Operation, out: Form) -> None:
-    read = emitter.read(operation.root.args[0], Form.QUINT8)
-    grid = emitter.grids.int8_grid(operation.last.name)
-    made = _ACTIVATIONS[operation.name](emitter, operation, read.node, grid)
-    emitter.put(operation.last, out, made, grid)
+    read = emitter.read(operation.root.args[0], Form.QUINT8).node
+    target, names = _ACTIVATIONS[operation.name]
+    _write(emitter, operation, out, target, read, behind=[*map(operation.argument, names)])
 
 
-def _leaky_relu(emitter: Emitter, operation: Operation, read: Node, grid: Grid) -> Node:
+def _leak(emitter: Emitter, operation: Operation, out: Form) -> None:
+    read = emitter.read(operation.root.args[0], Form.QUINT8).node
     slope = operation.argument("negative_slope")
-    return emitter.call(_QUANTIZED.leaky_relu.default, read, slope, False, *grid.numbers)
+    _write(emitter, operation, out, _QUANTIZED.leaky_relu.default, read, slope, False)
 
 
-def _elu(emitter: Emitter, operation: Operation, read: Node, grid: Grid) -> Node:
-    numbers = [operation.argument(name) for name in ("alpha", "scale", "input_scale")]
-    return emitter.call(_QUANTIZED.elu.default, read, *grid.numbers, *numbers)
-
-
-_ACTIVATIONS: Mapping[str, Callable[[Emitter, Operation, Node, Grid], Node]] = {
-    "elu": _elu,
-    "hardswish": lambda e, _, read, grid: e.call(_QUANTIZED.hardswish.default, read, *grid.numbers),
-    "leaky_relu": _leaky_relu,
-    "sigmoid": lambda e, _, read, grid: e.call(_QUANTIZED.sigmoid.default, read, *grid.numbers),
+_ACTIVATIONS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
+    "elu": (_QUANTIZED.elu.default, ("alpha", "scale", "input_scale")),
+    "hardswish": (_QUANTIZED.hardswish.default, ()),
+    "sigmoid": (_QUANTIZED.sigmoid.default, ()),
 }
+"""Kernels of activations, and their arguments behind the grid of the result."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from autoquant.backends.torch_cpu.engines import (
-    TRANSPOSED,
-    has_fp16_linear,
-    packing_engine,
-    transposes_rightly,
-)
+from autoquant.backends.torch_cpu.convolutions import transposes_rightly
+from autoquant.backends.torch_cpu.engines import has_fp16_linear, packing_engine
 from autoquant.backends.torch_cpu.int8_weights import reads_whole
 from autoquant.core.precision import Scheme, Support
-from autoquant.core.sites import LOOKUPS, RECURRENT, OpKind, Site
+from autoquant.core.sites import LOOKUPS, RECURRENT, TRANSPOSED, OpKind, Site
 
 _QNNPACK_LACKS = frozenset({OpKind.CONV3D, OpKind.CONV_TRANSPOSE3D, OpKind.MATMUL})
 
