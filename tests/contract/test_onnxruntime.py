@@ -358,9 +358,8 @@ def test_a_convolution_rounds_as_its_scheme_says(scheme: Scheme) -> None:
     def grid(tensor: str, value: Tensor) -> Tensor:
         if scheme is Scheme.FP16:
             return value.half().float()
-        found = ranges.int8(tensor) if scheme is Scheme.INT8 else ranges.int16(tensor)
-        step = (found.high - found.low) / (255 if scheme is Scheme.INT8 else 65534)
-        return ((value / step).round() * step).clamp(found.low, found.high)
+        find = ranges.int8_grid if scheme is Scheme.INT8 else ranges.int16_grid
+        return find(tensor)(value)
 
     with torch.no_grad():
         weight = conv.weight.half().float()

@@ -11,7 +11,7 @@ import numpy as np
 from autoquant.backends.litert.operators import FIXED_INT8, FIXED_INT16, MOVED_INPUT, MOVES
 from autoquant.backends.litert.schema import Array, Graph, affine
 from autoquant.core.precision import Scheme
-from autoquant.model.calibration.ranges.tensor_ranges import TensorRange, TensorRanges
+from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 
 TYPES: Mapping[Scheme, str] = {
     Scheme.INT8: "INT8",
@@ -67,10 +67,12 @@ FLOAT32 = Format("FLOAT32")
 FLOAT16 = Format("FLOAT16")
 
 
-def int8_format(bounds: TensorRange) -> Format:
-    """256 affine levels from `low` to `high`."""
-    scale = (bounds.high - bounds.low) / 255
-    return Format("INT8", scale, round(-128 - bounds.low / scale))
+def _spanning(low: float, high: float, scheme: Scheme) -> Format:
+    """256 affine levels from `low` to `high`, or 65535 around 0."""
+    if scheme is Scheme.INT16:
+        return Format("INT16", max(-low, high) / 32767)
+    scale = (high - low) / 255
+    return Format("INT8", scale, round(-128 - low / scale))
 
 
 class Formats:
@@ -119,9 +121,10 @@ class Formats:
 
     def _calibrated(self, node: str, scheme: Scheme) -> Format | None:
         try:
-            if scheme is Scheme.INT8:
-                return int8_format(self._ranges.int8(node))
-            return Format("INT16", self._ranges.int16(node).high / 32767)
+            if scheme is Scheme.INT16:
+                return Format("INT16", self._ranges.int16_grid(node).scale)
+            grid = self._ranges.int8_grid(node)
+            return Format("INT8", grid.scale, grid.zero_point - 128)
         except ValueError:  # calibration saw no such tensor: it holds no activation
             return None
 
@@ -137,9 +140,7 @@ class Formats:
         low, high = _CLAMPS.get(code, (None, None))
         if low is None or high is None:
             return None
-        if scheme is Scheme.INT8:
-            return int8_format(TensorRange(low, high))
-        return Format("INT16", max(-low, high) / 32767)
+        return _spanning(low, high, scheme)
 
 
 def constant_format(values: Array, scheme: Scheme) -> Format:
@@ -155,6 +156,4 @@ def constant_format(values: Array, scheme: Scheme) -> Format:
     high = float(max(finite.max(initial=0.0), 0.0))
     if low == high:
         high = 1.0
-    if scheme is Scheme.INT8:
-        return int8_format(TensorRange(low, high))
-    return Format("INT16", max(-low, high) / 32767)
+    return _spanning(low, high, scheme)

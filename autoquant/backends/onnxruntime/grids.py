@@ -1,4 +1,4 @@
-"""Integer grids of tensors and weights, as ONNX Runtime's kernels take them."""
+"""Integers of tensors and weights, as ONNX Runtime's kernels take them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autoquant.model.calibration.ranges.grid import Grid
+
 Floats = npt.NDArray[np.float32]
 Array = np.ndarray[Any, Any]
 
@@ -15,40 +17,14 @@ _LEAST_SCALE = float(np.finfo(np.float32).tiny) * 1e8
 _WIDEST_BIAS = 2**30
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """How a tensor's values are written as integers.
-
-    Attributes:
-        scale: Step between two levels.
-        zero_point: The integer that stands for 0.
-        dtype: `uint8` or `int16`.
-    """
-
-    scale: float
-    zero_point: int
-    dtype: str
-
-    @property
-    def zero(self) -> Array:
-        """The zero point as a scalar of the grid's type."""
-        return np.array(self.zero_point, self.dtype)
+def type_of(grid: Grid) -> str:
+    """In which integers a tensor on a grid is written: `uint8` or `int16`."""
+    return "int16" if grid.low < 0 else "uint8"
 
 
-def byte_grid(low: float, high: float) -> Grid:
-    """Give the grid of 256 levels of a range; 0 is one of them.
-
-    >>> byte_grid(-100.0, 155.0)
-    Grid(scale=1.0, zero_point=100, dtype='uint8')
-    """
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / 255.0, _LEAST_SCALE)
-    return Grid(scale, min(max(round(-low / scale), 0), 255), "uint8")
-
-
-def word_grid(high: float) -> Grid:
-    """Give the symmetric grid of levels -32767 to 32767."""
-    return Grid(max(high / 32767.0, _LEAST_SCALE), 0, "int16")
+def zero_of(grid: Grid) -> Array:
+    """A grid's zero point as a scalar of its type."""
+    return np.array(grid.zero_point, type_of(grid))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

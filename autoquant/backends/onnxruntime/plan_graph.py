@@ -9,7 +9,7 @@ import numpy as np
 from onnx import NodeProto
 
 from autoquant.backends.onnxruntime.float_graph import MOVING, FloatGraph, attributes_of
-from autoquant.backends.onnxruntime.grids import Grid
+from autoquant.backends.onnxruntime.grids import type_of
 from autoquant.backends.onnxruntime.plan_model import PlanModel
 from autoquant.backends.onnxruntime.ranges import TensorGrids
 from autoquant.backends.onnxruntime.rules import DYNAMIC, STATIC, WEIGHT_ONLY, Rule, by_group
@@ -20,6 +20,7 @@ from autoquant.backends.onnxruntime.writing import Writing
 from autoquant.core.plan import Plan
 from autoquant.core.precision import BY_GROUP, Scheme
 from autoquant.core.sites import TRANSPOSED, Site
+from autoquant.model.calibration.ranges.grid import Grid
 
 RULES: Mapping[Scheme, Mapping[str, Rule]] = MappingProxyType(
     {
@@ -167,9 +168,9 @@ def _move_codes(writing: Writing, unit: Unit) -> bool:
             if filling is None:
                 return False
             level = np.clip(round(float(filling) / grid.scale) + grid.zero_point, 0, 255)
-            filled = writer.constant(f"{root.name}/filling", np.array(level, grid.dtype))
+            filled = writer.constant(f"{root.name}/filling", np.array(level, type_of(grid)))
             rest = [rest[0], filled, *rest[2:]]
-    outputs = [f"{item}:{grid.dtype}" for item in root.output]
+    outputs = [f"{item}:{type_of(grid)}" for item in root.output]
     writer.copy(root, [codes, *rest], outputs)
     for output, name in zip(root.output, outputs, strict=True):
         writer.set_codes(output, name, grid)

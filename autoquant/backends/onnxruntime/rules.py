@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from autoquant.backends.onnxruntime.float_graph import attributes_of
+from autoquant.backends.onnxruntime.grids import type_of
 from autoquant.backends.onnxruntime.linear import (
     dynamic_linear,
     grouped_linear,
@@ -135,7 +136,7 @@ def static_max_pool(writing: Writing, unit: Unit) -> bool:
     if len(unit.root.output) > 1:
         return False
     codes, grid = writing.codes(unit.root.input[0])
-    pooled = writing.writer.copy(unit.root, [codes], [f"{unit.root.name}:{grid.dtype}"])
+    pooled = writing.writer.copy(unit.root, [codes], [f"{unit.root.name}:{type_of(grid)}"])
     writing.writer.set_codes(unit.root.output[0], pooled, grid)
     return True
 
@@ -151,11 +152,11 @@ def static_clip(writing: Writing, unit: Unit) -> bool:
         for limit, end in zip(limits_of(writing.graph, root), (0, 255), strict=True)
     ]
     names = [
-        writing.writer.constant(f"{root.name}/{end}", np.array(bound, grid.dtype))
+        writing.writer.constant(f"{root.name}/{end}", np.array(bound, type_of(grid)))
         for end, bound in zip(("low", "high"), bounds, strict=True)
     ]
     clipped = writing.writer.node(
-        "Clip", [codes, *names], root.name, outputs=[f"{root.name}:{grid.dtype}"]
+        "Clip", [codes, *names], root.name, outputs=[f"{root.name}:{type_of(grid)}"]
     )
     writing.writer.set_codes(root.output[0], clipped, grid)
     return True

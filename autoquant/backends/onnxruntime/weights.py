@@ -13,11 +13,12 @@ from autoquant.backends.onnxruntime.float_graph import FloatGraph
 from autoquant.backends.onnxruntime.grids import (
     Array,
     ByteWeight,
-    Grid,
     byte_weight,
     sum_codes,
+    type_of,
 )
 from autoquant.backends.onnxruntime.writer import GraphWriter
+from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.numerics.weight_grids import GroupGrid
 
 BLOCK = 128
@@ -80,7 +81,7 @@ class Weights:
             bias: Shape (channels,).
             grid: Of the input.
         """
-        input_scale, bits = grid.scale, self.bits if grid.dtype == "uint8" else 8
+        input_scale, bits = grid.scale, self.bits if type_of(grid) == "uint8" else 8
 
         def make() -> dict[str, Array]:
             rounded = byte_weight(self._values(weight), axis, bias, input_scale, bits=bits)

@@ -10,8 +10,9 @@ from onnx import NodeProto, TensorProto, helper
 
 from autoquant.backends.onnxruntime.bodies import read_by, rename_outer
 from autoquant.backends.onnxruntime.float_graph import OPSET, FloatGraph
-from autoquant.backends.onnxruntime.grids import Array, Grid
+from autoquant.backends.onnxruntime.grids import Array, type_of, zero_of
 from autoquant.backends.onnxruntime.plan_model import PlanModel, plan_model
+from autoquant.model.calibration.ranges.grid import Grid
 
 CONTRIB = "com.microsoft"
 """ONNX Runtime's own operators."""
@@ -77,10 +78,10 @@ class GraphWriter:
 
     def grid(self, tensor: str, grid: Grid) -> list[str]:
         """Write scale and zero point of a tensor's grid."""
-        stem = f"{tensor}:{grid.dtype}"
+        stem = f"{tensor}:{type_of(grid)}"
         return [
             self.constant(f"{stem}/scale", np.array(grid.scale, np.float32)),
-            self.constant(f"{stem}/zero_point", grid.zero),
+            self.constant(f"{stem}/zero_point", zero_of(grid)),
         ]
 
     def is_constant(self, tensor: str) -> bool:
@@ -135,12 +136,12 @@ class GraphWriter:
     def quantize(self, tensor: str, name: str, grid: Grid) -> str:
         """Write the codes of a float tensor."""
         return self.node(
-            "QuantizeLinear", [name, *self.grid(tensor, grid)], f"{tensor}:{grid.dtype}"
+            "QuantizeLinear", [name, *self.grid(tensor, grid)], f"{tensor}:{type_of(grid)}"
         )
 
     def rounded(self, tensor: str, grid: Grid | None) -> str:
         """A tensor as float, rounded to a grid, or to half precision where there is none."""
-        kind = "float16" if grid is None else grid.dtype
+        kind = "float16" if grid is None else type_of(grid)
         if tensor in self._marks and type(self._marks[tensor]) is type(grid):
             return self.as_float(tensor)
         if (tensor, kind) not in self._rounded:
@@ -183,8 +184,10 @@ class GraphWriter:
         if name in self._sources and channels is not None:
             source, codes, grid = self._sources[name]
             scale, zero_point = (
-                self.constant(f"{source}:{grid.dtype}/{part}_of_{channels}", np.full(channels, one))
-                for part, one in (("scale", np.float32(grid.scale)), ("zero_point", grid.zero))
+                self.constant(
+                    f"{source}:{type_of(grid)}/{part}_of_{channels}", np.full(channels, one)
+                )
+                for part, one in (("scale", np.float32(grid.scale)), ("zero_point", zero_of(grid)))
             )
             made = self.node("DequantizeLinear", [codes, scale, zero_point], stem, axis=1)
         else:
@@ -202,7 +205,7 @@ class GraphWriter:
             half = self.node("Cast", [name], f"{tensor}:float16", to=TensorProto.FLOAT16)
             return self.node("Cast", [half], f"{tensor}:from_float16", to=TensorProto.FLOAT)
         codes = self.quantize(tensor, name, grid)
-        return self._dequantize(tensor, codes, grid, f"{tensor}:from_{grid.dtype}")
+        return self._dequantize(tensor, codes, grid, f"{tensor}:from_{type_of(grid)}")
 
     def finish(self) -> PlanModel:
         """Give the graph as a model."""

@@ -9,11 +9,12 @@ import numpy as np
 from onnx import NodeProto
 
 from autoquant.backends.onnxruntime.float_graph import FloatGraph
-from autoquant.backends.onnxruntime.grids import Array, Grid
+from autoquant.backends.onnxruntime.grids import Array
 from autoquant.backends.onnxruntime.ranges import TensorGrids
 from autoquant.backends.onnxruntime.units import Unit
 from autoquant.backends.onnxruntime.weights import Weights
 from autoquant.backends.onnxruntime.writer import GraphWriter
+from autoquant.model.calibration.ranges.grid import Grid
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -79,11 +79,6 @@ class TensorRanges:
         grid = self.int8_grid(tensor)
         return TensorRange(grid.lowest, grid.highest)
 
-    def int16(self, tensor: str) -> TensorRange:
-        """Symmetric range of a tensor on levels -32767 to 32767."""
-        scale = self.int16_grid(tensor).scale
-        return TensorRange(-32767 * scale, 32767 * scale)
-
     def int8_grid(self, tensor: str) -> Grid:
         """Grid of 256 affine levels."""
         name = self.source(tensor)

@@ -2,30 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 pytest.importorskip("onnxruntime")
 
-from autoquant.backends.onnxruntime.grids import byte_grid, byte_weight, sum_codes, word_grid
-
-ends = st.floats(-1e4, 1e4, width=32)
-
-
-@given(ends, ends)
-def test_a_byte_grid_reaches_both_ends_and_zero(first: float, second: float) -> None:
-    low, high = min(first, second), max(first, second)
-    grid = byte_grid(low, high)
-    codes = np.array([min(low, 0.0), 0.0, max(high, 0.0)]) / grid.scale + grid.zero_point
-    # the zero point is rounded, so that an end may lie half a level beyond the last one
-    assert codes.min() >= -0.501
-    assert codes.max() <= 255.501
-    assert codes[1] == grid.zero_point
-
-
-def test_a_range_of_positive_values_starts_at_code_zero() -> None:
-    assert byte_grid(0.5, 2.55).zero_point == 0
-    assert word_grid(32767.0).scale == 1.0
+from autoquant.backends.onnxruntime.grids import byte_weight, sum_codes
 
 
 @pytest.mark.parametrize("axis", [0, 1, None])
