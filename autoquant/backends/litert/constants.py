@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from autoquant.backends.byte_codes import byte_codes
 from autoquant.backends.litert.formats import Format, constant_format
 from autoquant.backends.litert.operators import Weights
 from autoquant.backends.litert.schema import Array, Graph, affine
 from autoquant.core.precision import Scheme
 
-_WEIGHT_LIMIT = 127
 _INT32_LIMIT = 2**31 - 1
 _SMALLEST_SCALE = 1e-12
 """Of a channel whose weights are all zero."""
@@ -35,13 +35,8 @@ class StoredWeight:
 
 def store_weight(weight: Array, axis: int) -> StoredWeight:
     """Round a weight to -127 to 127, channel by channel (LiteRT's 8-bit specification)."""
-    others = tuple(dimension for dimension in range(weight.ndim) if dimension != axis)
-    largest = np.abs(weight).max(axis=others).astype(np.float64)
-    scales = np.maximum(largest / _WEIGHT_LIMIT, _SMALLEST_SCALE)
-    shape = [-1 if dimension == axis else 1 for dimension in range(weight.ndim)]
-    levels = np.round(weight / scales.reshape(shape))
-    stored = np.clip(levels, -_WEIGHT_LIMIT, _WEIGHT_LIMIT).astype(np.int8)
-    return StoredWeight(stored, scales.astype(np.float32), axis)
+    codes, scales = byte_codes(weight, (axis,), least=_SMALLEST_SCALE)
+    return StoredWeight(codes, scales.reshape(-1), axis)
 
 
 def store_bias(bias: Array, scales: Array) -> Array:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autoquant.backends.byte_codes import byte_codes
 from autoquant.model.calibration.ranges.grid import Grid
 
 Floats = npt.NDArray[np.float32]
 Array = np.ndarray[Any, Any]
 
-_LEAST_SCALE = float(np.finfo(np.float32).tiny) * 1e8
 _WIDEST_BIAS = 2**30
 
 
@@ -60,18 +60,14 @@ def byte_weight(
         input_scale: Step of the input's grid.
         bits: 8 or 7.
     """
-    high = 2 ** (bits - 1) - 1
-    others = tuple(index for index in range(weight.ndim) if index != axis)
-    limit = np.abs(weight).max(axis=others)
-    scale = np.maximum(limit / high, _LEAST_SCALE)
-    if bias is not None:
-        scale = np.maximum(scale, np.abs(bias) / (input_scale * _WIDEST_BIAS))
-    scale = np.asarray(scale.max() if axis is None else scale, dtype=np.float32)
+    least = np.float32(0.0) if bias is None else np.abs(bias) / (input_scale * _WIDEST_BIAS)
+    if axis is None:
+        codes, scale = byte_codes(weight, (), bits, least.max())
+        return ByteWeight(codes, scale.reshape(()))
     shape = [1] * weight.ndim
-    if axis is not None:
-        shape[axis] = -1
-    codes = np.clip(np.rint(weight / scale.reshape(shape)), -high, high).astype(np.int8)
-    return ByteWeight(codes, scale)
+    shape[axis] = -1
+    codes, scale = byte_codes(weight, (axis,), bits, least.reshape(shape))
+    return ByteWeight(codes, scale.reshape(-1))
 
 
 def sum_codes(bias: Array, input_scale: float, weight: ByteWeight) -> npt.NDArray[np.int32]:

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from autoquant.backends.byte_codes import byte_codes
 from autoquant.backends.onnxruntime.float_graph import attributes_of
 from autoquant.backends.onnxruntime.grids import type_of
 from autoquant.backends.onnxruntime.linear import (
@@ -31,15 +32,13 @@ def dynamic_lstm(writing: Writing, unit: Unit) -> bool:
     for part, weight in zip(("input", "state"), weights, strict=True):
         if weight is None:
             return False
-        high = 2 ** (writing.weights.bits - 1) - 1
-        scale = np.maximum(np.abs(weight).max(axis=2) / high, 1e-30).astype(np.float32)
-        codes = np.clip(np.rint(weight / scale[..., None]), -high, high).astype(np.int8)
+        codes, scale = byte_codes(weight, (0, 1), writing.weights.bits)
         stem = f"{root.name}/{part}"
         names.append(
             [
                 writer.constant(f"{stem}_codes", codes.transpose(0, 2, 1)),
-                writer.constant(f"{stem}_scale", scale),
-                writer.constant(f"{stem}_zero_point", np.zeros(scale.shape, np.int8)),
+                writer.constant(f"{stem}_scale", scale[..., 0]),
+                writer.constant(f"{stem}_zero_point", np.zeros(scale.shape[:2], np.int8)),
             ]
         )
     rest = [writer.as_float(item) for item in root.input[3:]]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as ops
 
+from autoquant.backends.byte_codes import byte_codes
 from autoquant.backends.openvino.engine import BF16, F32, Options
 from autoquant.backends.openvino.graph import PRECISE, FloatGraph
 from autoquant.backends.openvino.layout import KEEPING, QUANTIZER, Layout, is_constant
@@ -21,7 +22,6 @@ from autoquant.backends.openvino.weights import (
     compressed,
     grouped,
     quantized,
-    rounded,
 )
 from autoquant.core.plan import Plan
 from autoquant.core.precision import BY_GROUP, Scheme
@@ -437,7 +437,7 @@ def _look_up_in_8_bits(node: ov.Node) -> None:
     anything else in the model is quantized.
     """
     table = np.asarray(node.input_value(0).get_node().get_data(), dtype=np.float32)
-    values, scale = rounded(table, (0,))
+    values, scale = byte_codes(table, (0,))
     indices, axis = node.input_value(1), node.input_value(2)
     rows = ops.gather(ops.constant(values), indices, axis)
     rows.set_friendly_name(node.get_friendly_name())

@@ -10,6 +10,7 @@ import openvino as ov
 import torch
 from openvino import opset13 as ops
 
+from autoquant.backends.byte_codes import byte_codes
 from autoquant.model.numerics.weight_grids import GroupGrid
 
 WeightForm = Callable[[npt.NDArray[np.float32], tuple[int, ...]], ov.Node]
@@ -38,13 +39,13 @@ def quantized(bits: int, weight: npt.NDArray[np.float32], axes: tuple[int, ...])
     The form that OpenVINO runs in integers where the other operand is quantized too, and that it
     keeps in 8 bits, with inputs quantized on the fly, in a linear layer where it is not.
     """
-    values, scale = rounded(weight, axes, bits)
+    values, scale = byte_codes(weight, axes, bits)
     return ops.multiply(ops.convert(ops.constant(values), "f32"), ops.constant(scale))
 
 
 def compressed(weight: npt.NDArray[np.float32], axes: tuple[int, ...]) -> ov.Node:
     """The same weights, unsigned around 128: the form whose inputs OpenVINO leaves in float."""
-    values, scale = rounded(weight, axes)
+    values, scale = byte_codes(weight, axes)
     shifted = (values.astype(np.int16) + 128).astype(np.uint8)
     centred = ops.subtract(
         ops.convert(ops.constant(shifted), "f32"), ops.constant(np.float32(128.0))
@@ -67,18 +68,3 @@ def grouped(size: int, weight: npt.NDArray[np.float32], axes: tuple[int, ...]) -
     scaled = ops.multiply(centred, ops.constant(scale.numpy()[:, :, None]))
     flat = ops.reshape(scaled, ops.constant(np.array(rows.shape, np.int64)), False)
     return flat if is_transposed else ops.transpose(flat, ops.constant(np.array([1, 0])))
-
-
-def rounded(
-    weight: npt.NDArray[np.float32], axes: tuple[int, ...], bits: int = 8
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Round weights to levels -127 to 127, or -63 to 63, with a scale for each index of some axes.
-
-    Returns:
-        Levels of the weight's shape, and scales of a shape that multiplies with it.
-    """
-    others = tuple(axis for axis in range(weight.ndim) if axis not in axes)
-    largest = np.abs(weight).max(axis=others, keepdims=True)
-    high = 2 ** (bits - 1) - 1
-    scale = np.where(largest > 0.0, largest / high, 1.0).astype(np.float32)
-    return np.clip(np.rint(weight / scale), -high, high).astype(np.int8), scale
