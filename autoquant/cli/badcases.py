@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +17,7 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
+    print_json,
     say_next,
     stdout,
     table_of,
@@ -98,7 +98,7 @@ def badcases(
 
         keep_picture(plot, sample_sqnr_figure(cases), progress)
     if as_json:
-        typer.echo(json.dumps(document, indent=2))
+        print_json(document)
         return 0
     console = stdout()
     for table in bad_case_tables(cases):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
+    print_json,
     say_next,
     stdout,
     table_of,
@@ -74,7 +74,7 @@ def calibrate(
     )
     console = stdout()
     if as_json:
-        typer.echo(json.dumps(table.to_json(), indent=2))
+        print_json(table)
     else:
         console.print(calibration_table(table))
         for sentence in conclusions(table):

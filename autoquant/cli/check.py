@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -20,6 +19,7 @@ from autoquant.cli.options import (
     PlanText,
     load_with,
     plain,
+    print_json,
     say_next,
     stdout,
     table_of,
@@ -70,7 +70,7 @@ def check(
     if output is not None:
         _write(report, output)
     if as_json:
-        print(json.dumps(report.to_json(), indent=2))
+        print_json(report)
     else:
         print_report(report, stdout())
         if output is not None:

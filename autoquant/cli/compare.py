@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from autoquant.cli.options import (
     PlanText,
     is_tunable,
     load_with,
+    print_json,
     say_next,
     stdout,
     table_of,
@@ -99,7 +99,7 @@ def compare(
     if html is not None:
         _write(found, html, job.name)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        print_json(found)
         return 0
     _print(found, weights=weights)
     if html is not None:

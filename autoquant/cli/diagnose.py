@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +17,7 @@ from autoquant.cli.options import (
     PlotFile,
     keep_picture,
     load_with,
+    print_json,
     say_next,
     stdout,
     table_of,
@@ -69,7 +69,7 @@ def diagnose(
 
         keep_picture(plot, diagnosis_figure(diagnosis), progress)
     if as_json:
-        typer.echo(json.dumps({"data": data, **diagnosis.to_json()}, indent=2))
+        print_json({"data": data, **diagnosis.to_json()})
         return 0
     console = stdout()
     for line in diagnosis_lines(diagnosis):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ from autoquant.cli.options import (
     Overrides,
     PlanText,
     load_with,
+    print_json,
     stdout,
     table_of,
     terminal,
@@ -66,7 +66,7 @@ def finetune(
     result = run_finetune(job, plan, terminal(), output=output, resume=resume)
     console = stdout()
     if as_json:
-        console.print_json(json.dumps(result.to_json()))
+        print_json(result)
         return 0
     for item in finetune_tables(result):
         console.print(item)

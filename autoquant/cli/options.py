@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Sequence
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console, OverflowMethod
 from rich.table import Table
+
+from autoquant.core.json_values import json_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -152,6 +155,11 @@ def print_candidates(console: Console, table: CandidateTable, *, wide: bool) -> 
         console.print(shown)
     lines = captured.get().splitlines()
     console.file.write("".join(f"{line.rstrip()}\n" for line in lines))
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON, for programs."""
+    typer.echo(json.dumps(json_of(value), indent=2))
 
 
 def keep_picture(path: Path, figure: go.Figure, progress: Terminal) -> None:

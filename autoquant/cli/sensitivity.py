@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from autoquant.cli.options import (
     keep_picture,
     load_with,
     plain,
+    print_json,
     say_next,
     stdout,
     terminal,
@@ -127,7 +127,9 @@ def sensitivity(
 
         keep_picture(plot, sensitivity_figure(report.table, top), progress)
     if as_json:
-        _print_json(report)
+        from autoquant.results.sensitivity_text import sensitivity_json
+
+        print_json(sensitivity_json(report))
     else:
         _print(report, top, written)
         words = [] if raising is None else ["--set", f"seeds=[{output}]"]
@@ -212,12 +214,6 @@ def _write(report: SensitivityReport, raising: _Raising | None, output: Path | N
     )
     write_text(output, plan.file_text())
     return f"plan: {output}: {counts_text(plan)}"
-
-
-def _print_json(report: SensitivityReport) -> None:
-    from autoquant.results.sensitivity_text import sensitivity_json
-
-    typer.echo(json.dumps(sensitivity_json(report), indent=2))
 
 
 def _print(report: SensitivityReport, top: int, written: str | None) -> None:

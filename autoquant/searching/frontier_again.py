@@ -35,26 +35,23 @@ def time_again(
     members are timed again too; what differs from its last sitting by more than its error is busy,
     and taken once more.
     """
-    by_number = {candidate.number: candidate for candidate in candidates}
+
+    def add(before: Candidate, outcome: Outcome) -> Candidate:
+        return replace(
+            before,
+            measurements=of_two_sittings(before.measurements, outcome.measurements),
+            failure=outcome.failure,
+            seconds={**before.seconds, TIMED_AGAIN: outcome.seconds.get(Phase.LATENCY.value, 0.0)},
+        )
+
+    title = "timing the frontier again"
     for sitting in range(1, _SITTINGS + 1):
-        members = {item.number for item in find(tuple(by_number.values()))}
-        chosen = [item for item in by_number.values() if _is_due(item, members, sitting)]
-        if not chosen:
-            break
-        tasks = [Task(item.number, item.plan, sitting=sitting) for item in chosen]
-        with progress.stage("timing the frontier again", len(tasks)) as advance:
-            for outcome in executor.run(Phase.LATENCY, tasks):
-                before = by_number[outcome.number]
-                seconds = outcome.seconds.get(Phase.LATENCY.value, 0.0)
-                by_number[outcome.number] = replace(
-                    before,
-                    measurements=of_two_sittings(before.measurements, outcome.measurements),
-                    failure=outcome.failure,
-                    seconds={**before.seconds, TIMED_AGAIN: seconds},
-                )
-                recorder.candidate(by_number[outcome.number])
-                advance(1)
-    return tuple(by_number[number] for number in sorted(by_number))
+        members = {item.number for item in find(candidates)}
+        due = [item for item in candidates if _is_due(item, members, sitting)]
+        candidates = _measure_further(
+            candidates, due, Phase.LATENCY, title, add, executor, recorder, progress, sitting
+        )
+    return tuple(candidates)
 
 
 def of_two_sittings(before: Measurements, after: Measurements) -> Measurements:
@@ -142,12 +139,13 @@ def _measure_further(
     executor: Executor,
     recorder: Recorder,
     progress: Progress,
+    sitting: int = 0,
 ) -> tuple[Candidate, ...]:
     """Do one more phase of some candidates, and add what it finds to them."""
     if not due:
         return tuple(candidates)
     by_number = {candidate.number: candidate for candidate in candidates}
-    tasks = [Task(item.number, item.plan) for item in due]
+    tasks = [Task(item.number, item.plan, sitting=sitting) for item in due]
     with progress.stage(title, len(tasks)) as advance:
         for outcome in executor.run(phase, tasks):
             found = add(by_number[outcome.number], outcome)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.core.measurement import Measurement
+from autoquant.searching.measuring.evaluator import with_threads
 from autoquant.searching.measuring.latency import measure_latency, with_sitting_error
 from autoquant.torch_ao.conversion import using_engine
 from autoquant.torch_ao.tracing import quiet_torch
@@ -53,24 +54,16 @@ def time_mapping(
     threads: int,
 ) -> MappingLatency:
     """Time a plan's two models in turn, each as fast as it can be handed out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        inputs = mapped.way.inputs(tensors)
-        with using_engine(mapped.coverage.engine), quiet_torch(), torch.no_grad():
-            theirs, form = _frozen(mapped.converted, inputs)
-
-            def call_theirs() -> object:
-                return theirs(*inputs)
-
-            found = measure_latency(
-                lambda: run(ours, tensors),
-                call_theirs,
-                pairs=pairs,
-                threads=threads,
-            )
-    finally:
-        torch.set_num_threads(before)
+    inputs = mapped.way.inputs(tensors)
+    engine = using_engine(mapped.coverage.engine)
+    with with_threads(threads), engine, quiet_torch(), torch.no_grad():
+        theirs, form = _frozen(mapped.converted, inputs)
+        found = measure_latency(
+            lambda: run(ours, tensors),
+            lambda: theirs(*inputs),
+            pairs=pairs,
+            threads=threads,
+        )
     return MappingLatency(
         mapping_ms=with_sitting_error(found["baseline_latency_ms"]),
         ours_ms=with_sitting_error(found["latency_ms"]),
