@@ -172,24 +172,15 @@ def compare_plans(
         ModelError: The model was captured module by module.
     """
     needs_graph(prepared.captured, "compare")
-    build = prepared.settings.build
-    rounding = reference_rounding(prepared.captured, prepared.statistics, build)
-    captured = prepared.captured
+    captured, build = prepared.captured, prepared.settings.build
+    rounding = reference_rounding(captured, prepared.statistics, build)
     found = [ReferencePlan(captured, plan, rounding) for plan in plans]
     result = _run(captured, found, batches, mode, progress, weights=weights, error=error)
     if mode is not ComparisonMode.UNSHADOWED or result.output is None:
         return result
 
     def again(plan: Plan) -> LayerComparison:
-        return _run(
-            captured,
-            [ReferencePlan(captured, plan, rounding)],
-            batches,
-            mode,
-            progress,
-            weights=True,
-            error=None,
-        )
+        return _run(captured, [ReferencePlan(captured, plan, rounding)], batches, mode, progress)
 
     return replace(result, mend=_try_mend(prepared, plans[0], result, again))
 
@@ -268,8 +259,8 @@ def _run(
     mode: ComparisonMode,
     progress: Progress,
     *,
-    weights: bool,
-    error: OwnError | None,
+    weights: bool = True,
+    error: OwnError | None = None,
 ) -> LayerComparison:
     graph, samples = captured.graph, sum(sizes_of(batches))
     with progress.stage("comparing layers", samples) as advance:
