@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
-
 from autoquant.core.build import BuildSettings
 from autoquant.core.equalisation import Equalisation, Equalise
 from autoquant.core.precision import Scheme
@@ -153,13 +151,9 @@ def _int8_decibels(
     subject: Subject, captured: Capture, build: BuildSettings, samples: int
 ) -> float:
     """SQNR of the all-int8 plan, by reference numerics."""
-    statistics = calibrate(captured, _inputs(take_samples(subject.calibration, samples)))
+    statistics = calibrate(captured, InputsOf(take_samples(subject.calibration, samples)))
     rounding = SchemeRounding(TensorRanges(captured, statistics, build))
     choices = {
         site.name: (Scheme.INT8, Part.BOTH) for site in captured.sites if site.kind not in _IN_FLOAT
     }
     return emulated_decibels(subject, captured, rounding, choices, samples)
-
-
-def _inputs(batches: Sequence[Batch]) -> Sequence[tuple[Tensor, ...]]:
-    return [batch.inputs for batch in batches]

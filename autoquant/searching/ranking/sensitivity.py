@@ -24,14 +24,6 @@ from autoquant.searching.ranking.trials import Question, Trial
 AUTO_METHOD = "to first order by gradient; the rows that make most of the noise exactly"
 
 
-def _keep_nothing(table: SensitivityTable) -> None:
-    """Forget the table."""
-
-
-def _ignore(steps: int) -> None:
-    """Show nothing."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Course:
     """What goes in and out while a table is taken.
@@ -44,8 +36,8 @@ class Course:
     """
 
     known: Mapping[RowKey, SensitivityRow]
-    keep: Callable[[SensitivityTable], None] = _keep_nothing
-    progress: Callable[[int], None] = _ignore
+    keep: Callable[[SensitivityTable], None] = lambda table: None
+    progress: Callable[[int], None] = lambda steps: None
     engine: Callable[[], tuple[Backend, nn.Module]] | None = None
 
 
@@ -95,10 +87,6 @@ def _gradient(question: Question, course: Course) -> SensitivityTable:
     return measure_gradient(question, progress=course.progress)
 
 
-def _weights_only(question: Question, course: Course) -> SensitivityTable:  # noqa: ARG001
-    return measure_weights(question)
-
-
 def _on_engine(question: Question, course: Course) -> SensitivityTable:
     if course.engine is None:
         raise ValueError("the procedure engine needs a backend")
@@ -135,7 +123,7 @@ _PROCEDURES: Mapping[Procedure, Callable[[Question, Course], SensitivityTable]] 
     Procedure.AUTO: _auto,
     Procedure.GRADIENT: _gradient,
     Procedure.EXACT: _exact,
-    Procedure.WEIGHTS_ONLY: _weights_only,
+    Procedure.WEIGHTS_ONLY: lambda question, _: measure_weights(question),
     Procedure.ENGINE: _on_engine,
 }
 
