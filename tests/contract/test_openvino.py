@@ -39,6 +39,8 @@ MAP = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(1))
 ROW = torch.randn(4, 64, generator=torch.Generator().manual_seed(2))
 TOKENS = torch.arange(32).reshape(4, 8)
 
+FLOATS = (Scheme.BF16, Scheme.FP32)
+
 needs_bf16 = pytest.mark.skipif(
     kind_support(OpKind.CONV2D, Scheme.BF16) is not Support.NATIVE,
     reason="OpenVINO has no bf16 kernels on this CPU",
@@ -79,6 +81,17 @@ class Attention(nn.Module):
         scores = scores + (1.0 - mask[:, None, :].float()) * -100.0
         x = x + torch.matmul(torch.softmax(scores, -1), self.value(y))
         return (x + self.down(self.act(self.up(x)))).mean(1)
+
+
+class Function(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 def after_conv(module: nn.Module) -> nn.Module:
@@ -338,6 +351,78 @@ def test_relu_follows_a_convolution_of_either_float_format() -> None:
     assert words(executed) == {"0": "fp32 native", "2": "bf16 native"}
 
 
+FACTORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "behind": lambda x: x * 0.1,
+    "and a shift": lambda x: x / 3 + 1,
+    "behind an activation": lambda x: nn.functional.relu(x) * 2,
+    "of channels": lambda x: x * torch.linspace(0.5, 2, 8).reshape(-1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("op", [nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=8)])
+@pytest.mark.parametrize(
+    "schemes",
+    [
+        (Scheme.INT8, Scheme.INT8),
+        *(
+            pytest.param(pair, marks=needs_bf16)
+            for pair in product((Scheme.BF16, Scheme.FP32), repeat=2)
+        ),
+    ],
+)
+def test_a_convolution_beside_a_factor_runs_as_planned(
+    factor: str, op: nn.Module, schemes: tuple[Scheme, Scheme]
+) -> None:
+    """The engine makes one op of both, of another name and without the mark of its precision."""
+    model = nn.Sequential(op, Function(FACTORS[factor]), nn.Conv2d(8, 4, 1)).eval()
+    captured, backend = backend_for(model, MAP)
+    first, last = schemes
+    plan = {site.name: first if first in FLOATS else Scheme.FP32 for site in captured.sites}
+    built = backend.build(Plan.of(plan | {"0": first, "2": last}))
+    assert (built.executed["0"].scheme, built.executed["2"].scheme) == schemes
+    with torch.no_grad():
+        exact = model(MAP)
+    assert (built.module(MAP) - exact).norm() < 0.05 * exact.norm()
+
+
+@needs_bf16
+def test_a_transposed_convolution_stays_in_fp32_before_a_factor() -> None:
+    layers = (nn.ConvTranspose2d(8, 8, 2, 2), Function(FACTORS["behind"]), nn.Conv2d(8, 4, 1))
+    _, backend = backend_for(nn.Sequential(*layers), MAP)
+    executed = backend.build(Plan.of({"0": Scheme.FP32, "2": Scheme.BF16})).executed
+    assert words(executed) == {"0": "fp32 native", "2": "bf16 native"}
+
+
+BY_HAND: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": lambda x: 0.5 * x * (1 + torch.tanh(0.7978845608 * (x + 0.044715 * x**3))),
+    "hardswish": lambda x: x * nn.functional.relu6(x + 3) / 6,
+    "hardsigmoid": lambda x: nn.functional.relu6(x + 3) / 6,
+    "prelu": lambda x: torch.relu(x) - 0.25 * torch.relu(-x),
+    "root mean square": lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6),
+    "swish": lambda x: torch.sigmoid(1.702 * x) * x,
+}
+
+
+@needs_bf16
+@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("is_linear", [False, True])
+def test_an_activation_that_is_written_out_runs_in_bf16(name: str, is_linear: bool) -> None:
+    """The engine knows the pattern, and makes one op of it under the last one's name."""
+    first, last = (
+        (nn.Linear(64, 32), nn.Linear(32, 8))
+        if is_linear
+        else (nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1))
+    )
+    example = ROW if is_linear else MAP
+    model = nn.Sequential(first, Function(BY_HAND[name]), last).eval()
+    captured, backend = backend_for(model, example)
+    built = backend.build(Plan.of({site.name: Scheme.BF16 for site in captured.sites}))
+    with torch.no_grad():
+        exact = model(example)
+    assert (built.module(example) - exact).norm() < 0.02 * exact.norm()
+
+
 @needs_bf16
 def test_an_average_pool_stays_in_fp32_beside_bf16() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.AvgPool2d(2), nn.Conv2d(8, 8, 1)).eval()
@@ -433,6 +518,7 @@ import torch
 from torch import nn
 from autoquant.core.build import BuildSettings
 from autoquant.core.precision import Scheme
+from autoquant.errors import BackendError
 from tests.backend_contract import Opened
 from tests.spaces import full_space, random_plan
 
@@ -455,7 +541,10 @@ for kind in ("plain", "norm", "gate"):
     space = full_space(opened.captured, opened.backend)
     print(kind, flush=True)  # stands last where the process dies
     for plan in (space.uniform(Scheme.FP32), *(random_plan(space, seed) for seed in range(3))):
-        error = (opened.outputs(plan) - model(rows)).norm() / model(rows).norm()
+        try:
+            error = (opened.outputs(plan) - model(rows)).norm() / model(rows).norm()
+        except BackendError:
+            continue  # a sum beside integers that runs in bf16 is refused
         assert error < 0.2, error
 """
 

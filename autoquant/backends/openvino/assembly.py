@@ -43,7 +43,8 @@ _CONVOLUTIONS = frozenset(
 )
 _SUMMING = _CONVOLUTIONS | {"MatMul"}
 _ELEMENTWISE = frozenset({"Add", "Multiply"})
-_SCALING = frozenset({"Add", "Multiply", "Divide"})
+_FACTORS = frozenset({"Multiply", "Divide"})
+_SCALING = _FACTORS | {"Add"}
 _POOLING = frozenset({"MaxPool", "AvgPool", "ReduceMean"})
 _KEEPS_GRID = frozenset({"MaxPool", "Concat"})
 _TAKEN_APART = frozenset({"BatchNormInference", "GroupNormalization"})
@@ -467,11 +468,10 @@ def _give_one_reader(node: ov.Node) -> None:
         (target,) = last.output(0).get_target_inputs()
         last = target.get_node()
         kind = last.get_type_name()
-        scales = kind in _SCALING - {"Add"} and any(map(is_constant, last.input_values()))
-        if not scales and (kind not in KEEPING or last.get_output_size() > 1):
+        if not _scales(last) and (kind not in KEEPING or last.get_output_size() > 1):
             return
     targets = output.get_target_inputs()
-    clamped = ops.clamp(output, -_LARGEST, _LARGEST).output(0)
+    clamped = _clamped(output)
     for target in targets:
         target.replace_source_output(clamped)
     if any(target.get_node().get_type_name() == "Result" for target in targets):
@@ -479,19 +479,42 @@ def _give_one_reader(node: ov.Node) -> None:
 
 
 def _shield_marks(nodes: Iterable[ov.Node]) -> None:
-    """Keep matmuls in f32 when the hint is bf16, in place.
+    """Keep convolutions and matmuls in f32 when the hint is bf16, in place.
 
-    The plugin makes one op of a matmul and the bias or factor behind it, and loses their marks.
-    A clamp between the two, to all finite floats, keeps it from that; the kernel absorbs clamp
-    and bias all the same.
+    The plugin makes one op of a matmul and the bias or factor behind it, and of a convolution and
+    the factor before it or behind its bias, and loses their marks. A clamp between the two, to all
+    finite floats, keeps it from that; the kernel absorbs clamp, bias and factor all the same.
     """
     for node in nodes:
-        if node.get_type_name() != "MatMul" or PRECISE not in node.get_rt_info():
+        if node.get_type_name() not in _SUMMING or PRECISE not in node.get_rt_info():
             continue
-        for target in node.output(0).get_target_inputs():
-            add = target.get_node()
-            if add.get_type_name() in _SCALING and any(map(is_constant, add.input_values())):
-                target.replace_source_output(ops.clamp(node, -_LARGEST, _LARGEST).output(0))
+        value, absorbed = node.output(0), _SCALING
+        if node.get_type_name() in _CONVOLUTIONS:
+            value, absorbed = _with_bias(value), _FACTORS
+            if _scales(node.input_value(0).get_node()):
+                node.input(0).replace_source_output(_clamped(node.input_value(0)))
+        for target in value.get_target_inputs():
+            if _scales(target.get_node(), absorbed):
+                target.replace_source_output(_clamped(value))
+
+
+def _with_bias(value: ov.Output) -> ov.Output:
+    """What is left of a tensor once the constants are added that it alone is given."""
+    while len(readers := [target.get_node() for target in value.get_target_inputs()]) == 1:
+        if not _scales(readers[0], frozenset({"Add", "Subtract"})):
+            break
+        value = readers[0].output(0)
+    return value
+
+
+def _scales(node: ov.Node, kinds: frozenset[str] = _FACTORS) -> bool:
+    """Whether an op of some types computes with a constant."""
+    return node.get_type_name() in kinds and any(map(is_constant, node.input_values()))
+
+
+def _clamped(value: ov.Output) -> ov.Output:
+    """A tensor, clamped to all finite floats."""
+    return ops.clamp(value, -_LARGEST, _LARGEST).output(0)
 
 
 def _selections(captured: Capture) -> dict[tuple[str | None, str | None], str]:

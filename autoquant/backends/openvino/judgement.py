@@ -25,7 +25,7 @@ class Judge:
     Sums, products and activations have no arithmetic of their own in a kernel: it holds them in
     f32 registers, whatever it reads. Their precision is that of what they read and write in
     memory; where they read nothing, because another op's kernel holds all of it, they have none
-    and fit every plan.
+    and fit every plan. So do factors and shifts that the engine folds into a weight.
 
     Args:
         sites: By name.
@@ -56,7 +56,10 @@ class Judge:
         """The schemes that what a site runs may be called, the most telling first."""
         site, execution = self._sites[name], self._executions.get(name)
         if execution is None or (execution.host is not None and site.follows is not None):
-            return self.fits(site.follows) if site.follows is not None else self._unnamed
+            if site.follows is not None:
+                return self.fits(site.follows)
+            folded = site.kind in _ELEMENTWISE and len(site.input_shapes) == 1
+            return (Scheme.FP32, Scheme.BF16) if folded else self._unnamed
         if site.kind in _ELEMENTWISE:
             return _elementwise(execution, len(site.input_shapes))
         if site.kind is OpKind.ACTIVATION and execution.host is not None:

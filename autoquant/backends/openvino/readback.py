@@ -12,7 +12,14 @@ from autoquant.backends.openvino.layout import QUANTIZER, Layout
 EIGHT_BITS = frozenset({"u8", "i8"})
 FOUR_BITS = frozenset({"u4", "i4"})
 _MOVES = frozenset({"Broadcast", "Convert", "Reorder", "Reshape", "Transpose"})
-_KERNELS = {"MatMul": frozenset({"MatMul", "FullyConnected"}), "Softmax": frozenset({"Softmax"})}
+_KERNELS = {
+    "MatMul": frozenset({"MatMul", "FullyConnected"}),
+    "Softmax": frozenset({"Softmax"}),
+    "Convolution": frozenset({"Convolution"}),
+    "GroupConvolution": frozenset({"Convolution"}),
+    "ConvolutionBackpropData": frozenset({"Deconvolution"}),
+    "GroupConvolutionBackpropData": frozenset({"Deconvolution"}),
+}
 """By type of an op, the kernels that may run it: those whose names the engine loses."""
 
 _WEIGHT_INPUT = {"Convolution": 1, "Deconvolution": 1, "FullyConnected": 1, "Gather": 0}
@@ -31,7 +38,7 @@ class Execution:
         written: The same tensors, as their writers left them.
         weight: Format of its weight; None where it has none.
         runs: Format that the engine says it computes in.
-        writes: Format of what the kernel writes.
+        writes: Format of what the kernel writes; empty where that is another site's.
         kernel: The engine's name for its implementation.
         group: Weights of a row that share a scale, where the kernel decompresses; else None.
     """
@@ -58,21 +65,32 @@ class ExecutionGraph:
             for name in self._known_names(node):
                 exact = name in original_names(node)
                 self._nodes[name] = node if exact else self._nodes.get(name, node)
+        self._renamed_sites: dict[str, str] = {}  # weighted ones, by the kernel that lost the name
+        found = ((site, self._find(site, names)) for site, names in layout.computing.items())
+        self._running = {site: node for site, node in found if node is not None}
 
     def executions(self) -> dict[str, Execution]:
         """How every site runs; sites that the engine removed altogether are left out."""
-        found: dict[str, Execution] = {}
-        for site, names in self._layout.computing.items():
-            node = next((self._nodes[name] for name in names if name in self._nodes), None)
-            node = node or next(filter(None, map(self._renamed, names)), None)
-            if node is not None:
-                found[site] = self._describe(site, node)
-        return found
+        return {site: self._describe(site, node) for site, node in self._running.items()}
 
     def owner(self, node: ov.Node) -> str | None:
         """The site that a runtime node belongs to: the first of those fused in it."""
+        nameless = self._renamed_sites.get(node.get_friendly_name())
+        return nameless or next(iter(self._owners(node)), None)
+
+    def _find(self, site: str, names: Sequence[str]) -> ov.Node | None:
+        """The kernel of a site."""
+        node = next((self._nodes[name] for name in names if name in self._nodes), None)
+        if node is None:
+            node = next(filter(None, map(self._renamed, names)), None)
+            if node is not None and self._layout.sites[site].kind.is_weighted:
+                self._renamed_sites[node.get_friendly_name()] = site
+        return node
+
+    def _owners(self, node: ov.Node) -> list[str]:
+        """The sites of the ops fused in a runtime node, in the order in which they compute."""
         owners = self._layout.owner
-        return next((owners[name] for name in self._known_names(node) if name in owners), None)
+        return [owners[name] for name in self._known_names(node) if name in owners]
 
     def _known_names(self, node: ov.Node) -> list[str]:
         """The ops of the float graph that a runtime node names, also with a suffix."""
@@ -90,9 +108,10 @@ class ExecutionGraph:
 
         The next kernel that has a name is it, under the name of a small op that it absorbed; or
         it lies before that one, behind none but nameless ones, and is the only one there of its
-        type; or that one is a subgraph that swallowed it.
+        type; or that one is a subgraph that swallowed it. What has no kernel of its own is part of
+        the next one: several small ops that the engine makes one of have the name of the last.
         """
-        wanted = _KERNELS.get(self._layout.types[name], frozenset())
+        wanted = _KERNELS.get(self._layout.types[name])
         following, seen = [name], {name}
         for op in following:  # grows while it is walked
             after = self._nodes.get(op)
@@ -101,6 +120,8 @@ class ExecutionGraph:
                 following.extend(new)
                 seen.update(new)
                 continue
+            if wanted is None:
+                return after
             if fact(after, "layerType") in wanted and not self._computes(after, name):
                 return after
             fitting = [
@@ -135,7 +156,7 @@ class ExecutionGraph:
 
     def _describe(self, site: str, node: ov.Node) -> Execution:
         layer = fact(node, "layerType")
-        first = self.owner(node)
+        first, last = self.owner(node), next(reversed(self._owners(node)), site)
         values = node.input_values()
         at = _WEIGHT_INPUT.get(layer)
         weight = values[at] if at is not None and at < len(values) else None
@@ -147,7 +168,7 @@ class ExecutionGraph:
             written=tuple(map(self._written, tensors)),
             weight=None if weight is None else _precision(weight),
             runs=fact(node, "runtimePrecision"),
-            writes=fact(node, "outputPrecisions").split(",")[0],
+            writes=fact(node, "outputPrecisions").split(",")[0] if last == site else "",
             kernel=fact(node, "primitiveType"),
             group=None if weight is None else _group(weight, values),
         )

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("openvino", reason="needs the extra openvino")
 
-import openvino
-
+from autoquant.backends.openvino.engine import Options, compile_graph
 from autoquant.backends.openvino.graph import convert_float
 from autoquant.errors import ModelError
 from autoquant.model.graph.capture import capture
@@ -47,7 +46,7 @@ def test_a_recurrent_layer_is_one_op_for_any_number_of_steps(
     torch.manual_seed(0)
     model, example = Steps(kind, **settings).eval(), (torch.randn(3, 5, 4),)
     graph = convert_float(capture(model, example, how="export", dynamic=((0, 1),)), example)
-    compiled = openvino.Core().compile_model(graph.model, "CPU")
+    compiled = compile_graph(graph.model, Options(), 1)
     kernels = compiled.get_runtime_model().get_ordered_ops()
     names = [str(node.get_rt_info()["layerType"].astype(str)) for node in kernels]
     directions = settings.get("num_layers", 1) * (2 if settings.get("bidirectional") else 1)
@@ -67,11 +66,8 @@ def test_projections_run_at_one_number_of_steps_alone(batch_first: bool) -> None
     example = (torch.randn(3, 3, 4),)
     samples = 0 if batch_first else 1
     fixed = capture(model, example, how="export", dynamic=((samples,),))
-    (found, *_) = (
-        openvino.Core()
-        .compile_model(convert_float(fixed, example).model, "CPU")([example[0].numpy()])
-        .to_tuple()
-    )
+    compiled = compile_graph(convert_float(fixed, example).model, Options(), 1)
+    (found, *_) = compiled([example[0].numpy()]).to_tuple()
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found), model(*example)[0])
     open_steps = capture(model, example, how="export", dynamic=((0, 1),))
