@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.core.measurement import Measurement
+from autoquant.core.quiet import no_warnings
 from autoquant.searching.measuring.evaluator import with_threads
 from autoquant.searching.measuring.latency import measure_latency, with_sitting_error
 from autoquant.torch_ao.conversion import using_engine
-from autoquant.torch_ao.tracing import quiet_torch
 from autoquant.torch_ao.way_out import PlanMapping
 
 
@@ -56,7 +56,7 @@ def time_mapping(
     """Time a plan's two models in turn, each as fast as it can be handed out."""
     inputs = mapped.way.inputs(tensors)
     engine = using_engine(mapped.coverage.engine)
-    with with_threads(threads), engine, quiet_torch(), torch.no_grad():
+    with with_threads(threads), engine, no_warnings(), torch.no_grad():
         theirs, form = _frozen(mapped.converted, inputs)
         found = measure_latency(
             lambda: run(ours, tensors),

@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Scheme
+from autoquant.core.quiet import no_warnings
 from autoquant.core.sites import Site
 from autoquant.errors import PlanError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
@@ -24,7 +25,6 @@ from autoquant.torch_ao.matching import Matched
 from autoquant.torch_ao.qconfig import NO_QCONFIG
 from autoquant.torch_ao.readback import Execution, Spy, float_name, observe_execution
 from autoquant.torch_ao.scales import UnseenTensorError, fix_scales
-from autoquant.torch_ao.tracing import quiet_torch
 from autoquant.torch_ao.values import copied
 
 _TRIES = 12
@@ -181,10 +181,10 @@ def _try(mapping: QConfigMapping, setting: Setting) -> _Attempt:
     spy: Spy | None = None
     try:
         prepared = prepare(setting.model, mapping, setting.inputs, leaf_modules)
-        with quiet_torch():
+        with no_warnings():
             fix_scales(prepared, setting.matched, setting.ranges)
         spy = Spy(convert(prepared, setting.engine))
-        with using_engine(setting.engine), quiet_torch(), torch.no_grad():
+        with using_engine(setting.engine), no_warnings(), torch.no_grad():
             spy.run(*copied(setting.inputs), enable_io_processing=False)
     except UnseenTensorError as error:
         problem = "it rounds what lies between an op and its relu: only F.relu and nn.ReLU join it"

@@ -19,6 +19,7 @@ from autoquant.comparing.runs import Run, See
 from autoquant.comparing.weight_rows import FloatWeight, StoredWeight, weight_rows
 from autoquant.core.findings.layers import LayerRow, TensorFormat
 from autoquant.core.measurement import Kind
+from autoquant.core.quiet import no_warnings
 from autoquant.core.sites import Site
 from autoquant.errors import ModelError
 from autoquant.model.graph.captured import Capture
@@ -27,7 +28,7 @@ from autoquant.torch_ao.formats import format_of, type_of
 from autoquant.torch_ao.matching import Matched, match
 from autoquant.torch_ao.quantized_run import QuantizedRun
 from autoquant.torch_ao.stored_weights import stored_at
-from autoquant.torch_ao.tracing import quiet_torch, trace
+from autoquant.torch_ao.tracing import trace
 from autoquant.torch_ao.values import inputs_of, is_same
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -53,7 +54,7 @@ class TorchQuantized:
         quantized: GraphModule,
         example: tuple[Tensor, ...],
     ) -> None:
-        with quiet_torch():
+        with no_warnings():
             self._model, self._captured = model, captured
             self._graph = frozen_copy(quantized)
             traced = trace(model, captured.leaf_modules)
@@ -76,7 +77,7 @@ class TorchQuantized:
         run = QuantizedRun(self._graph, self.pairs(), see, feeds_float=feeds_float)
 
         def beside(inputs: tuple[Tensor, ...], expected: Mapping[str, Any]) -> Any:
-            with quiet_torch():
+            with no_warnings():
                 return run.beside(self._inputs(inputs), expected)
 
         return beside

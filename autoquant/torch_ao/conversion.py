@@ -14,9 +14,9 @@ from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.fx import GraphModule
 
+from autoquant.core.quiet import no_warnings
 from autoquant.torch_ao.backend_config import backend_config
 from autoquant.torch_ao.readback import mark_float_nodes
-from autoquant.torch_ao.tracing import quiet_torch
 
 
 def prepare(
@@ -27,7 +27,7 @@ def prepare(
 ) -> GraphModule:
     """Prepare a copy of a model."""
     custom = PrepareCustomConfig().set_non_traceable_module_names(list(leaf_modules))
-    with quiet_torch():
+    with no_warnings():
         prepared: GraphModule = prepare_fx(
             copy.deepcopy(model).eval(),
             mapping,
@@ -41,7 +41,7 @@ def prepare(
 def convert(prepared: GraphModule, engine: str) -> GraphModule:
     """Convert a prepared model for an engine; its nodes remember the float nodes they compute."""
     mark_float_nodes(prepared)
-    with using_engine(engine), quiet_torch():
+    with using_engine(engine), no_warnings():
         converted: GraphModule = convert_fx(prepared, backend_config=backend_config())
     return converted
 

@@ -16,6 +16,7 @@ from autoquant.backends.examination import other_row, site_row, weight_row
 from autoquant.core.findings.structure import OpRow, ShownConfiguration
 from autoquant.core.precision import Scheme
 from autoquant.core.qconfigs import ObserverFacts, QConfigFacts
+from autoquant.core.quiet import no_warnings
 from autoquant.core.sites import Site
 from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.grid import Grid
@@ -27,7 +28,7 @@ from autoquant.torch_ao.matching import match
 from autoquant.torch_ao.readback import Spy, observe_execution
 from autoquant.torch_ao.scales import KnownScale, activation_observers, replace_observer
 from autoquant.torch_ao.tensor_types import observe_types
-from autoquant.torch_ao.tracing import FxModel, quiet_torch, trace
+from autoquant.torch_ao.tracing import FxModel, trace
 from autoquant.torch_ao.values import copied, inputs_of
 
 _REFUSALS = (RuntimeError, ValueError, AssertionError, NotImplementedError, IndexError, TypeError)
@@ -115,7 +116,7 @@ def convert_calibrated(
 def _running(engine: str) -> Iterator[None]:
     """Within, torch converts or runs on an engine; what it raises is a refusal."""
     try:
-        with using_engine(engine), quiet_torch(), torch.no_grad():
+        with using_engine(engine), no_warnings(), torch.no_grad():
             yield
     except LookupError as error:
         raise BackendError(
@@ -150,7 +151,7 @@ def _name(call: Call) -> str:
 def qconfigs_by_node(prepared: GraphModule) -> Mapping[str, QConfigFacts | None]:
     """What torch configured for each call of a prepared graph, by the float node's name."""
     attributes = prepared.meta["_observed_graph_module_attrs"]
-    with quiet_torch():
+    with no_warnings():
         return {
             name: None if qconfig is None else describe(qconfig)
             for name, qconfig in attributes.node_name_to_qconfig.items()

@@ -19,6 +19,7 @@ from autoquant.comparing.runs import Run, See, first_tensor
 from autoquant.comparing.weight_rows import FloatWeight, StoredWeight, weight_rows
 from autoquant.core.findings.layers import LayerRow, TensorFormat
 from autoquant.core.measurement import Kind
+from autoquant.core.quiet import no_warnings
 from autoquant.core.sites import Site
 from autoquant.errors import ModelError
 from autoquant.model.graph.captured import Capture
@@ -27,7 +28,6 @@ from autoquant.torch_ao.fake_quantize import holds_fake_quantize
 from autoquant.torch_ao.formats import class_name, format_of
 from autoquant.torch_ao.quantized_run import like
 from autoquant.torch_ao.stored_weights import stored_in, weights_stored_in
-from autoquant.torch_ao.tracing import quiet_torch
 from autoquant.torch_ao.values import is_same, node_values
 
 Call = tuple[str, int]
@@ -116,7 +116,7 @@ class ModulesQuantized:
                     see(pair, first, second)
                 return like(wanted, value) if feeds_float else None
 
-            with quiet_torch(), _watched(self._model, show):
+            with no_warnings(), _watched(self._model, show):
                 return self._calling.call(self._model, inputs)
 
         return beside
@@ -146,7 +146,7 @@ class ModulesQuantized:
             if tensor is not None:
                 values[call] = tensor.detach().clone()
 
-        with quiet_torch(), torch.no_grad(), _watched(model, keep):
+        with no_warnings(), torch.no_grad(), _watched(model, keep):
             try:
                 self._calling.call(model, tuple(item.clone() for item in example))
             except Exception as error:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from torch.ao.quantization.fx.tracer import QuantizationTracer
 from torch.ao.quantization.quantize_fx import _attach_meta_to_node_if_not_exist, _swap_ff_with_fxff
 from torch.fx import GraphModule
 
+from autoquant.core.quiet import no_warnings
 from autoquant.errors import ModelError
 from autoquant.torch_ao.backend_config import shared_backend_config
 
@@ -48,7 +47,7 @@ def trace(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FxModel:
     _swap_ff_with_fxff(model)
     tracer = _BlamingTracer(list(leaf_modules), [])
     tracer.record_stack_traces = False  # nobody reads them, and torch imports dynamo to write them
-    with quiet_torch():
+    with no_warnings():
         try:
             apart = GraphModule(model, tracer.trace(model))
         except Exception as error:
@@ -62,14 +61,6 @@ def trace(model: nn.Module, leaf_modules: Sequence[str] = ()) -> FxModel:
                 hint="train them with track_running_stats=True, or use another norm",
             ) from error
     return FxModel(apart, fused, dict(tracer.node_name_to_scope), tuple(leaf_modules))
-
-
-@contextmanager
-def quiet_torch() -> Iterator[None]:
-    """Hide torch's warnings about its own deprecated quantization API."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 class _BlamingTracer(QuantizationTracer):
@@ -106,9 +97,3 @@ def _explain(error: Exception, path: str | None, model: nn.Module) -> ModelError
         hint="rewrite the line without control flow that depends on tensor values; or use "
         "quantize(model), which needs no torch.fx",
     )
-
-
-def few(names: Iterable[str], count: int = 6) -> str:
-    """The first names of a list that may be long."""
-    listed = list(names)
-    return ", ".join([*listed[:count], "..."] if len(listed) > count else listed)

@@ -12,8 +12,10 @@ from torch.ao.quantization import QConfigMapping
 from torch.fx import GraphModule
 
 from autoquant.core.build import BuildSettings
+from autoquant.core.glance import few
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.quiet import no_warnings
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import ModelError, PlanError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
@@ -24,7 +26,7 @@ from autoquant.torch_ao.conversion import engines_to_try, using_engine
 from autoquant.torch_ao.matching import Matched, match
 from autoquant.torch_ao.qconfig import carries
 from autoquant.torch_ao.scales import fix_scales
-from autoquant.torch_ao.tracing import few, quiet_torch, trace
+from autoquant.torch_ao.tracing import trace
 from autoquant.torch_ao.values import copied, inputs_of
 
 _LOG = logging.getLogger(__name__)
@@ -102,7 +104,7 @@ class PlanMapping:
     def run(self, tensors: Sequence[Tensor]) -> object:
         """Run the converted model on flat tensors."""
         inputs = self.way.inputs(tensors)
-        with using_engine(self.coverage.engine), quiet_torch(), torch.no_grad():
+        with using_engine(self.coverage.engine), no_warnings(), torch.no_grad():
             return self.converted(*inputs)
 
 

@@ -16,11 +16,11 @@ from autoquant.backends.exported_file import writing
 from autoquant.backends.inductor.compilation import Compiled, check_compiler
 from autoquant.backends.inductor.conversion import convert_plan, export_model
 from autoquant.backends.inductor.support import site_support
-from autoquant.backends.inductor.torchao import quiet
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, run_plainly
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.quiet import quiet
 from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace

@@ -13,8 +13,8 @@ from torch._inductor.exc import InvalidCxxCompiler
 from torch.fx import Graph, GraphModule, Node
 
 from autoquant.backends.inductor.conversion import MARK
-from autoquant.backends.inductor.torchao import quiet
 from autoquant.core.precision import Scheme
+from autoquant.core.quiet import quiet
 from autoquant.errors import BackendError, first_line
 
 _INT8_OPS = ("onednn.qconv", "onednn.qlinear")

@@ -12,8 +12,9 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from autoquant.backends.inductor.quantizer import to_quantizer
-from autoquant.backends.inductor.torchao import pt2e, quiet
+from autoquant.backends.inductor.torchao import pt2e
 from autoquant.core.plan import Plan
+from autoquant.core.quiet import quiet
 from autoquant.errors import BackendError, ModelError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.captured import Capture

@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from autoquant.backends.inductor.support import site_support
-from autoquant.backends.inductor.torchao import pt2e, quiet
+from autoquant.backends.inductor.torchao import pt2e
 from autoquant.backends.targets import load_target
 from autoquant.core.backends import TORCH
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.quiet import quiet
 from autoquant.core.sites import Site
 from autoquant.model.numerics.weight_grids import INT8_LEVELS
 

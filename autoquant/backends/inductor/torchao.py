@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import NamedTuple
+
+from autoquant.core.quiet import quiet
 
 
 class Pt2e(NamedTuple):
@@ -18,19 +16,6 @@ class Pt2e(NamedTuple):
     composable: ModuleType
     flow: ModuleType
     observer: ModuleType
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide warnings and log messages that are no business of the user's."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @cache

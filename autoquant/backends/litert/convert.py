@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import logging
-import warnings
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from autoquant.backends.litert.formats import Formats
 from autoquant.backends.litert.origins import find_origins
 from autoquant.backends.litert.schema import Graph
 from autoquant.backends.printing import STDERR, captured_prints
+from autoquant.core.quiet import quiet
 from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.outputs import OutputStructure
@@ -76,16 +75,13 @@ def _write_factors(graph: GraphModule) -> None:
 
 def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
     silence = io.StringIO()
-    before = logging.root.manager.disable
     try:
-        logging.disable(logging.WARNING)
         with (
-            warnings.catch_warnings(),
+            quiet(),
             contextlib.redirect_stdout(silence),
             contextlib.redirect_stderr(silence),
             captured_prints(STDERR),
         ):
-            warnings.simplefilter("ignore")
             import litert_torch  # seconds, and it prints
 
             model = litert_torch.convert(_Tensors(copy.deepcopy(captured.graph)).eval(), inputs)
@@ -97,5 +93,3 @@ def _converted(captured: Capture, inputs: tuple[Tensor, ...]) -> bytes:
             f"litert-torch cannot convert the model: {said}{at}",
             hint="search with backend.name: torch, or rewrite what it names",
         ) from error
-    finally:
-        logging.disable(before)

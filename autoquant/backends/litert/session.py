@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import Tensor, nn
 
 from autoquant.backends.litert.schema import Array
+from autoquant.core.quiet import no_warnings
 from autoquant.errors import BackendError, first_line
 from autoquant.model.data.outputs import OutputStructure
 
@@ -68,8 +68,7 @@ def observed_tensors(content: bytes, inputs: tuple[Tensor, ...]) -> Iterator[tup
     Raises:
         BackendError: LiteRT has no kernel for an operator.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with no_warnings():
         try:
             interpreter = Interpreter(
                 model_content=content,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -24,6 +22,7 @@ from autoquant.backends.onnxruntime.bodies import read_by, rename_outer
 from autoquant.backends.onnxruntime.grids import Array
 from autoquant.backends.onnxruntime.plan_model import LEAST_BESIDE
 from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
+from autoquant.core.quiet import quiet
 from autoquant.errors import BackendError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
@@ -97,7 +96,7 @@ class FloatGraph:
 
 def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
     """Convert an exported program to ONNX."""
-    with _quiet(), recurrent_shapes(), _small_terms_kept():
+    with quiet(), redirect_stdout(StringIO()), recurrent_shapes(), _small_terms_kept():
         try:
             written = torch.onnx.export(
                 exported.program, dynamo=True, verbose=False, opset_version=OPSET
@@ -258,20 +257,6 @@ def _value(item: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
     renamed = onnx.ValueInfoProto(name=name)
     renamed.type.CopyFrom(item.type)
     return renamed
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the exporter prints, logs and warns of to itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _last_line(error: Exception) -> str:

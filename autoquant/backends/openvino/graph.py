@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch.fx import GraphModule
 from torch.nn import functional
 
 from autoquant.backends.openvino.recurrent import RECURRENT, is_projected, take_out
+from autoquant.core.quiet import no_warnings
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
@@ -80,8 +80,7 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
             and data of several lengths.
     """
     _refuse_open_steps(captured)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with no_warnings(), torch.no_grad():
         graph, outputs = _decomposed(captured, example)
         _name_for_front_end(graph)
         origin = origins(graph.graph)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch.fx import Node
 
-from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
+from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.backends.torch_cpu.operations import Operation
+from autoquant.core.quiet import no_warnings
 from autoquant.core.sites import OpKind
 from autoquant.model.graph.node_shapes import shape_of
 
@@ -124,7 +125,7 @@ def transposes_rightly(
     given = geometry or Geometry(ones, zeros, ones, 1, transposed=True, output_padding=zeros)
     seed = torch.Generator().manual_seed(0)
     floats = torch.randn(1, shape[0], *[6] * dimensions, generator=seed)
-    with using_engine(engine), quiet_torch(), torch.no_grad():
+    with using_engine(engine), no_warnings(), torch.no_grad():
         weight = torch.quantize_per_tensor(
             torch.randn(shape, generator=seed).clamp(-3.5, 3.5), 3.5 / 63, 0, torch.qint8
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import torch
 
+from autoquant.core.quiet import no_warnings
 from autoquant.errors import BackendError
 
 POINTWISE = "pointwise"
@@ -26,14 +26,6 @@ def engines_here() -> tuple[str, ...]:
 def packing_engine(engine: str) -> str:
     """Torch's own engine whose kernels an engine takes for what it has none of itself."""
     return "onednn" if engine == POINTWISE else engine
-
-
-@contextmanager
-def quiet_torch() -> Iterator[None]:
-    """Hide torch's warnings that its quantized types are deprecated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextmanager
@@ -62,7 +54,7 @@ def saturates(engine: str) -> bool:
     """
     depth = 64
     engine = packing_engine(engine)
-    with using_engine(engine), quiet_torch():
+    with using_engine(engine), no_warnings():
         inputs = torch.quantize_per_tensor(torch.full((1, depth), 255.0), 1.0, 0, torch.quint8)
         weight = torch.quantize_per_tensor(torch.full((8, depth), 127.0), 1.0, 0, torch.qint8)
         packed = torch.ops.quantized.linear_prepack(weight, None)
@@ -74,7 +66,7 @@ def saturates(engine: str) -> bool:
 @cache
 def has_float_output_linear(engine: str) -> bool:
     """Whether the engine's int8 linear kernel can give its sums in float, unrounded."""
-    with using_engine(engine), quiet_torch():
+    with using_engine(engine), no_warnings():
         weight = torch.quantize_per_tensor(torch.ones(8, 8), 1.0, 0, torch.qint8)
         packed = torch.ops.quantized.linear_prepack(weight, None)
         try:

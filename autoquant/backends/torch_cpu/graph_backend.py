@@ -20,7 +20,7 @@ from autoquant.backends.protocol import (
     settle_range,
 )
 from autoquant.backends.timing import Clock
-from autoquant.backends.torch_cpu.engines import quiet_torch, saturates, using_engine
+from autoquant.backends.torch_cpu.engines import saturates, using_engine
 from autoquant.backends.torch_cpu.kernel_readback import Execution, Reading, read_back
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import LoweredModel
@@ -35,6 +35,7 @@ from autoquant.backends.torch_cpu.torchscript import write_lowered
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.quiet import no_warnings
 from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.core.space import SearchSpace
@@ -177,7 +178,7 @@ class TorchGraphBackend:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Use the engine's kernels."""
-        with using_engine(self._engine), quiet_torch():
+        with using_engine(self._engine), no_warnings():
             yield
 
     @contextmanager

@@ -13,10 +13,11 @@ from torch.fx import GraphModule
 from torch.jit import ScriptModule
 from torch.utils import _pytree as pytree
 
-from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
+from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.backends.torch_cpu.lowering import LoweredGraph
 from autoquant.backends.torch_cpu.packed_weights import PackedWeight
 from autoquant.backends.torch_cpu.script import UnscriptableError, freeze_graph, script_graph
+from autoquant.core.quiet import no_warnings
 from autoquant.errors import BackendError
 from autoquant.model.data.trees import flatten_with_paths
 
@@ -55,7 +56,7 @@ class LoweredModel(nn.Module):
         self.frozen: ScriptModule | None = None
         self._run: Callable[..., Any] = graph.forward
         try:
-            with quiet_torch():
+            with no_warnings():
                 self.run_script(freeze_graph(graph))
         except UnscriptableError as error:
             self.run_eagerly(str(error))

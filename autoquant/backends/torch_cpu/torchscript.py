@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.exported_file import writing
-from autoquant.backends.torch_cpu.engines import quiet_torch, using_engine
+from autoquant.backends.torch_cpu.engines import using_engine
 from autoquant.backends.torch_cpu.lowered import LoweredModel
 from autoquant.backends.torch_cpu.script import UnscriptableError, storable_script
+from autoquant.core.quiet import no_warnings
 from autoquant.errors import BackendError
 
 METADATA = "autoquant.json"
@@ -36,8 +36,7 @@ def write_torchscript(
         StorageError: The file cannot be written.
     """
     path = Path(path)
-    with using_engine(engine), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with using_engine(engine), no_warnings(), torch.no_grad():
         try:
             traced = torch.jit.trace(quantized, example, check_trace=False)
             frozen = torch.jit.freeze(traced.eval())
@@ -67,7 +66,7 @@ def write_lowered(
     path = Path(path)
     if not isinstance(module, LoweredModel):
         raise TypeError(f"a {type(module).__name__} is no lowered model")
-    with using_engine(module.engine), quiet_torch():
+    with using_engine(module.engine), no_warnings():
         try:
             scripted = storable_script(module.graph, inputs, module.nest_names)
         except UnscriptableError as error:

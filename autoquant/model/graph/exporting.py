@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import inspect
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -18,6 +16,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from autoquant.core.quiet import quiet
 from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
 from autoquant.model.data.outputs import opaque_outputs, without_opaque
@@ -195,15 +194,8 @@ def grown(tensor: Tensor, axes: Sequence[int]) -> Tensor:
 @contextmanager
 def quiet_export() -> Iterator[None]:
     """Leave out what torch warns of, logs and prints while it exports; what it raises is said."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with quiet(), redirect_stderr(StringIO()):
+        yield
 
 
 @contextmanager

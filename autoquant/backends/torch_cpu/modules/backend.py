@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, settle_range
-from autoquant.backends.torch_cpu.engines import quiet_torch, saturates, using_engine
+from autoquant.backends.torch_cpu.engines import saturates, using_engine
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import tracing_form
 from autoquant.backends.torch_cpu.modules.builder import ModuleBuilder
@@ -23,6 +23,7 @@ from autoquant.backends.torch_cpu.torchscript import write_torchscript
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.core.quiet import no_warnings
 from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import OpKind, Site
 from autoquant.core.space import SearchSpace
@@ -81,7 +82,7 @@ class TorchModulesBackend:
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""
-        with using_engine(self._engine), quiet_torch(), torch.no_grad():
+        with using_engine(self._engine), no_warnings(), torch.no_grad():
             return module(*inputs)
 
     def costs(

@@ -48,14 +48,6 @@ class ProgramPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _Point:
-    choices: dict[str, Scheme]
-    loss: float
-    cost: float
-    gap: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Interval:
     """A stretch of budgets between two known points in which no plan is known."""
 
@@ -92,12 +84,13 @@ def sweep_frontier(
     Raises:
         PlanError: No plan keeps the limits; names the first that cannot be kept.
     """
-    program = _program(space, losses, costs, limits)
+    by_knob = [Limit(item.name, item.costs.by_knob(space), item.bound) for item in limits]
+    program = build_program(space, losses, costs.by_knob(space), by_knob)
     first, last = _cheapest(program), _least_noisy(program)
     found = [first]
     if last.cost > first.cost and last.loss < first.loss:
         found += [*_between(program, first, last, points - 2), last]
-    return tuple(_to_point(space, item) for item in _undominated(found))
+    return tuple(_undominated(found))
 
 
 def cheapest_choices(
@@ -110,18 +103,7 @@ def cheapest_choices(
     return None if found is None else found.choices
 
 
-def _program(
-    space: SearchSpace, losses: Losses, costs: CostTable, limits: Sequence[Limit]
-) -> Program:
-    by_knob = [Limit(item.name, item.costs.by_knob(space), item.bound) for item in limits]
-    return build_program(space, losses, costs.by_knob(space), by_knob)
-
-
-def _to_point(space: SearchSpace, point: _Point) -> ProgramPoint:
-    return ProgramPoint(space.plan(point.choices), point.loss, point.cost, point.gap)
-
-
-def _solve(program: Program, budget: float, guess: float | None = None) -> _Point | None:
+def _solve(program: Program, budget: float, guess: float | None = None) -> ProgramPoint | None:
     """Least loss within a budget, then the least cost at which no knob loses more."""
     room = _room(program, budget)
     least = minimize(program, program.losses, program.costs, room, guess=guess)
@@ -148,10 +130,10 @@ def _no_noisier(program: Program, found: Minimum) -> Mask:
     return mask
 
 
-def _measure(program: Program, found: Minimum, gap: float) -> _Point:
+def _measure(program: Program, found: Minimum, gap: float) -> ProgramPoint:
     loss = float(program.losses @ found.columns)
     cost = float(program.costs[0] @ found.columns + program.constants[0])
-    return _Point(found.choices, loss, cost, gap)
+    return ProgramPoint(program.space.plan(found.choices), loss, cost, gap)
 
 
 def _room(program: Program, budget: float = math.inf) -> Floats:
@@ -161,7 +143,7 @@ def _room(program: Program, budget: float = math.inf) -> Floats:
     return np.asarray(bounds - program.constants)
 
 
-def _cheapest(program: Program) -> _Point:
+def _cheapest(program: Program) -> ProgramPoint:
     """The cheapest plan; of equal ones the least noisy."""
     found = minimize(program, program.costs[0], program.costs, _room(program))
     if found is None:
@@ -173,7 +155,7 @@ def _cheapest(program: Program) -> _Point:
     return _measure(program, best or found, found.gap)
 
 
-def _least_noisy(program: Program) -> _Point:
+def _least_noisy(program: Program) -> ProgramPoint:
     """The least noisy plan; of equal ones the cheapest."""
     point = _solve(program, math.inf)
     if point is None:
@@ -201,7 +183,9 @@ def _unkept(program: Program) -> PlanError:
     )
 
 
-def _between(program: Program, first: _Point, last: _Point, count: int) -> list[_Point]:
+def _between(
+    program: Program, first: ProgramPoint, last: ProgramPoint, count: int
+) -> list[ProgramPoint]:
     """Plans between two, by halving the widest stretch of budgets."""
     least = float(program.losses[program.losses > 0].min(initial=np.inf))
     decades = math.log10(max(first.loss, least) / max(last.loss, least)) or 1.0
@@ -213,7 +197,7 @@ def _between(program: Program, first: _Point, last: _Point, count: int) -> list[
         losses = max(item.loss_before, least), max(item.loss_after, least)
         return (item.high - item.low) / span + math.log10(losses[0] / losses[1]) / decades
 
-    found: list[_Point] = []
+    found: list[ProgramPoint] = []
     open_ = [_Interval(first.cost, last.cost, first.loss, last.loss)]
     for _ in range(_SOLVES_PER_POINT * count):
         widest = max(open_, key=width)
@@ -232,9 +216,9 @@ def _between(program: Program, first: _Point, last: _Point, count: int) -> list[
     return found
 
 
-def _undominated(points: Sequence[_Point]) -> list[_Point]:
+def _undominated(points: Sequence[ProgramPoint]) -> list[ProgramPoint]:
     """Points of falling loss, cheapest first."""
-    kept: list[_Point] = []
+    kept: list[ProgramPoint] = []
     for point in sorted(points, key=lambda item: (item.cost, item.loss)):
         if not kept or point.loss < kept[-1].loss:
             kept.append(point)

@@ -13,12 +13,13 @@ pytest.importorskip("torchao")
 
 from autoquant.backends.inductor.conversion import MARK, convert_plan, export_model
 from autoquant.backends.inductor.quantizer import to_quantizer
-from autoquant.backends.inductor.torchao import pt2e, quiet
+from autoquant.backends.inductor.torchao import pt2e
 from autoquant.backends.protocol import settle_range
 from autoquant.backends.torch_cpu.engines import saturates
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
+from autoquant.core.quiet import quiet
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.capture import Capture, capture
