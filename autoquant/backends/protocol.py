@@ -25,15 +25,6 @@ from autoquant.model.data.batches import Batch
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.graph.captured import Capture
 
-__all__ = [
-    "EAGER_FP32",
-    "Backend",
-    "Bench",
-    "BuildRequest",
-    "Executable",
-    "Target",
-]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Executable:
@@ -90,19 +81,19 @@ class BuildRequest:
 
 
 class Backend(Protocol):
-    """One target: an engine on this machine, or a model of one elsewhere.
+    """One target: an engine on this machine, or a model of one elsewhere; what targets derive from.
 
     Attributes:
         name: `torch/onednn`, `openvino`.
+        suffix: Of the file that `export` writes, with its dot.
         rival: What speed-ups are over: `EAGER_FP32`, or the reference of an estimate.
         rival_ms: What the rival takes, where latency is estimated; None where it is measured.
-        suffix: Of the file that `export` writes, with its dot.
     """
 
     name: str
-    rival: str
-    rival_ms: float | None
     suffix: str
+    rival: str = EAGER_FP32
+    rival_ms: float | None = None
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How the target runs one scheme of one site."""
@@ -115,7 +106,9 @@ class Backend(Protocol):
         """
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        """Run a built module, or the float model, on the target."""
+        """Run a built module, or the float model, on the target; by default without gradients."""
+        with torch.no_grad():
+            return module(*inputs)
 
     def costs(
         self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
@@ -128,11 +121,13 @@ class Backend(Protocol):
             clock: Seconds.
 
         Returns:
-            None where it knows nothing finer than the time of a whole plan.
+            None, by default, where it knows nothing finer than the time of a whole plan.
 
         Raises:
             BackendError: No plan of the space can be built.
         """
+        del space, inputs, clock
+        return None
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
         """Write the file that the engine's own API runs, the plan inside.
@@ -194,12 +189,6 @@ class Bench(Protocol):
 
 
 IntegerWriter = tuple[OpKind, Scheme]
-
-
-def run_plainly(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    """Run a built module, or the float model, without gradients."""
-    with torch.no_grad():
-        return module(*inputs)
 
 
 def every_kind(*schemes: Scheme) -> frozenset[IntegerWriter]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.protocol import (
-    EAGER_FP32,
+    Backend,
     Bench,
     BuildRequest,
     Executable,
@@ -23,12 +23,10 @@ from autoquant.backends.protocol import (
 )
 from autoquant.core.backends import Row
 from autoquant.core.build import BuildSettings
-from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import OpKind, Site
-from autoquant.core.space import SearchSpace
 from autoquant.job import BackendSettings
 
 ROW = Row("toy_backend", "weights on a coarse grid", section="toy_backend:ToySettings")
@@ -53,14 +51,13 @@ def site_support(site: Site, scheme: Scheme) -> Support:
     return kind_support(site.kind, scheme)
 
 
-class ToyBackend:
+class ToyBackend(Backend):
     """Rounds the weights of the modules that a plan has in int8."""
 
+    name = "toy"
+    suffix = ".pt"
+
     def __init__(self, request: BuildRequest) -> None:
-        self.name = "toy"
-        self.rival = EAGER_FP32
-        self.rival_ms: float | None = None
-        self.suffix = ".pt"
         self._captured = request.captured
         self._model = request.model
         self._top = 2 ** (int(request.settings.options["bits"]) - 1) - 1
@@ -96,16 +93,6 @@ class ToyBackend:
         """A site that follows another stays in float."""
         follows = {site.name: site.follows is not None for site in self._captured.sites}
         return (planned, Scheme.FP32) if follows[name] else (planned,)
-
-    def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-        """Run a built module, or the float model."""
-        with torch.no_grad():
-            return module(*inputs)
-
-    def costs(
-        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
-    ) -> CostTable | None:
-        """Nothing finer than the time of a whole plan is known."""
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
         """Write the rounded weights, and the plan beside."""

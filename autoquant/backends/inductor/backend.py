@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.inductor.compilation import Compiled, check_compiler
 from autoquant.backends.inductor.conversion import convert_plan, export_model
 from autoquant.backends.inductor.support import site_support
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, run_plainly
-from autoquant.core.costs import CostTable
+from autoquant.backends.protocol import Backend, BuildRequest, Executable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.quiet import quiet
 from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import Site
-from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 
@@ -33,22 +30,21 @@ METADATA = "autoquant.json"
 """Name of the extra file in the archive: the plan, its digest and its measurements."""
 
 
-class InductorBackend:
+class InductorBackend(Backend):
     """Builds plans by torchao's PT2E and torch.compile; each takes many seconds.
+
+    Inductor fuses ops, and the time of one depends on its neighbours: there are no costs.
 
     Raises:
         BackendError: There is no C++ compiler.
         ModelError: torch.export refuses the model.
     """
 
-    run = staticmethod(run_plainly)
+    name = "inductor"
+    suffix = ".pt2"
 
     def __init__(self, request: BuildRequest) -> None:
         check_compiler()
-        self.name = "inductor"
-        self.rival = EAGER_FP32
-        self.rival_ms: float | None = None
-        self.suffix = ".pt2"
         self._request = request
         self._sites = {site.name: site for site in request.captured.sites}
         self._ranges = TensorRanges(request.captured, request.statistics, request.settings)
@@ -70,15 +66,6 @@ class InductorBackend:
         hint = "pin this op to fp32 in the search space"
         refuse_substitution(self.name, plan, executed, self._accepts, hint=hint)
         return Executable(compiled, executed)
-
-    def costs(
-        self,
-        space: SearchSpace,  # noqa: ARG002 (of a whole plan alone)
-        inputs: tuple[Tensor, ...],  # noqa: ARG002
-        clock: Callable[[], float],  # noqa: ARG002
-    ) -> CostTable | None:
-        """None: inductor fuses ops, and the time of one depends on its neighbours."""
-        return None
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
         """Write the converted program, which `torch.export.load` reads and torch.compile runs."""

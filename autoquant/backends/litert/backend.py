@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.litert.convert import convert_float
@@ -18,13 +17,11 @@ from autoquant.backends.litert.operators import MOVES, WEIGHTED
 from autoquant.backends.litert.schema import operator_types
 from autoquant.backends.litert.session import LiteRtModule
 from autoquant.backends.litert.support import site_support
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, run_plainly
-from autoquant.core.costs import CostTable
+from autoquant.backends.protocol import Backend, BuildRequest, Executable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.readback import Ran, ReadBack, refuse_substitution
 from autoquant.core.sites import Site
-from autoquant.core.space import SearchSpace
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.outputs import OutputStructure
 
@@ -32,16 +29,16 @@ METADATA = "autoquant"
 """Name of the entry in the file's metadata: the plan, its digest and its measurements."""
 
 
-class LiteRtBackend:
-    """Builds plans from the float model, converted once for each batch size."""
+class LiteRtBackend(Backend):
+    """Builds plans from the float model, converted once for each batch size.
 
-    run = staticmethod(run_plainly)
+    LiteRT's interpreter does not say what an operator takes, so there are no costs.
+    """
+
+    name = "litert"
+    suffix = ".tflite"
 
     def __init__(self, request: BuildRequest) -> None:
-        self.name = "litert"
-        self.rival = EAGER_FP32
-        self.rival_ms: float | None = None
-        self.suffix = ".tflite"
         self._captured = request.captured
         self._ranges = TensorRanges(request.captured, request.statistics, request.settings)
         self._sites = {site.name: site for site in request.captured.sites}
@@ -74,13 +71,6 @@ class LiteRtBackend:
             return again.content
 
         return Executable(LiteRtModule(write, sizes, self._structure), executed)
-
-    def costs(
-        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Callable[[], float]
-    ) -> CostTable | None:
-        """Nothing: LiteRT's interpreter does not say what an operator takes."""
-        del space, inputs, clock
-        return None
 
     def export(self, plan: Plan, path: Path, metadata: Mapping[str, Any]) -> Path:
         """Write a `.tflite` file for the batch size of the latency measurement.

@@ -21,13 +21,7 @@ from autoquant.backends.onnxruntime.saturation import saturates
 from autoquant.backends.onnxruntime.sessions import OnnxModule, open_and_dump
 from autoquant.backends.onnxruntime.support import support_at
 from autoquant.backends.onnxruntime.units import find_units
-from autoquant.backends.protocol import (
-    EAGER_FP32,
-    BuildRequest,
-    Executable,
-    run_plainly,
-    settle_range,
-)
+from autoquant.backends.protocol import Backend, BuildRequest, Executable, settle_range
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -43,7 +37,7 @@ METADATA = "autoquant"
 """Key of the model's metadata: the plan, its digest and its measurements, as JSON."""
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """Writes plans as ONNX graphs and runs them with ONNX Runtime; converts its float model once.
 
     Raises:
@@ -51,13 +45,10 @@ class OnnxRuntimeBackend:
         BackendError: It cannot be written in ONNX.
     """
 
-    run = staticmethod(run_plainly)
+    name = "onnxruntime"
+    suffix = ".onnx"
 
     def __init__(self, request: BuildRequest) -> None:
-        self.name = "onnxruntime"
-        self.rival = EAGER_FP32
-        self.rival_ms: float | None = None
-        self.suffix = ".onnx"
         self.captured = request.captured
         self._sites = {site.name: site for site in request.captured.sites}
         exported = export_float(request.captured, request.example)

@@ -22,13 +22,7 @@ from autoquant.backends.openvino.profile import profile_costs
 from autoquant.backends.openvino.readback import ExecutionGraph
 from autoquant.backends.openvino.saturation import saturates
 from autoquant.backends.openvino.support import site_support, why_unsupported
-from autoquant.backends.protocol import (
-    EAGER_FP32,
-    BuildRequest,
-    Executable,
-    run_plainly,
-    settle_range,
-)
+from autoquant.backends.protocol import Backend, BuildRequest, Executable, settle_range
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -76,20 +70,17 @@ class OpenVinoModule(nn.Module):
         return self._requests[threads]
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Backend):
     """Builds plans for OpenVINO's CPU plugin from cached statistics.
 
     Raises:
         ModelError: torch.export or OpenVINO refuses the model.
     """
 
-    run = staticmethod(run_plainly)
+    name = "openvino"
+    suffix = ".xml"
 
     def __init__(self, request: BuildRequest) -> None:
-        self.name = "openvino"
-        self.rival = EAGER_FP32
-        self.rival_ms: float | None = None
-        self.suffix = ".xml"
         self._captured = request.captured
         self._shapes = [ov.PartialShape(list(item.shape)) for item in request.example]
         self._graph = convert_float(request.captured, request.example)

@@ -18,7 +18,7 @@ from autoquant.backends.profile.reading import accelerator_of
 from autoquant.backends.profile.reference import open_reference
 from autoquant.backends.profile.support import find_schemes, support_in
 from autoquant.backends.profile.traffic import find_traffic
-from autoquant.backends.protocol import BuildRequest, Executable
+from autoquant.backends.protocol import Backend, BuildRequest, Executable
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import PLAN_FORMAT, Plan
 from autoquant.core.precision import Scheme, Support
@@ -30,7 +30,7 @@ from autoquant.errors import BackendError
 _LOG = logging.getLogger(__name__)
 
 
-class ProfileBackend:
+class ProfileBackend(Backend):
     """Builds plans with the reference engine and prices them with a file's numbers.
 
     Raises:
@@ -38,10 +38,11 @@ class ProfileBackend:
         BackendError: It does not describe what the model needs.
     """
 
+    suffix = ".json"
+
     def __init__(self, request: BuildRequest) -> None:
         self._accelerator = accelerator_of(request.settings)
         self.name = f"profile/{self._accelerator.name}"
-        self.suffix = ".json"
         self._settings = request.settings
         self._reference = open_reference(request)
         if isinstance(self._reference, Examiner):
@@ -56,7 +57,7 @@ class ProfileBackend:
         self._table = self._estimator.table(self._schemes, self._batch)
         rival, plan = self._slowest()
         self.rival = f"all {rival.value} on {self._accelerator.name} (profile)"
-        self.rival_ms: float | None = self._table.predict(plan)
+        self.rival_ms = self._table.predict(plan)
         if self._unpriced:
             _LOG.warning(
                 "%s: %d ops are no site and count nothing in its estimates: %s",

@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from autoquant.backends.examination import Examination
-from autoquant.backends.protocol import (
-    EAGER_FP32,
-    BuildRequest,
-    Executable,
-    settle_range,
-)
+from autoquant.backends.protocol import Backend, BuildRequest, Executable, settle_range
 from autoquant.backends.timing import Clock
 from autoquant.backends.torch_cpu.engines import saturates, using_engine
 from autoquant.backends.torch_cpu.kernel_readback import Execution, Reading, read_back
@@ -46,17 +41,16 @@ from autoquant.model.data.number_outputs import without_sources
 _READBACK_SAMPLES = 2
 
 
-class TorchGraphBackend:
+class TorchGraphBackend(Backend):
     """Builds plans of an exported graph for one engine from cached statistics."""
+
+    suffix = ".ts"
 
     def __init__(self, request: BuildRequest) -> None:
         engine = engine_of(request.settings)
         settings = settle_range(request.settings, lambda: saturates(engine))
         self._kernels = kernels_in(settings)
         self.name = f"torch/{'+'.join(self._kernels.counts()) or engine}"
-        self.rival = EAGER_FP32
-        self.rival_ms: float | None = None
-        self.suffix = ".ts"
         self._engine = engine
         self._is_reduced = settings.ranges.is_reduced
         self._captured = request.captured

@@ -15,7 +15,7 @@ from autoquant.backends.litert.convert import convert_float
 from autoquant.backends.litert.ethos_u.configuration import configuration_of
 from autoquant.backends.litert.ethos_u.estimator import Estimator
 from autoquant.backends.litert.ethos_u.support import site_support
-from autoquant.backends.protocol import BuildRequest, Executable
+from autoquant.backends.protocol import Backend, BuildRequest, Executable
 from autoquant.core.costs import CostTable
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
@@ -26,21 +26,22 @@ from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.captured import Capture
 
 
-class EthosUBackend:
+class EthosUBackend(Backend):
     """Builds plans for LiteRT, and has Vela estimate them on an NPU, at the batch of `timed`."""
+
+    suffix = ".tflite"
 
     def __init__(self, request: BuildRequest) -> None:
         self._configuration = configuration_of(request.settings)
         accelerator = self._configuration.accelerator
         self.name = f"ethos-u/{accelerator}"
         self.rival = f"all int16 on {accelerator} (Vela)"
-        self.suffix = ".tflite"
         self._batch = len(request.timed[0])
         self._litert = LiteRtBackend(request)
         ranges = TensorRanges(request.captured, request.statistics, request.settings)
         file = convert_float(request.captured, request.timed, ranges)
         self._estimator = Estimator(file, self._configuration)
-        self.rival_ms: float | None = self._estimator.milliseconds(self._widest(request.captured))
+        self.rival_ms = self._estimator.milliseconds(self._widest(request.captured))
 
     def support(self, site: Site, scheme: Scheme) -> Support:
         """How the NPU runs one scheme of one site."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoquant.backends.protocol import EAGER_FP32, BuildRequest, Executable, settle_range
+from autoquant.backends.protocol import Backend, BuildRequest, Executable, settle_range
 from autoquant.backends.torch_cpu.engines import saturates, using_engine
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import tracing_form
@@ -43,20 +43,19 @@ _REFUSALS = (
 )
 
 
-class TorchModulesBackend:
+class TorchModulesBackend(Backend):
     """Replaces the modules of a model by torch's quantized, dynamic and bf16 ones.
 
     The model runs as the user wrote it. Every module converts its own input and output, so its
     neighbours see fp32; ops that a forward calls by function stay in fp32.
     """
 
+    suffix = ".ts"
+
     def __init__(self, request: BuildRequest) -> None:
         engine = engine_of(request.settings)
         settings = settle_range(request.settings, lambda: saturates(engine))
         self.name = f"torch/{engine}"
-        self.rival = EAGER_FP32
-        self.rival_ms: float | None = None
-        self.suffix = ".ts"
         self._engine = engine
         self._captured = request.captured
         self._model = request.model
