@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -29,8 +28,14 @@ class Winner:
     example: tuple[np.ndarray, ...]
 
 
-class Tracker(Recorder, Protocol):
-    """Keeps candidates as they finish, and what the search found at its end."""
+class Tracker:
+    """Keeps candidates as they finish, and what the search found at its end.
+
+    By itself it keeps nothing, for jobs with tracking disabled.
+    """
+
+    def candidate(self, candidate: Candidate) -> None:
+        """Keep a candidate. The same number again replaces what was kept before."""
 
     def frontier(self, findings: Findings) -> None:
         """Keep the frontier as it stands while the search goes on."""
@@ -44,34 +49,11 @@ class Tracker(Recorder, Protocol):
         winner: Winner | None = None,
     ) -> tuple[str, ...]:
         """Keep the findings; gives sentences on what could not be kept."""
-
-    def stop(self, reason: str) -> None:
-        """Say that the search ended early; it may be resumed."""
-
-
-class NullRecorder:
-    """A tracker that keeps nothing, for jobs with tracking disabled."""
-
-    def candidate(self, candidate: Candidate) -> None:
-        """Do nothing."""
-
-    def frontier(self, findings: Findings) -> None:
-        """Do nothing."""
-
-    def finish(
-        self,
-        findings: Findings,
-        *,
-        artifacts: Sequence[Path] = (),
-        models: Mapping[int, Sequence[Path]] | None = None,
-        winner: Winner | None = None,
-    ) -> tuple[str, ...]:
-        """Keep nothing; nothing is missing."""
         del findings, artifacts, models, winner
         return ()
 
     def stop(self, reason: str) -> None:
-        """Do nothing."""
+        """Say that the search ended early; it may be resumed."""
 
 
 class JointRecorder:

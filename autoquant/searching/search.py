@@ -32,7 +32,7 @@ from autoquant.results.folder import ResultFolder
 from autoquant.results.mlflow.background import BackgroundTracker
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
 from autoquant.results.reading import load_baseline, load_environment
-from autoquant.results.recorders import NullRecorder, Tracker
+from autoquant.results.recorders import Tracker
 from autoquant.searching.begun import Begun
 from autoquant.searching.doubts import doubt_kernels
 from autoquant.searching.facts import open_facts, taken_before, with_taken
@@ -318,7 +318,7 @@ def _open_tracker(
     job: SearchSettings, job_text: str, facts: SearchFacts, environment: Mapping[str, Any]
 ) -> Tracker:
     if not job.tracking.enabled:
-        return NullRecorder()
+        return Tracker()
     settings = TrackingSettings(
         uri=job.tracking_uri,
         experiment=job.experiment,

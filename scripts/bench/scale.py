@@ -40,7 +40,7 @@ from autoquant.results.findings import SearchFacts
 from autoquant.results.folder import ResultFolder
 from autoquant.results.mlflow.background import BackgroundTracker
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
-from autoquant.results.recorders import JointRecorder, NullRecorder, Tracker
+from autoquant.results.recorders import JointRecorder, Tracker
 from autoquant.searching.costing.cost_model import CostModel
 from autoquant.searching.costing.forecast import Forecast
 from autoquant.searching.proposing.constraints import Limits
@@ -240,7 +240,7 @@ def open_search(
 def open_tracker(folder: Path, wanted: bool) -> Tracker:
     """Open an SQLite store beside the folder, or none."""
     if not wanted:
-        return NullRecorder()
+        return Tracker()
     facts = SearchFacts(
         search_id="scale", name="scale", metric="none", target="none", max_drop=0.02, settings={}
     )

@@ -11,7 +11,7 @@ from autoquant.results.findings import Findings
 from autoquant.results.recorders import Tracker, Winner
 
 
-class BackgroundTracker:
+class BackgroundTracker(Tracker):
     """Hands candidates to another tracker, in a thread of its own and in their order.
 
     Of a candidate that is recorded again before its turn only the latest record is handed on.

@@ -26,7 +26,7 @@ from autoquant.results.mlflow.connection import (
 from autoquant.results.mlflow.runs import Child, find_children, find_parent, log_batch
 from autoquant.results.mlflow.view import VIEW_TAG, view_state
 from autoquant.results.mlflow.winner import log_winner
-from autoquant.results.recorders import Winner
+from autoquant.results.recorders import Tracker, Winner
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -86,7 +86,7 @@ def open_recorder(
     return MlflowRecorder(client, experiment, parent, children, uri=uri, clock=clock)
 
 
-class MlflowRecorder:
+class MlflowRecorder(Tracker):
     """Tracks one search. Made by `open_recorder`.
 
     A store that fails in the middle never stops the search: it is warned of once, tried again

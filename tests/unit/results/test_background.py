@@ -13,7 +13,7 @@ from autoquant.core.precision import Scheme
 from autoquant.errors import TrackingError
 from autoquant.results.findings import Findings
 from autoquant.results.mlflow.background import BackgroundTracker
-from autoquant.results.recorders import Winner
+from autoquant.results.recorders import Tracker, Winner
 from tests.unit.results.synthetic import make_candidate, make_findings
 
 
@@ -21,7 +21,7 @@ def candidate(number: int, drop: float = 0.001) -> Candidate:
     return make_candidate(number, {"conv": Scheme.INT8}, drop=drop)
 
 
-class Slow:
+class Slow(Tracker):
     """A tracker that waits until it is let go."""
 
     def __init__(self) -> None:
