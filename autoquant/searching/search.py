@@ -41,6 +41,7 @@ from autoquant.searching.frontier_again import score_heldout, time_again, time_s
 from autoquant.searching.guidance import Guidance, find_costs, guide, plain_pruner
 from autoquant.searching.interrupts import taken
 from autoquant.searching.measuring.evaluator import EvaluatorRecipe
+from autoquant.searching.measuring.workers.alarm import float_in_time
 from autoquant.searching.measuring.workers.start import check_executor, start_executor
 from autoquant.searching.preparing.earlier import open_kept
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
@@ -331,7 +332,8 @@ def _measure_baseline(begun: Begun, prepared: Preparation) -> Measurements:
     """Measure the float model, or take over what an earlier process measured."""
     if (begun.folder.path / files.BASELINE).exists():
         return load_baseline(begun.folder.path)
-    with begun.progress.stage("measuring the float model", None):
+    limit = float_in_time(begun.job.execution.timeout)
+    with begun.progress.stage("measuring the float model", None), limit:
         baseline = begun.timed.baseline(prepared)
     begun.folder.write_baseline(baseline)
     return baseline
@@ -341,7 +343,8 @@ def _with_heldout(stages: Stages) -> Stages:
     """Score the float model on held-out data: once there is an answer, which needs none of it."""
     if stages.prepared.subject.heldout is None or "heldout_accuracy" in stages.baseline:
         return stages
-    with stages.begun.progress.stage("scoring the float model on held-out data", None):
+    limit = float_in_time(stages.begun.job.execution.timeout)
+    with stages.begun.progress.stage("scoring the float model on held-out data", None), limit:
         return stages.knowing(stages.prepared.evaluator.heldout_baseline())
 
 

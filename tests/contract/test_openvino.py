@@ -215,14 +215,86 @@ def test_a_scheme_that_the_engine_lacks_is_refused_with_the_reason(
         backend.build(plan)
 
 
-class Spectrum(nn.Module):
+class RunningProduct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fft.rfft(x).abs()
+        return torch.cumprod(x, 1)
 
 
 def test_an_op_without_a_rule_is_named_with_its_line() -> None:
-    with pytest.raises(ModelError, match=r"aten\._fft_r2c.* at .*test_openvino\.py:\d+ \(return"):
-        backend_for(nn.Sequential(nn.Linear(64, 8), Spectrum()), ROW)
+    with pytest.raises(ModelError, match=r"aten\.cumprod.* at .*test_openvino\.py:\d+ \(return"):
+        backend_for(nn.Sequential(nn.Linear(64, 8), RunningProduct()), ROW)
+
+
+class NoRealForm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.det(torch.fft.rfft(x.unflatten(1, (4, -1)))[:, :, :4]).abs()
+
+
+def test_complex_numbers_in_an_op_without_a_real_form_are_named_with_their_line() -> None:
+    with pytest.raises(ModelError, match=r"no form in real .*_linalg_det.* at .*test_openvino\.py"):
+        backend_for(nn.Sequential(nn.Linear(64, 32), NoRealForm()), ROW)
+
+
+class Spectrogram(nn.Module):
+    """The front of a network for speech: lengths of short-time spectra."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(24))
+        self.layer = nn.Linear(17, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = torch.stft(x, 32, 8, 24, self.window, return_complex=True)
+        return self.layer(found.abs().transpose(1, 2))
+
+
+class Filtered(nn.Module):
+    """A convolution by spectra, as Fourier neural operators and GFNet have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 9, dtype=torch.complex64))
+        self.layer = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(x.unflatten(1, (8, 16)), norm="ortho") * self.weight
+        return self.layer(torch.fft.irfft2(spectrum, s=(8, 16), norm="ortho"))
+
+
+class Turned(nn.Module):
+    """Positions as turns of complex numbers, as Llama has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        turns = torch.outer(torch.arange(4.0), torch.rand(8))
+        self.register_buffer("turns", torch.polar(torch.ones_like(turns), turns))
+        self.layer = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x[:, :64].reshape(-1, 4, 8, 2))
+        return self.layer(torch.view_as_real(pairs * self.turns).flatten(2))
+
+
+class Mixing(nn.Module):
+    """Transforms over two axes in place of attention, as FNet has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.fft.fft2(self.layer(x.unflatten(1, (8, 16))), norm="forward")
+        return self.layer(mixed.real) + torch.fft.ifft(mixed, dim=1).imag
+
+
+@pytest.mark.parametrize("kind", [Spectrogram, Filtered, Turned, Mixing])
+def test_complex_numbers_run_as_pairs_of_real_ones(kind: type[nn.Module]) -> None:
+    model, signal = seeded(kind), torch.randn(6, 128)
+    captured, backend = backend_for(model, signal)
+    built = backend.build(Plan.of({site.name: Scheme.FP32 for site in captured.sites}))
+    with torch.no_grad():
+        for x in (signal, signal[:2]):
+            torch.testing.assert_close(built.module(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 class Windows(nn.Module):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,11 @@ from openvino import opset1, opset3, passes
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
 from torch import Tensor
-from torch.export.decomp_utils import CustomDecompTable
 from torch.fx import GraphModule
-from torch.nn import functional
 
+from autoquant.backends.openvino.decompositions import decompositions
+from autoquant.backends.openvino.fourier import take_out_transforms
 from autoquant.backends.openvino.recurrent import RECURRENT, is_projected, take_out
 from autoquant.core.quiet import no_warnings
 from autoquant.errors import ModelError
@@ -32,6 +30,7 @@ from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.decomposing import decompose
 from autoquant.model.graph.exported import export_float, origins
 from autoquant.model.graph.places import places
+from autoquant.model.graph.real_form import write_in_real_numbers
 from autoquant.model.graph.recurrent_shapes import number_of_steps, recurrent_shapes
 
 PRECISE = "DisablePrecisionConversion_0"
@@ -43,8 +42,6 @@ _MARK = {"name": "precise", "version": "0"}
 _BROADCASTING = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "Maximum", "Minimum"})
 
 _MATMUL = torch.ops.aten.matmul.default
-_PAD = torch.ops.aten.pad.default
-_SELECT = torch.ops.aten.select.int
 _UNFOLD = torch.ops.aten.unfold.default
 _UNMARKED = frozenset({"Const", "Parameter", "Result"})
 
@@ -84,7 +81,7 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
         graph, outputs = _decomposed(captured, example)
         _name_for_front_end(graph)
         origin = origins(graph.graph)
-        extensions = take_out(graph)
+        extensions = [*take_out(graph), *take_out_transforms(graph)]
         try:
             model = _translate(graph, extensions)
         except Exception as error:
@@ -118,6 +115,7 @@ def _decomposed(
             for node in graph.graph.nodes:
                 if node.target is torch.ops.aten.reshape.default:
                     node.target = torch.ops.aten.view.default  # the front end has no reshape
+            write_in_real_numbers(graph, table)
             return graph, OutputStructure.of(captured.graph(*example))
         exported = export_float(captured, example)
         graph = exported.program.run_decompositions(dict(table)).module()
@@ -321,44 +319,3 @@ def _swaps_last_two(transpose: ov.Node) -> bool:
     axes: list[int] = np.asarray(order.get_data()).tolist()
     last = len(axes) - 1
     return axes == [*range(last - 1), last, last - 1]
-
-
-def decompositions(kept: Sequence[Any]) -> Mapping[Any, Callable[..., Any]]:
-    """What torch decomposes for OpenVINO: all but what it has an op for, and what is kept."""
-    table = CustomDecompTable()
-    for operator in (*ops_to_not_decompose(), _MATMUL, *kept):
-        if operator in table:
-            table.pop(operator)
-    table[torch.ops.aten.index_add.default] = _index_add
-    table[_PAD] = _pad
-    table[_SELECT] = _select
-    return table.materialize()
-
-
-def _pad(
-    x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
-) -> Tensor:
-    """The same; around a circle by slices, which the front end converts to something else."""
-    if mode != "circular" or min(pad) < 0:
-        return functional.pad(x, list(pad), mode, value)
-    for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), 1):
-        last = x.narrow(-axis, x.shape[-axis] - before, before)
-        x = torch.cat([last, x, x.narrow(-axis, 0, after)], -axis)
-    return x
-
-
-def _select(x: Tensor, axis: int, index: int) -> Tensor:
-    """The same by a slice of one: gathered by a scalar, int8 sums keep the axis in the engine."""
-    end = sys.maxsize if index == -1 else index + 1
-    step: Tensor = torch.ops.aten.slice.Tensor(x, axis, index, end)
-    return step.squeeze(axis)
-
-
-def _index_add(
-    into: Tensor, axis: int, index: Tensor, values: Tensor, *, alpha: float = 1.0
-) -> Tensor:
-    """The same by an op that the front end knows."""
-    shape = [1] * values.ndim
-    shape[axis] = -1
-    added = values if alpha == 1 else values * alpha
-    return into.scatter_add(axis, index.reshape(shape).expand_as(values), added)

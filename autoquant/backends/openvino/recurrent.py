@@ -18,6 +18,8 @@ from openvino import opset13 as ops
 from openvino.frontend.pytorch import ConversionExtension
 from torch.fx import GraphModule, Node
 
+from autoquant.backends.openvino.named import Named
+
 _ATEN = torch.ops.aten
 _GATES: dict[Any, tuple[int, ...]] = {
     _ATEN.lstm.input: (1, 0, 2, 3),
@@ -49,7 +51,7 @@ def take_out(graph: GraphModule) -> list[ConversionExtension]:
         build = _Layer.of(node).builder()
         for user in tuple(node.users):
             with graph.graph.inserting_before(node):
-                own = graph.graph.call_function(_Named(f"autoquant.{user.name}"), _tensors(node))
+                own = graph.graph.call_function(Named(f"autoquant.{user.name}"), _tensors(node))
             own.meta = dict(user.meta)
             user.replace_all_uses_with(own)
             graph.graph.erase_node(user)
@@ -64,19 +66,6 @@ def _tensors(node: Node) -> tuple[Any, ...]:
     source, states, weights, *_ = node.args
     assert isinstance(weights, (list, tuple))
     return (source, *(states if isinstance(states, (list, tuple)) else (states,)), *weights)
-
-
-class _Named:
-    """A function for torch.fx, whose name tells the front end which extension to call."""
-
-    def __init__(self, name: str) -> None:
-        self.__name__ = name
-
-    def __str__(self) -> str:
-        return self.__name__
-
-    def __call__(self, *tensors: Any) -> Any:
-        raise NotImplementedError(self.__name__)
 
 
 @dataclass(frozen=True, eq=False)

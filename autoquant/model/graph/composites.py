@@ -12,6 +12,7 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
 
 from autoquant.model.graph.tensor_paths import take
 
@@ -72,18 +73,18 @@ def splice(
     Args:
         node: The node.
         traced: From `write_out`.
-        made: What stands in the new graph for the nodes that it reads.
+        made: What stands in the new graph for the nodes that it reads: a node, or several.
         held: Tensors of the new graph by path; constants of `traced` are added.
         copy: Writes one node, given what stands for those that this one reads.
 
     Returns:
         What stands for the node: a node, or as many as it gives tensors.
     """
-    given = iter(node.all_input_nodes)
+    given = iter(pytree.tree_leaves([made[item] for item in node.all_input_nodes]))
     inside: dict[Node, Any] = {}
     for inner in traced.graph.nodes:
         if inner.op == "placeholder":
-            inside[inner] = made[next(given)]
+            inside[inner] = next(given)
         elif inner.op != "output":
             if inner.op == "get_attr":
                 value = take(traced, str(inner.target))

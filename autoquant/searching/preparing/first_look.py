@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from autoquant.backends.targets import reference_rounding
@@ -20,6 +22,7 @@ from autoquant.searching.measuring.quality import (
     measure_quality,
     run_reference,
 )
+from autoquant.searching.measuring.workers.alarm import Overdue, overdue_after
 from autoquant.searching.preparing.bench import SubjectBench, bind_setup
 
 SAMPLES = 32
@@ -57,11 +60,13 @@ def first_look(bench: SubjectBench, build: BuildSettings) -> str | None:
 def _compare(bench: SubjectBench, rounded: RoundedGraph) -> Measurements:
     """Measure the rounded graph as a candidate is measured; a metric that fails is left out.
 
-    It fails perhaps of so few samples alone: all of them will tell.
+    It fails perhaps of so few samples alone: all of them will tell. So is one that hangs.
     """
+    timeout = bench.setup.execution.timeout
     try:
-        return _measure(bench, rounded, bench.subject.functions)
-    except MetricError:
+        with nullcontext() if timeout is None else overdue_after(timeout):
+            return _measure(bench, rounded, bench.subject.functions)
+    except (MetricError, Overdue):
         return _measure(bench, rounded, {})
 
 

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from autoquant.errors import ExecutionError
+
+FLOAT_TIMES = 10.0
+"""How much longer than a phase of a candidate all that is measured of the float model may take."""
+
 _AGAIN_S = 1.0
 """What foreign code swallowed (a destructor, a callback) is raised again after so long."""
 
@@ -46,3 +51,24 @@ def overdue_after(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@contextmanager
+def float_in_time(timeout: float | None) -> Iterator[None]:
+    """Within, the float model is measured, for no longer than `FLOAT_TIMES` time-outs of a job.
+
+    Raises:
+        ExecutionError: It took longer.
+    """
+    if timeout is None:
+        yield
+        return
+    try:
+        with overdue_after(FLOAT_TIMES * timeout):
+            yield
+    except Overdue as error:
+        raise ExecutionError(
+            f"measuring the float model took longer than {FLOAT_TIMES * timeout:g} s, "
+            f"{FLOAT_TIMES:g} times execution.timeout; it was stopped",
+            hint="see whether the metric waits for something, or set a longer execution.timeout",
+        ) from error

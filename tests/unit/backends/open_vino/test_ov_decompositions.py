@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 pytest.importorskip("openvino", reason="needs the extra openvino")
 
-from autoquant.backends.openvino.graph import decompositions
+from autoquant.backends.openvino.decompositions import decompositions
 from autoquant.backends.openvino.recurrent import RECURRENT
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.captured import Capture

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import autoquant as aq
 from autoquant.core.progress import Silent
+from autoquant.errors import ExecutionError
 from autoquant.searching.measuring.workers.alarm import Overdue, overdue_after
 from tests.networks import LinearNet, seeded
 
@@ -78,6 +79,25 @@ def test_a_metric_that_never_ends_costs_its_candidate_alone(tmp_path: Path) -> N
     assert failed.failure is not None
     assert "its quality took longer than 1 s (execution.timeout)" in failed.failure.reason
     assert result.frontier
+
+
+def test_a_metric_that_never_ends_for_the_float_model_ends_the_search(tmp_path: Path) -> None:
+    def metric(outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG001
+        never_end()
+        return outputs
+
+    inputs = torch.randn(32, 16)
+    with pytest.raises(ExecutionError, match="measuring the float model took longer than 2 s"):
+        aq.search(
+            seeded(LinearNet),
+            calibration=inputs,
+            evaluation=(inputs, torch.arange(32) % 4),
+            metric=metric,
+            objectives=["accuracy", "size"],
+            backend="fbgemm",
+            execution={"kind": "local", "timeout": 0.2},
+            output=tmp_path,
+        )
 
 
 def test_the_alarm_is_off_again_however_it_ends() -> None:
