@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from autoquant.comparing.reading import read_rows
 from autoquant.comparing.reference import type_of
 from autoquant.comparing.runs import FloatRun, QuantizedModel
 from autoquant.comparing.sums import PairSums
+from autoquant.comparing.weight_rows import rows_of_weights
 from autoquant.core.findings.layers import (
     ComparisonMode,
     Distribution,
@@ -27,14 +28,14 @@ from autoquant.core.findings.layers import (
 from autoquant.core.findings.magnitudes import Magnitudes
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
+from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Part
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.data_set import sizes_of
 from autoquant.model.data.number_outputs import judged_pair
 from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.data.outputs import divergence, named_outputs
-
-Advance = Callable[[int], None]
+from autoquant.model.graph.captured import Capture
 
 _INT8_STEPS = 255.0
 _INT16_STEPS = 65535.0
@@ -42,27 +43,27 @@ _USUAL_SHARE = 0.999
 
 
 def compare_layers(
-    expected: GraphModule,
+    captured: Capture,
     found: Sequence[QuantizedModel],
     batches: Sequence[Batch],
     mode: ComparisonMode,
+    progress: Progress,
     *,
     weights: bool = True,
     error: OwnError | None = None,
-    progress: Advance = lambda samples: None,
 ) -> LayerComparison:
     """Run the float model once and each quantized one beside it, batch by batch.
 
     Memory is that of one batch's activations, and 128 KiB for each op.
 
     Args:
-        expected: The captured graph of the float model.
+        captured: The float model.
         found: One quantized model; several under n-shadows.
         batches: What to run them on.
         mode: What quantized ops are fed.
+        progress: Shown the samples.
         weights: Whether to compare weights too.
         error: Of the user's, for every pair of activations.
-        progress: Called after each batch with its number of samples.
 
     Returns:
         Under n-shadows without the ops that stay in fp32.
@@ -71,31 +72,34 @@ def compare_layers(
         ModelError: The models return no floating tensor.
         MetricError: `error` raised, or gives neither one number nor one for each sample.
     """
+    expected = captured.graph
+    samples = sum(sizes_of(batches))
     sides = [_Side(expected, item, mode, error) for item in found]
     floats = FloatRun(expected, [pair for side in sides for pair in side.pairs])
     outputs = _Outputs()
-    with torch.no_grad():
+    with progress.stage("comparing layers", samples) as advance, torch.no_grad():
         for batch in batches:
             inputs = tuple(_channels_last(item) for item in batch.inputs)
             given = floats.run(*inputs)
             for side in sides:
                 run = partial(side.run, floats.values, batch, inputs)
                 outputs.add(*judged_pair(given, run, inputs), batch)
-            progress(len(batch))
+            advance(len(batch))
     rows = [row for side in sides for row in side.rows()]
     if mode is ComparisonMode.N_SHADOWS:
         rows = [item for item in rows if item[0].scheme is not Scheme.FP32]
         order = {node.name: index for index, node in enumerate(expected.graph.nodes)}
         rows.sort(key=lambda row: order[row[0].tensor])
-    weighed = [item.weight_rows() if weights else () for item in found]
+    weighed = found if weights else ()
+    weight_rows = [row for item in weighed for row in rows_of_weights(captured, item)]
     kinds = {item.kind for item in found}
-    read = read_rows(rows, [row for part in weighed for row in part], mode)
+    read = read_rows(rows, weight_rows, mode)
     return LayerComparison(
         mode=mode,
         rows=read.rows,
         weights=read.weights,
         output=None if mode.feeds_float else outputs.error(),
-        samples=sum(sizes_of(batches)),
+        samples=samples,
         kind=Kind.EMULATED if Kind.EMULATED in kinds else Kind.MEASURED,
         distributions=tuple(item for _, item in rows),
         notices=tuple(notice for item in found for notice in item.notices),

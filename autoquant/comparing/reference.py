@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from autoquant.comparing.pairing import OpPair
-from autoquant.comparing.runs import Run, See, first_tensor
-from autoquant.comparing.weight_rows import FloatWeight, StoredWeight, weight_rows
-from autoquant.core.findings.layers import LayerRow, TensorFormat
+from autoquant.comparing.runs import FloatWeight, Run, See, StoredWeight, first_tensor
+from autoquant.core.findings.layers import TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -110,17 +109,13 @@ class ReferencePlan:
                     return how
         return None
 
-    def weight_rows(self) -> tuple[LayerRow, ...]:
-        """Every weight of a site beside what the plan makes of it, in execution order."""
-
-        def find(weight: FloatWeight) -> StoredWeight:
-            site, name = self.marked.roots[weight.root], op_name(weight.root)
-            how = self.rounding.weight_format(site, self.plan[site.name])
-            values = weight.values if how is None else how(weight.values)
-            form = _weight_format(how, weight.values)
-            return StoredWeight(values, form, (name, f"{name} (reference)"))
-
-        return weight_rows(self.captured, self.pairs(), find)
+    def stored(self, weight: FloatWeight) -> StoredWeight:
+        """What the plan makes of a weight."""
+        site, name = self.marked.roots[weight.root], op_name(weight.root)
+        how = self.rounding.weight_format(site, self.plan[site.name])
+        values = weight.values if how is None else how(weight.values)
+        form = _weight_format(how, weight.values)
+        return StoredWeight(values, form, (name, f"{name} (reference)"))
 
 
 class ReferenceRun(RoundedGraph):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from autoquant.comparing.pairing import OpPair
-from autoquant.core.findings.layers import LayerRow, TensorFormat
+from autoquant.core.findings.layers import TensorFormat
 from autoquant.core.measurement import Kind
 
 See = Callable[[OpPair, Tensor, Tensor], None]
@@ -18,6 +19,42 @@ See = Callable[[OpPair, Tensor, Tensor], None]
 
 Run = Callable[[tuple[Tensor, ...], Mapping[str, Any]], Any]
 """Takes the tensors of one batch, and by node what the float graph gave; gives the outputs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FloatWeight:
+    """A weight of the float graph.
+
+    Attributes:
+        pair: First call of its site, in both models.
+        root: The op that reads it.
+        name: Of the parameter.
+        values: Its own.
+    """
+
+    pair: OpPair
+    root: Node
+    name: str
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredWeight:
+    """What a quantized model keeps of a weight.
+
+    Attributes:
+        values: In float, as its kernel uses them; of as many elements as the float weight.
+        format: How they are stored.
+        types: Class or function of the float op, and of the quantized one.
+        steps: One scale, or one for each channel along `axis`; None: errors have no steps.
+        axis: Of the weight.
+    """
+
+    values: Tensor
+    format: TensorFormat
+    types: tuple[str, str]
+    steps: Tensor | None = None
+    axis: int = 0
 
 
 class QuantizedModel(Protocol):
@@ -54,8 +91,8 @@ class QuantizedModel(Protocol):
         """How it keeps an op's tensor that was seen."""
         ...
 
-    def weight_rows(self) -> tuple[LayerRow, ...]:
-        """Every weight beside the float one, in execution order."""
+    def stored(self, weight: FloatWeight) -> StoredWeight | None:
+        """What it keeps of a weight; None: that cannot be told."""
         ...
 
 

@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
-from torch import Tensor
-from torch.fx import Node
-
-from autoquant.comparing.pairing import OpPair
+from autoquant.comparing.runs import FloatWeight, QuantizedModel, StoredWeight
 from autoquant.comparing.sums import PairSums
-from autoquant.core.findings.layers import LayerRow, TensorFormat
+from autoquant.core.findings.layers import LayerRow
 from autoquant.core.sensitivity import Part
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.site_nodes import mark_sites
 from autoquant.model.graph.tensor_paths import take
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FloatWeight:
-    """A weight of the float graph.
-
-    Attributes:
-        pair: First call of its site, in both models.
-        root: The op that reads it.
-        name: Of the parameter.
-        values: Its own.
-    """
-
-    pair: OpPair
-    root: Node
-    name: str
-    values: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredWeight:
-    """What a quantized model keeps of a weight.
-
-    Attributes:
-        values: In float, as its kernel uses them; of as many elements as the float weight.
-        format: How they are stored.
-        types: Class or function of the float op, and of the quantized one.
-        steps: One scale, or one for each channel along `axis`; None: errors have no steps.
-        axis: Of the weight.
-    """
-
-    values: Tensor
-    format: TensorFormat
-    types: tuple[str, str]
-    steps: Tensor | None = None
-    axis: int = 0
-
-
-def weight_rows(
-    captured: Capture,
-    pairs: Iterable[OpPair],
-    find: Callable[[FloatWeight], StoredWeight | None],
-) -> tuple[LayerRow, ...]:
-    """Every weight of a site beside what `find` says is stored of it, in execution order."""
+def rows_of_weights(captured: Capture, found: QuantizedModel) -> Iterator[LayerRow]:
+    """Every weight of a site beside what a quantized model keeps of it, in execution order."""
     marked = mark_sites(captured)
     roots = {node.name: node for node in marked.operands}
-    rows: list[LayerRow] = []
-    for pair in pairs:
+    for pair in found.pairs():
         if pair.call != 0 or pair.site is None or not pair.site.kind.is_weighted:
             continue
         root = roots[pair.expected[0]]
@@ -70,10 +26,9 @@ def weight_rows(
             path = str(source.target)
             values = take(captured.graph, path).detach()
             weight = FloatWeight(pair, root, path.rpartition(".")[2], values)
-            stored = find(weight)
+            stored = found.stored(weight)
             if stored is not None and stored.values.numel() == values.numel():
-                rows.append(_row(weight, stored))
-    return tuple(rows)
+                yield _row(weight, stored)
 
 
 def _row(weight: FloatWeight, stored: StoredWeight) -> LayerRow:

@@ -13,7 +13,6 @@ from autoquant.comparing.comparison import compare_layers
 from autoquant.comparing.own_error import OwnError
 from autoquant.comparing.reading import ATTENTION_DB
 from autoquant.comparing.reference import ReferencePlan
-from autoquant.comparing.runs import QuantizedModel
 from autoquant.core.calls import Count, Positive, checked
 from autoquant.core.findings.layers import ComparisonMode, LayerComparison, TriedMend
 from autoquant.core.plan import Plan
@@ -24,10 +23,9 @@ from autoquant.job import Setup
 from autoquant.job.document import settings_from
 from autoquant.model.building import build_subject
 from autoquant.model.data.batches import Batch, take_samples
-from autoquant.model.data.data_set import pick_samples, sizes_of
+from autoquant.model.data.data_set import pick_samples
 from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.graph.captured import Capture
 from autoquant.model.recipes import SubjectRecipe
 from autoquant.model.subject import Subject
 from autoquant.results.terminal import shown
@@ -175,12 +173,14 @@ def compare_plans(
     captured, build = prepared.captured, prepared.settings.build
     rounding = reference_rounding(captured, prepared.statistics, build)
     found = [ReferencePlan(captured, plan, rounding) for plan in plans]
-    result = _run(captured, found, batches, mode, progress, weights=weights, error=error)
+    result = compare_layers(captured, found, batches, mode, progress, weights=weights, error=error)
     if mode is not ComparisonMode.UNSHADOWED or result.output is None:
         return result
 
     def again(plan: Plan) -> LayerComparison:
-        return _run(captured, [ReferencePlan(captured, plan, rounding)], batches, mode, progress)
+        return compare_layers(
+            captured, [ReferencePlan(captured, plan, rounding)], batches, mode, progress
+        )
 
     return replace(result, mend=_try_mend(prepared, plans[0], result, again))
 
@@ -249,24 +249,7 @@ def _compare_graph(
     example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
     found = given_model(without_sources(subject.model), captured, quantized, example)
     batches = subject.evaluation
-    return _run(captured, [found], batches, mode, progress, weights=weights, error=error)
-
-
-def _run(
-    captured: Capture,
-    found: Sequence[QuantizedModel],
-    batches: Sequence[Batch],
-    mode: ComparisonMode,
-    progress: Progress,
-    *,
-    weights: bool = True,
-    error: OwnError | None = None,
-) -> LayerComparison:
-    graph, samples = captured.graph, sum(sizes_of(batches))
-    with progress.stage("comparing layers", samples) as advance:
-        return compare_layers(
-            graph, found, batches, mode, weights=weights, error=error, progress=advance
-        )
+    return compare_layers(captured, [found], batches, mode, progress, weights=weights, error=error)
 
 
 def _mode_of(mode: str, schemes: Sequence[str]) -> ComparisonMode:

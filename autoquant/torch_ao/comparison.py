@@ -15,9 +15,8 @@ from torch.ao.ns.fx.ns_types import NSSubgraph
 from torch.fx import GraphModule, Node
 
 from autoquant.comparing.pairing import OpPair
-from autoquant.comparing.runs import Run, See
-from autoquant.comparing.weight_rows import FloatWeight, StoredWeight, weight_rows
-from autoquant.core.findings.layers import LayerRow, TensorFormat
+from autoquant.comparing.runs import FloatWeight, Run, See, StoredWeight
+from autoquant.core.findings.layers import TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.core.quiet import no_warnings
 from autoquant.core.sites import Site
@@ -93,16 +92,12 @@ class TorchQuantized:
         rounding = self._graph.get_submodule(str(last.target)) if is_module else None
         return format_of(found, rounding)
 
-    def weight_rows(self) -> tuple[LayerRow, ...]:
-        """Every weight of a site beside what torch stores, in execution order."""
-
-        def find(weight: FloatWeight) -> StoredWeight | None:
-            matched, kernel = self._paired[weight.pair], weight.pair.found[0]
-            float_type = "" if matched is None else type_of(self._traced, matched.expected[:1])
-            types = float_type, type_of(self._graph, (kernel,))
-            return stored_at(self._graph, _node(self._graph, kernel), weight.name, types)
-
-        return weight_rows(self._captured, self.pairs(), find)
+    def stored(self, weight: FloatWeight) -> StoredWeight | None:
+        """What torch stores of a weight."""
+        matched, kernel = self._paired[weight.pair], weight.pair.found[0]
+        float_type = "" if matched is None else type_of(self._traced, matched.expected[:1])
+        types = float_type, type_of(self._graph, (kernel,))
+        return stored_at(self._graph, _node(self._graph, kernel), weight.name, types)
 
     def _inputs(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         return inputs_of(self._model, self._captured, tensors)

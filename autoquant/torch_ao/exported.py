@@ -13,9 +13,8 @@ from torch.utils import _pytree as pytree
 
 from autoquant.comparing.pairing import OpPair
 from autoquant.comparing.reference import type_of
-from autoquant.comparing.runs import Run, See
-from autoquant.comparing.weight_rows import FloatWeight, StoredWeight, weight_rows
-from autoquant.core.findings.layers import LayerRow, TensorFormat
+from autoquant.comparing.runs import FloatWeight, Run, See, StoredWeight
+from autoquant.core.findings.layers import TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.errors import ModelError
 from autoquant.model.graph.aten import op_name
@@ -93,11 +92,8 @@ class ExportedQuantized:
         name = str(dtype).removeprefix("torch.")
         return TensorFormat(name, scale, zero_point, low, high, 1)
 
-    def weight_rows(self) -> tuple[LayerRow, ...]:
-        """Every weight of a site beside what the graph stores, in execution order."""
-        return weight_rows(self._captured, self._pairs, self._find_stored)
-
-    def _find_stored(self, weight: FloatWeight) -> StoredWeight | None:
+    def stored(self, weight: FloatWeight) -> StoredWeight | None:
+        """What the graph stores of a weight."""
         reads = self._nodes[weight.pair.found[0]].all_input_nodes
         stored = sorted(filter(_is_constant, reads), key=lambda node: node.op == "get_attr")
         types = op_name(weight.root), self.type_of(weight.pair).partition(" + ")[0]

@@ -15,9 +15,8 @@ from torch.ao import quantization as ao
 from torch.ao.nn.quantized import DeQuantize, Quantize
 
 from autoquant.comparing.pairing import OpPair
-from autoquant.comparing.runs import Run, See, first_tensor
-from autoquant.comparing.weight_rows import FloatWeight, StoredWeight, weight_rows
-from autoquant.core.findings.layers import LayerRow, TensorFormat
+from autoquant.comparing.runs import FloatWeight, Run, See, StoredWeight, first_tensor
+from autoquant.core.findings.layers import TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.core.quiet import no_warnings
 from autoquant.core.sites import Site
@@ -129,14 +128,10 @@ class ModulesQuantized:
         """How it keeps a module's tensor that was seen."""
         return format_of(found, None)
 
-    def weight_rows(self) -> tuple[LayerRow, ...]:
-        """Every weight of a site beside what torch stores, in execution order."""
-
-        def find(weight: FloatWeight) -> StoredWeight | None:
-            module = self._model.get_submodule(weight.pair.found[0])
-            return stored_in(module, weight.name, (str(weight.root.target), class_name(module)))
-
-        return weight_rows(self._captured, self.pairs(), find)
+    def stored(self, weight: FloatWeight) -> StoredWeight | None:
+        """What torch stores of a weight."""
+        module = self._model.get_submodule(weight.pair.found[0])
+        return stored_in(module, weight.name, (str(weight.root.target), class_name(module)))
 
     def _watch(self, model: nn.Module, example: tuple[Tensor, ...]) -> _Seen:
         values: dict[Call, Tensor] = {}

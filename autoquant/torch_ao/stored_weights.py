@@ -12,7 +12,7 @@ from torch.ao.nn.quantized import dynamic as nnqd
 from torch.ao.quantization import FakeQuantizeBase, disable_observer
 from torch.fx import GraphModule, Node
 
-from autoquant.comparing.weight_rows import StoredWeight
+from autoquant.comparing.runs import StoredWeight
 from autoquant.core.findings.layers import TensorFormat
 from autoquant.model.graph.tensor_paths import take
 
