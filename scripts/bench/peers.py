@@ -8,9 +8,11 @@ lose 0.005 of accuracy; test images are held out.
 
 Speedup is over the same model in eager fp32 torch, batch 64, one thread: the median of interleaved
 pairs, timed anew after the search. `over own fp32` is over the same engine's fp32. What cannot be
-executed is simulated. Seconds and CPU seconds are of the whole search, calibration included; ours
-runs in one process, quick and with the default effort, on the engines that `--backends` names, as
-`autoquant.search` does: without MLflow, which no peer writes to.
+executed is simulated. Seconds and CPU seconds are of the whole search, calibration included, and
+imports left out, on either side (ours by a search of a small model before); ours runs in one
+process, quick and with the default effort, on the engines that `--backends` names, as
+`autoquant.search` does: without MLflow, which no peer writes to, and without held-out images and
+rivals, which no peer looks at. What was chosen is scored on held-out images afterwards.
 `at NNCF's accuracy` is the fastest member of our last frontier that reaches the held-out accuracy
 of NNCF's result; it looks at held-out data and so is no choice that a user has. `images` are those
 of validation and those held out; drop is that of validation.
@@ -37,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from peer_subjects import MAX_DROP, OUTLIERS, PAIRS, PLAIN, load
 from report import Row, show
+from torch import nn
 
 from autoquant import metrics
 from autoquant.backends.boundaries import find_edges
@@ -50,7 +53,6 @@ from autoquant.model.building import build_subject
 from autoquant.model.graph.captured import Capture
 from autoquant.model.recipes import HeldRecipe
 from autoquant.model.subject import Subject
-from autoquant.searching.candidate import ResultCandidate
 from autoquant.searching.measuring.evaluator import PlanEvaluator, build_evaluator
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.result import SearchResult
@@ -175,15 +177,18 @@ class Bench:
             heldout=data.heldout,
             metric=metrics.accuracy,
         )
+        self.given = replace(self.subject, heldout=None)
         self.trials: int = arguments.trials
         self.images = f"{arguments.validation} + {arguments.heldout}"
 
     def search(self, backend: str, effort: str) -> tuple[SearchResult, dict[str, float]]:
         """Run the job's search; its result with its seconds and CPU seconds."""
         with tempfile.TemporaryDirectory() as scratch:
+            warm = self._job(Path(scratch) / "first", backend, f"budget.effort={effort}")
+            run_search(warm, HeldRecipe(_small_subject()), Silent(), resume=False)
             wall, cpu = time.perf_counter(), time.process_time()
             job = self._job(Path(scratch) / "out", backend, f"budget.effort={effort}")
-            result = run_search(job, HeldRecipe(self.subject), Silent(), resume=False)
+            result = run_search(job, HeldRecipe(self.given), Silent(), resume=False)
             spent = {"s": time.perf_counter() - wall, "CPU s": time.process_time() - cpu}
         return result, spent
 
@@ -244,6 +249,7 @@ class Bench:
                 "execution.kind=local",
                 "tracking.enabled=false",
                 "cache=false",
+                "rivals=[]",
                 f"constraints.accuracy_drop={MAX_DROP}",
                 f"budget.trials={self.trials}",
                 f"output={output}",
@@ -274,10 +280,27 @@ def compare(name: str, arguments: argparse.Namespace) -> list[Row]:
         rows.append(bench.row("autoquant", f"{effort}, {backend}", values))
     controlled = [row for row in rows if str(row["result"]).startswith("accuracy control")]
     for target in sorted({str(row["held out"]) for row in controlled}):
-        member = _fastest(result, float(target))
-        values = {"plan": "none reaches it"} if member is None else bench.measure(member.plan)
+        values = _fastest(bench, result, float(target))
         rows.append(bench.row("autoquant", f"at NNCF's accuracy, {target}", values))
     return rows
+
+
+def _small_subject() -> Subject:
+    """A model whose search takes no time: what ours imports is imported after it."""
+    images = torch.randn(2 * BATCH, 3, 32, 32)
+    layers = (
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+    return build_subject(
+        nn.Sequential(*layers).eval(),
+        calibration=images,
+        evaluation=(images, torch.arange(len(images)) % 10),
+        metric=metrics.accuracy,
+    )
 
 
 def _nncf_rows(bench: Bench, arguments: argparse.Namespace) -> list[Row]:
@@ -338,11 +361,13 @@ def _shared_columns(bench: Bench, item: Mapping[str, Any]) -> dict[str, str | fl
     return columns | {head: item[name] for name, head in names.items() if name in item}
 
 
-def _fastest(result: SearchResult, target: float) -> ResultCandidate | None:
-    """The fastest frontier member with at least this held-out accuracy."""
-    scored = [member for member in result.frontier if "heldout_accuracy" in member.measurements]
-    able = [member for member in scored if member.value("heldout_accuracy") >= target - 1e-4]
-    return max(able, key=lambda member: member.value("speedup"), default=None)
+def _fastest(bench: Bench, result: SearchResult, target: float) -> dict[str, str | float | int]:
+    """The columns of the fastest frontier member with at least this held-out accuracy."""
+    for member in sorted(result.frontier, key=lambda item: -item.value("speedup")):
+        values = bench.measure(member.plan)
+        if float(values.get("held out", 0.0)) >= target - 1e-4:
+            return values
+    return {"plan": "none reaches it"}
 
 
 def _counts(plan: Plan) -> str:

@@ -87,7 +87,7 @@ def search(
         metric=agreement,
         backend={"name": backend, "pairs": 3},
         space={"schemes": list(schemes)},
-        trials=4,
+        trials=6,  # a pair that one kernel holds is refused twice at most, then learnt
         output=output,
     )
 
