@@ -27,7 +27,6 @@ from autoquant.model.data.data_set import pick_samples
 from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.recipes import SubjectRecipe
-from autoquant.model.subject import Subject
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import (
     find_plan,
@@ -118,7 +117,15 @@ def compare(
     batches = choose_samples(subject.evaluation, samples, indices)
     subject = replace(subject, evaluation=batches)
     if isinstance(quantized, nn.Module) and way is not ComparisonMode.N_SHADOWS:
-        return _compare_graph(subject, quantized, way, progress, weights=weights, error=error)
+        from autoquant.torch_ao.given import given_model
+
+        captured = capture_subject(subject, progress)
+        needs_graph(captured, "compare")
+        example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
+        found = given_model(without_sources(subject.model), captured, quantized, example)
+        return compare_layers(
+            captured, [found], batches, way, progress, weights=weights, error=error
+        )
     named = quantized if isinstance(quantized, str) and not schemes else None
     prepared = prepare_untimed(setup, subject, progress, named)
     plans = _plans_of(quantized, schemes, prepared, progress)
@@ -230,26 +237,6 @@ def choose_samples(
     if indices is not None:
         return pick_samples(batches, indices)
     return take_samples(batches, samples)
-
-
-def _compare_graph(
-    subject: Subject,
-    quantized: nn.Module,
-    mode: ComparisonMode,
-    progress: Progress,
-    *,
-    weights: bool,
-    error: OwnError | None,
-) -> LayerComparison:
-    """Compare a model that torch quantized."""
-    from autoquant.torch_ao.given import given_model
-
-    captured = capture_subject(subject, progress)
-    needs_graph(captured, "compare")
-    example = subject.calibration[0].head(_EXAMPLE_SAMPLES).inputs
-    found = given_model(without_sources(subject.model), captured, quantized, example)
-    batches = subject.evaluation
-    return compare_layers(captured, [found], batches, mode, progress, weights=weights, error=error)
 
 
 def _mode_of(mode: str, schemes: Sequence[str]) -> ComparisonMode:

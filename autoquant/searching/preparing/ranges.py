@@ -91,7 +91,11 @@ def choose_observers(
         unless another has a tenth less error, since estimates on few samples are that uncertain.
     """
     marked = mark_sites(captured)
-    ranges = {item: _ranges(captured, statistics, settings, item) for item in CANDIDATES}
+    settings = replace(settings, ranges=replace(settings.ranges, sites=(), fixed=(), own=()))
+    ranges = {
+        item: TensorRanges(captured, statistics, replace(settings, observer=item))
+        for item in CANDIDATES
+    }
     owners = dict(_owners(marked, ranges[ObserverName.HISTOGRAM]))
     grids: dict[Node, _Grids] = {
         node: {item: found.int8_grid(node.name) for item, found in ranges.items()}
@@ -107,16 +111,6 @@ def choose_observers(
                     powers[owners[node]][item] += power
             progress(len(part))
     return {name: _best(found) for name, found in powers.items()}
-
-
-def _ranges(
-    captured: Capture,
-    statistics: CalibrationStatistics,
-    settings: BuildSettings,
-    observer: ObserverName,
-) -> TensorRanges:
-    rules = replace(settings.ranges, sites=(), fixed=(), own=())
-    return TensorRanges(captured, statistics, replace(settings, observer=observer, ranges=rules))
 
 
 def _owners(marked: SiteNodes, ranges: TensorRanges) -> Iterator[tuple[Node, str]]:

@@ -150,25 +150,15 @@ def _programs(
 ) -> Iterator[Seed]:
     """The frontiers of all costs in turn, those of the first with plain numbers."""
     each = max(count // max(len(costs), 1), min(count, _LEAST_SEEDS))
-    frontiers = [
-        _program(space, table, cost, limits, each, f"{place}-" if place > 1 else "")
-        for place, cost in enumerate(costs, start=1)
-    ]
-    for seeds in zip_longest(*frontiers):
+
+    def frontier(cost: CostTable, prefix: str) -> Iterator[Seed]:
+        points = sweep_frontier(space, table.losses(), cost, limits, points=each)
+        for place in _halving(len(points)):
+            yield Seed(points[place].plan, f"{PROGRAM}{prefix}{place + 1}")
+
+    prefixes = ("", *(f"{place}-" for place in range(2, len(costs) + 1)))
+    for seeds in zip_longest(*map(frontier, costs, prefixes)):
         yield from (seed for seed in seeds if seed is not None)
-
-
-def _program(
-    space: SearchSpace,
-    table: SensitivityTable,
-    costs: CostTable,
-    limits: Sequence[Limit],
-    count: int,
-    prefix: str,
-) -> Iterator[Seed]:
-    points = sweep_frontier(space, table.losses(), costs, limits, points=count)
-    for place in _halving(len(points)):
-        yield Seed(points[place].plan, f"{PROGRAM}{prefix}{place + 1}")
 
 
 def _halving(count: int) -> Iterator[int]:

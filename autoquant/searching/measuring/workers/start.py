@@ -1,38 +1,13 @@
-"""The executors, in one table."""
+"""The executor that a job asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from autoquant.core.evaluation import EvaluatorFactory, Executor
 from autoquant.job import Execution
 from autoquant.searching.measuring.workers.local import LocalExecutor
 from autoquant.searching.measuring.workers.resources import refuse_too_little
-
-Note = Callable[[str], None]
-
-
-def _start_local(
-    execution: Execution,
-    factory: EvaluatorFactory,
-    note: Note,  # noqa: ARG001
-    cpu: str | None,  # noqa: ARG001
-) -> Executor:
-    return LocalExecutor(factory, execution.timeout)
-
-
-def _start_ray(
-    execution: Execution, factory: EvaluatorFactory, note: Note, cpu: str | None
-) -> Executor:
-    from autoquant.searching.measuring.workers.ray_workers import RayExecutor
-
-    return RayExecutor(factory, execution, note, cpu)
-
-
-_EXECUTORS: Mapping[str, Callable[[Execution, EvaluatorFactory, Note, str | None], Executor]] = {
-    "local": _start_local,
-    "ray": _start_ray,
-}
 
 
 def check_executor(execution: Execution) -> None:
@@ -59,8 +34,12 @@ def check_executor(execution: Execution) -> None:
 def start_executor(
     execution: Execution,
     factory: EvaluatorFactory,
-    note: Note = lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
     cpu: str | None = None,
 ) -> Executor:
     """Start the executor that a job asks for."""
-    return _EXECUTORS[execution.kind](execution, factory, note, cpu)
+    if execution.kind == "local":
+        return LocalExecutor(factory, execution.timeout)
+    from autoquant.searching.measuring.workers.ray_workers import RayExecutor
+
+    return RayExecutor(factory, execution, note, cpu)
