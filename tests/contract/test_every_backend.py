@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,35 @@ def _is_installed(name: str) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_keeps_what_all_promise(name: str, tmp_path: Path) -> None:
     check_all(Opened(BACKENDS[name]), tmp_path)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_built_model_is_kept_by_pickle(name: str) -> None:
+    opened = Opened(BACKENDS[name])
+    built = opened.backend.build(
+        Plan.of({site.name: Scheme.INT8 for site in opened.captured.sites})
+    )
+    kept = pickle.loads(pickle.dumps(built.module))
+    found = opened.backend.run(kept, opened.inputs)
+    assert torch.equal(found, opened.backend.run(built.module, opened.inputs))
+
+
+class Handed(nn.Module):
+    """What it reads is an output too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x), x
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_an_input_that_is_an_output_comes_out_as_it_went_in(name: str) -> None:
+    opened = Opened(BACKENDS[name], Handed().eval())
+    plan = Plan.of({site.name: Scheme.INT8 for site in opened.captured.sites})
+    assert torch.equal(opened.outputs(plan)[1], opened.inputs[0])
 
 
 @pytest.mark.parametrize("name", BACKENDS)

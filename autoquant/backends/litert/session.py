@@ -153,10 +153,17 @@ class LiteRtModule(nn.Module):
         """Open the file of a batch size for torch's thread count, once."""
         key = (size, torch.get_num_threads())
         if key not in self._sessions:
-            if size not in self._files:
-                self._files[size] = self._write(size)
-            self._sessions[key] = Session(self._files[size], key[1])
+            self._sessions[key] = Session(self._file(size), key[1])
         return self._sessions[key]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        files = {size: self._file(size) for size in self._sizes}
+        return (LiteRtModule, (files.__getitem__, self._sizes, self._structure))
+
+    def _file(self, size: int) -> bytes:
+        if size not in self._files:
+            self._files[size] = self._write(size)
+        return self._files[size]
 
     def _in_pieces(self, inputs: tuple[Tensor, ...], count: int) -> list[Tensor]:
         size = self._sizes[0]

@@ -28,7 +28,7 @@ from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exported import Exported, origins
 from autoquant.model.graph.places import places
-from autoquant.model.graph.recurrent_shapes import recurrent_shapes
+from autoquant.model.graph.recurrent_shapes import is_projected, recurrent_shapes
 
 _NO_OPS: Collection[Any] = ()
 with suppress(ImportError):
@@ -95,7 +95,17 @@ class FloatGraph:
 
 
 def convert_float(captured: Capture, exported: Exported) -> FloatGraph:
-    """Convert an exported program to ONNX."""
+    """Convert an exported program to ONNX.
+
+    Raises:
+        BackendError: torch cannot write it, or it has an LSTM with projections, which ONNX has not.
+    """
+    projected = next(filter(is_projected, captured.graph.graph.nodes), None)
+    if projected is not None:
+        raise BackendError(
+            f"onnxruntime: {projected.name} is an LSTM with projections, which ONNX does not have",
+            hint="search with backend.name: torch, or with openvino where all data have one length",
+        )
     with quiet(), redirect_stdout(StringIO()), recurrent_shapes(), _small_terms_kept():
         try:
             written = torch.onnx.export(
@@ -177,7 +187,8 @@ def _rename(
     }
     called = dict(zip(input_names.values(), captured.calling.names, strict=True))
     output_names = _output_names(graph, output_tree, called.values())
-    renamed = {item.name: called[input_names[item.name]] for item in graph.input}
+    # the exporter calls an input that is an output too by another name, but moves none
+    renamed = dict(zip([item.name for item in graph.input], called.values(), strict=True))
     tensors = {called[node]: node for node in input_names.values()}
     owner: dict[str, str] = {}
     used: Counter[str] = Counter(renamed.values())

@@ -152,6 +152,9 @@ class OnnxModule(nn.Module):
         if session is not None:
             self._sessions[torch.get_num_threads()] = session
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (OnnxModule, (self.model, self._tree))
+
     def session(self) -> Session:
         """The session for as many threads as torch has now."""
         threads = torch.get_num_threads()

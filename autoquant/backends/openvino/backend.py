@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autoquant.backends.exported_file import writing
 from autoquant.backends.openvino.assembly import Assembler
-from autoquant.backends.openvino.engine import Options, compile_graph, infer
+from autoquant.backends.openvino.engine import Options, compile_graph, from_bytes, infer, to_bytes
 from autoquant.backends.openvino.graph import convert_float
 from autoquant.backends.openvino.judgement import Judge
 from autoquant.backends.openvino.layout import lay_out
@@ -61,6 +61,9 @@ class OpenVinoModule(nn.Module):
         found = infer(self._request(), arrays)
         return self._outputs.build([torch.from_numpy(array) for array in found])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_restore, (*to_bytes(self.model), self.options, self._outputs))
+
     def _request(self) -> ov.InferRequest:
         """The request for torch's present number of threads."""
         threads = torch.get_num_threads()
@@ -68,6 +71,15 @@ class OpenVinoModule(nn.Module):
             compiled = compile_graph(self.model, self.options, threads)
             self._requests[threads] = compiled.create_infer_request()
         return self._requests[threads]
+
+
+def _restore(
+    text: bytes, weights: bytes, options: Options, outputs: OutputStructure
+) -> OpenVinoModule:
+    """Make the module again, compiled for the CPU at hand."""
+    model = from_bytes(text, weights)
+    compiled = compile_graph(model, options, torch.get_num_threads())
+    return OpenVinoModule(model, options, outputs, compiled)
 
 
 class OpenVinoBackend(Backend):

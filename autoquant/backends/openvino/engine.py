@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,19 @@ def compile_graph(
     return core().compile_model(
         model, DEVICE, {**options.with_threads(threads), "PERF_COUNT": counting}
     )
+
+
+def to_bytes(model: ov.Model) -> tuple[bytes, bytes]:
+    """A model as its file has it, and the file of its weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        ov.serialize(model, path)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def from_bytes(text: bytes, weights: bytes) -> ov.Model:
+    """The model of such files; it reads the weights where they are."""
+    return core().read_model(text, ov.Tensor(np.frombuffer(weights, np.uint8)))
 
 
 def infer(request: ov.InferRequest, arrays: Sequence[object]) -> tuple[Any, ...]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,8 +18,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from autoquant.backends.openvino.decompositions import decompositions
+from autoquant.backends.openvino.engine import from_bytes, to_bytes
 from autoquant.backends.openvino.fourier import take_out_transforms
-from autoquant.backends.openvino.recurrent import RECURRENT, is_projected, take_out
+from autoquant.backends.openvino.recurrent import RECURRENT, take_out
 from autoquant.core.quiet import no_warnings
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
@@ -31,7 +29,7 @@ from autoquant.model.graph.decomposing import decompose
 from autoquant.model.graph.exported import export_float, origins
 from autoquant.model.graph.places import places
 from autoquant.model.graph.real_form import write_in_real_numbers
-from autoquant.model.graph.recurrent_shapes import number_of_steps, recurrent_shapes
+from autoquant.model.graph.recurrent_shapes import is_projected, number_of_steps, recurrent_shapes
 
 PRECISE = "DisablePrecisionConversion_0"
 """Key under which a model that was read from a file holds the mark that keeps an op in f32."""
@@ -130,7 +128,7 @@ def _refuse_open_steps(captured: Capture) -> None:
             raise ModelError(
                 f"OpenVINO runs {node.name}, an LSTM with projections, at one number of steps, and "
                 "the data have several",
-                hint="pad batches to one length, or search with backend.name: torch or onnxruntime",
+                hint="pad batches to one length, or search with backend.name: torch",
             )
 
 
@@ -149,20 +147,16 @@ def mark_precise(model: ov.Model) -> ov.Model:
 
     The mark can only be set in the text of a file, so the model goes through one.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.xml"
-        ov.serialize(model, path)
-        document = ElementTree.parse(path)
-        weights = np.fromfile(path.with_suffix(".bin"), dtype=np.uint8)
-    layers = document.getroot().find("layers")
+    text, weights = to_bytes(model)
+    document = ElementTree.fromstring(text)
+    layers = document.find("layers")
     for layer in layers if layers is not None else ():
         if layer.get("type") not in _UNMARKED:
             info = layer.find("rt_info")
             if info is None:
                 info = ElementTree.SubElement(layer, "rt_info")
             ElementTree.SubElement(info, "attribute", _MARK)
-    text: Any = ElementTree.tostring(document.getroot())
-    return ov.Core().read_model(text, ov.Tensor(weights))
+    return from_bytes(ElementTree.tostring(document), weights)
 
 
 def _translate(graph: GraphModule, extensions: Sequence[ConversionExtension]) -> ov.Model:

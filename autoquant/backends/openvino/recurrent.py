@@ -32,14 +32,6 @@ _GATES: dict[Any, tuple[int, ...]] = {
 RECURRENT = tuple(_GATES)
 
 
-def is_projected(node: Node) -> bool:
-    """Whether an LSTM projects its state, which the engine's sequences do not."""
-    if node.target not in _GATES:
-        return False
-    layer = _Layer.of(node)
-    return layer.weights != layer.directions * layer.depth * layer.weights_each
-
-
 def take_out(graph: GraphModule) -> list[ConversionExtension]:
     """Let the front end build the recurrent layers of a graph by extensions, in place.
 

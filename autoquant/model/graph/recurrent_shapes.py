@@ -48,6 +48,16 @@ def number_of_steps(node: Node) -> int | torch.SymInt | None:
     return steps
 
 
+def is_projected(node: Node) -> bool:
+    """Whether it is an LSTM that projects its state, which few engines have."""
+    if node.target is not torch.ops.aten.lstm.input:
+        return False
+    given: tuple[Any, ...] = node.args
+    _, _, weights, biased, layers, _, _, bidirectional, _ = given
+    plain: int = layers * (2 if bidirectional else 1) * (4 if biased else 2)
+    return len(weights) != plain
+
+
 @contextmanager
 def recurrent_shapes() -> Iterator[None]:
     """Tell torch.export the shapes of what recurrent layers give.

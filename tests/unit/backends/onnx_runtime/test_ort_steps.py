@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from autoquant.backends.onnxruntime.float_graph import OPSET, convert_float
 from autoquant.backends.onnxruntime.plan_model import plan_model
 from autoquant.backends.onnxruntime.sessions import open_session
+from autoquant.errors import BackendError
 from autoquant.model.graph.capture import capture
 from autoquant.model.graph.exported import export_float
 
@@ -25,6 +26,14 @@ class Steps(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)[0].reshape(len(x), x.shape[1], 3, 4).mean(2)
+
+
+def test_an_lstm_with_projections_is_refused_by_name() -> None:
+    model, example = nn.LSTM(4, 6, proj_size=3).eval(), (torch.randn(2, 5, 4),)
+    captured = capture(model, example, how="export")
+    exported = export_float(captured, example)
+    with pytest.raises(BackendError, match="lstm is an LSTM with projections"):
+        convert_float(captured, exported)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
