@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from autoquant.comparing.own_error import OwnError, OwnMean, name_of
 from autoquant.comparing.pairing import OpPair, feeds_of
 from autoquant.comparing.reading import read_rows
 from autoquant.comparing.reference import type_of
-from autoquant.comparing.runs import FloatRun, QuantizedModel
+from autoquant.comparing.runs import QuantizedModel
 from autoquant.comparing.sums import PairSums
 from autoquant.comparing.weight_rows import rows_of_weights
 from autoquant.core.findings.layers import (
@@ -36,6 +36,7 @@ from autoquant.model.data.number_outputs import judged_pair
 from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.data.outputs import divergence, named_outputs
 from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.watched import Watched
 
 _INT8_STEPS = 255.0
 _INT16_STEPS = 65535.0
@@ -75,14 +76,21 @@ def compare_layers(
     expected = captured.graph
     samples = sum(sizes_of(batches))
     sides = [_Side(expected, item, mode, error) for item in found]
-    floats = FloatRun(expected, [pair for side in sides for pair in side.pairs])
+    wanted = {pair.expected[-1] for side in sides for pair in side.pairs}
+    values: dict[str, Any] = {}
+
+    def keep(node: Node, value: Any) -> None:
+        if node.name in wanted:
+            values[node.name] = value
+
+    floats = Watched(expected, keep)
     outputs = _Outputs()
     with progress.stage("comparing layers", samples) as advance, torch.no_grad():
         for batch in batches:
             inputs = tuple(_channels_last(item) for item in batch.inputs)
             given = floats.run(*inputs)
             for side in sides:
-                run = partial(side.run, floats.values, batch, inputs)
+                run = partial(side.run, values, batch, inputs)
                 outputs.add(*judged_pair(given, run, inputs), batch)
             advance(len(batch))
     rows = [row for side in sides for row in side.rows()]

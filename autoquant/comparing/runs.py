@@ -1,13 +1,13 @@
-"""Run a float graph and keep its ops' tensors; what a quantized model beside it must offer."""
+"""What a quantized model must offer to be compared with its float graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from autoquant.comparing.pairing import OpPair
@@ -94,22 +94,6 @@ class QuantizedModel(Protocol):
     def stored(self, weight: FloatWeight) -> StoredWeight | None:
         """What it keeps of a weight; None: that cannot be told."""
         ...
-
-
-class FloatRun(Interpreter):
-    """Computes the float model, and keeps the outputs of the paired ops."""
-
-    def __init__(self, graph: GraphModule, pairs: Sequence[OpPair]) -> None:
-        super().__init__(graph)
-        self._wanted = {pair.expected[-1] for pair in pairs}
-        self.values: dict[str, Any] = {}
-
-    def run_node(self, n: Node) -> Any:
-        """Run a node, and keep what it gave."""
-        value = super().run_node(n)
-        if n.name in self._wanted:
-            self.values[n.name] = value
-        return value
 
 
 def first_tensor(value: Any) -> Tensor | None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.watched import Watched
 
 _TOLERANCE = 1e-3
 """Of the largest value: batch norms are folded in one graph and not in the other."""
@@ -19,10 +20,14 @@ _TOLERANCE = 1e-3
 
 def node_values(graph: GraphModule, inputs: Sequence[Any]) -> dict[str, Any]:
     """Run a graph on copies and keep the value of every node as it was given, by name."""
-    keeper = _Keeper(graph)
+    values: dict[str, Any] = {}
+
+    def keep(node: Node, value: Any) -> None:
+        values[node.name] = value.clone() if isinstance(value, Tensor) else value
+
     with torch.no_grad():
-        keeper.run(*copied(inputs), enable_io_processing=False)
-    return keeper.values
+        Watched(graph, keep).run(*copied(inputs), enable_io_processing=False)
+    return values
 
 
 def copied(inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -84,16 +89,3 @@ def is_same(first: object, second: object) -> bool:
         return True
     bound = _TOLERANCE * float(a.abs().max()) + 1e-12
     return float((a - b).abs().max()) <= bound
-
-
-class _Keeper(Interpreter):
-    """Keeps the value of every node."""
-
-    def __init__(self, graph: GraphModule) -> None:
-        super().__init__(graph)
-        self.values: dict[str, Any] = {}
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        self.values[n.name] = value.clone() if isinstance(value, Tensor) else value
-        return value

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from autoquant.backends.litert.operators import MOVED_INPUT, MOVES
 from autoquant.backends.litert.schema import Array, Graph
 from autoquant.backends.litert.session import observed_tensors
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.site_nodes import find_owners
+from autoquant.model.graph.watched import Watched
 
 _TOLERANCE = 1e-4
 """Of a statistic, relative to its size: two kernels' float32 sums differ by about 1e-6."""
@@ -64,25 +65,17 @@ def find_origins(
     return Origins(nodes, ends, deciding, computed)
 
 
-class _Recorder(Interpreter):
-    """Runs the captured graph and keeps a fingerprint of each float tensor."""
-
-    def __init__(self, captured: Capture) -> None:
-        super().__init__(captured.graph)
-        self.seen: dict[str, Array] = {}
-
-    def run_node(self, node: Node) -> object:
-        value: object = super().run_node(node)
-        if isinstance(value, Tensor) and value.is_floating_point() and node.op != "output":
-            self.seen[node.name] = _fingerprint(value.detach().numpy())
-        return value
-
-
 def _fingerprints(captured: Capture, inputs: tuple[Tensor, ...]) -> dict[str, Array]:
-    recorder = _Recorder(captured)
+    """Run the captured graph and keep a fingerprint of each float tensor."""
+    seen: dict[str, Array] = {}
+
+    def keep(node: Node, value: object) -> None:
+        if isinstance(value, Tensor) and value.is_floating_point() and node.op != "output":
+            seen[node.name] = _fingerprint(value.detach().numpy())
+
     with torch.no_grad():
-        recorder.run(*inputs)
-    return recorder.seen
+        Watched(captured.graph, keep).run(*inputs)
+    return seen
 
 
 def _fingerprint(values: Array) -> Array:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from autoquant.core.findings.range_audit import Clipping, RangeAudit
 from autoquant.core.sites import Site
@@ -19,6 +18,7 @@ from autoquant.model.data.batches import Batch
 from autoquant.model.graph.aten import hands_on
 from autoquant.model.graph.same_values import value_sources
 from autoquant.model.graph.site_nodes import SiteNodes
+from autoquant.model.graph.watched import Watched
 
 
 def audit_ranges(
@@ -32,13 +32,20 @@ def audit_ranges(
 
     Keeps sums: memory does not depend on how many samples there are.
     """
-    run = _ClippingRun(marked, grids)
+    sums = {name: _Sums() for name in grids}
+    samples = 0
+
+    def add(node: Node, value: object) -> None:
+        if node.name in grids and isinstance(value, Tensor) and value.numel():
+            sums[node.name].add(value, grids[node.name], samples)
+
+    run = Watched(marked.module, add)
     with torch.no_grad():
         for batch in batches:
             run.run(*batch.inputs)
-            run.samples += len(batch)
+            samples += len(batch)
             progress(len(batch))
-    return tuple(_audits(marked, statistics, grids, run))
+    return tuple(_audits(marked, statistics, grids, sums))
 
 
 @dataclass(slots=True)
@@ -73,22 +80,6 @@ class _Sums:
         )
 
 
-class _ClippingRun(Interpreter):
-    """Runs the float graph and shows its tensors to their grids."""
-
-    def __init__(self, marked: SiteNodes, grids: Mapping[str, Grid]) -> None:
-        super().__init__(marked.module)
-        self.samples = 0
-        self.sums = {name: _Sums() for name in grids}
-        self._grids = grids
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self._grids and isinstance(value, Tensor) and value.numel():
-            self.sums[n.name].add(value, self._grids[n.name], self.samples)
-        return value
-
-
 def _writer(marked: SiteNodes, node: Node) -> Site | None:
     """The site that writes a tensor, or what it is a part of; None: it comes from an input."""
     while node not in marked.lasts and node.all_input_nodes and hands_on(node):
@@ -100,7 +91,7 @@ def _audits(
     marked: SiteNodes,
     statistics: CalibrationStatistics,
     grids: Mapping[str, Grid],
-    run: _ClippingRun,
+    sums: Mapping[str, _Sums],
 ) -> Iterable[RangeAudit]:
     sources = value_sources(marked.module)
     readers: dict[str, list[str]] = defaultdict(list)
@@ -109,7 +100,7 @@ def _audits(
             readers[sources.get(source.name, source.name)].append(site.name)
     for node in marked.nodes:
         grid, seen = grids.get(node.name), statistics.tensors.get(node.name)
-        if grid is None or seen is None or not run.sums[node.name].elements:
+        if grid is None or seen is None or not sums[node.name].elements:
             continue
         writer = _writer(marked, node)
         yield RangeAudit(
@@ -120,5 +111,5 @@ def _audits(
             high=grid.highest,
             step=grid.scale,
             seen=seen,
-            clipping=run.sums[node.name].finish(),
+            clipping=sums[node.name].finish(),
         )

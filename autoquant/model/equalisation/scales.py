@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from autoquant.model.equalisation.groups import Groups
 from autoquant.model.equalisation.ties import ONE, Channels
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.same_values import reshaped_sources
+from autoquant.model.graph.watched import Watched
 
 Scales = npt.NDArray[np.float64]
 """By number of a channel, what it is divided by; of number 0 it is one."""
@@ -36,11 +37,25 @@ def channel_ranges(
     captured: Capture, groups: Groups, batches: Iterable[tuple[Tensor, ...]]
 ) -> Ranges:
     """The largest absolute value of each channel of every tensor that schemes may round."""
-    watch = _Watch(captured, groups)
+    inner, moved = captured.inner_nodes, reshaped_sources(captured.graph)
+    ranges: dict[str, Scales] = {
+        name: np.zeros(channels.shape)
+        for name, channels in groups.tensors.items()
+        if name not in inner and name not in moved
+    }
+
+    def widen(node: Node, value: Any) -> None:
+        known = ranges.get(node.name)
+        if known is not None and value.numel():
+            axes = [axis for axis, size in enumerate(known.shape) if size == 1]
+            largest = torch.maximum(value.amax(axes, keepdim=True), -value.amin(axes, keepdim=True))
+            np.maximum(known, _folded(largest.double().numpy(), known.shape), out=known)
+
+    run = Watched(captured.graph, widen)
     with torch.no_grad():
         for inputs in batches:
-            watch.run(*inputs)
-    return watch.ranges
+            run.run(*inputs)
+    return ranges
 
 
 def even_ranges(groups: Groups, ranges: Ranges) -> Scales:
@@ -119,29 +134,6 @@ def _side_by_side(groups: Groups) -> Sequence[Channels]:
             leaders[line] = leaders[line].min()
         changed = bool((leaders != before).any())
     return [np.flatnonzero(leaders == item) for item in np.unique(leaders) if item != ONE]
-
-
-class _Watch(Interpreter):
-    """Runs a graph and keeps the largest absolute value of each channel."""
-
-    def __init__(self, captured: Capture, groups: Groups) -> None:
-        super().__init__(captured.graph)
-        inner, moved = captured.inner_nodes, reshaped_sources(captured.graph)
-        self.ranges: dict[str, Scales] = {
-            name: np.zeros(channels.shape)
-            for name, channels in groups.tensors.items()
-            if name not in inner and name not in moved
-        }
-
-    def run_node(self, n: Node) -> Any:
-        """Run one node."""
-        value = super().run_node(n)
-        known = self.ranges.get(n.name)
-        if known is not None and value.numel():
-            axes = [axis for axis, size in enumerate(known.shape) if size == 1]
-            largest = torch.maximum(value.amax(axes, keepdim=True), -value.amin(axes, keepdim=True))
-            np.maximum(known, _folded(largest.double().numpy(), known.shape), out=known)
-        return value
 
 
 def _folded(largest: Scales, shape: Sequence[int]) -> Scales:
