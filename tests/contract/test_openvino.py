@@ -348,6 +348,28 @@ def test_a_step_of_what_an_int8_layer_gives_has_no_axis_for_it() -> None:
     assert (found - expected).norm() < 0.05 * expected.norm()
 
 
+class LastOfSteps(nn.Module):
+    """A head over all steps of an LSTM, and one over the last, moved on their way there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.LSTM(8, 6)
+        self.all, self.last = nn.Linear(9 * 6, 4), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        steps = self.steps(x.transpose(0, 1))[0]
+        return self.all(steps.transpose(0, 1).flatten(1)), self.last(steps[-1])
+
+
+def test_what_a_recurrent_layer_gives_is_quantized_wherever_it_is_moved() -> None:
+    model, steps = LastOfSteps().eval(), torch.randn(4, 9, 8)
+    _, backend = backend_for(model, steps)
+    plan = Plan.of({"steps": Scheme.FP32, "all": Scheme.INT8, "last": Scheme.INT8})
+    with torch.no_grad():
+        for found, exact in zip(backend.build(plan).module(steps), model(steps), strict=True):
+            assert (found - exact).norm() < 0.05 * exact.norm()
+
+
 class Stack(nn.Module):
     """A matrix for each of a stack, as of experts or heads."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -181,10 +181,11 @@ class Assembler:
                 return True
         return False
 
-    def range_of(self, output: ov.Output, reader: ov.Node) -> TensorRange:
+    def range_of(self, output: ov.Output, readers: Sequence[ov.Node]) -> TensorRange:
         """Range of a tensor, from the statistics of the captured node that writes it.
 
-        The op that reads it tells the outputs of a recurrent layer apart. A constant, which the
+        What reads it, or moves it on its way there, tells the outputs of a recurrent layer apart.
+        A constant, which the
         model spreads over a batch, has the range of its values.
         """
         writer = output.get_node()
@@ -193,8 +194,9 @@ class Assembler:
             return TensorRange(*with_zero(float(values.min()), float(values.max())))
         name = writer.get_friendly_name()
         node = self._graph.captured_node(name)
-        reading = self._graph.captured_node(reader.get_friendly_name())
-        node = self._selections.get((node, reading), node)
+        reading = (self._graph.captured_node(item.get_friendly_name()) for item in readers)
+        selected = ((node, item) for item in reading if (node, item) in self._selections)
+        node = self._selections.get(next(selected, (node, None)), node)
         try:
             return self._ranges.int8(node or "")
         except ValueError as error:
@@ -340,8 +342,11 @@ class _Insertion:
 
     def _quantizer(self, value: ov.Output, reader: ov.Node, operand: int | None) -> ov.Output:
         """A quantizer of a tensor; for an operand of a matmul of two tensors, a centred one."""
-        source = _before_moves(value)
-        found = self._assembler.range_of(source, reader)
+        source, readers = value, [reader]
+        while _keeps_values(source.get_node()):
+            readers.append(source.get_node())
+            source = readers[-1].input_value(0)
+        found = self._assembler.range_of(source, readers)
         if operand is not None:
             found = _centred(
                 found,
@@ -518,10 +523,10 @@ def _clamped(value: ov.Output) -> ov.Output:
 
 
 def _selections(captured: Capture) -> dict[tuple[str | None, str | None], str]:
-    """By (node that gives several tensors, node that reads one), the node that selects it."""
+    """By (node that gives several tensors, node that selects or reads one), what selects it."""
     found: dict[tuple[str | None, str | None], str] = {}
     for node in captured.graph.graph.nodes:
         if node.target is operator.getitem:
-            for reader in node.users:
+            for reader in (node, *node.users):
                 found[node.all_input_nodes[0].name, reader.name] = node.name
     return found
