@@ -8,6 +8,9 @@ from pathlib import Path
 
 from autoquant.errors import StorageError
 
+METADATA = "autoquant"
+"""Under which name a file holds, as JSON, the plan, its digest and its measurements."""
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -54,17 +54,12 @@ class ShowsStanding(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def stage(self, title: str, total: int | None) -> AbstractContextManager[Advance]:
+    def stage(self, title: str, total: int | None) -> AbstractContextManager[Advance]:  # noqa: ARG002
         """Do nothing."""
-        return _nothing(title, total)
+        return nullcontext(lambda steps: None)
 
     def note(self, text: str) -> None:
         """Do nothing."""
 
     def candidate(self, candidate: Candidate) -> None:
         """Do nothing."""
-
-
-@contextmanager
-def _nothing(title: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG001
-    yield lambda steps: None

@@ -28,6 +28,7 @@ from autoquant.results.manifest import seal, unseal
 from autoquant.results.statistics_file import write_statistics
 from autoquant.results.storage import write_document, write_json, write_text
 from autoquant.results.trust import sign
+from autoquant.results.wording import candidates_text
 
 FREE_BYTES_NEEDED = 64 * 2**20
 """Below this a search does not start: report, state dicts and MLflow's artifacts need it."""
@@ -53,7 +54,7 @@ class ResultFolder:
             count = len(read_history(path / files.HISTORY))
             if count or (path / files.FRONTIER).exists():
                 raise StorageError(
-                    f"{path} already holds a search of {_count(count)}",
+                    f"{path} already holds a search of {candidates_text(count)}",
                     hint="--resume continues it; or choose another output",
                 )
             _drop_leftovers(path)
@@ -189,7 +190,3 @@ def _drop_leftovers(path: Path) -> None:
     with storage_errors(path, "write to"):
         for name in files.LEFTOVERS:
             (path / name).unlink(missing_ok=True)
-
-
-def _count(candidates: int) -> str:
-    return "1 candidate" if candidates == 1 else f"{candidates} candidates"

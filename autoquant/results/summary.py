@@ -9,6 +9,7 @@ from autoquant.results.findings import Findings
 from autoquant.results.wording import (
     ScoreUnit,
     bytes_text,
+    candidates_text,
     counts_text,
     score_unit,
     with_spread,
@@ -61,11 +62,11 @@ def _frontier_sentence(findings: Findings) -> str:
     tried, kept = len(findings.candidates), len(findings.frontier)
     if kept == 0:
         return (
-            f"None of {_count(tried)} is within the constraints: raise the budget, "
+            f"None of {candidates_text(tried)} is within the constraints: raise the budget, "
             "allow a larger accuracy drop, or allow more precise schemes."
         )
     verb = "is" if kept == 1 else "are"
-    return f"{kept} of {_count(tried)} {verb} worth choosing between."
+    return f"{kept} of {candidates_text(tried)} {verb} worth choosing between."
 
 
 def _chosen_sentences(findings: Findings, chosen: Candidate) -> list[str]:
@@ -127,23 +128,19 @@ def _failure_sentences(findings: Findings) -> list[str]:
     count = len(findings.failures)
     if count == 0:
         return []
-    noun = "1 candidate" if count == 1 else f"{count} candidates"
-    return [f"{noun} failed; the reasons are listed with the failures."]
+    return [f"{candidates_text(count)} failed; the reasons are listed with the failures."]
 
 
 def _stopped_sentences(findings: Findings) -> list[str]:
     count = len(findings.stopped)
     if count == 0:
         return []
+    noun, verb = candidates_text(count), "was" if count == 1 else "were"
     return [
-        f"{_count(count)} {'was' if count == 1 else 'were'} not measured to the end, because the "
-        "frontier was out of reach; the reasons are listed."
+        f"{noun} {verb} not measured to the end, because the frontier was out of reach; the "
+        "reasons are listed."
     ]
 
 
 def _amount(drop: float, unit: ScoreUnit) -> str:
     return f"{drop * unit.factor:.2f} {unit.drop_unit}"
-
-
-def _count(candidates: int) -> str:
-    return "1 candidate" if candidates == 1 else f"{candidates} candidates"

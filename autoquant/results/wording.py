@@ -142,6 +142,11 @@ def bytes_text(size: float) -> str:
     return f"{size:.0f} {unit}" if size >= 10 else f"{size:.1f} {unit}"
 
 
+def candidates_text(count: int) -> str:
+    """A number of candidates."""
+    return "1 candidate" if count == 1 else f"{count} candidates"
+
+
 def at_start(name: str) -> str:
     """Give a name as a sentence begins with it.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from autoquant.backends.exported_file import writing
+from autoquant.backends.exported_file import METADATA, writing
 from autoquant.backends.litert.convert import convert_float
 from autoquant.backends.litert.flatbuffer import FloatFile, Written, write_plan
 from autoquant.backends.litert.operators import MOVES, WEIGHTED
@@ -24,9 +24,6 @@ from autoquant.core.readback import Ran, ReadBack, refuse_substitution
 from autoquant.core.sites import Site
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.outputs import OutputStructure
-
-METADATA = "autoquant"
-"""Name of the entry in the file's metadata: the plan, its digest and its measurements."""
 
 
 class LiteRtBackend(Backend):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoquant.backends.exported_file import writing
+from autoquant.backends.exported_file import METADATA, writing
 from autoquant.backends.onnxruntime.float_graph import convert_float
 from autoquant.backends.onnxruntime.plan_graph import PlanWriter
 from autoquant.backends.onnxruntime.plan_model import PlanModel
@@ -32,9 +32,6 @@ from autoquant.errors import BackendError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.exported import export_float
 from autoquant.model.graph.site_nodes import find_owners
-
-METADATA = "autoquant"
-"""Key of the model's metadata: the plan, its digest and its measurements, as JSON."""
 
 
 class OnnxRuntimeBackend(Backend):

@@ -12,7 +12,7 @@ import openvino as ov
 import torch
 from torch import Tensor, nn
 
-from autoquant.backends.exported_file import writing
+from autoquant.backends.exported_file import METADATA, writing
 from autoquant.backends.openvino.assembly import Assembler
 from autoquant.backends.openvino.engine import Options, compile_graph, from_bytes, infer, to_bytes
 from autoquant.backends.openvino.graph import convert_float
@@ -188,10 +188,6 @@ class OpenVinoBackend(Backend):
         executed = judge.read(plan)
         refuse_substitution("openvino", plan, executed, judge.accepts)
         return executed
-
-
-METADATA = "autoquant"
-"""Key in the model's runtime information: the plan, its digest and its measurements, as JSON."""
 
 
 def write_model(model: ov.Model, options: Options, path: Path, metadata: Mapping[str, Any]) -> Path:

@@ -154,17 +154,13 @@ def calibrate_subject(
     return (kept or Kept()).recall("calibration", STATISTICS, depends_on, find)
 
 
-def named_observer(observer: object) -> ObserverName:
-    """The observer of tensors for which no observer of the user's own is named."""
-    return observer if isinstance(observer, ObserverName) else ObserverName.HISTOGRAM
-
-
 def measurement_settings(setup: Setup) -> MeasurementSettings:
     """How plans are built and measured; options of the backend may still be open (`auto`)."""
-    backend = setup.backend
+    backend, observer = setup.backend, setup.calibration.observer
     build = BuildSettings(
         backend=backend.name,
-        observer=named_observer(setup.calibration.observer),
+        # of tensors for which no observer of the user's own is named
+        observer=observer if isinstance(observer, ObserverName) else ObserverName.HISTOGRAM,
         options=backend.build_options(),
     )
     return MeasurementSettings(

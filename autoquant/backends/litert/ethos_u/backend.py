@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autoquant.backends.exported_file import writing
-from autoquant.backends.litert.backend import METADATA, LiteRtBackend
+from autoquant.backends.exported_file import METADATA, writing
+from autoquant.backends.litert.backend import LiteRtBackend
 from autoquant.backends.litert.convert import convert_float
 from autoquant.backends.litert.ethos_u.configuration import configuration_of
 from autoquant.backends.litert.ethos_u.estimator import Estimator
