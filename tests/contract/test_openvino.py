@@ -348,6 +348,28 @@ def test_a_step_of_what_an_int8_layer_gives_has_no_axis_for_it() -> None:
     assert (found - expected).norm() < 0.05 * expected.norm()
 
 
+class JoinedRows(nn.Module):
+    """A head over two layers of unlike ranges, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(64, 16), nn.Linear(64, 8)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([torch.relu(self.left(x)), self.right(x) * 3], 1))
+
+
+def test_an_int8_layer_reads_what_was_joined_of_other_grids() -> None:
+    model = seeded(JoinedRows)
+    captured, backend = backend_for(model, ROW)
+    built = backend.build(Plan.of({site.name: Scheme.INT8 for site in captured.sites}))
+    assert {str(item) for item in built.executed.values()} == {"int8 native"}
+    with torch.no_grad():
+        exact = model(ROW)
+    assert (built.module(ROW) - exact).norm() < 0.05 * exact.norm()
+
+
 class LastOfSteps(nn.Module):
     """A head over all steps of an LSTM, and one over the last, moved on their way there."""
 

@@ -262,7 +262,7 @@ class _Insertion:
                         self._quantize_input(node, index)
         elif kind in _POOLING:
             self._quantize_input(node, 0, centred=_averages_padding(node))
-        elif kind == "Concat":
+        elif kind == "Concat" and not self._is_multiplied(node):
             for index in range(node.get_input_size()):
                 self._quantize_input(node, index)
 
@@ -337,8 +337,24 @@ class _Insertion:
             return True
         if _keeps_values(node):
             return self._is_on_grid(node.input_value(0))
+        if kind == "Concat" and self._is_multiplied(node):
+            return False
         site = self._owner.get(node.get_friendly_name())
         return kind in _KEEPS_GRID and site is not None and self._schemes[site] is Scheme.INT8
+
+    def _is_multiplied(self, node: ov.Node) -> bool:
+        """Whether an int8 matmul reads what an op gives, moved or not.
+
+        Its kernel has one grid for all that it reads, not one for each part of a concatenation.
+        """
+        readers = [item.get_node() for out in node.outputs() for item in out.get_target_inputs()]
+        return any(
+            self._is_multiplied(reader)
+            if _keeps_values(reader)
+            else reader.get_type_name() == "MatMul"
+            and self._schemes.get(self._owner.get(reader.get_friendly_name(), "")) is Scheme.INT8
+            for reader in readers
+        )
 
     def _quantizer(self, value: ov.Output, reader: ov.Node, operand: int | None) -> ov.Output:
         """A quantizer of a tensor; for an operand of a matmul of two tensors, a centred one."""
