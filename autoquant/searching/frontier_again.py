@@ -33,7 +33,8 @@ def time_again(
     Of many noisy times the best are the luckiest: what was chosen for its time must be timed
     anew. So are all that the machine was too busy for. Where that changes the frontier, its new
     members are timed again too; what differs from its last sitting by more than its error is busy,
-    and taken once more.
+    and taken once more. A member whose place among the others is certain need not be timed more
+    exactly.
     """
 
     def add(before: Candidate, outcome: Outcome) -> Candidate:
@@ -46,10 +47,23 @@ def time_again(
 
     title = "timing the frontier again"
     for sitting in range(1, _SITTINGS + 1):
-        members = {item.number for item in find(candidates)}
-        due = [item for item in candidates if _is_due(item, members, sitting)]
+        speedups = {
+            item.number: item.value("speedup")
+            for item in find(candidates)
+            if "speedup" in item.measurements
+        }
+        due = [
+            Task(
+                item.number,
+                item.plan,
+                competing=tuple(own for number, own in speedups.items() if number != item.number),
+                sitting=sitting,
+            )
+            for item in candidates
+            if _is_due(item, speedups.keys(), sitting)
+        ]
         candidates = _measure_further(
-            candidates, due, Phase.LATENCY, title, add, executor, recorder, progress, sitting
+            candidates, due, Phase.LATENCY, title, add, executor, recorder, progress
         )
     return tuple(candidates)
 
@@ -96,7 +110,11 @@ def time_single(
 
     A model that takes no single sample has no such times, which is said.
     """
-    due = [item for item in wanted if SINGLE_SPEEDUP.name not in item.measurements]
+    due = [
+        Task(item.number, item.plan)
+        for item in wanted
+        if SINGLE_SPEEDUP.name not in item.measurements
+    ]
 
     def add(before: Candidate, outcome: Outcome) -> Candidate:
         if outcome.failure is not None:
@@ -115,7 +133,11 @@ def score_heldout(
     progress: Progress,
 ) -> tuple[Candidate, ...]:
     """Score the frontier's members on data that the search never saw."""
-    due = [item for item in find(candidates) if "heldout_accuracy" not in item.measurements]
+    due = [
+        Task(item.number, item.plan)
+        for item in find(candidates)
+        if "heldout_accuracy" not in item.measurements
+    ]
 
     def add(before: Candidate, outcome: Outcome) -> Candidate:
         return replace(
@@ -132,22 +154,20 @@ def score_heldout(
 
 def _measure_further(
     candidates: Sequence[Candidate],
-    due: Sequence[Candidate],
+    due: Sequence[Task],
     phase: Phase,
     title: str,
     add: Callable[[Candidate, Outcome], Candidate],
     executor: Executor,
     recorder: Recorder,
     progress: Progress,
-    sitting: int = 0,
 ) -> tuple[Candidate, ...]:
     """Do one more phase of some candidates, and add what it finds to them."""
     if not due:
         return tuple(candidates)
     by_number = {candidate.number: candidate for candidate in candidates}
-    tasks = [Task(item.number, item.plan, sitting=sitting) for item in due]
-    with progress.stage(title, len(tasks)) as advance:
-        for outcome in executor.run(phase, tasks):
+    with progress.stage(title, len(due)) as advance:
+        for outcome in executor.run(phase, due):
             found = add(by_number[outcome.number], outcome)
             by_number[outcome.number] = found
             recorder.candidate(found)

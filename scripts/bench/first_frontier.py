@@ -100,6 +100,7 @@ def main() -> None:
     before = _peak_gib()
     print(f"one float forward of {chosen.evaluation} samples: {forward:.1f} s, {before:.2f} GiB")
     started = time.process_time()
+    told = "where the search ends: nothing is left to gain"
     with tempfile.TemporaryDirectory() as folder:
         try:
             aq.search(

@@ -21,7 +21,7 @@ from autoquant.model.graph.captured import Capture
 
 Compile = Callable[[Plan], tuple[ov.CompiledModel, ExecutionGraph]]
 
-_ROUNDS = 10
+_ROUNDS = 5
 _SHORTEST_S = 4e-3
 
 

@@ -198,7 +198,8 @@ class PlanTimer:
 
     def _compare_well(self, call: Call) -> dict[str, Measurement]:
         """Time a float plan over the float model: what is off here is off for all that follow."""
-        return self._compare(call, self._eager, fewest=self._timing.pairs)
+        fewest = max(FEWEST_PAIRS, self._timing.pairs // 2)
+        return self._compare(call, self._eager, fewest=fewest)
 
     def _checked_reference(self) -> _Reference | None:
         """The reference, its speed known in this sitting and looked at again now and then.
