@@ -510,6 +510,15 @@ def test_a_transposed_convolution_stays_in_fp32_before_a_factor() -> None:
     assert words(executed) == {"0": "fp32 native", "2": "bf16 native"}
 
 
+@needs_bf16
+@pytest.mark.parametrize("groups", [1, 8])
+def test_a_convolution_stays_in_fp32_behind_a_pad(groups: int) -> None:
+    layers = (nn.Conv2d(8, 8, 1), nn.ZeroPad2d((2, 0, 1, 0)), nn.Conv2d(8, 8, 2, groups=groups))
+    _, backend = backend_for(nn.Sequential(*layers), MAP)
+    executed = backend.build(Plan.of({"0": Scheme.BF16, "2": Scheme.FP32})).executed
+    assert words(executed) == {"0": "bf16 native", "2": "fp32 native"}
+
+
 BY_HAND: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": lambda x: 0.5 * x * (1 + torch.tanh(0.7978845608 * (x + 0.044715 * x**3))),
     "hardswish": lambda x: x * nn.functional.relu6(x + 3) / 6,

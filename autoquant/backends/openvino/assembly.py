@@ -92,6 +92,7 @@ class Assembler:
             parted = self._part(nodes, schemes)
             self._release(nodes, schemes)
             _shield_marks(nodes.values())
+            self._part_from_pads(nodes, schemes)
         subgraphs = not self._differs(schemes, hint) and OpKind.LINEAR not in parted
         return model, Options(hint, subgraphs=subgraphs and self._fusible)
 
@@ -135,6 +136,15 @@ class Assembler:
                 and not self._feeds_full_precision(node, site, schemes)
             ):
                 del node.get_rt_info()[PRECISE]
+
+    def _part_from_pads(self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]) -> None:
+        """Keep a convolution in f32 behind a pad: the plugin makes one op of both, without mark."""
+        for name, site in self._layout.owner.items():
+            node = nodes[name]
+            if schemes[site] is not Scheme.FP32 or node.get_type_name() not in _CONVOLUTIONS:
+                continue
+            if node.input_value(0).get_node().get_type_name() == "Pad":
+                node.input(0).replace_source_output(_clamped(node.input_value(0)))
 
     def _part(
         self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]
