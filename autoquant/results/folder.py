@@ -55,7 +55,7 @@ class ResultFolder:
             if count or (path / files.FRONTIER).exists():
                 raise StorageError(
                     f"{path} already holds a search of {candidates_text(count)}",
-                    hint="--resume continues it; or choose another output",
+                    hint="--resume (Python: resume=True) continues it; or choose another output",
                 )
             _drop_leftovers(path)
             return cls(path, lock)

@@ -46,6 +46,8 @@ def open_facts(job: SearchSettings, folder: ResultFolder, resume: bool) -> Searc
     return facts
 
 
+_GOES_ON = {StopReason.INTERRUPTED: "interrupted", StopReason.FAILED: "it failed"}
+
 TAKEN = "taken_from_earlier_searches"
 """Among a search's settings: what was not found out anew, with the time when it was."""
 
@@ -93,10 +95,10 @@ def settle_facts(
         notices.append(
             f"found out by earlier searches, not by this one: {taken}; every plan was measured anew"
         )
-    if reason is StopReason.INTERRUPTED:
-        notices.append(f"interrupted; continue with --resume (kept in {job.output})")
-    if reason is StopReason.FAILED:
-        notices.append(f"it failed; continue with --resume (kept in {job.output})")
+    if reason in _GOES_ON:
+        notices.append(
+            f"{_GOES_ON[reason]}; continue with --resume, in Python resume=True ({job.output})"
+        )
     return replace(
         facts,
         metric=metric_title(prepared.subject.metric),

@@ -21,6 +21,7 @@ from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.data.scoring import Metric
 from autoquant.model.recipes import HeldRecipe
 from autoquant.results.terminal import shown
+from autoquant.searching.measuring.workers.alarm import float_in_time
 from autoquant.searching.result import SearchResult
 from autoquant.searching.search import run_search
 from autoquant.searching.templates import load_templates
@@ -39,6 +40,7 @@ def search(
     backend: str | Mapping[str, Any] = "auto",
     max_drop: float | None = 0.01,
     trials: int = 64,
+    minutes: float | None = None,
     effort: str = "normal",
     space: str | Mapping[str, Any] = "server_cpu",
     objectives: Sequence[str | Mapping[str, Any]] = ("output_error", "latency"),
@@ -83,6 +85,7 @@ def search(
             `backend` of a job file (`{"name": "openvino", "pairs": 60}`).
         max_drop: Largest accuracy drop of a frontier member, in the metric's unit; None: no limit.
         trials: The most candidates, seeds included; 0: the seeds alone.
+        minutes: What all of it may take, set-up included; None: any time.
         effort: `quick`, `normal` or `thorough`; see docs/job-file.md.
         space: Name or path of a search space, or its rules.
         objectives: What to optimize, by name; a cost of your own is a mapping (`{"name": "energy",
@@ -111,7 +114,7 @@ def search(
         cache_mb: A data set that is larger than so many MiB, and can be read again (a DataLoader, a
             function, an iterable), is read again for each use.
         progress: Shown the progress; None: standard error is, False: nothing is.
-        settings: Any other section of a job file, as a mapping (`budget={"minutes": 5}`).
+        settings: Any other section of a job file, as a mapping (`execution={"timeout": 60}`).
 
     Returns:
         The frontier, and everything that was tried.
@@ -133,7 +136,7 @@ def search(
             **({} if batch_size is None else {"batch_size": batch_size}),
         },
         "constraints": {"accuracy_drop": max_drop},
-        "budget": {"trials": trials, "effort": effort},
+        "budget": {"trials": trials, "effort": effort, "minutes": minutes},
         "tracking": {"enabled": tracking_uri is not None, "uri": tracking_uri},
         "execution": {"kind": "local"} if workers is None else {"kind": "ray", "workers": workers},
     }
@@ -141,20 +144,21 @@ def search(
         SearchSettings, "autoquant.search", document, ranges=ranges, sections=settings
     )
     templates = load_templates(seeds)
-    subject = build_subject(
-        model,
-        calibration=calibration,
-        evaluation=evaluation if data is None else data,
-        heldout=heldout,
-        metric=metric,
-        loss=loss,
-        leaf_modules=leaf_modules,
-        capture=capture,
-        equalise=equalise,
-        calibration_samples=job.calibration.samples,
-        form=DataForm.of_call(target, prepare, dynamic, cache_mb),
-        outputs=job.outputs,
-    )
+    with float_in_time(job.execution.timeout, "trying the model and the metric"):
+        subject = build_subject(
+            model,
+            calibration=calibration,
+            evaluation=evaluation if data is None else data,
+            heldout=heldout,
+            metric=metric,
+            loss=loss,
+            leaf_modules=leaf_modules,
+            capture=capture,
+            equalise=equalise,
+            calibration_samples=job.calibration.samples,
+            form=DataForm.of_call(target, prepare, dynamic, cache_mb),
+            outputs=job.outputs,
+        )
     return run_search(job, HeldRecipe(subject), shown(progress), resume=resume, templates=templates)
 
 

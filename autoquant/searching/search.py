@@ -31,8 +31,9 @@ from autoquant.results.findings import SearchFacts
 from autoquant.results.folder import ResultFolder
 from autoquant.results.mlflow.background import BackgroundTracker
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
-from autoquant.results.reading import load_baseline, load_environment
+from autoquant.results.reading import load_environment
 from autoquant.results.recorders import Tracker
+from autoquant.searching.baseline import measure_baseline, with_heldout
 from autoquant.searching.begun import Begun
 from autoquant.searching.doubts import doubt_kernels
 from autoquant.searching.facts import open_facts, taken_before, with_taken
@@ -41,7 +42,6 @@ from autoquant.searching.frontier_again import score_heldout, time_again, time_s
 from autoquant.searching.guidance import Guidance, find_costs, guide, plain_pruner
 from autoquant.searching.interrupts import taken
 from autoquant.searching.measuring.evaluator import EvaluatorRecipe
-from autoquant.searching.measuring.workers.alarm import float_in_time
 from autoquant.searching.measuring.workers.start import check_executor, start_executor
 from autoquant.searching.preparing.earlier import open_kept
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
@@ -115,7 +115,7 @@ def _search(begun: Begun) -> SearchResult:
     with begun.progress.stage("loading model and data", None):
         subject = begun.recipe()
     prepared = _prepare(begun, subject)
-    baseline = _measure_baseline(begun, prepared)
+    baseline = measure_baseline(begun, prepared)
     if begun.job.is_about_time_alone:
         prepared = _without_slow_floats(begun, prepared, baseline)
     search = _Search(begun, Stages(begun, prepared, baseline))
@@ -210,7 +210,7 @@ class _Search:
 
     def finish(self) -> None:
         """Go on where there is guidance, then look at the frontier again."""
-        self.stages = _with_heldout(self.stages)
+        self.stages = with_heldout(self.stages)
         led = self.guidance is not None and not self.begun.is_quick
         with self._executor(self.begun.job.execution if led else self._near) as executor:
             if self.guidance is not None:
@@ -326,26 +326,6 @@ def _open_tracker(
         tags=job.tracking.tags,
     )
     return BackgroundTracker(open_recorder(settings, facts, job_text, environment))
-
-
-def _measure_baseline(begun: Begun, prepared: Preparation) -> Measurements:
-    """Measure the float model, or take over what an earlier process measured."""
-    if (begun.folder.path / files.BASELINE).exists():
-        return load_baseline(begun.folder.path)
-    limit = float_in_time(begun.job.execution.timeout)
-    with begun.progress.stage("measuring the float model", None), limit:
-        baseline = begun.timed.baseline(prepared)
-    begun.folder.write_baseline(baseline)
-    return baseline
-
-
-def _with_heldout(stages: Stages) -> Stages:
-    """Score the float model on held-out data: once there is an answer, which needs none of it."""
-    if stages.prepared.subject.heldout is None or "heldout_accuracy" in stages.baseline:
-        return stages
-    limit = float_in_time(stages.begun.job.execution.timeout)
-    with stages.begun.progress.stage("scoring the float model on held-out data", None), limit:
-        return stages.knowing(stages.prepared.evaluator.heldout_baseline())
 
 
 def _without_slow_floats(

@@ -146,13 +146,17 @@ class PlanEvaluator:
 
     def baseline(self) -> dict[str, Measurement]:
         """Measure the float model as the user gave it: the rival of every candidate."""
-        found = self._reference(Phase.QUALITY).measurements()
+        found = self.float_scores()
         found["size_bytes"] = Measurement(float(self._captured.float_bytes), Kind.ESTIMATED)
         found |= own_baseline(self._captured.sites, self._settings.own)
         if self._backend.rival_ms is not None:
             found["latency_ms"] = Measurement(self._backend.rival_ms, Kind.ESTIMATED)
             return found
         return found | self.rivals()
+
+    def float_scores(self) -> dict[str, Measurement]:
+        """Score the float model on the evaluation data, once in a process."""
+        return self._reference(Phase.QUALITY).measurements()
 
     def heldout_baseline(self) -> dict[str, Measurement]:
         """Score the float model on held-out data, where there are any."""

@@ -38,6 +38,12 @@ def resume_with_other_data(stage: Stage) -> str:
     return stage.refused_search(calibration=others, resume=True)
 
 
+def resume_with_other_targets(stage: Stage) -> str:
+    search(output=stage.folder / "out")
+    others = [(inputs, (targets + 1) % 4) for inputs, targets in faulty.good_data()]
+    return stage.refused_search(evaluation=others, resume=True)
+
+
 def resume_without_history(stage: Stage) -> str:
     history = stage.out / files.HISTORY
     lines = history.read_text().splitlines(keepends=True)
@@ -76,7 +82,7 @@ OUTPUTS = [
         "output-taken",
         "`output` holds a search already",
         ".../out already holds a search of ... candidates",
-        "--resume continues it; or choose another output",
+        "--resume (Python: resume=True) continues it; or choose another output",
         search_again,
     ),
 ]
@@ -109,6 +115,13 @@ RESUMES = [
         "the model's weights or the calibration data are not those of .../out",
         "--resume needs the same (seed what shuffles); or choose another output",
         resume_with_other_data,
+    ),
+    Scene(
+        "resumed-evaluation-changed",
+        "`resume=True` with other evaluation data, or another metric",
+        "the evaluation data or the metric are others",
+        "--resume (Python: resume=True) needs the same; or choose another output",
+        resume_with_other_targets,
     ),
     Scene(
         "resumed-job-damaged",

@@ -10,8 +10,8 @@ from types import FrameType
 
 from autoquant.errors import ExecutionError
 
-FLOAT_TIMES = 10.0
-"""How much longer than a phase of a candidate all that is measured of the float model may take."""
+_FLOAT_TIMES = 10.0
+"""How much longer than a phase of a candidate what is done with the float model may take."""
 
 _AGAIN_S = 1.0
 """What foreign code swallowed (a destructor, a callback) is raised again after so long."""
@@ -54,8 +54,8 @@ def overdue_after(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def float_in_time(timeout: float | None) -> Iterator[None]:
-    """Within, the float model is measured, for no longer than `FLOAT_TIMES` time-outs of a job.
+def float_in_time(timeout: float | None, what: str = "measuring the float model") -> Iterator[None]:
+    """Within, something is done with the float model, for at most ten time-outs of a job.
 
     Raises:
         ExecutionError: It took longer.
@@ -64,11 +64,11 @@ def float_in_time(timeout: float | None) -> Iterator[None]:
         yield
         return
     try:
-        with overdue_after(FLOAT_TIMES * timeout):
+        with overdue_after(_FLOAT_TIMES * timeout):
             yield
     except Overdue as error:
         raise ExecutionError(
-            f"measuring the float model took longer than {FLOAT_TIMES * timeout:g} s, "
-            f"{FLOAT_TIMES:g} times execution.timeout; it was stopped",
+            f"{what} took longer than {_FLOAT_TIMES * timeout:g} s, {_FLOAT_TIMES:g} times "
+            "execution.timeout; it was stopped",
             hint="see whether the metric waits for something, or set a longer execution.timeout",
         ) from error

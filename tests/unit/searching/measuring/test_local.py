@@ -33,6 +33,9 @@ def _free_alarm() -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, seconds, again)
 
 
+MEASURING = "measuring the float model"
+
+
 def never_end() -> None:
     """Go on whatever fails, as code that tries again does."""
     while True:
@@ -41,13 +44,15 @@ def never_end() -> None:
 
 
 class Armed(Silent):
-    """Knows whether candidates are being measured."""
+    """Knows whether a stage was begun, from the start where none is named."""
 
-    is_armed = False
+    def __init__(self, at: str = "uniform plans") -> None:
+        self.is_armed = not at
+        self._at = at
 
     @contextmanager
     def stage(self, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        self.is_armed = self.is_armed or title.endswith("uniform plans")
+        self.is_armed = self.is_armed or title.endswith(self._at)
         with super().stage(title, total) as advance:
             yield advance
 
@@ -81,13 +86,23 @@ def test_a_metric_that_never_ends_costs_its_candidate_alone(tmp_path: Path) -> N
     assert result.frontier
 
 
-def test_a_metric_that_never_ends_for_the_float_model_ends_the_search(tmp_path: Path) -> None:
-    def metric(outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG001
-        never_end()
-        return outputs
+@pytest.mark.parametrize(
+    ("at", "what"),
+    [("", "trying the model and the metric"), (MEASURING, MEASURING)],
+    ids=["tried", "measured"],
+)
+def test_a_metric_that_never_ends_for_the_float_model_ends_the_search(
+    at: str, what: str, tmp_path: Path
+) -> None:
+    armed = Armed(at)
+
+    def metric(outputs: Tensor, targets: Tensor) -> Tensor:
+        if armed.is_armed:
+            never_end()
+        return (outputs.argmax(1) == targets).float()
 
     inputs = torch.randn(32, 16)
-    with pytest.raises(ExecutionError, match="measuring the float model took longer than 2 s"):
+    with pytest.raises(ExecutionError, match=f"{what} took longer than 2 s"):
         aq.search(
             seeded(LinearNet),
             calibration=inputs,
@@ -97,6 +112,7 @@ def test_a_metric_that_never_ends_for_the_float_model_ends_the_search(tmp_path: 
             backend="fbgemm",
             execution={"kind": "local", "timeout": 0.2},
             output=tmp_path,
+            progress=armed,
         )
 
 
