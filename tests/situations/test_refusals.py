@@ -128,6 +128,21 @@ def test_a_search_ends_with_a_frontier_and_few_refusals(name: str, tmp_path: Pat
     assert len(failed) <= len(result.candidates) // 3, [item.failure for item in failed]
 
 
+@pytest.fixture
+def _head_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No engine here refuses int8 only beside other int8 of this model: let one do so."""
+    backend = pytest.importorskip("autoquant.backends.openvino.backend").OpenVinoBackend
+    build = backend.build
+
+    def refusing(self: Any, plan: Plan) -> Any:
+        if plan.schemes["head"] is plan.schemes["second"] is Scheme.INT8:
+            raise BackendError("no int8 at head", sites=("head",))
+        return build(self, plan)
+
+    monkeypatch.setattr(backend, "build", refusing)
+
+
+@pytest.mark.usefixtures("_head_alone")
 def test_int8_without_what_is_refused_beside_it_is_measured_at_once(tmp_path: Path) -> None:
     inputs = torch.randn(16, 6, 32, generator=torch.Generator().manual_seed(0))
     result = search(Pooled().eval(), inputs, "openvino", ("int8", "fp32"), tmp_path / "out")
@@ -141,6 +156,7 @@ def test_int8_without_what_is_refused_beside_it_is_measured_at_once(tmp_path: Pa
     assert floats == {"head"}
 
 
+@pytest.mark.usefixtures("_head_alone")
 def test_a_schemes_name_means_it_without_what_is_refused_beside_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
