@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._C import DispatchKey
 from torch._ops import OpOverload
 from torch._subclasses import FakeTensor, FakeTensorMode
@@ -101,6 +102,15 @@ def mode_of(graph: Graph) -> FakeTensorMode:
         if node.op == "placeholder" and isinstance(value, FakeTensor):
             return value.fake_mode
     return FakeTensorMode()
+
+
+def value_of(module: GraphModule, node: Node, mode: FakeTensorMode) -> Any:
+    """What a node gives, without its numbers; of a tensor of the module, as it is there."""
+    value = node.meta.get("val")
+    if value is None and node.op == "get_attr":
+        value = take(module, str(node.target))
+        value = mode.from_tensor(value) if isinstance(value, Tensor) else value
+    return value
 
 
 def without_write(target: Any) -> Any:

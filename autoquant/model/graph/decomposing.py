@@ -17,6 +17,7 @@ from autoquant.model.graph.composites import (
     is_written_out,
     mode_of,
     splice,
+    value_of,
     without_write,
     write_out,
 )
@@ -93,9 +94,5 @@ class _Writer:
     def _value(self, node: Node) -> Any:
         """What a node gives, without its numbers."""
         if node not in self._values:
-            value = node.meta.get("val")
-            if value is None and node.op == "get_attr":
-                value = take(self._module, str(node.target))
-                value = self._mode.from_tensor(value) if isinstance(value, Tensor) else value
-            self._values[node] = value
+            self._values[node] = value_of(self._module, node, self._mode)
         return self._values[node]

@@ -20,7 +20,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
-from autoquant.model.graph.composites import Decompositions, mode_of, splice
+from autoquant.model.graph.composites import Decompositions, mode_of, splice, value_of
 from autoquant.model.graph.places import places
 from autoquant.model.graph.tensor_paths import take
 
@@ -39,7 +39,6 @@ class _Pair(NamedTuple):
 
 
 _Part = Tensor | float
-_Nodes = tuple[Node, Node]
 
 
 def _parts(value: Any) -> tuple[_Part, _Part]:
@@ -291,7 +290,7 @@ def _refused(node: Node, what: str) -> ModelError:
     )
 
 
-def _constant(module: GraphModule, node: Node) -> _Nodes:
+def _constant(module: GraphModule, node: Node) -> tuple[Node, Node]:
     """Two constants in place of a complex one."""
     parts = torch.view_as_real(take(module, str(node.target)).resolve_conj()).unbind(-1)
     found = []
@@ -301,12 +300,6 @@ def _constant(module: GraphModule, node: Node) -> _Nodes:
         found.append(module.graph.get_attr(path))
         found[-1].meta = {**node.meta, "val": mode_of(module.graph).from_tensor(part)}
     return found[0], found[1]
-
-
-def _value(module: GraphModule, node: Node, mode: FakeTensorMode) -> Any:
-    """What a node gives, without its numbers."""
-    value = node.meta.get("val")
-    return mode.from_tensor(take(module, str(node.target))) if value is None else value
 
 
 def _written(
@@ -321,7 +314,7 @@ def _written(
     if compute is None:
         raise _refused(node, str(node.target))
     known = {item: made.get(item, item) for item in node.all_input_nodes}
-    values = [_value(module, item, mode) for item in pytree.tree_leaves(list(known.values()))]
+    values = [value_of(module, item, mode) for item in pytree.tree_leaves(list(known.values()))]
 
     def run(*values: Tensor) -> Any:
         given = iter(values)
