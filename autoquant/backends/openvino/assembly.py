@@ -195,8 +195,7 @@ class Assembler:
         """Range of a tensor, from the statistics of the captured node that writes it.
 
         What reads it, or moves it on its way there, tells the outputs of a recurrent layer apart.
-        A constant, which the
-        model spreads over a batch, has the range of its values.
+        A constant, which the model spreads over a batch, has the range of its values.
         """
         writer = output.get_node()
         if writer.get_type_name() == "Constant":

@@ -18,6 +18,8 @@ _FROM_REAL = torch.ops.aten._fft_r2c.default
 _TO_REAL = torch.ops.aten._fft_c2r.default
 _COMPLEX = torch.ops.aten._fft_c2c.default
 
+_TRANSFORMS = (_FROM_REAL, _TO_REAL, _COMPLEX)
+
 _EXPONENTS = (0.0, -0.5, -1.0)
 """By torch's number of a normalization, the power of the number of values that it multiplies by."""
 
@@ -29,7 +31,7 @@ def take_out_transforms(graph: GraphModule) -> list[ConversionExtension]:
     is all that reads or feeds a transform (`write_in_real_numbers`).
     """
     found = []
-    for node in [item for item in graph.graph.nodes if item.target in _KINDS]:
+    for node in [item for item in graph.graph.nodes if item.target in _TRANSFORMS]:
         source, viewed = node.args[0], node
         if node.target is not _FROM_REAL:
             source = source.args[0]
@@ -52,7 +54,7 @@ def _build(context: Any, node: Node, name: str) -> list[ov.Output]:
     source = context.get_input(0)
     _, dims, norm, *_ = cast("tuple[Any, ...]", node.args)
     axes = np.array(dims, np.int64)
-    transform, exponent = _KINDS[node.target](source, axes, node)
+    transform, exponent = _native(node, source, axes)
     made = [transform]
     wanted = _EXPONENTS[norm]
     if wanted != exponent:
@@ -66,18 +68,12 @@ def _build(context: Any, node: Node, name: str) -> list[ov.Output]:
     return [made[-1].output(0)]
 
 
-def _from_real(source: ov.Output, axes: Any, node: Node) -> tuple[ov.Node, float]:  # noqa: ARG001
-    return ops.rdft(source, axes), 0.0
-
-
-def _to_real(source: ov.Output, axes: Any, node: Node) -> tuple[ov.Node, float]:
-    sizes = ops.gather(ops.shape_of(source, "i64"), axes[:-1], np.int64(0))
-    last = np.array([node.args[3]], np.int64)
-    return ops.irdft(source, axes, ops.concat([sizes, last], 0)), -1.0
-
-
-def _complex(source: ov.Output, axes: Any, node: Node) -> tuple[ov.Node, float]:
+def _native(node: Node, source: ov.Output, axes: Any) -> tuple[ov.Node, float]:
+    """The engine's own transform, and the power of the number of values that it multiplies by."""
+    if node.target is _FROM_REAL:
+        return ops.rdft(source, axes), 0.0
+    if node.target is _TO_REAL:
+        sizes = ops.gather(ops.shape_of(source, "i64"), axes[:-1], np.int64(0))
+        last = np.array([node.args[3]], np.int64)
+        return ops.irdft(source, axes, ops.concat([sizes, last], 0)), -1.0
     return (ops.dft(source, axes), 0.0) if node.args[3] else (ops.idft(source, axes), -1.0)
-
-
-_KINDS: dict[Any, Any] = {_FROM_REAL: _from_real, _TO_REAL: _to_real, _COMPLEX: _complex}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 
 from autoquant.backends.targets import reference_rounding
@@ -62,9 +60,8 @@ def _compare(bench: SubjectBench, rounded: RoundedGraph) -> Measurements:
 
     It fails perhaps of so few samples alone: all of them will tell. So is one that hangs.
     """
-    timeout = bench.setup.execution.timeout
     try:
-        with nullcontext() if timeout is None else overdue_after(timeout):
+        with overdue_after(bench.setup.execution.timeout):
             return _measure(bench, rounded, bench.subject.functions)
     except (MetricError, Overdue):
         return _measure(bench, rounded, {})

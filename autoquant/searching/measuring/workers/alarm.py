@@ -22,14 +22,14 @@ class Overdue(BaseException):
 
 
 @contextmanager
-def overdue_after(seconds: float) -> Iterator[None]:
+def overdue_after(seconds: float | None) -> Iterator[None]:
     """Within, what takes longer raises `Overdue`; a kernel that it waits for ends first.
 
     It takes the system's alarm (`setitimer`), which is of the main thread alone. Where there is
-    none, or somebody else has taken it, nothing is broken off.
+    none, or somebody else has taken it, nothing is broken off. None: any time is allowed.
     """
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or not hasattr(signal, "setitimer"):
+    if seconds is None or not in_main or not hasattr(signal, "setitimer"):
         yield
         return
     if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
