@@ -1,8 +1,6 @@
 """`python -m autoquant` is the command `autoquant`."""
 
-import sys
-
-from autoquant.cli import main
+from autoquant.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

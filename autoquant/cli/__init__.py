@@ -1,5 +1,5 @@
 """The command line: argv -> one call -> exit code."""
 
-from autoquant.cli.app import main
+from autoquant.cli.app import main, run
 
-__all__ = ["main"]
+__all__ = ["main", "run"]

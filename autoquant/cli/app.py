@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -119,6 +120,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(shown, style="red", soft_wrap=True)
         return EXIT_MISTAKE
     return code if isinstance(code, int) else 0
+
+
+def run() -> NoReturn:
+    """Run one command as a process, which ends with its exit code whatever comes meanwhile."""
+    code = main()
+    if threading.current_thread() is threading.main_thread():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # all is written: a signal while Python ends its libraries ends it at once
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(code))
+    sys.exit(code)
 
 
 app.command()(init)
@@ -326,7 +339,3 @@ def _print_dry_run(job: Job) -> None:
     from autoquant.cli.dry_run import print_dry_run
 
     print_dry_run(job, terminal(), stdout())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -93,7 +93,7 @@ def job_writer(folder: Path, entry: str = ENTRY, **general: object) -> WriteJob:
 
 def command(*arguments: str) -> list[str]:
     """The command line of this checkout."""
-    return [sys.executable, "-m", "autoquant.cli.app", *arguments]
+    return [sys.executable, "-m", "autoquant", *arguments]
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_a_job_travels_to_nodes_that_never_saw_it(
     )
     for file in (ROOT / "tests" / "networks.py", ROOT / "autoquant" / "errors.py", job):
         assert cluster.lacks("node1", file)
-    process = cluster.command("-m", "autoquant.cli.app", "search", str(job))
+    process = cluster.command("-m", "autoquant", "search", str(job))
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, output + errors
     result = aq.load_result(tmp_path / "travels")
@@ -219,7 +219,7 @@ def test_a_wrong_token_is_refused_before_the_model_is_loaded(
     )
     job.write_text(job.read_text().replace("entry.py:model", "entry.py:batches"))
     process = cluster.command(
-        *("-m", "autoquant.cli.app", "search", str(job)),
+        *("-m", "autoquant", "search", str(job)),
         environment={"RAY_AUTH_TOKEN": "f" * 32},
     )
     _, errors = process.communicate(timeout=120)

@@ -96,7 +96,7 @@ def test_a_killed_training_resumes_to_the_weights_of_one_that_was_not(
     assert printed == json.loads((whole / "finetune.json").read_text())
     (job.parent / "die").write_text("25")
     killed = subprocess.run(
-        [sys.executable, "-m", "autoquant.cli.app", *words, "--output", str(cut)],
+        [sys.executable, "-m", "autoquant", *words, "--output", str(cut)],
         cwd=ROOT,
         capture_output=True,
         check=False,

@@ -103,6 +103,23 @@ def test_a_signal_ends_a_search_with_all_that_was_found(
     assert state_in_mlflow(tmp_path) == "KILLED"
 
 
+def test_ctrl_c_once_more_while_python_ends_changes_nothing(
+    write_quick_job: WriteJob, tmp_path: Path
+) -> None:
+    process = begin(write_quick_job("cut", budget={"trials": 4000, "round_size": 6}))
+    wait_for(lambda: measured(tmp_path / "cut") >= 8, process)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    while not process.stdout.readline().startswith("report: "):
+        assert process.poll() is None, process.stderr.read()
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    assert process.returncode == 130
+    assert "Traceback" not in process.stderr.read()
+
+
 def test_a_signal_while_held_out_data_are_scored_keeps_the_frontier(
     write_quick_job: WriteJob, tmp_path: Path
 ) -> None:
