@@ -392,6 +392,27 @@ def test_what_a_recurrent_layer_gives_is_quantized_wherever_it_is_moved() -> Non
             assert (found - exact).norm() < 0.05 * exact.norm()
 
 
+class LastOfProjected(nn.Module):
+    """A head over the last step of an LSTM with projections, whose steps are written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.LSTM(8, 6, batch_first=True, proj_size=4)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.steps(x)[0][:, -1])
+
+
+def test_the_last_step_of_an_lstm_with_projections_is_quantized() -> None:
+    model, steps = LastOfProjected().eval(), torch.randn(4, 5, 8)
+    _, backend = backend_for(model, steps)
+    plan = Plan.of({"steps": Scheme.FP32, "last": Scheme.INT8})
+    with torch.no_grad():
+        found, exact = backend.build(plan).module(steps), model(steps)
+    assert (found - exact).norm() < 0.05 * exact.norm()
+
+
 class Stack(nn.Module):
     """A matrix for each of a stack, as of experts or heads."""
 

@@ -327,16 +327,14 @@ class _Insertion:
 
     def _round(self, node: ov.Node, index: int, centred: bool) -> None:
         """Let an input pass a quantizer, set as early as nobody else sees it."""
-        reader = node
+        readers = [node]
         value = node.input_value(index)
-        before = value.get_node()
-        while _keeps_values(before) and _has_one_reader(before):
-            node, index = before, 0
-            value = node.input_value(0)
-            before = value.get_node()
+        while _keeps_values(value.get_node()) and _has_one_reader(value.get_node()):
+            readers.append(value.get_node())
+            index, value = 0, readers[-1].input_value(0)
         if centred or not self._is_on_grid(value):
-            quantizer = self._quantizer(value, reader, index if centred else None)
-            node.input(index).replace_source_output(quantizer)
+            quantizer = self._quantizer(value, readers, index if centred else None)
+            readers[-1].input(index).replace_source_output(quantizer)
 
     def _is_on_grid(self, value: ov.Output) -> bool:
         """Whether a tensor holds quantized values unchanged."""
@@ -365,9 +363,14 @@ class _Insertion:
             for reader in readers
         )
 
-    def _quantizer(self, value: ov.Output, reader: ov.Node, operand: int | None) -> ov.Output:
-        """A quantizer of a tensor; for an operand of a matmul of two tensors, a centred one."""
-        source, readers = value, [reader]
+    def _quantizer(
+        self, value: ov.Output, readers: list[ov.Node], operand: int | None
+    ) -> ov.Output:
+        """A quantizer of a tensor that an op reads through others.
+
+        For an operand of a matmul of two tensors, a centred one.
+        """
+        source, readers = value, [*readers]
         while _keeps_values(source.get_node()):
             readers.append(source.get_node())
             source = readers[-1].input_value(0)
