@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoquant.core.equalisation import Equalisation
+from autoquant.core.json_values import from_fields
 from autoquant.core.ranges import ObserverName, RangeRules
 
 _STOOD_ALONE = ("engine", "kernels", "accelerator", "profile")
@@ -42,28 +43,10 @@ class BuildSettings:
         """The same with so many bits for int8 weights that meet int8 activations."""
         return replace(self, ranges=replace(self.ranges, weight_bits=bits))
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the settings as JSON values."""
-        return {
-            "backend": self.backend,
-            "capture": self.capture,
-            "observer": self.observer.value,
-            "ranges": self.ranges.to_json(),
-            "equalisation": self.equalisation.to_json(),
-            "options": dict(self.options),
-        }
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BuildSettings:
-        """Read back what `to_json` gave, here or in an earlier version."""
+        """Read back what `json_of` gave, here or in an earlier version."""
         stood = {key: data[key] for key in _STOOD_ALONE if data.get(key)}
-        found = cls(
-            backend=str(data["backend"]),
-            capture=str(data["capture"]),
-            observer=ObserverName(data["observer"]),
-            ranges=RangeRules.from_json(data["ranges"]),
-            equalisation=Equalisation.from_json(data.get("equalisation", Equalisation().to_json())),
-            options={**stood, **data.get("options", {})},
-        )
+        found = from_fields(cls, {**data, "options": {**stood, **data.get("options", {})}})
         reduced = data.get("reduce_range")
         return found if reduced is None else found.with_weight_bits(7 if reduced else 8)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
-from typing import Any
 
 from autoquant.errors import JobError
 
@@ -52,29 +50,12 @@ class Equalisation:
     """A rescaling of a model's channels that keeps its function.
 
     Attributes:
-        factors: Each is applied in turn; a parameter may have several. None: the model as given.
         weights: Digest of the rescaled model's weights.
+        factors: Each is applied in turn; a parameter may have several. None: the model as given.
     """
 
-    factors: tuple[Factor, ...] = ()
     weights: str = ""
+    factors: tuple[Factor, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.factors)
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the factors as JSON values."""
-        factors = [
-            {"name": item.name, "shape": list(item.shape), "values": list(item.values)}
-            for item in self.factors
-        ]
-        return {"weights": self.weights, "factors": factors}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Equalisation:
-        """Read back what `to_json` gave."""
-        factors = (
-            Factor(str(item["name"]), tuple(map(int, item["shape"])), tuple(item["values"]))
-            for item in data["factors"]
-        )
-        return cls(tuple(factors), str(data["weights"]))

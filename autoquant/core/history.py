@@ -49,6 +49,10 @@ class Ask:
     origin: str
     round: int
 
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise ValueError(f"{self.number} is no candidate's number")
+
     def to_json(self) -> dict[str, Any]:
         """Give the ask as JSON values: one line of the history."""
         return {
@@ -58,14 +62,6 @@ class Ask:
             "origin": self.origin,
             "plan": self.plan.to_json(),
         }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Ask:
-        """Read back what `to_json` gave."""
-        plan = Plan.from_json(data["plan"])
-        if int(data["number"]) < 0:
-            raise ValueError(f"{data['number']} is no candidate's number")
-        return cls(int(data["number"]), plan, str(data["origin"]), int(data["round"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from autoquant.core.json_values import fields_json, json_of, value_of
 from autoquant.core.pairs import shared
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -85,27 +86,7 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Give the measurement as JSON values; `clock` and `busy` where it is a time."""
-        found = {
-            "value": self.value,
-            "stderr": self.stderr,
-            "kind": self.kind.value,
-            "samples": self.samples,
-        }
-        if self.clock is None:
-            return found
-        return {**found, "clock": self.clock.value, "busy": self.busy}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
-        """Read back what `to_json` gave."""
-        return cls(
-            value=data["value"],
-            kind=Kind(data["kind"]),
-            stderr=data["stderr"],
-            samples=data.get("samples", 0),
-            clock=TimedBy(data["clock"]) if data.get("clock") else None,
-            busy=data.get("busy", False),
-        )
+        return fields_json(self, but=("clock", "busy") if self.clock is None else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +105,7 @@ class Failure:
 
     def to_json(self) -> dict[str, Any]:
         """Give the failure as JSON values."""
-        found: dict[str, Any] = {"reason": self.reason, "transient": self.transient}
-        return found if self.refused is None else {**found, "refused": list(self.refused)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Failure:
-        """Read back what `to_json` gave."""
-        refused = data.get("refused")
-        return cls(
-            reason=data["reason"],
-            transient=data["transient"],
-            refused=None if refused is None else tuple(refused),
-        )
+        return fields_json(self, but=("refused",) if self.refused is None else ())
 
 
 Measurements = Mapping[str, Measurement]
@@ -227,11 +197,11 @@ class Candidate:
             "digest": self.digest,
             "origin": self.origin,
             "plan": self.plan.to_json(),
-            "values": {name: item.to_json() for name, item in self.measurements.items()},
-            "failure": self.failure.to_json() if self.failure else None,
+            "values": json_of(self.measurements),
+            "failure": json_of(self.failure),
             "stopped": self.stopped,
             "seconds": dict(self.seconds),
-            "executed": {site: ran.to_json() for site, ran in self.executed.items()},
+            "executed": json_of(self.executed),
         }
 
     @classmethod
@@ -244,11 +214,9 @@ class Candidate:
             number=number,
             plan=Plan.from_json(data["plan"]),
             origin=data["origin"],
-            measurements={
-                name: Measurement.from_json(item) for name, item in data["values"].items()
-            },
-            failure=Failure.from_json(data["failure"]) if data["failure"] else None,
+            measurements=value_of(dict[str, Measurement], data["values"]),
+            failure=value_of(Failure, data["failure"]) if data["failure"] else None,
             stopped=data.get("stopped"),
             seconds=data["seconds"],
-            executed=shared({site: Ran.from_json(item) for site, item in data["executed"].items()}),
+            executed=shared(value_of(dict[str, Ran], data["executed"])),
         )

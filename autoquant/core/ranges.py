@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from autoquant.core.json_values import fields_json, from_fields, json_of
 
 
 class ObserverName(Enum):
@@ -112,34 +114,11 @@ class RangeRules:
 
     def to_json(self) -> dict[str, Any]:
         """Give the rules as JSON values."""
-        return {
-            "percentile": self.percentile,
-            "averaging": self.averaging,
-            "sites": {name: observer.value for name, observer in self.sites},
-            "fixed": [asdict(item) for item in self.fixed],
-            "own": [asdict(item) for item in self.own],
-            "weight_bits": self.weight_bits,
-        }
+        return {**fields_json(self), "sites": json_of(dict(self.sites))}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RangeRules:
         """Read back what `to_json` gave, here or in a version that reduced torch's activations."""
         bits = 7 if data.get("activation_bits") == 7 else data.get("weight_bits")
-        return cls(
-            percentile=float(data["percentile"]),
-            averaging=float(data["averaging"]),
-            sites=tuple((name, ObserverName(item)) for name, item in data["sites"].items()),
-            fixed=tuple(
-                FixedRange(
-                    name=str(item["name"]),
-                    low=float(item["low"]),
-                    high=float(item["high"]),
-                    tensors=tuple(item["tensors"]),
-                    reads=tuple(item["reads"]),
-                    is_job=item.get("is_job", True),
-                )
-                for item in data["fixed"]
-            ),
-            own=tuple(OwnRange(**item) for item in data.get("own", ())),
-            weight_bits=bits,
-        )
+        sites = tuple(data["sites"].items())
+        return from_fields(cls, {**data, "sites": sites, "weight_bits": bits})

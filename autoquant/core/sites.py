@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from autoquant.errors import PlanError
 
@@ -135,24 +134,6 @@ class Site:
     def output_elements(self) -> int:
         """Elements written at the example batch."""
         return math.prod(self.output_shape)
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the site as JSON values."""
-        return asdict(self) | {"kind": self.kind.value}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Site:
-        """Read back what `to_json` gave."""
-        return cls(
-            **{
-                **data,
-                "kind": OpKind(data["kind"]),
-                "fused": tuple(data["fused"]),
-                "input_shapes": tuple(tuple(shape) for shape in data["input_shapes"]),
-                "output_shape": tuple(data["output_shape"]),
-                "output_range": tuple(data["output_range"]) if data["output_range"] else None,
-            }
-        )
 
 
 def check_sites(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
 from autoquant.core.history import StopReason
+from autoquant.core.json_values import fields_json, from_fields
 from autoquant.core.measurement import EAGER_FP32, Candidate
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Site
@@ -47,14 +48,14 @@ class SearchFacts:
 
     def to_json(self) -> dict[str, Any]:
         """Give the facts as JSON values."""
-        return asdict(self) | {"stopped": None if self.stopped is None else self.stopped.word}
+        return {**fields_json(self), "stopped": self.stopped and self.stopped.word}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SearchFacts:
         """Read back what `to_json` gave."""
         word = data.get("stopped")
         stopped = None if word is None else StopReason.of(word)
-        return cls(**{**data, "notices": tuple(data["notices"]), "stopped": stopped})
+        return replace(from_fields(cls, {**data, "stopped": None}), stopped=stopped)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoquant.core.history import Ask, Past
+from autoquant.core.json_values import value_of
 from autoquant.core.measurement import Candidate
 from autoquant.core.os_errors import storage_errors
 from autoquant.core.plan import Plan
@@ -219,5 +220,5 @@ def _read_line(line: bytes) -> tuple[Mapping[str, Any], Ask | Candidate | None]:
     if "told" in data:
         return data, None
     if "round" in data:
-        return data, Ask.from_json(data)
+        return data, value_of(Ask, data)
     return data, Candidate.from_json({**_NOTHING, **data})

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from autoquant.core.build import BuildSettings
 from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
+from autoquant.core.json_values import value_of
 from autoquant.core.measurement import Candidate, Measurement
 from autoquant.core.os_errors import storage_errors
-from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.sites import Site
-from autoquant.core.space import Knob, SearchSpace
+from autoquant.core.space import SearchSpace
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
 from autoquant.job.yaml_text import parse_yaml
@@ -95,18 +96,12 @@ def load_environment(folder: Path) -> Mapping[str, Any]:
 
 def load_sites(folder: Path) -> tuple[Site, ...]:
     """Read the sites of `sites.json`, in graph order."""
-    return rebuild(folder / files.SITES, lambda found: tuple(map(Site.from_json, found["sites"])))
+    return rebuild(folder / files.SITES, lambda found: value_of(tuple[Site, ...], found["sites"]))
 
 
 def load_space(folder: Path) -> SearchSpace:
     """Read `space.json`."""
-
-    def knob(item: Mapping[str, Any]) -> Knob:
-        return Knob(item["name"], tuple(item["sites"]), tuple(map(Scheme, item["schemes"])))
-
-    return rebuild(
-        folder / files.SPACE, lambda found: SearchSpace(tuple(map(knob, found["knobs"])))
-    )
+    return rebuild(folder / files.SPACE, partial(value_of, SearchSpace))
 
 
 def load_baseline(folder: Path) -> dict[str, Measurement]:
@@ -114,7 +109,7 @@ def load_baseline(folder: Path) -> dict[str, Measurement]:
     path = folder / files.BASELINE
     document = read_mapping(path)
     with well_formed(path):
-        return {name: Measurement.from_json(item) for name, item in document.items()}
+        return value_of(dict[str, Measurement], document)
 
 
 def load_statistics(folder: Path) -> CalibrationStatistics:

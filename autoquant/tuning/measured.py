@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import chain
 
 from autoquant.core.evaluation import IsOver, Outcome, Phase, Task, never
+from autoquant.core.json_values import json_of
 from autoquant.core.measurement import Candidate
 from autoquant.core.plan import Plan
 from autoquant.job import DataSource
@@ -99,7 +100,7 @@ def fingerprint(prepared: Preparation, source: DataSource | None) -> str:
         digest_of(prepared.captured.graph.state_dict().values(), batches),
         str(prepared.captured.graph.code),
         prepared.statistics.digest,
-        prepared.settings.build.to_json(),
+        json_of(prepared.settings.build),
         f"{getattr(metric, '__module__', '')}.{getattr(metric, '__qualname__', type(metric))}",
         None if source is None else source.model_dump(mode="json"),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoquant.core.evaluation import Phase, Task
+from autoquant.core.json_values import value_of
 from autoquant.core.measurement import Candidate, Measurement
 from autoquant.core.plan import Plan
 from autoquant.searching.measuring.evaluator import PlanEvaluator
@@ -36,7 +37,7 @@ class Recorded:
         if plan.digest not in self._known:
             self._known[plan.digest] = self._measure(plan)
         values = self._known[plan.digest]
-        found = {name: Measurement.from_json(item) for name, item in values.items()}
+        found = value_of(dict[str, Measurement], values)
         return Candidate(number, plan, origin, found)
 
     def save(self) -> None:

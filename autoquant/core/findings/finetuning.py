@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -84,11 +83,6 @@ class Trial:
     steps: int
     loss: float | None
     metric: float | None
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Trial:
-        """Read back what `json_of` gave."""
-        return cls(**{**data, "ranges": Ranges(data["ranges"])})
 
 
 def pick_trial(trials: tuple[Trial, ...]) -> Trial | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autoquant.core.findings.finetuning import Check, Ranges, Trial
-from autoquant.core.json_values import fields_json
+from autoquant.core.json_values import fields_json, value_of
 from autoquant.errors import StorageError
 
 FORMAT = 1
@@ -72,18 +72,7 @@ def load_state(content: bytes, identity: str, name: str) -> TrainingState:
                 f"{name} belongs to another training: model, data, plan or settings differ",
                 hint="give the same job, plan and --set as before; or choose another output",
             )
-        return TrainingState(
-            trials=tuple(map(Trial.from_json, found["trials"])),
-            learning_rate=found["learning_rate"],
-            ranges=Ranges(found["ranges"]),
-            step=found["step"],
-            weights=found["weights"],
-            optimizer=found["optimizer"],
-            best=Check(**found["best"]),
-            best_weights=found["best_weights"],
-            checks=tuple(Check(**item) for item in found["checks"]),
-            stopped=found["stopped"],
-        )
+        return value_of(TrainingState, found)
     except StorageError:
         raise
     except Exception as error:

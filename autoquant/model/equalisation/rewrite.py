@@ -24,7 +24,7 @@ from autoquant.model.weights_digest import weights_digest
 
 def equalisation_of(groups: Groups, scales: Scales, model: nn.Module) -> Equalisation:
     """What each parameter and buffer is multiplied with, so that channels are divided by scales."""
-    return Equalisation(tuple(_factors(groups, scales, named_tensors(model))))
+    return Equalisation(factors=tuple(_factors(groups, scales, named_tensors(model))))
 
 
 def signed(equalisation: Equalisation, model: nn.Module) -> Equalisation:

@@ -53,7 +53,7 @@ def structure_of(captured: Capture) -> tuple[object, ...] | None:
         return None
     code = [item.code for item in captured.graph.modules() if isinstance(item, GraphModule)]
     weights = [(name, item.shape) for name, item in captured.graph.state_dict().items()]
-    return code, weights, [site.to_json() for site in captured.sites]
+    return code, weights, captured.sites
 
 
 def function_of(captured: Capture) -> tuple[object, ...] | None:

@@ -13,6 +13,7 @@ from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.equalisation import Equalisation, Equalise
 from autoquant.core.evaluation import Phase
+from autoquant.core.json_values import json_of
 from autoquant.core.progress import Progress
 from autoquant.core.ranges import ObserverName
 from autoquant.core.sites import check_sites
@@ -276,7 +277,7 @@ def _equalisation(
             return None
         scored = [*take_samples(subject.evaluation, EQUALISING_SAMPLES), *subject.telling]
         seen = (*InputsOf(subject.calibration), *InputsOf(scored))
-        own = (subject.equalise.value, tries, dict(subject.outputs.weights), build.to_json())
+        own = (subject.equalise.value, tries, dict(subject.outputs.weights), json_of(build))
         return *function, *own, weights_digest(subject.model), digest_of((), seen)
 
     return kept.recall("equalisation", BUILD, depends_on, find).equalisation
@@ -305,7 +306,7 @@ def _settle(
             return None
         timed = timing_of(settings, latency_inputs(subject, settings.latency_batch))
         space = bench.setup.space.model_dump(mode="json")
-        return *function, settings.build.to_json(), bench.statistics.digest, timed, space
+        return *function, json_of(settings.build), bench.statistics.digest, timed, space
 
     build = kept.recall("choice of engine and observers", BUILD, depends_on, find)
     return replace(settings, build=build)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 from autoquant.core.build import BuildSettings
+from autoquant.core.json_values import json_of
 from autoquant.core.ranges import RangeRules
 
 RANGES = {"percentile": 99.99, "averaging": 0.01, "sites": {}, "fixed": []}
@@ -22,7 +23,7 @@ OLDER = {
 def test_settings_are_what_they_were_when_read_back() -> None:
     ranges = RangeRules(99.0, weight_bits=7)
     settings = BuildSettings("toy", ranges=ranges, options={"bits": 4})
-    assert BuildSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    assert BuildSettings.from_json(json.loads(json.dumps(json_of(settings)))) == settings
 
 
 def test_a_file_that_names_the_options_of_all_backends_is_read() -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoquant.core.json_values import json_of, value_of
 from autoquant.core.sites import OpKind, Site
 from autoquant.errors import ModelError
 from autoquant.model.graph.capture import Capture, capture
@@ -77,7 +78,7 @@ def test_embeddings_and_recurrent_layers_are_sites() -> None:
 
 
 def test_sites_survive_json(captured: Capture) -> None:
-    assert all(Site.from_json(site.to_json()) == site for site in captured.sites)
+    assert all(value_of(Site, json_of(site)) == site for site in captured.sites)
 
 
 def test_the_model_given_is_not_changed() -> None:

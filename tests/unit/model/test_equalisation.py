@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from autoquant.core.equalisation import Equalisation, Factor
+from autoquant.core.json_values import json_of, value_of
 from autoquant.errors import ModelError
 from autoquant.model.equalisation.groups import Groups, find_groups
 from autoquant.model.equalisation.rewrite import equalisation_of, rebound, rescaled
@@ -357,7 +358,7 @@ def test_channels_that_are_always_zero_stay_as_they_are() -> None:
 
 def test_an_equalisation_survives_json_and_gives_the_same_weights() -> None:
     found = Found(Residual(), torch.randn(IMAGE))
-    again = Equalisation.from_json(found.equalisation.to_json())
+    again = value_of(Equalisation, json_of(found.equalisation))
     assert again == found.equalisation
     before, after = found.other.state_dict(), rescaled(found.model, again).state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())

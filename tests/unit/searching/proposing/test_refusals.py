@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from autoquant.core.json_values import value_of
 from autoquant.core.measurement import Candidate, Failure
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -103,5 +104,5 @@ def test_what_is_ruled_out_is_refused(seed: int) -> None:
 def test_a_failure_of_an_engine_is_read_back_with_its_sites() -> None:
     for refused_at in (None, (), ("a", "b")):
         failure = Failure("no", refused=refused_at)
-        assert Failure.from_json(failure.to_json()) == failure
-    assert Failure.from_json({"reason": "no", "transient": False}) == Failure("no")
+        assert value_of(Failure, failure.to_json()) == failure
+    assert value_of(Failure, {"reason": "no", "transient": False}) == Failure("no")
