@@ -131,6 +131,11 @@ OPS: dict[str, tuple[OpKind, nn.Module, Tensor]] = {
         after_conv(nn.InstanceNorm2d(4, track_running_stats=True)),
         MAP,
     ),
+    "batch norm without a factor": (
+        OpKind.NORM,
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4, affine=False)),
+        MAP,
+    ),
     "mean": (OpKind.POOL, after_conv(Mean()), MAP),
     "max pool 1d": (OpKind.POOL, nn.Sequential(nn.Conv1d(4, 4, 1), nn.MaxPool1d(2)), LINE),
     "max pool 3d": (OpKind.POOL, nn.Sequential(nn.Conv3d(4, 4, 1), nn.MaxPool3d(2)), VOLUME),

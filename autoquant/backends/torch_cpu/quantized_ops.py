@@ -265,7 +265,14 @@ def _normalize(emitter: Emitter, operation: Operation, out: Form) -> None:
     read = emitter.read(operation.argument("input"), Form.QUINT8)
     names = ("weight", "bias", "running_mean", "running_var")
     values = [operation.argument(name) for name in names]
-    floats = [None if item is None else emitter.read(item, Form.FLOAT32).node for item in values]
+    channels = shape_of(operation.argument("running_mean")) or ()
+    neutral = (torch.ones, torch.zeros, None, None)  # the kernel wants a factor and a shift
+    floats = [
+        emitter.hold(make(channels), f"{operation.last.name}_{name}")
+        if make and item is None
+        else emitter.read(item, Form.FLOAT32).node
+        for name, item, make in zip(names, values, neutral, strict=True)
+    ]
     table = _NORMS_WITH_RELU if operation.has_relu else _NORMS
     packet = table[len(shape_of(operation.root) or ())]
     _write(emitter, operation, out, packet.default, read.node, *floats, operation.argument("eps"))
