@@ -182,6 +182,16 @@ def test_an_embedding_bag_is_refused_as_the_converter_refuses_it() -> None:
         backend_for(nn.Sequential(op), example)
 
 
+def test_int8_convolutions_around_an_activation_that_is_always_zero_run() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    with torch.no_grad():
+        model[0].bias -= 1000.0  # type: ignore[operator]
+    backend = backend_for(model, MAP)
+    plan = Plan.of({"0": Scheme.INT8, "2": Scheme.INT8})
+    with torch.no_grad():
+        torch.testing.assert_close(backend.build(plan).module(MAP), model(MAP), rtol=0.0, atol=0.01)
+
+
 def test_random_mixed_plans_run_as_planned_and_stay_near_float(
     mixed: tuple[nn.Module, LiteRtBackend],
 ) -> None:

@@ -775,6 +775,28 @@ def test_a_product_is_not_judged_by_the_sum_that_its_kernel_takes_in(seed: int) 
     assert str(built.executed[total]) == "int8 native"
 
 
+class MaskedSum(nn.Module):
+    """A sum whose kernel takes in the product with a mask behind it, as masked means have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = (nn.Linear(64, 64) for _ in range(3))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.left(x) + self.right(x)
+        return self.head((y * mask[:, :, None].float()).sum(1))
+
+
+def test_a_product_is_not_judged_by_the_sum_that_takes_it_in() -> None:
+    rows = torch.randn(4, 6, 64)
+    mask = (rows[:, :, 0] > 0).long()
+    captured, backend = backend_for(seeded(MaskedSum), rows, mask)
+    plan = {site.name: Scheme.INT8 for site in captured.sites}
+    (product,) = [site.name for site in captured.sites if site.kind is OpKind.MUL]
+    built = backend.build(Plan.of(plan | {product: Scheme.FP32}))
+    assert str(built.executed[product]) == "fp32 native"
+
+
 def test_costs_cover_every_choice_of_the_space() -> None:
     captured, backend = backend_for(seeded(MixedNet), images(4))
     space = full_space(captured, backend)

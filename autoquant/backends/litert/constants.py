@@ -96,6 +96,10 @@ class Constants:
         zeros = np.zeros(len(stored.scales), np.int64)
         return Constant("INT8", stored.values, affine(stored.scales, zeros, stored.axis))
 
+    def weight_scales(self, tensor: int, facts: Weights) -> Array:
+        """Steps of a weight by channel."""
+        return self._weight(tensor, facts).scales
+
     def bias(self, tensor: int, weight: int, facts: Weights, read: Format) -> Constant:
         """Round a bias to steps of input scale times weight scale.
 

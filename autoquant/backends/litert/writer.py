@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from autoquant.backends.litert.constants import Constant, Constants
 from autoquant.backends.litert.formats import FLOAT32, TYPES, Format, Formats
-from autoquant.backends.litert.operators import MOVED_INPUT, MOVES, SAME_SCALE, WEIGHTED
+from autoquant.backends.litert.operators import MOVED_INPUT, MOVES, SAME_SCALE, WEIGHTED, Weights
 from autoquant.backends.litert.origins import Origins
 from autoquant.backends.litert.schema import INT32_BIAS, Graph
 from autoquant.core.precision import Scheme
+
+_LARGEST_FACTOR = 255.0
+"""From a step of the accumulators of an int8 kernel to one of its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +147,22 @@ class PlanWriter:
             else tensor
             for tensor in reads
         ]
+        if wanted.type_name == "INT8" and name in WEIGHTED:
+            wanted = self._wide_enough(wanted, reads, WEIGHTED[name])
         edited = self._edited(operator, inputs, wanted)
         if scheme is not Scheme.FP32:
             self._replace_constants(edited, operator, scheme)
             self._set_options(edited)
         return edited
+
+    def _wide_enough(self, wanted: Format, reads: Sequence[int], facts: Weights) -> Format:
+        """What an op writes, in steps that its kernel takes: XNNPACK knows no factor from 256 on.
+
+        What calibration saw nothing but zeros of has the least steps that there are.
+        """
+        scales = self._constants.weight_scales(reads[facts.weight], facts)
+        step = self._read_format(reads[facts.data], Scheme.INT8).scale * float(scales.max())
+        return replace(wanted, scale=max(wanted.scale, step / _LARGEST_FACTOR))
 
     def _replace_constants(self, edited: Any, operator: Any, scheme: Scheme) -> None:
         """Put the rounded weight, bias and operands in place of the float ones."""

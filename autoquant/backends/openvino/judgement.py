@@ -143,9 +143,9 @@ def _masked(execution: Execution) -> tuple[Scheme, ...]:
 def _elementwise(execution: Execution, operands: int) -> tuple[Scheme, ...]:
     """What a sum or product may be called, by what it reads beside accumulators and writes.
 
-    What a kernel reads for the ops that it takes in comes behind its own operands.
+    A kernel reads for the ops that it takes in one by one, in the order in which it computes them.
     """
-    own = slice(operands) if execution.host is None else slice(1, None)
+    own = slice(execution.ahead, execution.ahead + operands - (execution.host is not None))
     reads, written = execution.reads[own], execution.written[own]
     if not reads:
         return (Scheme.FP32, Scheme.BF16)

@@ -36,6 +36,7 @@ class Execution:
         host: The site that it is fused into; None where it has a kernel of its own.
         reads: Formats of the tensors that it reads, as the kernel finds them.
         written: The same tensors, as their writers left them.
+        ahead: How many of these are read for what the kernel computes before it.
         weight: Format of its weight; None where it has none.
         runs: Format that the engine says it computes in.
         writes: Format of what the kernel writes; empty where that is another site's.
@@ -52,6 +53,7 @@ class Execution:
     writes: str
     kernel: str = ""
     group: int | None = None
+    ahead: int = 0
 
 
 class ExecutionGraph:
@@ -157,13 +159,14 @@ class ExecutionGraph:
     def _describe(self, site: str, node: ov.Node) -> Execution:
         layer = fact(node, "layerType")
         first, last = self.owner(node), next(reversed(self._owners(node)), site)
+        host = None if first == site else first
         values = node.input_values()
         at = _WEIGHT_INPUT.get(layer)
         weight = values[at] if at is not None and at < len(values) else None
         tensors = [value for value in values if not depends_on_constants(value.get_node())]
         return Execution(
             layer=layer,
-            host=None if first == site else first,
+            host=host,
             reads=tuple(map(_precision, tensors)),
             written=tuple(map(self._written, tensors)),
             weight=None if weight is None else _precision(weight),
@@ -171,7 +174,17 @@ class ExecutionGraph:
             writes=fact(node, "outputPrecisions").split(",")[0] if last == site else "",
             kernel=fact(node, "primitiveType"),
             group=None if weight is None else _group(weight, values),
+            ahead=0 if host is None else self._read_ahead(site, node),
         )
+
+    def _read_ahead(self, site: str, node: ov.Node) -> int:
+        """How many tensors a kernel reads before those of a site that is fused into it."""
+        owners = list(dict.fromkeys(self._owners(node)))
+        if site not in owners:
+            return 1
+        before = owners[: owners.index(site)]
+        kept = max(len(before) - 1, 0)  # results that it does not read, but has
+        return sum(len(self._layout.sites[name].input_shapes) for name in before) - kept
 
     def _written(self, value: ov.Output) -> str:
         """Format in which the writer of a tensor left it, before it was moved or converted.
