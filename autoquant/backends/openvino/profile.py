@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import openvino as ov
@@ -27,11 +27,16 @@ _SHORTEST_S = 4e-3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Counted:
-    """A plan, compiled so that the engine times its nodes."""
+    """A plan, compiled so that the engine times its nodes.
+
+    Attributes:
+        calls: So many make one timing.
+    """
 
     graph: ExecutionGraph
     request: ov.InferRequest
     names: tuple[str, ...]
+    calls: int = 1
 
 
 def profile_costs(
@@ -56,7 +61,7 @@ def profile_costs(
     def time_plan(plan: Plan) -> BesideReference:
         compiled, graph = compile_plan(plan)
         names = tuple(node.get_friendly_name() for node in graph.nodes)
-        counted = _Counted(graph, compiled.create_infer_request(), names)
+        counted = _bundled(_Counted(graph, compiled.create_infer_request(), names), arrays, clock)
         if not reference:
             reference.append(counted)
         return _in_turn(counted, reference[0], arrays, clock)
@@ -73,13 +78,12 @@ def _in_turn(
     time, and on a busy machine what others took. A node is short and mostly undisturbed, so its
     median over all calls holds.
     """
-    counts = [_bundle(each, arrays, clock) for each in (reference, item)]
     references: list[float] = []
     ratios: list[float] = []
     nodes: list[Floats] = []
     for _ in range(_ROUNDS):
-        seconds, _ = _sample(reference, arrays, counts[0], clock)
-        own, found = _sample(item, arrays, counts[1], clock)
+        seconds, _ = _sample(reference, arrays, reference.calls, clock)
+        own, found = _sample(item, arrays, item.calls, clock)
         references.append(seconds)
         ratios.append(own / seconds)
         nodes.extend(found)
@@ -96,8 +100,10 @@ def _divide(whole: float, nodes: Floats) -> Floats:
     return np.append(each, max(whole - total, 0.0))
 
 
-def _bundle(item: _Counted, arrays: Sequence[object], clock: Clock) -> int:
-    return bundle_size(lambda: _sample(item, arrays, 1, clock)[0], _SHORTEST_S)
+def _bundled(item: _Counted, arrays: Sequence[object], clock: Clock) -> _Counted:
+    """Warm a plan up, and count how many of its calls make one timing."""
+    calls = bundle_size(lambda: _sample(item, arrays, 1, clock)[0], _SHORTEST_S)
+    return replace(item, calls=calls)
 
 
 def _sample(
