@@ -532,6 +532,39 @@ def test_a_transposed_convolution_stays_in_fp32_before_a_factor() -> None:
 
 
 @needs_bf16
+def test_a_convolution_stays_in_fp32_behind_a_batch_norm_without_shift() -> None:
+    layers = (nn.Conv2d(8, 8, 1), nn.GELU(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 2, stride=2))
+    captured, backend = backend_for(nn.Sequential(*layers).eval(), MAP)
+    plan = {site.name: Scheme.BF16 for site in captured.sites} | {"3": Scheme.FP32}
+    assert str(backend.build(Plan.of(plan)).executed["3"]) == "fp32 native"
+
+
+@pytest.mark.parametrize("last", [Scheme.INT8, pytest.param(Scheme.BF16, marks=needs_bf16)])
+def test_a_factor_beside_a_residual_fits_what_its_convolution_runs(last: Scheme) -> None:
+    """All of it is one kernel, which reads the residual in 8 bits."""
+    _, backend = backend_for(seeded(ScaledResidual), MAP)
+    plan = {"first": Scheme.INT8, "second": Scheme.INT8, ":mul:0": Scheme.FP32}
+    built = backend.build(Plan.of({**plan, ":add:0": Scheme.INT8, "last": last}))
+    assert str(built.executed["second"]) == "int8 native"
+    assert str(built.executed["last"]) == f"{last.value} native"
+
+
+class ScaledResidual(nn.Module):
+    """A layer scale before a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(8, 8, 1)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.scale = nn.Parameter(torch.linspace(0.1, 0.5, 8).reshape(-1, 1, 1))
+        self.last = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(self.second(x) * self.scale + x)
+
+
+@needs_bf16
 @pytest.mark.parametrize("groups", [1, 8])
 def test_a_convolution_stays_in_fp32_behind_a_pad(groups: int) -> None:
     layers = (nn.Conv2d(8, 8, 1), nn.ZeroPad2d((2, 0, 1, 0)), nn.Conv2d(8, 8, 2, groups=groups))

@@ -515,7 +515,8 @@ def _shield_marks(nodes: Iterable[ov.Node]) -> None:
     """Keep convolutions and matmuls in f32 when the hint is bf16, in place.
 
     The plugin makes one op of a matmul and the bias or factor behind it, and of a convolution and
-    the factor before it or behind its bias, and loses their marks. A clamp between the two, to all
+    the factor before it (a shift by zero between them is none) or behind its bias, and loses their
+    marks. A clamp between the two, to all
     finite floats, keeps it from that; the kernel absorbs clamp, bias and factor all the same.
     """
     for node in nodes:
@@ -524,7 +525,7 @@ def _shield_marks(nodes: Iterable[ov.Node]) -> None:
         value, absorbed = node.output(0), _SCALING
         if node.get_type_name() in _CONVOLUTIONS:
             value, absorbed = _with_bias(value), _FACTORS
-            if _scales(node.input_value(0).get_node()):
+            if _scales(node.input_value(0).get_node(), _SCALING):
                 node.input(0).replace_source_output(_clamped(node.input_value(0)))
         for target in value.get_target_inputs():
             if _scales(target.get_node(), absorbed):
