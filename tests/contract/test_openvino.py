@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 MAP = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(1))
 ROW = torch.randn(4, 64, generator=torch.Generator().manual_seed(2))
+ROWS = torch.randn(4, 6, 16, generator=torch.Generator().manual_seed(3))
 TOKENS = torch.arange(32).reshape(4, 8)
 
 FLOATS = (Scheme.BF16, Scheme.FP32)
@@ -600,6 +603,55 @@ def test_an_activation_that_is_written_out_runs_in_bf16(name: str, is_linear: bo
     with torch.no_grad():
         exact = model(example)
     assert (built.module(example) - exact).norm() < 0.02 * exact.norm()
+
+
+MASKS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "causal": {"is_causal": True},
+    "added": {"attn_mask": torch.linspace(-2, 2, 36).reshape(6, 6)},
+    "of what counts": {"attn_mask": torch.ones(6, 6).tril().bool()},
+    "another scale": {"scale": 0.5},
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(
+    "schemes",
+    [
+        (Scheme.FP32, Scheme.FP32, Scheme.FP32),
+        (Scheme.INT8, Scheme.FP32, Scheme.INT8),
+        *(
+            pytest.param(schemes, marks=needs_bf16)
+            for schemes in product((Scheme.BF16, Scheme.FP32), repeat=3)
+            if Scheme.BF16 in schemes
+        ),
+    ],
+)
+def test_an_attention_has_a_format_of_its_own(mask: str, schemes: tuple[Scheme, ...]) -> None:
+    model = seeded(partial(HeadsOfOne, **MASKS[mask]))
+    captured, backend = backend_for(model, ROWS)
+    plan = Plan.of({site.name: own for site, own in zip(captured.sites, schemes, strict=True)})
+    built = backend.build(plan)
+    assert [built.executed[site.name].scheme for site in captured.sites] == list(schemes)
+    with torch.no_grad():
+        exact = model(ROWS)
+    error = (backend.run(built.module, (ROWS,)) - exact).norm() / exact.norm()
+    assert error < (1e-5 if set(schemes) == {Scheme.FP32} else 0.05)
+
+
+class HeadsOfOne(nn.Module):
+    """An attention by torch's own function, with one head."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 48)
+        self.last = nn.Linear(16, 16)
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.first(x).unsqueeze(1).chunk(3, -1)
+        found = nn.functional.scaled_dot_product_attention(*parts, **self.options)
+        return self.last(found.squeeze(1))
 
 
 @needs_bf16

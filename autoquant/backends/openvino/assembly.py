@@ -49,6 +49,7 @@ _POOLING = frozenset({"MaxPool", "AvgPool", "ReduceMean"})
 _KEEPS_GRID = frozenset({"MaxPool", "Concat"})
 _TAKEN_APART = frozenset({"BatchNormInference", "GroupNormalization"})
 _FLOAT_SCHEMES = frozenset({Scheme.BF16, Scheme.FP32})
+_PRODUCTS = frozenset({OpKind.ATTENTION, OpKind.MATMUL})
 _FLOATS = frozenset({OpKind.ACTIVATION, OpKind.NORM})
 _FLOAT_FORMS: Mapping[Scheme, WeightForm] = {
     Scheme.INT8_WEIGHT_ONLY: compressed,
@@ -97,13 +98,15 @@ class Assembler:
         return model, Options(hint, subgraphs=subgraphs and self._fusible)
 
     def _differs(self, schemes: Mapping[str, Scheme], hint: str) -> bool:
-        """Whether a model has matmuls and any site that is not what the hint says.
+        """Whether a model has products of tensors and any site that is not what the hint says.
 
         A quantizer or another format in the subgraph of an attention crashes the plugin.
         """
         wanted = Scheme.BF16 if hint == BF16 else Scheme.FP32
-        matmuls = any(site.kind is OpKind.MATMUL for site in self._layout.sites.values())
-        return matmuls and any(scheme is not wanted for scheme in schemes.values())
+        kinds = {site.kind for site in self._layout.sites.values()}
+        return not kinds.isdisjoint(_PRODUCTS) and any(
+            scheme is not wanted for scheme in schemes.values()
+        )
 
     def _refuse_unmarkable(
         self, nodes: Mapping[str, ov.Node], schemes: Mapping[str, Scheme]

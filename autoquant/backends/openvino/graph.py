@@ -17,6 +17,7 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from torch import Tensor
 from torch.fx import GraphModule
 
+from autoquant.backends.openvino.attention import write_out_attentions
 from autoquant.backends.openvino.decompositions import decompositions
 from autoquant.backends.openvino.engine import from_bytes, to_bytes
 from autoquant.backends.openvino.fourier import take_out_transforms
@@ -95,6 +96,7 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     _keep_marks_of_rewritten(model)
     _keep_marks_of_matmuls(model)
     _write_out_batch_norms(model)
+    write_out_attentions(model)
     _give_scalars_an_axis(model)
     called = captured.calling.names
     _name_ends(model, called, outputs.names_beside(called))

@@ -12,8 +12,8 @@ from autoquant.backends.openvino.engine import (
 from autoquant.core.precision import BY_GROUP, Scheme, Support
 from autoquant.core.sites import LOOKUPS, RECURRENT, TRANSPOSED, OpKind, Site
 
-_NO_BF16 = RECURRENT | LOOKUPS | TRANSPOSED | {OpKind.ATTENTION, OpKind.CUSTOM}
-_NO_INT8 = _NO_BF16 | {OpKind.MUL, OpKind.NORM, OpKind.ACTIVATION}
+_NO_BF16 = RECURRENT | LOOKUPS | TRANSPOSED | {OpKind.CUSTOM}
+_NO_INT8 = _NO_BF16 | {OpKind.ATTENTION, OpKind.MUL, OpKind.NORM, OpKind.ACTIVATION}
 _FOLLOWED = frozenset(
     {
         Scheme.INT8,
