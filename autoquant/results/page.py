@@ -138,7 +138,7 @@ def _points(
             else "",
             "busy": x.name in item.measurements and item.measurements[x.name].busy,
             "ops": counts_text(item.plan),
-            "facts": list(_facts(item, findings, unit)),
+            "facts": list(facts(item, findings, unit)),
         }
         left -= 2 * len(findings.sites)
         if left > 0:
@@ -166,8 +166,8 @@ def _plan(candidate: Candidate, sites: Sequence[Site], schemes: Sequence[Scheme]
     return {"plan": "".join(letters), "ran": ran, "read": bool(executed)}
 
 
-def _facts(candidate: Candidate, findings: Findings, unit: ScoreUnit) -> Iterator[tuple[str, str]]:
-    """Numbers with their 95% intervals and kinds, as labels and texts."""
+def facts(candidate: Candidate, findings: Findings, unit: ScoreUnit) -> Iterator[tuple[str, str]]:
+    """A candidate's numbers with their 95% intervals and kinds, as labels and texts."""
     found = candidate.measurements
     scheme = fastest_float(findings.frontier.baseline)
     drop = f"{findings.facts.metric} drop, {unit.drop_unit}"
@@ -183,7 +183,8 @@ def _facts(candidate: Candidate, findings: Findings, unit: ScoreUnit) -> Iterato
     ):
         if name in found:
             kind = found[name].kind.value
-            text = interval_text(found[name], factor, digits)
+            is_exact = name == "sqnr_db" and found[name].value >= SQNR_CEILING_DB
+            text = "exact" if is_exact else interval_text(found[name], factor, digits)
             yield label, f"{text} {kind}"
     if "size_bytes" in found:
         yield "size", f"{bytes_text(found['size_bytes'].value)} {found['size_bytes'].kind.value}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,7 @@ from torch.fx import GraphModule
 from autoquant.backends.protocol import Backend, BuildRequest
 from autoquant.backends.targets import load_target
 from autoquant.core.glance import Glance
-from autoquant.core.measurement import Candidate, Failure, Measurements
-from autoquant.core.plan import Plan
-from autoquant.core.readback import ReadBack
+from autoquant.core.measurement import Candidate
 from autoquant.results.wording import counts_text, or_busy
 from autoquant.searching.build_context import BuildContext
 
@@ -24,32 +23,15 @@ if TYPE_CHECKING:
     from autoquant.torch_ao.way_out import MappingCoverage, PlanMapping
 
 
-class ResultCandidate:
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class ResultCandidate(Candidate):
     """A candidate that can be built again."""
 
+    _context: BuildContext = field(kw_only=True)
+
     def __init__(self, candidate: Candidate, context: BuildContext) -> None:
-        self.candidate = candidate
-        self._context = context
-
-    @property
-    def number(self) -> int:
-        """Its number in the search."""
-        return self.candidate.number
-
-    @property
-    def plan(self) -> Plan:
-        """The scheme of every site."""
-        return self.candidate.plan
-
-    @property
-    def digest(self) -> str:
-        """The plan's digest."""
-        return self.candidate.digest
-
-    @property
-    def origin(self) -> str:
-        """Where it came from."""
-        return self.candidate.origin
+        super().__init__(*(getattr(candidate, item.name) for item in fields(Candidate)))
+        object.__setattr__(self, "_context", context)
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -60,7 +42,7 @@ class ResultCandidate:
     def metadata(self) -> dict[str, Any]:
         """What an exported file carries: the candidate, and how its latency was timed."""
         return {
-            **self.candidate.to_json(),
+            **self.to_json(),
             "threads": self._context.latency_threads,
             "batch_size": self._context.latency_batch,
         }
@@ -73,34 +55,6 @@ class ResultCandidate:
         build = self._context.build
         known = load_target(build.backend).recipe
         return None if known is None else known(build, path, self._context.latency_threads)
-
-    @property
-    def measurements(self) -> Measurements:
-        """All measurements by name."""
-        return self.candidate.measurements
-
-    @property
-    def failure(self) -> Failure | None:
-        """Why it failed, None for a success."""
-        return self.candidate.failure
-
-    @property
-    def stopped(self) -> str | None:
-        """Why it was not measured to the end, None where it was."""
-        return self.candidate.stopped
-
-    @property
-    def executed(self) -> ReadBack:
-        """What each site really ran, as read back from the engine."""
-        return self.candidate.executed
-
-    def value(self, name: str) -> float:
-        """Value of a measurement (`accuracy`, `accuracy_drop`, `sqnr_db`, `speedup`...).
-
-        Raises:
-            KeyError: There is no such measurement; the message lists those that are.
-        """
-        return self.candidate.value(name)
 
     def qconfig_mapping(self, model: nn.Module | None = None) -> QConfigMapping:
         """Give the plan as torch's QConfigMapping, for `prepare_fx` and `convert_fx`.
@@ -287,9 +241,6 @@ class ResultCandidate:
             timed=context.timed,
         )
         return target.open_backend(request)
-
-    def __repr__(self) -> str:
-        return repr(self.candidate)
 
     def _repr_html_(self) -> str:
         rows = [

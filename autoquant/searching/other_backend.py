@@ -147,8 +147,8 @@ def confirm(
 
 def _choose(result: SearchResult, numbers: Sequence[int]) -> tuple[Candidate, ...]:
     if not numbers:
-        return tuple(item.candidate for item in result.frontier)
-    known = {item.number: item.candidate for item in result.candidates}
+        return result.findings.frontier.members
+    known = {item.number: item for item in result.findings.candidates}
     for number in numbers:
         if number not in known:
             raise PlanError(

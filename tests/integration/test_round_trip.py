@@ -16,6 +16,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.fx import GraphModule, Node
 
 import autoquant as aq
+from autoquant.core.measurement import Candidate
 from autoquant.model.graph.built_graph import FLOAT_NODE
 from tests.networks import MixedNet, images, seeded
 
@@ -240,9 +241,7 @@ def test_the_exported_file_runs_in_a_process_without_autoquant(
 def test_a_bf16_plan_warns_that_a_mapping_cannot_carry_it(result: aq.SearchResult) -> None:
     candidate = result.candidates[0]
     sites = dict.fromkeys(candidate.plan.schemes, aq.Scheme.BF16)
-    cast = aq.ResultCandidate(
-        type(candidate.candidate)(0, aq.Plan.of(sites), "test"), result.context
-    )
+    cast = aq.ResultCandidate(Candidate(0, aq.Plan.of(sites), "test"), result.context)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(

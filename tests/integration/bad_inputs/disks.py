@@ -70,7 +70,7 @@ def stop_and_resume(
     assert 2 <= len(before) < 8
     resumed = search(output=output, trials=8, resume=True)
     assert [item.plan for item in resumed.candidates] == [item.plan for item in whole.candidates]
-    assert [item.candidate for item in resumed.candidates][: len(before)] == list(before)
+    assert resumed.findings.candidates[: len(before)] == before
     return text
 
 

@@ -99,7 +99,7 @@ def test_a_time_of_a_busy_machine_is_hollow_and_said(findings: Findings) -> None
     assert symbols == [(f"{KIND_SYMBOLS[Kind.MEASURED]}-open",)] * 2
     assert figure.layout.xaxis.title.text.endswith("hollow: the machine was busy")
     (text,) = [item.hovertext[0] for item in figure.data if item.hovertext][:1]
-    assert "2.50 ± 0.04 busy" in text
+    assert "2.50 (2.42 to 2.58) busy measured" in text
 
 
 def test_uniform_plans_are_labelled_once_each(findings: Findings) -> None:

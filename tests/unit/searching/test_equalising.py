@@ -76,8 +76,7 @@ def run(
 
 def all_int8(result: SearchResult) -> Candidate:
     """The candidate that runs most in int8."""
-    found = max(result.candidates, key=lambda item: item.plan.counts().get("int8", 0))
-    return found.candidate
+    return max(result.candidates, key=lambda item: item.plan.counts().get("int8", 0))
 
 
 def sqnr(result: SearchResult) -> float:
