@@ -70,12 +70,15 @@ def test_a_terminal_without_a_character_is_shown_another(
 
 
 def test_export_writes_a_file_that_torch_loads(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "[bold]model.ts"
     assert main(["export", str(finished / "timed"), "--output", str(path), "--number", "1"]) == 0
     assert re.match(rf"{re.escape(str(path))}: candidate 1, \d+ int8.*\n", capsys.readouterr().out)
-    torch.backends.quantized.engine = "fbgemm"
+    monkeypatch.setattr(torch.backends.quantized, "engine", "fbgemm")
     assert torch.jit.load(str(path))(torch.ones(2, 3, 16, 16)).shape == (2, 10)
 
 

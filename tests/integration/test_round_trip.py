@@ -110,11 +110,11 @@ def test_a_model_in_training_mode_is_left_so_and_gives_the_same(mixed: aq.Result
 
 
 def test_the_mapping_reaches_the_reported_accuracy_with_torch_alone(
-    mixed: aq.ResultCandidate,
+    mixed: aq.ResultCandidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mapping = mixed.qconfig_mapping()
     assert isinstance(mapping, torch.ao.quantization.QConfigMapping)
-    torch.backends.quantized.engine = "fbgemm"
+    monkeypatch.setattr(torch.backends.quantized, "engine", "fbgemm")
     prepared = prepare_fx(
         copy.deepcopy(seeded(MixedNet)),
         mapping,
@@ -155,10 +155,10 @@ def grids_of(graph: GraphModule) -> dict[str, tuple[float, int]]:
 
 
 def test_an_all_int8_mapping_gives_the_grids_of_the_plan_with_torch_alone(
-    result: aq.SearchResult,
+    result: aq.SearchResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (int8,) = [item for item in result.candidates if item.plan.counts().keys() == {"int8"}]
-    torch.backends.quantized.engine = "fbgemm"
+    monkeypatch.setattr(torch.backends.quantized, "engine", "fbgemm")
     model = int8.float_model(seeded(MixedNet))
     prepared = prepare_fx(copy.deepcopy(model), int8.qconfig_mapping(model), (CALIBRATION[:2],))
     with torch.no_grad():

@@ -39,6 +39,8 @@ def test_the_winner_loads_predicts_and_can_be_registered(
     model = client.get_run(recorder.run_id).data.tags["model"]
     path.unlink()
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    engine = torch.backends.quantized.engine
+    monkeypatch.setattr(torch.backends.quantized, "engine", engine)  # the recipe sets it
     mlflow.set_tracking_uri(uri)
     try:
         loaded = mlflow.pyfunc.load_model(model)
