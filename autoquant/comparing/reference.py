@@ -50,12 +50,7 @@ class ReferencePlan:
 
     def pairs(self) -> tuple[OpPair, ...]:
         """The inputs that are rounded, and every call of a site, in execution order."""
-        sites = {site.name: site for site in self.captured.sites}
-        calls = {
-            group[-1]: (sites[name], call, group)
-            for name, groups in self.captured.members.items()
-            for call, group in enumerate(groups)
-        }
+        calls = {call.nodes[-1]: call for call in self.captured.calls}
         found = []
         for node in self.captured.graph.graph.nodes:
             if node.op == "placeholder" and self.seen_as(node) is not None:

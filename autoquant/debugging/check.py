@@ -223,7 +223,7 @@ def _given(
 ) -> Iterator[OutputFacts]:
     """Outputs with the type in which their ops hand them out."""
     by_node = {row.node: row for row in ops}
-    roots = {group[-1]: group[0] for groups in captured.members.values() for group in groups}
+    roots = {call.nodes[-1]: call.nodes[0] for call in captured.calls}
     for item in outputs:
         row = by_node.get(roots.get(item.compared or "", item.compared or ""))
         yield item if row is None else replace(item, given=row.output)

@@ -81,7 +81,7 @@ def _expected(
     name: str,
 ) -> list[Tensor]:
     """What the op may give: alone, with the relu that torch fused to it, or with all its parts."""
-    root, site = group[0], setting.sites[name]
+    root, site = group[0], setting.captured.by_name[name]
     bits = setting.build.ranges.weight_bits if scheme is Scheme.INT8 else None
     reads = [item for item in root.all_input_nodes if item.op != "get_attr"]
     reads = [item for item in reads if isinstance(setting.matched.values[item.name], Tensor)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Scheme
 from autoquant.core.quiet import no_warnings
-from autoquant.core.sites import Site
 from autoquant.errors import PlanError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.captured import Capture
@@ -73,10 +72,6 @@ class Setting:
     build: BuildSettings
     inputs: Sequence[Any]
     engine: str
-    sites: Mapping[str, Site] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sites", {site.name: site for site in self.captured.sites})
 
 
 def carry(plan: Plan, setting: Setting, left: Mapping[str, str]) -> Carried:
@@ -85,7 +80,7 @@ def carry(plan: Plan, setting: Setting, left: Mapping[str, str]) -> Carried:
     problem = "it follows no mapping of this plan"
     for _ in range(_TRIES):
         kept = _without(plan, left)
-        mapping = build_mapping(setting.matched, setting.sites, kept, setting.build)
+        mapping = build_mapping(setting.matched, setting.captured.by_name, kept, setting.build)
         attempt = _try(mapping, setting)
         if attempt.spy is not None and attempt.problem is None:
             runs = observe_execution(attempt.spy, setting.matched.sites)
@@ -122,14 +117,12 @@ def _guilty(
     if culprit is not None and plan[culprit] is not Scheme.FP32:
         return {culprit: f"torch.ao fails: {attempt.problem}"}
     written = {group[-1] for name in left for group in setting.captured.members[name]}
-    roots = {
-        group[0]: name for name, groups in setting.captured.members.items() for group in groups
-    }
+    roots = setting.captured.roots
     return {
-        roots[node.name]: "torch.ao cannot keep what it reads in fp32 between int8 ops"
+        roots[node.name].name: "torch.ao cannot keep what it reads in fp32 between int8 ops"
         for node in setting.captured.graph.graph.nodes
         if node.name in roots
-        and plan[roots[node.name]] is not Scheme.FP32
+        and plan[roots[node.name].name] is not Scheme.FP32
         and written.intersection(item.name for item in node.all_input_nodes)
     }
 
@@ -221,7 +214,7 @@ def _not_honoured(plan: Plan, setting: Setting, runs: Mapping[str, Execution]) -
 def _runs_as_planned(
     name: str, plan: Plan, setting: Setting, runs: Mapping[str, Execution]
 ) -> bool:
-    scheme, site = plan[name], setting.sites[name]
+    scheme, site = plan[name], setting.captured.by_name[name]
     leader = site.follows
     if name in runs and runs[name].honours(scheme):
         return True

@@ -19,9 +19,8 @@ from autoquant.comparing.runs import FloatWeight, Run, See, StoredWeight
 from autoquant.core.findings.layers import TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.core.quiet import no_warnings
-from autoquant.core.sites import Site
 from autoquant.errors import ModelError
-from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.captured import Capture, SiteCall
 from autoquant.torch_ao.fake_quantize import frozen_copy, holds_fake_quantize, is_fake_quantize
 from autoquant.torch_ao.formats import format_of, type_of
 from autoquant.torch_ao.matching import Matched, match
@@ -173,14 +172,12 @@ class _Pairing:
         return node.op == "call_function" and node.target is torch.quantize_per_tensor
 
 
-def _calls_of_sites(
-    captured: Capture, matched: Matched
-) -> Iterator[tuple[str, tuple[Site, int, tuple[str, ...]]]]:
-    """By call of torch.fx's graph, its site, which call of it, and the nodes that compute it."""
-    sites = {site.name: site for site in captured.sites}
+def _calls_of_sites(captured: Capture, matched: Matched) -> Iterator[tuple[str, SiteCall]]:
+    """By call of torch.fx's graph, the call of a site that it computes."""
     seen: Counter[str] = Counter()
     for call, name in matched.sites.items():  # the calls of one site in their order
-        yield call, (sites[name], seen[name], captured.members[name][seen[name]])
+        nodes = captured.members[name][seen[name]]
+        yield call, SiteCall(captured.by_name[name], seen[name], nodes)
         seen[name] += 1
 
 

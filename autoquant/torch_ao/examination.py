@@ -55,7 +55,7 @@ def examine_mapping(
         spy = Spy(converted)
         spy.run(*copied(given[0]), enable_io_processing=False)
     types, runs = observe_types(spy), observe_execution(spy, matched.sites)
-    sites = {site.name: site for site in captured.sites}
+    sites = captured.by_name
     nodes = {site: node for node, site in reversed(list(matched.sites.items()))}
     facts = {name: qconfigs.get(nodes.get(name, "")) for name in sites}
     schemes = {name: _scheme(sites[name], item) for name, item in facts.items()}

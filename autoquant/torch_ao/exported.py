@@ -119,20 +119,12 @@ class ExportedQuantized:
         first = _keyed(self._captured.graph, by_module=by_module)
         second = _keyed(self._graph, by_module=by_module)
         found = {name: second[key] for key, name in first.items() if key in second}
-        roots = (
-            group[0]
-            for site in self._captured.sites
-            if site.kind.is_weighted
-            for group in self._captured.members[site.name]
-        )
-        return found if all(root in found for root in roots) else None
+        roots = self._captured.roots.items()
+        is_whole = all(root in found for root, site in roots if site.kind.is_weighted)
+        return found if is_whole else None
 
     def _list_pairs(self, counterparts: Mapping[str, str]) -> Iterator[OpPair]:
-        calls = {
-            group[-1]: (site, call, group)
-            for site in self._captured.sites
-            for call, group in enumerate(self._captured.members[site.name])
-        }
+        calls = {call.nodes[-1]: call for call in self._captured.calls}
         for node in self._captured.graph.graph.nodes:
             if node.op == "placeholder" and node.name in counterparts:
                 found = counterparts[node.name]

@@ -19,7 +19,6 @@ from autoquant.comparing.runs import FloatWeight, Run, See, StoredWeight, first_
 from autoquant.core.findings.layers import TensorFormat
 from autoquant.core.measurement import Kind
 from autoquant.core.quiet import no_warnings
-from autoquant.core.sites import Site
 from autoquant.errors import ModelError
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.module_calls import watch_calls
@@ -253,7 +252,7 @@ def _pair(
         for name, value in node_values(captured.graph, example).items()
         if (tensor := first_tensor(value)) is not None and tensor.is_floating_point()
     }
-    placed = dict(_places(captured))
+    placed = {name: call for call in captured.calls for name in call.nodes}
     given = {node.name for node in captured.graph.graph.find_nodes(op="placeholder")}
     for (path, count), value in computed.items():
         if path not in paths:
@@ -272,11 +271,3 @@ def _pair(
         else:
             op = f"input {name}" if name in given else name
             yield (paths[path], count), OpPair(op, 0, None, None, (name,), found, ())
-
-
-def _places(captured: Capture) -> Iterator[tuple[str, tuple[Site, int, tuple[str, ...]]]]:
-    """By node of a site, the site, which call of it, and the nodes of that call."""
-    for site in captured.sites:
-        for call, group in enumerate(captured.members[site.name]):
-            for name in group:
-                yield name, (site, call, group)

@@ -46,7 +46,7 @@ class InductorBackend(Backend):
     def __init__(self, request: BuildRequest) -> None:
         check_compiler()
         self._request = request
-        self._sites = {site.name: site for site in request.captured.sites}
+        self._sites = request.captured.by_name
         self._ranges = TensorRanges(request.captured, request.statistics, request.settings)
         self._program = export_model(request.model, request.example)
 

@@ -38,7 +38,7 @@ class LiteRtBackend(Backend):
     def __init__(self, request: BuildRequest) -> None:
         self._captured = request.captured
         self._ranges = TensorRanges(request.captured, request.statistics, request.settings)
-        self._sites = {site.name: site for site in request.captured.sites}
+        self._sites = request.captured.by_name
         self._batches = {len(item[0]): item for item in (request.timed, request.example)}
         self._example = len(request.example[0])
         self._files: dict[int, FloatFile] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +59,7 @@ def find_origins(
     nodes that sites write first.
     """
     values = _fingerprints(captured, inputs)
-    nodes = _pair(graph, values, _written_by_sites(captured), observed_tensors(content, inputs))
+    nodes = _pair(graph, values, captured.lasts.keys(), observed_tensors(content, inputs))
     ends = _ends(graph, nodes)
     deciding, computed = _sites(captured, nodes, ends)
     return Origins(nodes, ends, deciding, computed)
@@ -100,14 +100,10 @@ def _agree(first: Array, second: Array) -> bool:
     return bool((np.abs(first[0] - second[0]) <= _TOLERANCE * scale + 1e-30).all())
 
 
-def _written_by_sites(captured: Capture) -> frozenset[str]:
-    return frozenset(group[-1] for groups in captured.members.values() for group in groups)
-
-
 def _pair(
     graph: Graph,
     nodes: Mapping[str, Array],
-    written: frozenset[str],
+    written: Collection[str],
     tensors: Iterator[tuple[int, Array]],
 ) -> dict[int, str]:
     """Claim a node for each tensor, in execution order."""

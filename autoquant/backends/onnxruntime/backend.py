@@ -47,7 +47,7 @@ class OnnxRuntimeBackend(Backend):
 
     def __init__(self, request: BuildRequest) -> None:
         self.captured = request.captured
-        self._sites = {site.name: site for site in request.captured.sites}
+        self._sites = request.captured.by_name
         exported = export_float(request.captured, request.example)
         self._graph = convert_float(request.captured, exported)
         self.units = find_units(self._graph, self._sites)

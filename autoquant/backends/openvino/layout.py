@@ -83,7 +83,7 @@ def lay_out(graph: FloatGraph, captured: Capture) -> Layout:
         if origin in member_of and name in dependent and not moves:
             computing[site].append(name)
     return Layout(
-        {site.name: site for site in captured.sites},
+        captured.by_name,
         owner,
         frozenset(known),
         {site: tuple(names) for site, names in computing.items()},

@@ -58,7 +58,7 @@ class TorchGraphBackend(Backend):
         self._example = request.few_samples(_READBACK_SAMPLES)
         self._timed = request.timed
         self._used: set[PackedWeight] = set()
-        self._sites = {site.name: site for site in request.captured.sites}
+        self._sites = request.captured.by_name
         self._owners = request.captured.site_of
         grids = TensorRanges(request.captured, request.statistics, settings)
         sizes = TimedSizes(request.captured.graph, request.timed)

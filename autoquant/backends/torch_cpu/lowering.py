@@ -82,12 +82,11 @@ class Lowering:
         self._table = table
         self._store = WeightStore(captured.graph, grids.weight_bits)
         self._nodes = {node.name: node for node in captured.graph.graph.nodes}
-        self._sites = {site.name: site for site in captured.sites}
+        self._sites = captured.by_name
         self._groups: dict[Node, tuple[Site, tuple[Node, ...]]] = {}
-        for name, groups in captured.members.items():
-            for group in groups:
-                nodes = tuple(self._nodes[item] for item in group)
-                self._groups[nodes[0]] = (self._sites[name], nodes)
+        for call in captured.calls:
+            nodes = tuple(self._nodes[name] for name in call.nodes)
+            self._groups[nodes[0]] = (call.site, nodes)
         self._written = {nodes[-1] for _, nodes in self._groups.values()}
 
     def operations(self, site: str) -> tuple[Operation, ...]:

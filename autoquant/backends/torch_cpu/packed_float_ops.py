@@ -67,17 +67,10 @@ def packed_kernel(operation: Operation, form: Form, sizes: TimedSizes | None) ->
     """
     if sizes is None or not packs_floats(form.dtype) or not is_float32(operation.root):
         return None
-    post_op = _post_op(operation)
+    post_op = post_op_of(operation, _POST_OPS, _BEHIND_SUMS.get(operation.name))
     emit = None if post_op is None else _emission(post_op, operation, form, sizes)
     runs = Scheme.BF16 if form is Form.BFLOAT16 else Scheme.FP32
     return None if emit is None else Kernel(form, (form,), emit, runs)
-
-
-def _post_op(operation: Operation) -> PostOp | None:
-    behind = _BEHIND_SUMS.get(operation.name)
-    if operation.addend is not None and behind is None:
-        return None
-    return post_op_of(operation, _POST_OPS, behind or {})
 
 
 def _emission(post_op: PostOp, operation: Operation, form: Form, sizes: TimedSizes) -> Emit | None:

@@ -54,10 +54,11 @@ def pointwise_kernel(operation: Operation) -> Kernel | None:
 
     None where there is none for these ops with these arguments.
     """
-    post_op = _post_op(operation)
+    name = operation.name
+    post_op = post_op_of(operation, _POST_OPS.get(name), _BEHIND_SUMS.get(name))
     if post_op is None:
         return None
-    if operation.name == "linear":
+    if name == "linear":
         if not has_constants(operation):
             return None
         return Kernel(Form.UINT8, _WRITES, partial(_multiply, post_op), Scheme.INT8)
@@ -66,13 +67,6 @@ def pointwise_kernel(operation: Operation) -> Kernel | None:
         return None
     writes = _WRITES if operation.addend is None else (Form.UINT8,)
     return Kernel(Form.UINT8, writes, partial(_convolve, post_op, geometry), Scheme.INT8)
-
-
-def _post_op(operation: Operation) -> PostOp | None:
-    alone, behind = _POST_OPS.get(operation.name), _BEHIND_SUMS.get(operation.name)
-    if alone is None or (operation.addend is not None and behind is None):
-        return None
-    return post_op_of(operation, alone, behind or {})
 
 
 def _convolve(

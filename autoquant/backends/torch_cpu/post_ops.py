@@ -37,20 +37,24 @@ def leak(node: Node) -> PostOp:
     return ("leaky_relu", [float(argument(node, "negative_slope"))], "")
 
 
-def post_op_of(operation: Operation, alone: PostOps, behind_sum: PostOps) -> PostOp | None:
+def post_op_of(
+    operation: Operation, alone: PostOps | None, behind_sum: PostOps | None
+) -> PostOp | None:
     """What a kernel must compute behind an operation's root, or behind its sum.
 
     Args:
         operation: A convolution or linear layer, and what runs within it.
-        alone: What the kernel knows where there is no sum.
-        behind_sum: What it knows behind one.
+        alone: What the kernel knows where there is no sum; None: there is no such kernel.
+        behind_sum: What it knows behind one; None: it adds nothing.
 
     Returns:
         None where it does not know it.
     """
     is_sum = operation.addend is not None
-    rest = operation.nodes[2 if is_sum else 1 :]
+    known, rest = behind_sum if is_sum else alone, operation.nodes[2 if is_sum else 1 :]
+    if alone is None or known is None or len(rest) > 1:
+        return None
     if not rest:
         return ("none", [], "")
-    make = (behind_sum if is_sum else alone).get(op_name(rest[0]))
-    return make(rest[0]) if make is not None and len(rest) == 1 else None
+    make = known.get(op_name(rest[0]))
+    return None if make is None else make(rest[0])

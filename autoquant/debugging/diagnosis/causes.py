@@ -10,7 +10,7 @@ from autoquant.core.progress import Progress
 from autoquant.debugging.diagnosis.findings import Proof, find_coarse, prove
 from autoquant.debugging.diagnosis.pattern import BAD_DB
 from autoquant.debugging.diagnosis.suspects import REACH, find_suspects, find_weight_suspects
-from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites, sites_of
+from autoquant.debugging.diagnosis.symptoms import Symptoms, dynamic_sites
 from autoquant.debugging.diagnosis.wording import word_coarse, word_finding
 from autoquant.model.numerics.rounding import SchemeRounding
 
@@ -22,7 +22,7 @@ def find_causes(seen: Symptoms, progress: Progress) -> tuple[Finding, ...]:
         The causes that explain at least half of the error; where no range does, the ops whose
         resolution does.
     """
-    sites = sites_of(seen.pair)
+    sites = seen.pair.prepared.captured.by_name
     repairs = seen.repairs
     suspects = (
         *find_suspects(seen.audits, seen.grids, sites, reach=0.0 if seen.bad else REACH),

@@ -12,7 +12,6 @@ from autoquant.core.findings.range_audit import RangeAudit
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
 from autoquant.core.progress import Progress
-from autoquant.core.sites import Site
 from autoquant.debugging.badcases import runs_of
 from autoquant.debugging.diagnosis.grids import planned_grids
 from autoquant.debugging.diagnosis.kernel_faults import KernelAudit, audit_kernels
@@ -114,11 +113,6 @@ def observe(pair: Pair, batches: Sequence[Batch], progress: Progress) -> Symptom
         kernels=kernels,
         audits=audits,
     )
-
-
-def sites_of(pair: Pair) -> dict[str, Site]:
-    """The pair's sites by name."""
-    return {site.name: site for site in pair.prepared.captured.sites}
 
 
 def dynamic_sites(pair: Pair) -> frozenset[str]:

@@ -18,18 +18,14 @@ def list_ops(captured: Capture, examined: Examination) -> Iterator[OpRow]:
 
     An op that was fused away or absorbed has no row of its own.
     """
-    sites = {site.name: site for site in captured.sites}
-    roots = {group[0] for groups in captured.members.values() for group in groups}
-    absorbed = {
-        name for groups in captured.members.values() for group in groups for name in group[1:]
-    }
     for call in _calls(captured):
-        if call.node in absorbed:
+        is_root = call.node in captured.roots
+        if call.node in captured.site_of and not is_root:
             continue
         types = examined.types.get(call.node)
-        if call.node in roots and call.site is not None:
+        if is_root and call.site is not None:
             yield site_row(
-                sites[call.site],
+                captured.by_name[call.site],
                 call.node,
                 examined.schemes[call.site],
                 examined.qconfigs.get(call.node),

@@ -28,7 +28,7 @@ _RELU_COST = (
 def find_gaps(captured: Capture) -> Iterator[Concern]:
     """Find batch norms and relus that stay apart from the op that feeds them."""
     names = names_of(captured)
-    fused = {name for groups in captured.members.values() for group in groups for name in group[1:]}
+    fused = captured.site_of.keys() - captured.roots.keys()
     for node in captured.graph.graph.nodes:
         if op_name(node) == "batch_norm":
             yield from _norm_gap(node, names)

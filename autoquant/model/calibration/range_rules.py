@@ -116,7 +116,7 @@ def _names_by_tensor(captured: Capture) -> dict[str, str]:
 
 def _writers(captured: Capture) -> dict[str, str]:
     """By node, the site whose result it is."""
-    lasts = {name: site.name for site in captured.sites for name in captured.writes(site.name)}
+    lasts = {name: site.name for name, site in captured.lasts.items()}
     results = {  # an LSTM gives several tensors, of which the first is its output
         node.name: lasts[node.args[0].name]
         for node in captured.graph.graph.nodes

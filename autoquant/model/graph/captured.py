@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from torch.fx import GraphModule
 
@@ -21,7 +23,21 @@ INPUT_OF = "@input"
 """After the name of a site in the key of the tensors that it reads, where there is no graph."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class SiteCall(NamedTuple):
+    """One call of a site.
+
+    Attributes:
+        site: The site.
+        number: Which call of it, from 0.
+        nodes: Names of the nodes that compute it: the root first, the last one its output.
+    """
+
+    site: Site
+    number: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Capture:
     """What can be chosen in a model.
 
@@ -94,19 +110,36 @@ class Capture:
         """Keys of the tensor that each call of a site writes, in graph order."""
         return tuple(group[-1] for group in self.members[site])
 
-    @property
+    @cached_property
+    def by_name(self) -> Mapping[str, Site]:
+        """Sites by name."""
+        return {site.name: site for site in self.sites}
+
+    @cached_property
+    def calls(self) -> tuple[SiteCall, ...]:
+        """Every call of every site."""
+        return tuple(
+            SiteCall(self.by_name[name], number, nodes)
+            for name, groups in self.members.items()
+            for number, nodes in enumerate(groups)
+        )
+
+    @cached_property
+    def roots(self) -> Mapping[str, Site]:
+        """By node that reads what a site reads, the site."""
+        return {call.nodes[0]: call.site for call in self.calls}
+
+    @cached_property
+    def lasts(self) -> Mapping[str, Site]:
+        """By node that gives what a site gives, the site."""
+        return {call.nodes[-1]: call.site for call in self.calls}
+
+    @cached_property
     def site_of(self) -> Mapping[str, str]:
         """By node that helps to compute a site, the site."""
-        return {
-            node: site
-            for site, groups in self.members.items()
-            for group in groups
-            for node in group
-        }
+        return {node: call.site.name for call in self.calls for node in call.nodes}
 
-    @property
+    @cached_property
     def inner_nodes(self) -> frozenset[str]:
         """Names of the nodes within sites, whose values nothing outside reads."""
-        return frozenset(
-            name for groups in self.members.values() for group in groups for name in group[:-1]
-        )
+        return frozenset(node for call in self.calls for node in call.nodes[:-1])

@@ -66,19 +66,13 @@ class SiteNodes:
 
 def mark_sites(captured: Capture) -> SiteNodes:
     """Mark the sites of a captured graph."""
-    sites = {site.name: site for site in captured.sites}
     nodes = {node.name: node for node in captured.graph.graph.nodes}
-    groups = [
-        (sites[name], [nodes[item] for item in group])
-        for name, groups in captured.members.items()
-        for group in groups
-        if group[0] in nodes
-    ]
+    roots = {nodes[name]: site for name, site in captured.roots.items() if name in nodes}
     return SiteNodes(
         module=captured.graph,
-        roots={group[0]: site for site, group in groups},
-        lasts={group[-1]: site for site, group in groups},
-        operands={group[0]: operands_of(group[0], site.kind) for site, group in groups},
+        roots=roots,
+        lasts={nodes[name]: site for name, site in captured.lasts.items() if name in nodes},
+        operands={root: operands_of(root, site.kind) for root, site in roots.items()},
     )
 
 

@@ -46,14 +46,9 @@ class Question:
     samples: int
     outputs: OutputWeights = field(default_factory=OutputWeights)
 
-    @property
-    def sites(self) -> Mapping[str, Site]:
-        """Sites by name."""
-        return {site.name: site for site in self.captured.sites}
-
     def trials(self) -> tuple[Trial, ...]:
         """All rows."""
-        return list_trials(self.space, self.sites)
+        return list_trials(self.space, self.captured.by_name)
 
     def chunks(self, memory_bytes: int) -> tuple[Batch, ...]:
         """The samples in chunks; all tensors of the network for one chunk fit in memory."""

@@ -141,8 +141,7 @@ class _SiteGrids:
     """Grids of a module's graph: what the site reads, and what it writes."""
 
     def __init__(self, site: Site, captured: Capture, grids: TensorRanges) -> None:
-        written = {group[-1] for groups in captured.members.values() for group in groups}
-        self._keys = dict.fromkeys(written, site.name)
+        self._keys = dict.fromkeys(captured.lasts, site.name)
         self._read = f"{site.name}{INPUT_OF}"
         self._grids = grids
         self.weight_bits = grids.weight_bits

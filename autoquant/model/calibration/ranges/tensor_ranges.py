@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from autoquant.core.build import BuildSettings
@@ -45,13 +44,12 @@ class TensorRanges:
         self._own = {item.tensor: (item.low, item.high) for item in settings.ranges.own}
         self.weight_bits = settings.ranges.weight_bits or 8
         self._sources = value_sources(captured.graph)
-        sites = {site.name: site for site in captured.sites}
-        self._writers = {
-            group[-1]: sites[name] for name, groups in captured.members.items() for group in groups
-        }
+        self._writers = captured.lasts
         self._readers: dict[str, Site] = {}
-        for tensor, site in _reads(captured, sites):
-            self._readers.setdefault(self.source(tensor), site)
+        for node in captured.graph.graph.nodes:
+            if node.name in captured.roots:
+                for source in node.all_input_nodes:
+                    self._readers.setdefault(self.source(source.name), captured.roots[node.name])
         self._known: dict[tuple[str, str], Grid] = {}
 
     def source(self, tensor: str) -> str:
@@ -120,12 +118,3 @@ class TensorRanges:
         if found is None:
             raise ValueError(f"no statistics for the tensor {tensor}: calibration did not see it")
         return found
-
-
-def _reads(captured: Capture, sites: dict[str, Site]) -> Iterator[tuple[str, Site]]:
-    """Every tensor that a site reads, in graph order."""
-    roots = {group[0]: sites[name] for name, groups in captured.members.items() for group in groups}
-    for node in captured.graph.graph.nodes:
-        if node.name in roots:
-            for source in node.all_input_nodes:
-                yield source.name, roots[node.name]

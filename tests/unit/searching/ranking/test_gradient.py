@@ -181,7 +181,8 @@ def test_a_linear_models_weight_noise_is_the_analytic_one() -> None:
     question = ask(model, inputs)
     found = measure_gradient(question).by_key["second", Scheme.INT8, Part.WEIGHT]
     weight = model.second.weight.detach()
-    error = question.rounding.weight(question.sites["second"], Scheme.INT8, weight) - weight
+    site = question.captured.by_name["second"]
+    error = question.rounding.weight(site, Scheme.INT8, weight) - weight
     with torch.no_grad():
         hidden = model.first(inputs).double()
         analytic = float(
