@@ -79,7 +79,7 @@ class ReferencePlan:
         """How the output of a quantized op is seen; what an fp32 op gives is its own."""
         if pair.site is not None and pair.scheme is Scheme.FP32:
             return None
-        return self.seen_as(_node(self.captured, pair.output))
+        return self.seen_as(self.captured.nodes[pair.output])
 
     def _reader_scheme(self, node: Node) -> Scheme | None:
         """Scheme of the first op that reads an input, for which the input is rounded."""
@@ -126,7 +126,7 @@ class ReferenceRun(RoundedGraph):
         super().__init__(reference.marked, reference.rounding, choices_of(reference.plan))
         self._see = see
         self._feeds_float = feeds_float
-        self._at = {_node(reference.captured, pair.output): pair for pair in reference.pairs()}
+        self._at = {reference.captured.nodes[pair.output]: pair for pair in reference.pairs()}
         self._seen_as = {node: reference.shown_as(pair) for node, pair in self._at.items()}
         self._expected: Mapping[str, Any] = {}
 
@@ -180,11 +180,6 @@ def _weight_format(how: Format | None, weight: Tensor) -> TensorFormat:
 def is_float_weight(weight: Tensor) -> bool:
     """Whether rows of a weight can have scales of their own."""
     return weight.is_floating_point() and weight.ndim == 2
-
-
-def _node(captured: Capture, name: str) -> Node:
-    found: Node = next(node for node in captured.graph.graph.nodes if node.name == name)
-    return found
 
 
 def type_of(model: GraphModule, names: tuple[str, ...]) -> str:

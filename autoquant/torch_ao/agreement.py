@@ -53,7 +53,7 @@ def differences(carried: Carried, setting: Setting) -> Iterator[Difference]:
     arrived at it and from weights on its scheme's grid. So no difference is handed on, and each
     op has to agree within one level of what it writes.
     """
-    exported = {node.name: node for node in setting.captured.graph.graph.nodes}
+    exported = setting.captured.nodes
     calls: dict[str, int] = {}
     for node, value in carried.spy.values.items():
         site = setting.matched.sites.get(float_name(node))

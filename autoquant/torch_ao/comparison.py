@@ -108,7 +108,7 @@ class _Pairing:
     def __init__(self, captured: Capture, matched: Matched, quantized: GraphModule) -> None:
         self._captured, self._matched, self._quantized = captured, matched, quantized
         self._nodes = {node.name: node for node in quantized.graph.nodes}
-        self._order = {node.name: place for place, node in enumerate(captured.graph.graph.nodes)}
+        self._order = {name: place for place, name in enumerate(captured.nodes)}
         self._calls = dict(_calls_of_sites(captured, matched))
         self._members = captured.site_of.keys()
 

@@ -87,12 +87,12 @@ def with_qconfigs(
 ) -> QConfigMapping:
     """A copy of a mapping with a plan's QConfigs at the modules that compute some sites."""
     mapping = copy.deepcopy(mapping)
-    nodes = {node.name: node for node in captured.graph.graph.nodes}
     for site in captured.sites:
         if site.name not in sites:
             continue
         qconfig = qconfig_for(site, plan[site.name], plan, settings)
-        scopes = {scope_of(nodes[name]) for group in captured.members[site.name] for name in group}
+        own = (name for name, owner in captured.site_of.items() if owner == site.name)
+        scopes = {scope_of(captured.nodes[name]) for name in own}
         for path in {*scopes, *(captured.folded.get(scope, scope) for scope in scopes)}:
             if not list(model.get_submodule(path).children()):  # else ops of others are in it
                 mapping.set_module_name(path, qconfig)

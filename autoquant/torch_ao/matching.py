@@ -92,7 +92,7 @@ class _Search:
         self.exported_values = node_values(captured.graph, tensors)
         self.traced_values = node_values(traced.apart, inputs)
         self._modules = dict(model.named_modules(remove_duplicate=False))
-        self._nodes = {node.name: node for node in captured.graph.graph.nodes}
+        self._nodes = captured.nodes
         self._scopes = traced.scopes
         self._graph = traced.apart
         self._varying = varying_nodes(traced.apart)
@@ -155,7 +155,7 @@ def _same_tensors(captured: Capture, traced: FxModel, search: _Search) -> dict[s
             by_shape.setdefault(tuple(value.shape), []).append(name)
     found: dict[str, str] = {}
     last = -1
-    order = {node.name: place for place, node in enumerate(captured.graph.graph.nodes)}
+    order = {name: place for place, name in enumerate(captured.nodes)}
     tails = _tails(traced)
     for node in traced.fused.graph.nodes:
         value = search.traced_values.get(tails.get(node.name, node.name))

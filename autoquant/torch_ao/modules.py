@@ -97,7 +97,7 @@ class ModulesQuantized:
 
     def pairs(self) -> tuple[OpPair, ...]:
         """Its modules beside the ops of the captured graph, in execution order."""
-        order = {node.name: place for place, node in enumerate(self._captured.graph.graph.nodes)}
+        order = {name: place for place, name in enumerate(self._captured.nodes)}
         return tuple(sorted(self._calls.values(), key=lambda pair: order[pair.expected[-1]]))
 
     def start(self, see: See, *, feeds_float: bool) -> Run:

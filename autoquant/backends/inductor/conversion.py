@@ -93,10 +93,9 @@ def _match_calls(prepared: GraphModule, captured: Capture) -> dict[Node, _Call]:
 
 def _captured_calls(captured: Capture) -> Mapping[str, list[_Call]]:
     """By module path, its calls in graph order."""
-    nodes = {node.name: node for node in captured.graph.graph.nodes}
     return {
         site.module: [
-            _Call(site.name, nodes[group[0]].all_input_nodes[0].name)
+            _Call(site.name, captured.nodes[group[0]].all_input_nodes[0].name)
             for group in captured.members[site.name]
         ]
         for site in captured.sites

@@ -143,11 +143,10 @@ def _sites(
     """Sites whose scheme the operators of each end take, and sites that they compute."""
     handed_on = find_owners(captured)
     site_of = captured.site_of
-    by_name = {node.name: node for node in captured.graph.graph.nodes}
     known = frozenset(nodes.values())
     deciding, computed = {}, {}
     for end in dict.fromkeys(ends.values()):
-        merged = [*_unseen_before(by_name[end], known), end]
+        merged = [*_unseen_before(captured.nodes[end], known), end]
         sites = [site_of[node] for node in merged if node in site_of]
         computed[end] = tuple(dict.fromkeys(sites))
         last = handed_on.get(end)

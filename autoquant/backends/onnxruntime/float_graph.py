@@ -23,7 +23,7 @@ from autoquant.backends.onnxruntime.grids import Array
 from autoquant.backends.onnxruntime.plan_model import LEAST_BESIDE
 from autoquant.backends.onnxruntime.spatial_mean import replace_spatial_means
 from autoquant.core.quiet import quiet
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, first_line
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exported import Exported, origins
@@ -271,8 +271,7 @@ def _value(item: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
 
 
 def _last_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    line = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    line = first_line(error.__cause__ or error)
     return line.partition(" : [num_users")[0]  # of a node, its name without all that it reads
 
 

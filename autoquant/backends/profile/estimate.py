@@ -141,10 +141,9 @@ def _largest_tensor(site: Site) -> int:
 
 def _depthwise_sites(captured: Capture) -> frozenset[str]:
     """Convolutions whose every output channel reads one input channel."""
-    nodes = {node.name: node for node in captured.graph.graph.nodes}
     found = set()
     for site in captured.sites:
-        root = nodes.get(captured.members[site.name][0][0])
+        root = captured.nodes.get(captured.members[site.name][0][0])
         if root is None or site.kind not in _CONVOLUTIONS:
             continue
         channels = site.input_shapes[0][1]

@@ -34,7 +34,7 @@ from autoquant.core.quiet import no_warnings
 from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.number_outputs import without_sources
 
@@ -182,8 +182,7 @@ class TorchGraphBackend(Backend):
             try:
                 yield
             except (RuntimeError, ValueError, NotImplementedError) as error:
-                lines = str(error).strip().splitlines()
                 raise BackendError(
-                    f"{self.name} refuses plan {plan.digest}: {lines[0] if lines else error!r}",
+                    f"{self.name} refuses plan {plan.digest}: {first_line(error)}",
                     hint="pin the op that it names to fp32 in the search space",
                 ) from error

@@ -81,7 +81,7 @@ class Lowering:
         self._grids = grids
         self._table = table
         self._store = WeightStore(captured.graph, grids.weight_bits)
-        self._nodes = {node.name: node for node in captured.graph.graph.nodes}
+        self._nodes = captured.nodes
         self._sites = captured.by_name
         self._groups: dict[Node, tuple[Site, tuple[Node, ...]]] = {}
         for call in captured.calls:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autoquant.core.findings.finetuning import Check, Ranges, Trial
 from autoquant.core.json_values import fields_json, value_of
-from autoquant.errors import StorageError
+from autoquant.errors import StorageError, first_line
 
 FORMAT = 1
 
@@ -77,6 +77,6 @@ def load_state(content: bytes, identity: str, name: str) -> TrainingState:
         raise
     except Exception as error:
         raise StorageError(
-            f"{name} is damaged: {str(error).splitlines()[0]}",
+            f"{name} is damaged: {first_line(error)}",
             hint="remove it and start without --resume",
         ) from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from autoquant.core.sites import Site
 from autoquant.model.data.calling import Calling
@@ -99,16 +99,20 @@ class Capture:
         """
         if self.how == "modules":
             return (f"{site}{INPUT_OF}",)
-        nodes = {node.name: node for node in self.graph.graph.nodes}
+        roots = (self.nodes[group[0]] for group in self.members[site])
         read = [
-            [source.name for source in nodes[group[0]].all_input_nodes if source.op != "get_attr"]
-            for group in self.members[site]
+            [item.name for item in root.all_input_nodes if item.op != "get_attr"] for root in roots
         ]
         return tuple(names[0] for names in read if names)
 
     def writes(self, site: str) -> tuple[str, ...]:
         """Keys of the tensor that each call of a site writes, in graph order."""
         return tuple(group[-1] for group in self.members[site])
+
+    @cached_property
+    def nodes(self) -> Mapping[str, Node]:
+        """The graph's nodes by name, in execution order."""
+        return {node.name: node for node in self.graph.graph.nodes}
 
     @cached_property
     def by_name(self) -> Mapping[str, Site]:

@@ -70,16 +70,16 @@ def capture_modules(
     modules = dict(model.named_modules())
     custom = custom_modules(model)
     within = paths_within(modules, leaf_modules) | (paths_within(modules, custom) - {*custom})
-    paths = [
-        name
+    kinds = {
+        name: kind
         for name, module in modules.items()
-        if name and name not in within and _kind(module) is not None
-    ]
-    calls = _Calls(model, batch=len(example[0]) if example[0].ndim else 1)
+        if name and name not in within and (kind := _kind(module)) is not None
+    }
+    calls = _Calls(model, kinds, batch=len(example[0]) if example[0].ndim else 1)
     with (
         failing("the model", "the example inputs", example),
         torch.no_grad(),
-        watch_calls(model, paths, calls.take_input, calls.take_output),
+        watch_calls(model, kinds, calls.take_input, calls.take_output),
     ):
         calling.call(model, example)
     if not calls.sites:
@@ -124,9 +124,10 @@ def _unseen(model: nn.Module, sites: Collection[str]) -> Iterator[str]:
 class _Calls:
     """Makes sites of the calls of one forward."""
 
-    def __init__(self, model: nn.Module, batch: int) -> None:
+    def __init__(self, model: nn.Module, kinds: Mapping[str, OpKind], batch: int) -> None:
         self.sites: dict[str, Site] = {}
         self._model = model
+        self._kinds = kinds
         self._batch = batch
         self._read: Tensor | None = None
 
@@ -140,7 +141,7 @@ class _Calls:
         if self._read is None or written is None:
             return
         inputs, output = (tuple(self._read.shape),), tuple(written.shape)
-        kind, weight_count = _kind(module) or OpKind.CUSTOM, weight_count_of(module)
+        kind, weight_count = self._kinds[path], weight_count_of(module)
         macs = macs_of(kind, inputs, output, weight_count) // max(self._batch, 1)
         known = self.sites.get(path)
         if known is not None:

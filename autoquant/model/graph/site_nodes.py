@@ -66,7 +66,7 @@ class SiteNodes:
 
 def mark_sites(captured: Capture) -> SiteNodes:
     """Mark the sites of a captured graph."""
-    nodes = {node.name: node for node in captured.graph.graph.nodes}
+    nodes = captured.nodes
     roots = {nodes[name]: site for name, site in captured.roots.items() if name in nodes}
     return SiteNodes(
         module=captured.graph,

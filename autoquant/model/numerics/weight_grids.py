@@ -166,9 +166,8 @@ def weight_grid(
     low, high = LEVELS[scheme.weight]
     if scheme.weight is scheme.activation is Precision.INT8:
         low, high = INT8_LEVELS[bits]
-    if scheme is Scheme.INT8_WEIGHT_ONLY_BF16:
-        return WeightGrid(0, low, high, torch.bfloat16)
-    return WeightGrid(None if kind in _ONE_SCALE else 0, low, high)
+    scales = torch.bfloat16 if scheme.activation is Precision.BF16 else torch.float32
+    return WeightGrid(None if kind in _ONE_SCALE else 0, low, high, scales)
 
 
 def fake_quantize_weight(

@@ -27,7 +27,7 @@ from autoquant.core.quiet import no_warnings
 from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import OpKind, Site
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.module_calls import result_tensor
 
@@ -70,7 +70,7 @@ class TorchModulesBackend(Backend):
 
     def build(self, plan: Plan) -> Executable:
         """Replace modules at the cached scales, run the example, and read back."""
-        with self._refusing(f"plan {plan.digest}"):
+        with self._refusing(plan):
             built, modules = self._build(plan)
             found = observe_modules(modules, lambda: self.run(built, self._example))
             custom = self._run_custom(plan, built, modules)
@@ -90,7 +90,7 @@ class TorchModulesBackend(Backend):
         """What each module takes in each scheme, timed where it stands."""
 
         def build(plan: Plan) -> Built:
-            with self._refusing(f"plan {plan.digest}"):
+            with self._refusing(plan):
                 built, modules = self._build(plan)
             return lambda: self.run(built, inputs), modules
 
@@ -139,15 +139,14 @@ class TorchModulesBackend(Backend):
         return self._captured.calling.flatten(built), modules
 
     @contextmanager
-    def _refusing(self, what: str) -> Iterator[None]:
+    def _refusing(self, plan: Plan) -> Iterator[None]:
         """Use the engine, and turn what torch raises into a refusal."""
         with using_engine(self._engine):
             try:
                 yield
             except _REFUSALS as error:
-                lines = str(error).strip().splitlines()
                 raise BackendError(
-                    f"{self.name} refuses {what}: {lines[0] if lines else type(error).__name__}",
+                    f"{self.name} refuses plan {plan.digest}: {first_line(error)}",
                     hint="pin the op that it names to fp32 in the search space",
                 ) from error
 
