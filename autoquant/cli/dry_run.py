@@ -7,7 +7,6 @@ import time
 from fnmatch import fnmatchcase
 
 from rich.console import Console
-from rich.table import Table
 
 from autoquant.cli.options import table_of
 from autoquant.core.evaluation import Phase, Task
@@ -35,12 +34,7 @@ def print_dry_run(job: Job, progress: Progress, console: Console) -> None:
     with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
     prepared = prepare(job, subject, progress)
-    console.print(_site_table(prepared))
-    space = prepared.space
-    console.print(
-        f"{len(prepared.captured.sites)} sites in {len(space.knobs)} knobs, "
-        f"{len(space.free)} of them free; {_power(space.plan_count)} plans"
-    )
+    _print_sites(prepared, f"{_power(prepared.space.plan_count)} plans", console)
     if prepared.captured.reach is not None:
         console.print(str(prepared.captured.reach))
     with progress.stage("timing one candidate", None):
@@ -72,12 +66,8 @@ def print_tuning(job: Job, progress: Progress, console: Console) -> None:
     with progress.stage("loading model and data", None):
         subject = JobRecipe(job)()
     prepared = prepare_tuning(in_bits(job), subject, progress)
-    console.print(_site_table(prepared))
+    _print_sites(prepared, f"goal: an accuracy drop of at most {goal:g}", console)
     space = prepared.space
-    console.print(
-        f"{len(prepared.captured.sites)} sites in {len(space.knobs)} knobs, {len(space.free)} of "
-        f"them free; goal: an accuracy drop of at most {goal:g}"
-    )
     with progress.stage("measuring one plan", None):
         began = time.perf_counter()
         prepared.evaluator.run(Phase.QUALITY, Task(0, space.uniform(Scheme.FP32)))
@@ -144,7 +134,7 @@ def _seconds_of_one(prepared: Preparation) -> dict[str, float]:
     return seconds
 
 
-def _site_table(prepared: Preparation) -> Table:
+def _print_sites(prepared: Preparation, about: str, console: Console) -> None:
     heads = ("site", "kind", "runs as", "output", "MMACs", "parameters", "knob", "schemes")
     table = table_of(heads, right=("MMACs", "parameters"), title="sites")
     knob_of = {site: knob for knob in prepared.space.knobs for site in knob.sites}
@@ -161,7 +151,10 @@ def _site_table(prepared: Preparation) -> Table:
             "" if own else f"with {knob.name}",
             ", ".join(scheme.title for scheme in knob.schemes) if own else "",
         )
-    return table
+    console.print(table)
+    knobs, free = len(prepared.space.knobs), len(prepared.space.free)
+    sites = len(prepared.captured.sites)
+    console.print(f"{sites} sites in {knobs} knobs, {free} of them free; {about}")
 
 
 def _power(count: int) -> str:

@@ -52,11 +52,13 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
         raise JobError(f"no file {path}", hint="give the path of a YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"{path} cannot be read: {error}", hint="give a readable file") from error
-    document = parse_yaml(text, str(path))
+    return parse_mapping(text, str(path), "see docs/job-file.md for the keys")
+
+
+def parse_mapping(text: str, source: str, hint: str) -> dict[str, Any]:
+    """Parse a document whose top level is a mapping."""
+    document = parse_yaml(text, source)
     if not isinstance(document, dict):
         holds = "nothing" if document is None else f"a {type(document).__name__}"
-        raise JobError(
-            f"{path} holds {holds}, not keys and values",
-            hint="see docs/job-file.md for the keys",
-        )
+        raise JobError(f"{source} holds {holds}, not keys and values", hint=hint)
     return document

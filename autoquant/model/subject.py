@@ -20,7 +20,7 @@ from autoquant.model.data.readings import DataForm
 from autoquant.model.data.scoring import Metric
 from autoquant.model.equalisation.rewrite import rescaled
 from autoquant.model.graph.capture import capture
-from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.captured import BY_MODULES, Capture
 from autoquant.model.graph.export_capture import fixed_sizes
 from autoquant.model.graph.faithfulness import (
     Difference,
@@ -140,11 +140,10 @@ class Subject:
         if different is None:
             return found
         if self._is_rounding(found, different):
-            notice = (
+            return found.noting(
                 f"in the exported graph {different}, by rounding alone: in float64 they are the "
                 "same; what float32 computes of this model is that far off."
             )
-            return replace(found, notices=(notice, *found.notices))
         if self.capture == "auto":
             fixed = fixed_sizes(self.calling, self.dynamic, found.dynamic, self.example)
             said = "".join(
@@ -152,12 +151,8 @@ class Subject:
                 "size (drop_last=True) would be captured by it"
                 for name, sizes in fixed.items()
             )
-            notice = (
-                f"captured module by module, since in the exported graph {different}{said}; what "
-                "lies between weighted modules stays in fp32, and there are no reference numerics."
-            )
-            modules = self._capture("modules")
-            return replace(modules, notices=(notice, *modules.notices))
+            why = f"since in the exported graph {different}{said}"
+            return self._capture("modules").noting(BY_MODULES.format(why))
         raise ModelError(
             f"the captured graph computes something else than the model: {different}",
             hint="remove state and control flow that depend on the call; or model.capture: "

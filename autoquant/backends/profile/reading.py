@@ -16,7 +16,7 @@ from autoquant.core.sites import OpKind
 from autoquant.errors import JobError
 from autoquant.job.mistakes import explain_mistakes
 from autoquant.job.section import shipped_folders
-from autoquant.job.yaml_text import parse_yaml
+from autoquant.job.yaml_text import parse_mapping
 from autoquant.model.graph.aten import ATEN_OUTPUT_RANGES
 
 SOURCE = "backend.profile"
@@ -35,13 +35,8 @@ def accelerator_of(settings: BuildSettings) -> Accelerator:
 @lru_cache(maxsize=8)
 def read_accelerator(text: str) -> Accelerator:
     """Read the YAML text that describes an accelerator."""
-    document = parse_yaml(text, SOURCE)
-    if not isinstance(document, dict):
-        holds = "nothing" if document is None else f"a {type(document).__name__}"
-        raise JobError(
-            f"{SOURCE} holds {holds}, not keys and values",
-            hint="give the YAML file of an accelerator; docs/backends/profile.md has the keys",
-        )
+    hint = "give the YAML file of an accelerator; docs/backends/profile.md has the keys"
+    document = parse_mapping(text, SOURCE, hint)
     mistakes: list[str] = []
     try:
         accelerator = Accelerator.model_validate(document)

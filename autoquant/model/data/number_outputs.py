@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from autoquant.model.data.trees import register_class, register_dataclasses
+from autoquant.model.graph.other_forward import as_class
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def with_sources(model: nn.Module) -> nn.Module:
             outputs = outputs if changed is None else changed
         return outputs
 
-    made = _as_class(model, type(kind.__name__, (kind,), {"forward": forward, _PLAIN: kind}))
+    made = as_class(model, type(kind.__name__, (kind,), {"forward": forward, _PLAIN: kind}))
     made.__dict__.update({_HOOKS: model._forward_hooks, "_forward_hooks": OrderedDict()})
     return made
 
@@ -180,7 +181,7 @@ def without_sources(model: nn.Module) -> nn.Module:
     kind = getattr(type(model), _PLAIN, None)
     if kind is None:
         return model
-    made = _as_class(model, kind)
+    made = as_class(model, kind)
     made.__dict__["_forward_hooks"] = made.__dict__.pop(_HOOKS)
     return made
 
@@ -190,13 +191,6 @@ _PLAIN = "_without_sources"
 
 _HOOKS = "_hooks_without_sources"
 """Where its models keep the hooks on the model's own outputs."""
-
-
-def _as_class(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    made = nn.Module()
-    made.__class__ = kind
-    made.__dict__.update(model.__dict__)
-    return made
 
 
 def _tensors(tree: Any) -> list[Tensor]:

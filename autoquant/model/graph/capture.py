@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -11,7 +10,7 @@ from autoquant.core.calls import show
 from autoquant.core.glance import few
 from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
-from autoquant.model.graph.captured import Capture
+from autoquant.model.graph.captured import BY_MODULES, Capture
 from autoquant.model.graph.custom_module import custom_modules
 from autoquant.model.graph.export_capture import capture_export
 from autoquant.model.graph.module_capture import capture_modules
@@ -78,11 +77,7 @@ def _capture_auto(
     custom = custom_modules(model)
     if custom:
         found = capture_modules(model, example, leaf_modules, calling, dynamic)
-        notice = (
-            f"captured module by module, for the custom modules {few(custom)}; what lies between "
-            "weighted modules stays in fp32, and there are no reference numerics."
-        )
-        return replace(found, notices=(notice, *found.notices))
+        return found.noting(BY_MODULES.format(f"for the custom modules {few(custom)}"))
     try:
         return capture_export(model, example, leaf_modules, calling, dynamic)
     except ModelError as refused:
@@ -90,11 +85,7 @@ def _capture_auto(
             found = capture_modules(model, example, leaf_modules, calling, dynamic)
         except ModelError:
             raise refused from None
-        notice = (
-            f"captured module by module, since {refused.message}; what lies between weighted "
-            "modules stays in fp32, and there are no reference numerics."
-        )
-        return replace(found, notices=(notice, *found.notices))
+        return found.noting(BY_MODULES.format(f"since {refused.message}"))
 
 
 CAPTURES: Mapping[str, Way] = {

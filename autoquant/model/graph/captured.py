@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,6 +18,12 @@ NOTHING_TO_CHOOSE = (
     "sites are convolutions, linear layers, embeddings, recurrent layers, attention, adds, "
     "muls, matmuls, cats, pools, norms and activations; see docs/sites.md"
 )
+
+BY_MODULES = (
+    "captured module by module, {}; what lies between weighted modules stays in fp32, and there "
+    "are no reference numerics."
+)
+"""A notice, with the reason."""
 
 INPUT_OF = "@input"
 """After the name of a site in the key of the tensors that it reads, where there is no graph."""
@@ -79,6 +85,10 @@ class Capture:
     reach: Reach | None = None
     notices: tuple[str, ...] = ()
     guards: SizeGuards | None = None
+
+    def noting(self, notice: str) -> Capture:
+        """The same, with something more that the user should know."""
+        return replace(self, notices=(notice, *self.notices))
 
     @property
     def stored_count(self) -> int:

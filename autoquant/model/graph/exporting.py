@@ -23,7 +23,7 @@ from autoquant.model.data.outputs import opaque_outputs, without_opaque
 from autoquant.model.data.trees import register_dataclasses
 from autoquant.model.graph.cells import CELLS
 from autoquant.model.graph.free_sizes import free_sizes
-from autoquant.model.graph.other_forward import with_forward
+from autoquant.model.graph.other_forward import as_class, with_forward
 from autoquant.model.graph.places import said_of
 from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 from autoquant.model.graph.scripts import without_scripts
@@ -110,10 +110,8 @@ def _plain(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, GraphModule):
         return model
-    made = nn.Module()
-    made.__class__ = type(type(model).__name__, (nn.Module,), {"forward": type(model).forward})
-    made.__dict__.update(model.__dict__)
-    return made
+    kind = type(type(model).__name__, (nn.Module,), {"forward": type(model).forward})
+    return as_class(model, kind)
 
 
 def _with_known_outputs(

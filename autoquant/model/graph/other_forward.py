@@ -1,4 +1,4 @@
-"""A module with the same parts at the same paths, and a forward of its own."""
+"""A module with the same parts at the same paths, of another class or with another forward."""
 
 from __future__ import annotations
 
@@ -20,8 +20,14 @@ def with_forward(
         signature: Of that forward; None: that of the module's.
     """
     forward.__signature__ = signature or inspect.signature(model.forward)  # type: ignore[attr-defined]
-    made = nn.Module()
-    made.__class__ = type(type(model).__name__, (type(model),), {})
-    made.__dict__.update(model.__dict__)
+    made = as_class(model, type(type(model).__name__, (type(model),), {}))
     made.__dict__["forward"] = forward
+    return made
+
+
+def as_class(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """Give a module over the same parts that is of another class."""
+    made = nn.Module()
+    made.__class__ = kind
+    made.__dict__.update(model.__dict__)
     return made

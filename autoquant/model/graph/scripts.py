@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autoquant.errors import ModelError, first_line
+from autoquant.model.graph.other_forward import as_class
 
 
 def find_scripts(model: nn.Module) -> dict[str, torch.jit.ScriptModule]:
@@ -86,9 +87,7 @@ class _Called(nn.Module):
 
 def _with_parts(model: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     """The model with other modules at some paths."""
-    made = nn.Module()
-    made.__class__ = type(model)
-    made.__dict__.update(model.__dict__)
+    made = as_class(model, type(model))
     children = dict(model._modules)
     for name in {path.partition(".")[0] for path in parts}:
         below = {
