@@ -129,9 +129,6 @@ def other_row(name: str, node: str, owner: str | None, types: OpTypes | None) ->
         runs="",
         inputs=types.inputs if types else (),
         output=types.output if types else "",
-        axis=None,
-        observer="",
-        took_effect=True,
     )
 
 

@@ -163,8 +163,6 @@ def _activation_observer(site: Site, scheme: Scheme, plan: Plan, settings: Build
 def _range_observer(site: Site, settings: BuildSettings) -> Any:
     rules = settings.ranges
     observer = rules.observer(site.name, settings.observer)
-    if observer is ObserverName.MIX:
-        observer = ObserverName.HISTOGRAM
     dtype = torch.quint8
     if observer is ObserverName.HISTOGRAM:
         return HistogramObserver.with_args(dtype=dtype)

@@ -102,9 +102,9 @@ class OpRow:
     runs: str
     inputs: tuple[str, ...]
     output: str
-    axis: int | None
-    observer: str
-    took_effect: bool
+    axis: int | None = None
+    observer: str = ""
+    took_effect: bool = True
 
 
 @dataclass(frozen=True, slots=True)

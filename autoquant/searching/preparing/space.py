@@ -15,8 +15,6 @@ from autoquant.core.space import Knob, SearchSpace
 from autoquant.errors import PlanError
 from autoquant.job import Rule, SpaceRules
 
-"""Names of sites in a notice."""
-
 SupportOf = Callable[[Site, Scheme], Support]
 
 
