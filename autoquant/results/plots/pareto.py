@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -11,9 +12,16 @@ from plotly.subplots import make_subplots
 from autoquant.core.measurement import EAGER_FP32, SQNR_CEILING_DB, Candidate, Kind
 from autoquant.results.axes import SQNR_AXIS, Axis, cost_axis, drop_axis, window
 from autoquant.results.findings import Findings
-from autoquant.results.plots.hover import hover_text
+from autoquant.results.page import facts
 from autoquant.results.plots.style import ACCENT, INK, KIND_SYMBOLS, MUTED, SECOND, note, restyle
-from autoquant.results.wording import ScoreUnit, score_unit, uniform_label
+from autoquant.results.wording import (
+    ScoreUnit,
+    counts_text,
+    exceptions_text,
+    main_scheme,
+    score_unit,
+    uniform_label,
+)
 
 _HEIGHT = 480
 _FAINT = "rgba(123, 135, 148, 0.55)"
@@ -124,7 +132,7 @@ def _add_points(
                     "color": ACCENT if is_strong else _FAINT,
                     "line": {"color": "white", "width": 1},
                 },
-                hovertext=[hover_text(item, panel.findings, panel.unit) for item in shown],
+                hovertext=[_hover_text(item, panel.findings, panel.unit) for item in shown],
                 hovertemplate="%{hovertext}<extra></extra>",
                 name=f"{name} ({kind.value})",
                 legendgroup=f"{name} {kind.value}",
@@ -250,3 +258,18 @@ def _mark_limit(figure: go.Figure, panel: _Panel) -> None:
         row=1,
         col=1,
     )
+
+
+def _hover_text(candidate: Candidate, findings: Findings, unit: ScoreUnit) -> str:
+    """Describe a candidate under the mouse: numbers with kinds, counts, and the sites out of line.
+
+    In the markup of plotly's hover labels; names are escaped.
+    """
+    lines = [f"<b>#{candidate.number}</b>  {escape(candidate.origin)}"]
+    lines += [f"{escape(label)}: {text}" for label, text in facts(candidate, findings, unit)]
+    lines.append(f"<br>{counts_text(candidate.plan)}")
+    exceptions = exceptions_text(candidate.plan, findings.sites)
+    if exceptions:
+        lines.append(f"not {main_scheme(candidate.plan).value}:")
+        lines += [f"  {escape(text)}" for text in exceptions]
+    return "<br>".join(lines)
