@@ -27,18 +27,12 @@ def find_candidate(
         )
     if number is None:
         return result.best(max_drop)
-    by_number = {item.number: item for item in result.candidates}
-    if number not in by_number:
-        members = ", ".join(str(item.number) for item in result.frontier)
+    found = result.candidate(number)
+    if found.failure is not None:
         raise PlanError(
-            f"no candidate {number} in {result.folder}", hint=f"frontier members: {members}"
+            f"candidate {number} failed: {found.failure.reason}", hint="choose a frontier member"
         )
-    failure = by_number[number].failure
-    if failure is not None:
-        raise PlanError(
-            f"candidate {number} failed: {failure.reason}", hint="choose a frontier member"
-        )
-    return by_number[number]
+    return found
 
 
 def job_of(path: Path) -> Job:

@@ -13,7 +13,6 @@ from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Candidate, Failure, Measurement, Measurements
 from autoquant.core.progress import Progress
 from autoquant.core.readback import ReadBack
-from autoquant.errors import PlanError
 from autoquant.job import Job, backend_from_text, load_job
 from autoquant.model.recipes import JobRecipe
 from autoquant.model.subject import Subject
@@ -118,7 +117,7 @@ def confirm(
     progress = shown(progress)
     refuse_stranger(Path(folder), trust=trust)
     result = load_result(folder)
-    chosen = _choose(result, numbers)
+    chosen = tuple(map(result.candidate, numbers)) or result.frontier
     section = {**backend_from_text(backend), **_measured_as(result)}
     target = f"backend={json.dumps(section)}"  # JSON is YAML
     job = load_job(Path(folder) / files.JOB, [target, *overrides])
@@ -143,18 +142,6 @@ def confirm(
         before=chosen,
         after=tuple(after),
     )
-
-
-def _choose(result: SearchResult, numbers: Sequence[int]) -> tuple[Candidate, ...]:
-    if not numbers:
-        return result.findings.frontier.members
-    known = {item.number: item for item in result.findings.candidates}
-    for number in numbers:
-        if number not in known:
-            raise PlanError(
-                f"no candidate {number} in {result.folder}", hint=f"it has 0 to {max(known)}"
-            )
-    return tuple(known[number] for number in numbers)
 
 
 def _measured_as(result: SearchResult) -> dict[str, Setting]:

@@ -218,13 +218,7 @@ def read_plan(text: str) -> Plan:
 
     folder, _, number = text.rpartition(":")
     if folder and number.isdigit() and Path(folder).is_dir():
-        found = {item.number: item.plan for item in load_result(folder).candidates}
-        if int(number) not in found:
-            raise PlanError(
-                f"--plan {text}: {folder} has no candidate {number}",
-                hint=f"it has 0 to {max(found, default=0)}",
-            )
-        return found[int(number)]
+        return load_result(folder).candidate(int(number)).plan
     if Path(text).is_dir():
         return load_result(text).best().plan
     if not Path(text).exists():

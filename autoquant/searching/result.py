@@ -89,6 +89,20 @@ class SearchResult(Glanced):
         """Everything that was tried, by number."""
         return tuple(ResultCandidate(item, self.context) for item in self.findings.candidates)
 
+    def candidate(self, number: int) -> ResultCandidate:
+        """The candidate of a number.
+
+        Raises:
+            PlanError: There is none.
+        """
+        known = {item.number: item for item in self.candidates}
+        if number not in known:
+            members = ", ".join(str(item.number) for item in self.frontier)
+            raise PlanError(
+                f"no candidate {number} in {self.folder}", hint=f"frontier members: {members}"
+            )
+        return known[number]
+
     @property
     def baseline(self) -> Measurements:
         """Measurements of the float model."""
