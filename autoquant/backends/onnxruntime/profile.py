@@ -17,6 +17,7 @@ from torch import Tensor
 
 from autoquant.backends.boundaries import Parts, Surroundings, add_up
 from autoquant.backends.cover import BesideReference, Cover
+from autoquant.backends.onnxruntime.float_graph import consumers
 from autoquant.backends.onnxruntime.plan_model import PlanModel
 from autoquant.backends.onnxruntime.readback import source_name
 from autoquant.backends.onnxruntime.sessions import open_and_dump, open_session
@@ -114,10 +115,7 @@ class _Graph:
     def __init__(self, model: ModelProto, owner: Mapping[str, str]) -> None:
         self._owner = owner
         self._writer = {name: node for node in model.graph.node for name in node.output}
-        self._readers: dict[str, list[NodeProto]] = defaultdict(list)
-        for node in model.graph.node:
-            for name in node.input:
-                self._readers[name].append(node)
+        self._readers = consumers(model.graph.node)
 
     def site(self, node: NodeProto) -> str | None:
         """The site that a node computes, by its name or its tensors'."""
@@ -131,7 +129,7 @@ class _Graph:
     def users(self, node: NodeProto) -> Iterator[NodeProto]:
         """Those that read what a node gives."""
         for name in node.output:
-            yield from self._readers[name]
+            yield from self._readers.get(name, ())
 
 
 _KERNEL = "_kernel_time"
