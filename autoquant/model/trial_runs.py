@@ -22,12 +22,12 @@ from autoquant.model.data.outputs import (
     without_opaque,
 )
 from autoquant.model.data.scoring import check_metric
+from autoquant.model.data.trees import is_same
 from autoquant.model.graph.float_model import (
     buffers_kept,
     compute_padding,
     copy_of,
     packs_padding,
-    same_values,
     unwrapped,
 )
 from autoquant.model.subject import Subject
@@ -49,7 +49,7 @@ def protected(subject: Subject, given: object) -> Subject:
     sources = NumberSources([*inputs, *subject.model.parameters(), *subject.model.buffers()])
     with torch.no_grad(), buffers_kept(subject.model) as changed, sources:
         outputs = _forward(subject, replace(batch, inputs=inputs), "calibration batch 0")
-    writes = not all(map(same_values, inputs, batch.inputs))
+    writes = not is_same(inputs, batch.inputs)
     if writes:
         notices.append("the model's forward writes into its inputs; it is given copies of them")
     opaque = ", ".join(f"{name} ({kind})" for name, kind in opaque_outputs(outputs).items())

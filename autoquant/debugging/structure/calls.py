@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from autoquant.core.findings.concerns import Concern, Topic, attention, note
 from autoquant.core.findings.structure import ModuleCalls, Verdict
+from autoquant.model.data.trees import is_same
 from autoquant.model.graph.float_model import copy_of
 
 
@@ -112,14 +113,14 @@ def find_unused(
     named = dict(model.named_parameters(remove_duplicate=False))
     found = tuple(_highest(path for path in counts.calls if _is_unused(model, path, counts)))
     owning = [path for path in found if any(True for _ in model.get_submodule(path).parameters())]
-    before = _leaves(call, model)
-    never = [path for path in owning if _is_same(before, call, _without(model, path))]
+    before = _run(call, model)
+    never = [path for path in owning if _gives(before, call, _without(model, path))]
     unread: tuple[str, ...] = ()
     if read is not None:
         known = {id(named[name]) for name in read if name in named}
         left = [path for path in counts.calls if _reads_none(model, path, known)]
         called = [path for path in _highest(iter(left)) if path not in owning]
-        unread = tuple(path for path in called if _is_same(before, call, _spoilt(model, path)))
+        unread = tuple(path for path in called if _gives(before, call, _spoilt(model, path)))
     return Unused(tuple(never), tuple(path for path in owning if path not in never), unread)
 
 
@@ -168,26 +169,19 @@ def _within(path: str, outer: Sequence[str]) -> bool:
     return any(path == item or path.startswith(f"{item}.") for item in outer)
 
 
-def _leaves(call: Call, model: nn.Module) -> list[Any]:
-    with torch.no_grad():
-        return pytree.tree_leaves(call(model))
-
-
-def _is_same(before: list[Any], call: Call, changed: nn.Module | None) -> bool:
+def _gives(before: object, call: Call, changed: nn.Module | None) -> bool:
     """Whether a changed copy runs, and gives what the model gives."""
     if changed is None:
         return False
     try:
-        after = _leaves(call, changed)
+        return is_same(before, _run(call, changed))
     except Exception:  # noqa: BLE001  a model without one of its modules may raise anything
         return False
-    return len(before) == len(after) and all(map(_is_equal, before, after))
 
 
-def _is_equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return bool(torch.equal(one, other))
-    return type(one) is type(other)
+def _run(call: Call, model: nn.Module) -> object:
+    with torch.no_grad():
+        return call(model)
 
 
 def _without(model: nn.Module, path: str) -> nn.Module | None:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Tracer
-from torch.utils import _pytree as pytree
 
 from autoquant.core.calls import checked
 from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling, failing
+from autoquant.model.data.trees import is_same
 from autoquant.model.graph.float_model import check_module, check_source
 
 
@@ -76,13 +76,13 @@ def _refuse_unequal(model: nn.Module, split: nn.Module, example: object) -> None
     """Run both on copies of one batch, and refuse a split model that gives anything else."""
     calling, tensors = Calling.of(example, model, "the example")
     first, again, found = (_run(item, calling, tensors) for item in (model, model, split))
-    if not _all_equal(first, again):
+    if not is_same(first, again):
         raise ModelError(
             "split_shared: the model gives other outputs each time it is called, so that nothing "
             "can be compared with them",
             hint="put it in eval mode, and take random numbers and state out of its forward",
         )
-    if not _all_equal(first, found):
+    if not is_same(first, found):
         raise ModelError(
             "split_shared: the split model gives other outputs than the model, because a forward "
             "that was rewritten depends on more than its inputs (state, control flow, hooks)",
@@ -92,25 +92,10 @@ def _refuse_unequal(model: nn.Module, split: nn.Module, example: object) -> None
 
 
 def _run(model: nn.Module, calling: Calling, tensors: Sequence[Tensor]) -> list[object]:
-    """The leaves of what a copy of the model gives in two calls: a forward may keep state."""
+    """What a copy of the model gives in two calls: a forward may keep state."""
     model = copy.deepcopy(model)
     with torch.no_grad(), failing("split_shared: the model", "the example", tensors):
-        outputs = [calling.call(model, [item.clone() for item in tensors]) for _ in range(2)]
-    return pytree.tree_leaves(outputs)
-
-
-def _all_equal(first: Sequence[object], second: Sequence[object]) -> bool:
-    return len(first) == len(second) and all(map(_is_equal, first, second))
-
-
-def _is_equal(one: object, other: object) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and torch.allclose(
-            one, other, rtol=0, atol=0, equal_nan=True
-        )
-    return type(one) is type(other) and (
-        not isinstance(one, (bool, int, float, str)) or one == other
-    )
+        return [calling.call(model, [item.clone() for item in tensors]) for _ in range(2)]
 
 
 class _Splitter:

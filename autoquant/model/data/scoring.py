@@ -20,7 +20,7 @@ from autoquant.core.quantities import LOWER
 from autoquant.errors import MetricError
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.number_outputs import returned
-from autoquant.model.data.trees import register_dataclasses
+from autoquant.model.data.trees import is_same, register_dataclasses
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[Any, Any], Any]
@@ -200,7 +200,7 @@ def check_metric(metric: Metric, outputs: Any, batch: Batch) -> None:
     function(*given)
     kept = (outputs, batch.targets)
     for what, before, after in zip(("outputs", "targets"), kept, given, strict=True):
-        if not _equal(before, after):
+        if not is_same(before, after):
             raise MetricError(
                 f"metric {metric_name(metric)!r} writes into the {what} that it is given",
                 hint="use operations that make a new tensor (x.clamp, not x.clamp_), or clone it",
@@ -346,17 +346,3 @@ def _copied(tree: Any) -> Any:
     """The same with tensors of its own, so that what is written into them does no harm."""
     register_dataclasses(tree)
     return pytree.tree_map_only(Tensor, lambda item: item.detach().clone(), tree)
-
-
-def _equal(first: Any, second: Any) -> bool:
-    ones, others = pytree.tree_leaves(first), pytree.tree_leaves(second)
-    pairs = zip(ones, others, strict=False)
-    return len(ones) == len(others) and all(_same(one, other) for one, other in pairs)
-
-
-def _same(one: Any, other: Any) -> bool:
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-        return isinstance(one, Tensor) == isinstance(other, Tensor)
-    return one.shape == other.shape and bool(
-        torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
-    )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 Path = tuple[Any, ...]
@@ -38,6 +39,22 @@ def _paths(structure: pytree.TreeSpec, before: Path) -> Iterator[Path]:
             pytree.MappingKey(names[place]) if is_named else pytree.SequenceKey(place)
         )
         yield from _paths(child, (*before, key))
+
+
+def is_same(first: Any, second: Any) -> bool:
+    """Whether two trees hold the same: tensors of the same values, NaN included."""
+    ones, others = pytree.tree_leaves(first), pytree.tree_leaves(second)
+    return len(ones) == len(others) and all(map(_is_same_leaf, ones, others))
+
+
+def _is_same_leaf(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    return one is other or (
+        type(one) is type(other) and (not isinstance(one, (bool, int, float, str)) or one == other)
+    )
 
 
 def register_dataclasses(tree: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from autoquant.errors import ModelError
+from autoquant.model.data.trees import is_same
 
 _FUNCTIONAL = ("FloatFunctional", "FXFloatFunctional")
 """Float modules for all their path: adds and the like of a model that is yet to be prepared."""
@@ -153,17 +154,12 @@ def buffers_kept(model: nn.Module) -> Iterator[list[str]]:
     finally:
         for path, module, name, buffer, before in places:
             now = getattr(module, name)
-            if now is buffer and same_values(now, before):
+            if now is buffer and is_same(now, before):
                 continue
             changed.append(f"{path}.{name}" if path else name)
             with torch.no_grad():
                 buffer.copy_(before)
             setattr(module, name, buffer)
-
-
-def same_values(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether two tensors hold the same, NaN included."""
-    return torch.equal(first, second) or torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
 def paths_within(modules: Mapping[str, nn.Module], leaf_modules: Sequence[str]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, namedtuple
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import autoquant as aq
-from autoquant.model.data.trees import flatten_with_paths
+from autoquant.model.data.trees import flatten_with_paths, is_same
 
 
 class Output(OrderedDict[str, Tensor]):
@@ -83,3 +84,21 @@ def test_a_model_that_returns_such_a_class_is_searched(tmp_path: Any) -> None:
     returned = result.frontier[0].quantize(model)(pairs[0][0])
     assert isinstance(returned, Output)
     assert returned["sample"].shape == (4, 2, 8, 8)
+
+
+NAN = torch.tensor([1.0, math.nan])
+SAME = [
+    (NAN, NAN.clone(), True),
+    (NAN, torch.tensor([1.0, 0.0]), False),
+    (NAN, NAN.half(), False),
+    (NAN, NAN[:1], False),
+    ({"logits": NAN, "cache": None}, {"logits": NAN.clone(), "cache": None}, True),
+    ((NAN, 2), (NAN, 3), False),
+    ((NAN, 2), (NAN, True), False),
+    ([NAN], [NAN, NAN], False),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), SAME)
+def test_trees_are_the_same_by_their_values(first: Any, second: Any, expected: bool) -> None:
+    assert is_same(first, second) is expected
