@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from autoquant.errors import MetricError
+from autoquant.model.data.trees import copied
 
 OwnError = Callable[[Any, Any], Any]
 """`error(expected, found)` of what the float and the quantized model return for a batch: one number
@@ -69,9 +69,8 @@ class OwnMean:
 
 def _call(error: OwnError, expected: Any, found: Any, called_with: str) -> Tensor:
     """What the function gives for copies, in double precision."""
-    copies = (tree_map(_copy, item) for item in (expected, found))
     try:
-        return torch.as_tensor(error(*copies)).detach().double()
+        return torch.as_tensor(error(copied(expected), copied(found))).detach().double()
     except Exception as problem:
         raise MetricError(
             f"--error: {name_of(error)} raised {type(problem).__name__}: {problem}",
@@ -82,7 +81,3 @@ def _call(error: OwnError, expected: Any, found: Any, called_with: str) -> Tenso
 def name_of(error: OwnError) -> str:
     """Its name, for messages and tables."""
     return str(getattr(error, "__name__", type(error).__name__))
-
-
-def _copy(leaf: Any) -> Any:
-    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf

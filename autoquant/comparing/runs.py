@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from autoquant.comparing.pairing import OpPair
 from autoquant.core.findings.layers import TensorFormat
 from autoquant.core.measurement import Kind
+from autoquant.model.data.trees import tensors_of
 
 See = Callable[[OpPair, Tensor, Tensor], None]
 """Takes a pair, the float tensor, and the quantized one as its readers see it."""
@@ -98,5 +98,4 @@ class QuantizedModel(Protocol):
 
 def first_tensor(value: Any) -> Tensor | None:
     """The tensor itself, or the first of several."""
-    leaves = (item for item in pytree.tree_leaves(value) if isinstance(item, Tensor))
-    return next(leaves, None)
+    return next(iter(tensors_of(value)), None)

@@ -46,11 +46,12 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str | None]:
-    installed = {name: _version(name) for name in _PACKAGES}
+    installed = {name: version_of(name) for name in _PACKAGES}
     return {"python": platform.python_version(), "autoquant": __version__, **installed}
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """The version of an installed package."""
     try:
         return version(name)
     except PackageNotFoundError:

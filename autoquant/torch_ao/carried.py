@@ -17,6 +17,7 @@ from autoquant.core.precision import Mode, Scheme
 from autoquant.core.quiet import no_warnings
 from autoquant.errors import PlanError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.trees import copied
 from autoquant.model.graph.captured import Capture
 from autoquant.torch_ao.conversion import convert, prepare, using_engine
 from autoquant.torch_ao.mapping import build_mapping, split_methods
@@ -24,7 +25,6 @@ from autoquant.torch_ao.matching import Matched
 from autoquant.torch_ao.qconfig import NO_QCONFIG
 from autoquant.torch_ao.readback import Execution, Spy, float_name, observe_execution
 from autoquant.torch_ao.scales import UnseenTensorError, fix_scales
-from autoquant.torch_ao.values import copied
 
 _TRIES = 12
 """Conversions of one plan; each leaves out what the one before could not run."""

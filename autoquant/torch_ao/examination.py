@@ -20,6 +20,7 @@ from autoquant.core.quiet import no_warnings
 from autoquant.core.sites import Site
 from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.grid import Grid
+from autoquant.model.data.trees import copied
 from autoquant.model.graph.captured import Capture
 from autoquant.torch_ao.calls import RELUS, Call, list_calls
 from autoquant.torch_ao.conversion import convert, prepare, using_engine
@@ -29,7 +30,7 @@ from autoquant.torch_ao.readback import Spy, observe_execution
 from autoquant.torch_ao.scales import KnownScale, activation_observers, replace_observer
 from autoquant.torch_ao.tensor_types import observe_types
 from autoquant.torch_ao.tracing import FxModel, trace
-from autoquant.torch_ao.values import copied, inputs_of
+from autoquant.torch_ao.values import inputs_of
 
 _REFUSALS = (RuntimeError, ValueError, AssertionError, NotImplementedError, IndexError, TypeError)
 

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from autoquant.comparing.pairing import OpPair
 from autoquant.comparing.runs import See, first_tensor
+from autoquant.model.data.trees import copied
 
 _IN_PLACE_FUNCTIONS = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
 
@@ -58,7 +59,7 @@ class QuantizedRun(Interpreter):
         if not self._feeds_float or n.op == "placeholder":
             return value
         forced = like(expected, value)
-        return _copied(forced) if n in self._overwritten else forced
+        return copied(forced) if n in self._overwritten else forced
 
     def _round(self, pair: OpPair, node: Node, value: Any) -> Any:
         """What readers see of an output: the nodes behind it, applied to it."""
@@ -94,10 +95,6 @@ def _cast(expected: Any, found: Any) -> Any:
             expected, found.q_scale(), found.q_zero_point(), found.dtype
         )
     return expected.to(found.dtype)
-
-
-def _copied(value: Any) -> Any:
-    return pytree.tree_map(lambda item: item.clone() if isinstance(item, Tensor) else item, value)
 
 
 def _overwritten(graph: GraphModule) -> Iterator[Node]:

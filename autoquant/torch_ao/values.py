@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
+from autoquant.model.data.trees import copied
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.watched import Watched
 
@@ -28,11 +28,6 @@ def node_values(graph: GraphModule, inputs: Sequence[Any]) -> dict[str, Any]:
     with torch.no_grad():
         Watched(graph, keep).run(*copied(inputs), enable_io_processing=False)
     return values
-
-
-def copied(inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """Inputs that a forward may write into."""
-    return tuple(pytree.tree_map_only(Tensor, torch.clone, list(inputs)))
 
 
 def placeholder_inputs(

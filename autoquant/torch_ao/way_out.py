@@ -19,6 +19,7 @@ from autoquant.core.quiet import no_warnings
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import ModelError, PlanError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
+from autoquant.model.data.trees import copied
 from autoquant.model.graph.captured import Capture
 from autoquant.torch_ao.agreement import Difference, differences
 from autoquant.torch_ao.carried import Carried, Setting, carry
@@ -27,7 +28,7 @@ from autoquant.torch_ao.matching import Matched, match
 from autoquant.torch_ao.qconfig import carries
 from autoquant.torch_ao.scales import fix_scales
 from autoquant.torch_ao.tracing import trace
-from autoquant.torch_ao.values import copied, inputs_of
+from autoquant.torch_ao.values import inputs_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class WayOut:
 
     def inputs(self, tensors: Sequence[Tensor]) -> tuple[object, ...]:
         """Flat tensors as the placeholders of torch.fx's graph take them, copied."""
-        return copied(inputs_of(self.model, self._captured, tensors))
+        return inputs_of(self.model, self._captured, copied(tensors))
 
     def of(self, plan: Plan) -> PlanMapping:
         """Build the mapping of a plan, convert with it once, and compare op by op.

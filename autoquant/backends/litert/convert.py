@@ -9,7 +9,6 @@ import io
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from autoquant.backends.litert.constants import Constants
 from autoquant.backends.litert.flatbuffer import FloatFile
@@ -21,6 +20,7 @@ from autoquant.core.quiet import quiet
 from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.outputs import OutputStructure
+from autoquant.model.data.trees import tensors_of
 from autoquant.model.graph.aten import op_name
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.places import places
@@ -54,8 +54,7 @@ class _Tensors(nn.Module):
         _write_factors(graph)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        leaves = pytree.tree_leaves(self.traced(*inputs))
-        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        return tuple(tensors_of(self.traced(*inputs)))
 
 
 def _write_factors(graph: GraphModule) -> None:

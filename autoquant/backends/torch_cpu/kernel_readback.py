@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoquant.core.precision import Precision, Scheme, Support
 from autoquant.core.readback import Ran
+from autoquant.model.data.trees import tensors_of
 from autoquant.model.graph.built_graph import FLOAT_NODE
 
 _KERNELS: Mapping[str, Scheme] = {
@@ -188,7 +189,7 @@ def _scheme(kernel: str, args: tuple[Any, ...]) -> Scheme | None:
     quantized = scheme_of_quantized(kernel, args)
     if quantized is not None:
         return quantized
-    tensors = [item for item in pytree.tree_leaves(args) if isinstance(item, Tensor)]
+    tensors = tensors_of(args)
     if any(item.is_quantized for item in tensors):
         return Scheme.INT8
     found = [FLOATS[item.dtype] for item in tensors if item.dtype in FLOATS]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from autoquant.model.data.trees import register_class, register_dataclasses
+from autoquant.model.data.trees import register_class, register_dataclasses, tensors_of
 from autoquant.model.graph.other_forward import as_class
 
 
@@ -95,9 +95,9 @@ class NumberSources(TorchFunctionMode):
     ) -> Any:
         """Call a function, and remember what its numbers came from."""
         found = func(*args, **(kwargs or {}))
-        read = _tensors((args, kwargs))
+        read = tensors_of((args, kwargs))
         floats = [item for item in read if _is_float(item)]
-        for item in _tensors(found) or read[:1]:  # without a result it writes into the first
+        for item in tensors_of(found) or read[:1]:  # without a result it writes into the first
             if not _is_float(item) or (read and not floats):
                 before = self._sources.get(id(item), (item, []))[1]
                 others = [source for source in floats or read if source is not item]
@@ -160,7 +160,7 @@ def with_sources(model: nn.Module) -> nn.Module:
 
     @functools.wraps(plain)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Sourced:
-        known = [*_tensors((args, kwargs)), *self.parameters(), *self.buffers()]
+        known = [*tensors_of((args, kwargs)), *self.parameters(), *self.buffers()]
         return sourced(lambda: hooked(self, args, kwargs), known)
 
     def hooked(self: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -191,10 +191,6 @@ _PLAIN = "_without_sources"
 
 _HOOKS = "_hooks_without_sources"
 """Where its models keep the hooks on the model's own outputs."""
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _is_float(item: Tensor) -> bool:

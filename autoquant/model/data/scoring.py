@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from autoquant.core.quantities import LOWER
 from autoquant.errors import MetricError
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.number_outputs import returned
-from autoquant.model.data.trees import is_same, register_dataclasses
+from autoquant.model.data.trees import copied, is_same
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[Any, Any], Any]
@@ -195,7 +194,7 @@ def check_metric(metric: Metric, outputs: Any, batch: Batch) -> None:
     tally.add(outputs, batch)
     tally.scores()
     outputs = returned(outputs)
-    given = _copied(outputs), _copied(batch.targets)
+    given = copied(outputs), copied(batch.targets)
     function: Any = _fresh(metric).update if is_over_data(metric) else metric
     function(*given)
     kept = (outputs, batch.targets)
@@ -334,15 +333,9 @@ def _number(found: Any, name: str) -> float:
 
 def _called(name: str, function: Callable[[Any, Any], Any], outputs: Any, targets: Any) -> Any:
     try:
-        return function(_copied(returned(outputs)), _copied(targets))
+        return function(copied(returned(outputs)), copied(targets))
     except Exception as error:
         raise MetricError(
             f"metric {name!r} failed: {type(error).__name__}: {error}",
             hint="it is called as metric(outputs, targets) with one batch of the model's outputs",
         ) from error
-
-
-def _copied(tree: Any) -> Any:
-    """The same with tensors of its own, so that what is written into them does no harm."""
-    register_dataclasses(tree)
-    return pytree.tree_map_only(Tensor, lambda item: item.detach().clone(), tree)

@@ -41,6 +41,17 @@ def _paths(structure: pytree.TreeSpec, before: Path) -> Iterator[Path]:
         yield from _paths(child, (*before, key))
 
 
+def tensors_of(tree: Any) -> list[Tensor]:
+    """The tensors among the leaves of a tree."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def copied(tree: Any) -> Any:
+    """The same with tensors of its own, so that what is written into them does no harm."""
+    register_dataclasses(tree)
+    return pytree.tree_map_only(Tensor, lambda item: item.detach().clone(), tree)
+
+
 def is_same(first: Any, second: Any) -> bool:
     """Whether two trees hold the same: tensors of the same values, NaN included."""
     ones, others = pytree.tree_leaves(first), pytree.tree_leaves(second)

@@ -12,10 +12,10 @@ import torch.fx.traceback
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import Graph, GraphModule, Interpreter, Node
-from torch.utils import _pytree as pytree
 
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
+from autoquant.model.data.trees import tensors_of
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.exporting import grown, quiet_export
 from autoquant.model.graph.places import said_of
@@ -54,8 +54,7 @@ class _Traced(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         with torch.fx.traceback.preserve_node_meta():
-            found = pytree.tree_leaves(_WithHeads(self.traced).run(*inputs))
-        return tuple(leaf for leaf in found if isinstance(leaf, Tensor))
+            return tuple(tensors_of(_WithHeads(self.traced).run(*inputs)))
 
 
 class _WithHeads(Interpreter):

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from autoquant.errors import AutoquantError, first_line
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.data_set import Shapes
-from autoquant.model.data.trees import flatten_with_paths
+from autoquant.model.data.trees import copied, flatten_with_paths
 from autoquant.model.graph.captured import Capture
 from autoquant.model.numerics.float64_run import Run, graph_in_float64
 
@@ -85,10 +85,10 @@ def _differences(model: Run, other: Run, batches: Iterable[Batch]) -> Iterator[D
     """By batch and output, how far two computations are apart."""
     for batch in batches:
         with torch.no_grad():
-            given = _floats(model(_copies(batch.inputs)))
+            given = _floats(model(copied(batch.inputs)))
             try:
                 with redirect_stderr(StringIO()):  # torch.fx prints the graph that raised
-                    found = _floats(other(_copies(batch.inputs)))
+                    found = _floats(other(copied(batch.inputs)))
             except AutoquantError:
                 raise
             except Exception as error:  # noqa: BLE001  whatever a graph raises, the model ran
@@ -146,7 +146,3 @@ def _floats(outputs: Any) -> dict[str, Tensor]:
         for path, leaf in leaves
         if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
     }
-
-
-def _copies(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(item.clone() for item in inputs)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoquant.model.data.calling import Calling
+from autoquant.model.data.trees import tensors_of
 from autoquant.model.graph.other_forward import with_forward
 from autoquant.model.graph.writes import storage_of
 
@@ -128,10 +128,10 @@ class _Dependent(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        given = _tensors((args, kwargs))
+        given = tensors_of((args, kwargs))
         if not given or any(map(self.knows, given)):
             written = given if func._schema.is_mutable else []
-            self._storages.update(map(storage_of, [*_tensors(result), *written]))
+            self._storages.update(map(storage_of, [*tensors_of(result), *written]))
         self._kept.append(result)
         return result
 
@@ -181,7 +181,3 @@ def _frames() -> list[FrameType]:
         found.append(frame)
         frame = frame.f_back
     return found
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [item for item in pytree.tree_leaves(tree) if isinstance(item, Tensor)]

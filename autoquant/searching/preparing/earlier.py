@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from autoquant.core.backends import find_rows
 from autoquant.job import SearchSettings
 from autoquant.model.calibration.calibrate import digest_of
 from autoquant.model.graph.captured import Capture
+from autoquant.results.environment import version_of
 from autoquant.results.kept import Kept, cache_folder
 from autoquant.searching.measuring.evaluator import MeasurementSettings
 
@@ -40,7 +40,7 @@ def open_kept(
     is_known = row.module.startswith(f"{autoquant.__name__}.")
     context = (
         _own_code(),
-        *((name, _version(name)) for name in (*_PACKAGES, *row.packages)),
+        *((name, version_of(name)) for name in (*_PACKAGES, *row.packages)),
         *(machine["host"], machine["cpu"]),
     )
     folder = cache_folder() if job.cache and is_known else None
@@ -66,13 +66,6 @@ def timing_of(settings: MeasurementSettings, inputs: Sequence[Tensor]) -> tuple[
     """How plans are timed."""
     shapes = [(item.shape, item.dtype) for item in inputs]
     return shapes, settings.latency_threads, settings.latency_pairs
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package.replace("_", "-"))
-    except PackageNotFoundError:
-        return None
 
 
 def _own_code() -> str:

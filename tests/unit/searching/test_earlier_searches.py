@@ -124,7 +124,7 @@ def test_other_code_finds_anew(monkeypatch: pytest.MonkeyPatch, version: str) ->
     before = open_kept(job, here, print).context
     assert open_kept(job, {**here, "load": 99.0}, print).context == before
     if version == "torch":
-        monkeypatch.setattr(earlier, "version", lambda name: f"another {name}")
+        monkeypatch.setattr(earlier, "version_of", lambda name: f"another {name}")
     else:
         monkeypatch.setattr(earlier, "_own_code", lambda: "another")
     assert open_kept(job, here, print).context != before
