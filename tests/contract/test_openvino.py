@@ -913,6 +913,23 @@ def test_a_product_is_not_judged_by_the_sum_that_takes_it_in() -> None:
     assert str(built.executed[product]) == "fp32 native"
 
 
+class GatedNorm(nn.Module):
+    """A sum behind a norm over all channels of what is gated, as temporal convolutions have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(8, 16, 1), nn.GroupNorm(1, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(nn.functional.glu(self.conv(x), 1))
+
+
+def test_a_norm_that_loses_its_name_is_not_judged_by_the_sum_behind_it() -> None:
+    captured, backend = backend_for(seeded(GatedNorm), torch.randn(4, 8, 12))
+    plan = {site.name: Scheme.INT8 for site in captured.sites} | {"norm": Scheme.FP32}
+    assert str(backend.build(Plan.of(plan)).executed["norm"]) == "fp32 native"
+
+
 def test_costs_cover_every_choice_of_the_space() -> None:
     captured, backend = backend_for(seeded(MixedNet), images(4))
     space = full_space(captured, backend)
