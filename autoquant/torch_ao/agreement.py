@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from autoquant.core.precision import Mode, Precision, Scheme
-from autoquant.core.sites import TRANSPOSED, Site
+from autoquant.core.sites import TRANSPOSED, OpKind, Site
 from autoquant.model.calibration.ranges.grid import Grid
 from autoquant.model.graph.aten import op_name
 from autoquant.model.numerics.weight_grids import INT8_LEVELS, WeightGrid
@@ -68,7 +68,12 @@ def differences(carried: Carried, setting: Setting) -> Iterator[Difference]:
         scheme = carried.plan[site]
         arrived = list(carried.spy.inputs[node])
         wanted = _expected([exported[name] for name in group], arrived, scheme, setting, site)
-        errors = [_difference(site, found, item) for item in wanted if item.shape == found.shape]
+        moves = setting.captured.by_name[site].kind is OpKind.CAT
+        errors = [
+            _difference(site, found, item, moves=moves)
+            for item in wanted
+            if item.shape == found.shape
+        ]
         if errors:
             yield min(errors, key=lambda item: item.error / item.limit)
 
@@ -114,10 +119,12 @@ def _weight(value: Any, scheme: Scheme, site: Site, bits: int | None) -> Any:
     return WeightGrid(None if site.kind in TRANSPOSED else 0, *INT8_LEVELS[bits or 8])(value)
 
 
-def _difference(site: str, found: Tensor, wanted: Tensor) -> Difference:
+def _difference(site: str, found: Tensor, wanted: Tensor, *, moves: bool) -> Difference:
+    """Compare a result; what only moves integers must not clip them to the grid of one of them."""
     if found.is_quantized:
         grid = _grid(found)
-        error = (found.dequantize() - grid(wanted.float())).abs().max() / grid.scale
+        floats = wanted.float()
+        error = (found.dequantize() - (floats if moves else grid(floats))).abs().max() / grid.scale
         return Difference(site, float(error), _LEVELS)
     plain, wanted = found.double(), wanted.double()
     error = (plain - wanted).square().mean().sqrt()

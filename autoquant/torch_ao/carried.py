@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Scheme
+from autoquant.core.sites import OpKind
 from autoquant.core.quiet import no_warnings
 from autoquant.errors import PlanError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
@@ -135,6 +136,8 @@ def _unreachable(plan: Plan, setting: Setting) -> dict[str, str]:
             left.setdefault(name, reason)
     for name in _bounded_over_float(_without(plan, left), setting):
         left[name] = "torch.ao would put the fixed range of its output on the float that it reads"
+    for name in _bounded_in_joins(_without(plan, left), setting):
+        left[name] = "torch.ao would put the fixed range of its output on all that it is joined to"
     kept = _without(plan, left)
     for name, reason in split_methods(setting.matched, kept).items():
         if kept[name] is not Scheme.FP32:
@@ -151,6 +154,21 @@ def _bounded_over_float(plan: Plan, setting: Setting) -> list[str]:
         and plan[site.name] is Scheme.INT8
         and not (site.follows is not None and plan[site.follows] is Scheme.INT8)
     ]
+
+
+def _bounded_in_joins(plan: Plan, setting: Setting) -> list[str]:
+    """Sigmoids and their like in static int8 that an int8 concatenation joins to other grids."""
+    sites, ranges = setting.captured.by_name, setting.ranges
+    found = []
+    for node in setting.captured.graph.graph.nodes:
+        join = setting.captured.roots.get(node.name)
+        if join is None or join.kind is not OpKind.CAT or plan[join.name] is not Scheme.INT8:
+            continue
+        parts = [part.name for part in node.all_input_nodes if ranges.knows(part.name)]
+        if len({ranges.int8_grid(part) for part in parts}) > 1:
+            writers = [setting.captured.site_of.get(part) for part in parts]
+            found += [name for name in writers if name and sites[name].output_range is not None]
+    return [name for name in found if plan[name] is Scheme.INT8]
 
 
 def _without(plan: Plan, left: Mapping[str, str]) -> Plan:

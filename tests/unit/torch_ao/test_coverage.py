@@ -96,6 +96,27 @@ def test_a_sigmoid_that_reads_float_is_left_out() -> None:
     assert "fixed range of its output" in coverage.left["b1:sigmoid:0"]
 
 
+class Joined(nn.Module):
+    """A tanh beside what is far larger, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([torch.tanh(self.left(x)), self.right(x) * 10.0], 1))
+
+
+def test_a_bounded_part_of_a_concatenation_is_left_out() -> None:
+    """torch would clip the other parts to its fixed range."""
+    given = (rows(16, 8),)
+    found = way_out(Joined, given).of(uniform(captured(Joined, given), Scheme.INT8))
+    assert "fixed range" in found.coverage.left[":tanh:0"]
+    expected = seeded(Joined)(*given)
+    error = found.run(given) - expected  # type: ignore[operator]
+    assert error.norm() < 0.05 * expected.norm()
+
+
 def test_the_first_op_that_computes_something_else_is_named() -> None:
     found = captured(LinearNet, ROWS)
     way, plan = way_out(LinearNet, ROWS), uniform(found, Scheme.INT8)
