@@ -14,8 +14,8 @@ from torch.fx import GraphModule, Node
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Mode, Scheme
-from autoquant.core.sites import OpKind
 from autoquant.core.quiet import no_warnings
+from autoquant.core.sites import OpKind
 from autoquant.errors import PlanError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.trees import copied
