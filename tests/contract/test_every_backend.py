@@ -18,6 +18,7 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.errors import BackendError
 from tests.backend_contract import Opened, check_all
+from tests.networks import seeded
 
 BACKENDS = {
     "torch": BuildSettings(options={"engine": "fbgemm"}),
@@ -126,6 +127,29 @@ def test_a_term_that_is_next_to_nothing_is_kept(name: str) -> None:
     plan = Plan.of({site.name: Scheme.FP32 for site in opened.captured.sites})
     with torch.no_grad():
         torch.testing.assert_close(opened.outputs(plan), opened.model(rows), rtol=1e-5, atol=1e-5)
+
+
+class PaddedPool(nn.Module):
+    """A pool as `same` padding has it: -inf around what it selects from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = nn.functional.pad(self.first(x).relu(), (0, 1, 0, 1), value=-torch.inf)
+        return self.last(nn.functional.max_pool2d(padded, 3, 2))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_what_a_pool_never_selects_has_no_part_in_a_range(name: str) -> None:
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    opened = Opened(BACKENDS[name], seeded(PaddedPool), (images,))
+    plan = Plan.of({site.name: Scheme.INT8 for site in opened.captured.sites})
+    with torch.no_grad():
+        exact = opened.model(images)
+    assert (opened.outputs(plan) - exact).norm() < 0.05 * exact.norm()
 
 
 CALLS: dict[str, Callable[[Any, str, Tensor], Any]] = {

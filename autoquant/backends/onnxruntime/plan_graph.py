@@ -167,7 +167,7 @@ def _move_codes(writing: Writing, unit: Unit) -> bool:
         if mode == b"constant":
             if filling is None:
                 return False
-            level = np.clip(round(float(filling) / grid.scale) + grid.zero_point, 0, 255)
+            level = np.clip(np.round(float(filling) / grid.scale) + grid.zero_point, 0, 255)
             filled = writer.constant(f"{root.name}/filling", np.array(level, type_of(grid)))
             rest = [rest[0], filled, *rest[2:]]
     outputs = [f"{item}:{type_of(grid)}" for item in root.output]

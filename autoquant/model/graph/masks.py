@@ -7,11 +7,22 @@ from torch.fx import Node
 
 from autoquant.model.graph.aten import op_name
 
-_LARGEST = 1e30
+LARGEST = 1e30
 """No activation comes near; masks hold -inf or the lowest float, about -3.4e38."""
 
 _FILLING = frozenset(
-    {"full", "full_like", "masked_fill", "new_full", "scalar_tensor", "tril", "triu", "where"}
+    {
+        "constant_pad_nd",
+        "full",
+        "full_like",
+        "masked_fill",
+        "new_full",
+        "pad",
+        "scalar_tensor",
+        "tril",
+        "triu",
+        "where",
+    }
 )
 
 
@@ -36,4 +47,4 @@ class MaskedNodes:
 
 def _is_large(value: Tensor) -> bool:
     low, high = value.aminmax()
-    return max(-float(low), float(high)) >= _LARGEST  # NaN is not
+    return max(-float(low), float(high)) >= LARGEST  # NaN is not

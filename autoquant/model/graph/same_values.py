@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch.fx import GraphModule, Node
 
 from autoquant.model.graph.aten import op_name
+from autoquant.model.graph.masks import LARGEST
 
 RESHAPING = frozenset(
     {
@@ -44,7 +45,8 @@ def reshaped_sources(graph: GraphModule) -> dict[str, str]:
 def value_sources(graph: GraphModule) -> dict[str, str]:
     """By name of a node that only hands values on, all or some, name of what computed them.
 
-    Rounding to one grid before such an op is rounding to it behind.
+    Rounding to one grid before such an op is rounding to it behind. What a pool never selects, as
+    -inf around its input, is none of its values.
     """
     return _sources(graph, RESHAPING | _SELECTING)
 
@@ -53,6 +55,17 @@ def _sources(graph: GraphModule, ops: frozenset[str]) -> dict[str, str]:
     sources: dict[str, str] = {}
     for node in graph.graph.nodes:
         if op_name(node) in ops and isinstance(node.args[0], Node):
-            before = node.args[0].name
+            read = node.args[0]
+            before = (_unpadded(read) if op_name(node) in _SELECTING else read).name
             sources[node.name] = sources.get(before, before)
     return sources
+
+
+def _unpadded(node: Node) -> Node:
+    """The tensor around which a node puts -inf, or the lowest float; the node itself otherwise."""
+    at = {"pad": 3, "constant_pad_nd": 2}.get(op_name(node))
+    if at is None or at >= len(node.args) or not isinstance(node.args[0], Node):
+        return node
+    value = node.args[at]
+    is_lowest = isinstance(value, int | float) and value <= -LARGEST
+    return node.args[0] if is_lowest else node
