@@ -662,12 +662,55 @@ def test_an_average_pool_stays_in_fp32_beside_bf16() -> None:
     assert str(backend.build(plan).executed["1"]) == "fp32 native"
 
 
-@needs_bf16
-def test_an_instance_norm_beside_bf16_is_refused_before_it_is_compiled() -> None:
-    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.InstanceNorm2d(8), nn.Conv2d(8, 8, 1)).eval()
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "instance": lambda: nn.InstanceNorm2d(8),
+    "instance, affine": lambda: nn.InstanceNorm2d(8, affine=True),
+    "group of all": lambda: nn.GroupNorm(1, 8),
+    "groups": lambda: nn.GroupNorm(4, 8, affine=False),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    "schemes",
+    [
+        (Scheme.FP32, Scheme.FP32, Scheme.FP32),
+        (Scheme.INT8, Scheme.FP32, Scheme.INT8),
+        *(
+            pytest.param((first, own, last), marks=needs_bf16)
+            for first in (Scheme.BF16, Scheme.FP32, Scheme.INT8)
+            for own, last in product((Scheme.BF16, Scheme.FP32), repeat=2)
+            if Scheme.BF16 in (first, own, last)
+        ),
+    ],
+)
+def test_a_norm_has_a_format_of_its_own(norm: str, schemes: tuple[Scheme, ...]) -> None:
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(8, 8, 1), NORMS[norm](), nn.Conv2d(8, 8, 1)))
     _, backend = backend_for(model, MAP)
-    plan = Plan.of({"0": Scheme.FP32, "1": Scheme.FP32, "2": Scheme.BF16})
-    with pytest.raises(BackendError, match="cannot keep '1', planned as fp32, out of bf16"):
+    built = backend.build(Plan.of(dict(zip("012", schemes, strict=True))))
+    assert [built.executed[site].scheme for site in "012"] == list(schemes)
+    with torch.no_grad():
+        exact = model(MAP)
+    error = (backend.run(built.module, (MAP,)) - exact).norm() / exact.norm()
+    assert error < (1e-5 if set(schemes) == {Scheme.FP32} else 0.05)
+
+
+@pytest.mark.parametrize("scheme", [Scheme.INT8, pytest.param(Scheme.BF16, marks=needs_bf16)])
+def test_an_instance_norm_by_stored_statistics_is_its_convolutions(scheme: Scheme) -> None:
+    norm = nn.InstanceNorm2d(8, affine=True, track_running_stats=True)
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(8, 8, 1), norm, nn.Conv2d(8, 8, 1)))
+    _, backend = backend_for(model, MAP)
+    built = backend.build(Plan.of(dict.fromkeys("012", scheme)))
+    assert {ran.scheme for ran in built.executed.values()} == {scheme}
+
+
+@needs_bf16
+def test_a_norm_by_the_batch_beside_bf16_is_refused_before_it_is_compiled() -> None:
+    norm = nn.BatchNorm2d(8, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), norm, nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
+    captured, backend = backend_for(model, MAP)
+    plan = Plan.of({site.name: Scheme.FP32 for site in captured.sites} | {"3": Scheme.BF16})
+    with pytest.raises(BackendError, match="fp32"):
         backend.build(plan)
 
 

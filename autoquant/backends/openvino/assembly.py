@@ -46,7 +46,6 @@ _FACTORS = frozenset({"Multiply", "Divide"})
 _SCALING = _FACTORS | {"Add"}
 _POOLING = frozenset({"MaxPool", "AvgPool", "ReduceMean"})
 _KEEPS_GRID = frozenset({"MaxPool", "Concat"})
-_TAKEN_APART = frozenset({"BatchNormInference", "GroupNormalization"})
 _FLOAT_SCHEMES = frozenset({Scheme.BF16, Scheme.FP32})
 _PRODUCTS = frozenset({OpKind.ATTENTION, OpKind.MATMUL})
 _FLOATS = frozenset({OpKind.ACTIVATION, OpKind.NORM})
@@ -112,15 +111,16 @@ class Assembler:
     ) -> None:
         """Refuse other formats beside bf16 for a norm that the plugin takes apart.
 
-        What it makes of an instance norm has lost the mark and has names of its own: parts of it
-        would run in bf16, unseen by the read-back.
+        What it makes of a batch norm by the batch's own statistics has lost the mark and has names
+        of its own: parts of it would run in bf16, unseen by the read-back.
         """
         for name, site in self._layout.owner.items():
-            apart = nodes[name].get_type_name() in _TAKEN_APART
+            apart = nodes[name].get_type_name() == "BatchNormInference"
             if apart and schemes[site] is not Scheme.BF16:
                 raise BackendError(
                     f"openvino cannot keep {site!r}, planned as {schemes[site].value}, out of "
-                    "bf16 in a plan with any bf16: it loses the precision of instance norms",
+                    "bf16 in a plan with any bf16: it loses the precision of batch norms without "
+                    "running statistics",
                     hint="let the whole plan be without bf16, or the op that it follows be bf16",
                     sites=(site,),
                 )

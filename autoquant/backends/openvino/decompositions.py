@@ -22,6 +22,7 @@ def decompositions(kept: Sequence[Any]) -> Mapping[Any, Callable[..., Any]]:
         if operator in table:
             table.pop(operator)
     table[_ATEN.index_add.default] = _index_add
+    table[_ATEN.instance_norm.default] = _instance_norm
     table[_ATEN.pad.default] = _pad
     table[_ATEN.select.int] = _select
     table[_ATEN.stft.default] = _stft
@@ -55,6 +56,23 @@ def _index_add(
     shape[axis] = -1
     added = values if alpha == 1 else values * alpha
     return into.scatter_add(axis, index.reshape(shape).expand_as(values), added)
+
+
+def _instance_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    by_sample: bool,  # as torch passes it
+    momentum: float,  # noqa: ARG001
+    eps: float,
+    cudnn: bool,  # noqa: ARG001
+) -> Tensor:
+    """The same by norms that the engine has: torch writes a batch norm of samples as channels."""
+    if by_sample:
+        return functional.group_norm(x, x.shape[1], weight, bias, eps)
+    return functional.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
 
 
 def _stft(

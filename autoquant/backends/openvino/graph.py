@@ -17,11 +17,11 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from torch import Tensor
 from torch.fx import GraphModule
 
-from autoquant.backends.openvino.attention import write_out_attentions
 from autoquant.backends.openvino.decompositions import decompositions
 from autoquant.backends.openvino.engine import from_bytes, to_bytes
 from autoquant.backends.openvino.fourier import take_out_transforms
 from autoquant.backends.openvino.recurrent import RECURRENT, take_out
+from autoquant.backends.openvino.written_out import write_out
 from autoquant.core.quiet import no_warnings
 from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
@@ -97,8 +97,8 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     origin.update(zip(placeholders, inputs, strict=False))  # defaults come after the inputs
     _keep_marks_of_rewritten(model)
     _keep_marks_of_matmuls(model)
-    _write_out_batch_norms(model)
-    write_out_attentions(model)
+    write_out(model)
+    _fold_constants(model)
     _give_scalars_an_axis(model)
     _part_norms_from_joins(model)
     called = captured.calling.names
@@ -175,10 +175,15 @@ def _translate(graph: GraphModule, extensions: Sequence[ConversionExtension]) ->
         front_end.add_extension(item)
     decoder = TorchFXPythonDecoder(graph)  # the front end keeps no reference to it
     model = front_end.convert(front_end.load(decoder))
+    _fold_constants(model)
+    return model
+
+
+def _fold_constants(model: ov.Model) -> None:
+    """Compute what depends on constants alone, in place."""
     manager = passes.Manager()
     manager.register_pass(passes.ConstantFolding())
     manager.run_passes(model)
-    return model
 
 
 def _name_for_front_end(graph: GraphModule) -> None:
@@ -266,31 +271,6 @@ def _spread(matrix: ov.Output, stack: ov.Output) -> ov.Output:
         return matrix
     shape = np.array([size.get_length() for size in list(sizes)[:-2]] + [1, 1])
     return opset3.broadcast(matrix, shape, broadcast_spec="BIDIRECTIONAL").output(0)
-
-
-def _write_out_batch_norms(model: ov.Model) -> None:
-    """Write batch norms that nothing was folded with as a factor and a shift, in place.
-
-    The plugin does the same when it compiles, and loses their marks.
-    """
-    for node in model.get_ordered_ops():
-        if node.get_type_name() != "BatchNormInference":
-            continue
-        source, *constants = node.input_values()
-        values = [item.get_node() for item in constants]
-        rank = source.get_partial_shape().rank
-        if rank.is_dynamic or any(item.get_type_name() != "Constant" for item in values):
-            continue
-        gamma, beta, mean, variance = (np.asarray(item.get_data(), np.float64) for item in values)
-        factor = gamma / np.sqrt(variance + node.get_attributes()["epsilon"])
-        shape = [1, -1, *[1] * (rank.get_length() - 2)]
-        scaled = opset1.multiply(source, factor.reshape(shape).astype(np.float32))
-        shift = (beta - mean * factor).reshape(shape).astype(np.float32)
-        shifted = opset1.add(scaled, shift)
-        scaled.set_friendly_name(f"{node.get_friendly_name()}/factor")
-        shifted.set_friendly_name(node.get_friendly_name())
-        for target in node.output(0).get_target_inputs():
-            target.replace_source_output(shifted.output(0))
 
 
 def _give_scalars_an_axis(model: ov.Model) -> None:
