@@ -13,7 +13,7 @@ from openvino import opset13 as ops
 
 from autoquant.backends.byte_codes import byte_codes
 from autoquant.backends.openvino.engine import BF16, F32, Options
-from autoquant.backends.openvino.graph import LARGEST, PRECISE, FloatGraph
+from autoquant.backends.openvino.graph import PRECISE, FloatGraph
 from autoquant.backends.openvino.layout import KEEPING, QUANTIZER, Layout, is_constant
 from autoquant.backends.openvino.residual_rows import has_residual_rows
 from autoquant.backends.openvino.weights import (
@@ -32,6 +32,7 @@ from autoquant.model.calibration.ranges.tensor_ranges import TensorRange, Tensor
 from autoquant.model.graph.captured import Capture
 
 _LEVELS = 256
+_LARGEST = float(np.finfo(np.float32).max)
 _CONVOLUTIONS = frozenset(
     {
         "Convolution",
@@ -399,7 +400,7 @@ class _Insertion:
         """
         source = _before_moves(value)
         if source.get_node().get_type_name() in ("ReduceMax", "ReduceMin"):
-            return ops.minimum(value, ops.constant(np.float32(LARGEST))).output(0)
+            return ops.minimum(value, ops.constant(np.float32(_LARGEST))).output(0)
         site = self._owner.get(source.get_node().get_friendly_name())
         if site is None or self._schemes[site] is not Scheme.BF16:
             return value
@@ -550,7 +551,7 @@ def _scales(node: ov.Node, kinds: frozenset[str] = _FACTORS) -> bool:
 
 def _clamped(value: ov.Output) -> ov.Output:
     """A tensor, clamped to all finite floats."""
-    return ops.clamp(value, -LARGEST, LARGEST).output(0)
+    return ops.clamp(value, -_LARGEST, _LARGEST).output(0)
 
 
 def _selections(captured: Capture) -> dict[tuple[str | None, str | None], str]:

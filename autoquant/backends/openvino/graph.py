@@ -35,7 +35,6 @@ from autoquant.model.graph.recurrent_shapes import is_projected, number_of_steps
 PRECISE = "DisablePrecisionConversion_0"
 """Key under which a model that was read from a file holds the mark that keeps an op in f32."""
 
-LARGEST = float(np.finfo(np.float32).max)
 
 _MARK = {"name": "precise", "version": "0"}
 """The same mark in a file. Python can read a file that has it and remove it, but not set it."""
@@ -100,7 +99,6 @@ def convert_float(captured: Capture, example: tuple[Tensor, ...]) -> FloatGraph:
     write_out(model)
     _fold_constants(model)
     _give_scalars_an_axis(model)
-    _part_norms_from_joins(model)
     called = captured.calling.names
     _name_ends(model, called, outputs.names_beside(called))
     return FloatGraph(mark_precise(model), origin, outputs)
@@ -289,27 +287,6 @@ def _give_scalars_an_axis(model: ov.Model) -> None:
             ):
                 given = given or opset1.reshape(scalar, np.array([1], np.int64), False)
                 target.replace_source_output(given.output(0))
-
-
-def _part_norms_from_joins(model: ov.Model) -> None:
-    """Clamp what a group norm gives to a sum or product of two tensors to all finite floats.
-
-    The plugin's fusion of small ops (snippets) crashes the process while it compiles a group norm
-    and such an op together (openvino 2026.4: `relu(norm(conv(x)) + x)`); it fuses the clamp too.
-    """
-    for node in model.get_ordered_ops():
-        if node.get_type_name() != "GroupNormalization":
-            continue
-        readers = [
-            target
-            for target in node.output(0).get_target_inputs()
-            if target.get_node().get_type_name() in _BROADCASTING
-        ]
-        if readers:
-            clamped = opset1.clamp(node, -LARGEST, LARGEST)
-            clamped.set_friendly_name(f"{node.get_friendly_name()}/parted")
-            for target in readers:
-                target.replace_source_output(clamped.output(0))
 
 
 def _swaps_last_two(transpose: ov.Node) -> bool:

@@ -19,7 +19,7 @@ _KERNELS = {
     "GroupConvolution": frozenset({"Convolution"}),
     "ConvolutionBackpropData": frozenset({"Deconvolution"}),
     "GroupConvolutionBackpropData": frozenset({"Deconvolution"}),
-    "GroupNormalization": frozenset({"MVN"}),
+    "MVN": frozenset({"MVN"}),
 }
 """By type of an op, the kernels that may run it: those whose names the engine loses."""
 
