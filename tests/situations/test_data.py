@@ -275,6 +275,18 @@ def test_calibration_may_be_a_list_of_input_tuples() -> None:
     assert [len(batch.inputs) for batch in subject.calibration] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    "prepare", [None, lambda batch: batch], ids=["as it is", "prepared in parts"]
+)
+def test_all_inputs_at_once_may_have_none_in_the_place_of_targets(prepare: Any) -> None:
+    data = ((X, MASK), LABELS)
+    subject = subject_of(Masked(), data, calibration=((X, MASK), None), prepare=prepare)
+    for place, column in enumerate((X, MASK)):
+        assert torch.equal(
+            torch.cat([batch.inputs[place] for batch in subject.calibration]), column
+        )
+
+
 @pytest.mark.parametrize("model", [Masked(), MaybeMasked()], ids=["required", "optional"])
 def test_the_second_input_is_not_taken_for_targets_in_calibration(model: nn.Module) -> None:
     subject = subject_of(model, ((X, MASK), LABELS), calibration=loader_of(X, MASK))

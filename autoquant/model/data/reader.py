@@ -287,7 +287,8 @@ def _split(data: Any) -> Iterator[object]:
     """All samples at once, in parts that `prepare` is given."""
     columns, structure = pytree.tree_flatten(data)
     for start in range(0, len(columns[0]), DEFAULT_BATCH_SIZE):
-        part = [column[start : start + DEFAULT_BATCH_SIZE] for column in columns]
+        end = start + DEFAULT_BATCH_SIZE
+        part = [None if column is None else column[start:end] for column in columns]
         yield pytree.tree_unflatten(part, structure)
 
 

@@ -265,8 +265,11 @@ def _no_batch(item: object, where: str) -> DataError:
 def is_whole(data: object, parameters: Parameters) -> bool:
     """Whether data hold all samples at once: a tensor, a pair of tensors, a mapping of tensors.
 
-    A longer tuple of tensors does where forward takes so many inputs; else it holds batches.
+    A longer tuple of tensors does where forward takes so many inputs; else it holds batches. None
+    in the place of targets is no batch.
     """
+    if isinstance(data, tuple) and len(data) == 2 and data[1] is None:
+        return _is_columns(data[0])
     if _is_columns(data) and not isinstance(data, (tuple, list)):
         return True
     if not isinstance(data, tuple) or len(data) < 2 or not _is_column(data[-1]):
