@@ -103,13 +103,15 @@ def _load_data(entry: Entry, shared: Mapping[str, Any]) -> object:
 
 
 def load_model(job: Job) -> nn.Module:
-    """Call the entry point of a job's model."""
+    """Call the entry point of a job's model; a module that it names is the model itself."""
     if job.model is None:
         raise JobError(
             "this job names no model: its search ran on one in memory",
             hint="use autoquant.load_result(folder) and candidate.quantize(model) in Python",
         )
-    model = call_entry(job.model.entry, job.model.arguments, ModelError)
+    model = load_entry(job.model.entry)
+    if job.model.arguments or not isinstance(model, nn.Module):
+        model = call_entry(job.model.entry, job.model.arguments, ModelError)
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{job.model.entry} returned a {type(model).__name__}, not a torch.nn.Module",

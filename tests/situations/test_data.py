@@ -17,7 +17,7 @@ from autoquant.errors import DataError, ModelError
 from autoquant.job import Job
 from autoquant.model.building import build_subject
 from autoquant.model.data.readings import DataForm
-from autoquant.model.recipes import JobRecipe
+from autoquant.model.recipes import JobRecipe, load_model
 from autoquant.model.subject import Subject
 
 COUNT = 96
@@ -497,6 +497,21 @@ def test_a_job_names_the_target_and_what_prepares(entry: str, form: dict[str, An
     subject = JobRecipe(Job.model_validate(document))()
     with torch.no_grad():
         assert torch.equal(outputs_of(subject), job_model()(X, MASK))
+
+
+HELD = Masked().eval()
+
+
+def test_the_name_of_a_model_may_be_that_of_a_module() -> None:
+    data = dict.fromkeys(("calibration", "evaluation"), f"{__name__}:job_data")
+    document = {
+        "name": "held",
+        "model": {"entry": f"{__name__}:HELD"},
+        "data": {**data, "metric": "accuracy"},
+        "space": {"schemes": ["int8", "fp32"]},
+        "output": "out",
+    }
+    assert load_model(Job.model_validate(document)) is HELD
 
 
 def test_arrays_are_split_like_tensors() -> None:
