@@ -28,10 +28,10 @@ from autoquant.model.subject import Subject
 from autoquant.searching.preparing.emulated import emulated_decibels
 
 _TOLD_APART = 4
-_SCREENED = 16
 SAMPLES = 32
-_LEAST_GAIN_DB = 0.25
-"""A smaller gain on so few samples is no reason to change a model."""
+_LEAST_GAINS_DB: Mapping[int, float] = {_TOLD_APART: -1.0, 16: 0.25, SAMPLES: 0.25}
+"""By samples, the gain from which on a form is worth more of them; at last, a change of the model.
+Where all forms lose on the first few, as in most transformers, they cost no more than those."""
 
 _SHARES: Mapping[str, float] = {"channel ranges": 0.0, "channel ranges and weights": 0.5}
 """What scales even out, and the share of it that the weights have."""
@@ -120,7 +120,7 @@ def _choose(
                 "not equalised: rescaling would change what the model computes, by rounding"
             )
             return Equalisation()
-        for samples in (_SCREENED, SAMPLES):
+        for samples, least in _LEAST_GAINS_DB.items():
             before = _int8_decibels(subject, captured, build, samples)
             found = {
                 name: _int8_decibels(subject, graph_of(name), build, samples) for name in names
@@ -131,7 +131,7 @@ def _choose(
                 f"({samples} samples, emulated)"
             )
             if subject.equalise is Equalise.AUTO:
-                names = [name for name, own in found.items() if own - before >= _LEAST_GAIN_DB]
+                names = [name for name, own in found.items() if own - before >= least]
                 if not names:
                     progress.note(f"not equalised, since that gains nothing: {told}")
                     return Equalisation()
