@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from autoquant.searching.candidate import ResultCandidate
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    from torch import nn
 
 
 _LOGGER = logging.getLogger("autoquant.searching")
@@ -126,16 +127,26 @@ class SearchResult(Glanced):
     def __iter__(self) -> Iterator[ResultCandidate]:
         return iter(self.frontier)
 
-    def best(self, max_drop: float | None = None) -> ResultCandidate:
+    def best(
+        self,
+        max_drop: float | None = None,
+        *,
+        mappable: bool = False,
+        model: nn.Module | None = None,
+    ) -> ResultCandidate:
         """The cheapest frontier member within an accuracy drop.
 
         Of those that are as fast within noise, the most exact.
 
         Args:
             max_drop: Largest allowed drop, in the metric's unit; None: the job's own limit.
+            mappable: Only of those that a QConfigMapping carries whole, which torch is asked for
+                one by one (`candidate.mapping_coverage`).
+            model: As for `candidate.qconfig_mapping`, which `mappable` asks.
 
         Raises:
-            PlanError: No member is within it (says how near the nearest comes), or there is none.
+            PlanError: No member is within it (says how near the nearest comes), or there is none,
+                or none that a QConfigMapping carries.
         """
         limit = self.findings.facts.max_drop if max_drop is None else max_drop
         if not self.frontier:
@@ -144,14 +155,34 @@ class SearchResult(Glanced):
                 hint="loosen constraints, widen the search space, or search for longer",
             )
         picked = self.findings.frontier.pick(limit)
-        if picked is not None:
-            if is_no_faster(picked):
-                _LOGGER.warning(NO_FASTER)
-            return ResultCandidate(picked, self.context)
-        nearest = min(item.value("accuracy_drop") for item in self.frontier)
+        if picked is None:
+            nearest = min(item.value("accuracy_drop") for item in self.frontier)
+            raise PlanError(
+                f"no frontier member drops at most {limit}; the least drop is {nearest:.4g}",
+                hint="allow a larger drop, widen the search space, or search for longer",
+            )
+        found = ResultCandidate(picked, self.context)
+        if mappable:
+            found = self._best_mappable(limit, model)
+        if is_no_faster(found):
+            _LOGGER.warning(NO_FASTER)
+        return found
+
+    def _best_mappable(self, limit: float | None, model: nn.Module | None) -> ResultCandidate:
+        """The best of those members that a QConfigMapping carries whole."""
+        way = self.context.open_way_out(self.context.find_model(model))
+        frontier, told = self.findings.frontier, []
+        while (picked := frontier.pick(limit)) is not None:
+            coverage = way.of(picked.plan).coverage
+            if coverage.is_complete:
+                return ResultCandidate(picked, self.context)
+            told.append(f"#{picked.number}: {coverage.carried} of {coverage.planned} sites")
+            left = tuple(item for item in frontier.members if item is not picked)
+            frontier = replace(frontier, members=left)
         raise PlanError(
-            f"no frontier member drops at most {limit}; the least drop is {nearest:.4g}",
-            hint="allow a larger drop, widen the search space, or search for longer",
+            f"a QConfigMapping carries no frontier member within {limit} whole ({', '.join(told)})",
+            hint="search with space.schemes int8 and fp32, which torch.ao has; or take "
+            "best().qconfig_mapping(), which says what it leaves in fp32",
         )
 
     def table(self) -> CandidateTable:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -17,6 +18,7 @@ from torch.fx import GraphModule, Node
 
 import autoquant as aq
 from autoquant.core.measurement import Candidate
+from autoquant.errors import PlanError
 from autoquant.model.graph.built_graph import FLOAT_NODE
 from tests.networks import MixedNet, images, seeded
 
@@ -248,3 +250,20 @@ def test_a_bf16_plan_warns_that_a_mapping_cannot_carry_it(result: aq.SearchResul
             UserWarning, match="stay in fp32: bf16 is a cast, which no QConfig carries"
         ):
             cast.qconfig_mapping()
+
+
+def test_the_best_of_those_that_a_mapping_carries(result: aq.SearchResult) -> None:
+    whole, parts = [], []
+    for item in result.findings.frontier:
+        carried = result.candidate(item.number).mapping_coverage().is_complete
+        (whole if carried else parts).append(item)
+    assert whole
+    assert parts
+    picked = replace(result.findings.frontier, members=tuple(whole)).pick(None)
+    assert picked is not None
+    assert result.best(mappable=True).number == picked.number
+    frontier = replace(result.findings.frontier, members=tuple(parts))
+    without = replace(result, findings=replace(result.findings, frontier=frontier))
+    assert without.best().number in {item.number for item in parts}
+    with pytest.raises(PlanError, match=f"#{parts[0].number}: .* of .* sites"):
+        without.best(mappable=True)
