@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import random
 import subprocess
 import sys
 import time
@@ -535,11 +536,15 @@ def test_a_transposed_convolution_stays_in_fp32_before_a_factor() -> None:
 
 
 @needs_bf16
-def test_a_convolution_stays_in_fp32_behind_a_batch_norm_without_shift() -> None:
+@pytest.mark.parametrize("schemes", product(FLOATS, repeat=2))
+def test_a_batch_norm_without_shift_and_the_convolution_behind_it_run_as_planned(
+    schemes: tuple[Scheme, Scheme],
+) -> None:
     layers = (nn.Conv2d(8, 8, 1), nn.GELU(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 2, stride=2))
     captured, backend = backend_for(nn.Sequential(*layers).eval(), MAP)
-    plan = {site.name: Scheme.BF16 for site in captured.sites} | {"3": Scheme.FP32}
-    assert str(backend.build(Plan.of(plan)).executed["3"]) == "fp32 native"
+    beside = {site.name: Scheme.BF16 for site in captured.sites}
+    built = backend.build(Plan.of(beside | dict(zip("23", schemes, strict=True))))
+    assert (built.executed["2"].scheme, built.executed["3"].scheme) == schemes
 
 
 @pytest.mark.parametrize("last", [Scheme.INT8, pytest.param(Scheme.BF16, marks=needs_bf16)])
@@ -652,6 +657,34 @@ class HeadsOfOne(nn.Module):
         parts = self.first(x).unsqueeze(1).chunk(3, -1)
         found = nn.functional.scaled_dot_product_attention(*parts, **self.options)
         return self.last(found.squeeze(1))
+
+
+NORMS_BY_HAND: dict[str, Callable[[Tensor], Tensor]] = {
+    "root mean square": lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * SCALES,
+    "layer": lambda x: SCALES * ((x - mean(x)) / torch.sqrt(mean((x - mean(x)) ** 2) + 1e-5)),
+}
+SCALES = torch.linspace(0.5, 2, 32)
+
+
+def mean(x: Tensor) -> Tensor:
+    return x.mean(-1, keepdim=True)
+
+
+@needs_bf16
+@pytest.mark.parametrize("name", NORMS_BY_HAND)
+@pytest.mark.parametrize("seed", range(6))
+def test_the_parts_of_a_norm_that_is_written_out_have_formats_of_their_own(
+    name: str, seed: int
+) -> None:
+    layers = (nn.Linear(64, 32), Function(NORMS_BY_HAND[name]), nn.Linear(32, 8))
+    captured, backend = backend_for(nn.Sequential(*layers), ROW)
+    draw = random.Random(seed)
+    plan = Plan.of({site.name: draw.choice(FLOATS) for site in captured.sites})
+    built = backend.build(plan)
+    assert {str(ran) for ran in built.executed.values()} <= {"bf16 native", "fp32 native"}
+    with torch.no_grad():
+        exact = nn.Sequential(*layers)(ROW)
+    assert (built.module(ROW) - exact).norm() < 0.02 * exact.norm()
 
 
 @needs_bf16

@@ -45,6 +45,8 @@ _SUMMING = _CONVOLUTIONS | {"MatMul"}
 _ELEMENTWISE = frozenset({"Add", "Multiply"})
 _FACTORS = frozenset({"Multiply", "Divide"})
 _SCALING = _FACTORS | {"Add"}
+_PARTS_OF_A_NORM = 6
+"""So many ops stand at most between a mean and the last op of a norm that is written out."""
 _POOLING = frozenset({"MaxPool", "AvgPool", "ReduceMean"})
 _KEEPS_GRID = frozenset({"MaxPool", "Concat"})
 _FLOAT_SCHEMES = frozenset({Scheme.BF16, Scheme.FP32})
@@ -93,6 +95,7 @@ class Assembler:
             self._release(nodes, schemes)
             _shield_marks(nodes.values())
             self._part_from_pads(nodes, schemes)
+            _part_from_means(nodes.values())
         subgraphs = not self._differs(schemes, hint) and OpKind.LINEAR not in parted
         return model, Options(hint, subgraphs=subgraphs and self._fusible)
 
@@ -515,24 +518,46 @@ def _give_one_reader(node: ov.Node) -> None:
 
 
 def _shield_marks(nodes: Iterable[ov.Node]) -> None:
-    """Keep convolutions and matmuls in f32 when the hint is bf16, in place.
+    """Keep convolutions, matmuls and factors beside them in f32 when the hint is bf16, in place.
 
     The plugin makes one op of a matmul and the bias or factor behind it, and of a convolution and
     the factor before it (a shift by zero between them is none) or behind its bias, and loses their
-    marks. A clamp between the two, to all
-    finite floats, keeps it from that; the kernel absorbs clamp, bias and factor all the same.
+    marks. A clamp between the two, to all finite floats, keeps it from that; the kernel absorbs
+    clamp, bias and factor all the same.
     """
     for node in nodes:
-        if node.get_type_name() not in _SUMMING or PRECISE not in node.get_rt_info():
+        is_marked = PRECISE in node.get_rt_info()
+        if node.get_type_name() in _CONVOLUTIONS:
+            before = node.input_value(0).get_node()
+            if _scales(before, _SCALING) and (is_marked or PRECISE in before.get_rt_info()):
+                node.input(0).replace_source_output(_clamped(node.input_value(0)))
+        if node.get_type_name() not in _SUMMING or not is_marked:
             continue
         value, absorbed = node.output(0), _SCALING
         if node.get_type_name() in _CONVOLUTIONS:
             value, absorbed = _with_bias(value), _FACTORS
-            if _scales(node.input_value(0).get_node(), _SCALING):
-                node.input(0).replace_source_output(_clamped(node.input_value(0)))
         for target in value.get_target_inputs():
             if _scales(target.get_node(), absorbed):
                 target.replace_source_output(_clamped(value))
+
+
+def _part_from_means(nodes: Iterable[ov.Node]) -> None:
+    """Keep the parts of a norm that is written out in their own formats, in place.
+
+    The plugin makes one op of a mean of squares, its root and the quotient by it, and loses the
+    marks of all. A clamp behind the mean keeps it from that, where any of them is in f32.
+    """
+    for node in nodes:
+        if node.get_type_name() != "ReduceMean":
+            continue
+        parts = [node]
+        for part in parts:  # grows while it is walked
+            if len(parts) <= _PARTS_OF_A_NORM:
+                parts.extend(target.get_node() for target in part.output(0).get_target_inputs())
+        if any(PRECISE in part.get_rt_info() for part in parts):
+            targets, clamped = node.output(0).get_target_inputs(), _clamped(node.output(0))
+            for target in targets:
+                target.replace_source_output(clamped)
 
 
 def _with_bias(value: ov.Output) -> ov.Output:

@@ -122,7 +122,7 @@ def _readers(node: ov.Node) -> tuple[str, ...]:
 def _dependent(nodes: Sequence[ov.Node]) -> set[str]:
     """Names of the ops, in graph order, whose outputs depend on the values of a model's inputs.
 
-    Not those that depend on their shapes alone: the repeated weights of an instance norm, say.
+    Not those that depend on their shapes alone: the mask of a causal attention, say.
     """
     found: set[str] = set()
     for node in nodes:
