@@ -123,14 +123,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """Run one command as a process, which ends with its exit code whatever comes meanwhile."""
-    code = main()
+    """Run one command as a process, which ends with its exit code whatever comes meanwhile.
+
+    All is written by then. What was interrupted ends at once, without what libraries do at the
+    end: one more Ctrl-C would break into that.
+    """
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
     if threading.current_thread() is threading.main_thread():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # all is written: a signal while Python ends its libraries ends it at once
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: os._exit(code))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == EXIT_INTERRUPTED:
+        os._exit(code)
     sys.exit(code)
 
 
