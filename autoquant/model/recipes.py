@@ -14,6 +14,7 @@ from autoquant.job import DataSource, Entry, Job
 from autoquant.model.building import build_subject
 from autoquant.model.data.entry_points import call_entry, load_entry
 from autoquant.model.data.readings import DataForm
+from autoquant.model.graph.float_model import way_to_module
 from autoquant.model.subject import Subject
 
 
@@ -115,7 +116,7 @@ def load_model(job: Job) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{job.model.entry} returned a {type(model).__name__}, not a torch.nn.Module",
-            hint="return the module itself",
+            hint=way_to_module(model),
         )
     return model
 

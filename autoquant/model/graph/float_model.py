@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torch.nn.parameter import is_lazy
 
 from autoquant.errors import ModelError
 from autoquant.model.data.trees import is_same
+
+_WEIGHTS = ("state_dict", "model_state_dict", "model")
+"""Where checkpoints of training keep the weights."""
 
 _FUNCTIONAL = ("FloatFunctional", "FXFloatFunctional")
 """Float modules for all their path: adds and the like of a model that is yet to be prepared."""
@@ -24,9 +28,24 @@ def check_module(model: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"the model is a {type(model).__name__}, not a torch.nn.Module",
-            hint="give the module itself, not its class, its file or its state dict",
+            hint=way_to_module(model),
         )
     return model
+
+
+def way_to_module(given: object) -> str:
+    """How a module is had of what was given in its place."""
+    if isinstance(given, type):
+        return f"give an object of it: {given.__name__}(...)"
+    if isinstance(given, (str, Path)):
+        return "load it: make the module, then module.load_state_dict(torch.load(path))"
+    if isinstance(given, Mapping):
+        within = (f"[{key!r}]" for key in _WEIGHTS if isinstance(given.get(key), Mapping))
+        return (
+            "these are weights: make the module, then "
+            f"module.load_state_dict(weights{next(within, '')}), and give the module"
+        )
+    return "give the module itself"
 
 
 def check_source(model: nn.Module) -> nn.Module:

@@ -35,7 +35,7 @@ LOADING = [
         "no-module",
         "a model function that returns a path",
         "model_file returned a str, not a torch.nn.Module",
-        "return the module itself",
+        "load it: make the module, then module.load_state_dict(torch.load(path))",
         model("model_file"),
         before=READING,
     ),
@@ -43,8 +43,18 @@ LOADING = [
         "class-for-model",
         "`aq.search(Net, ...)` instead of `Net()`",
         "the model is a type, not a torch.nn.Module",
-        "give the module itself, not its class, its file or its state dict",
+        "give an object of it: LinearNet(...)",
         lambda stage: stage.refused_search(model=faulty.LinearNet),
+    ),
+    Scene(
+        "checkpoint-for-model",
+        '`aq.search(torch.load("checkpoint.pt"), ...)`, of a checkpoint of training',
+        "the model is a dict, not a torch.nn.Module",
+        "these are weights: make the module, then module.load_state_dict(weights['state_dict']), "
+        "and give the module",
+        lambda stage: stage.refused_search(
+            model={"epoch": 3, "state_dict": faulty.LinearNet().state_dict()}
+        ),
     ),
     Case(
         "scripted",
