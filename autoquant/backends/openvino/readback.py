@@ -19,7 +19,6 @@ _KERNELS = {
     "GroupConvolution": frozenset({"Convolution"}),
     "ConvolutionBackpropData": frozenset({"Deconvolution"}),
     "GroupConvolutionBackpropData": frozenset({"Deconvolution"}),
-    "MVN": frozenset({"MVN"}),
 }
 """By type of an op, the kernels that may run it: those whose names the engine loses."""
 
@@ -111,9 +110,8 @@ class ExecutionGraph:
 
         The next kernel that has a name is it, under the name of a small op that it absorbed; or
         it lies before that one, behind none but nameless ones, and is the only one there of its
-        type; or that one is a subgraph that swallowed it. What has no kernel of its own, as a group
-        norm may have, is part of the next one: several small ops that the engine makes one of have
-        the name of the last.
+        type; or that one is a subgraph that swallowed it. What has no kernel of its own is part of
+        the next one: several small ops that the engine makes one of have the name of the last.
         """
         wanted = _KERNELS.get(self._layout.types[name])
         following, seen = [name], {name}
@@ -133,8 +131,7 @@ class ExecutionGraph:
             ]
             if len(fitting) == 1:
                 return fitting[0]
-            joined = fact(after, "layerType") == "Subgraph" or "MVN" in wanted
-            if not fitting and joined:
+            if not fitting and fact(after, "layerType") == "Subgraph":
                 return after
         return None
 

@@ -137,9 +137,22 @@ def op_name(node: Node) -> str:
     return str(node.target.overloadpacket.__name__).removesuffix("_")
 
 
+_FILLINGS = {"constant_pad_nd": 2, "pad": 3}
+"""By op that pads, the place of the value that it pads with."""
+
+
+def filling_of(node: Node) -> float | None:
+    """The value that an op puts around its input; None for what pads with no constant."""
+    at = _FILLINGS.get(op_name(node))
+    if at is None:
+        return None
+    value = node.args[at] if at < len(node.args) else 0.0
+    return float(value) if isinstance(value, int | float) else None
+
+
 def hands_on(node: Node) -> bool:
     """Whether an op gives values of its input as they are."""
     name = op_name(node)
     if name == "constant_pad_nd":
-        return len(node.args) < 3 or float(node.args[2]) == 0.0  # type: ignore[arg-type]
+        return filling_of(node) == 0.0
     return name in PASS_THROUGH or node.target is operator.getitem

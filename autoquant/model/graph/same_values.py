@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import GraphModule, Node
 
-from autoquant.model.graph.aten import op_name
+from autoquant.model.graph.aten import filling_of, op_name
 from autoquant.model.graph.masks import LARGEST
 
 RESHAPING = frozenset(
@@ -63,9 +63,6 @@ def _sources(graph: GraphModule, ops: frozenset[str]) -> dict[str, str]:
 
 def _unpadded(node: Node) -> Node:
     """The tensor around which a node puts -inf, or the lowest float; the node itself otherwise."""
-    at = {"pad": 3, "constant_pad_nd": 2}.get(op_name(node))
-    if at is None or at >= len(node.args) or not isinstance(node.args[0], Node):
-        return node
-    value = node.args[at]
-    is_lowest = isinstance(value, int | float) and value <= -LARGEST
-    return node.args[0] if is_lowest else node
+    filling, source = filling_of(node), node.args[0] if node.args else None
+    is_lowest = filling is not None and filling <= -LARGEST
+    return source if is_lowest and isinstance(source, Node) else node
