@@ -8,8 +8,9 @@ from functools import cache
 
 import torch
 
+from autoquant.core.plan import Plan
 from autoquant.core.quiet import no_warnings
-from autoquant.errors import BackendError
+from autoquant.errors import BackendError, first_line
 
 POINTWISE = "pointwise"
 """The operators of `torch.ops.onednn` on plain integers, beside onednn's quantized kernels."""
@@ -42,6 +43,21 @@ def using_engine(engine: str) -> Iterator[None]:
         yield
     finally:
         torch.backends.quantized.engine = before
+
+
+@contextmanager
+def building(
+    plan: Plan, name: str, engine: str, refusals: tuple[type[Exception], ...]
+) -> Iterator[None]:
+    """Use an engine for a plan of a backend, by its name; what torch raises is a refusal."""
+    with using_engine(engine), no_warnings():
+        try:
+            yield
+        except refusals as error:
+            raise BackendError(
+                f"{name} refuses plan {plan.digest}: {first_line(error)}",
+                hint="pin the op that it names to fp32 in the search space",
+            ) from error
 
 
 @cache

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.fx import GraphModule
 from autoquant.backends.examination import Examination
 from autoquant.backends.protocol import Backend, BuildRequest, Executable, settle_range
 from autoquant.backends.timing import Clock
-from autoquant.backends.torch_cpu.engines import saturates, using_engine
+from autoquant.backends.torch_cpu.engines import building, saturates, using_engine
 from autoquant.backends.torch_cpu.kernel_readback import Execution, Reading, read_back
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import LoweredModel
@@ -34,11 +33,11 @@ from autoquant.core.quiet import no_warnings
 from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import FOLLOWING_KINDS, Site
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError, first_line
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.data.number_outputs import without_sources
 
 _READBACK_SAMPLES = 2
+_REFUSALS = (RuntimeError, ValueError, NotImplementedError)
 
 
 class TorchGraphBackend(Backend):
@@ -88,7 +87,7 @@ class TorchGraphBackend(Backend):
 
     def run(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         """Run a built module, or the float model, with this engine's kernels."""
-        with self._running(), torch.no_grad():
+        with using_engine(self._engine), no_warnings(), torch.no_grad():
             return module(*inputs)
 
     def examine(self, plan: Plan) -> Examination:
@@ -124,7 +123,7 @@ class TorchGraphBackend(Backend):
         return write_lowered(module, path, values, self._captured.calling.names)
 
     def _lower(self, plan: Plan) -> tuple[LoweredGraph, Reading]:
-        with self._refusing(plan):
+        with building(plan, self.name, self._engine, _REFUSALS):
             lowered = self._lowering.lower(plan.schemes, self._kernels.of(plan))
             self._use_first(lowered.module)
             return lowered, read_back(lowered.module, self._owners, self._example)
@@ -160,29 +159,10 @@ class TorchGraphBackend(Backend):
         """Refuse TorchScript that gives something else than the graph that it was written from."""
         if module.frozen is None:
             return
-        with self._running(), torch.no_grad():
-            found = module.frozen(*self._example)
+        found = self.run(module.frozen, self._example)
         for mine, theirs in zip(found, reading.outputs, strict=True):
             if isinstance(mine, Tensor) and not torch.allclose(
                 mine, theirs, rtol=1e-3, atol=1e-5, equal_nan=True
             ):
                 module.run_eagerly("frozen TorchScript gives other values")
                 return
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Use the engine's kernels."""
-        with using_engine(self._engine), no_warnings():
-            yield
-
-    @contextmanager
-    def _refusing(self, plan: Plan) -> Iterator[None]:
-        """Use the engine, and turn what torch raises into a refusal."""
-        with self._running():
-            try:
-                yield
-            except (RuntimeError, ValueError, NotImplementedError) as error:
-                raise BackendError(
-                    f"{self.name} refuses plan {plan.digest}: {first_line(error)}",
-                    hint="pin the op that it names to fp32 in the search space",
-                ) from error

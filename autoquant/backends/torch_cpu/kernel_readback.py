@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,7 +120,7 @@ def read_back(
 
 
 class _Spy(Interpreter):
-    """Runs node by node; every kernel is seen by a mode that knows the node."""
+    """Runs node by node, and notes the kernels of each."""
 
     def __init__(self, module: GraphModule, owners: Mapping[str, str]) -> None:
         super().__init__(module)
@@ -132,16 +132,22 @@ class _Spy(Interpreter):
         """Run one node; note what it computes in where it computes a site."""
         if n.op != "call_function":
             return super().run_node(n)
-        mode = _Kernels()
-        with mode:
+        kernels: dict[Scheme, str] = {}
+
+        def note(kernel: str, args: tuple[Any, ...]) -> None:
+            scheme = _scheme(kernel, args)
+            if scheme is not None:
+                kernels.setdefault(scheme, kernel)
+
+        with KernelCalls(note):
             value = super().run_node(n)
         arrived = pytree.tree_leaves([self.env[item] for item in n.all_input_nodes])
         self.calls[n.name] = (_dtypes(arrived), _dtypes(pytree.tree_leaves(value)))
         site = self._owners.get(str(n.meta.get(FLOAT_NODE, "")))
         if site is not None:
             found = self.executions[site]
-            found.kernels = {**mode.schemes, **found.kernels}
-            if not mode.schemes.keys().isdisjoint(FLOATS.values()):
+            found.kernels = {**kernels, **found.kernels}
+            if not kernels.keys().isdisjoint(FLOATS.values()):
                 outside = [item for item in n.all_input_nodes if self._enters(item, site)]
                 found.inputs |= set(map(rounding_of, outside))
         return value
@@ -152,12 +158,12 @@ class _Spy(Interpreter):
         return source.op != "get_attr" and not within
 
 
-class _Kernels(TorchDispatchMode):
-    """Notes what the kernels that run under it compute in."""
+class KernelCalls(TorchDispatchMode):
+    """Tells of every kernel that reaches torch's dispatcher: its name and its arguments."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str, tuple[Any, ...]], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.schemes: dict[Scheme, str] = {}
+        self._tell = tell
 
     def __torch_dispatch__(
         self,
@@ -166,11 +172,8 @@ class _Kernels(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Note a kernel and run it."""
-        kernel = str(func._schema.name)
-        scheme = _scheme(kernel, args)
-        if scheme is not None:
-            self.schemes.setdefault(scheme, kernel)
+        """Tell of a kernel and run it."""
+        self._tell(str(func._schema.name), args)
         return func(*args, **(kwargs or {}))
 
 

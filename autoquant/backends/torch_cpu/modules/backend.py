@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoquant.backends.protocol import Backend, BuildRequest, Executable, settle_range
-from autoquant.backends.torch_cpu.engines import saturates, using_engine
+from autoquant.backends.torch_cpu.engines import building, saturates, using_engine
 from autoquant.backends.torch_cpu.kernel_table import KernelTable
 from autoquant.backends.torch_cpu.lowered import tracing_form
 from autoquant.backends.torch_cpu.modules.builder import ModuleBuilder
@@ -27,7 +26,7 @@ from autoquant.core.quiet import no_warnings
 from autoquant.core.readback import Ran, refuse_substitution
 from autoquant.core.sites import OpKind, Site
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError, first_line
+from autoquant.errors import BackendError
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
 from autoquant.model.graph.module_calls import result_tensor
 
@@ -70,7 +69,7 @@ class TorchModulesBackend(Backend):
 
     def build(self, plan: Plan) -> Executable:
         """Replace modules at the cached scales, run the example, and read back."""
-        with self._refusing(plan):
+        with building(plan, self.name, self._engine, _REFUSALS):
             built, modules = self._build(plan)
             found = observe_modules(modules, lambda: self.run(built, self._example))
             custom = self._run_custom(plan, built, modules)
@@ -90,7 +89,7 @@ class TorchModulesBackend(Backend):
         """What each module takes in each scheme, timed where it stands."""
 
         def build(plan: Plan) -> Built:
-            with self._refusing(plan):
+            with building(plan, self.name, self._engine, _REFUSALS):
                 built, modules = self._build(plan)
             return lambda: self.run(built, inputs), modules
 
@@ -137,18 +136,6 @@ class TorchModulesBackend(Backend):
                 )
         built, modules = self._builder.build(plan)
         return self._captured.calling.flatten(built), modules
-
-    @contextmanager
-    def _refusing(self, plan: Plan) -> Iterator[None]:
-        """Use the engine, and turn what torch raises into a refusal."""
-        with using_engine(self._engine):
-            try:
-                yield
-            except _REFUSALS as error:
-                raise BackendError(
-                    f"{self.name} refuses plan {plan.digest}: {first_line(error)}",
-                    hint="pin the op that it names to fp32 in the search space",
-                ) from error
 
 
 def _refuse_other_form(name: str, found: Tensor | None, expected: Tensor | None) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoquant.backends.torch_cpu.kernel_readback import FLOATS, scheme_of_quantized
+from autoquant.backends.torch_cpu.kernel_readback import FLOATS, KernelCalls, scheme_of_quantized
 from autoquant.core.precision import Scheme
 
 _FLOAT_KERNELS = (
@@ -42,7 +40,7 @@ def observe_modules(
         never called is missing.
     """
     spy = _Spy()
-    with wrapped_calls(modules, spy.call), spy:
+    with wrapped_calls(modules, spy.call), KernelCalls(spy.note):
         run()
     by_module = {id(modules[name]): found for name, found in spy.found.items()}
     return {
@@ -50,11 +48,10 @@ def observe_modules(
     }
 
 
-class _Spy(TorchDispatchMode):
-    """Sees every kernel, and in which module it is called."""
+class _Spy:
+    """Knows in which module every kernel is called."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.found: dict[str, dict[Scheme, str]] = {}
         self._inside: list[str] = []
 
@@ -69,19 +66,11 @@ class _Spy(TorchDispatchMode):
         finally:
             self._inside.pop()
 
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Note a kernel and run it."""
+    def note(self, kernel: str, args: tuple[Any, ...]) -> None:
+        """Take in a kernel."""
         if self._inside:
-            kernel, found = str(func._schema.name), self.found[self._inside[-1]]
             for scheme in _schemes(kernel, args):
-                found.setdefault(scheme, kernel)
-        return func(*args, **(kwargs or {}))
+                self.found[self._inside[-1]].setdefault(scheme, kernel)
 
 
 def _schemes(kernel: str, args: tuple[Any, ...]) -> set[Scheme]:
