@@ -15,7 +15,7 @@ from autoquant.core.progress import Progress
 from autoquant.finetuning.finetune import order_of
 from autoquant.finetuning.order import many_steps, time_training
 from autoquant.job import Job
-from autoquant.model.recipes import JobRecipe
+from autoquant.model.recipes import JobRecipe, load_subject
 from autoquant.results.wording import counts_text
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.ranking.ranked import question_of
@@ -31,8 +31,7 @@ def print_dry_run(job: Job, progress: Progress, console: Console) -> None:
 
     The estimate comes from one all-fp32 candidate that is really built and measured.
     """
-    with progress.stage("loading model and data", None):
-        subject = JobRecipe(job)()
+    subject = load_subject(JobRecipe(job), progress)
     prepared = prepare(job, subject, progress)
     _print_sites(prepared, f"{_power(prepared.space.plan_count)} plans", console)
     if prepared.captured.reach is not None:
@@ -44,15 +43,11 @@ def print_dry_run(job: Job, progress: Progress, console: Console) -> None:
     alone = seconds.get(Phase.LATENCY.value, 0.0)
     trials = job.budget.trials
     total = trials * (parallel / workers + alone)
-    rows = count_exact_rows(
-        settle_procedure(job.sensitivity.method, prepared.captured),
-        question_of(prepared, job.sensitivity.samples),
-    )
     console.print(
         f"one candidate takes about {parallel:.1f} s in parallel and {alone:.1f} s alone for its "
         f"latency; {trials} trials on {workers} worker{'s' if workers > 1 else ''} about "
         f"{total / 60:.1f} minutes (estimated), after a sensitivity table with at most "
-        f"{rows} rows measured exactly"
+        f"{_exact_rows(job, prepared)} rows measured exactly"
     )
 
 
@@ -63,8 +58,7 @@ def print_tuning(job: Job, progress: Progress, console: Console) -> None:
         AutoquantError: What `tune` refuses.
     """
     goal = check_goal(job)
-    with progress.stage("loading model and data", None):
-        subject = JobRecipe(job)()
+    subject = load_subject(JobRecipe(job), progress)
     prepared = prepare_tuning(in_bits(job), subject, progress)
     _print_sites(prepared, f"goal: an accuracy drop of at most {goal:g}", console)
     space = prepared.space
@@ -74,12 +68,11 @@ def print_tuning(job: Job, progress: Progress, console: Console) -> None:
         seconds = time.perf_counter() - began
     halvings = math.ceil(math.log2(max(len(space.free), 1) + 1))
     plans = _UNIFORM + halvings + job.budget.trials
-    procedure = settle_procedure(job.sensitivity.method, prepared.captured)
-    rows = count_exact_rows(procedure, question_of(prepared, job.sensitivity.samples))
     console.print(
         f"at most about {plans} plans ({_UNIFORM} uniform ones, {halvings} halvings, "
         f"{job.budget.trials} of the search), {seconds:.1f} s each: {plans * seconds / 60:.1f} "
-        f"minutes (estimated), after a sensitivity table with at most {rows} rows measured exactly"
+        f"minutes (estimated), after a sensitivity table with at most {_exact_rows(job, prepared)} "
+        "rows measured exactly"
     )
 
 
@@ -132,6 +125,12 @@ def _seconds_of_one(prepared: Preparation) -> dict[str, float]:
         for name, value in evaluator.run(phase, Task(0, plan)).seconds.items():
             seconds[name] = max(seconds.get(name, 0.0), value)
     return seconds
+
+
+def _exact_rows(job: Job, prepared: Preparation) -> int:
+    """How many rows of the sensitivity table are measured exactly, at most."""
+    procedure = settle_procedure(job.sensitivity.method, prepared.captured)
+    return count_exact_rows(procedure, question_of(prepared, job.sensitivity.samples))
 
 
 def _print_sites(prepared: Preparation, about: str, console: Console) -> None:

@@ -26,7 +26,7 @@ from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.data_set import pick_samples
 from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.recipes import SubjectRecipe
+from autoquant.model.recipes import SubjectRecipe, load_subject
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import (
     find_plan,
@@ -151,8 +151,7 @@ def compare_job(
     """
     needs_torch(setup, "compare")
     way = _mode_of(mode, schemes)
-    with progress.stage("loading model and data", None):
-        subject = recipe()
+    subject = load_subject(recipe, progress)
     batches = choose_samples(subject.evaluation, samples, indices)
     prepared = prepare_untimed(setup, subject, progress, None if schemes else plan)
     plans = _plans_of(plan, schemes, prepared, progress)

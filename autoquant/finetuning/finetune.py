@@ -25,7 +25,7 @@ from autoquant.model.building import build_subject
 from autoquant.model.data.entry_points import call_entry, load_entry
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.data.scoring import Metric
-from autoquant.model.recipes import JobRecipe
+from autoquant.model.recipes import JobRecipe, load_subject
 from autoquant.model.subject import Subject
 from autoquant.results.finetune_folder import FinetuneFolder
 from autoquant.results.terminal import shown
@@ -164,8 +164,7 @@ def order_of(job: Job, plan: str, progress: Progress) -> tuple[Task, Preparation
     """What a job's fine-tuning trains, on what, and the plan; raises as `run_finetune`."""
     needs_torch(job, "finetune")
     section = _section_of(job)
-    with progress.stage("loading model and data", None):
-        subject = JobRecipe(job)()
+    subject = load_subject(JobRecipe(job), progress)
     task = _task_of(job, section, subject)
     check_task(task, subject)
     prepared = prepare_untimed(job, subject, progress, plan)

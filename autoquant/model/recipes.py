@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import cloudpickle
 from torch import nn
 
+from autoquant.core.progress import Progress
 from autoquant.errors import DataError, JobError, ModelError
 from autoquant.job import DataSource, Entry, Job
 from autoquant.model.building import build_subject
@@ -23,6 +24,12 @@ class SubjectRecipe(Protocol):
 
     def __call__(self) -> Subject:
         """Load the subject."""
+
+
+def load_subject(recipe: SubjectRecipe, progress: Progress) -> Subject:
+    """Load a subject, which may take its time."""
+    with progress.stage("loading model and data", None):
+        return recipe()
 
 
 @dataclass(frozen=True, slots=True)

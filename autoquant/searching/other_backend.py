@@ -14,7 +14,7 @@ from autoquant.core.measurement import Candidate, Failure, Measurement, Measurem
 from autoquant.core.progress import Progress
 from autoquant.core.readback import ReadBack
 from autoquant.job import Job, backend_from_text, load_job
-from autoquant.model.recipes import JobRecipe
+from autoquant.model.recipes import JobRecipe, load_subject
 from autoquant.model.subject import Subject
 from autoquant.results import files
 from autoquant.results.findings import Setting
@@ -121,8 +121,7 @@ def confirm(
     section = {**backend_from_text(backend), **_measured_as(result)}
     target = f"backend={json.dumps(section)}"  # JSON is YAML
     job = load_job(Path(folder) / files.JOB, [target, *overrides])
-    with progress.stage("loading model and data", None):
-        subject = JobRecipe(job)()
+    subject = load_subject(JobRecipe(job), progress)
     there = _prepare(job, subject, result, progress)
     with progress.stage(f"opening {job.backend.name}", None):
         opened, evaluator = there.backend, there.evaluator

@@ -22,7 +22,7 @@ from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError, ModelError, PlanError, StorageError
 from autoquant.job import Job, Setup, SpaceRules
 from autoquant.model.graph.captured import Capture
-from autoquant.model.recipes import JobRecipe
+from autoquant.model.recipes import JobRecipe, load_subject
 from autoquant.model.subject import Subject
 from autoquant.results.reading import load_build
 from autoquant.searching.preparing.preparation import Preparation, prepare
@@ -123,8 +123,7 @@ def needs_graph(captured: Capture, command: str) -> None:
 
 def prepare_job(job: Job, progress: Progress, plan: str | None = None) -> Preparation:
     """Load a job's model and data, and prepare without timing engines."""
-    with progress.stage("loading model and data", None):
-        subject = JobRecipe(job)()
+    subject = load_subject(JobRecipe(job), progress)
     return prepare_untimed(job, subject, progress, plan)
 
 

@@ -22,7 +22,7 @@ from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Procedure, SensitivityTable
 from autoquant.errors import AutoquantError, JobError, StorageError
 from autoquant.job import Effort, Execution, SearchSettings, SensitivitySettings, dump_job
-from autoquant.model.recipes import SubjectRecipe
+from autoquant.model.recipes import SubjectRecipe, load_subject
 from autoquant.model.subject import Subject
 from autoquant.results import files
 from autoquant.results.choices import find_shown
@@ -112,8 +112,7 @@ def run_search(
 
 def _search(begun: Begun) -> SearchResult:
     """The order of the work; each step goes on from what those above it found."""
-    with begun.progress.stage("loading model and data", None):
-        subject = begun.recipe()
+    subject = load_subject(begun.recipe, begun.progress)
     prepared = _prepare(begun, subject)
     baseline = measure_baseline(begun, prepared)
     if begun.job.is_about_time_alone:

@@ -24,7 +24,7 @@ from autoquant.job.document import settings_from
 from autoquant.model.building import build_subject
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.data.scoring import Metric
-from autoquant.model.recipes import HeldRecipe, SubjectRecipe
+from autoquant.model.recipes import HeldRecipe, SubjectRecipe, load_subject
 from autoquant.model.subject import Subject
 from autoquant.results import files
 from autoquant.results.lock import FolderLock
@@ -56,8 +56,7 @@ def run_tune(job: SearchSettings, recipe: SubjectRecipe, progress: Progress) -> 
     with storage_errors(folder, "write to"):
         folder.mkdir(parents=True, exist_ok=True)
     with closing(FolderLock(folder / files.LOCK)):
-        with progress.stage("loading model and data", None):
-            subject = recipe()
+        subject = load_subject(recipe, progress)
         prepared = prepare_tuning(job, subject, progress)
         data = job.data if isinstance(job, Job) else None
         with closing(EvaluatedPlans(folder, fingerprint(prepared, data))) as kept:
