@@ -14,14 +14,13 @@ from autoquant.core.os_errors import storage_errors
 from autoquant.core.plan import Plan
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
-from autoquant.results.statistics_file import write_statistics
+from autoquant.results.forms import STATISTICS
 from autoquant.results.storage import write_bytes, write_json, write_text
 
 CHECKPOINT = "checkpoint.pt"
 FINDINGS = "finetune.json"
 PLAN = "plan.json"
 QUANTIZED = "quantized.pt"
-STATISTICS = "statistics.safetensors"
 WEIGHTS = "weights.pt"
 
 
@@ -79,6 +78,6 @@ class FinetuneFolder:
         buffer = io.BytesIO()
         torch.save(dict(weights), buffer)
         write_bytes(self.path / WEIGHTS, buffer.getvalue())
-        write_statistics(self.path / STATISTICS, statistics)
+        STATISTICS.save(self.path, statistics)
         write_text(self.path / PLAN, plan.file_text())
         write_json(self.path / FINDINGS, document)

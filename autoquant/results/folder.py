@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from autoquant.core.build import BuildSettings
-from autoquant.core.costs import CostTable
 from autoquant.core.frontier import Frontier
 from autoquant.core.history import Ask, Past, StopReason
-from autoquant.core.measurement import Candidate, Measurements
+from autoquant.core.measurement import Candidate
 from autoquant.core.os_errors import storage_errors
 from autoquant.core.plan import Plan
-from autoquant.core.sites import Site
-from autoquant.core.space import SearchSpace
-from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
 from autoquant.results import files
-from autoquant.results.costs_file import write_costs
-from autoquant.results.findings import SearchFacts
+from autoquant.results.forms import BUILD, Form, Value
 from autoquant.results.frontier_file import write_frontier
 from autoquant.results.history import History, read_history, read_past
 from autoquant.results.lock import FolderLock
 from autoquant.results.manifest import seal, unseal
-from autoquant.results.statistics_file import write_statistics
-from autoquant.results.storage import write_document, write_json, write_text
+from autoquant.results.storage import write_text
 from autoquant.results.trust import sign
 from autoquant.results.wording import candidates_text
 
@@ -107,42 +99,14 @@ class ResultFolder:
         write_text(self.path / files.JOB, job_text)
         sign(self.path)
 
-    def write_facts(self, facts: SearchFacts) -> None:
-        """Keep what the search is: `search.json`."""
-        write_document(self.path / files.FACTS, facts)
-
-    def write_environment(self, environment: Mapping[str, Any]) -> None:
-        """Keep where it runs: `environment.json`."""
-        write_json(self.path / files.ENVIRONMENT, environment)
-
-    def write_sites(self, sites: Sequence[Site]) -> None:
-        """Keep what can be chosen: `sites.json`."""
-        write_document(self.path / files.SITES, {"sites": tuple(sites)})
-
-    def write_space(self, space: SearchSpace) -> None:
-        """Keep what may be chosen: `space.json`."""
-        write_document(self.path / files.SPACE, {"knobs": space.knobs})
-
-    def write_baseline(self, baseline: Measurements) -> None:
-        """Keep the float model's measurements: `baseline.json`."""
-        write_json(self.path / files.BASELINE, baseline)
-
-    def write_statistics(self, statistics: CalibrationStatistics) -> None:
-        """Keep what calibration saw: `statistics.safetensors`."""
-        write_statistics(self.path / files.STATISTICS, statistics)
+    def write(self, form: Form[Value], value: Value) -> None:
+        """Keep a value in the file of its form."""
+        form.save(self.path, value)
 
     def write_build(self, settings: BuildSettings) -> None:
-        """Keep what decides how plans are built: `build.json`."""
+        """Keep what decides how plans are built, and of which rescaled model they are."""
         self._equalised = settings.equalisation.weights
-        write_document(self.path / files.BUILD, settings)
-
-    def write_calling(self, data: Mapping[str, Any]) -> None:
-        """Keep how the model takes its inputs: `calling.json`."""
-        write_document(self.path / files.CALLING, data)
-
-    def write_costs(self, table: CostTable) -> None:
-        """Write what each op and boundary costs."""
-        write_costs(self.path / files.COSTS, table)
+        self.write(BUILD, settings)
 
     def write_frontier(self, frontier: Frontier, stopped: StopReason | None = None) -> None:
         """Keep the frontier, `frontier.json`, and its plans, `plans/<number>.json`."""

@@ -10,45 +10,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
 
-from autoquant.core.build import BuildSettings
-from autoquant.core.costs import CostTable
 from autoquant.core.os_errors import storage_errors
-from autoquant.core.sensitivity import SensitivityTable
-from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import StorageError
 from autoquant.results import files
-from autoquant.results.costs_file import read_costs, write_costs
+from autoquant.results.forms import Form, Value
 from autoquant.results.manifest import seal, verify
-from autoquant.results.sensitivity_file import read_sensitivity, write_sensitivity
-from autoquant.results.statistics_file import read_statistics, write_statistics
-from autoquant.results.storage import rebuild, write_document
 
 _LOG = logging.getLogger(__name__)
 _MOST_BYTES = 2**28
 _PARTIAL = "."
-
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class Form(Generic[Value]):
-    """How a value is kept: in the same file as in a result folder."""
-
-    name: str
-    write: Callable[[Path, Value], None]
-    read: Callable[[Path], Value]
-
-
-BUILD: Form[BuildSettings] = Form(
-    files.BUILD, write_document, partial(rebuild, make=BuildSettings.from_json)
-)
-STATISTICS: Form[CalibrationStatistics] = Form(files.STATISTICS, write_statistics, read_statistics)
-SENSITIVITY: Form[SensitivityTable] = Form(files.SENSITIVITY, write_sensitivity, read_sensitivity)
-COSTS: Form[CostTable] = Form(files.COSTS, write_costs, read_costs)
 
 
 @dataclass(slots=True)
@@ -108,7 +80,7 @@ class Kept:
         if not (entry / files.MANIFEST).exists():
             raise StorageError("it has no checksum")
         verify(entry)
-        value = form.read(entry / form.name)
+        value = form.load(entry)
         found = time.localtime((entry / form.name).stat().st_mtime)
         self.taken.append(f"{title} ({time.strftime('%Y-%m-%d %H:%M', found)})")
         self.note(f"{self.taken[-1]}: taken from an earlier search")
@@ -118,7 +90,7 @@ class Kept:
         """Put an entry in place in one step, with its checksum, and drop the oldest."""
         partial = entry.with_name(f"{_PARTIAL}{entry.name}.{os.getpid()}")
         try:
-            form.write(partial / form.name, value)
+            form.save(partial, value)
             seal(partial)
             shutil.rmtree(entry, ignore_errors=True)
             with storage_errors(entry, "write"):

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from autoquant.core.measurement import Measurements
 from autoquant.errors import DataError
-from autoquant.results import files
-from autoquant.results.reading import load_baseline
+from autoquant.results.forms import BASELINE
 from autoquant.searching.begun import Begun
 from autoquant.searching.measuring.workers.alarm import float_in_time
 from autoquant.searching.preparing.preparation import Preparation
@@ -26,15 +25,15 @@ def measure_baseline(begun: Begun, prepared: Preparation) -> Measurements:
         DataError: The evaluation data, or the metric, are not those of the earlier process.
     """
     folder = begun.folder.path
-    if (folder / files.BASELINE).exists():
-        known = load_baseline(folder)
+    known = BASELINE.find(folder)
+    if known is not None:
         with begun.progress.stage("scoring the float model again", None):
             _check_scores(known, prepared.evaluator.float_scores(), folder)
         return known
     limit = float_in_time(begun.job.execution.timeout)
     with begun.progress.stage("measuring the float model", None), limit:
         baseline = begun.timed.baseline(prepared)
-    begun.folder.write_baseline(baseline)
+    begun.folder.write(BASELINE, baseline)
     return baseline
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from autoquant.core.build import BuildSettings
@@ -172,13 +171,3 @@ def _check_same_weights(searched: str, model: nn.Module) -> None:
 def keep_example(captured: Capture, batch: Batch) -> tuple[Tensor, ...]:
     """A few samples to capture with again; all where the model takes one number of them alone."""
     return tuple(item.detach().clone() for item in few_samples(captured, batch))
-
-
-def example_arrays(example: tuple[Tensor, ...]) -> dict[str, Any]:
-    """An example as arrays by position, for a file."""
-    return {str(index): item.cpu().numpy() for index, item in enumerate(example)}
-
-
-def example_from(arrays: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """Read back what `example_arrays` gave."""
-    return tuple(torch.from_numpy(arrays[str(index)]) for index in range(len(arrays)))

@@ -8,13 +8,12 @@ from dataclasses import replace
 from autoquant.core.backends import is_estimate
 from autoquant.core.frontier import Frontier
 from autoquant.core.history import StopReason
-from autoquant.errors import StorageError
 from autoquant.job import Job, SearchSettings
 from autoquant.model.data.scoring import metric_title
 from autoquant.results.findings import WEIGHTS, SearchFacts
 from autoquant.results.folder import ResultFolder
+from autoquant.results.forms import FACTS
 from autoquant.results.kept import Kept
-from autoquant.results.reading import load_facts
 from autoquant.searching.frontier_again import noise_notice
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.settings import settings_after, settings_of
@@ -26,11 +25,8 @@ def open_facts(job: SearchSettings, folder: ResultFolder, resume: bool) -> Searc
     A new one is written at once, so that whoever resumes it finds its id.
     """
     if resume:
-        try:
-            known = load_facts(folder.path)
-        except StorageError:
-            pass
-        else:
+        known = FACTS.known(folder.path)
+        if known is not None:
             settings = settings_after(job, known.settings, folder.path)
             return replace(known, name=job.name, settings=settings)
     of_file = job.data if isinstance(job, Job) else None
@@ -42,7 +38,7 @@ def open_facts(job: SearchSettings, folder: ResultFolder, resume: bool) -> Searc
         max_drop=job.constraints.accuracy_drop,
         settings=settings_of(job),
     )
-    folder.write_facts(facts)
+    folder.write(FACTS, facts)
     return facts
 
 

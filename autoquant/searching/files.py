@@ -10,12 +10,12 @@ from autoquant.core.progress import Progress
 from autoquant.errors import BackendError
 from autoquant.model.heap import free_large
 from autoquant.results import files
-from autoquant.results.example_file import write_example
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.folder import ResultFolder
+from autoquant.results.forms import CALLING, EXAMPLE, FACTS, SITES, SPACE, STATISTICS
 from autoquant.results.recorders import Tracker, Winner
 from autoquant.results.report import render_report
-from autoquant.searching.build_context import BuildContext, example_arrays, keep_example
+from autoquant.searching.build_context import BuildContext, keep_example
 from autoquant.searching.candidate import ResultCandidate
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.result import SearchResult
@@ -25,16 +25,19 @@ _ARTIFACTS = (files.FRONTIER, files.SENSITIVITY, files.REPORT)
 
 def write_preparation(folder: ResultFolder, prepared: Preparation, facts: SearchFacts) -> None:
     """Write what resuming, loading and exporting need."""
-    folder.write_facts(facts)
-    folder.write_sites(prepared.captured.sites)
-    folder.write_space(prepared.space)
-    folder.write_statistics(prepared.statistics)
+    folder.write(FACTS, facts)
+    folder.write(SITES, prepared.captured.sites)
+    folder.write(SPACE, prepared.space)
+    folder.write(STATISTICS, prepared.statistics)
     folder.write_build(prepared.settings.build)
-    example = keep_example(prepared.captured, prepared.subject.calibration[0])
-    write_example(folder.path, example_arrays(example))
+    folder.write(EXAMPLE, keep_example(prepared.captured, prepared.subject.calibration[0]))
     dynamic = [list(axes) for axes in prepared.subject.dynamic]
-    sizes = {"dynamic": dynamic, "axes": prepared.subject.calibration[0].axes}
-    folder.write_calling({**prepared.subject.calling.to_json(), **sizes})
+    beside = {
+        "dynamic": dynamic,
+        "axes": prepared.subject.calibration[0].axes,
+        "leaf_modules": prepared.captured.leaf_modules,
+    }
+    folder.write(CALLING, {**prepared.subject.calling.to_json(), **beside})
 
 
 def write_findings(
@@ -46,7 +49,7 @@ def write_findings(
 ) -> SearchResult:
     """Write and record what was found."""
     reason = findings.facts.stopped
-    folder.write_facts(findings.facts)
+    folder.write(FACTS, findings.facts)
     folder.write_frontier(findings.frontier, reason)
     result = SearchResult(findings, context_of(prepared), folder.path)
     with progress.stage("writing the report", None):
@@ -77,7 +80,7 @@ def _winner(result: SearchResult, models: Mapping[int, tuple[Path, ...]]) -> Win
     candidate = ResultCandidate(chosen, result.context)
     if candidate.recipe(files_of[0]) is None:
         return None
-    example = tuple(example_arrays(candidate.example).values())
+    example = tuple(item.cpu().numpy() for item in candidate.example)
     return Winner(files_of, lambda path: candidate.recipe(path) or "", example)
 
 

@@ -18,8 +18,7 @@ from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import SearchSpace
 from autoquant.job import Constraints, Effort, SearchSettings
-from autoquant.results.kept import COSTS
-from autoquant.results.reading import known, load_costs
+from autoquant.results.forms import COSTS
 from autoquant.searching.costing.cost_model import CostModel, Observation, Trust
 from autoquant.searching.costing.forecast import Forecast
 from autoquant.searching.measuring.cost_profile import latency_costs, spread_costs
@@ -121,7 +120,7 @@ def _latency_costs(
     profile: Profile | None,
     baseline: Measurements | None,
 ) -> CostTable:
-    earlier = known(load_costs, folder)
+    earlier = COSTS.known(folder)
     if earlier is not None:
         return earlier
     if times:

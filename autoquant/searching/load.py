@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,18 +14,12 @@ from autoquant.job import load_job
 from autoquant.model.data.calling import Calling
 from autoquant.model.recipes import load_model
 from autoquant.results import files
-from autoquant.results.example_file import read_example
 from autoquant.results.findings import WEIGHTS
-from autoquant.results.reading import (
-    load_build,
-    load_calling,
-    load_findings,
-    load_sites,
-    load_statistics,
-)
+from autoquant.results.forms import BUILD, CALLING, EXAMPLE, STATISTICS
+from autoquant.results.reading import load_findings
 from autoquant.results.storage import well_formed
 from autoquant.results.trust import refuse_stranger
-from autoquant.searching.build_context import BuildContext, example_from
+from autoquant.searching.build_context import BuildContext
 from autoquant.searching.result import SearchResult
 
 
@@ -45,14 +41,18 @@ def load_result(folder: str | Path, *, trust: bool = False) -> SearchResult:
         latency_threads = int(findings.facts.settings.get("backend.threads") or 1)
         latency_batch = int(findings.facts.settings.get("latency_batch") or 1)
         weights = str(findings.facts.settings.get(WEIGHTS) or "")
-        leaf_modules = str(findings.facts.settings["leaf_modules"]).split(",")
-    example = example_from(read_example(folder))
-    calling, dynamic, sample_axes = _calling_of(folder, example)
+        joined = str(findings.facts.settings["leaf_modules"])
+    example = tuple(EXAMPLE.load(folder))
+    known = CALLING.find(folder) or {}
+    calling, dynamic, sample_axes = _calling_of(known, folder, example)
+    with well_formed(folder / files.CALLING):  # older versions kept these paths joined alone
+        paths = known.get("leaf_modules", filter(None, joined.split(",")))
+        leaf_modules = tuple(str(path) for path in paths)
     context = BuildContext(
-        sites=load_sites(folder),
-        leaf_modules=tuple(filter(None, leaf_modules)),
-        statistics=load_statistics(folder),
-        build=load_build(folder),
+        sites=findings.sites,
+        leaf_modules=leaf_modules,
+        statistics=STATISTICS.load(folder),
+        build=BUILD.load(folder),
         example=example,
         calling=calling,
         dynamic=dynamic,
@@ -72,14 +72,13 @@ def _load_model(folder: Path, *, trust: bool) -> nn.Module:
 
 
 def _calling_of(
-    folder: Path, example: tuple[Tensor, ...]
+    known: Mapping[str, Any], folder: Path, example: tuple[Tensor, ...]
 ) -> tuple[Calling, tuple[tuple[int, ...], ...], tuple[int | None, ...] | None]:
     """How the model takes its inputs, which axes may change, and which of them count samples.
 
     Older versions knew tensors by place alone, and samples by the first axis.
     """
-    known = load_calling(folder)
-    if known is None:
+    if not known:
         return Calling.plain(len(example)), tuple((0,) for _ in example), None
     with well_formed(folder / files.CALLING):
         dynamic = tuple(tuple(int(axis) for axis in axes) for axes in known["dynamic"])

@@ -19,12 +19,12 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.core.sites import check_sites
 from autoquant.core.space import SearchSpace
-from autoquant.errors import BackendError, ModelError, PlanError, StorageError
+from autoquant.errors import BackendError, ModelError, PlanError
 from autoquant.job import Job, Setup, SpaceRules
 from autoquant.model.graph.captured import Capture
 from autoquant.model.recipes import JobRecipe, load_subject
 from autoquant.model.subject import Subject
-from autoquant.results.reading import load_build
+from autoquant.results.forms import BUILD
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.preparing.space import bind_space, widest_scheme
 from autoquant.searching.seeding.seeds import MENDS, Seed, mend_uniform, scheme_of
@@ -99,10 +99,8 @@ def equalisation_of(text: str) -> Equalisation | None:
         path = path.parent.parent
     elif not is_folder:
         return None
-    try:
-        found = load_build(path).equalisation
-    except StorageError:
-        found = Equalisation()
+    build = BUILD.known(path)
+    found = Equalisation() if build is None else build.equalisation
     if weights and found.weights != weights:
         raise PlanError(
             f"{text} is a plan of a model with rescaled channels, and its search is not beside it",

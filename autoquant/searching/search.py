@@ -29,9 +29,9 @@ from autoquant.results.choices import find_shown
 from autoquant.results.environment import TIMED_ON, describe_environment
 from autoquant.results.findings import SearchFacts
 from autoquant.results.folder import ResultFolder
+from autoquant.results.forms import COSTS, ENVIRONMENT, FACTS, SPACE
 from autoquant.results.mlflow.background import BackgroundTracker
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
-from autoquant.results.reading import load_environment
 from autoquant.results.recorders import Tracker
 from autoquant.searching.baseline import measure_baseline, with_heldout
 from autoquant.searching.begun import Begun
@@ -200,8 +200,8 @@ class _Search:
         )
         if Objective.LATENCY in costs and not begun.is_quick:
             self.times = costs[Objective.LATENCY]
-            folder.write_costs(self.times)
-        folder.write_facts(with_taken(begun.facts, prepared.kept))
+            folder.write(COSTS, self.times)
+        folder.write(FACTS, with_taken(begun.facts, prepared.kept))
         plans = [template.plan for template in begun.templates]
         self.guidance = guide(
             job, prepared, self.table, costs, stages.baseline, stages.limits, plans, found
@@ -337,7 +337,7 @@ def _without_slow_floats(
     space, notices = without_slow_floats(prepared.space, baseline, kept)
     for notice in notices:
         begun.progress.note(notice)
-    begun.folder.write_space(space)
+    begun.folder.write(SPACE, space)
     return prepared.with_space(space, notices)
 
 
@@ -345,7 +345,7 @@ def _timed_on(timed: TimedPlace, job: SearchSettings, folder: ResultFolder) -> M
     """Note where times are taken."""
     machine = timed.machine()
     if job.is_timed and (folder.path / files.BASELINE).exists():
-        before = load_environment(folder.path)
+        before = ENVIRONMENT.load(folder.path)
         known = before.get(TIMED_ON, {}).get("cpu") or before.get("cpu", {}).get("model")
         if known not in (None, machine["cpu"]):
             raise JobError(
@@ -355,7 +355,7 @@ def _timed_on(timed: TimedPlace, job: SearchSettings, folder: ResultFolder) -> M
                 "with another output",
             )
     found = {**describe_environment(), TIMED_ON: machine}
-    folder.write_environment(found)
+    folder.write(ENVIRONMENT, found)
     return found
 
 

@@ -17,6 +17,7 @@ from autoquant.core.progress import Advance, ShowsStanding, Standing
 from autoquant.core.sensitivity import SensitivityTable
 from autoquant.job import Budget, Effort
 from autoquant.results.findings import Findings
+from autoquant.results.forms import BASELINE
 from autoquant.results.recorders import JointRecorder
 from autoquant.results.report import render_report
 from autoquant.searching.begun import Begun
@@ -54,7 +55,7 @@ class Stages:
     def knowing(self, more: Measurements) -> Stages:
         """The stages from here on, of a float model of which more was measured."""
         baseline = {**self.baseline, **more}
-        self.begun.folder.write_baseline(baseline)
+        self.begun.folder.write(BASELINE, baseline)
         return replace(self, baseline=baseline)
 
     def answer_first(self, executor: Executor, pruner: Pruner) -> Ended:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import autoquant as aq
-from autoquant.results.reading import load_environment
+from autoquant.results.forms import ENVIRONMENT
 from tests.cluster import Cluster, why_not
 from tests.integration.conftest import ROOT, WriteJob
 
@@ -154,7 +154,7 @@ def test_a_job_travels_to_nodes_that_never_saw_it(
     result = aq.load_result(tmp_path / "travels")
     assert len(result.frontier) > 0
     assert [item.failure for item in result.candidates] == [None] * len(result.candidates)
-    assert load_environment(tmp_path / "travels")["timed_on"]["host"] == "node2"
+    assert ENVIRONMENT.load(tmp_path / "travels")["timed_on"]["host"] == "node2"
     assert "node2" in (tmp_path / "travels" / "report.html").read_text()
 
 

@@ -28,8 +28,8 @@ from autoquant.model.data.data_set import InputsOf, sizes_of
 from autoquant.model.graph.captured import Capture
 from autoquant.model.subject import Subject
 from autoquant.model.weights_digest import weights_digest
-from autoquant.results.kept import BUILD, STATISTICS, Kept
-from autoquant.results.reading import known, load_build, load_statistics
+from autoquant.results.forms import BUILD, STATISTICS
+from autoquant.results.kept import Kept
 from autoquant.searching.measuring.evaluator import (
     MeasurementSettings,
     PlanEvaluator,
@@ -135,7 +135,7 @@ def calibrate_subject(
             f"warning: {samples} calibration samples are few; ranges settle from about "
             f"{FEW_SAMPLES} on"
         )
-    earlier = known(load_statistics, folder)
+    earlier = STATISTICS.known(folder)
     if earlier is not None:
         if earlier.digest != digest_of(captured.graph.state_dict().values(), batches):
             raise DataError(
@@ -212,7 +212,7 @@ def prepare(
     settings = measurement_settings(setup).building(capture=captured.how)
     ranges = bind_ranges(setup.calibration, captured, fixed_by_target(settings.build, captured))
     settings = settings.building(ranges=ranges)
-    earlier = known(load_build, folder)
+    earlier = BUILD.known(folder)
     if earlier is not None:
         settings = replace(settings, build=earlier)
     untimed = load_target(settings.build.backend).settle(settings.build, None)

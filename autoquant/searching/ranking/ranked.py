@@ -29,10 +29,8 @@ from autoquant.errors import PlanError
 from autoquant.job import SensitivitySettings
 from autoquant.model.calibration.calibrate import digest_of
 from autoquant.model.data.batches import take_samples
-from autoquant.results import files
-from autoquant.results.kept import SENSITIVITY
-from autoquant.results.reading import known
-from autoquant.results.sensitivity_file import read_sensitivity, write_sensitivity
+from autoquant.results.forms import SENSITIVITY, SENSITIVITY_UNFINISHED, Form
+from autoquant.results.sensitivity_file import read_sensitivity
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.preparing.space import widest_scheme
 from autoquant.searching.ranking.sensitivity import (
@@ -66,15 +64,14 @@ def rank_by_sensitivity(
     question = question_of(prepared, asked.samples)
     procedure = settle_procedure(asked.method, prepared.captured)
     digest = _digest(procedure, prepared, question)
-    found = _read(folder, files.SENSITIVITY, digest)
+    found = _read(folder, SENSITIVITY, digest)
     if found is not None:
         return replace(found, space=prepared.space)
-    known = _read(folder, files.SENSITIVITY_UNFINISHED, digest)
+    known = _read(folder, SENSITIVITY_UNFINISHED, digest)
 
     def keep(table: SensitivityTable) -> None:
         if folder is not None:
-            path = folder / files.SENSITIVITY_UNFINISHED
-            write_sensitivity(path, replace(table, digest=digest))
+            SENSITIVITY_UNFINISHED.save(folder, replace(table, digest=digest))
 
     def find() -> SensitivityTable:
         with progress.stage("measuring sensitivity", count_steps(procedure, question)) as advance:
@@ -87,8 +84,8 @@ def rank_by_sensitivity(
 
     table = prepared.kept.recall("sensitivity", SENSITIVITY, depends_on, find)
     if folder is not None:
-        write_sensitivity(folder / files.SENSITIVITY, table)
-        (folder / files.SENSITIVITY_UNFINISHED).unlink(missing_ok=True)
+        SENSITIVITY.save(folder, table)
+        (folder / SENSITIVITY_UNFINISHED.name).unlink(missing_ok=True)
     return replace(table, space=prepared.space)
 
 
@@ -148,9 +145,11 @@ def _range_content(prepared: Preparation) -> tuple[object, ...]:
     return build.observer, build.ranges.to_json(), named
 
 
-def _read(folder: Path | None, name: str, digest: str) -> SensitivityTable | None:
+def _read(
+    folder: Path | None, form: Form[SensitivityTable], digest: str
+) -> SensitivityTable | None:
     """Read a table if it is there, whole, and of this digest."""
-    table = known(read_sensitivity, folder and folder / name)
+    table = form.known(folder)
     return table if table is not None and table.digest == digest else None
 
 

@@ -14,7 +14,8 @@ from autoquant.core.costs import CostTable
 from autoquant.core.measurement import Kind
 from autoquant.core.precision import Scheme
 from autoquant.results import files
-from autoquant.results.kept import COSTS, Kept, cache_folder
+from autoquant.results.forms import COSTS
+from autoquant.results.kept import Kept, cache_folder
 
 TABLE = CostTable(
     0.1,

@@ -19,11 +19,10 @@ from autoquant.core.sensitivity import SensitivityTable
 from autoquant.core.space import Knob, SearchSpace
 from autoquant.core.statistics import CalibrationStatistics, TensorStatistics
 from autoquant.errors import StorageError
-from autoquant.results import files
+from autoquant.results import files, forms
 from autoquant.results import reading as results
 from autoquant.results.findings import Findings
 from autoquant.results.folder import ResultFolder
-from autoquant.results.sensitivity_file import write_sensitivity
 from tests.unit.results.synthetic import BASELINE, ENVIRONMENT, make_candidate, make_site
 
 
@@ -48,12 +47,12 @@ def statistics() -> CalibrationStatistics:
 
 def write_everything(folder: ResultFolder, findings: Findings) -> None:
     folder.write_job(findings.job_text)
-    folder.write_facts(findings.facts)
-    folder.write_environment(findings.environment)
-    folder.write_sites(findings.sites)
-    folder.write_baseline(findings.frontier.baseline)
+    folder.write(forms.FACTS, findings.facts)
+    folder.write(forms.ENVIRONMENT, findings.environment)
+    folder.write(forms.SITES, findings.sites)
+    folder.write(forms.BASELINE, findings.frontier.baseline)
     if findings.sensitivity is not None:
-        write_sensitivity(folder.path / files.SENSITIVITY, findings.sensitivity)
+        folder.write(forms.SENSITIVITY, findings.sensitivity)
     for item in findings.candidates:
         folder.candidate(item)
     folder.write_frontier(findings.frontier)
@@ -70,32 +69,32 @@ def test_sites_space_and_baseline_are_read_back(tmp_path: Path) -> None:
     sites = (make_site("conv"), make_site("fc"))
     space = SearchSpace((Knob("conv", ("conv", "fc"), (Scheme.INT8, Scheme.FP32)),))
     with closing(ResultFolder.create(tmp_path)) as folder:
-        folder.write_sites(sites)
-        folder.write_space(space)
-        folder.write_baseline(BASELINE)
-        folder.write_environment(ENVIRONMENT)
-    assert results.load_sites(tmp_path) == sites
-    assert results.load_space(tmp_path) == space
-    assert results.load_baseline(tmp_path) == BASELINE
-    assert results.load_environment(tmp_path) == ENVIRONMENT
+        folder.write(forms.SITES, sites)
+        folder.write(forms.SPACE, space)
+        folder.write(forms.BASELINE, BASELINE)
+        folder.write(forms.ENVIRONMENT, ENVIRONMENT)
+    assert forms.SITES.load(tmp_path) == sites
+    assert forms.SPACE.load(tmp_path) == space
+    assert forms.BASELINE.load(tmp_path) == BASELINE
+    assert forms.ENVIRONMENT.load(tmp_path) == ENVIRONMENT
 
 
 def test_a_folder_that_still_holds_addresses_of_calls_is_read(tmp_path: Path) -> None:
     sites = (make_site("conv"),)
     with closing(ResultFolder.create(tmp_path)) as folder:
-        folder.write_sites(sites)
+        folder.write(forms.SITES, sites)
     path = tmp_path / "sites.json"
     document = json.loads(path.read_text())
     address = {"node": "conv", "call": "module", "scope": "conv", "target": "", "index": 0}
     path.write_text(json.dumps({**document, "addresses": [{**address, "site": "conv"}]}))
-    assert results.load_sites(tmp_path) == sites
+    assert forms.SITES.load(tmp_path) == sites
 
 
 def test_statistics_are_read_back_to_the_last_bit(tmp_path: Path) -> None:
     before = statistics()
     with closing(ResultFolder.create(tmp_path)) as folder:
-        folder.write_statistics(before)
-    after = results.load_statistics(tmp_path)
+        folder.write(forms.STATISTICS, before)
+    after = forms.STATISTICS.load(tmp_path)
     assert (after.samples, after.digest) == (before.samples, before.digest)
     assert list(after.tensors) == list(before.tensors)
     for key, expected in before.tensors.items():
@@ -109,8 +108,8 @@ def test_statistics_are_read_back_to_the_last_bit(tmp_path: Path) -> None:
 def test_an_empty_sensitivity_table_is_read_back(tmp_path: Path) -> None:
     with closing(ResultFolder.create(tmp_path)) as folder:
         table = SensitivityTable((), method="none", samples=0)
-        write_sensitivity(folder.path / files.SENSITIVITY, table)
-    assert results.load_sensitivity(tmp_path).rows == ()
+        folder.write(forms.SENSITIVITY, table)
+    assert forms.SENSITIVITY.load(tmp_path).rows == ()
 
 
 def test_the_plans_of_the_frontier_are_files_that_load_plan_reads(
@@ -124,8 +123,8 @@ def test_the_plans_of_the_frontier_are_files_that_load_plan_reads(
 
 def test_a_new_search_takes_nothing_over_from_one_without_candidates(tmp_path: Path) -> None:
     with closing(ResultFolder.create(tmp_path)) as folder:
-        folder.write_baseline(BASELINE)
-        folder.write_statistics(statistics())
+        folder.write(forms.BASELINE, BASELINE)
+        folder.write(forms.STATISTICS, statistics())
         (tmp_path / files.STUDY).touch()
         folder.asked(Ask(0, Plan.of({"conv": Scheme.INT8}), "tpe", round=1))
     with closing(ResultFolder.create(tmp_path)):
@@ -239,14 +238,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(small_disk: Path) -> None:
 
 
 LOADERS = {
-    "search.json": results.load_facts,
-    "sites.json": results.load_sites,
-    "space.json": results.load_space,
-    "baseline.json": results.load_baseline,
-    "environment.json": results.load_environment,
-    "statistics.safetensors": results.load_statistics,
-    "build.json": results.load_build,
-    "sensitivity.csv": results.load_sensitivity,
+    "search.json": forms.FACTS.load,
+    "sites.json": forms.SITES.load,
+    "space.json": forms.SPACE.load,
+    "baseline.json": forms.BASELINE.load,
+    "environment.json": forms.ENVIRONMENT.load,
+    "statistics.safetensors": forms.STATISTICS.load,
+    "build.json": forms.BUILD.load,
+    "sensitivity.csv": forms.SENSITIVITY.load,
     "frontier.json": results.load_frontier,
 }
 
@@ -268,10 +267,10 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> N
 def test_a_damaged_spreadsheet_is_named(tmp_path: Path) -> None:
     (tmp_path / "sensitivity.csv").write_text("knob,scheme\nconv,int8\n")
     with pytest.raises(StorageError, match=r"sensitivity\.csv is damaged: no key 'part'"):
-        results.load_sensitivity(tmp_path)
+        forms.SENSITIVITY.load(tmp_path)
 
 
 def test_a_file_of_a_later_version_is_not_guessed_at(tmp_path: Path) -> None:
     (tmp_path / "sites.json").write_text('{"format": 2, "sites": []}')
     with pytest.raises(StorageError, match="has the format 2; this version reads 1"):
-        results.load_sites(tmp_path)
+        forms.SITES.load(tmp_path)

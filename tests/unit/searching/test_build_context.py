@@ -52,3 +52,31 @@ def test_what_is_built_again_is_made_for_the_size_that_was_timed(
         assert [tuple(item.shape) for item in found.context.timed] == timed
         built = found.candidates[0].quantize(model)
         torch.testing.assert_close(built(*inputs), model(*inputs))
+
+
+class Named(nn.Module):
+    """A module's name may hold whatever holds no dot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("a,b", nn.Linear(16, 16))
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.last(self.get_submodule("a,b")(rows))
+
+
+def test_a_module_with_a_comma_in_its_name_is_kept_whole_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(32, 16)
+    aq.search(
+        Named().eval(),
+        calibration=[(rows, None)],
+        evaluation=[(rows, torch.arange(32) % 3)],
+        leaf_modules=["a,b"],
+        effort="quick",
+        backend={"engine": "onednn", "pairs": 3},
+        output=tmp_path / "out",
+        progress=False,
+    )
+    assert aq.load_result(tmp_path / "out").context.leaf_modules == ("a,b",)
