@@ -28,6 +28,9 @@ FLOAT_PLAN = "speedup.all-"
 RIVAL_PLAN = "rival."
 """Of a baseline: how fast another engine runs a float plan (`rival.openvino.all-fp32`)."""
 
+SINGLE_RIVAL_PLAN = "single_rival."
+"""Of a baseline: the same on one sample (`single_rival.openvino.all-fp32`)."""
+
 
 class Kind(Enum):
     """How a number was obtained. Kinds are never mixed in one comparison.
@@ -129,12 +132,19 @@ def float_plans(baseline: Measurements) -> dict[Scheme, Measurement]:
     }
 
 
-def rival_plans(baseline: Measurements) -> dict[tuple[str, Scheme], Measurement]:
-    """How fast other engines run the float plans that were timed there, over eager fp32."""
+def rival_plans(
+    baseline: Measurements, kind: str = RIVAL_PLAN
+) -> dict[tuple[str, Scheme], Measurement]:
+    """How fast other engines run the float plans that were timed there, over eager fp32.
+
+    Args:
+        baseline: Of a search.
+        kind: `RIVAL_PLAN`, or `SINGLE_RIVAL_PLAN` of one sample.
+    """
     found = {}
     for name, item in baseline.items():
-        if name.startswith(RIVAL_PLAN):
-            engine, _, scheme = name.removeprefix(RIVAL_PLAN).rpartition(".all-")
+        if name.startswith(kind):
+            engine, _, scheme = name.removeprefix(kind).rpartition(".all-")
             found[engine, Scheme(scheme)] = item
     return found
 

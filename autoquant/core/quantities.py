@@ -43,6 +43,9 @@ LATENCY = Quantity("latency_ms", "latency", "ms")
 SPEEDUP = Quantity("speedup", "speedup", higher_is_better=True)
 FLOAT_SPEEDUP = Quantity("float_speedup", "over float", higher_is_better=True)
 SINGLE_SPEEDUP = Quantity("single_speedup", "speedup, one sample", higher_is_better=True)
+SINGLE_FLOAT_SPEEDUP = Quantity(
+    "single_float_speedup", "over float, one sample", higher_is_better=True
+)
 SINGLE_LATENCY = Quantity("single_latency_ms", "latency, one sample", "ms")
 FP32_LATENCY = Quantity("fp32_latency_ms", "fp32 then", "ms")
 WALL = Quantity("wall_ms", "wall time", "ms")
@@ -63,6 +66,7 @@ QUANTITIES: Mapping[str, Quantity] = {
         FP32_LATENCY,
         WALL,
         SINGLE_SPEEDUP,
+        SINGLE_FLOAT_SPEEDUP,
         SINGLE_LATENCY,
         SIZE,
         BOPS,

@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autoquant.core.frontier import NOISE_Z
-from autoquant.core.measurement import Candidate, Measurement, float_plans, rival_plans
+from autoquant.core.measurement import (
+    SINGLE_RIVAL_PLAN,
+    Candidate,
+    Measurement,
+    float_plans,
+    rival_plans,
+)
 from autoquant.core.objectives import Objective, losses_of
 from autoquant.core.precision import Scheme
+from autoquant.core.quantities import SINGLE_SPEEDUP
 from autoquant.results.findings import Findings
 from autoquant.results.wording import uniform_label
 
@@ -30,11 +37,13 @@ class Rival:
         title: What it is, and on which engine where that is another than the search's.
         speedup: Over fp32 as given; None where nothing was timed.
         candidate: Where the search measured it as a candidate.
+        single: Over fp32 as given on one sample, where that was timed.
     """
 
     title: str
     speedup: Measurement | None
     candidate: Candidate | None = None
+    single: Measurement | None = None
 
 
 def find_choices(findings: Findings) -> tuple[Choice, ...]:
@@ -142,6 +151,9 @@ def find_rivals(findings: Findings) -> Iterator[Rival]:
         if f"all {scheme.title}" not in named:
             yield Rival(f"all {scheme.title}", speedup)
     for label, item in named.items():
-        yield Rival(label, item.measurements.get("speedup"), item)
-    for (engine, scheme), speedup in rival_plans(baseline).items():
-        yield Rival(f"all {scheme.title} on {engine}", speedup)
+        found = item.measurements
+        yield Rival(label, found.get("speedup"), item, found.get(SINGLE_SPEEDUP.name))
+    single = rival_plans(baseline, SINGLE_RIVAL_PLAN)
+    for key, speedup in rival_plans(baseline).items():
+        engine, scheme = key
+        yield Rival(f"all {scheme.title} on {engine}", speedup, single=single.get(key))

@@ -14,7 +14,7 @@ from autoquant.core.quantities import SINGLE_SPEEDUP
 from autoquant.results.choices import Choice, Rival, find_choices, find_rivals
 from autoquant.results.findings import Findings
 from autoquant.results.page import page_data
-from autoquant.results.summary import findings_unit, summarize
+from autoquant.results.summary import findings_unit, single_text, summarize
 from autoquant.results.table import candidate_table
 from autoquant.results.wording import counts_text, interval_text, sqnr_text, with_spread
 
@@ -72,8 +72,7 @@ def _choice(choice: Choice, findings: Findings) -> dict[str, Any]:
     if "float_speedup" in found:
         lines.append(f"{with_spread(found['float_speedup'])} times the fastest float plan")
     if SINGLE_SPEEDUP.name in found:
-        single = with_spread(found[SINGLE_SPEEDUP.name])
-        lines.append(f"one sample at a time {single} times {findings.facts.rival}")
+        lines.append(f"one sample at a time {single_text(findings, choice.candidate)}")
     drop = with_spread(found["accuracy_drop"], unit.factor)
     lines.append(f"{findings.facts.metric} drop {drop} {unit.drop_unit}")
     lines.append(f"output error {sqnr_text(found['sqnr_db'])} dB below the signal")
@@ -93,12 +92,12 @@ def _rival(rival: Rival, findings: Findings) -> dict[str, Any]:
     if chosen is not None and rival.speedup is not None and "speedup" in chosen.measurements:
         faster = f"{chosen.value('speedup') / rival.speedup.value:.2f}"
     known = rival.candidate.measurements if rival.candidate else {}
-    drop, single = known.get("accuracy_drop"), known.get(SINGLE_SPEEDUP.name)
+    drop = known.get("accuracy_drop")
     return {
         "title": rival.title,
         "number": rival.candidate.number if rival.candidate else None,
         "speedup": "-" if rival.speedup is None else interval_text(rival.speedup),
-        "single": "-" if single is None else interval_text(single),
+        "single": "-" if rival.single is None else interval_text(rival.single),
         "faster": faster or "-",
         "drop": "-" if drop is None else interval_text(drop, unit.factor),
     }

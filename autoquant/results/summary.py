@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoquant.core.measurement import Candidate, fastest_float
-from autoquant.core.quantities import SINGLE_SPEEDUP
+from autoquant.core.quantities import SINGLE_FLOAT_SPEEDUP, SINGLE_SPEEDUP
 from autoquant.results.choices import is_no_faster
 from autoquant.results.findings import Findings
 from autoquant.results.wording import (
@@ -108,15 +108,25 @@ def _cost_facts(findings: Findings, chosen: Candidate) -> list[str]:
         facts.append(
             f"{with_spread(over_float)} times the engine's fastest float plan, all {scheme.value}"
         )
-    single = chosen.measurements.get(SINGLE_SPEEDUP.name)
-    if single is not None:
-        facts.append(f"{with_spread(single)} times on one sample")
+    if SINGLE_SPEEDUP.name in chosen.measurements:
+        facts.append(f"on one sample {single_text(findings, chosen)}")
     size = chosen.measurements.get("size_bytes")
     full = findings.frontier.baseline.get("size_bytes")
     if size is not None:
         share = f", {size.value / full.value:.0%} of fp32" if full and full.value else ""
         facts.append(f"{bytes_text(size.value)}{share} ({size.kind.value})")
     return facts
+
+
+def single_text(findings: Findings, candidate: Candidate) -> str:
+    """Say how fast a candidate is on one sample, over fp32 as given and over the float plan."""
+    found = candidate.measurements
+    text = f"{with_spread(found[SINGLE_SPEEDUP.name])} times {findings.facts.rival}"
+    over_float = found.get(SINGLE_FLOAT_SPEEDUP.name)
+    scheme = fastest_float(findings.frontier.baseline)
+    if over_float is None or scheme is None:
+        return text
+    return f"{text}, {with_spread(over_float)} times all {scheme.value}"
 
 
 def _quality(chosen: Candidate, unit: ScoreUnit) -> str:

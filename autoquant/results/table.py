@@ -10,6 +10,7 @@ from rich.text import Text
 
 from autoquant.core.measurement import (
     EAGER_FP32,
+    SINGLE_RIVAL_PLAN,
     Candidate,
     Measurement,
     Measurements,
@@ -286,9 +287,11 @@ def _float_notes(baseline: Measurements) -> list[str]:
         f"is what 'over all {fastest.value}' is over.",
         "'fp32 then' is the latency of fp32 in the same sitting as the candidate's.",
     ]
+    single = rival_plans(baseline, SINGLE_RIVAL_PLAN)
     elsewhere = ", ".join(
-        f"{engine} all {scheme.value} {with_spread(item)}"
-        for (engine, scheme), item in rival_plans(baseline).items()
+        f"{key[0]} all {key[1].value} {with_spread(item)}"
+        + (f" (one sample {with_spread(single[key])})" if key in single else "")
+        for key, item in rival_plans(baseline).items()
     )
     return [*notes, f"The float model on other engines: {elsewhere}."] if elsewhere else notes
 

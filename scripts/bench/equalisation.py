@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from autoquant.model.graph.capture import capture  # noqa: E402
 from autoquant.model.subject import Subject  # noqa: E402
 from autoquant.searching.measuring.evaluator import PlanEvaluator  # noqa: E402
 from autoquant.searching.pair import uniform_plan  # noqa: E402
-from autoquant.searching.preparing.equalising import find_equalisation  # noqa: E402
+from autoquant.searching.preparing.equalising import few_statistics, find_equalisation  # noqa: E402
 from autoquant.searching.preparing.preparation import prepare  # noqa: E402
 from experiments import digits, minilm, resnet20  # noqa: E402
 
@@ -145,7 +146,8 @@ def settle(subject: Subject) -> Equalisation:
     """What a search would rescale: the same on every engine."""
     captured = subject.find_sites()
     wish = replace(subject, equalise=Equalise.AUTO)
-    return find_equalisation(wish, captured, BuildSettings(), Told(), tries=True)
+    few = cache(partial(few_statistics, wish, captured))
+    return find_equalisation(wish, captured, BuildSettings(), Told(), few, tries=True)
 
 
 class Told(Silent):

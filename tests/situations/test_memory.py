@@ -56,12 +56,13 @@ It is 2.2; where every rescaled model waits for Python's collector, 6.9.
 
 _EQUALISING = """
 import resource
+from functools import cache, partial
 import torch
 from torch import nn
 from autoquant.core.build import BuildSettings
 from autoquant.core.progress import Silent
 from autoquant.model.building import build_subject
-from autoquant.searching.preparing.equalising import find_equalisation
+from autoquant.searching.preparing.equalising import few_statistics, find_equalisation
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -72,7 +73,9 @@ model = nn.Sequential(*(item for layer in layers for item in (layer, nn.ReLU()))
 subject = build_subject(model, calibration=torch.randn(64, 1024), equalise="always")
 captured = subject.find_sites()
 before = peak()
-found = find_equalisation(subject, captured, BuildSettings(backend="torch"), Silent(), tries=True)
+few = cache(partial(few_statistics, subject, captured))
+settings = BuildSettings(backend="torch")
+found = find_equalisation(subject, captured, settings, Silent(), few, tries=True)
 assert found.factors
 print(peak() - before, sum(item.numel() * 4 for item in model.parameters()))
 """

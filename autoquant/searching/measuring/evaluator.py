@@ -20,7 +20,7 @@ from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task
 from autoquant.core.measurement import Failure, Kind, Measurement, fastest_float
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
-from autoquant.core.quantities import SINGLE_LATENCY, SINGLE_SPEEDUP
+from autoquant.core.quantities import SINGLE_FLOAT_SPEEDUP, SINGLE_LATENCY, SINGLE_SPEEDUP
 from autoquant.core.secrets import masked
 from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import AutoquantError, BackendError, MetricError, ModelError
@@ -164,10 +164,10 @@ class PlanEvaluator:
             return {}
         return self._reference(Phase.HELDOUT).measurements("heldout_")
 
-    def rivals(self) -> dict[str, Measurement]:
+    def rivals(self, phase: Phase = Phase.LATENCY) -> dict[str, Measurement]:
         """Time the float model and the engine's float plans, and pair with the fastest."""
         with with_threads(self._settings.latency_threads):
-            found = self._timer(Phase.LATENCY).rivals()
+            found = self._timer(phase).rivals()
         self.refer_to(fastest_float(found))
         return found
 
@@ -205,7 +205,12 @@ class PlanEvaluator:
             found = timer.time(task.plan, call, task.competing)
         if phase is Phase.LATENCY:
             return found
-        return {SINGLE_SPEEDUP.name: found["speedup"], SINGLE_LATENCY.name: found["latency_ms"]}
+        names = {
+            "speedup": SINGLE_SPEEDUP.name,
+            "float_speedup": SINGLE_FLOAT_SPEEDUP.name,
+            "latency_ms": SINGLE_LATENCY.name,
+        }
+        return {names[name]: item for name, item in found.items() if name in names}
 
     def _timer(self, phase: Phase) -> PlanTimer:
         """Times plans on the latency batch, or on one sample."""

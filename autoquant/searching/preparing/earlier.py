@@ -36,15 +36,23 @@ def open_kept(
         note: Told what is taken.
         taken: What a search that is resumed had taken before.
     """
-    row = find_rows()[job.backend.name]
-    is_known = row.module.startswith(f"{autoquant.__name__}.")
+    versions = versions_of(job.backend.name)
     context = (
         _own_code(),
-        *((name, version_of(name)) for name in (*_PACKAGES, *row.packages)),
+        *((name, version_of(name)) for name in _PACKAGES),
+        *(versions or ()),
         *(machine["host"], machine["cpu"]),
     )
-    folder = cache_folder() if job.cache and is_known else None
+    folder = cache_folder() if job.cache and versions is not None else None
     return Kept(folder, context, [taken] if taken else [], note)
+
+
+def versions_of(backend: str) -> tuple[tuple[str, str | None], ...] | None:
+    """Versions of the packages that a backend brings; None of one that is another package's."""
+    row = find_rows()[backend]
+    if not row.module.startswith(f"{autoquant.__name__}."):
+        return None
+    return tuple((name, version_of(name)) for name in row.packages)
 
 
 def structure_of(captured: Capture) -> tuple[object, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from autoquant.core.build import BuildSettings
 from autoquant.core.equalisation import Equalisation, Equalise
@@ -10,6 +10,7 @@ from autoquant.core.precision import Scheme
 from autoquant.core.progress import Progress
 from autoquant.core.sensitivity import Part
 from autoquant.core.sites import OpKind
+from autoquant.core.statistics import CalibrationStatistics
 from autoquant.errors import ModelError
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.calibration.ranges.tensor_ranges import TensorRanges
@@ -29,6 +30,7 @@ from autoquant.searching.preparing.emulated import emulated_decibels
 
 _TOLD_APART = 4
 SAMPLES = 32
+FewStatistics = Callable[[], CalibrationStatistics]
 _LEAST_GAINS_DB: Mapping[int, float] = {_TOLD_APART: -1.0, 16: 0.25, SAMPLES: 0.25}
 """By samples, the gain from which on a form is worth more of them; at last, a change of the model.
 Where all forms lose on the first few, as in most transformers, they cost no more than those."""
@@ -54,12 +56,24 @@ def equalised(
     return found, rebound(captured, found.model)
 
 
+def few_statistics(subject: Subject, captured: Capture) -> CalibrationStatistics:
+    """Calibrate on the first few samples."""
+    return calibrate(captured, InputsOf(take_samples(subject.calibration, SAMPLES)))
+
+
 def find_equalisation(
-    subject: Subject, captured: Capture, build: BuildSettings, progress: Progress, *, tries: bool
+    subject: Subject,
+    captured: Capture,
+    build: BuildSettings,
+    progress: Progress,
+    few: FewStatistics,
+    *,
+    tries: bool,
 ) -> Equalisation:
     """Find a rescaling of channels after which all int8 is better; none where there is none.
 
-    Each way of scaling is tried on a few samples by reference numerics, beside the model as given.
+    Each way of scaling is tried on a few samples by reference numerics, beside the model as given,
+    of which `few` gives the `few_statistics`.
     """
     wish = subject.equalise
     if wish is Equalise.NEVER or (wish is Equalise.AUTO and not tries):
@@ -73,7 +87,7 @@ def find_equalisation(
         if not forms:
             refusal = "no channels of this model can be rescaled"
     if refusal is None:
-        return _choose(subject, captured, build, forms, progress)
+        return _choose(subject, captured, build, forms, progress, few)
     if wish is Equalise.ALWAYS:
         raise ModelError(f"model.equalise: {refusal}", hint="leave model.equalise out")
     return Equalisation()
@@ -101,11 +115,13 @@ def _choose(
     build: BuildSettings,
     forms: Mapping[str, Equalisation],
     progress: Progress,
+    few: FewStatistics,
 ) -> Equalisation:
     """The form with the least error; the model as given where none is better by enough.
 
-    A few samples tell which forms are worth comparing on more. Each is a model of its own: no two
-    are held at once.
+    A few samples tell which forms are worth comparing on more; there a form has the ranges of
+    these samples alone, and the model as given those of more, lest a channel that is rarely active
+    be missed in the model that it spoils. Each form is a model of its own: no two are held at once.
     """
 
     def graph_of(name: str) -> Capture:
@@ -121,10 +137,15 @@ def _choose(
             )
             return Equalisation()
         for samples, least in _LEAST_GAINS_DB.items():
-            before = _int8_decibels(subject, captured, build, samples)
-            found = {
-                name: _int8_decibels(subject, graph_of(name), build, samples) for name in names
-            }
+            before = _int8_decibels(subject, captured, few(), build, samples)
+            seen = samples if samples == _TOLD_APART else SAMPLES
+            calibration = InputsOf(take_samples(subject.calibration, seen))
+            found = {}
+            for name in names:
+                form = graph_of(name)
+                statistics = calibrate(form, calibration)
+                found[name] = _int8_decibels(subject, form, statistics, build, samples)
+                del form
             best = max(found, key=found.__getitem__)
             told = (
                 f"all int8 at {found[best]:.1f} dB, at {before:.1f} dB as given "
@@ -148,10 +169,13 @@ def _is_same(captured: Capture, other: Capture, batches: Sequence[Batch]) -> boo
 
 
 def _int8_decibels(
-    subject: Subject, captured: Capture, build: BuildSettings, samples: int
+    subject: Subject,
+    captured: Capture,
+    statistics: CalibrationStatistics,
+    build: BuildSettings,
+    samples: int,
 ) -> float:
     """SQNR of the all-int8 plan, by reference numerics."""
-    statistics = calibrate(captured, InputsOf(take_samples(subject.calibration, samples)))
     rounding = SchemeRounding(TensorRanges(captured, statistics, build))
     choices = {
         site.name: (Scheme.INT8, Part.BOTH) for site in captured.sites if site.kind not in _IN_FLOAT

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from autoquant.backends.targets import reference_rounding
-from autoquant.core.build import BuildSettings
 from autoquant.core.measurement import Kind, Measurements
 from autoquant.core.precision import Scheme
 from autoquant.errors import MetricError
@@ -26,33 +29,36 @@ from autoquant.searching.preparing.bench import SubjectBench, bind_setup
 SAMPLES = 32
 
 
-def first_look(bench: SubjectBench, build: BuildSettings) -> str | None:
-    """Compare all int8 with float on a few samples, before an engine is opened.
+def tell_first_look(bench: SubjectBench, options: Mapping[str, Any]) -> None:
+    """Compare all int8 with float on a few samples, before an engine is opened, and say it.
+
+    Nothing is said where the space has no int8, or where the model was captured module by module,
+    which leaves no reference numerics.
 
     Args:
         bench: The calibrated model, its data and what is asked of them.
-        build: Settings of the target that leave nothing open.
-
-    Returns:
-        One line; None where the space has no int8, or the model was captured module by module,
-        which leaves no reference numerics.
+        options: Of the backend, with nothing left open.
 
     Raises:
         ModelError: The float model's outputs hold NaN or infinity.
     """
     if bench.captured.how != "export":
-        return None
+        return
+    build = replace(bench.settings.build, options=options)
     space = bind_setup(bench.setup, bench.captured, build).space
     plan = space.uniform(Scheme.INT8)
     if all(scheme is not Scheme.INT8 for _, scheme in plan.assignment):
-        return None
+        return
     rounding = reference_rounding(bench.captured, bench.statistics, build)
     rounded = RoundedGraph(mark_sites(bench.captured), rounding, choices_of(plan))
+    named = "all int8, equalised" if build.equalisation else "all int8"
     try:
         found = _compare(bench, rounded)
     except NotFiniteError:
-        return "all int8, emulated: outputs hold NaN or infinity"
-    return f"all int8, emulated on {found['sqnr_db'].samples} samples: {_losses(bench, found)}"
+        bench.progress.note(f"{named}, emulated: outputs hold NaN or infinity")
+    else:
+        samples = found["sqnr_db"].samples
+        bench.progress.note(f"{named}, emulated on {samples} samples: {_losses(bench, found)}")
 
 
 def _compare(bench: SubjectBench, rounded: RoundedGraph) -> Measurements:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from autoquant.backends.boundaries import Edge, find_edges
@@ -40,8 +40,13 @@ from autoquant.searching.measuring.own_costs import own_tables
 from autoquant.searching.preparing.bench import SubjectBench, bind_setup
 from autoquant.searching.preparing.earlier import function_of, timing_of
 from autoquant.searching.preparing.equalising import SAMPLES as EQUALISING_SAMPLES
-from autoquant.searching.preparing.equalising import equalised, find_equalisation
-from autoquant.searching.preparing.first_look import first_look
+from autoquant.searching.preparing.equalising import (
+    FewStatistics,
+    equalised,
+    few_statistics,
+    find_equalisation,
+)
+from autoquant.searching.preparing.first_look import tell_first_look
 from autoquant.searching.preparing.ranges import settle_ranges
 from autoquant.searching.preparing.space import check_rules
 from autoquant.searching.templates import Template, check_fit
@@ -197,9 +202,9 @@ def prepare(
     """Do everything before the first candidate.
 
     Where it is timed, what the backend leaves open (`auto`) is settled by timing plans, else by
-    what works; `looks` tells what all int8 may lose; `folder` is that of an earlier process, whose
-    statistics may be taken over, `kept` is what earlier searches found out, and `named` are plans
-    of any space for the same sites.
+    what works; `looks` tells what all int8 may lose, of the model as given first; `folder` is that
+    of an earlier process, whose statistics may be taken over, `kept` is what earlier searches found
+    out, and `named` are plans of any space for the same sites.
 
     Raises:
         PlanError: A rule or a template does not fit.
@@ -221,9 +226,13 @@ def prepare(
     if settings.build.options == untimed.options:  # nothing is open: a mistake shows here already
         check_fit(templates, bind_setup(setup, captured, settings.build).space)
     if earlier is None:
+        few = cache(partial(few_statistics, subject, captured))
+        if looks:
+            as_given = SubjectBench(setup, subject, captured, few(), settings, progress)
+            tell_first_look(as_given, untimed.options)
         if equalisation is None:
             equalisation = _equalisation(
-                subject, captured, settings.build, progress, kept, tries=is_timed
+                subject, captured, settings.build, progress, kept, few, tries=is_timed
             )
         settings = settings.building(equalisation=equalisation)
     subject, captured = equalised(subject, captured, settings.build.equalisation)
@@ -232,11 +241,8 @@ def prepare(
         own = own_ranges(setup.calibration, captured, statistics, settings.build)
         settings = settings.building(ranges=replace(settings.build.ranges, own=own))
         bench = SubjectBench(setup, subject, captured, statistics, settings, progress)
-        told = (
-            first_look(bench, replace(settings.build, options=untimed.options)) if looks else None
-        )
-        if told is not None:
-            progress.note(told)
+        if looks and settings.build.equalisation:
+            tell_first_look(bench, untimed.options)
         is_open = settings.build.options != untimed.options
         settings = _settle(bench, settle, kept, is_open=is_open)
     bound = bind_setup(setup, captured, settings.build)
@@ -262,13 +268,14 @@ def _equalisation(
     build: BuildSettings,
     progress: Progress,
     kept: Kept,
+    few: FewStatistics,
     *,
     tries: bool,
 ) -> Equalisation:
     """How channels are rescaled: found, or read where an earlier search found it."""
 
     def find() -> BuildSettings:
-        found = find_equalisation(subject, captured, build, progress, tries=tries)
+        found = find_equalisation(subject, captured, build, progress, few, tries=tries)
         return replace(build, equalisation=found)
 
     def depends_on() -> object | None:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import autoquant as aq
-from autoquant.core.measurement import rival_plans
+from autoquant.core.measurement import SINGLE_RIVAL_PLAN, rival_plans
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.errors import JobError
 from autoquant.job import schema
 from autoquant.job.backend import installed_rivals
 from autoquant.results.choices import find_choices, find_rivals
+from autoquant.results.summary import summarize
 from autoquant.searching import rivals
 from tests.networks import LinearNet, seeded
 
@@ -65,8 +66,30 @@ def test_engines_that_are_named_are_timed_on_the_same_batch_and_once(tmp_path: P
     titles = [item.title for item in find_rivals(result.findings)]
     assert "all fp32 on qnnpack" in titles
     assert "qnnpack all fp32" in "\n".join(result.table().notes)
+    assert "(one sample " in "\n".join(result.table().notes)
+    single = rival_plans(result.findings.frontier.baseline, SINGLE_RIVAL_PLAN)
+    assert single.keys() == found.keys()
+    assert single["qnnpack", Scheme.FP32].value != found["qnnpack", Scheme.FP32].value
     again = search(out, seeded(LinearNet), rivals=["qnnpack"], resume=True)
     assert rival_plans(again.findings.frontier.baseline) == found
+
+
+def test_a_later_search_takes_the_times_of_rivals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first, other = Heard(), Heard()
+    kept = {"rivals": ["qnnpack"], "cache": True}
+    result = search(tmp_path / "first", seeded(LinearNet), progress=first, **kept)
+    again = search(tmp_path / "again", seeded(LinearNet), progress=other, **kept)
+    found, taken = (rival_plans(it.findings.frontier.baseline) for it in (result, again))
+    assert taken == found
+    told = [note for note in other.notes if note.startswith("times of qnnpack")]
+    assert len(told) == 1
+    assert told[0].endswith("taken from an earlier search")
+    backend = {"engine": "fbgemm", "pairs": 4, "batch_size": 2}
+    third = search(tmp_path / "batch", seeded(LinearNet), backend=backend, **kept)
+    assert rival_plans(third.findings.frontier.baseline) != found
 
 
 def test_what_is_installed_is_timed_unasked_unless_a_search_shall_end_soon(
@@ -143,6 +166,8 @@ def test_what_is_shown_first_is_timed_on_one_sample_too(tmp_path: Path) -> None:
     for item in shown:
         assert item.value("single_latency_ms") > 0.0
         assert item.measurements["single_speedup"].clock is not None
+        assert item.value("single_float_speedup") > 0.0
+    assert any("on one sample " in sentence for sentence in summarize(findings))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Heard(Silent):
 
     @property
     def looks(self) -> list[str]:
-        return [text for text in self.told if text.startswith(LOOK)]
+        return [text for text in self.told if text.startswith("all int8, ")]
 
 
 def search(output: Path, **settings: Any) -> tuple[aq.SearchResult, list[str]]:
@@ -36,8 +36,8 @@ def search(output: Path, **settings: Any) -> tuple[aq.SearchResult, list[str]]:
     targets = torch.arange(SAMPLES) % 4
     heard = Heard()
     result = aq.search(
-        seeded(LinearNet),
         **{
+            "model": seeded(LinearNet),
             "calibration": inputs,
             "evaluation": (inputs, targets),
             "backend": {"name": "profile", "profile": "npu_int8_int16_fp16"},
@@ -93,6 +93,24 @@ def test_a_metric_that_needs_more_samples_is_left_out(tmp_path: Path) -> None:
 def test_without_int8_nothing_is_said(tmp_path: Path) -> None:
     _, looks = search(tmp_path / "out", space={"schemes": ["fp16", "fp32"]})
     assert not looks
+
+
+def test_of_a_model_that_is_equalised_it_is_said_before_and_after(tmp_path: Path) -> None:
+    unlike = seeded(LinearNet)
+    with torch.no_grad():
+        unlike.first.weight[0] *= 256.0
+        unlike.first.bias[0] *= 256.0
+        unlike.second.weight[:, 0] /= 256.0
+    result, (before, after) = search(tmp_path / "out", model=unlike)
+    found = next(item for item in result.candidates if item.origin == "seed:uniform-int8")
+    assert after.startswith(f"all int8, equalised, emulated on {SAMPLES} samples: ")
+    assert decibels(after) == pytest.approx(found.value("sqnr_db"), abs=1.0)
+    assert before.startswith(f"{LOOK} on {SAMPLES} samples: ")
+    assert decibels(before) < decibels(after) - 20.0
+
+
+def decibels(look: str) -> float:
+    return float(look.split()[-2])
 
 
 def test_overflow_is_said_where_the_metric_fails_too(
