@@ -23,7 +23,7 @@ from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.model.data.scoring import Metric
 from autoquant.results.terminal import shown
-from autoquant.searching.measuring.evaluator import MeasurementSettings, build_backend, with_threads
+from autoquant.searching.measuring.evaluator import MeasurementSettings, with_threads
 from autoquant.searching.measuring.quality import FloatReference, measure_quality, run_reference
 from autoquant.searching.pair import find_plan, prepare_untimed
 from autoquant.searching.preparing.preparation import Preparation
@@ -157,7 +157,7 @@ class _Trial:
         """Measure the plan with the ranges that an observer finds in some statistics."""
         settings = self._settings(observer, statistics)
         subject = self._prepared.subject
-        backend = build_backend(subject, self._prepared.captured, statistics, settings)
+        backend = replace(self._prepared, statistics=statistics, settings=settings).backend
         executable = backend.build(self._plan)
         with with_threads(settings.quality_threads):
             quality = measure_quality(

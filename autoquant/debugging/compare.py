@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from autoquant.backends.targets import reference_rounding
 from autoquant.comparing.comparison import compare_layers
 from autoquant.comparing.own_error import OwnError
 from autoquant.comparing.reading import ATTENTION_DB
@@ -176,8 +175,7 @@ def compare_plans(
         ModelError: The model was captured module by module.
     """
     needs_graph(prepared.captured, "compare")
-    captured, build = prepared.captured, prepared.settings.build
-    rounding = reference_rounding(captured, prepared.statistics, build)
+    captured, rounding = prepared.captured, prepared.rounding
     found = [ReferencePlan(captured, plan, rounding) for plan in plans]
     result = compare_layers(captured, found, batches, mode, progress, weights=weights, error=error)
     if mode is not ComparisonMode.UNSHADOWED or result.output is None:

@@ -18,7 +18,6 @@ from autoquant.errors import BackendError
 from autoquant.model.data.number_outputs import judged_pair, without_sources
 from autoquant.model.data.output_noise import OutputNoises
 from autoquant.model.data.outputs import named_outputs
-from autoquant.searching.measuring.evaluator import build_backend
 from autoquant.searching.preparing.preparation import Preparation
 from autoquant.searching.raised_plan import raise_ops
 
@@ -98,8 +97,7 @@ def _of_plan(prepared: Preparation, plan: Plan, mended: Sequence[Concern]) -> tu
                 schemes |= dict.fromkeys(item.where, trial.scheme)
             how = f"{few(item.where)} in {schemes[item.where[0]].value}"
     settings = replace(prepared.settings, build=build)
-    parts = prepared.subject, prepared.captured, prepared.statistics
-    backend = build_backend(*parts, settings) if mended else prepared.backend
+    backend = replace(prepared, settings=settings).backend if mended else prepared.backend
     return partial(backend.run, backend.build(Plan.of(schemes)).module), how
 
 

@@ -22,7 +22,7 @@ from autoquant.model.data.number_outputs import without_sources
 from autoquant.model.data.scoring import Metric
 from autoquant.model.subject import Subject
 from autoquant.results.finetune_folder import QUANTIZED, FinetuneFolder
-from autoquant.searching.measuring.evaluator import build_backend
+from autoquant.searching.measuring.evaluator import Calibrated
 from autoquant.searching.measuring.quality import FloatReference, measure_quality, run_reference
 from autoquant.searching.pair import Pair
 from autoquant.searching.preparing.preparation import capture_subject
@@ -46,7 +46,7 @@ def build_outcome(
 
         def opened(subject: Subject) -> Backend:
             captured = capture_subject(subject, Silent())
-            return build_backend(subject, captured, statistics, settings)
+            return Calibrated(subject, captured, statistics, settings).backend
 
         backend = handed = opened(subject)
         executable = quantized = backend.build(pair.plan)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoquant.backends.targets import reference_rounding
 from autoquant.core.measurement import Candidate
 from autoquant.model.numerics.rounded_graph import choices_of
 from autoquant.searching.preparing.emulated import emulated_decibels
@@ -27,7 +26,7 @@ def doubt_kernels(candidates: Sequence[Candidate], prepared: Preparation) -> str
         A notice of the first candidate that rounding does not explain; None where there is none,
         or the model was captured module by module, which leaves no reference numerics.
     """
-    captured, build = prepared.captured, prepared.settings.build
+    captured = prepared.captured
     if captured.how != "export":
         return None
     for item in candidates:
@@ -36,9 +35,8 @@ def doubt_kernels(candidates: Sequence[Candidate], prepared: Preparation) -> str
         measured = item.value("sqnr_db")
         if measured >= _DOUBTED_DB:
             continue
-        rounding = reference_rounding(captured, prepared.statistics, build)
-        choices = choices_of(item.plan)
-        emulated = emulated_decibels(prepared.subject, captured, rounding, choices, _SAMPLES)
+        plan, rounding = choices_of(item.plan), prepared.rounding
+        emulated = emulated_decibels(prepared.subject, captured, rounding, plan, _SAMPLES)
         if emulated - measured > _UNEXPLAINED_DB:
             return (
                 f"candidate {item.number} measures {measured:.1f} dB on {prepared.backend.name}, "

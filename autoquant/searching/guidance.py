@@ -160,13 +160,7 @@ def _kept_costs(
 
 def profile_here(prepared: Preparation) -> CostTable:
     """Time ops and boundaries in this process."""
-    return latency_costs(
-        prepared.subject,
-        prepared.captured,
-        prepared.backend,
-        prepared.settings,
-        prepared.space,
-    )
+    return latency_costs(prepared, prepared.space)
 
 
 def guide(

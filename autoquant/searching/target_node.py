@@ -126,7 +126,7 @@ def _settle(
 ) -> MeasurementSettings:
     subject = recipe().equalised(settings.build.equalisation)
     captured = subject.find_sites()
-    return settle_backend(SubjectBench(setup, subject, captured, statistics, settings, Silent()))
+    return settle_backend(SubjectBench(subject, captured, statistics, settings, setup, Silent()))
 
 
 def _with_preparation(

@@ -36,7 +36,7 @@ from autoquant.core.progress import Silent
 from autoquant.core.space import SearchSpace
 from autoquant.job import load_job
 from autoquant.model.recipes import JobRecipe
-from autoquant.searching.measuring.evaluator import PlanEvaluator, build_evaluator
+from autoquant.searching.measuring.evaluator import PlanEvaluator
 from autoquant.searching.pair import prepare_untimed
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -102,9 +102,7 @@ def cases(models: dict[str, list[str]], engines: list[str]) -> Iterator[Case]:
             mixed = [mixed_plan(prepared.space, seed=1)]
             for batch in BATCHES:
                 settings = replace(prepared.settings, latency_batch=batch, latency_pairs=12)
-                evaluator = build_evaluator(
-                    subject, prepared.captured, prepared.statistics, settings
-                )
+                evaluator = replace(prepared, settings=settings).evaluator
                 plans = dict.fromkeys([*uniform, *mixed])
                 evaluator.rivals()
                 yield Case(name.removesuffix(".yaml"), engine, batch, evaluator, tuple(plans))

@@ -29,7 +29,6 @@ from autoquant.job import load_job
 from autoquant.model.recipes import JobRecipe
 from autoquant.searching.candidate import ResultCandidate
 from autoquant.searching.files import context_of
-from autoquant.searching.measuring.evaluator import build_evaluator
 from autoquant.searching.preparing.preparation import prepare
 
 JOB = Path(__file__).parents[2] / "experiments" / "resnet20_cifar10.yaml"
@@ -64,7 +63,7 @@ def main() -> None:
     prepared = prepare(job, subject, Silent())
     plan = prepared.space.uniform(Scheme.INT8)
     mapping = ResultCandidate(Candidate(0, plan, "bench"), context_of(prepared)).qconfig_mapping()
-    evaluator = build_evaluator(subject, prepared.captured, prepared.statistics, prepared.settings)
+    evaluator = prepared.evaluator
     evaluator.run(Phase.QUALITY, Task(0, plan))
     phases: dict[str, list[float]] = {"build": [], "quality": []}
     bare: list[float] = []

@@ -34,7 +34,7 @@ from autoquant.job import load_job
 from autoquant.model.heap import keep_freed_memory
 from autoquant.model.recipes import JobRecipe
 from autoquant.searching.costing.cost_model import CostModel, Observation
-from autoquant.searching.measuring.evaluator import build_request, latency_inputs
+from autoquant.searching.measuring.evaluator import latency_inputs
 from autoquant.searching.measuring.latency import measure_latency
 from autoquant.searching.preparing.preparation import Preparation, prepare
 
@@ -137,7 +137,7 @@ def bench_engine(engine: str, arguments: argparse.Namespace) -> Iterator[Row]:
     prepared = prepare(job, subject, Silent())
     captured = prepared.captured
     settings = prepared.settings.building(options={"engine": engine})
-    backend = TorchGraphBackend(build_request(subject, captured, prepared.statistics, settings))
+    backend = TorchGraphBackend(prepared.request(settings.build))
     drawn = list(draw_plans(prepared, arguments.plans))
     built = [backend.build(plan).module for _, plan in drawn]
     for batch in arguments.batches:

@@ -30,7 +30,6 @@ from autoquant.job import load_job
 from autoquant.model.data.batches import take_samples
 from autoquant.model.recipes import JobRecipe
 from autoquant.model.subject import Subject
-from autoquant.searching.measuring.evaluator import build_backend
 from autoquant.searching.preparing.preparation import Preparation, prepare
 
 JOB = Path(__file__).parents[2] / "experiments" / "resnet20_npu.yaml"
@@ -50,7 +49,7 @@ def prepared_for(accelerator: str, folder: Path) -> tuple[Preparation, Subject, 
     )
     subject = JobRecipe(job)()
     prepared = prepare(job, subject, Silent())
-    backend = build_backend(subject, prepared.captured, prepared.statistics, prepared.settings)
+    backend = prepared.backend
     if not isinstance(backend, EthosUBackend):
         raise TypeError(f"{JOB} is a job for {backend.name}")
     return prepared, subject, backend

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.progress import Silent
 from autoquant.job import load_job
 from autoquant.model.recipes import JobRecipe
-from autoquant.searching.measuring.evaluator import build_request, with_threads
+from autoquant.searching.measuring.evaluator import with_threads
 from autoquant.searching.measuring.latency import measure_latency
 from autoquant.searching.preparing.preparation import Preparation, prepare
 
@@ -33,16 +34,14 @@ PAIRS = 30
 
 def bench(prepared: Preparation, engine: str) -> Iterator[Row]:
     """Build and time a few plans on both."""
-    settings = prepared.settings
     opened = {
         name: load_target(name).open_backend(
-            build_request(
-                prepared.subject,
-                prepared.captured,
-                prepared.statistics,
-                settings.building(
-                    backend=name, options={"engine": engine} if name == "torch" else {}
-                ),
+            prepared.request(
+                replace(
+                    prepared.settings.build,
+                    backend=name,
+                    options={"engine": engine} if name == "torch" else {},
+                )
             )
         )
         for name in ("inductor", "torch")

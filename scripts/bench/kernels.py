@@ -25,7 +25,6 @@ from autoquant.core.progress import Silent
 from autoquant.job import load_job
 from autoquant.model.heap import keep_freed_memory
 from autoquant.model.recipes import JobRecipe
-from autoquant.searching.measuring.evaluator import build_evaluator
 from autoquant.searching.pair import uniform_plan
 from autoquant.searching.preparing.preparation import Preparation, prepare
 
@@ -63,7 +62,7 @@ def time_plan(prepared: Preparation, engine: str, kernels: Kernels) -> str:
     """Time of the all-int8 plan over that of the float model, with its standard error."""
     built = prepared.settings.building(options={"engine": engine, "kernels": kernels.to_json()})
     settings = replace(built, latency_pairs=PAIRS)
-    evaluator = build_evaluator(prepared.subject, prepared.captured, prepared.statistics, settings)
+    evaluator = replace(prepared, settings=settings).evaluator
     task = Task(0, uniform_plan(Scheme.INT8, prepared, Silent()))
     found = evaluator.run(Phase.LATENCY, task).measurements["speedup"]
     error = (found.stderr or 0.0) / found.value**2

@@ -23,7 +23,7 @@ from autoquant.job import load_job
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import Capture, capture
 from autoquant.model.recipes import JobRecipe
-from autoquant.searching.measuring.evaluator import MeasurementSettings, build_evaluator
+from autoquant.searching.measuring.evaluator import Calibrated, MeasurementSettings
 
 JOB = Path(__file__).parents[2] / "experiments" / "minilm.yaml"
 SCHEMES = (Scheme.FP32, Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.FP16, Scheme.BF16)
@@ -52,7 +52,7 @@ def main() -> None:
         }
         for batch in options.batch or [1, 16]:
             settings = MeasurementSettings(build, latency_batch=batch, latency_pairs=options.pairs)
-            evaluator = build_evaluator(subject, captured, statistics, settings)
+            evaluator = Calibrated(subject, captured, statistics, settings).evaluator
             for label, plan in plans.items():
                 quality = evaluator.run(Phase.QUALITY, Task(0, plan))
                 timed = evaluator.run(Phase.LATENCY, Task(0, plan))

@@ -53,7 +53,7 @@ from autoquant.model.building import build_subject
 from autoquant.model.graph.captured import Capture
 from autoquant.model.recipes import HeldRecipe
 from autoquant.model.subject import Subject
-from autoquant.searching.measuring.evaluator import PlanEvaluator, build_evaluator
+from autoquant.searching.measuring.evaluator import PlanEvaluator
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.result import SearchResult
 from autoquant.searching.search import run_search
@@ -198,9 +198,7 @@ class Bench:
             job = self._job(Path(scratch) / "out", backend)
             prepared: Preparation = prepare(job, self.subject, Silent())
         settings = replace(prepared.settings, latency_pairs=PAIRS)
-        self.evaluator: PlanEvaluator = build_evaluator(
-            self.subject, prepared.captured, prepared.statistics, settings
-        )
+        self.evaluator: PlanEvaluator = replace(prepared, settings=settings).evaluator
         self.captured = prepared.captured
         self.sites = tuple(site.name for site in prepared.captured.sites)
         baseline = self.evaluator.baseline() | self.evaluator.heldout_baseline()

@@ -35,7 +35,6 @@ from autoquant.core.space import SearchSpace
 from autoquant.job import Job, load_job
 from autoquant.model.recipes import JobRecipe
 from autoquant.searching.guidance import find_costs, guide
-from autoquant.searching.measuring.evaluator import build_evaluator
 from autoquant.searching.preparing.preparation import Preparation, prepare
 from autoquant.searching.preparing.space import bind_space
 from autoquant.searching.proposing.constraints import Limits
@@ -85,12 +84,7 @@ def lay(name: str, job: Job, records: Path) -> Ground:
     """Prepare a model: calibrate, rank, profile, and list the seeds."""
     subject = JobRecipe(job)()
     prepared = prepare(job, subject, Silent())
-    evaluator = build_evaluator(
-        subject,
-        prepared.captured,
-        prepared.statistics,
-        prepared.settings,  # one thread: leaves out what other processes take
-    )
+    evaluator = prepared.evaluator  # one thread: leaves out what other processes take
     baseline = evaluator.baseline()
     table = rank_by_sensitivity(job.sensitivity, prepared, Silent())
     costs = find_costs(job.goals, prepared, Silent())

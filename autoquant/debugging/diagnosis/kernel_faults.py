@@ -21,7 +21,7 @@ from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.graph.node_shapes import shape_of
 from autoquant.model.graph.site_nodes import SiteNodes
 from autoquant.model.numerics.rounding import SchemeRounding
-from autoquant.searching.measuring.evaluator import MeasurementSettings, build_request
+from autoquant.searching.measuring.evaluator import MeasurementSettings
 from autoquant.searching.pair import Pair
 
 KERNEL_SAMPLES = 16
@@ -70,7 +70,7 @@ def audit_kernels(
     inputs = _few(pair, marked, probe)
 
     def look(settings: MeasurementSettings) -> tuple[KernelCheck, ...]:
-        request = build_request(prepared.subject, prepared.captured, prepared.statistics, settings)
+        request = prepared.request(settings.build)
         target = load_target(settings.build.backend)
         built = build_handed_out(target, request, marked, pair.plan, pair.executable)
         return check_kernels(built, rounding, inputs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from autoquant.backends.protocol import Backend
 from autoquant.core.costs import CostTable
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Kind
@@ -14,11 +13,9 @@ from autoquant.core.precision import Scheme, Support
 from autoquant.core.sites import Site
 from autoquant.core.space import SearchSpace
 from autoquant.errors import BackendError
-from autoquant.model.graph.captured import Capture
-from autoquant.model.subject import Subject
 from autoquant.searching.measuring.clocks import clock_of
 from autoquant.searching.measuring.evaluator import (
-    MeasurementSettings,
+    Calibrated,
     PlanEvaluator,
     latency_inputs,
     with_threads,
@@ -28,19 +25,14 @@ _MACS_PER_ELEMENT = 16
 """What reading or writing an element counts beside a multiply-accumulate, in `spread_costs`."""
 
 
-def latency_costs(
-    subject: Subject,
-    captured: Capture,
-    backend: Backend,
-    settings: MeasurementSettings,
-    space: SearchSpace,
-) -> CostTable:
+def latency_costs(calibrated: Calibrated, space: SearchSpace) -> CostTable:
     """Find what ops and boundaries cost on the batch size and threads of a job.
 
     A backend that knows nothing finer than the time of a whole plan gets a coarse table: the
     times of its uniform plans, spread over their ops.
     """
-    inputs = latency_inputs(subject, settings.latency_batch)
+    subject, settings, backend = calibrated.subject, calibrated.settings, calibrated.backend
+    captured, inputs = calibrated.captured, latency_inputs(subject, settings.latency_batch)
     floats = Plan.uniform((site.name for site in captured.sites), Scheme.FP32)
     runs_floats = all(
         backend.support(site, Scheme.FP32) is not Support.UNSUPPORTED for site in captured.sites
@@ -51,7 +43,7 @@ def latency_costs(
         table = backend.costs(space, inputs, clock_of(call, settings.latency_threads))
     if table is not None:
         return table
-    evaluator = PlanEvaluator(subject, captured, backend, settings)
+    evaluator = PlanEvaluator(calibrated, backend)
     times: dict[Scheme, float] = {}
     reasons: list[str] = []
     for scheme in space.schemes:

@@ -6,14 +6,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from autoquant.backends.protocol import Backend, BuildRequest, Executable
-from autoquant.backends.targets import load_target
+from autoquant.backends.targets import load_target, reference_rounding
 from autoquant.core.backends import find_rows
 from autoquant.core.build import BuildSettings
 from autoquant.core.evaluation import Evaluator, Outcome, Phase, Task
@@ -28,6 +28,7 @@ from autoquant.model.data.batches import Batch, join_batches, repeat_to, take_sa
 from autoquant.model.data.few_samples import few_samples
 from autoquant.model.graph.captured import Capture
 from autoquant.model.heap import free_large, keep_freed_memory
+from autoquant.model.numerics.rounding import SchemeRounding
 from autoquant.model.recipes import SubjectRecipe
 from autoquant.model.subject import Subject
 from autoquant.searching.measuring.clocks import Clocks
@@ -77,23 +78,70 @@ class MeasurementSettings:
         return replace(self, build=replace(self.build, **changes))
 
 
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A model that is captured and calibrated, and what plans of it are built and measured with.
+
+    Attributes:
+        subject: Model, data and metric.
+        captured: The captured model.
+        statistics: Of its tensors.
+        settings: How plans are built and measured.
+    """
+
+    subject: Subject
+    captured: Capture
+    statistics: CalibrationStatistics
+    settings: MeasurementSettings
+
+    def request(self, settings: BuildSettings) -> BuildRequest:
+        """What a backend with some settings is opened with."""
+        keep_freed_memory()
+        subject = self.subject
+        return BuildRequest(
+            model=subject.model,
+            captured=self.captured,
+            statistics=self.statistics,
+            settings=settings,
+            example=subject.example,
+            timed=(
+                latency_inputs(subject, self.settings.latency_batch)
+                if subject.evaluation
+                else subject.example
+            ),
+        )
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The backend of this process, opened when it is first needed.
+
+        Raises:
+            BackendError: Its extra is not installed, or the engine cannot take the model.
+        """
+        build = self.settings.build
+        return load_target(build.backend).open_backend(self.request(build))
+
+    @cached_property
+    def evaluator(self) -> PlanEvaluator:
+        """Measures plans in this process; what it knows of the float model is computed once."""
+        return PlanEvaluator(self, self.backend)
+
+    @property
+    def rounding(self) -> SchemeRounding:
+        """How the target rounds tensors under each scheme, by reference numerics."""
+        return reference_rounding(self.captured, self.statistics, self.settings.build)
+
+
 class PlanEvaluator:
     """Measures plans against the float model. Keeps the last executables it built."""
 
-    def __init__(
-        self,
-        subject: Subject,
-        captured: Capture,
-        backend: Backend,
-        settings: MeasurementSettings,
-        clocks: Clocks | None = None,
-    ) -> None:
+    def __init__(self, calibrated: Calibrated, backend: Backend) -> None:
+        subject, settings, clocks = calibrated.subject, calibrated.settings, Clocks()
         self._subject = subject
         self._functions = subject.functions
-        self._captured = captured
+        self._captured = captured = calibrated.captured
         self._backend = backend
         self._settings = settings
-        clocks = clocks or Clocks()
         self._clock = clocks.wall
         self._references: dict[Phase, FloatReference] = {}
         self._built: OrderedDict[str, Executable] = OrderedDict()
@@ -327,55 +375,7 @@ class EvaluatorRecipe:
         """Load the subject, capture it and give the evaluator."""
         torch.set_num_threads(self.settings.quality_threads)
         subject = self.subject().equalised(self.settings.build.equalisation)
-        return build_evaluator(subject, subject.find_sites(), self.statistics, self.settings)
-
-
-def build_evaluator(
-    subject: Subject,
-    captured: Capture,
-    statistics: CalibrationStatistics,
-    settings: MeasurementSettings,
-) -> PlanEvaluator:
-    """Build the evaluator of one process from what it has loaded."""
-    backend = build_backend(subject, captured, statistics, settings)
-    return PlanEvaluator(subject, captured, backend, settings)
-
-
-def build_backend(
-    subject: Subject,
-    captured: Capture,
-    statistics: CalibrationStatistics,
-    settings: MeasurementSettings,
-) -> Backend:
-    """Open the backend of a process that measures.
-
-    Raises:
-        BackendError: Its extra is not installed, or the engine cannot take the model.
-    """
-    keep_freed_memory()
-    request = build_request(subject, captured, statistics, settings)
-    return load_target(settings.build.backend).open_backend(request)
-
-
-def build_request(
-    subject: Subject,
-    captured: Capture,
-    statistics: CalibrationStatistics,
-    settings: MeasurementSettings,
-) -> BuildRequest:
-    """What a backend builds the plans of a subject from."""
-    return BuildRequest(
-        model=subject.model,
-        captured=captured,
-        statistics=statistics,
-        settings=settings.build,
-        example=subject.example,
-        timed=(
-            latency_inputs(subject, settings.latency_batch)
-            if subject.evaluation
-            else subject.example
-        ),
-    )
+        return Calibrated(subject, subject.find_sites(), self.statistics, self.settings).evaluator
 
 
 def latency_inputs(subject: Subject, batch_size: int | None) -> tuple[Tensor, ...]:

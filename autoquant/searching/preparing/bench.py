@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from autoquant.backends.protocol import Backend, BuildRequest, Timed
+from autoquant.backends.protocol import Backend, Timed
 from autoquant.backends.targets import load_target
 from autoquant.backends.timing import Clock
 from autoquant.core.backends import is_estimate
@@ -19,16 +19,12 @@ from autoquant.core.measurement import Measurement
 from autoquant.core.plan import Plan
 from autoquant.core.progress import Progress
 from autoquant.core.space import SearchSpace
-from autoquant.core.statistics import CalibrationStatistics
 from autoquant.job import Setup
 from autoquant.model.graph.captured import Capture
-from autoquant.model.heap import keep_freed_memory
-from autoquant.model.subject import Subject
 from autoquant.searching.measuring.clocks import clock_of
 from autoquant.searching.measuring.evaluator import (
-    MeasurementSettings,
+    Calibrated,
     PlanEvaluator,
-    build_request,
     latency_inputs,
     with_threads,
 )
@@ -42,22 +38,12 @@ _NEARLY_EQUAL = 0.02
 """A share of a speed that is no reason to prefer one of two plans."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SubjectBench:
+@dataclass(frozen=True, eq=False)
+class SubjectBench(Calibrated):
     """Times plans of a subject as its candidates are timed."""
 
     setup: Setup
-    subject: Subject
-    captured: Capture
-    statistics: CalibrationStatistics
-    settings: MeasurementSettings
     progress: Progress
-
-    def request(self, settings: BuildSettings) -> BuildRequest:
-        """What a backend with these settings is opened with."""
-        keep_freed_memory()
-        measured = replace(self.settings, build=settings)
-        return build_request(self.subject, self.captured, self.statistics, measured)
 
     def space(self, settings: BuildSettings) -> SearchSpace:
         """What may be chosen on a target with these settings."""
@@ -76,7 +62,7 @@ class SubjectBench:
     ) -> Timed:
         """Measure a plan's speed over the float model, beside that or beside a faster rival."""
         settings, flat = self.settings, self.subject.timed
-        call = PlanEvaluator(self.subject, self.captured, backend, settings).call(plan)
+        call = PlanEvaluator(self, backend).call(plan)
         inputs = latency_inputs(self.subject, settings.latency_batch)
         most, threads = settings.latency_pairs, settings.latency_threads
         with with_threads(threads):

@@ -52,7 +52,7 @@ def prepare_elsewhere(
     # what a backend says of ranges is its own, not the search's
     ranges = replace(build.ranges, fixed=bound.fixed, weight_bits=None)
     settings = settings.building(ranges=ranges, equalisation=build.equalisation)
-    bench = SubjectBench(setup, subject, captured, statistics, settings, progress)
+    bench = SubjectBench(subject, captured, statistics, settings, setup, progress)
     settings = settle(bench)
     space = bind_setup(setup, captured, settings.build).space
     phases = (Phase.QUALITY, Phase.LATENCY)

@@ -8,7 +8,6 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 
 from autoquant.backends.boundaries import Edge, find_edges
-from autoquant.backends.protocol import Backend
 from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.equalisation import Equalisation, Equalise
@@ -31,9 +30,8 @@ from autoquant.model.weights_digest import weights_digest
 from autoquant.results.forms import BUILD, STATISTICS
 from autoquant.results.kept import Kept
 from autoquant.searching.measuring.evaluator import (
+    Calibrated,
     MeasurementSettings,
-    PlanEvaluator,
-    build_backend,
     latency_inputs,
 )
 from autoquant.searching.measuring.own_costs import own_tables
@@ -56,33 +54,20 @@ FEW_SAMPLES = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Preparation:
-    """What every candidate of a search shares.
+class Preparation(Calibrated):
+    """What every candidate of a search shares; in its settings the backend leaves nothing open.
 
     Attributes:
-        subject: Model, data and metric.
-        captured: The captured model.
-        statistics: Of its tensors.
-        settings: How plans are built and measured; the backend leaves nothing open.
         space: The search space.
         phases: What is measured of each candidate.
         notices: What the user should know.
         kept: What earlier searches found out.
     """
 
-    subject: Subject
-    captured: Capture
-    statistics: CalibrationStatistics
-    settings: MeasurementSettings
     space: SearchSpace
     phases: tuple[Phase, ...]
     notices: tuple[str, ...]
     kept: Kept = field(default_factory=Kept)
-
-    @cached_property
-    def backend(self) -> Backend:
-        """The backend of this process, opened when it is first needed."""
-        return build_backend(self.subject, self.captured, self.statistics, self.settings)
 
     @property
     def engine(self) -> str:
@@ -109,11 +94,6 @@ class Preparation:
     def edges(self) -> tuple[Edge, ...]:
         """Which site writes what which site reads."""
         return find_edges(self.captured)
-
-    @cached_property
-    def evaluator(self) -> PlanEvaluator:
-        """Measures plans in this process; what it knows of the float model is computed once."""
-        return PlanEvaluator(self.subject, self.captured, self.backend, self.settings)
 
 
 def capture_subject(subject: Subject, progress: Progress) -> Capture:
@@ -228,7 +208,7 @@ def prepare(
     if earlier is None:
         few = cache(partial(few_statistics, subject, captured))
         if looks:
-            as_given = SubjectBench(setup, subject, captured, few(), settings, progress)
+            as_given = SubjectBench(subject, captured, few(), settings, setup, progress)
             tell_first_look(as_given, untimed.options)
         if equalisation is None:
             equalisation = _equalisation(
@@ -240,7 +220,7 @@ def prepare(
     if earlier is None:
         own = own_ranges(setup.calibration, captured, statistics, settings.build)
         settings = settings.building(ranges=replace(settings.build.ranges, own=own))
-        bench = SubjectBench(setup, subject, captured, statistics, settings, progress)
+        bench = SubjectBench(subject, captured, statistics, settings, setup, progress)
         if looks and settings.build.equalisation:
             tell_first_look(bench, untimed.options)
         is_open = settings.build.options != untimed.options

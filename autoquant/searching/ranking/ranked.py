@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from autoquant.backends.protocol import Backend
-from autoquant.backends.targets import load_target, reference_rounding
+from autoquant.backends.targets import load_target
 from autoquant.core.evaluation import Phase, Task
 from autoquant.core.measurement import Measurements
 from autoquant.core.plan import Plan
@@ -109,11 +109,10 @@ def load_ranking(path: Path, asked: SensitivitySettings, prepared: Preparation) 
 
 def question_of(prepared: Preparation, samples: int) -> Question:
     """What is asked of a model: the free knobs on the first evaluation samples."""
-    build = prepared.settings.build
     return Question(
         captured=prepared.captured,
         space=prepared.space,
-        rounding=reference_rounding(prepared.captured, prepared.statistics, build),
+        rounding=prepared.rounding,
         batches=prepared.subject.evaluation,
         samples=samples,
         outputs=prepared.subject.outputs,
