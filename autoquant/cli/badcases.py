@@ -74,13 +74,13 @@ def badcases(
     from autoquant.debugging.badcases import bad_cases_of
     from autoquant.model.data.entry_points import load_entry
     from autoquant.results.storage import write_json
-    from autoquant.searching.pair import build_pair, find_plan, prepare_job
+    from autoquant.searching.pair import build_pair, prepare_job
 
     job = load_with(job_file, overrides, context.args)
     own = None if error is None else load_entry(error)
     progress = terminal()
     prepared = prepare_job(job, progress, plan)
-    pair = build_pair(prepared, find_plan(plan, prepared, progress), progress)
+    pair = build_pair(prepared, plan, progress)
     cases = bad_cases_of(
         pair,
         data,

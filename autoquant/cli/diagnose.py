@@ -55,12 +55,12 @@ def diagnose(
     autoquant badcases JOB --plan mended.json    # does it hold?
     """
     from autoquant.debugging.diagnose import diagnose_pair
-    from autoquant.searching.pair import build_pair, find_plan, prepare_job
+    from autoquant.searching.pair import build_pair, prepare_job
 
     job = load_with(job_file, overrides, context.args)
     progress = terminal()
     prepared = prepare_job(job, progress, plan)
-    pair = build_pair(prepared, find_plan(plan, prepared, progress), progress)
+    pair = build_pair(prepared, plan, progress)
     diagnosis = diagnose_pair(pair, data, progress)
     if write_plan is not None and diagnosis.plan is not None:
         diagnosis.plan.save(write_plan)

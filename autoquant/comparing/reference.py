@@ -18,9 +18,8 @@ from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.model.calibration.ranges.grid import Grid
-from autoquant.model.graph.aten import op_name
+from autoquant.model.graph.aten import RESHAPING, op_name
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.same_values import RESHAPING
 from autoquant.model.graph.site_nodes import SiteNodes, mark_sites
 from autoquant.model.numerics.rounded_graph import RoundedGraph, choices_of
 from autoquant.model.numerics.rounding import Cast, Format, SchemeRounding

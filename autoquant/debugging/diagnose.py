@@ -29,7 +29,7 @@ from autoquant.model.data.batches import Batch
 from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.data.readings import DataForm, Prepare
 from autoquant.results.terminal import shown
-from autoquant.searching.pair import Pair, build_pair, find_plan, needs_graph, prepare_untimed
+from autoquant.searching.pair import Pair, build_pair, needs_graph, prepare_untimed
 from autoquant.searching.raised_plan import raise_ops, rules_text
 
 _RAISED = frozenset(
@@ -102,7 +102,7 @@ def diagnose(
     )
     progress = shown(progress)
     prepared = prepare_untimed(setup, subject, progress, plan)
-    pair = build_pair(prepared, find_plan(plan, prepared, progress), progress)
+    pair = build_pair(prepared, plan, progress)
     return diagnose_pair(pair, "evaluation", progress)
 
 

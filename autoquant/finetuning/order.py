@@ -134,7 +134,7 @@ def finetune_plan(
     pair = build_pair(prepared, plan, progress)
     identity = _identity(run, task, prepared, plan)
     resumes = folder is not None and folder.read_checkpoint() is not None
-    trainer = _checked_trainer(task, prepared, plan)
+    trainer = _trainer(task, prepared, plan)
     tracker = _open_tracker(run, task, plan, identity, resumes=resumes)
     if (many := many_steps(task.settings)) is not None:
         progress.note(many)
@@ -162,7 +162,7 @@ def many_steps(settings: TrainingSettings) -> str | None:
 
 def time_training(task: Task, prepared: Preparation, plan: Plan) -> TrainingTime:
     """Train two steps and look once, keep nothing, and say how long each took."""
-    trainer = _checked_trainer(task, prepared, plan)
+    trainer = _trainer(task, prepared, plan)
     with with_threads(prepared.settings.quality_threads):
         began = time.perf_counter()
         start = trainer.start()
@@ -177,17 +177,12 @@ def time_training(task: Task, prepared: Preparation, plan: Plan) -> TrainingTime
     )
 
 
-def _checked_trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
-    """Refuses patterns that match no parameter before any step."""
-    trainer = _trainer(task, prepared, plan)
-    rate_groups(trainer.twin.trainable(), task.settings.rate_factors)
-    return trainer
-
-
 def _trainer(task: Task, prepared: Preparation, plan: Plan) -> Trainer:
-    subject = prepared.subject
+    """Refuses patterns that match no parameter before any step."""
+    subject, twin = prepared.subject, _twin(task, prepared, plan)
+    rate_groups(twin.trainable(), task.settings.rate_factors)
     return Trainer(
-        twin=_twin(task, prepared, plan),
+        twin=twin,
         data=task.data,
         objective=Objective(task.loss, subject.metric, subject.evaluation),
         calibration=InputsOf(subject.calibration),

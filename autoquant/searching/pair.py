@@ -38,14 +38,17 @@ class Pair:
     Attributes:
         prepared: The float model, captured and calibrated, with its data.
         plan: What was built.
-        backend: Built it, and runs it.
         executable: The converted model, and what each site really runs.
     """
 
     prepared: Preparation
     plan: Plan
-    backend: Backend
     executable: Executable
+
+    @property
+    def backend(self) -> Backend:
+        """Built it, and runs it."""
+        return self.prepared.backend
 
 
 def prepare_untimed(
@@ -125,16 +128,15 @@ def prepare_job(job: Job, progress: Progress, plan: str | None = None) -> Prepar
     return prepare_untimed(job, subject, progress, plan)
 
 
-def build_pair(prepared: Preparation, plan: Plan, progress: Progress) -> Pair:
-    """Build a plan beside its float model.
+def build_pair(prepared: Preparation, given: Plan | Path | str, progress: Progress) -> Pair:
+    """Build the plan that a user means, as `find_plan` takes it, beside its float model.
 
     Raises:
         BackendError: The engine refuses the plan.
     """
+    plan = find_plan(given, prepared, progress)
     with progress.stage("building the plan", None):
-        backend = prepared.backend
-        executable = backend.build(plan)
-    return Pair(prepared, plan, backend, executable)
+        return Pair(prepared, plan, prepared.evaluator.build(plan))
 
 
 def find_plan(given: Plan | Path | str, prepared: Preparation, progress: Progress) -> Plan:
@@ -183,22 +185,22 @@ def uniform_plan(scheme: Scheme, prepared: Preparation, progress: Progress) -> P
     if build.backend in BY_TORCH:  # its kernels are chosen here, and none is replaced
         return plan
     seed = Seed(plan, f"seed:uniform-{scheme.value}")
-    return _without_refused(seed, bound.space, prepared.backend, progress)
+    return _without_refused(seed, bound.space, prepared, progress)
 
 
 def _without_refused(
-    seed: Seed, space: SearchSpace, backend: Backend, progress: Progress, most: int = MENDS
+    seed: Seed, space: SearchSpace, prepared: Preparation, progress: Progress, most: int = MENDS
 ) -> Plan:
     """A uniform plan without what the engine refuses of it, `most` times, as a search mends it."""
     try:
-        backend.build(seed.plan)
+        prepared.evaluator.build(seed.plan)
     except BackendError as error:
         mended = mend_uniform(space, seed, error.sites)
         if mended is None or not most:
             return seed.plan
         left = [site for site, kept in mended.plan.assignment if kept is not seed.plan[site]]
         progress.note(f"all {scheme_of(seed.origin)} is without {few(left)}: {error.message}")
-        return _without_refused(mended, space, backend, progress, most - 1)
+        return _without_refused(mended, space, prepared, progress, most - 1)
     return seed.plan
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cached_property
 from itertools import chain
 
 from autoquant.core.evaluation import IsOver, Outcome, Phase, Task, never
@@ -16,7 +15,6 @@ from autoquant.job import DataSource
 from autoquant.model.calibration.calibrate import digest_of
 from autoquant.model.data.data_set import InputsOf
 from autoquant.results.measured_plans import EvaluatedPlans
-from autoquant.searching.measuring.evaluator import PlanEvaluator
 from autoquant.searching.measuring.workers.local import run_safely
 from autoquant.searching.preparing.preparation import Preparation
 
@@ -66,12 +64,12 @@ class PlanMeasurer:
             return candidate
         if "heldout_accuracy_drop" in candidate.measurements:
             return candidate
-        outcome = run_safely(self._evaluator, Phase.HELDOUT, Task(0, candidate.plan))
+        outcome = run_safely(self._prepared.evaluator, Phase.HELDOUT, Task(0, candidate.plan))
         measured = {**candidate.measurements, **outcome.measurements}
         return self._kept.keep(replace(candidate, measurements=measured))
 
     def _measure(self, task: Task, origin: str) -> Candidate:
-        outcome = run_safely(self._evaluator, Phase.QUALITY, task)
+        outcome = run_safely(self._prepared.evaluator, Phase.QUALITY, task)
         candidate = Candidate(
             0,
             task.plan,
@@ -83,11 +81,6 @@ class PlanMeasurer:
             executed=outcome.executed,
         )
         return self._kept.keep(candidate)
-
-    @cached_property
-    def _evaluator(self) -> PlanEvaluator:
-        """Made when something is first measured."""
-        return self._prepared.evaluator
 
 
 def fingerprint(prepared: Preparation, source: DataSource | None) -> str:

@@ -67,6 +67,17 @@ FLOAT32 = Format("FLOAT32")
 FLOAT16 = Format("FLOAT16")
 
 
+def _float_format(scheme: Scheme) -> Format | None:
+    """The format of a scheme of floats; None: it is one of integers."""
+    if scheme is Scheme.FP32:
+        return FLOAT32
+    if scheme is Scheme.FP16:
+        return FLOAT16
+    if scheme not in _INTEGERS:
+        raise ValueError(f"LiteRT has no format for {scheme.value}")
+    return None
+
+
 def _spanning(low: float, high: float, scheme: Scheme) -> Format:
     """256 affine levels from `low` to `high`, or 65535 around 0."""
     if scheme is Scheme.INT16:
@@ -96,15 +107,9 @@ class Formats:
         Returns:
             None where the tensor has no range: the converter made it, and nothing bounds it.
         """
-        if scheme is Scheme.FP32:
-            return FLOAT32
-        if scheme is Scheme.FP16:
-            return FLOAT16
-        if scheme not in _INTEGERS:
-            raise ValueError(f"LiteRT has no format for {scheme.value}")
-        fixed = self._fixed(tensor, scheme)
-        if fixed is not None:
-            return fixed
+        known = _float_format(scheme) or self._fixed(tensor, scheme)
+        if known is not None:
+            return known
         node = self._nodes.get(tensor)
         if node is not None:
             return self._calibrated(node, scheme)
@@ -145,12 +150,9 @@ class Formats:
 
 def constant_format(values: Array, scheme: Scheme) -> Format:
     """Format of a constant operand, from its own smallest and largest value."""
-    if scheme is Scheme.FP32:
-        return FLOAT32
-    if scheme is Scheme.FP16:
-        return FLOAT16
-    if scheme not in _INTEGERS:
-        raise ValueError(f"LiteRT has no format for {scheme.value}")
+    known = _float_format(scheme)
+    if known is not None:
+        return known
     finite = values[np.isfinite(values)]
     low = float(min(finite.min(initial=0.0), 0.0))
     high = float(max(finite.max(initial=0.0), 0.0))

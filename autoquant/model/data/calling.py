@@ -18,6 +18,7 @@ from autoquant.errors import DataError, ModelError
 from autoquant.model.data.arguments import Arguments, Parameters, find_arguments
 from autoquant.model.data.trees import (
     flatten_with_paths,
+    key_name,
     plain_structure,
     register_by_name,
     register_class,
@@ -355,11 +356,3 @@ def _name(path: pytree.KeyPath, parameters: Parameters) -> str:
     by_place = isinstance(which, pytree.SequenceKey) and which.idx == 0
     name = parameters.name_of(first.idx) if by_place else str(first.key)  # type: ignore[attr-defined]
     return ".".join([name, *map(key_name, rest)])
-
-
-def key_name(key: Any) -> str:
-    """A step of a pytree's path in words: an index, a key or a field."""
-    for attribute in ("idx", "key", "name"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)

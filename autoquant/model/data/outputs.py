@@ -16,7 +16,7 @@ from autoquant.errors import ModelError
 from autoquant.metrics import class_axis
 from autoquant.model.data.batches import Batch
 from autoquant.model.data.number_outputs import judged, returned
-from autoquant.model.data.trees import flatten_with_paths, register_dataclasses
+from autoquant.model.data.trees import flatten_with_paths, key_name, register_dataclasses
 
 _CONSTANTS = (bool, int, float, complex, str, torch.dtype, torch.device)
 
@@ -163,8 +163,7 @@ def _is_opaque(leaf: object) -> bool:
 
 def output_name(path: tuple[Any, ...]) -> str:
     """The name of a leaf of what a model returns: `logits`, `0`, `boxes.1`."""
-    keys = (getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path)
-    return ".".join(re.sub(r"[^\w\-]", "_", str(key)) for key in keys) or ALONE
+    return ".".join(re.sub(r"[^\w\-]", "_", key_name(key)) for key in path) or ALONE
 
 
 def rows_of(value: Tensor, samples: int) -> Tensor:

@@ -114,3 +114,11 @@ def plain_structure(structure: pytree.TreeSpec) -> pytree.TreeSpec:
         return _Leaf()
     children = [plain_structure(child) for child in structure.children()]
     return pytree.TreeSpec(structure.type, structure.context, children)
+
+
+def key_name(key: Any) -> str:
+    """A step of a pytree's path in words: an index, a key or a field."""
+    for attribute in ("idx", "key", "name"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)

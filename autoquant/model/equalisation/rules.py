@@ -22,8 +22,7 @@ from autoquant.model.equalisation.layers import (
 from autoquant.model.equalisation.parameters import Term, along
 from autoquant.model.equalisation.ties import Channels
 from autoquant.model.equalisation.walk import Call, Rule, Walk
-from autoquant.model.graph.aten import CONVOLUTIONS, op_name
-from autoquant.model.graph.same_values import RESHAPING
+from autoquant.model.graph.aten import CONVOLUTIONS, RESHAPING, filling_of, op_name
 
 _HOMOGENEOUS = frozenset({"abs", "dropout", "leaky_relu", "neg", "prelu", "relu"})
 """Ops with f(s x) = s f(x) for every s > 0, element by element."""
@@ -177,13 +176,9 @@ def _move(walk: Walk, call: Call) -> Any:
 
 def _pad(walk: Walk, call: Call) -> Any:
     """Zeros may be new channels, of any scale; others are values from elsewhere."""
-    if op_name(call.node) == "pad":
-        if call.given(2, "mode", "constant") != "constant":
-            return _move(walk, call)
-        fill = call.given(3, "value")
-    else:
-        fill = call.given(2, "value")
-    if fill:
+    if op_name(call.node) == "pad" and call.given(2, "mode", "constant") != "constant":
+        return _move(walk, call)
+    if filling_of(call.node) != 0.0:
         return None
     source = call.args[0]
     channels = _of_rank(walk.of(call.read(0)), source.ndim)

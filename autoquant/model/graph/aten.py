@@ -75,34 +75,41 @@ ATEN_OUTPUT_RANGES: Mapping[str, tuple[float, float]] = {
     "tanh": (-1.0, 1.0),
 }
 
-PASS_THROUGH = frozenset(
+RESHAPING = frozenset(
     {
-        "chunk",
+        "_unsafe_view",
+        "alias",
+        "channel_shuffle",
         "clone",
         "contiguous",
-        "channel_shuffle",
         "expand",
-        "flip",
         "flatten",
+        "flip",
         "permute",
         "pixel_shuffle",
         "pixel_unshuffle",
         "repeat",
         "reshape",
         "roll",
-        "select",
-        "slice",
-        "split",
         "squeeze",
+        "t",
         "transpose",
         "unflatten",
         "unsqueeze",
-        "upsample_nearest1d",
-        "upsample_nearest2d",
-        "upsample_nearest3d",
         "view",
     }
 )
+"""Ops that move values and change none."""
+
+PASS_THROUGH = RESHAPING | {
+    "chunk",
+    "select",
+    "slice",
+    "split",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+}
 """Ops that hand their input's format on."""
 
 RELU_TAKING_OPS = frozenset({"conv1d", "conv2d", "conv3d", "linear", "add", "mul", "batch_norm"})
@@ -144,10 +151,10 @@ _FILLINGS = {"constant_pad_nd": 2, "pad": 3}
 def filling_of(node: Node) -> float | None:
     """The value that an op puts around its input; None for what pads with no constant."""
     at = _FILLINGS.get(op_name(node))
-    if at is None:
+    if at is None or (op_name(node) == "pad" and node.args[2:3] not in ((), ("constant",))):
         return None
-    value = node.args[at] if at < len(node.args) else 0.0
-    return float(value) if isinstance(value, int | float) else None
+    value = node.args[at] if at < len(node.args) else None
+    return float(value or 0.0) if isinstance(value, int | float | None) else None
 
 
 def hands_on(node: Node) -> bool:

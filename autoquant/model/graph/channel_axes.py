@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 from torch.fx import GraphModule, Node
 
-from autoquant.model.graph.aten import CONVOLUTIONS, RECURRENT, op_name
+from autoquant.model.graph.aten import CONVOLUTIONS, RECURRENT, RESHAPING, op_name
 from autoquant.model.graph.node_shapes import shape_of
-from autoquant.model.graph.same_values import RESHAPING
 
 SECOND, LAST = 1, -1
 

@@ -4,34 +4,8 @@ from __future__ import annotations
 
 from torch.fx import GraphModule, Node
 
-from autoquant.model.graph.aten import filling_of, op_name
+from autoquant.model.graph.aten import RESHAPING, filling_of, op_name
 from autoquant.model.graph.masks import LARGEST
-
-RESHAPING = frozenset(
-    {
-        "_unsafe_view",
-        "alias",
-        "channel_shuffle",
-        "clone",
-        "contiguous",
-        "expand",
-        "flatten",
-        "flip",
-        "permute",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "repeat",
-        "reshape",
-        "roll",
-        "squeeze",
-        "t",
-        "transpose",
-        "unflatten",
-        "unsqueeze",
-        "view",
-    }
-)
-"""Ops that move values and change none."""
 
 _SELECTING = frozenset({"max_pool1d", "max_pool2d", "max_pool3d"})
 """Ops whose outputs are some of their inputs' values, and whose integer kernels keep the grid."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoquant import metrics
+from autoquant.backends.protocol import Executable
 from autoquant.core.measurement import Kind
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
@@ -21,9 +22,17 @@ from tests.networks import MixedNet, images, seeded
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Preparation:
-    folder = tmp_path_factory.mktemp("pair")
+    return prepared_on("torch", tmp_path_factory.mktemp("pair"))
+
+
+def prepared_on(backend: str, folder: Path) -> Preparation:
     job = Job.model_validate(
-        {"name": "pair", "space": {"schemes": ["int8", "fp32"]}, "output": str(folder)}
+        {
+            "name": "pair",
+            "space": {"schemes": ["int8", "fp32"]},
+            "backend": {"name": backend},
+            "output": str(folder),
+        }
     )
     model = seeded(MixedNet)
     batch = images(8)
@@ -65,3 +74,18 @@ def test_what_is_nothing_is_refused_with_what_there_is(prepared: Preparation) ->
     with pytest.raises(PlanError, match="no such scheme, file or result folder") as caught:
         find_plan("int7", prepared, Silent())
     assert "int8" in caught.value.hint
+
+
+def test_a_plan_that_was_tried_for_its_scheme_is_not_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, built = prepared_on("onnxruntime", tmp_path), []
+    build = prepared.backend.build
+
+    def counted(plan: Plan) -> Executable:
+        built.append(plan)
+        return build(plan)
+
+    monkeypatch.setattr(prepared.backend, "build", counted)
+    pair = build_pair(prepared, "int8", Silent())
+    assert built == [pair.plan]
