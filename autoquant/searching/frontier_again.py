@@ -127,15 +127,15 @@ def time_single(
 
 def score_heldout(
     candidates: Sequence[Candidate],
-    find: FindFrontier,
+    wanted: Sequence[Candidate],
     executor: Executor,
     recorder: Recorder,
     progress: Progress,
 ) -> tuple[Candidate, ...]:
-    """Score the frontier's members on data that the search never saw."""
+    """Score some candidates on data that the search never saw."""
     due = [
         Task(item.number, item.plan)
-        for item in find(candidates)
+        for item in wanted
         if "heldout_accuracy" not in item.measurements
     ]
 

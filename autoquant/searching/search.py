@@ -33,6 +33,7 @@ from autoquant.results.forms import COSTS, ENVIRONMENT, FACTS, SPACE
 from autoquant.results.mlflow.background import BackgroundTracker
 from autoquant.results.mlflow.store import TrackingSettings, open_recorder
 from autoquant.results.recorders import Tracker
+from autoquant.results.wording import uniform_label
 from autoquant.searching.baseline import measure_baseline, with_heldout
 from autoquant.searching.begun import Begun
 from autoquant.searching.doubts import doubt_kernels
@@ -209,7 +210,6 @@ class _Search:
 
     def finish(self) -> None:
         """Go on where there is guidance, then look at the frontier again."""
-        self.stages = with_heldout(self.stages)
         led = self.guidance is not None and not self.begun.is_quick
         with self._executor(self.begun.job.execution if led else self._near) as executor:
             if self.guidance is not None:
@@ -219,7 +219,7 @@ class _Search:
 
     def _looked_at_again(self, executor: Executor) -> tuple[Candidate, ...]:
         """Time the members again, score them on held-out data, time the shown ones at batch 1."""
-        begun, stages, prepared = self.begun, self.stages, self.stages.prepared
+        begun, prepared = self.begun, self.stages.prepared
         folder, progress, candidates = begun.folder, begun.progress, self.ended.candidates
         is_timed_again = (
             Phase.LATENCY in prepared.phases
@@ -227,14 +227,36 @@ class _Search:
             and not is_estimate(prepared.settings.build.backend)
         )
         if is_timed_again:
-            candidates = time_again(candidates, stages.find, executor, folder, progress)
-        if prepared.subject.heldout is not None:
-            find = stages.find_chosen if begun.is_quick else stages.find
-            candidates = score_heldout(candidates, find, executor, folder, progress)
+            candidates = time_again(candidates, self.stages.find, executor, folder, progress)
+        due = self._due_on_heldout(candidates)
+        if due:
+            self.stages = with_heldout(self.stages)
+            candidates = score_heldout(candidates, due, executor, folder, progress)
         if is_timed_again and prepared.latency_batch > 1:
-            shown = find_shown(stages.findings(candidates, None))
+            shown = find_shown(self.stages.findings(candidates, None))
             candidates = time_single(candidates, shown, executor, folder, progress)
         return candidates
+
+    def _due_on_heldout(self, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+        """What is scored on held-out data: the frontier, or in a quick search what data chose.
+
+        A uniform plan is one of two or three, whatever the evaluation data are.
+        """
+        if self.stages.prepared.subject.heldout is None:
+            return ()
+        if not self.begun.is_quick:
+            return self.stages.find(candidates).members
+        chosen = self.stages.findings(candidates, None).chosen
+        if chosen is None:
+            return ()
+        label = uniform_label(chosen)
+        if label is None:
+            return (chosen,)
+        self.begun.progress.note(
+            f"held-out data are not scored: {label} was not chosen among many by the evaluation "
+            "data, which flatter what is"
+        )
+        return ()
 
     def leave(self) -> SearchResult:
         """Write what was found; what broke the search is raised after that."""

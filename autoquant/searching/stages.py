@@ -157,12 +157,6 @@ class Stages:
         kept = [candidate for candidate in candidates if limits.kept_by(candidate)]
         return find_frontier(kept, self.baseline, self.begun.job.goals)
 
-    def find_chosen(self, candidates: Sequence[Candidate]) -> Frontier:
-        """The frontier with the one member that a user is told to choose."""
-        findings = self.findings(candidates, None)
-        chosen = findings.chosen
-        return replace(findings.frontier, members=(chosen,) if chosen is not None else ())
-
     def _answers(self, past: Past) -> tuple[Seed, ...]:
         """The uniform plans, and those that the target refused without what it refused."""
         space = self.prepared.space

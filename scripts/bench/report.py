@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ Row = Mapping[str, str | float | int]
 
 def show(name: str, rows: Sequence[Row], output: Path | None) -> None:
     """Print the table; with `output`, write rows and environment there."""
+    if sys.dont_write_bytecode:
+        print("PYTHONDONTWRITEBYTECODE is set: what is imported was compiled anew", file=sys.stderr)
     heads = list(rows[0])
     print(f"| {' | '.join(heads)} |")
     print(f"| {' | '.join('---' for _ in heads)} |")

@@ -35,6 +35,12 @@ _RESAMPLES = 200
 _CROWDED = 1.5
 """Wall time over CPU time from which on a call shorter than a time slice is not what it is alone:
 after each slice that others had, its tensors come from memory. CPU time does not leave that out."""
+CROWDED_ERROR = 0.1
+"""What a speed-up is off by from a quiet sitting's where others had the cores, as a share of it.
+
+Root mean square at batch 64 with ten busy processes on two cores: `scripts/bench/busy.py`. A core
+whose sibling computes has other bottlenecks, which no clock leaves out.
+"""
 _DRIFT = 0.03
 _DRIFT_ERRORS = 3.0
 _MAD_TO_SIGMA = 1.4826
@@ -66,9 +72,10 @@ def measure_latency(
 
     As few pairs as are needed: from six on it ends when the error is below 1% and both halves of
     the sitting agree, or when `decided` says so; at `pairs` when the error is at most 5%, else at
-    thrice as many. What is then still above, or has halves that disagree, is `busy`; so is what
-    short calls took while others had the cores. Of a candidate whose call fills a slice, and takes
-    four times as long, two pairs tell all that will be asked.
+    thrice as many. What is then still above, or has halves that disagree, is `busy`. Where others
+    had the cores, the errors hold what that is known to change, and short calls are `busy`. Of a
+    candidate whose call fills a slice, and takes four times as long, two pairs tell all that will
+    be asked.
 
     Args:
         candidate: Runs the candidate once.
@@ -104,9 +111,13 @@ def measure_latency(
         "baseline_latency_ms": _summary(turns.times[:, 1], by),
         "wall_ms": _summary(turns.walls[:, 0], TimedBy.WALL),
     }
-    if min(own, rival) < _SHORTEST_S and turns.are_crowded:
-        return {name: replace(item, busy=True) for name, item in found.items()}
-    return found
+    if not turns.are_crowded:
+        return found
+    is_short = min(own, rival) < _SHORTEST_S
+    return {
+        name: replace(_off_by(item, CROWDED_ERROR), busy=item.busy or is_short)
+        for name, item in found.items()
+    }
 
 
 def measure_alone(
@@ -122,7 +133,12 @@ def measure_alone(
 
 def with_sitting_error(found: Measurement) -> Measurement:
     """Add what a sitting differs by from another, which no sitting shows by itself."""
-    return replace(found, stderr=math.hypot(found.stderr or 0.0, SITTING_ERROR * found.value))
+    return _off_by(found, SITTING_ERROR)
+
+
+def _off_by(found: Measurement, share: float) -> Measurement:
+    """Add an error that is a share of the value."""
+    return replace(found, stderr=math.hypot(found.stderr or 0.0, share * found.value))
 
 
 class _Turns:

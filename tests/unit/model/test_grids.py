@@ -129,3 +129,14 @@ def test_a_grid_rounds_as_torchs_fake_quantize_does(grid: Grid) -> None:
         values, float(np.float32(grid.scale)), grid.zero_point, grid.low, grid.high
     )
     assert torch.equal(grid(values), expected)
+
+
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_counts_are_those_of_torch_where_values_are_many_or_all_equal(shift: float) -> None:
+    many = torch.randn(300_000, generator=torch.Generator().manual_seed(0)).relu() + shift
+    for values in (many, torch.full((7,), shift)):
+        observer = TensorObserver()
+        observer.observe(values.reshape(1, -1))
+        low, high = float(values.min()), float(values.max())
+        counts = torch.histc(values, len(observer.statistics().histogram), min=low, max=high)
+        assert np.array_equal(observer.statistics().histogram, counts.numpy())

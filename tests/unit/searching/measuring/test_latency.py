@@ -11,6 +11,7 @@ import pytest
 from autoquant.core.measurement import Kind, Measurement, TimedBy
 from autoquant.searching.measuring.clocks import Clocks
 from autoquant.searching.measuring.latency import (
+    CROWDED_ERROR,
     SITTING_ERROR,
     measure_alone,
     measure_latency,
@@ -223,6 +224,20 @@ def test_a_model_without_a_rival_is_timed_alone() -> None:
     assert found.value == pytest.approx(500.0)
     assert found.samples == 12
     assert len(machine.calls) == 14  # one to warm up, one to find the clock
+
+
+@pytest.mark.parametrize(("others", "share"), [(0.0, 0.0), (0.070, CROWDED_ERROR)])
+def test_an_error_covers_what_others_on_the_cores_change(others: float, share: float) -> None:
+    machine = Machine()
+    found = measure_latency(
+        lambda: machine.work("c", 0.020, others=others),
+        lambda: machine.work("f", 0.060),
+        pairs=6,
+        clocks=machine.clocks,
+    )
+    assert found["speedup"].stderr == pytest.approx(3.0 * share)
+    assert found["latency_ms"].stderr == pytest.approx(20.0 * share)
+    assert not found["speedup"].busy
 
 
 def test_an_error_covers_what_two_sittings_differ_by() -> None:
