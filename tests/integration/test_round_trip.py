@@ -18,6 +18,8 @@ from torch.fx import GraphModule, Node
 
 import autoquant as aq
 from autoquant.core.measurement import Candidate
+from autoquant.core.plan import Plan
+from autoquant.core.precision import Scheme
 from autoquant.errors import PlanError
 from autoquant.model.graph.built_graph import FLOAT_NODE
 from tests.networks import MixedNet, images, seeded
@@ -253,17 +255,21 @@ def test_a_bf16_plan_warns_that_a_mapping_cannot_carry_it(result: aq.SearchResul
 
 
 def test_the_best_of_those_that_a_mapping_carries(result: aq.SearchResult) -> None:
-    whole, parts = [], []
-    for item in result.findings.frontier:
-        carried = result.candidate(item.number).mapping_coverage().is_complete
-        (whole if carried else parts).append(item)
+    found = result.findings.frontier
+    whole = tuple(
+        item for item in found if result.candidate(item.number).mapping_coverage().is_complete
+    )
     assert whole
-    assert parts
-    picked = replace(result.findings.frontier, members=tuple(whole)).pick(None)
-    assert picked is not None
-    assert result.best(mappable=True).number == picked.number
-    frontier = replace(result.findings.frontier, members=tuple(parts))
-    without = replace(result, findings=replace(result.findings, frontier=frontier))
-    assert without.best().number in {item.number for item in parts}
-    with pytest.raises(PlanError, match=f"#{parts[0].number}: .* of .* sites"):
-        without.best(mappable=True)
+    first = whole[0]
+    in_bf16 = Plan.of({**first.plan.schemes, next(iter(first.plan.schemes)): Scheme.BF16})
+    part = replace(first, number=1 + max(item.number for item in found), plan=in_bf16)
+
+    def of(*members: Candidate) -> aq.SearchResult:
+        return replace(
+            result, findings=replace(result.findings, frontier=replace(found, members=members))
+        )
+
+    assert of(part, *whole).best(mappable=True).number == of(*whole).best().number
+    assert of(part).best().number == part.number
+    with pytest.raises(PlanError, match=f"#{part.number}: .* of .* sites"):
+        of(part).best(mappable=True)
