@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from autoquant.backends import timing
 from autoquant.backends.torch_cpu import profile
 from autoquant.searching.measuring import latency
 
-_WHOLE = timing.calls_within, profile.ProfileSettings, latency._MOST_ROUNDS
+_WHOLE = timing.calls_within, profile._PAIRS, latency._MOST_ROUNDS
 
 
 def time_briefly() -> None:
     """From now on, fill a tenth of a time slice, and take fewer of them."""
     timing.calls_within = latency.calls_within = _in_a_tenth
-    profile.ProfileSettings = partial(_WHOLE[1], pairs=3)
+    profile._PAIRS = 3
     latency._MOST_ROUNDS = 1
 
 
 def time_wholly() -> None:
     """From now on, time as long as a search does."""
-    timing.calls_within, profile.ProfileSettings, latency._MOST_ROUNDS = _WHOLE
+    timing.calls_within, profile._PAIRS, latency._MOST_ROUNDS = _WHOLE
     latency.calls_within = timing.calls_within
 
 

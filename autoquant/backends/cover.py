@@ -19,6 +19,9 @@ from autoquant.errors import BackendError
 from autoquant.model.graph.captured import Capture
 from autoquant.model.heap import free_large
 
+_LEAST, _MOST = 12, 32
+"""Mixed plans that are timed beside the uniform ones."""
+
 _Built = TypeVar("_Built")
 BesideReference = tuple[Parts, tuple[float, ...]]
 """Where the time of a plan goes, as shares of what a reference takes, and the seconds of that."""
@@ -34,18 +37,10 @@ class Cover:
     plans: tuple[Plan, ...]
 
     @classmethod
-    def of(
-        cls,
-        captured: Capture,
-        space: SearchSpace,
-        *,
-        least: int = 12,
-        most: int = 32,
-        seed: int = 0,
-    ) -> Cover:
-        """Draw the plans: at least `least` mixed ones beside the uniform, at most `most`."""
+    def of(cls, captured: Capture, space: SearchSpace) -> Cover:
+        """Draw the plans."""
         edges = find_edges(captured)
-        plans = covering_plans(space, edges, random.Random(seed), least=least, most=most)
+        plans = covering_plans(space, edges, random.Random(0), least=_LEAST, most=_MOST)
         return cls(captured, space, edges, plans)
 
     def build(self, build: Callable[[Plan], _Built]) -> dict[Plan, _Built]:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from zoo_models.subject import Subject, call
 
 import autoquant
-from autoquant.backends.cover import Cover
+from autoquant.backends import cover
 from autoquant.backends.onnxruntime import profile as onnx_profile
 from autoquant.backends.onnxruntime.sessions import session_entries
 from autoquant.backends.openvino import profile as openvino_profile
@@ -34,7 +34,6 @@ BACKENDS = ("torch", "openvino", "onnxruntime")
 _BATCH = 4
 _TIMED = 7
 _PAIRS = 3
-_PROFILED = (2, 4)
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {"torch": {"engine": "x86"}}
 
@@ -99,10 +98,9 @@ def warm_up() -> None:
 
 def _profile_few_plans() -> None:
     """Fit the costs of ops to a handful of plans: the zoo asks what works, not how well."""
-    torch_profile.ProfileSettings.__init__.__defaults__ = (4, 20.0, *_PROFILED, 0)
+    torch_profile._PAIRS, torch_profile._SECONDS = 4, 20.0
     onnx_profile._ROUNDS, openvino_profile._ROUNDS = 1, 2
-    least, most = _PROFILED
-    vars(Cover)["of"].__func__.__kwdefaults__.update(least=least, most=most)
+    cover._LEAST, cover._MOST = 2, 4
 
 
 def _hand_out(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,11 +101,9 @@ class TorchGraphBackend(Backend):
         schemes = dict(plan.assignment)
         return Examination(lowered.module, {}, schemes, executed, honoured, types)
 
-    def profile(
-        self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Clock = time.perf_counter
-    ) -> Profile:
+    def profile(self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Clock) -> Profile:
         """Time a few plans node by node, and fit the cost of every op and boundary to them."""
-        return profile_costs(self._captured, self, space, self._rival, inputs, clock=clock)
+        return profile_costs(self._captured, self, space, self._rival, inputs, clock)
 
     def costs(self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Clock) -> CostTable:
         """What each op and boundary takes, from a profile."""

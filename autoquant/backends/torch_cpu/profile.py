@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,24 +25,10 @@ from autoquant.model.graph.site_nodes import find_owners
 _SIZE = torch.ops.aten.sym_size.int
 """Reads no values."""
 
-
-@dataclass(frozen=True, slots=True)
-class ProfileSettings:
-    """How much a profile may cost.
-
-    Attributes:
-        pairs: How often to time each plan beside the float model.
-        seconds: What all pairs may take; of long calls two pairs are timed, whatever they take.
-        least_plans: Mixed plans to time at least, beside the uniform ones.
-        most_plans: Mixed plans to stop at, though some boundary was not seen.
-        seed: Of the mixed plans.
-    """
-
-    pairs: int = 12
-    seconds: float = 40.0
-    least_plans: int = 12
-    most_plans: int = 32
-    seed: int = 0
+_PAIRS = 12
+_SECONDS = 40.0
+"""How often each plan is timed beside the float model, and what all of it may take; of long calls
+two pairs are timed, whatever they take."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +52,7 @@ def profile_costs(
     space: SearchSpace,
     model: nn.Module,
     inputs: tuple[Tensor, ...],
-    settings: ProfileSettings | None = None,
-    clock: Clock = time.perf_counter,
+    clock: Clock,
 ) -> Profile:
     """Time a few plans node by node, and fit the cost of every op and boundary to them.
 
@@ -84,23 +68,15 @@ def profile_costs(
         space: What may be chosen; emulated schemes would be timed as they run here.
         model: The float model as given: the rival of every candidate, timed beside the plans.
         inputs: The batch of the latency measurement.
-        settings: How much to time.
         clock: Seconds. On a busy machine and with one thread, `time.thread_time` leaves out what
             other processes take.
 
     Raises:
         BackendError: No plan of the space can be built.
     """
-    settings = settings or ProfileSettings()
-    cover = Cover.of(
-        captured,
-        space,
-        least=settings.least_plans,
-        most=settings.most_plans,
-        seed=settings.seed,
-    )
+    cover = Cover.of(captured, space)
     rival = warm_up(lambda: backend.run(model, inputs), clock)
-    limit_s = settings.seconds / len(cover.plans)
+    limit_s = _SECONDS / len(cover.plans)
 
     def time_plan(plan: Plan) -> BesideReference:
         module = backend.build(plan).module
@@ -110,7 +86,7 @@ def profile_costs(
             lambda stamped: backend.run(stamped, inputs),
             partial(backend.run, module, inputs),
             rival,
-            pairs=settings.pairs,
+            pairs=_PAIRS,
             limit_s=limit_s,
             clock=clock,
         )

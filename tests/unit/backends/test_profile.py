@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from autoquant.backends import cover
 from autoquant.backends.boundaries import find_edges
 from autoquant.backends.protocol import BuildRequest
 from autoquant.backends.torch_cpu.engines import engines_here
 from autoquant.backends.torch_cpu.graph_backend import TorchGraphBackend
 from autoquant.backends.torch_cpu.lowered import LoweredModel
-from autoquant.backends.torch_cpu.profile import Profile, ProfileSettings, attribute, profile_costs
+from autoquant.backends.torch_cpu.profile import Profile, attribute, profile_costs
 from autoquant.backends.torch_cpu.stamps import NodeTimes
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
@@ -131,12 +132,14 @@ def profiled() -> tuple[SearchSpace, Capture, Profile]:
     captured = capture(model, (images(4),))
     backend = backend_of(model, captured)
     space = native_space(captured, backend)
-    settings = ProfileSettings(pairs=4, least_plans=2, most_plans=6)
     inputs = (images(4),)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        profile = profile_costs(captured, backend, space, model, inputs, settings, time.thread_time)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cover, "_LEAST", 2)
+            patch.setattr(cover, "_MOST", 6)
+            profile = profile_costs(captured, backend, space, model, inputs, time.thread_time)
     finally:
         torch.set_num_threads(threads)
     return space, captured, profile
