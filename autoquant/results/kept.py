@@ -50,6 +50,7 @@ class Kept:
         form: Form[Value],
         depends_on: Callable[[], object | None],
         find: Callable[[], Value],
+        is_worth_keeping: Callable[[Value], bool] = lambda value: True,
     ) -> Value:
         """Take a value that an earlier search found, or find it and keep it.
 
@@ -58,6 +59,7 @@ class Kept:
             form: How it is kept.
             depends_on: Gives all that decides it, by `repr`; None: that cannot be told.
             find: Finds it.
+            is_worth_keeping: Whether a later search should take what was found.
         """
         known = None if self.folder is None else depends_on()
         if self.folder is None or known is None:
@@ -70,7 +72,8 @@ class Kept:
         except (StorageError, OSError) as error:
             _LOG.warning("%s is not used: %s", entry, error)
         value = find()
-        self._keep(title, form, entry, value)
+        if is_worth_keeping(value):
+            self._keep(title, form, entry, value)
         return value
 
     def _taken(self, title: str, form: Form[Value], entry: Path) -> Value:

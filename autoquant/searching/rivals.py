@@ -17,14 +17,14 @@ from autoquant.core.measurement import (
     rival_plans,
 )
 from autoquant.core.progress import Progress
-from autoquant.errors import AutoquantError, first_line
+from autoquant.errors import first_line
 from autoquant.job import SearchSettings, SpaceRules
 from autoquant.model.heap import free_large
 from autoquant.results.forms import BASELINE
 from autoquant.searching.measuring.evaluator import MeasurementSettings, latency_inputs
 from autoquant.searching.measuring.plan_timer import FLOAT_SCHEMES
 from autoquant.searching.preparing.bench import SubjectBench
-from autoquant.searching.preparing.earlier import function_of, timing_of, versions_of
+from autoquant.searching.preparing.earlier import structure_of, timing_of, versions_of
 from autoquant.searching.preparing.elsewhere import prepare_elsewhere
 from autoquant.searching.preparing.faithful_target import refuse_unfaithful
 from autoquant.searching.preparing.preparation import Preparation
@@ -58,6 +58,7 @@ def time_rivals(
                 BASELINE,
                 partial(_depends_on, prepared, setup),
                 partial(_time_floats, prepared, setup, rival, progress),
+                is_worth_keeping=_are_quiet,
             )
             found.update(times)
         except Exception as error:  # noqa: BLE001  # it stands beside the search, and ends none
@@ -67,14 +68,18 @@ def time_rivals(
     return found
 
 
+def _are_quiet(times: Measurements) -> bool:
+    return not any(item.busy for item in times.values())
+
+
 def _depends_on(prepared: Preparation, setup: SearchSettings) -> object | None:
     """All that decides the times of a rival; None: that cannot be told."""
-    function, versions = function_of(prepared.captured), versions_of(setup.backend.name)
-    if function is None or versions is None:
+    structure, versions = structure_of(prepared.captured), versions_of(setup.backend.name)
+    if structure is None or versions is None:
         return None
     inputs = latency_inputs(prepared.subject, prepared.settings.latency_batch)
     own = setup.backend.model_dump(mode="json")
-    return *function, own, versions, timing_of(prepared.settings, inputs)
+    return *structure, own, versions, timing_of(prepared.settings, inputs)
 
 
 def _time_floats(
@@ -92,7 +97,7 @@ def _time_floats(
         evaluator = refuse_unfaithful(there, progress).evaluator
         found = _named(RIVAL_PLAN, rival, evaluator.rivals())
         if prepared.latency_batch > 1:
-            with suppress(AutoquantError):  # the candidates' notes say why there is none
+            with suppress(Exception):  # the candidates' notes say why there is none
                 found |= _named(SINGLE_RIVAL_PLAN, rival, evaluator.rivals(Phase.SINGLE))
         return found
 
