@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
@@ -28,6 +27,7 @@ from rich.text import Text
 from autoquant.core import progress as told
 from autoquant.core.measurement import Candidate
 from autoquant.core.progress import Advance, Silent, Standing
+from autoquant.results.notebook_live import drawn_in_notebook
 from autoquant.results.wording import ScoreUnit, counts_text, or_busy, score_unit, with_spread
 
 QUIET_S = 10.0
@@ -77,9 +77,9 @@ class _Said:
 class Terminal:
     """A `Progress` that draws with rich.
 
-    In a terminal, and in a notebook with ipywidgets, the stage at hand and the standing of the
-    search are drawn anew in one place; a line stays of each stage that took its time. Elsewhere the
-    same are plain lines: one when a stage begins, and one whenever nothing was said for a while.
+    In a terminal and in a notebook the stage at hand and the standing of the search are drawn anew
+    in one place; a line stays of each stage that took its time. Elsewhere the same are plain lines:
+    one when a stage begins, and one whenever nothing was said for a while.
 
     Args:
         console: Where to draw.
@@ -89,9 +89,7 @@ class Terminal:
     def __init__(self, console: Console, quiet_s: float = QUIET_S) -> None:
         self._console = console
         self._quiet_s = quiet_s
-        self._is_live = console.is_terminal or (
-            console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-        )
+        self._is_live = console.is_terminal or console.is_jupyter
         self._stages: list[_Stage] = []
         self._standing: Standing | None = None
         self._said = _Said(time.monotonic())
@@ -165,15 +163,25 @@ class Terminal:
             bar.update(task, completed=stage.done, latest=now.latest, description=now.title)
             return Group(bar, *([standing_table(self._standing)] if self._standing else []))
 
-        live = Live(
-            get_renderable=draw, console=self._console, transient=True, refresh_per_second=4
-        )
         try:
-            with live, _logs_above():
+            with self._drawing(draw):
                 yield lambda steps: _advance(stage, steps)
         finally:
             self._stages.remove(stage)
         self._say(f"{title}: {time.monotonic() - stage.begun:.0f} s")
+
+    @contextmanager
+    def _drawing(self, draw: Callable[[], RenderableType]) -> Iterator[None]:
+        """Draw anew in one place, as long as this lasts."""
+        if self._console.is_jupyter:
+            with drawn_in_notebook(draw):
+                yield
+            return
+        live = Live(
+            get_renderable=draw, console=self._console, transient=True, refresh_per_second=4
+        )
+        with live, _logs_above():
+            yield
 
 
 def standing_table(standing: Standing) -> Table:
