@@ -253,8 +253,8 @@ class _Search:
         if label is None:
             return (chosen,)
         self.begun.progress.note(
-            f"held-out data are not scored: {label} was not chosen among many by the evaluation "
-            "data, which flatter what is"
+            f"held-out data are not scored: the choice, {label}, is a uniform plan, which the "
+            "evaluation data do not flatter"
         )
         return ()
 

@@ -130,6 +130,24 @@ def test_a_quick_search_looks_for_a_few_plans_under_the_limit(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("outlier", "limit"), [(1.0, 0.2), (500.0, 0.01)], ids=["uniform", "of the program"]
+)
+def test_a_quick_search_scores_on_heldout_data_what_data_chose(
+    tmp_path: Path, outlier: float, limit: float
+) -> None:
+    rows = torch.randn(32, WIDTH, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        heldout = rows, network(outlier)(rows)
+    result = search(tmp_path / "out", outlier, effort="quick", max_drop=limit, heldout=heldout)
+    best = result.best()
+    scored = [item for item in result.candidates if "heldout_accuracy" in item.measurements]
+    assert [item.number for item in scored] == ([] if best.origin in UNIFORM else [best.number])
+    assert (best.origin in UNIFORM) == (outlier == 1.0)
+    assert ("heldout_accuracy" in result.findings.frontier.baseline) == bool(scored)
+
+
+@pytest.mark.slow
 def test_a_network_that_loses_nothing_ends_after_a_handful(tmp_path: Path) -> None:
     result = search(tmp_path / "out")
     assert result.stopped is StopReason.NOTHING_TO_GAIN
