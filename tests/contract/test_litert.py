@@ -21,7 +21,7 @@ from autoquant.core.sites import OpKind, Site
 from autoquant.errors import BackendError
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import capture
-from tests.contract.test_torch_engines import MAP, OPS, after_conv
+from tests.contract.test_torch_engines import LINE, MAP, OPS, after_conv
 from tests.networks import MixedNet, images, seeded
 from tests.spaces import full_space, random_plan
 
@@ -35,11 +35,20 @@ floats near 66 dB."""
 
 MORE_OPS: dict[str, tuple[nn.Module, Tensor]] = {
     "strided conv_transpose2d": (nn.ConvTranspose2d(4, 8, 3, stride=2), MAP),
+    "doubling conv_transpose2d": (nn.ConvTranspose2d(4, 8, 3, 2, 1, output_padding=1), MAP),
+    "doubling conv_transpose1d": (nn.ConvTranspose1d(4, 8, 3, 2, 1, output_padding=1), LINE),
+    "cut conv_transpose2d": (nn.ConvTranspose2d(4, 8, (3, 4), (2, 1), (1, 2)), MAP),
+    "conv_transpose2d with more behind": (nn.ConvTranspose2d(4, 8, 2, 3, output_padding=2), MAP),
+    "grouped conv_transpose2d": (nn.ConvTranspose2d(4, 8, 3, 2, 1, groups=2), MAP),
     "grouped conv2d": (nn.Conv2d(4, 8, 3, groups=2), MAP),
     "padded max pool": (after_conv(nn.MaxPool2d(3, 2, 1)), MAP),
     "softmax": (after_conv(nn.Softmax(1)), MAP),
     "relu6": (after_conv(nn.ReLU6()), MAP),
     "upsampling": (after_conv(nn.Upsample(scale_factor=2, mode="bilinear")), MAP),
+    "upsampling by 1.5": (after_conv(nn.Upsample(scale_factor=(1.3, 1.5), mode="bilinear")), MAP),
+    "nearest by 1.5": (after_conv(nn.Upsample(scale_factor=(1.3, 1.5))), MAP),
+    "nearest, half": (after_conv(nn.Upsample(scale_factor=0.5)), MAP),
+    "nearest, to a size": (after_conv(nn.Upsample((9, 23))), MAP),
     "batch norm": (nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(4)), MAP),
 }
 NOT_HERE = {"gru", "instance norm", "conv_transpose3d", "twice the second"}

@@ -15,6 +15,7 @@ from autoquant.backends.litert.flatbuffer import FloatFile
 from autoquant.backends.litert.formats import Formats
 from autoquant.backends.litert.origins import find_origins
 from autoquant.backends.litert.schema import Graph
+from autoquant.backends.litert.written_out import write_out
 from autoquant.backends.printing import STDERR, captured_prints
 from autoquant.core.quiet import quiet
 from autoquant.errors import BackendError, first_line
@@ -52,6 +53,7 @@ class _Tensors(nn.Module):
         super().__init__()
         self.traced = graph
         _write_factors(graph)
+        write_out(graph)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensors_of(self.traced(*inputs)))

@@ -24,6 +24,9 @@ TYPES: Mapping[Scheme, str] = {
 LIMITS = {"INT8": (-128, 127), "INT16": (-32768, 32767)}
 
 _INTEGERS = frozenset({Scheme.INT8, Scheme.INT16})
+_KEEPS_VALUES = frozenset(
+    {"CONCATENATION", "RESHAPE", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE"}
+)
 _CLAMPS = {1: (0.0, None), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
 """Bounds of an operator's own activation, by its code: relu, relu_n1_to_1, relu6."""
 
@@ -100,6 +103,10 @@ class Formats:
         self._nodes = nodes
         self._ranges = ranges
         self._writers = {t: op for op in graph.operators for t in graph.writes(op)}
+        self._readers: dict[int, list[Any]] = {}
+        for operator in graph.operators:
+            for tensor in graph.reads(operator):
+                self._readers.setdefault(tensor, []).append(operator)
 
     def of(self, tensor: int, scheme: Scheme) -> Format | None:
         """Format of a tensor that is read or written under a scheme.
@@ -107,9 +114,15 @@ class Formats:
         Returns:
             None where the tensor has no range: the converter made it, and nothing bounds it.
         """
-        known = _float_format(scheme) or self._fixed(tensor, scheme)
-        if known is not None:
-            return known
+        if scheme in _INTEGERS:
+            return self._written(tensor, scheme) or self._handed_on(tensor, scheme)
+        return _float_format(scheme)
+
+    def _written(self, tensor: int, scheme: Scheme) -> Format | None:
+        """By what is known of it, or of what moved its values there."""
+        fixed = self._fixed(tensor, scheme)
+        if fixed is not None:
+            return fixed
         node = self._nodes.get(tensor)
         if node is not None:
             return self._calibrated(node, scheme)
@@ -140,12 +153,20 @@ class Formats:
             return None
         name = self._graph.op_name(writer)
         if name in MOVES:
-            return self.of(self._graph.reads(writer)[MOVED_INPUT.get(name, 0)], scheme)
+            return self._written(self._graph.reads(writer)[MOVED_INPUT.get(name, 0)], scheme)
         code = getattr(writer.builtinOptions, "fusedActivationFunction", 0)
         low, high = _CLAMPS.get(code, (None, None))
         if low is None or high is None:
             return None
         return _spanning(low, high, scheme)
+
+    def _handed_on(self, tensor: int, scheme: Scheme) -> Format | None:
+        """That of what its one reader cuts out of it, or joins it to."""
+        readers = self._readers.get(tensor, [])
+        if len(readers) != 1 or self._graph.op_name(readers[0]) not in _KEEPS_VALUES:
+            return None
+        (made,) = self._graph.writes(readers[0])
+        return self._written(made, scheme) or self._handed_on(made, scheme)
 
 
 def constant_format(values: Array, scheme: Scheme) -> Format:
