@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoquant.core.findings.structure import OpRow, WeightRow
 from autoquant.core.plan import Plan
@@ -61,7 +61,6 @@ class Examination:
     """What was configured, and what a converted model really runs.
 
     Attributes:
-        module: The converted model.
         qconfigs: By call of the float graph, what torch was asked for.
         schemes: By site, the scheme that this is; None where it is none of autoquant's.
         executed: By site, what really runs, as in `Executable`.
@@ -69,7 +68,6 @@ class Examination:
         types: By call of the float graph, the types of its tensors.
     """
 
-    module: nn.Module
     qconfigs: Mapping[str, QConfigFacts | None]
     schemes: Mapping[str, Scheme | None]
     executed: ReadBack

@@ -191,3 +191,8 @@ class Support(Enum):
     NATIVE = "native"
     EMULATED = "emulated"
     UNSUPPORTED = "unsupported"
+
+    @classmethod
+    def native_if(cls, condition: bool) -> Support:
+        """Native where a kernel is, else unsupported."""
+        return cls.NATIVE if condition else cls.UNSUPPORTED

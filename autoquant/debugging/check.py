@@ -348,7 +348,7 @@ def _examine(prepared: Preparation, plan: Plan) -> Examination:
     if not isinstance(backend, Examiner):  # module by module: what is built is all that is known
         built = backend.build(plan)
         honoured = dict.fromkeys(built.executed, True)
-        return Examination(built.module, {}, plan.schemes, built.executed, honoured, {})
+        return Examination({}, plan.schemes, built.executed, honoured, {})
     ranges = TensorRanges(captured, prepared.statistics, build)
     facts = facts_of_plan(captured, plan, ranges, build)
     return replace(backend.examine(plan), qconfigs=facts)

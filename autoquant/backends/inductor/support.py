@@ -23,4 +23,4 @@ def kind_support(kind: OpKind, scheme: Scheme) -> Support:
         or (scheme is Scheme.INT8 and kind in STATIC)
         or (scheme is Scheme.INT8_DYNAMIC and kind in DYNAMIC)
     )
-    return Support.NATIVE if native else Support.UNSUPPORTED
+    return Support.native_if(native)

@@ -64,5 +64,5 @@ def support_at(site: Site, scheme: Scheme) -> Support:
     """
     if scheme is Scheme.INT8 and site.kind is OpKind.ACTIVATION:
         known = bool(_INT8_ACTIVATIONS.intersection(site.fused))
-        return Support.NATIVE if known else Support.UNSUPPORTED
+        return Support.native_if(known)
     return support_of(site.kind, scheme)

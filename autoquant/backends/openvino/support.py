@@ -37,13 +37,13 @@ def kind_support(kind: OpKind, scheme: Scheme) -> Support:
     if scheme is Scheme.FP32:
         return Support.NATIVE
     if scheme is Scheme.BF16:
-        return _native_if(kind not in _NO_BF16 and precision_for(BF16) == BF16)
+        return Support.native_if(kind not in _NO_BF16 and precision_for(BF16) == BF16)
     if scheme is Scheme.INT8:
-        return _native_if(kind not in _NO_INT8 and "INT8" in core_capabilities())
+        return Support.native_if(kind not in _NO_INT8 and "INT8" in core_capabilities())
     if scheme is Scheme.INT8_DYNAMIC:
-        return _native_if(kind is OpKind.LINEAR and quantizes_dynamically(_WIDE))
+        return Support.native_if(kind is OpKind.LINEAR and quantizes_dynamically(_WIDE))
     if scheme is Scheme.INT8_WEIGHT_ONLY or scheme in BY_GROUP:
-        return _native_if(kind in (OpKind.LINEAR, OpKind.EMBEDDING))
+        return Support.native_if(kind in (OpKind.LINEAR, OpKind.EMBEDDING))
     return Support.UNSUPPORTED
 
 
@@ -57,12 +57,12 @@ def site_support(site: Site, scheme: Scheme) -> Support:
     if site.follows is not None:
         if scheme is Scheme.BF16:
             return kind_support(site.kind, scheme)
-        return _native_if(scheme in _FOLLOWED)
+        return Support.native_if(scheme in _FOLLOWED)
     found = kind_support(site.kind, scheme)
     if scheme is Scheme.INT8_DYNAMIC and found is Support.NATIVE:
-        return _native_if(quantizes_dynamically(site.weight_row))
+        return Support.native_if(quantizes_dynamically(site.weight_row))
     if scheme.group is not None and found is Support.NATIVE:
-        return _native_if(site.weight_row % scheme.group == 0 and site.weight_channels > 1)
+        return Support.native_if(site.weight_row % scheme.group == 0 and site.weight_channels > 1)
     return found
 
 
@@ -76,7 +76,3 @@ def why_unsupported(scheme: Scheme) -> str:
     if scheme in (Scheme.INT16, Scheme.INT16_WEIGHT):
         return "OpenVINO drops quantizers of 65536 levels and has no int16 kernel on CPUs"
     return ""
-
-
-def _native_if(condition: bool) -> Support:
-    return Support.NATIVE if condition else Support.UNSUPPORTED

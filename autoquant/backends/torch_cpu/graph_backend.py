@@ -99,7 +99,7 @@ class TorchGraphBackend(Backend):
         }
         types = read_types(lowered.module, reading)
         schemes = dict(plan.assignment)
-        return Examination(lowered.module, {}, schemes, executed, honoured, types)
+        return Examination({}, schemes, executed, honoured, types)
 
     def profile(self, space: SearchSpace, inputs: tuple[Tensor, ...], clock: Clock) -> Profile:
         """Time a few plans node by node, and fit the cost of every op and boundary to them."""

@@ -20,22 +20,22 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
     if scheme is Scheme.FP32:
         return Support.NATIVE
     if kind in LOOKUPS:
-        return _native_if(scheme is Scheme.INT8_WEIGHT_ONLY)
+        return Support.native_if(scheme is Scheme.INT8_WEIGHT_ONLY)
     if kind in RECURRENT:
         halves = scheme is Scheme.FP16 and has_fp16_linear(engine)
-        return _native_if(scheme is Scheme.INT8_DYNAMIC or halves)
+        return Support.native_if(scheme is Scheme.INT8_DYNAMIC or halves)
     if kind is OpKind.CUSTOM:
-        return _native_if(scheme is Scheme.INT8)
+        return Support.native_if(scheme is Scheme.INT8)
     if kind is OpKind.ATTENTION:
-        return _native_if(scheme is Scheme.BF16)
+        return Support.native_if(scheme is Scheme.BF16)
     if scheme is Scheme.INT8:
         if kind in TRANSPOSED and not transposes_rightly(packing_engine(engine), kind):
             return Support.UNSUPPORTED
-        return _native_if(not (engine == "qnnpack" and kind in _QNNPACK_LACKS))
+        return Support.native_if(not (engine == "qnnpack" and kind in _QNNPACK_LACKS))
     if scheme is Scheme.BF16:
         return Support.NATIVE
     if scheme in (Scheme.INT8_DYNAMIC, Scheme.INT8_WEIGHT_ONLY_BF16):
-        return _native_if(kind is OpKind.LINEAR)
+        return Support.native_if(kind is OpKind.LINEAR)
     if scheme is Scheme.FP16:
         native = kind is OpKind.LINEAR and has_fp16_linear(engine)
         return Support.NATIVE if native else Support.EMULATED
@@ -44,10 +44,6 @@ def support_of(engine: str, kind: OpKind, scheme: Scheme) -> Support:
     if scheme is Scheme.INT16_WEIGHT and kind.is_weighted:
         return Support.EMULATED
     return Support.UNSUPPORTED
-
-
-def _native_if(condition: bool) -> Support:
-    return Support.NATIVE if condition else Support.UNSUPPORTED
 
 
 def site_support(engine: str, site: Site, scheme: Scheme) -> Support:
@@ -67,4 +63,4 @@ def module_support(engine: str, site: Site, scheme: Scheme) -> Support:
         return Support.NATIVE
     is_module = site.kind.is_weighted and site.function is None
     native = is_module and site_support(engine, site, scheme) is Support.NATIVE
-    return Support.NATIVE if native else Support.UNSUPPORTED
+    return Support.native_if(native)
