@@ -49,12 +49,16 @@ class FirstFrontierError(Exception):
 
 
 class Stages(Silent):
-    """Prints CPU seconds and peak memory where a stage begins; ends at the first frontier."""
+    """Prints CPU seconds and peak memory with all that is said; ends at the first frontier."""
 
     def stage(self, name: str, total: int | None) -> Any:
         """Print when a stage begins."""
         print(f"{time.process_time():8.1f} s  {_peak_gib():.2f} GiB  {name}", flush=True)
         return super().stage(name, total)
+
+    def note(self, text: str) -> None:
+        """Print what is said, the first line of what int8 loses among it."""
+        print(f"{time.process_time():8.1f} s  {_peak_gib():.2f} GiB  {text}", flush=True)
 
     def standing(self, standing: Standing) -> None:
         """End the search."""
