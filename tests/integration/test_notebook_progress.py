@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import nbformat
@@ -17,9 +18,9 @@ progress = to_stderr()
 with progress.stage("outer", 3) as advance:
     advance(2)
     with progress.stage("within", None):
-        time.sleep(1.5)
+        time.sleep(3.0)
     advance(1)
-    time.sleep(1.5)
+    time.sleep(3.0)
 progress.note("a line that stays")
 """
 
@@ -48,5 +49,5 @@ def test_a_stage_is_drawn_anew_and_leaves_a_line() -> None:
     shown = [item for item in notebook.cells[0].outputs if "data" in item]
     assert shown[0]["data"]["text/html"] == ""
     said = "\n".join(str(item.get("text", item.get("data"))) for item in notebook.cells[0].outputs)
-    assert "outer: 3 s" in said
+    assert re.search(r"outer: \d+ s", said)
     assert "a line that stays" in said
