@@ -24,12 +24,12 @@ def drawn_in_notebook(draw: Callable[[], RenderableType]) -> Iterator[None]:
     from IPython.display import DisplayHandle
 
     handle = DisplayHandle()
-    handle.display(_html(draw()), raw=True)
+    handle.display(_rendered(draw()), raw=True)
     ended = threading.Event()
 
     def refresh() -> None:
         while not ended.wait(_REFRESH_S):
-            handle.update(_html(draw()), raw=True)
+            handle.update(_rendered(draw()), raw=True)
 
     context = contextvars.copy_context()  # which says to which cell the display belongs
     thread = threading.Thread(target=context.run, args=(refresh,), daemon=True)
@@ -42,11 +42,11 @@ def drawn_in_notebook(draw: Callable[[], RenderableType]) -> Iterator[None]:
         handle.update({"text/html": ""}, raw=True)
 
 
-def _html(shown: RenderableType) -> dict[str, str]:
+def _rendered(shown: RenderableType) -> dict[str, str]:
+    """By media type."""
     console = Console(file=io.StringIO(), record=True, width=_WIDTH, force_jupyter=False)
     console.print(shown)
-    text = console.export_text(clear=False)
     return {
+        "text/plain": console.export_text(clear=False),
         "text/html": console.export_html(inline_styles=True, code_format=_FORM),
-        "text/plain": text,
     }

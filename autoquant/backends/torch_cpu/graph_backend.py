@@ -37,6 +37,7 @@ from autoquant.model.data.number_outputs import without_sources
 
 _READBACK_SAMPLES = 2
 _REFUSALS = (RuntimeError, ValueError, NotImplementedError)
+"""What torch raises where a kernel does not take what a plan asks of it, or there is none."""
 
 
 class TorchGraphBackend(Backend):

@@ -33,8 +33,8 @@ _LOW = 0.2
 """Quantile of wall times: what is undisturbed is fast, what is disturbed slow."""
 _RESAMPLES = 200
 _CROWDED = 1.5
-"""Wall time over CPU time from which on a call shorter than a time slice is not what it is alone:
-after each slice that others had, its tensors come from memory. CPU time does not leave that out."""
+"""Wall time over CPU time from which on others had the cores. A call shorter than a time slice is
+then not what it is alone: after each slice that others had, its tensors come from memory."""
 CROWDED_ERROR = 0.1
 """What a speed-up is off by from a quiet sitting's where others had the cores, as a share of it.
 

@@ -30,7 +30,6 @@ from autoquant.searching.preparing.emulated import emulated_decibels
 
 _TOLD_APART = 4
 SAMPLES = 32
-FewStatistics = Callable[[], CalibrationStatistics]
 _LEAST_GAINS_DB: Mapping[int, float] = {_TOLD_APART: -1.0, 16: 0.25, SAMPLES: 0.25}
 """By samples, the gain from which on a form is worth more of them; at last, a change of the model.
 Where all forms lose on the first few, as in most transformers, they cost no more than those."""
@@ -40,6 +39,8 @@ _SHARES: Mapping[str, float] = {"channel ranges": 0.0, "channel ranges and weigh
 
 _IN_FLOAT = frozenset({OpKind.ACTIVATION, OpKind.ATTENTION, OpKind.NORM})
 """Kinds that most engines run in float, or within the op before."""
+
+FewStatistics = Callable[[], CalibrationStatistics]
 
 
 def equalised(
@@ -56,9 +57,11 @@ def equalised(
     return found, rebound(captured, found.model)
 
 
-def few_statistics(subject: Subject, captured: Capture) -> CalibrationStatistics:
+def few_statistics(
+    subject: Subject, captured: Capture, samples: int = SAMPLES
+) -> CalibrationStatistics:
     """Calibrate on the first few samples."""
-    return calibrate(captured, InputsOf(take_samples(subject.calibration, SAMPLES)))
+    return calibrate(captured, InputsOf(take_samples(subject.calibration, samples)))
 
 
 def find_equalisation(
@@ -128,6 +131,14 @@ def _choose(
         free_large(captured.float_bytes)
         return equalised(subject, captured, forms[name])[1]
 
+    seen: dict[tuple[str, int], CalibrationStatistics] = {}
+
+    def decibels_of(name: str, samples: int) -> float:
+        form, key = graph_of(name), (name, samples if samples == _TOLD_APART else SAMPLES)
+        if key not in seen:
+            seen[key] = few_statistics(subject, form, key[1])
+        return _int8_decibels(subject, form, seen[key], build, samples)
+
     with progress.stage("comparing all int8 with and without", None):
         told_apart = [Batch(few_samples(captured, it, _TOLD_APART)) for it in subject.telling]
         names = [name for name in forms if _is_same(captured, graph_of(name), told_apart)]
@@ -138,14 +149,7 @@ def _choose(
             return Equalisation()
         for samples, least in _LEAST_GAINS_DB.items():
             before = _int8_decibels(subject, captured, few(), build, samples)
-            seen = samples if samples == _TOLD_APART else SAMPLES
-            calibration = InputsOf(take_samples(subject.calibration, seen))
-            found = {}
-            for name in names:
-                form = graph_of(name)
-                statistics = calibrate(form, calibration)
-                found[name] = _int8_decibels(subject, form, statistics, build, samples)
-                del form
+            found = {name: decibels_of(name, samples) for name in names}
             best = max(found, key=found.__getitem__)
             told = (
                 f"all int8 at {found[best]:.1f} dB, at {before:.1f} dB as given "

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from autoquant.backends.targets import reference_rounding
 from autoquant.core.measurement import Kind, Measurements
 from autoquant.core.precision import Scheme
 from autoquant.errors import MetricError
@@ -44,13 +43,13 @@ def tell_first_look(bench: SubjectBench, options: Mapping[str, Any]) -> None:
     """
     if bench.captured.how != "export":
         return
-    build = replace(bench.settings.build, options=options)
+    bench = replace(bench, settings=bench.settings.building(options=options))
+    build = bench.settings.build
     space = bind_setup(bench.setup, bench.captured, build).space
     plan = space.uniform(Scheme.INT8)
     if all(scheme is not Scheme.INT8 for _, scheme in plan.assignment):
         return
-    rounding = reference_rounding(bench.captured, bench.statistics, build)
-    rounded = RoundedGraph(mark_sites(bench.captured), rounding, choices_of(plan))
+    rounded = RoundedGraph(mark_sites(bench.captured), bench.rounding, choices_of(plan))
     named = "all int8, equalised" if build.equalisation else "all int8"
     try:
         found = _compare(bench, rounded)
