@@ -47,6 +47,7 @@ MORE_OPS: dict[str, tuple[nn.Module, Tensor]] = {
     "upsampling": (after_conv(nn.Upsample(scale_factor=2, mode="bilinear")), MAP),
     "upsampling by 1.5": (after_conv(nn.Upsample(scale_factor=(1.3, 1.5), mode="bilinear")), MAP),
     "nearest by 1.5": (after_conv(nn.Upsample(scale_factor=(1.3, 1.5))), MAP),
+    "nearest by hardly more than 2": (after_conv(nn.Upsample(scale_factor=(2.05, 3.05))), MAP),
     "nearest, half": (after_conv(nn.Upsample(scale_factor=0.5)), MAP),
     "nearest, to a size": (after_conv(nn.Upsample((9, 23))), MAP),
     "batch norm": (nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(4)), MAP),

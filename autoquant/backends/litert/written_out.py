@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
@@ -96,15 +97,28 @@ def _nearest(x: Tensor, size: Sequence[int] | None, factors: Sequence[float] | N
 
     That makes no difference where each pixel is repeated a whole number of times.
     """
-    given = x.shape[2:]
-    found = _size(x, size, factors)
-    if all(new % old == 0 for new, old in zip(found, given, strict=True)):
+    sizes = list(zip(_size(x, size, factors), x.shape[2:], strict=True))
+    known: Sequence[float | None] = factors or [None] * len(sizes)
+    places = [_places(new, old, factor) for (new, old), factor in zip(sizes, known, strict=True)]
+    if all(
+        new % old == 0 and np.array_equal(at, np.arange(new) // (new // old))
+        for at, (new, old) in zip(places, sizes, strict=True)
+    ):
         return cast("Tensor", _NEAREST(x, size, factors))
-    for axis, (new, old) in enumerate(zip(found, given, strict=True)):
-        step = np.float32(1 / factors[axis] if factors else old / new)
-        at = np.minimum(np.floor(np.arange(new, dtype=np.float32) * step), old - 1)
-        x = x.index_select(axis + 2, torch.tensor(at.astype(np.int64).tolist()))
+    for axis, at in enumerate(places, start=2):
+        x = x.index_select(axis, torch.tensor(at.tolist()))
     return x
+
+
+def _places(new: int, old: int, factor: float | None) -> npt.NDArray[np.int64]:
+    """Where torch looks, by its `nearest_idx` (ATen/native/UpSample.h)."""
+    places: npt.NDArray[np.int64] = np.arange(new)
+    if new in (old, 2 * old):
+        places //= new // old
+        return places
+    step = np.float32(1 / factor if factor else old / new)
+    places = np.floor(places.astype(np.float32) * step).astype(np.int64)
+    return places.clip(max=old - 1)
 
 
 def _bilinear(
