@@ -438,6 +438,39 @@ def test_a_matrix_is_multiplied_with_each_of_a_stack(axes: int) -> None:
         torch.testing.assert_close(built(ROW), model(ROW), rtol=1e-4, atol=1e-5)
 
 
+class Heads(nn.Module):
+    """Attention that leaves the number of its heads to the width, as transformers writes it."""
+
+    def __init__(self, width: int, head: int) -> None:
+        super().__init__()
+        self.head = head
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        sizes = (batch, tokens, -1, self.head)
+        parts = (part(x).view(sizes).transpose(1, 2) for part in (self.query, self.key, self.value))
+        rows = torch.arange(batch)[:, None, None, None]
+        seen = mask.bool()[rows, torch.arange(tokens)[None, None, None, :]]
+        seen = (torch.ones(1, 1, tokens, 1).bool() & seen).expand(batch, -1, tokens, tokens)
+        found = nn.functional.scaled_dot_product_attention(*parts, attn_mask=seen)
+        found = found.reshape(batch, -1, tokens, self.head).transpose(1, 2)
+        return x + self.out(found.reshape(batch, tokens, -1))
+
+
+@pytest.mark.parametrize("tokens", [6, 4])
+def test_attention_over_as_many_tokens_as_a_head_has_channels_runs(tokens: int) -> None:
+    """The plugin took the one for the other where the batch is open, and refused the model."""
+    model = Heads(12, 4).eval()
+    inputs = torch.randn(5, tokens, 12), torch.arange(tokens) < torch.arange(1, 6)[:, None]
+    captured, backend = backend_for(model, *inputs)
+    module = backend.build(full_space(captured, backend).uniform(Scheme.FP32)).module
+    fewer = tuple(item[:3] for item in inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(module(*fewer), model(*fewer), rtol=1e-4, atol=1e-5)
+
+
 def test_a_plan_of_another_model_is_refused() -> None:
     _, backend = backend_for(nn.Sequential(nn.Conv2d(8, 8, 1)), MAP)
     with pytest.raises(BackendError, match="the site 'ghost', which the model does not have"):

@@ -15,7 +15,7 @@ from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from autoquant.backends.openvino.decompositions import decompositions
 from autoquant.backends.openvino.engine import from_bytes, to_bytes
@@ -28,6 +28,7 @@ from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.graph.captured import Capture
 from autoquant.model.graph.decomposing import decompose
 from autoquant.model.graph.exported import export_float, origins
+from autoquant.model.graph.node_shapes import fixed_sizes
 from autoquant.model.graph.places import places
 from autoquant.model.graph.real_form import write_in_real_numbers
 from autoquant.model.graph.recurrent_shapes import is_projected, number_of_steps, recurrent_shapes
@@ -116,12 +117,28 @@ def _decomposed(
             for node in graph.graph.nodes:
                 if node.target is torch.ops.aten.reshape.default:
                     node.target = torch.ops.aten.view.default  # the front end has no reshape
+                if node.target is torch.ops.aten.view.default:
+                    _name_size_left_open(node)
             write_in_real_numbers(graph, table)
             return graph, OutputStructure.of(captured.graph(*example))
         exported = export_float(captured, example)
         graph = exported.program.run_decompositions(dict(table)).module()
     assert isinstance(graph, GraphModule)
     return graph, exported.outputs
+
+
+def _name_size_left_open(view: Node) -> None:
+    """Give the size that a view leaves open as -1, where it is known, in place.
+
+    The engine takes open sizes for each other where others beside them agree: of an attention with
+    as many tokens as a head has channels it would not know how many heads there are.
+    """
+    source, sizes = view.args
+    known = fixed_sizes(view)
+    if not isinstance(sizes, (list, tuple)) or len(known) != len(sizes):
+        return
+    pairs = zip(sizes, known, strict=True)
+    view.args = (source, [fixed if size == -1 and fixed else size for size, fixed in pairs])
 
 
 def _refuse_open_steps(captured: Capture) -> None:
