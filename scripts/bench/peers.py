@@ -114,12 +114,12 @@ def install(peer: Peer, venvs: Path) -> Path:
     """Give the Python of a peer's environment; make the environment where there is none."""
     folder = venvs / peer.name
     python = folder / "bin" / "python"
-    complete = folder / "complete"
-    if not complete.exists():
+    complete, packages = folder / "complete", "\n".join(peer.packages)
+    if not complete.exists() or complete.read_text() != packages:
         _call([sys.executable, "-m", "venv", str(folder)], "no environment")
-        for packages in ((TORCH,), (TORCH, *peer.packages)):
-            _call([str(python), "-m", "pip", "install", "-q", *packages], "does not install")
-        complete.touch()
+        for names in ((TORCH,), (TORCH, *peer.packages)):
+            _call([str(python), "-m", "pip", "install", "-q", *names], "does not install")
+        complete.write_text(packages)
     version = _call([str(python), "-c", "import torch; print(torch.__version__)"], "no torch")
     listed = _call([str(python), "-m", "pip", "list", "--format=freeze"], "no list of packages")
     cuda = [line for line in listed.splitlines() if line.startswith(("nvidia-cu", "triton"))]
