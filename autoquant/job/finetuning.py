@@ -81,9 +81,9 @@ class TrainingSettings(Section):
             )
         if len(self.candidates) > 1 and self.probe_steps < _LEAST:
             raise ValueError(
-                f"{self.budget} steps in all are too few to try {len(self.candidates)} learning "
-                "rates by more than one step each; raise share or steps, or list fewer "
-                "learning_rates"
+                f"learning_rates: {self.budget} steps in all are too few to try "
+                f"{len(self.candidates)} by more than one step each; raise share or steps, or "
+                "list fewer"
             )
         return self
 

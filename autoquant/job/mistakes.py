@@ -28,7 +28,16 @@ _WORDS = {
 
 def explain_mistakes(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Turn a validation error into lines, in the order of the file."""
-    return list(dict.fromkeys(_line(item, model) for item in error.errors()))
+    found = error.errors()
+    wrong = [item["loc"] for item in found if item["type"] != "too_short"]
+    lines = (_line(item, model) for item in found if not _follows(item, wrong))
+    return list(dict.fromkeys(lines))
+
+
+def _follows(item: Any, wrong: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether a list is called too short only because items of it were refused."""
+    place = item["loc"]
+    return item["type"] == "too_short" and any(one[: len(place)] == place for one in wrong)
 
 
 def _line(item: Any, model: type[BaseModel]) -> str:
@@ -43,7 +52,15 @@ def _line(item: Any, model: type[BaseModel]) -> str:
         return f"{key}: {_WORDS[kind]}"
     if kind == "value_error" and not location:
         return str(context["error"])  # of several keys at once: it names them
+    if kind == "value_error" and isinstance(value, Mapping | BaseModel):
+        return _of_section(key, str(context["error"]))
     return f"{key}: {show(value)} {_problem(kind, context, item['msg'], value)}"
+
+
+def _of_section(key: str, error: str) -> str:
+    """The mistake in a whole section, which is too long to show, at the key that it begins with."""
+    first, colon, rest = error.partition(": ")
+    return f"{key}.{first}: {rest}" if colon and first.isidentifier() else f"{key}: {error}"
 
 
 def _problem(kind: str, context: Mapping[str, Any], message: str, value: object) -> str:

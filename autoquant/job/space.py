@@ -39,7 +39,7 @@ class Rule(BaseModel):
         if self.path is None and self.kind is None and self.block is None:
             raise ValueError("a rule needs path, kind or block, to say which sites it means")
         if (self.schemes is None) == (self.pin is None):
-            raise ValueError("a rule needs schemes or pin, and not both")
+            raise ValueError("a rule needs schemes or pin, and not both; give one of the two")
         return self
 
     def describe(self) -> str:

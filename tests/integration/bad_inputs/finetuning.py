@@ -65,15 +65,15 @@ FINETUNING = [
     Scene(
         "finetune-steps",
         "`finetune: {float_steps: 100, share: 0.1, steps: 50}`",
-        "finetune: ... is wrong: steps: 50 is above 10, the share 0.1 of 100 float_steps",
+        "finetune.steps: 50 is above 10, the share 0.1 of 100 float_steps",
         "lower steps, or raise share",
         lambda stage: refused(stage, {"steps": 50}),
     ),
     Scene(
         "finetune-few-steps",
         "`finetune: {float_steps: 20, share: 0.1, learning_rates: [0.1, 0.01]}`",
-        "2 steps in all are too few to try 2 learning rates by more than one step each",
-        "raise share or steps, or list fewer learning_rates",
+        "finetune.learning_rates: 2 steps in all are too few to try 2 by more than one step each",
+        "raise share or steps, or list fewer",
         lambda stage: refused(stage, {"float_steps": 20, "learning_rates": [0.1, 0.01]}),
     ),
     Scene(

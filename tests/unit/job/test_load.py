@@ -186,3 +186,34 @@ def test_a_backend_of_an_older_job_names_the_options_of_all_backends() -> None:
     section = {"name": "openvino", "engine": "auto", "accelerator": None, "profile": None}
     found = backend_settings({**section, "reduce_range": "auto", "threads": 2})
     assert found == Int8Settings(name="openvino", threads=2)
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        (
+            {"finetune": {"data": "entry.py:batches", "loss": "entry.py:model", "float_steps": 9}},
+            "finetune.learning_rates: 0 steps in all are too few to try 3",
+        ),
+        ({"execution": {"packages": ["timm"]}}, "execution.packages: is for the nodes"),
+        ({"execution": {"address": "auto", "target": {}}}, "execution.target: name a resource"),
+    ],
+    ids=["steps", "packages", "target"],
+)
+def test_a_mistake_of_several_keys_shows_no_section_but_the_key_to_change(
+    path: Path, section: dict[str, object], line: str
+) -> None:
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | section))
+    with pytest.raises(JobError) as caught:
+        load_job(path)
+    assert line in str(caught.value)
+    assert "{" not in str(caught.value)
+
+
+def test_a_list_is_not_too_short_where_its_items_are_wrong(path: Path) -> None:
+    document = yaml.safe_load(path.read_text())
+    section = {"data": "entry.py:batches", "loss": "entry.py:model", "float_steps": 900}
+    document["finetune"] = section | {"learning_rates": [-1]}
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(JobError, match=r"1 mistake\n  - finetune.learning_rates.0: -1 is not above"):
+        load_job(path)
