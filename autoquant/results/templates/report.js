@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const points = new Map(data.points.map((point) => [point.number, point]));
 const SVG = "http://www.w3.org/2000/svg";
-const SLOWEST = 15, MOST_ROWS = 20;
+const SLOWEST = 15, MOST_ROWS = 20, LIMIT = "largest drop allowed";
 let shown = data.chosen ?? data.points[0]?.number ?? null;
 let quality = 0;
 
@@ -37,10 +37,25 @@ function ticks(low, high, count) {
   return found;
 }
 
+const LETTER = 6.6;
+const textBox = (text, x, y) => [x, y - 11, x + text.length * LETTER, y + 3];
+
+// A text in lines of so many pixels, broken between words.
+function linesOf(text, wide) {
+  const found = [""];
+  for (const word of text.split(" ")) {
+    const longer = found.at(-1) ? `${found.at(-1)} ${word}` : word;
+    if (longer.length * LETTER <= wide || !found.at(-1)) found[found.length - 1] = longer;
+    else found.push(word);
+  }
+  return found;
+}
+
 // A frame with axes; gives the drawing and functions from values to places.
 function frame(host, size, x, y, label) {
   const width = Math.max(300, host.clientWidth), height = size(width);
-  const left = 56, right = width - 14, top = 14, bottom = height - 46;
+  const left = 56, right = width - 14, top = 14, title = linesOf(x.title, right - left);
+  const bottom = height - 32 - 14 * title.length;
   const px = (value) => left + ((x.reversed ? x.high - value : value - x.low) / (x.high - x.low)) * (right - left);
   const py = (value) => bottom - ((value - y.low) / (y.high - y.low)) * (bottom - top);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": label });
@@ -52,7 +67,8 @@ function frame(host, size, x, y, label) {
     root.append(svg("line", { class: "grid", x1: left, x2: right, y1: py(tick), y2: py(tick) }),
       svg("text", { x: left - 6, y: py(tick) + 4, "text-anchor": "end" }, short(tick)));
   }
-  root.append(svg("text", { x: (left + right) / 2, y: height - 10, "text-anchor": "middle" }, x.title));
+  title.forEach((line, place) => root.append(
+    svg("text", { x: (left + right) / 2, y: bottom + 36 + 14 * place, "text-anchor": "middle" }, line)));
   host.replaceChildren(root);
   return { root, px, py, left, right, top, bottom, width };
 }
@@ -73,7 +89,7 @@ function drawTrade() {
   const { root, px, py } = plot;
   if (y.limit !== null) root.append(
     svg("line", { class: "limit", x1: plot.left, x2: plot.right, y1: py(y.limit), y2: py(y.limit) }),
-    svg("text", { class: "limit-text", x: plot.left + 6, y: py(y.limit) - 5 }, "largest drop allowed"));
+    svg("text", { class: "limit-text", x: plot.left + 6, y: py(y.limit) - 5 }, LIMIT));
   const inside = all.filter((point) => point.y[quality][0] <= y.high && point.y[quality][0] >= y.low);
   const members = inside.filter((point) => point.member).sort((a, b) => a.x[0] - b.x[0]);
   root.append(svg("polyline", { class: "line", points: members.map((point) => [px(point.x[0]), py(point.y[quality][0])].join()).join(" ") }));
@@ -115,7 +131,8 @@ function mark(point, { px, py, left, right, top, bottom }) {
 
 // Names the uniform plans and the choice where there is room: a name that meets another is left out.
 function nameMarks(inside, plot) {
-  const taken = [];
+  const limit = data.y[quality].limit;
+  const taken = limit === null ? [] : [textBox(LIMIT, plot.left + 6, plot.py(limit) - 5)];
   const named = inside.filter((point) => point.label || point.number === data.chosen || point.number === shown);
   const first = (point) => (point.number === shown ? 0 : point.number === data.chosen ? 1 : 2);
   const wanted = named.sort((a, b) => first(a) - first(b))
@@ -126,9 +143,9 @@ function nameMarks(inside, plot) {
     wanted.unshift(["fp32 as given", x, y]);
   }
   for (const [text, x, y] of wanted) {
-    const wide = text.length * 6.6;
+    const wide = text.length * LETTER;
     for (const [dx, dy] of [[9, -8], [-9 - wide, -8], [9, 17], [-9 - wide, 17]]) {
-      const box = [x + dx, y + dy - 11, x + dx + wide, y + dy + 3];
+      const box = textBox(text, x + dx, y + dy);
       const isFree = box[0] > plot.left && box[2] < plot.right && box[1] > plot.top && box[3] < plot.bottom
         && taken.every((other) => box[0] > other[2] || box[2] < other[0] || box[1] > other[3] || box[3] < other[1]);
       if (!isFree) continue;

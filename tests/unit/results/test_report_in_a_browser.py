@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ addEventListener("load", () => {
   const box = (node) => node.getBoundingClientRect();
   const before = document.querySelector("#detail h2").textContent;
   document.querySelector("#rivals button").click();
-  const text = [...document.querySelectorAll("#trade text.label")].map(box);
+  const text = [...document.querySelectorAll("#trade :is(text.label, .limit-text)")].map(box);
+  const drawn = box(document.querySelector("#trade svg"));
+  const isWithin = (at) => at.left >= drawn.left && at.right <= drawn.right
+    && at.bottom <= drawn.bottom;
+  const cut = [...document.querySelectorAll("#trade text")].filter((node) => !isWithin(box(node)));
   const overlaps = text.flatMap((a, i) => text.slice(i + 1).filter((b) =>
     a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom));
   const marked = [...document.querySelectorAll("#trade [tabindex='0']")];
@@ -36,7 +41,8 @@ addEventListener("load", () => {
   const said = document.createElement("pre");
   said.id = "said";
   said.textContent = JSON.stringify({
-    errors, before, after, overlaps: overlaps.length, reached: marked.length,
+    errors, before, after, cut: cut.map((node) => node.textContent),
+    overlaps: overlaps.length, reached: marked.length,
     names: marked.map((node) => node.getAttribute("aria-label").length),
     ops: rows.map((row) => row.cells[0].textContent),
     byKey: document.querySelector("#detail h2").textContent,
@@ -95,6 +101,26 @@ def test_every_named_point_can_be_reached_and_says_what_it_is(
 def test_nothing_overlaps_or_sticks_out(page: Path, width: int) -> None:
     said = look(page, f"--window-size={width},800")
     assert said["overlaps"] == 0
+    assert said["cut"] == []
+    assert said["wide"] <= said["view"]
+
+
+def test_long_names_and_a_limit_beside_the_float_model_fit_a_narrow_page(
+    findings: Findings, tmp_path: Path
+) -> None:
+    """Nothing but the names tells this page from the one that fits above."""
+    facts = replace(
+        findings.facts,
+        metric="mean_absolute_deviation_" * 5 + " (s, lower is better)",
+        rival="all fp32 on an engine that a colleague described at some length in a file",
+        max_drop=0.0005,
+    )
+    path = tmp_path / "report.html"
+    html = render_report(replace(findings, facts=facts), Path("out") / ("long_name_" * 15))
+    path.write_text(html.replace("<head>", f"<head>{SAYS}", 1))
+    said = look(path, "--window-size=500,800")
+    assert said["overlaps"] == 0
+    assert said["cut"] == []
     assert said["wide"] <= said["view"]
 
 
