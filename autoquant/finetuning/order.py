@@ -35,7 +35,7 @@ from autoquant.results.mlflow.finetunings import (
     FinetuneTracker,
     open_finetune_tracker,
 )
-from autoquant.results.mlflow.store import TrackingSettings
+from autoquant.results.mlflow.store import tracking_of
 from autoquant.searching.measuring.evaluator import with_threads
 from autoquant.searching.pair import build_pair
 from autoquant.searching.preparing.preparation import Preparation
@@ -264,13 +264,9 @@ def _identity(run: RunSettings, task: Task, prepared: Preparation, plan: Plan) -
 def _open_tracker(
     run: RunSettings, task: Task, plan: Plan, identity: str, *, resumes: bool
 ) -> FinetuneTracker:
-    if not run.tracking.enabled:
+    settings = tracking_of(run)
+    if settings is None:
         return FinetuneTracker()
-    settings = TrackingSettings(
-        uri=run.tracking_uri,
-        experiment=run.experiment,
-        tags=run.tracking.tags,
-    )
     parameters = {name: str(value) for name, value in task.settings.model_dump(mode="json").items()}
     parameters |= {"plan": plan.digest, "seed": str(run.seed)}
     name = f"finetune {run.name}"

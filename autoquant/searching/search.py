@@ -31,7 +31,7 @@ from autoquant.results.findings import SearchFacts
 from autoquant.results.folder import ResultFolder
 from autoquant.results.forms import COSTS, ENVIRONMENT, FACTS, SPACE
 from autoquant.results.mlflow.background import BackgroundTracker
-from autoquant.results.mlflow.store import TrackingSettings, open_recorder
+from autoquant.results.mlflow.store import open_recorder, tracking_of
 from autoquant.results.recorders import Tracker
 from autoquant.results.wording import uniform_label
 from autoquant.searching.baseline import measure_baseline, with_heldout
@@ -339,13 +339,9 @@ def _open_folder(job: SearchSettings, resume: bool) -> ResultFolder:
 def _open_tracker(
     job: SearchSettings, job_text: str, facts: SearchFacts, environment: Mapping[str, Any]
 ) -> Tracker:
-    if not job.tracking.enabled:
+    settings = tracking_of(job)
+    if settings is None:
         return Tracker()
-    settings = TrackingSettings(
-        uri=job.tracking_uri,
-        experiment=job.experiment,
-        tags=job.tracking.tags,
-    )
     return BackgroundTracker(open_recorder(settings, facts, job_text, environment))
 
 

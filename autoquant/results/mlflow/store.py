@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoquant.core.measurement import Candidate
 from autoquant.core.secrets import masked, masked_line
+from autoquant.job.schema import RunSettings
 from autoquant.results.findings import Findings, SearchFacts
 from autoquant.results.frontier_file import frontier_file
 from autoquant.results.mlflow import entities
@@ -48,6 +49,13 @@ class TrackingSettings:
     uri: str
     experiment: str
     tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def tracking_of(run: RunSettings) -> TrackingSettings | None:
+    """Give where a search or a fine-tuning is tracked; None where its job wants none."""
+    if not run.tracking.enabled:
+        return None
+    return TrackingSettings(run.tracking_uri, run.experiment, run.tracking.tags)
 
 
 def open_recorder(
