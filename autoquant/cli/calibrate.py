@@ -90,10 +90,10 @@ def calibrate(
 
 def calibration_table(table: CalibrationTable) -> Table:
     """One row for each observer: SQNR by amount of data, and the metric with all of it."""
-    from autoquant.results.wording import kinds_of, kinds_text, score_unit, with_spread
+    from autoquant.results.wording import drop_text, kinds_of, kinds_text, score_unit
 
     everything = [row.measurements for row in table.rows]
-    unit = score_unit(everything)
+    unit = score_unit(everything, table.metric)
     kinds = kinds_text(kinds_of(everything, "sqnr_db"))
     amounts = [f"{row.steps} ({row.samples})" for row in table.rows_of(table.observers[0])]
     ends = [f"metric, {unit.value_unit}", f"drop, {unit.drop_unit}"]
@@ -109,8 +109,8 @@ def calibration_table(table: CalibrationTable) -> Table:
             *(f"{row.sqnr_db:.2f}" for row in rows),
             f"{last['sqnr_db'].stderr or 0.0:.2f}",
             str(table.enough(observer).steps),
-            f"{last['accuracy'].value * unit.factor:.2f}",
-            with_spread(last["accuracy_drop"], unit.factor),
+            f"{last['accuracy'].value * unit.factor:.{unit.digits}f}",
+            drop_text(last["accuracy_drop"], unit),
             style="bold" if best else "",
         )
     return found

@@ -27,7 +27,7 @@ from autoquant.cli.options import (
 from autoquant.core.precision import Scheme
 from autoquant.core.sensitivity import Measure, Method, Part
 from autoquant.errors import PlanError
-from autoquant.results.wording import ScoreUnit, kinds_of, kinds_text, score_unit, with_spread
+from autoquant.results.wording import ScoreUnit, drop_text, kinds_of, kinds_text, score_unit
 
 if TYPE_CHECKING:
     from autoquant.core.findings.sensitivity_report import SensitivityReport
@@ -235,7 +235,7 @@ def _print(report: SensitivityReport, top: int, written: str | None) -> None:
 def _ranking_tables(report: SensitivityReport, top: int) -> Iterator[Table]:
     """One ranking for each scheme, most sensitive knob first."""
     table, space = report.table, report.space
-    rows, unit = table.by_key, score_unit(report.metric.values())
+    rows, unit = table.by_key, score_unit(report.metric.values(), report.metric_title)
     for scheme in space.schemes:
         ranking = table.ranking(scheme, report.by)
         if not ranking or scheme is Scheme.FP32:
@@ -301,7 +301,7 @@ def _metric_note(report: SensitivityReport) -> str | None:
 
 def _drop(report: SensitivityReport, knob: str, scheme: Scheme, unit: ScoreUnit) -> str:
     found = report.metric.get((knob, scheme))
-    return "" if found is None else with_spread(found["accuracy_drop"], unit.factor)
+    return "" if found is None else drop_text(found["accuracy_drop"], unit)
 
 
 def _which(report: SensitivityReport) -> str:

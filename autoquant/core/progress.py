@@ -35,12 +35,14 @@ class Standing:
         done: Candidates so far.
         most: Candidates at most; None: not known yet.
         left_s: Seconds that the search may still take; None: any.
+        metric: What the user's metric is called, with its unit and direction.
     """
 
     rows: tuple[tuple[str, Candidate], ...]
     done: int
     most: int | None
     left_s: float | None = None
+    metric: str = "accuracy"
 
 
 @runtime_checkable

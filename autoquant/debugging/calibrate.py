@@ -21,7 +21,7 @@ from autoquant.model.building import build_subject
 from autoquant.model.calibration.calibrate import calibrations
 from autoquant.model.data.batches import Batch, take_samples
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.data.scoring import Metric
+from autoquant.model.data.scoring import Metric, metric_title
 from autoquant.results.terminal import shown
 from autoquant.searching.measuring.evaluator import MeasurementSettings, with_threads
 from autoquant.searching.measuring.quality import FloatReference, measure_quality, run_reference
@@ -139,7 +139,12 @@ def compare_calibrations(
                 rows.append(trial.measure(observer, count, statistics))
                 advance(1)
     evaluated = trial.reference.samples
-    return CalibrationTable(rows=tuple(rows), plan=dict(plan.counts()), evaluated=evaluated)
+    return CalibrationTable(
+        rows=tuple(rows),
+        plan=dict(plan.counts()),
+        evaluated=evaluated,
+        metric=metric_title(prepared.subject.metric),
+    )
 
 
 class _Trial:

@@ -28,7 +28,7 @@ from autoquant.job.document import settings_from
 from autoquant.model.building import build_subject
 from autoquant.model.data.data_set import pick_samples
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.data.scoring import Metric
+from autoquant.model.data.scoring import Metric, metric_title
 from autoquant.model.subject import Subject
 from autoquant.results.terminal import shown
 from autoquant.searching.pair import prepare_untimed
@@ -99,6 +99,7 @@ def examine_sensitivity(
         dual=find_dual_ops(table, prepared.space.schemes[0]),
         kinds={site.name: site.kind.value for site in prepared.captured.sites},
         by=by,
+        metric_title=metric_title(subject.metric),
     )
 
 

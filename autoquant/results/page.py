@@ -176,8 +176,8 @@ def facts(candidate: Candidate, findings: Findings, unit: ScoreUnit) -> Iterator
         ("float_speedup", f"times all {scheme.value if scheme else 'float'}", 1.0, 2),
         (SINGLE_SPEEDUP.name, f"times {findings.facts.rival}, one sample", 1.0, 2),
         ("latency_ms", "latency, ms", 1.0, 3),
-        ("accuracy_drop", drop, unit.factor, 2),
-        ("heldout_accuracy_drop", f"held-out {drop}", unit.factor, 2),
+        ("accuracy_drop", drop, unit.factor, unit.digits),
+        ("heldout_accuracy_drop", f"held-out {drop}", unit.factor, unit.digits),
         ("sqnr_db", "output SQNR, dB", 1.0, 1),
         *((goal.measurement, goal.quantity.titled(), 1.0, 4) for goal in _own(findings)),
     ):

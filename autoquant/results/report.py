@@ -16,7 +16,7 @@ from autoquant.results.findings import Findings
 from autoquant.results.page import page_data
 from autoquant.results.summary import findings_unit, single_text, summarize
 from autoquant.results.table import candidate_table
-from autoquant.results.wording import counts_text, interval_text, sqnr_text, with_spread
+from autoquant.results.wording import counts_text, drop_text, interval_text, sqnr_text, with_spread
 
 
 def render_report(findings: Findings, folder: Path) -> str:
@@ -73,7 +73,7 @@ def _choice(choice: Choice, findings: Findings) -> dict[str, Any]:
         lines.append(f"{with_spread(found['float_speedup'])} times the fastest float plan")
     if SINGLE_SPEEDUP.name in found:
         lines.append(f"one sample at a time {single_text(findings, choice.candidate)}")
-    drop = with_spread(found["accuracy_drop"], unit.factor)
+    drop = drop_text(found["accuracy_drop"], unit)
     lines.append(f"{findings.facts.metric} drop {drop} {unit.drop_unit}")
     lines.append(f"output error {sqnr_text(found['sqnr_db'])} dB below the signal")
     lines.append(counts_text(choice.candidate.plan))
@@ -99,7 +99,7 @@ def _rival(rival: Rival, findings: Findings) -> dict[str, Any]:
         "speedup": "-" if rival.speedup is None else interval_text(rival.speedup),
         "single": "-" if rival.single is None else interval_text(rival.single),
         "faster": faster or "-",
-        "drop": "-" if drop is None else interval_text(drop, unit.factor),
+        "drop": "-" if drop is None else interval_text(drop, unit.factor, unit.digits),
     }
 
 

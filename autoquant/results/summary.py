@@ -11,6 +11,7 @@ from autoquant.results.wording import (
     bytes_text,
     candidates_text,
     counts_text,
+    drop_text,
     score_unit,
     with_spread,
 )
@@ -54,7 +55,8 @@ def training_sentence(findings: Findings, trained: Candidate | None) -> str:
 def findings_unit(findings: Findings) -> ScoreUnit:
     """Give the unit in which the job's metric is shown."""
     return score_unit(
-        [findings.frontier.baseline, *(item.measurements for item in findings.candidates)]
+        [findings.frontier.baseline, *(item.measurements for item in findings.candidates)],
+        findings.facts.metric,
     )
 
 
@@ -83,7 +85,7 @@ def _chosen_sentences(findings: Findings, chosen: Candidate) -> list[str]:
         sentences.append(f"#{ahead.number} costs as little within noise, and has more error.")
     heldout = chosen.measurements.get("heldout_accuracy_drop")
     if heldout is not None:
-        spread = with_spread(heldout, unit.factor)
+        spread = drop_text(heldout, unit)
         verdict = ""
         if limit is not None:
             verdict = ", within the limit" if heldout.value <= limit else ", ABOVE the limit"
@@ -131,7 +133,7 @@ def single_text(findings: Findings, candidate: Candidate) -> str:
 
 def _quality(chosen: Candidate, unit: ScoreUnit) -> str:
     drop = chosen.measurements["accuracy_drop"]
-    return f"drop {with_spread(drop, unit.factor)} {unit.drop_unit} ({drop.kind.value})"
+    return f"drop {drop_text(drop, unit)} {unit.drop_unit} ({drop.kind.value})"
 
 
 def _failure_sentences(findings: Findings) -> list[str]:
@@ -153,4 +155,4 @@ def _stopped_sentences(findings: Findings) -> list[str]:
 
 
 def _amount(drop: float, unit: ScoreUnit) -> str:
-    return f"{drop * unit.factor:.2f} {unit.drop_unit}"
+    return f"{drop * unit.factor:.{unit.digits}f} {unit.drop_unit}"

@@ -41,6 +41,7 @@ from autoquant.results.wording import (
     at_start,
     bytes_text,
     counts_text,
+    drop_text,
     kinds_of,
     kinds_text,
     score_unit,
@@ -136,7 +137,7 @@ def candidate_table(
     numbers = [
         number
         for number in (
-            *_numbers(score_unit(everything), baseline, metric),
+            *_numbers(score_unit(everything, metric), baseline, metric),
             *(_Number(goal.quantity.titled(), goal.measurement, _plain) for goal in own),
         )
         if any(number.name in item for item in everything) and number.name not in left_out
@@ -212,7 +213,7 @@ def _numbers(unit: ScoreUnit, baseline: Measurements, metric: str) -> tuple[_Num
         return f"{item.value * factor:.2f}" if unit is ScoreUnit.SHARE else f"{item.value:.4g}"
 
     def drop(item: Measurement) -> str:
-        return with_spread(item, factor, 2 if unit is ScoreUnit.SHARE else 4)
+        return drop_text(item, unit)
 
     def size(item: Measurement) -> str:
         share = f" ({item.value / full:.0%})" if full else ""

@@ -28,7 +28,7 @@ from autoquant.core import progress as told
 from autoquant.core.measurement import Candidate
 from autoquant.core.progress import Advance, Silent, Standing
 from autoquant.results.notebook_live import drawn_in_notebook
-from autoquant.results.wording import ScoreUnit, counts_text, or_busy, score_unit, with_spread
+from autoquant.results.wording import ScoreUnit, counts_text, drop_text, or_busy, score_unit
 
 QUIET_S = 10.0
 """Nothing is silent for longer than this."""
@@ -219,7 +219,7 @@ def _left(standing: Standing) -> str:
 
 
 def _unit(standing: Standing) -> ScoreUnit:
-    return score_unit(item.measurements for _, item in standing.rows)
+    return score_unit((item.measurements for _, item in standing.rows), standing.metric)
 
 
 def _speed(candidate: Candidate) -> str:
@@ -232,7 +232,7 @@ def _speed(candidate: Candidate) -> str:
 
 def _drop(candidate: Candidate, unit: ScoreUnit) -> str:
     drop = candidate.measurements.get("accuracy_drop")
-    return "-" if drop is None else with_spread(drop, unit.factor)
+    return "-" if drop is None else drop_text(drop, unit)
 
 
 def _stage_text(stage: _Stage) -> str:

@@ -10,7 +10,7 @@ from autoquant.core.json_values import fields_json
 from autoquant.core.plan import PLAN_FORMAT, Plan
 from autoquant.results import files
 from autoquant.results.storage import write_json, write_text
-from autoquant.results.wording import ScoreUnit, counts_text, score_unit, with_spread
+from autoquant.results.wording import ScoreUnit, counts_text, drop_text, score_unit
 
 HEADS = ("stage", "tried", "ops", "int16 share", "drop", "verdict")
 
@@ -34,7 +34,8 @@ def _shown(report: TuneReport) -> list[Attempt]:
 
 def tune_unit(report: TuneReport) -> ScoreUnit:
     """In which unit the metric is shown."""
-    return score_unit([attempt.candidate.measurements for attempt in report.attempts])
+    everything = [attempt.candidate.measurements for attempt in report.attempts]
+    return score_unit(everything, report.metric)
 
 
 def tune_sentences(report: TuneReport) -> list[str]:
@@ -50,7 +51,7 @@ def tune_sentences(report: TuneReport) -> list[str]:
     if heldout is not None:
         verdict = "within" if heldout.value <= report.goal else "ABOVE"
         said.append(
-            f"On held-out data its drop is {with_spread(heldout, unit.factor)} {unit.drop_unit}, "
+            f"On held-out data its drop is {drop_text(heldout, unit)} {unit.drop_unit}, "
             f"{verdict} the goal ({heldout.kind.value})."
         )
     return said
@@ -68,7 +69,7 @@ def _row(attempt: Attempt, unit: ScoreUnit, is_chosen: bool) -> tuple[str, ...]:
         attempt.why,
         counts_text(attempt.plan),
         f"{attempt.plan.int16_share:.0%}",
-        "" if drop is None else with_spread(drop, unit.factor),
+        "" if drop is None else drop_text(drop, unit),
         f"{verdict}, chosen" if is_chosen else verdict,
     )
 

@@ -54,7 +54,8 @@ BUSY_NOTE = (
 class ScoreUnit(Enum):
     """How the user's metric is shown.
 
-    `share`: values in [0, 1], shown in percent, drops in percentage points. `plain`: as they are.
+    `share`: values in [0, 1], shown in percent, drops in percentage points. `plain`: as they are,
+    with more digits, since nobody knows how large they are.
     """
 
     SHARE = "share"
@@ -75,15 +76,33 @@ class ScoreUnit(Enum):
         """Unit of a value."""
         return "%" if self is ScoreUnit.SHARE else "metric's unit"
 
+    @property
+    def digits(self) -> int:
+        """Digits behind the point of a drop."""
+        return 2 if self is ScoreUnit.SHARE else 4
+
 
 _EXCEPTIONS = 12
 
 
-def score_unit(everything: Iterable[Measurements]) -> ScoreUnit:
-    """Show a metric as a share where all its values lie in [0, 1]."""
+def score_unit(everything: Iterable[Measurements], metric: str) -> ScoreUnit:
+    """Show a metric as a share where all its values lie in [0, 1], unless its title says more.
+
+    A loss, or what has a unit of its own, is no share: 0.3 seconds are not 30%.
+
+    Args:
+        everything: The float model's measurements, and those of candidates.
+        metric: Its title, as `metric_title` gives it: `delay (s, lower is better)`.
+    """
     values = [item["accuracy"].value for item in everything if "accuracy" in item]
     inside = all(0.0 <= value <= 1.0 for value in values)
-    return ScoreUnit.SHARE if values and inside else ScoreUnit.PLAIN
+    is_share = bool(values) and inside and not metric.endswith(")")
+    return ScoreUnit.SHARE if is_share else ScoreUnit.PLAIN
+
+
+def drop_text(drop: Measurement, unit: ScoreUnit) -> str:
+    """Give a drop of the metric with its standard error, in its unit but without naming it."""
+    return with_spread(drop, unit.factor, unit.digits)
 
 
 def with_spread(measurement: Measurement, factor: float = 1.0, digits: int = 2) -> str:

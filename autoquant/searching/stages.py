@@ -243,6 +243,7 @@ class Stages:
             done=len(findings.candidates),
             most=max(budget.trials, len(findings.candidates)) if is_open else None,
             left_s=None if math.isinf(left) else max(left, 0.0),
+            metric=findings.facts.metric,
         )
 
     def _write_report(self, candidates: Sequence[Candidate]) -> None:

@@ -23,7 +23,7 @@ from autoquant.job import Job, SearchSettings
 from autoquant.job.document import settings_from
 from autoquant.model.building import build_subject
 from autoquant.model.data.readings import DataForm, Prepare
-from autoquant.model.data.scoring import Metric
+from autoquant.model.data.scoring import Metric, metric_title
 from autoquant.model.recipes import HeldRecipe, SubjectRecipe, load_subject
 from autoquant.model.subject import Subject
 from autoquant.results import files
@@ -117,7 +117,7 @@ def _walk(
         )
 
     walk = Walk(prepared.space, table, measurer.measure, goal=goal, refine=refine, show=show)
-    return walk.run()
+    return replace(walk.run(), metric=metric_title(prepared.subject.metric))
 
 
 def _score_heldout(report: TuneReport, measurer: PlanMeasurer, progress: Progress) -> TuneReport:

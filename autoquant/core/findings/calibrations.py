@@ -47,11 +47,13 @@ class CalibrationTable:
         rows: By observer, then by steps; each observer has the same amounts.
         plan: How many sites have which scheme.
         evaluated: Evaluation samples behind each row.
+        metric: What the user's metric is called, with its unit and direction.
     """
 
     rows: tuple[CalibrationRow, ...]
     plan: Mapping[str, int]
     evaluated: int
+    metric: str = "accuracy"
 
     @property
     def observers(self) -> tuple[ObserverName, ...]:

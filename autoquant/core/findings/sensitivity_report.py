@@ -127,6 +127,7 @@ class SensitivityReport(Glanced):
         dual: Ops that are sensitive in weights and activations.
         kinds: By site, the kind of its op.
         by: The measure that ranks.
+        metric_title: What the user's metric is called, with its unit and direction.
     """
 
     table: SensitivityTable
@@ -137,6 +138,7 @@ class SensitivityReport(Glanced):
     dual: tuple[DualOp, ...]
     kinds: Mapping[str, str] = field(default_factory=dict)
     by: Measure = Measure.SQNR
+    metric_title: str = "accuracy"
 
     @property
     def glance(self) -> Glance:

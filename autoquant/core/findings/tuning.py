@@ -79,6 +79,7 @@ class TuneReport(Glanced):
         chosen: The plan with the smallest int16 share that was taken; None: the goal is out of
             reach.
         conclusion: How it ended, in a sentence.
+        metric: What the user's metric is called, with its unit and direction.
     """
 
     goal: float
@@ -86,6 +87,7 @@ class TuneReport(Glanced):
     results: tuple[Attempt, ...]
     chosen: Attempt | None
     conclusion: str
+    metric: str = "accuracy"
 
     @property
     def plan(self) -> Plan | None:

@@ -14,12 +14,12 @@ from autoquant.results.axes import SQNR_AXIS, Axis, cost_axis, drop_axis, window
 from autoquant.results.findings import Findings
 from autoquant.results.page import facts
 from autoquant.results.plots.style import ACCENT, INK, KIND_SYMBOLS, MUTED, SECOND, note, restyle
+from autoquant.results.summary import findings_unit
 from autoquant.results.wording import (
     ScoreUnit,
     counts_text,
     exceptions_text,
     main_scheme,
-    score_unit,
     uniform_label,
 )
 
@@ -68,7 +68,7 @@ def pareto_figure(findings: Findings) -> go.Figure:
     All candidates are faint, the frontier is strong and connected; bars are one standard error;
     symbols tell measured from emulated and estimated quality, axis titles name all kinds.
     """
-    unit = score_unit([findings.frontier.baseline, *(c.measurements for c in findings.candidates)])
+    unit = findings_unit(findings)
     x = cost_axis(findings)
     quality = (drop_axis(unit, findings.facts.metric), SQNR_AXIS)
     panels = [

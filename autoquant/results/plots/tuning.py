@@ -13,7 +13,7 @@ from autoquant.core.precision import Scheme
 from autoquant.results.axes import window
 from autoquant.results.plots.style import INK, MUTED, corner_note, note, plain_figure
 from autoquant.results.tune_report import tune_unit
-from autoquant.results.wording import ScoreUnit, counts_text, kinds_of, kinds_text, with_spread
+from autoquant.results.wording import ScoreUnit, counts_text, drop_text, kinds_of, kinds_text
 
 _HEIGHT = 460
 _PERCENT = 100.0
@@ -109,7 +109,7 @@ def _said(attempt: Attempt, unit: ScoreUnit) -> str:
         (
             f"<b>{attempt.stage.value}</b>: {escape(attempt.why)}",
             counts_text(attempt.plan),
-            f"drop {with_spread(drop, unit.factor)} {unit.drop_unit} <i>{drop.kind.value}</i>",
+            f"drop {drop_text(drop, unit)} {unit.drop_unit} <i>{drop.kind.value}</i>",
             f"{attempt.verdict.value}{early}",
         )
     )

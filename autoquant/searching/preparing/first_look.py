@@ -15,7 +15,7 @@ from autoquant.model.data.batches import take_samples
 from autoquant.model.data.scoring import metric_title
 from autoquant.model.graph.site_nodes import mark_sites
 from autoquant.model.numerics.rounded_graph import RoundedGraph, choices_of
-from autoquant.results.wording import ScoreUnit, score_unit, with_spread
+from autoquant.results.wording import ScoreUnit, drop_text, score_unit
 from autoquant.searching.measuring.quality import (
     Functions,
     NotFiniteError,
@@ -89,8 +89,9 @@ def _losses(bench: SubjectBench, found: Measurements) -> str:
     noise = f"SQNR {found['sqnr_db'].value:.1f} dB"
     if "accuracy" not in found:
         return noise
-    unit = score_unit([found])
+    title = metric_title(bench.subject.metric)
+    unit = score_unit([found], title)
     score = f"{found['accuracy'].value * unit.factor:.4g}"
-    drop = f"{with_spread(found['accuracy_drop'], unit.factor)} {unit.drop_unit}"
+    drop = f"{drop_text(found['accuracy_drop'], unit)} {unit.drop_unit}"
     percent = "%" if unit is ScoreUnit.SHARE else ""
-    return f"{metric_title(bench.subject.metric)} {score}{percent}, drop {drop}, {noise}"
+    return f"{title} {score}{percent}, drop {drop}, {noise}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -59,6 +60,33 @@ def test_a_metric_outside_0_to_1_is_shown_as_it_is() -> None:
     )
     table = candidate_table([item], baseline)
     assert table.rows[1][1:3] == ("-0.35", "0.0400 ± 0.0100")
+
+
+@pytest.mark.parametrize(
+    ("metric", "drop"),
+    [
+        ("accuracy", "0.22 ± 0.24"),
+        ("delay (s)", "0.0022 ± 0.0024"),
+        ("delay (s, lower is better)", "0.0022 ± 0.0024"),
+        ("error (lower is better)", "0.0022 ± 0.0024"),
+    ],
+    ids=["share", "unit", "unit of a loss", "loss"],
+)
+def test_a_loss_and_what_has_a_unit_is_no_share(metric: str, drop: str) -> None:
+    item = make_candidate(4, PLAN, drop=0.0022)
+    table = candidate_table([item], BASELINE, metric=metric)
+    titles = [column.title for column in table.columns]
+    place = next(place for place, title in enumerate(titles) if title.startswith("drop"))
+    assert table.rows[1][place] == drop
+    assert titles[place] == ("drop, points" if metric == "accuracy" else "drop, metric's unit")
+
+
+def test_a_small_drop_of_a_loss_does_not_read_as_none(findings: Findings) -> None:
+    """Four digits everywhere: two would call 0.0022 seconds nothing."""
+    facts = replace(findings.facts, metric="delay (s, lower is better)")
+    said = " ".join(summarize(replace(findings, facts=facts)))
+    assert "points" not in said
+    assert "allowed drop of 0.0100 metric's unit" in said
 
 
 def test_one_kind_stands_in_the_head_and_several_in_the_cells() -> None:

@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -36,6 +37,12 @@ def candidate(number: int, speedup: float) -> Candidate:
 STANDING = Standing(
     (("best within the limit", candidate(4, 2.0)), ("fastest", candidate(7, 2.5))), 8, 64, 90.0
 )
+
+
+def test_the_standing_of_a_loss_is_no_share() -> None:
+    said = standing_text(replace(STANDING, metric="delay (s, lower is better)"))
+    assert "drop 0.0020 ± 0.0010" in said
+    assert "drop 0.20 ± 0.10" in standing_text(STANDING)
 
 
 def until(file: io.StringIO, text: str) -> None:
