@@ -11,7 +11,7 @@ from autoquant.errors import DataError
 from autoquant.model.calibration.ranges.observation import TensorObserver
 from autoquant.model.graph.captured import INPUT_OF, Capture
 from autoquant.model.graph.channel_axes import channel_axes
-from autoquant.model.graph.masks import MaskedNodes
+from autoquant.model.graph.masks import MaskedNodes, is_lowest
 from autoquant.model.graph.module_calls import first_tensor, result_tensor, watch_calls
 from autoquant.model.graph.module_capture import whole_model
 from autoquant.model.graph.same_values import reshaped_sources
@@ -56,7 +56,8 @@ class GraphRecorder(Interpreter):
             raise _failure(self.batch, f" at {node.name}: {error}") from error
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
-        if self._masked.take(node, value):
+        masked = self._masked.take(node, value)
+        if masked and (node.name not in self.observers or is_lowest(value)):
             return value
         if node.op == "get_attr":
             if node.name in self._constants and self.batch == 0:
