@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -24,6 +25,9 @@ from autoquant.results.wording import (
 )
 
 _HEIGHT = 480
+_LETTERS = 52
+"""Of a line of a vertical title: so many fit a panel's height."""
+
 _FAINT = "rgba(123, 135, 148, 0.55)"
 _FAINT_BAR = "rgba(123, 135, 148, 0.22)"
 
@@ -173,7 +177,7 @@ def _label_uniform(figure: go.Figure, panel: _Panel) -> None:
 def _set_axes(figure: go.Figure, panel: _Panel) -> None:
     measurements = [item.measurements for item in panel.drawable]
     figure.update_xaxes(title_text=panel.x.titled(measurements), **panel.place)
-    figure.update_yaxes(title_text=panel.y.titled(measurements), **panel.place)
+    figure.update_yaxes(title_text=_in_lines(panel.y.titled(measurements)), **panel.place)
     if panel.x.is_reversed:
         figure.update_xaxes(autorange="reversed", **panel.place)
     members = {item.number for item in panel.findings.frontier.members}
@@ -200,6 +204,11 @@ def _set_axes(figure: go.Figure, panel: _Panel) -> None:
             showarrow=False,
             font={"size": 11, "color": MUTED},
         )
+
+
+def _in_lines(title: str) -> str:
+    """Break a title that is longer than its axis; a name without spaces too."""
+    return "<br>".join(wrap(title, _LETTERS))
 
 
 def _reach(axis: Axis, candidate: Candidate) -> tuple[float, float]:

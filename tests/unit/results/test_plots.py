@@ -55,6 +55,14 @@ def test_axes_name_the_unit_and_the_kind(findings: Findings) -> None:
     assert layout.yaxis2.title.text == "Output SQNR against fp32, dB (measured)"
 
 
+def test_a_metric_of_a_long_name_is_named_whole_in_lines_that_fit(findings: Findings) -> None:
+    name = "mean_absolute_deviation_of_the_spectrogram_" * 2
+    facts = replace(findings.facts, metric=name)
+    lines = pareto_figure(replace(findings, facts=facts)).layout.yaxis.title.text.split("<br>")
+    assert max(map(len, lines)) <= 52, "480 pixels of height hold no more"
+    assert name in "".join(lines)
+
+
 def test_hovering_tells_the_plan_and_what_is_out_of_line(findings: Findings) -> None:
     item = make_candidate(7, {"a": Scheme.INT8, "b": Scheme.INT8, "c<i>": Scheme.FP32})
     (accuracy, _) = traces(pareto_figure(with_candidates(findings, item)), "frontier (measured)")
