@@ -51,6 +51,8 @@ from autoquant.searching.templates import Template, check_fit
 
 FEW_SAMPLES = 100
 """Below this many calibration samples a warning is shown."""
+_FEW_EVALUATED = 30
+"""Below this many evaluation samples too: a standard error of fewer says little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +121,12 @@ def calibrate_subject(
         progress.note(
             f"warning: {samples} calibration samples are few; ranges settle from about "
             f"{FEW_SAMPLES} on"
+        )
+    evaluated = sum(sizes_of(subject.evaluation))
+    if 0 < evaluated < _FEW_EVALUATED:
+        progress.note(
+            f"warning: {evaluated} evaluation samples are few: a drop of 0 ± 0 tells little, and "
+            f"standard errors mean something from about {_FEW_EVALUATED} on"
         )
     earlier = STATISTICS.known(folder)
     if earlier is not None:
