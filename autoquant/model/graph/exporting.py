@@ -21,6 +21,7 @@ from autoquant.errors import ModelError
 from autoquant.model.data.calling import Calling
 from autoquant.model.data.outputs import opaque_outputs, without_opaque
 from autoquant.model.data.trees import register_dataclasses
+from autoquant.model.graph.causal_masks import masks_as_given
 from autoquant.model.graph.cells import CELLS
 from autoquant.model.graph.free_sizes import free_sizes
 from autoquant.model.graph.other_forward import as_class, with_forward
@@ -67,7 +68,7 @@ def export_program(
     if longer != [list(axes) for axes in dynamic]:
         tries.append((tuple(item.clone() for item in example), longer, Dim.AUTO))
     failure: Exception | None = None
-    with quiet_export(), recurrent_shapes(), torch.no_grad():
+    with quiet_export(), recurrent_shapes(), masks_as_given(), torch.no_grad():
         for tensors, free, dim in tries:
             args, kwargs = calling.arguments(tensors)
             shapes = ShapesCollection()
