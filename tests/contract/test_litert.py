@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,6 +203,62 @@ def test_int8_convolutions_around_an_activation_that_is_always_zero_run() -> Non
     plan = Plan.of({"0": Scheme.INT8, "2": Scheme.INT8})
     with torch.no_grad():
         torch.testing.assert_close(backend.build(plan).module(MAP), model(MAP), rtol=0.0, atol=0.01)
+
+
+def seen_of(mask: Tensor) -> Tensor:
+    """A mask of padding as transformers makes it, of shape (batch, 1, tokens, tokens)."""
+    rows = torch.arange(mask.shape[0])[:, None, None, None]
+    places = torch.arange(mask.shape[1])
+    seen = mask.bool()[rows, places[None, None, None, :]]
+    return (torch.ones(1, 1, mask.shape[1], 1).bool() & seen).expand(-1, 1, *2 * mask.shape[1:])
+
+
+ATTENTIONS: dict[str, Callable[[Tensor], dict[str, Any]]] = {
+    "plain": lambda mask: {},
+    "padding": lambda mask: {"attn_mask": seen_of(mask)},
+    "biased": lambda mask: {"attn_mask": mask[:, None, None, :].float() * 2},
+    "causal": lambda mask: {"is_causal": True},
+    "scaled": lambda mask: {"scale": 0.3},
+}
+
+
+class Attending(nn.Module):
+    """Attention of four heads over two heads of keys where they are fewer; a layer norm before."""
+
+    def __init__(self, options: Callable[[Tensor], dict[str, Any]], key_heads: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(32)
+        self.query, self.out = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.key, self.value = (nn.Linear(32, 8 * key_heads) for _ in range(2))
+        self.options, self.is_grouped = options, key_heads != 4
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.norm(x)
+        parts = (part(y) for part in (self.query, self.key, self.value))
+        heads = (part.unflatten(-1, (-1, 8)).transpose(1, 2) for part in parts)
+        options = {**self.options(mask), "enable_gqa": self.is_grouped}
+        found = nn.functional.scaled_dot_product_attention(*heads, **options)
+        return x + self.out(found.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_the_layers_before_an_attention_have_formats_of_their_own(
+    name: str, key_heads: int
+) -> None:
+    model = seeded(partial(Attending, ATTENTIONS[name], key_heads))
+    x = torch.randn(3, 6, 32, generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(6) < torch.tensor([[3], [6], [5]])).long()
+    backend = backend_for(model, x, mask)
+    space = full_space(capture(model, (x, mask), how="export"), backend)
+    for plan in (space.uniform(Scheme.FP32), space.uniform(Scheme.INT8), random_plan(space, 0)):
+        built = backend.build(plan)
+        for site in ("query", "key", "value", "out"):
+            assert built.executed[site].scheme is plan[site]
+        with torch.no_grad():
+            found = backend.run(built.module, (x, mask))
+            worst = min(SQNR_DB[scheme] for _, scheme in plan.assignment)
+            assert sqnr_db(model(x, mask), found) > worst
 
 
 def test_random_mixed_plans_run_as_planned_and_stay_near_float(

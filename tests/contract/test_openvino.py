@@ -32,6 +32,7 @@ from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError, ModelError
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import Capture, capture
+from tests.backend_contract import Opened
 from tests.networks import MixedNet, TextNet, images, seeded
 from tests.readbacks import words
 from tests.spaces import full_space, random_plan
@@ -469,6 +470,38 @@ def test_attention_over_as_many_tokens_as_a_head_has_channels_runs(tokens: int) 
     fewer = tuple(item[:3] for item in inputs)
     with torch.no_grad():
         torch.testing.assert_close(module(*fewer), model(*fewer), rtol=1e-4, atol=1e-5)
+
+
+class PaddedSum(nn.Module):
+    """A layer norm behind a sum: where a row is padding, all that it scales up is small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm, self.last = nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.last(self.norm(x * mask + 0.1 * self.linear(x)))
+
+
+def test_a_norm_behind_an_int8_sum_is_emulated_as_it_runs() -> None:
+    torch.manual_seed(0)
+    mask = (torch.arange(8) < 4).float()[:, None].expand(4, 8, 1).contiguous()
+    opened = Opened(BuildSettings("openvino"), PaddedSum().eval(), (torch.randn(4, 8, 32), mask))
+    schemes = {site.name: Scheme.FP32 for site in opened.captured.sites}
+    plan = Plan.of(schemes | {":add:0": Scheme.INT8, "norm": Scheme.INT8})
+    assert opened.captured.by_name["norm"].follows == ":add:0"
+    with torch.no_grad():
+        exact = opened.model(*opened.inputs)
+        measured, emulated = (
+            sqnr_db(exact, found) for found in (opened.outputs(plan), opened.expected(plan))
+        )
+    assert measured > 35.0
+    assert abs(measured - emulated) < 3.0
+
+
+def sqnr_db(expected: Tensor, found: Tensor) -> float:
+    noise = (expected - found).square().sum()
+    return float(10 * torch.log10(expected.square().sum() / noise))
 
 
 def test_a_plan_of_another_model_is_refused() -> None:

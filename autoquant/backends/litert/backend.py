@@ -154,12 +154,13 @@ class Operators:
 def read_back(written: Written) -> Mapping[str, Operators]:
     """By site, what its operators are.
 
-    Operators that only move values, and conversions between formats, are left out.
+    Operators that only move values, conversions between formats, and what makes masks and places
+    are left out.
     """
     found: dict[str, Operators] = {}
     types = operator_types(written.content)
     for operator, (name, reads, writes) in zip(written.operators, types, strict=True):
-        if operator.source is None or name in MOVES:
+        if operator.source is None or name in MOVES or _CONTROL.issuperset({*reads, *writes}):
             continue
         for site in operator.writes:
             known = found.get(site, Operators(name, frozenset()))

@@ -139,7 +139,35 @@ def _size(x: Tensor, size: Sequence[int] | None, factors: Sequence[float] | None
     return [int(old * factor) for old, factor in zip(x.shape[2:], factors or (), strict=True)]
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,  # noqa: ARG001  models are in eval mode
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(scale * (query @ key^T) + mask) @ value, by torch's documentation of it.
+
+    litert-torch scales query and key before their product, which its converter makes part of the
+    layers that give them: they could have no format of their own.
+    """
+    if enable_gqa:
+        copies = query.shape[-3] // key.shape[-3]
+        key, value = (item.repeat_interleave(copies, -3) for item in (key, value))
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if mask is not None and mask.dtype is torch.bool:
+        mask = torch.where(mask, 0.0, -torch.inf)
+    return torch.softmax(scores if mask is None else scores + mask, -1) @ value
+
+
 _WRITTEN_OUT: Mapping[Any, Callable[..., Tensor]] = {
+    _ATEN.scaled_dot_product_attention.default: _attention,
     _ATEN.conv_transpose1d.default: _transposed(conv_transpose1d),
     _ATEN.conv_transpose2d.input: _transposed(conv_transpose2d),
     _NEAREST: _nearest,

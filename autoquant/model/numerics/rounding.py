@@ -78,6 +78,9 @@ class Cast:
         return value.to(self.dtype).to(torch.float32)
 
 
+_COMPUTED_IN_FLOAT = frozenset({OpKind.ACTIVATION, OpKind.NORM})
+"""Kinds whose kernels hold what they read in floats, where its writer hands out such."""
+
 Format = Grid | DynamicGrid | Cast | WeightGrid | RowGrid | GroupGrid
 """How a tensor is rounded; equal formats round equally."""
 
@@ -110,9 +113,14 @@ class SchemeRounding:
         return weight_grid(site.kind, scheme, self._ranges.weight_bits)
 
     def read_format(self, site: Site, scheme: Scheme, tensor: str) -> Format | None:
-        """How a tensor is rounded where the site reads it; None: not at all (a mask fills it)."""
+        """How a tensor is rounded where the site reads it; None: not at all (a mask fills it).
+
+        An activation or a norm that follows another site takes what that writes, as it is.
+        """
         if has_narrow_floats(site, scheme):
             return Cast(_FLOATS[scheme.activation])
+        if site.follows is not None and site.kind in _COMPUTED_IN_FLOAT:
+            return None
         if site.kind in LOOKUPS or scheme.mode is Mode.WEIGHT_ONLY or scheme is Scheme.FP32:
             return None
         if scheme.mode is Mode.DYNAMIC:

@@ -87,7 +87,7 @@ def test_a_mask_that_is_given_may_hide_anything() -> None:
 
 def test_torch_looks_at_masks_again_afterwards() -> None:
     mask = causal(torch.empty(3, 4))
-    with pytest.raises(ZeroDivisionError), masks_as_given():
+    with masks_as_given():
         assert not transformer._detect_is_causal_mask(mask)
-        raise ZeroDivisionError
+        assert transformer._detect_is_causal_mask(mask, is_causal=True)
     assert transformer._detect_is_causal_mask(mask)
