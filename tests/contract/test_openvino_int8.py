@@ -13,6 +13,7 @@ from autoquant.backends.targets import load_target
 from autoquant.core.build import BuildSettings
 from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme, Support
+from autoquant.errors import BackendError
 from tests.backend_contract import Opened
 
 pytest.importorskip("openvino")
@@ -28,6 +29,7 @@ class Net(nn.Module):
         self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
         self.point = nn.Conv2d(8, 8, 1)
         self.rows = nn.Linear(8, 8)
+        self.both = nn.Linear(16, 8)
         self._forward = forward
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,6 +86,14 @@ def the_smallest_of_rows(net: Net, x: Tensor) -> Tensor:
     return net.rows(rows_of(x).amin(1))
 
 
+def the_largest_beside_the_mean(net: Net, x: Tensor) -> Tensor:
+    return net.both(torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1))
+
+
+def the_largest_of_a_pool(net: Net, x: Tensor) -> Tensor:
+    return net.rows(functional.adaptive_max_pool2d(net.conv(x), 1).flatten(1))
+
+
 FORWARDS = (
     read_by_a_sum_and_a_layer,
     read_by_two_sums,
@@ -94,6 +104,8 @@ FORWARDS = (
     padding_beyond_the_range,
     the_largest_of_rows,
     the_smallest_of_rows,
+    the_largest_beside_the_mean,
+    the_largest_of_a_pool,
 )
 
 
@@ -116,3 +128,15 @@ def test_int8_computes_what_reference_numerics_say(forward: Forward) -> None:
             assert opened.backend.support(site, Scheme.INT8) is Support.NATIVE
     found, expected = opened.outputs(plan), opened.expected(plan)
     assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_what_an_einsum_computes_on_its_way_is_quantized_by_no_range_of_another() -> None:
+    """Its sum over an image would have had the range of its result."""
+
+    def summed(net: Net, x: Tensor) -> Tensor:
+        return torch.einsum("bchw,oc->bo", x, net.rows.weight)
+
+    opened = Opened(BuildSettings("openvino"), Net(summed).eval(), (torch.randn(4, 8, 8, 8),))
+    (site,) = opened.captured.sites
+    with pytest.raises(BackendError, match="calibration saw none of that name, within 'einsum'"):
+        opened.backend.build(Plan.of({site.name: Scheme.INT8}))

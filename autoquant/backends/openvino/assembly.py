@@ -49,6 +49,7 @@ _PARTS_OF_A_NORM = 6
 """So many ops stand at most between a mean and the last op of a norm that is written out."""
 _POOLING = frozenset({"MaxPool", "AvgPool", "ReduceMean"})
 _KEEPS_GRID = frozenset({"MaxPool", "Concat"})
+_EXTREMES = frozenset({"ReduceMax", "ReduceMin", "AdaptiveMaxPool"})
 _FLOAT_SCHEMES = frozenset({Scheme.BF16, Scheme.FP32})
 _PRODUCTS = frozenset({OpKind.ATTENTION, OpKind.MATMUL})
 _FLOATS = frozenset({OpKind.ACTIVATION, OpKind.NORM})
@@ -201,7 +202,8 @@ class Assembler:
         """Range of a tensor, from the statistics of the captured node that writes it.
 
         What reads it, or moves it on its way there, tells the outputs of a recurrent layer apart.
-        A constant, which the model spreads over a batch, has the range of its values.
+        A constant, which the model spreads over a batch, has the range of its values. Of what one
+        node computes on its way (the sum that an einsum begins with) nothing is known.
         """
         writer = output.get_node()
         if writer.get_type_name() == "Constant":
@@ -212,12 +214,13 @@ class Assembler:
         reading = (self._graph.captured_node(item.get_friendly_name()) for item in readers)
         selected = ((node, item) for item in reading if (node, item) in self._selections)
         node = self._selections.get(next(selected, (node, None)), node)
+        within = self._graph.captured_node(readers[0].get_friendly_name())
         try:
-            return self._ranges.int8(node or "")
+            return self._ranges.int8(node if node and node != within else "")
         except ValueError as error:
             raise BackendError(
                 f"openvino cannot quantize the tensor {node or name!r}: calibration saw none "
-                "of that name",
+                "of that name" + (f", within {within!r}" if node == within else ""),
                 hint="pin the op that reads it to a float scheme in the search space",
             ) from error
 
@@ -261,6 +264,8 @@ class _Insertion:
         for name, site in self._owner.items():
             if self._schemes[site] is Scheme.INT8 and self._nodes[name].get_type_name() in _SUMMING:
                 _give_one_reader(self._nodes[name])
+        if self._quantizers:
+            _part_from_extremes(self._nodes.values())
 
     def _quantize(self, node: ov.Node, site: str) -> None:
         kind = node.get_type_name()
@@ -396,14 +401,8 @@ class _Insertion:
         return self._quantizers[key]
 
     def _parted(self, value: ov.Output) -> ov.Output:
-        """A tensor to quantize, kept from an op that cannot absorb it.
-
-        That is a bf16 matmul of two tensors, or a largest or smallest value, of which the plugin
-        quantizes wrongly.
-        """
+        """A tensor to quantize, kept from a bf16 matmul of two tensors, which cannot absorb it."""
         source = _before_moves(value)
-        if source.get_node().get_type_name() in ("ReduceMax", "ReduceMin"):
-            return ops.minimum(value, ops.constant(np.float32(_LARGEST))).output(0)
         site = self._owner.get(source.get_node().get_friendly_name())
         if site is None or self._schemes[site] is not Scheme.BF16:
             return value
@@ -432,6 +431,21 @@ class _Insertion:
         weight: npt.NDArray[np.float32] = np.asarray(constant.get_data(), dtype=np.float32)
         axes = channel_axes(node, weight.ndim)
         node.input(index).replace_source_output(form(weight, axes).output(0))
+
+
+def _part_from_extremes(nodes: Iterable[ov.Node]) -> None:
+    """Keep quantizers from ops that give a largest or smallest value, in place.
+
+    The plugin computes one wrongly that it moves a quantizer before, also through what joins it
+    with others.
+    """
+    for node in nodes:
+        if node.get_type_name() not in _EXTREMES:
+            continue
+        readers = node.output(0).get_target_inputs()
+        shield = ops.minimum(node.output(0), ops.constant(np.float32(_LARGEST)))
+        for reader in readers:
+            reader.replace_source_output(shield.output(0))
 
 
 def _there_and_back(value: ov.Output) -> ov.Output:

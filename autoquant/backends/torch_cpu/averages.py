@@ -114,7 +114,7 @@ def _averages_all(operation: Operation, rank: int) -> bool:
     if operation.name.startswith("adaptive"):
         wanted = operation.argument("output_size")
         return all(size == 1 for size in wanted)
-    if operation.name != "mean" or operation.argument("dtype") is not None:
+    if operation.root.target is not _ATEN.mean.dim or operation.argument("dtype") is not None:
         return False
     axes = operation.argument("dim")
     return axes is not None and sorted(axis % rank for axis in axes) == list(range(2, rank))

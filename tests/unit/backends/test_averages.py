@@ -96,6 +96,22 @@ def test_an_average_of_large_pixels_loses_no_more_than_the_pixels_do() -> None:
     assert -10 * torch.log10(noise) > 10  # on the grid of the pixels it is 1
 
 
+class PooledWhole(Pooled):
+    """An average over images, and one over all that there is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x))
+        return self.head(y.mean((2, 3))) + y.mean()
+
+
+@pytest.mark.parametrize("engine", engines_here())
+def test_an_average_over_all_axes_runs(engine: str) -> None:
+    model, x = seeded(PooledWhole), inputs(1.0)
+    built = all_int8(model, x, engine)
+    with using_engine(engine), torch.no_grad():
+        torch.testing.assert_close(built.model(x), model(x), rtol=0.05, atol=0.05)
+
+
 def test_a_linear_layer_that_rounds_its_floats_itself_is_compared_on_its_own_grid() -> None:
     model, x = seeded(Pooled), inputs(1.0)
     built = all_int8(model, x, "x86")
