@@ -42,6 +42,8 @@ MORE_OPS: dict[str, tuple[nn.Module, Tensor]] = {
     "doubling conv_transpose1d": (nn.ConvTranspose1d(4, 8, 3, 2, 1, output_padding=1), LINE),
     "cut conv_transpose2d": (nn.ConvTranspose2d(4, 8, (3, 4), (2, 1), (1, 2)), MAP),
     "conv_transpose2d with more behind": (nn.ConvTranspose2d(4, 8, 2, 3, output_padding=2), MAP),
+    "dilated conv_transpose2d": (nn.ConvTranspose2d(4, 8, 3, (2, 3), 1, dilation=(2, 1)), MAP),
+    "dilated conv_transpose1d": (nn.ConvTranspose1d(4, 8, 3, 2, 1, 1, dilation=3), LINE),
     "grouped conv_transpose2d": (nn.ConvTranspose2d(4, 8, 3, 2, 1, groups=2), MAP),
     "grouped conv2d": (nn.Conv2d(4, 8, 3, groups=2), MAP),
     "padded max pool": (after_conv(nn.MaxPool2d(3, 2, 1)), MAP),

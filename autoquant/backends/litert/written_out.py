@@ -31,7 +31,8 @@ def _transposed(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A transposed convolution with no padding but that which LiteRT's kernel has.
 
     That is none, or what makes a size a multiple of the stride; with strides of one it is a
-    convolution. Else more is computed and the rest cut off.
+    convolution. Else more is computed and the rest cut off. litert-torch knows no dilation beside a
+    stride: the zeros that it stands for are written into the weight.
     """
 
     def compute(
@@ -57,6 +58,8 @@ def _transposed(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
             tuple(item) * (rank // len(item))
             for item in (stride, padding, output_padding, dilation)
         )
+        if max(strides) > 1:
+            weight, apart = _spread(weight, apart), (1,) * rank
         sizes = [
             (size - 1) * step - 2 * cut + gap * (width - 1) + further + 1
             for size, step, cut, gap, width, further in zip(
@@ -77,6 +80,17 @@ def _transposed(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return whole
 
     return compute
+
+
+def _spread(weight: Tensor, dilation: Sequence[int]) -> Tensor:
+    """A weight with zeros between its places, as a dilation reads it."""
+    for axis, gap in enumerate(dilation, start=2):
+        if gap > 1:
+            size = gap * (weight.shape[axis] - 1) + 1
+            between = [torch.zeros_like(weight)] * (gap - 1)
+            spread = torch.stack([weight, *between], axis + 1).flatten(axis, axis + 1)
+            weight = spread.narrow(axis, 0, size)
+    return weight
 
 
 def _is_own(x: Tensor, sizes: Sequence[int], strides: Sequence[int]) -> bool:

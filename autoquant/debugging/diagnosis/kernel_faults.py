@@ -31,6 +31,10 @@ _MOST_ELEMENTS = 2**26
 _APART = 4.0
 """Outputs with so many times the noise that reference numerics of the plan have (6 dB) say that
 something is wrong which no op shows that hands out its result."""
+_HEALTHY_AND_APART = 10.0
+"""The same where no sample is bad, as a search says it of a candidate (`searching/doubts.py`)..."""
+_LITTLE = 10.0**-2.5
+"""...unless the noise is less than this share of the outputs (25 dB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +79,26 @@ def audit_kernels(
         built = build_handed_out(target, request, marked, pair.plan, pair.executable)
         return check_kernels(built, rounding, inputs)
 
+    checks: tuple[KernelCheck, ...] = ()
+    notes: tuple[str, ...] = ()
     try:
         checks = look(prepared.settings)
     except (BackendError, ModelError) as error:
         why = f"no kernel was compared with its reference: {pair.backend.name} does not build the "
-        return KernelAudit(None, (f"{why}model with all results as outputs ({error.message})",))
+        notes = (f"{why}model with all results as outputs ({error.message})",)
     before = probe.loss(noise_of(pair, probe.batch))
     after = probe.loss(repairs.noise())
     wrong = _wrong(checks)
     if wrong:
         engine = next(_right_engines(prepared.settings, look, set(wrong)), None)
         return KernelAudit(_weighed(wrong, before, after, engine), ())
-    is_apart = probe.pattern is not Pattern.HEALTHY and before >= _APART * after
-    return KernelAudit(None, (_beside(pair, before, after),) if is_apart else ())
+    if probe.pattern is Pattern.HEALTHY:
+        is_apart = before >= max(_HEALTHY_AND_APART * after, _LITTLE)
+    else:
+        is_apart = before >= _APART * after
+    if is_apart:
+        notes = (*notes, _beside(pair, before, after, are_compared=bool(checks)))
+    return KernelAudit(None, notes)
 
 
 def _few(pair: Pair, marked: SiteNodes, probe: ProbeSet) -> list[tuple[Tensor, ...]]:
@@ -102,11 +113,15 @@ def _wrong(checks: Sequence[KernelCheck]) -> dict[str, KernelCheck]:
     return {check.site: check for check in checks if not check.is_right}
 
 
-def _beside(pair: Pair, before: float, after: float) -> str:
+def _beside(pair: Pair, before: float, after: float, *, are_compared: bool) -> str:
+    wrong = (
+        "and no op alone is wrong: what it fuses, or does beside the ops, is"
+        if are_compared
+        else "so some op computes something else: pin ops to fp32 one by one until both agree"
+    )
     return (
         f"as {pair.backend.name} runs the plan its outputs have {to_decibels(before):.1f} dB, by "
-        f"reference numerics {to_decibels(after):.1f}, and no op alone is wrong: what it fuses, or "
-        "does beside the ops, is"
+        f"reference numerics {to_decibels(after):.1f}, {wrong}"
     )
 
 

@@ -19,7 +19,8 @@ from autoquant.core.plan import Plan
 from autoquant.core.precision import Scheme
 from autoquant.core.progress import Silent
 from autoquant.debugging.diagnose import diagnose_pair
-from autoquant.errors import ModelError
+from autoquant.debugging.diagnosis import kernel_faults
+from autoquant.errors import BackendError, ModelError
 from autoquant.job import Job, SpaceRules
 from autoquant.model.building import build_subject
 from autoquant.searching.pair import Pair, build_pair, find_plan, prepare_untimed
@@ -256,6 +257,29 @@ def test_a_wrong_kernel_that_does_no_harm_is_a_note() -> None:
     assert (diagnosis.pattern, diagnosis.findings) == (Pattern.HEALTHY, ())
     (note,) = diagnosis.notes
     assert "block1.conv2" in note
+
+
+def a_third_less(found: Tensor) -> Tensor:
+    values = 0.67 * found.dequantize()
+    return torch.quantize_per_tensor(values, found.q_scale(), found.q_zero_point(), found.dtype)
+
+
+def test_a_wrong_kernel_that_cannot_be_compared_shows_at_the_outputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No sample is bad, and what the plan's rounding explains is much less."""
+
+    def refuse(*_: object) -> None:
+        raise BackendError("all results at once are too many", hint="none")
+
+    monkeypatch.setattr(kernel_faults, "build_handed_out", refuse)
+    with spoilt("block1.conv2", a_third_less):
+        pair = pair_of(seeded(ResidualNet), images(64, 1), images(96, 2))
+        diagnosis = diagnose_pair(pair, "evaluation", Silent())
+    assert (diagnosis.pattern, diagnosis.findings) == (Pattern.HEALTHY, ())
+    not_compared, beside = diagnosis.notes
+    assert "all results at once are too many" in not_compared
+    assert "some op computes something else" in beside
 
 
 def vectors(count: int, seed: int) -> Tensor:
