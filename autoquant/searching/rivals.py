@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -97,8 +96,10 @@ def _time_floats(
         evaluator = refuse_unfaithful(there, progress).evaluator
         found = _named(RIVAL_PLAN, rival, evaluator.rivals())
         if prepared.latency_batch > 1:
-            with suppress(Exception):  # the candidates' notes say why there is none
+            try:
                 found |= _named(SINGLE_RIVAL_PLAN, rival, evaluator.rivals(Phase.SINGLE))
+            except Exception as error:  # noqa: BLE001  # its time at the job's batch stands
+                progress.note(f"the rival {rival} is not timed on one sample: {first_line(error)}")
         return found
 
 
