@@ -218,6 +218,7 @@ def seen_of(mask: Tensor) -> Tensor:
 ATTENTIONS: dict[str, Callable[[Tensor], dict[str, Any]]] = {
     "plain": lambda mask: {},
     "padding": lambda mask: {"attn_mask": seen_of(mask)},
+    "all padding": lambda mask: {"attn_mask": seen_of(mask * (mask.sum(1, True) > 3))},
     "biased": lambda mask: {"attn_mask": mask[:, None, None, :].float() * 2},
     "causal": lambda mask: {"is_causal": True},
     "scaled": lambda mask: {"scale": 0.3},

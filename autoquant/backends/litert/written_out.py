@@ -175,9 +175,14 @@ def _attention(
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-    if mask is not None and mask.dtype is torch.bool:
-        mask = torch.where(mask, 0.0, -torch.inf)
-    return torch.softmax(scores if mask is None else scores + mask, -1) @ value
+    if mask is None:
+        return torch.softmax(scores, -1) @ value
+    if mask.dtype is not torch.bool:
+        return torch.softmax(scores + mask, -1) @ value
+    weights = torch.softmax(scores + torch.where(mask, 0.0, -torch.inf), -1)
+    if not is_causal:  # a row that sees nothing gets zeros, as from torch
+        weights = torch.where(mask.any(-1, keepdim=True), weights, 0.0)
+    return weights @ value
 
 
 _WRITTEN_OUT: Mapping[Any, Callable[..., Tensor]] = {
