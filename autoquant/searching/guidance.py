@@ -172,6 +172,8 @@ def guide(
     limits: Limits,
     templates: Sequence[Plan] = (),
     measured: Sequence[Candidate] = (),
+    *,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Guidance:
     """Turn sensitivities and costs into seeds, a pruner and a proposer.
 
@@ -221,7 +223,7 @@ def guide(
     guides: list[Guide] = []
     if is_guided and effort is not Effort.QUICK:
         count = min(job.sensitivity.samples, _FEW_SAMPLES)
-        retake = cache(partial(_noise_around, prepared, count))
+        retake = cache(partial(_noise_around, prepared, count, note))
         guides = [Guide(space, noise, axis, retake) for axis in axes]
     prospects = [
         Prospects(
@@ -279,12 +281,15 @@ def noise_table(space: SearchSpace, table: SensitivityTable) -> CostTable:
     return CostTable(0.0, ops, unit="noise-to-signal ratio")
 
 
-def _noise_around(prepared: Preparation, samples: int, plan: Plan) -> Sequence[Observation]:
+def _noise_around(
+    prepared: Preparation, samples: int, note: Callable[[str], None], plan: Plan
+) -> Sequence[Observation]:
     """Output noise of every plan one change away, by reference numerics on a few samples."""
     space = prepared.space
     changes = sum(len(knob.schemes) - 1 for knob in space.free)
     if changes > _MOST_CHANGES or prepared.captured.how != "export":
         return ()
+    note(f"measuring sensitivity around the best plan so far ({changes} changes, emulated) ...")
     choices = space.choices(plan)
     table = measure_exact(question_of(prepared, samples), around=plan)
     return [

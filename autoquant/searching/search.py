@@ -205,7 +205,15 @@ class _Search:
         folder.write(FACTS, with_taken(begun.facts, prepared.kept))
         plans = [template.plan for template in begun.templates]
         self.guidance = guide(
-            job, prepared, self.table, costs, stages.baseline, stages.limits, plans, found
+            job,
+            prepared,
+            self.table,
+            costs,
+            stages.baseline,
+            stages.limits,
+            plans,
+            found,
+            note=begun.progress.note,
         )
 
     def finish(self) -> None:

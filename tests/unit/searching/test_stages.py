@@ -18,6 +18,7 @@ from autoquant.core.history import StopReason
 from autoquant.core.progress import Advance, Silent
 from autoquant.results import files
 from autoquant.searching.result import SearchResult
+from tests.unit.searching.test_rivals import Heard
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -166,9 +167,16 @@ def test_a_search_does_not_end_where_much_is_left(tmp_path: Path) -> None:
         return result.best().value("bops_ratio")
 
     result = search(tmp_path / "out", outlier=500.0, max_drop=0.01)
+    heard = Heard()
     longer = search(
-        tmp_path / "long", outlier=500.0, max_drop=0.01, effort="thorough", sampler="guided"
+        tmp_path / "long",
+        outlier=500.0,
+        max_drop=0.01,
+        effort="thorough",
+        sampler="guided",
+        progress=heard,
     )
+    assert any("sensitivity around the best plan so far" in note for note in heard.notes)
     assert result.stopped in (StopReason.NOTHING_TO_GAIN, StopReason.BUDGET)
     assert len(longer.candidates) > len(result.candidates)
     assert best_cost(result) <= 1.1 * best_cost(longer)
