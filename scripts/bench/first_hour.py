@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -105,8 +106,8 @@ def count_lines(script: Path) -> int:
     return sum(bool(line) and not line.startswith(("#", '"""')) for line in lines)
 
 
-def measure(tool: Tool, subject: str, python: Path) -> Row:
-    """Run one tool on one model."""
+def measure(tool: Tool, subject: str, python: Path, patience_s: float) -> Row:
+    """Run one tool on one model; what it says until it is stopped counts."""
     path = os.pathsep.join(map(str, (ROOT, ROOT / "scripts" / "bench")))
     environment = {
         name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
@@ -119,7 +120,7 @@ def measure(tool: Tool, subject: str, python: Path) -> Row:
         text=True,
         env={**environment, **nothing_kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     )
-    limit = threading.Timer(PATIENCE_S, process.kill)
+    limit = threading.Timer(patience_s, process.kill)
     limit.start()
     started, emulated, first, last = Spent(0.0, 0.0), None, None, ""
     ended = started
@@ -135,17 +136,19 @@ def measure(tool: Tool, subject: str, python: Path) -> Row:
         last = line.strip() or last
     limit.cancel()
     ended = replace(ended, wall=time.perf_counter()).since(started)
-    if process.wait() != 0:
+    is_stopped = process.wait() == -signal.SIGKILL
+    if process.returncode != 0 and not is_stopped:
         raise PeerFailedError(last)
+    never = "not by then" if is_stopped else "at the end"
     return {
         "model": subject,
         "tool": tool.name,
         "lines": count_lines(RUNS / tool.script),
         "emulated answer, CPU s": "-" if emulated is None else round(emulated.cpu, 1),
-        "answer, s": "at the end" if first is None else round(first.wall, 1),
-        "answer, CPU s": "at the end" if first is None else round(first.cpu, 1),
-        "end, s": round(ended.wall, 1),
-        "end, CPU s": round(ended.cpu, 1),
+        "answer, s": never if first is None else round(first.wall, 1),
+        "answer, CPU s": never if first is None else round(first.cpu, 1),
+        "end, s": f"{'> ' * is_stopped}{ended.wall:.1f}",
+        "end, CPU s": f"{'> ' * is_stopped}{ended.cpu:.1f}",
     }
 
 
@@ -156,6 +159,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=SUBJECTS, choices=SUBJECTS)
     names = [tool.name for tool in TOOLS]
     parser.add_argument("--tools", nargs="+", default=names, choices=names)
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE_S, help="seconds a tool may take"
+    )
     chosen = parser.parse_args()
     rows: list[Row] = []
     for tool in (item for item in TOOLS if item.name in chosen.tools):
@@ -165,10 +171,10 @@ def main() -> None:
             rows.append({"model": "all", "tool": tool.name, "failure": str(error)[:100]})
             continue
         with suppress(PeerFailedError):  # which the counted run says
-            measure(tool, chosen.models[0], python)
+            measure(tool, chosen.models[0], python, chosen.patience)
         for subject in chosen.models:
             try:
-                rows.append(measure(tool, subject, python))
+                rows.append(measure(tool, subject, python, chosen.patience))
             except PeerFailedError as error:
                 rows.append({"model": subject, "tool": tool.name, "failure": str(error)[:100]})
             print(rows[-1], flush=True)
