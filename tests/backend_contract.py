@@ -21,6 +21,12 @@ from tests.networks import LinearNet, seeded
 from tests.spaces import full_space
 
 
+def sqnr_db(expected: Tensor, found: Tensor) -> float:
+    """Signal over noise; 200 dB and more where nothing differs."""
+    noise = (expected - found).square().sum().clamp_min(1e-20)
+    return float(10 * torch.log10(expected.square().sum() / noise))
+
+
 class Opened:
     """One backend, opened on a small model.
 

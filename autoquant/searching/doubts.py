@@ -16,6 +16,11 @@ _UNEXPLAINED_DB = 10.0
 _SAMPLES = 16
 
 
+def is_unexplained(measured_db: float, emulated_db: float) -> bool:
+    """Whether outputs lose much, and far more than reference numerics of the same plan do."""
+    return measured_db < _DOUBTED_DB and emulated_db - measured_db > _UNEXPLAINED_DB
+
+
 def doubt_kernels(candidates: Sequence[Candidate], prepared: Preparation) -> str | None:
     """Hold candidates that lose much against reference numerics of the same plan.
 
@@ -37,7 +42,7 @@ def doubt_kernels(candidates: Sequence[Candidate], prepared: Preparation) -> str
             continue
         plan, rounding = choices_of(item.plan), prepared.rounding
         emulated = emulated_decibels(prepared.subject, captured, rounding, plan, _SAMPLES)
-        if emulated - measured > _UNEXPLAINED_DB:
+        if is_unexplained(measured, emulated):
             return (
                 f"candidate {item.number} measures {measured:.1f} dB on {prepared.backend.name}, "
                 f"and its rounding explains {emulated:.1f} dB ({_SAMPLES} samples, emulated): some "

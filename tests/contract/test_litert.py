@@ -24,6 +24,7 @@ from autoquant.core.sites import OpKind, Site
 from autoquant.errors import BackendError
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import capture
+from tests.backend_contract import sqnr_db
 from tests.contract.test_torch_engines import LINE, MAP, OPS, after_conv
 from tests.networks import MixedNet, images, seeded
 from tests.spaces import full_space, random_plan
@@ -88,11 +89,6 @@ def backend_for(
 def mixed() -> tuple[nn.Module, LiteRtBackend]:
     model = seeded(MixedNet)
     return model, backend_for(model, images(4), timed=(images(1),))
-
-
-def sqnr_db(expected: Tensor, found: Tensor) -> float:
-    noise = (expected - found).square().sum().clamp_min(1e-20)
-    return float(10 * torch.log10(expected.square().sum() / noise))
 
 
 def first(outputs: object) -> Tensor:

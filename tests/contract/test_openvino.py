@@ -32,7 +32,7 @@ from autoquant.core.sites import OpKind
 from autoquant.errors import BackendError, ModelError
 from autoquant.model.calibration.calibrate import calibrate
 from autoquant.model.graph.capture import Capture, capture
-from tests.backend_contract import Opened
+from tests.backend_contract import Opened, sqnr_db
 from tests.networks import MixedNet, TextNet, images, seeded
 from tests.readbacks import words
 from tests.spaces import full_space, random_plan
@@ -497,11 +497,6 @@ def test_a_norm_behind_an_int8_sum_is_emulated_as_it_runs() -> None:
         )
     assert measured > 35.0
     assert abs(measured - emulated) < 3.0
-
-
-def sqnr_db(expected: Tensor, found: Tensor) -> float:
-    noise = (expected - found).square().sum()
-    return float(10 * torch.log10(expected.square().sum() / noise))
 
 
 def test_a_plan_of_another_model_is_refused() -> None:

@@ -21,6 +21,7 @@ from autoquant.model.data.output_noise import to_decibels
 from autoquant.model.graph.node_shapes import shape_of
 from autoquant.model.graph.site_nodes import SiteNodes
 from autoquant.model.numerics.rounding import SchemeRounding
+from autoquant.searching.doubts import is_unexplained
 from autoquant.searching.measuring.evaluator import MeasurementSettings
 from autoquant.searching.pair import Pair
 
@@ -31,10 +32,6 @@ _MOST_ELEMENTS = 2**26
 _APART = 4.0
 """Outputs with so many times the noise that reference numerics of the plan have (6 dB) say that
 something is wrong which no op shows that hands out its result."""
-_HEALTHY_AND_APART = 10.0
-"""The same where no sample is bad, as a search says it of a candidate (`searching/doubts.py`)..."""
-_LITTLE = 10.0**-2.5
-"""...unless the noise is less than this share of the outputs (25 dB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +89,8 @@ def audit_kernels(
     if wrong:
         engine = next(_right_engines(prepared.settings, look, set(wrong)), None)
         return KernelAudit(_weighed(wrong, before, after, engine), ())
-    if probe.pattern is Pattern.HEALTHY:
-        is_apart = before >= max(_HEALTHY_AND_APART * after, _LITTLE)
+    if probe.pattern is Pattern.HEALTHY:  # as a search doubts a candidate
+        is_apart = is_unexplained(to_decibels(before), to_decibels(after))
     else:
         is_apart = before >= _APART * after
     if is_apart:

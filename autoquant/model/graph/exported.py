@@ -17,10 +17,8 @@ from autoquant.errors import ModelError
 from autoquant.model.data.outputs import OutputStructure
 from autoquant.model.data.trees import tensors_of
 from autoquant.model.graph.captured import Capture
-from autoquant.model.graph.causal_masks import masks_as_given
-from autoquant.model.graph.exporting import grown, quiet_export
+from autoquant.model.graph.exporting import followed_by_export, grown
 from autoquant.model.graph.places import said_of
-from autoquant.model.graph.recurrent_shapes import recurrent_shapes
 from autoquant.model.graph.scripts import find_scripts
 
 _ORIGIN = "autoquant"
@@ -101,7 +99,7 @@ def _export(module: nn.Module, captured: Capture, example: tuple[Tensor, ...]) -
     failure: Exception | None = None
     free = captured.dynamic
     inputs = tuple(grown(tensor, axes) for tensor, axes in zip(example, free, strict=True))
-    with quiet_export(), recurrent_shapes(), masks_as_given(), torch.no_grad():
+    with followed_by_export():
         for dim in (Dim.DYNAMIC, Dim.AUTO):
             shapes = tuple(dict.fromkeys(axes, dim) or None for axes in free)
             try:

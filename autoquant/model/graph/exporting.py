@@ -68,7 +68,7 @@ def export_program(
     if longer != [list(axes) for axes in dynamic]:
         tries.append((tuple(item.clone() for item in example), longer, Dim.AUTO))
     failure: Exception | None = None
-    with quiet_export(), recurrent_shapes(), masks_as_given(), torch.no_grad():
+    with followed_by_export():
         for tensors, free, dim in tries:
             args, kwargs = calling.arguments(tensors)
             shapes = ShapesCollection()
@@ -188,6 +188,13 @@ def grown(tensor: Tensor, axes: Sequence[int]) -> Tensor:
         if tensor.shape[axis] == 1:
             tensor = torch.cat([tensor, tensor], axis)
     return tensor.clone()
+
+
+@contextmanager
+def followed_by_export() -> Iterator[None]:
+    """What torch.export is called within: it is quiet, and told what it cannot find out itself."""
+    with quiet_export(), recurrent_shapes(), masks_as_given(), torch.no_grad():
+        yield
 
 
 @contextmanager
