@@ -27,7 +27,7 @@ from autoquant.cli.diagnose import diagnose
 from autoquant.cli.finetune import finetune
 from autoquant.cli.init import init
 from autoquant.cli.options import (
-    DOTTED,
+    Dotted,
     JobFile,
     Overrides,
     Trust,
@@ -145,9 +145,8 @@ def run() -> NoReturn:
 app.command()(init)
 
 
-@app.command(context_settings=DOTTED)
+@app.command(cls=Dotted)
 def search(
-    context: typer.Context,
     job_file: JobFile,
     overrides: Overrides = None,
     resume: Annotated[
@@ -179,7 +178,7 @@ def search(
     from autoquant.searching.search import run_search
 
     wanted = [*(overrides or []), *(["budget.effort=quick"] if quick else [])]
-    job = load_with(job_file, wanted, context.args, trust=trust)
+    job = load_with(job_file, wanted, trust=trust)
     progress = terminal()
     if dry_run:
         _print_dry_run(job)
@@ -200,7 +199,7 @@ def search(
             console.print(f"next: {shlex.join(_exporting(result.folder))}", soft_wrap=True)
         else:
             plan = f"{result.folder}:{trained.number}"
-            say_next("finetune", job_file, wanted, context.args, "--plan", plan)
+            say_next("finetune", job_file, wanted, "--plan", plan)
     return EXIT_INTERRUPTED if result.stopped is StopReason.INTERRUPTED else 0
 
 
@@ -208,20 +207,20 @@ def _exporting(folder: Path) -> list[str]:
     return ["autoquant", "export", str(folder), "--output", str(folder / "exported")]
 
 
-app.command(context_settings=DOTTED)(sensitivity)
-app.command(context_settings=DOTTED)(tune)
+app.command(cls=Dotted)(sensitivity)
+app.command(cls=Dotted)(tune)
 
 
-app.command(context_settings=DOTTED)(check)
-app.command(context_settings=DOTTED)(calibrate)
-app.command(context_settings=DOTTED)(compare)
-app.command(context_settings=DOTTED)(finetune)
-app.command(context_settings=DOTTED)(badcases)
-app.command(context_settings=DOTTED)(diagnose)
+app.command(cls=Dotted)(check)
+app.command(cls=Dotted)(calibrate)
+app.command(cls=Dotted)(compare)
+app.command(cls=Dotted)(finetune)
+app.command(cls=Dotted)(badcases)
+app.command(cls=Dotted)(diagnose)
 
 
-app.command(context_settings=DOTTED)(backends)
-app.command(context_settings=DOTTED)(confirm)
+app.command(cls=Dotted)(backends)
+app.command(cls=Dotted)(confirm)
 
 
 @app.command()
@@ -340,7 +339,10 @@ def _usage_error(error: Exception) -> str | None:
     show = getattr(error, "format_message", None)
     if not callable(show):
         return None
-    return f"error: {said}" if (said := show()) else ""
+    if not (said := show()):
+        return ""
+    lost = not getattr(error, "possibilities", True)
+    return f"error: {said}; --help lists what there is" if lost else f"error: {said}"
 
 
 def _print_dry_run(job: Job) -> None:

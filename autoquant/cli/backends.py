@@ -33,7 +33,6 @@ _LEGEND = (
 
 
 def backends(
-    context: typer.Context,
     name: Annotated[
         str | None, typer.Option("--name", help="Show one backend only (openvino).")
     ] = None,
@@ -56,7 +55,7 @@ def backends(
         raise typer.BadParameter("--plan and --job belong together")
     console = stdout()
     if plan is not None and job_file is not None:
-        _print_plan(load_with(job_file, overrides, context.args), plan, console)
+        _print_plan(load_with(job_file, overrides), plan, console)
         return 0
     from autoquant.backends.targets import load_target
 

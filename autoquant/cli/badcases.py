@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 def badcases(
-    context: typer.Context,
     job_file: JobFile,
     plan: PlanText = "int8",
     overrides: Overrides = None,
@@ -76,7 +75,7 @@ def badcases(
     from autoquant.results.storage import write_json
     from autoquant.searching.pair import build_pair, prepare_job
 
-    job = load_with(job_file, overrides, context.args)
+    job = load_with(job_file, overrides)
     own = None if error is None else load_entry(error)
     progress = terminal()
     prepared = prepare_job(job, progress, plan)
@@ -115,7 +114,7 @@ def badcases(
         name = "compare"
     if name != "diagnose" and output is not None and data == "evaluation":
         words += ["--indices", str(output)]
-    say_next(name, job_file, overrides, context.args, *words)
+    say_next(name, job_file, overrides, *words)
     return 0
 
 

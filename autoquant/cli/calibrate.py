@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    context: typer.Context,
     job_file: JobFile,
     plan: PlanText = "int8",
     overrides: Overrides = None,
@@ -61,7 +60,7 @@ def calibrate(
     from autoquant.debugging.calibrate import compare_calibrations
     from autoquant.searching.pair import find_plan, prepare_job
 
-    job = load_with(job_file, overrides, context.args)
+    job = load_with(job_file, overrides)
     progress = terminal()
     prepared = prepare_job(job, progress, plan)
     table = compare_calibrations(
@@ -80,7 +79,7 @@ def calibrate(
         for sentence in conclusions(table):
             console.print(sentence)
         words = ["--set", f"calibration.observer={table.best.observer.value}"]
-        say_next("search", job_file, overrides, context.args, *words)
+        say_next("search", job_file, overrides, *words)
     if plot is not None:
         from autoquant.results.plots.calibration import calibration_figure
 

@@ -35,7 +35,6 @@ EXIT_ATTENTION = 1
 
 
 def check(
-    context: typer.Context,
     job_file: JobFile,
     overrides: Overrides = None,
     plan: PlanText = "int8",
@@ -65,7 +64,7 @@ def check(
     """
     from autoquant.debugging.check import check_job
 
-    job = load_with(job_file, overrides, context.args)
+    job = load_with(job_file, overrides)
     report = check_job(job, plan, terminal())
     if output is not None:
         _write(report, output)
@@ -76,7 +75,7 @@ def check(
         if output is not None:
             stdout().print(f"report: {output}", soft_wrap=True)
         if report.ops:  # the engine takes the plan
-            say_next("badcases", job_file, overrides, context.args, "--plan", plan)
+            say_next("badcases", job_file, overrides, "--plan", plan)
     return EXIT_ATTENTION if report.needs_attention else 0
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 def compare(
-    context: typer.Context,
     job_file: JobFile,
     plan: PlanText = "int8",
     mode: Annotated[
@@ -81,7 +80,7 @@ def compare(
     from autoquant.model.data.entry_points import load_entry
     from autoquant.model.recipes import JobRecipe
 
-    job = load_with(job_file, overrides, context.args)
+    job = load_with(job_file, overrides)
     own = None if error is None else load_entry(error)
     chosen = None if indices is None else read_indices(indices)
     progress = terminal()
@@ -106,9 +105,9 @@ def compare(
         stdout().print(f"report: {html}", soft_wrap=True)
     if is_tunable(job):
         words = [] if indices is None else ["--indices", str(indices)]
-        say_next("sensitivity", job_file, overrides, context.args, *words)
+        say_next("sensitivity", job_file, overrides, *words)
     else:
-        say_next("diagnose", job_file, overrides, context.args, "--plan", plan)
+        say_next("diagnose", job_file, overrides, "--plan", plan)
     return 0
 
 

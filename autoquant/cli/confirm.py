@@ -12,7 +12,6 @@ from autoquant.cli.options import (
     Trust,
     Wide,
     ask_for_trust,
-    dotted,
     print_candidates,
     stdout,
     terminal,
@@ -20,7 +19,6 @@ from autoquant.cli.options import (
 
 
 def confirm(
-    context: typer.Context,
     result: Annotated[Path, typer.Argument(help="The result folder of a search.")],
     backend: Annotated[
         str,
@@ -50,7 +48,7 @@ def confirm(
         result,
         backend,
         numbers=numbers or (),
-        overrides=[*(overrides or []), *dotted(context.args)],
+        overrides=overrides or [],
         progress=terminal(),
         trust=ask_for_trust(result, trust),
     )

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 def diagnose(
-    context: typer.Context,
     job_file: JobFile,
     plan: PlanText = "int8",
     overrides: Overrides = None,
@@ -57,7 +56,7 @@ def diagnose(
     from autoquant.debugging.diagnose import diagnose_pair
     from autoquant.searching.pair import build_pair, prepare_job
 
-    job = load_with(job_file, overrides, context.args)
+    job = load_with(job_file, overrides)
     progress = terminal()
     prepared = prepare_job(job, progress, plan)
     pair = build_pair(prepared, plan, progress)
@@ -80,7 +79,7 @@ def diagnose(
         console.print(written, soft_wrap=True)
         if diagnosis.plan is not None:
             words = ["--plan", str(write_plan), "--data", data]
-            say_next("badcases", job_file, overrides, context.args, *words)
+            say_next("badcases", job_file, overrides, *words)
     return 0
 
 

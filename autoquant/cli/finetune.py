@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    context: typer.Context,
     job_file: JobFile,
     plan: PlanText,
     overrides: Overrides = None,
@@ -57,7 +56,7 @@ def finetune(
     """
     from autoquant.finetuning.finetune import run_finetune
 
-    job = load_with(job_file, overrides, context.args)
+    job = load_with(job_file, overrides)
     if dry_run:
         from autoquant.cli.dry_run import print_finetuning
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, OverflowMethod
 from rich.table import Table
+from typer.core import TyperCommand
 
 from autoquant.core.json_values import json_of
 
@@ -59,16 +60,11 @@ Trust = Annotated[
         "--trust", help="Call the functions that a result folder's job names, whoever wrote it."
     ),
 ]
-DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""Context settings of a command that takes `--budget.trials 16`."""
-
 PIPE_WIDTH = 160
 
 
-def load_with(
-    job_file: Path, overrides: list[str] | None, extra: Sequence[str], *, trust: bool = False
-) -> Job:
-    """Load a job with `--set key=value` and `--dotted.key value` overrides.
+def load_with(job_file: Path, overrides: list[str] | None, *, trust: bool = False) -> Job:
+    """Load a job with its overrides.
 
     That of a result folder is taken only from a user who wrote or trusts it.
     """
@@ -79,7 +75,7 @@ def load_with(
     folder = job_file.absolute().parent
     if (folder / files.FACTS).exists():
         refuse_stranger(folder, trust=ask_for_trust(folder, trust))
-    return load_job(job_file, [*(overrides or []), *dotted(extra)])
+    return load_job(job_file, overrides or [])
 
 
 def ask_for_trust(folder: Path, given: bool) -> bool:
@@ -131,14 +127,12 @@ def is_tunable(job: Job) -> bool:
     return {Scheme.INT8, Scheme.INT16} <= set(job.space.schemes)
 
 
-def say_next(
-    name: str, job_file: Path, overrides: Sequence[str] | None, extra: Sequence[str], *words: str
-) -> None:
+def say_next(name: str, job_file: Path, overrides: Sequence[str] | None, *words: str) -> None:
     """Print the command to run next on the same job, with the overrides that were given.
 
     On one line, quoted as a shell takes it.
     """
-    given = [part for item in (*(overrides or []), *dotted(extra)) for part in ("--set", item)]
+    given = [part for item in overrides or [] for part in ("--set", item)]
     command = shlex.join(["autoquant", name, str(job_file), *given, *words])
     stdout().print(f"next: {command}", soft_wrap=True)
 
@@ -170,18 +164,25 @@ def keep_picture(path: Path, figure: go.Figure, progress: Terminal) -> None:
     progress.note(f"picture: {path}")
 
 
-def dotted(extra: Sequence[str]) -> list[str]:
-    """Read `--budget.trials 16` and `--budget.trials=16` as `budget.trials=16`."""
-    found: list[str] = []
-    words = list(extra)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or "." not in word.partition("=")[0]:
-            raise typer.BadParameter(f"unknown option {word!r}; --help lists the options")
-        name, equals, value = word[2:].partition("=")
-        if not equals:
-            if not words:
-                raise typer.BadParameter(f"{word} needs a value")
-            value = words.pop(0)
-        found.append(f"{name}={value}")
-    return found
+class Dotted(TyperCommand):
+    """A command that reads `--budget.trials 16`, also with `=`, as `--set budget.trials=16`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what every command parses: unknown options are refused, with what is close."""
+        return super().parse_args(ctx, list(_as_set(args)))
+
+
+def _as_set(args: Sequence[str]) -> Iterator[str]:
+    words = iter(args)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if word == "--":
+            yield from (word, *words)
+        elif not name.startswith("--") or "." not in name:
+            yield word
+        elif equals:
+            yield from ("--set", word[2:])
+        elif (following := next(words, None)) is not None:
+            yield from ("--set", f"{name[2:]}={following}")
+        else:
+            raise typer.BadParameter(f"{word} needs a value")

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 
 def sensitivity(
-    context: typer.Context,
     job_file: JobFile,
     overrides: Overrides = None,
     indices: Annotated[
@@ -104,7 +103,7 @@ def sensitivity(
     from autoquant.debugging.sensitivity import examine_sensitivity
     from autoquant.model.recipes import JobRecipe, load_subject
 
-    job = load_with(job_file, overrides, context.args)
+    job = load_with(job_file, overrides)
     measure = Measure.named(by)
     raising = None
     if ratio is not None or count is not None:
@@ -137,7 +136,7 @@ def sensitivity(
         _print(report, top, written)
         words = [] if raising is None else ["--set", f"seeds=[{output}]"]
         name = "tune" if raising is None and is_tunable(job) else "search"
-        say_next(name, job_file, overrides, context.args, *words)
+        say_next(name, job_file, overrides, *words)
     return 0
 
 

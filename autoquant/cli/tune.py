@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 def tune(
-    context: typer.Context,
     job_file: JobFile,
     overrides: Overrides = None,
     dry_run: Annotated[
@@ -45,7 +44,7 @@ def tune(
     from autoquant.results import files
     from autoquant.tuning.tune import run_tune
 
-    job = load_with(job_file, overrides, context.args)
+    job = load_with(job_file, overrides)
     progress = terminal()
     if dry_run:
         from autoquant.cli.dry_run import print_tuning
@@ -56,14 +55,14 @@ def tune(
     path = job.output / files.TUNE
     _print(report, path)
     if report.chosen is None:
-        say_next("check", job_file, overrides, context.args)
+        say_next("check", job_file, overrides)
     else:
         words = ["--set", f"seeds=[{path}]"]
         if job.is_timed and not is_estimate(job.backend.name):
             # a search for latency leaves out what this engine only emulates; by their share of
             # int16 alone floats would cost nothing
             words += ["--set", "objectives=[output_error,bops]"]
-        say_next("search", job_file, overrides, context.args, *words)
+        say_next("search", job_file, overrides, *words)
     if plot is not None:
         from autoquant.results.plots.tuning import tuning_figure
 

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 
 import autoquant
 from autoquant.cli import main
+from autoquant.cli.app import app
 from autoquant.results.history import read_history
 from tests.integration.conftest import ROOT, RunCli, WriteJob, command, job_writer
 
@@ -237,6 +239,17 @@ def processes() -> list[tuple[int, int, int, str]]:
         for parent, own, group, state, words in rows
         if not state.startswith("Z")
     ]
+
+
+@pytest.mark.parametrize("name", list(get_command(app).commands))
+def test_a_misspelt_option_is_answered_with_what_is_close(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--hepl"]) == 2
+    error = capsys.readouterr().err
+    assert "No such option" in error
+    assert "--help" in error
+    assert "--help lists" not in error
 
 
 def test_the_version_is_printed(run_cli: RunCli) -> None:

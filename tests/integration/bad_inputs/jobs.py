@@ -29,10 +29,17 @@ COMMANDS = [
     ),
     Case(
         "unknown-option",
-        "`--trails 8`",
-        "unknown option '--trails'",
-        "--help lists the options",
-        arguments=("--trails", "8"),
+        "`--frobnicate 8`",
+        "No such option",
+        "--help lists what there is",
+        arguments=("--frobnicate", "8"),
+    ),
+    Case(
+        "misspelt-option",
+        "`--resum`",
+        "No such option",
+        "--resume",
+        arguments=("--resum",),
     ),
     Case(
         "option-without-value",
